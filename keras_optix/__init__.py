@@ -1,0 +1,60 @@
+"""keras_optix: reinforcement learning inside Keras ``model.fit``, on autopilot.
+
+Names are loaded when they are first used: importing the package imports neither TensorFlow nor Keras, so that a process
+which only collects experience stays small.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "keras_optix.agents.agent": ("Agent",),
+    "keras_optix.agents.hyperparameters": ("Hyperparameter",),
+    "keras_optix.agents.ppo": ("PPOAgent",),
+    "keras_optix.agents.reinforce": ("ReinforceAgent",),
+    "keras_optix.callbacks.loop_callback": ("LoopCallback",),
+    "keras_optix.callbacks.optix": ("OptixCallback",),
+    "keras_optix.control.backoff_optimizer": ("BackoffOptimizer",),
+    "keras_optix.control.base_optimizer": ("BaseOptimizer", "TunerDecision"),
+    "keras_optix.control.evaluators": ("BaseEvaluator", "ReturnEvaluator"),
+    "keras_optix.control.evidence": ("Estimate", "Evidence"),
+    "keras_optix.control.records": ("EpisodeData", "EpisodeRecord", "EvalMetrics", "HyperparamSet"),
+    "keras_optix.control.registry": ("CheckpointRegistry", "PolicySnapshot"),
+    "keras_optix.control.scheduler": ("BackoffScheduler", "Evaluation", "LoopState"),
+    "keras_optix.control.search_space": ("Int", "Linear", "Log", "OneMinusLog", "SearchSpace"),
+    "keras_optix.errors": (
+        "ConfigurationError",
+        "EnvError",
+        "HyperparameterError",
+        "LoweringError",
+        "NonFiniteError",
+        "OptixError",
+        "RegistryError",
+        "SpaceError",
+        "StateError",
+    ),
+    "keras_optix.experience.dataset": ("dataset_from_env",),
+    "keras_optix.experience.evaluation": ("evaluate",),
+    "keras_optix.experience.window": ("Window",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _MODULE_OF[name]
+    except KeyError:
+        raise AttributeError(f"module 'keras_optix' has no attribute {name!r}") from None
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF})

@@ -1,0 +1,135 @@
+"""Hyperparameters as variables: the compiled step reads them, so changing one costs an assignment, not a retrace.
+
+They are not weights of the model: restoring a policy does not undo what a tuner found.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from keras_optix.errors import HyperparameterError, StateError, describe
+
+LEARNING_RATE = "learning_rate"
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """Default and legal range of a hyperparameter.
+
+    Attributes:
+        value: Default.
+        low: Smallest legal value.
+        high: Largest legal value.
+    """
+
+    value: float
+    low: float = 0.0
+    high: float = math.inf
+
+
+class Hyperparameters(MutableMapping[str, float]):
+    """A mapping of name to value whose values are variables.
+
+    Reading gives a Python float (seven significant digits, what float32 holds), `tensor` what a compiled step reads.
+    Names are fixed; values outside the legal range are refused.
+
+    Args:
+        specs: Default and range by name.
+    """
+
+    def __init__(self, specs: Mapping[str, Hyperparameter]) -> None:
+        # A plain object, no dict or list: Keras would track the variables as weights of the model.
+        self._specs = dict(specs)
+        self._variables: dict[str, Any] = {}
+        for name, spec in specs.items():
+            self._check(name, spec.value)
+            self._variables[name] = keras.Variable(spec.value, dtype="float32", trainable=False, name=name)
+
+    def attach_optimizer(self, optimizer: Any) -> None:
+        """Makes the optimizer's learning rate the hyperparameter `learning_rate`.
+
+        With a `LearningRateSchedule` there is no such variable: the schedule owns the learning rate.
+        """
+        variable = optimizer.learning_rate
+        if isinstance(variable, keras.Variable):
+            self._specs[LEARNING_RATE] = Hyperparameter(float(variable.numpy()))
+            self._variables[LEARNING_RATE] = variable
+        else:
+            self._specs.pop(LEARNING_RATE, None)
+            self._variables.pop(LEARNING_RATE, None)
+
+    def tensor(self, name: str) -> Any:
+        """The value as a scalar tensor, read when the step runs."""
+        return self._variable(name).value
+
+    def assign(self, values: Mapping[str, float]) -> None:
+        """Sets several values, all or none.
+
+        Raises:
+            HyperparameterError: A name is unknown or a value is not legal; then none is changed.
+        """
+        for name, value in values.items():
+            self._variable(name)
+            self._check(name, value)
+        for name, value in values.items():
+            self._variables[name].assign(float(value))
+
+    def __getitem__(self, name: str) -> float:
+        return float(f"{float(self._variable(name).numpy()):.7g}")
+
+    def __setitem__(self, name: str, value: float) -> None:
+        self.assign({name: value})
+
+    def __delitem__(self, name: str) -> None:
+        raise HyperparameterError(describe("A hyperparameter cannot be removed.", name=name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._variables)
+
+    def __len__(self) -> int:
+        return len(self._variables)
+
+    def __repr__(self) -> str:
+        return f"Hyperparameters({dict(self)!r})"
+
+    def check(self, values: Mapping[str, float]) -> None:
+        """Checks names and values without changing anything.
+
+        Raises:
+            HyperparameterError: A name is unknown or a value is not legal.
+        """
+        for name, value in values.items():
+            self._variable(name)
+            self._check(name, value)
+
+    def _variable(self, name: str) -> Any:
+        try:
+            return self._variables[name]
+        except KeyError:
+            pass
+        if name == LEARNING_RATE:
+            raise StateError(
+                "There is no tunable learning rate: the agent is not compiled, or its optimizer has a "
+                "LearningRateSchedule. Call `agent.compile(optimizer=...)` with a number as learning rate first."
+            )
+        raise HyperparameterError(
+            describe(
+                "Unknown hyperparameter.",
+                fix=f"Known are: {', '.join(sorted({*self._variables, LEARNING_RATE}))}.",
+                name=name,
+            )
+        )
+
+    def _check(self, name: str, value: Any) -> None:
+        spec = self._specs[name]
+        legal = not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(value)
+        if not legal or not spec.low <= value <= spec.high:
+            raise HyperparameterError(
+                describe(f"Hyperparameter {name!r} must be in [{spec.low:g}, {spec.high:g}].", **{name: value})
+            )

@@ -1,0 +1,176 @@
+"""Proximal policy optimisation for discrete actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+from keras import ops
+
+from keras_optix.agents.actor_critic import ActorCriticAgent, Rows, flatten
+from keras_optix.agents.hyperparameters import Hyperparameter
+from keras_optix.experience.window import Window
+from keras_optix.ops import losses
+from keras_optix.ops.distributions import categorical_entropy, categorical_log_prob, categorical_log_probs
+from keras_optix.ops.returns import gae
+from keras_optix.validation import check_int
+
+_LOGS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
+
+
+class PPOAgent(ActorCriticAgent):
+    """PPO with a clipped surrogate (Schulman et al. 2017, arXiv 1707.06347), for Discrete actions.
+
+    A window gives one update: advantages by GAE (truncated episodes are bootstrapped), then `epochs` passes over its
+    transitions in shuffled minibatches, all inside one compiled step. Advantages are standardised per minibatch and
+    gradients clipped by their global norm (Huang et al. 2022, "The 37 implementation details of PPO").
+
+    Logs, each a mean over the minibatches of the last window unless it says otherwise: `policy_loss`, `value_loss`,
+    `entropy` (nats), `approx_kl`, `clip_fraction`, and `explained_variance` (of the returns by the values before the
+    update), with `episode_return`, `episode_length` and `policy_lag` of every agent.
+
+    Args:
+        policy: Maps observations ``[B, ...]`` to one logit per action ``[B, n]``. None builds an MLP.
+        value: Maps observations to values ``[B, 1]``. None builds an MLP.
+        gamma: Discount in [0, 1]. Tunable. Defaults to 0.99.
+        gae_lambda: Lambda of GAE in [0, 1]. Tunable. Defaults to 0.95.
+        clip_ratio: Clip range of the probability ratio. Tunable. Defaults to 0.2.
+        entropy_coefficient: Weight of the entropy bonus. Tunable. Defaults to 0.
+        value_coefficient: Weight of the value loss (half the mean squared error). Tunable. Defaults to 0.5.
+        max_grad_norm: Largest global norm of the gradient. Tunable. Defaults to 0.5.
+        epochs: Passes over a window. Defaults to 10.
+        minibatch_size: Transitions in a minibatch. Defaults to 64.
+        seed: Seeds `act`.
+        name: Name of the model.
+
+    Raises:
+        ConfigurationError: An argument is out of range.
+    """
+
+    prefers_jit = True
+
+    def __init__(
+        self,
+        policy: Any = None,
+        value: Any = None,
+        *,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_ratio: float = 0.2,
+        entropy_coefficient: float = 0.0,
+        value_coefficient: float = 0.5,
+        max_grad_norm: float = 0.5,
+        epochs: int = 10,
+        minibatch_size: int = 64,
+        seed: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            policy,
+            value,
+            hyperparams={
+                "gamma": Hyperparameter(gamma, 0.0, 1.0),
+                "gae_lambda": Hyperparameter(gae_lambda, 0.0, 1.0),
+                "clip_ratio": Hyperparameter(clip_ratio, 1e-6),
+                "entropy_coefficient": Hyperparameter(entropy_coefficient),
+                "value_coefficient": Hyperparameter(value_coefficient),
+                "max_grad_norm": Hyperparameter(max_grad_norm, 1e-6),
+            },
+            seed=seed,
+            name=name,
+        )
+        self.epochs = check_int("epochs", epochs, minimum=1)
+        self.minibatch_size = check_int("minibatch_size", minibatch_size, minimum=1)
+
+    def train_step(self, window: Window) -> dict[str, Any]:
+        """See `Agent.train_step`."""
+        rows, explained = self.prepare(window)
+        size = int(rows.actions.shape[0])
+        batch = min(self.minibatch_size, size)
+        batches = -(-size // batch)
+        if batches == 1:
+            sums = self._run(lambda _: rows, self.epochs)
+        else:
+            sums = self._run_shuffled(rows, window.seed, batch, batches)
+        means = sums / float(self.epochs * batches)
+        return {name: means[k] for k, name in enumerate(_LOGS)} | {"explained_variance": explained}
+
+    def prepare(self, window: Window) -> tuple[Rows, Any]:
+        """Computes advantages and returns of a window.
+
+        Returns:
+            The transitions ``[T * N, ...]``, and the explained variance of the returns.
+        """
+        values, next_values = self.values_of(window)
+        advantages, returns = gae(
+            window.rewards,
+            values,
+            next_values,
+            window.terminated,
+            window.truncated,
+            window.valid,
+            self.hyperparams.tensor("gamma"),
+            self.hyperparams.tensor("gae_lambda"),
+        )
+        rows = self.rows_of(window, advantages, returns)
+        return rows, losses.explained_variance(flatten(values), rows.returns, rows.weights)
+
+    def compute_losses(self, rows: Rows) -> tuple[Any, Any]:
+        """The loss of a minibatch, and what is logged of it.
+
+        Returns:
+            ``(loss, [policy_loss, value_loss, entropy, approx_kl, clip_fraction])``.
+        """
+        clip_ratio = self.hyperparams.tensor("clip_ratio")
+        log_probs = categorical_log_probs(self.policy(rows.observations, training=True))
+        log_ratio = categorical_log_prob(log_probs, rows.actions) - rows.log_probs
+        advantages = losses.standardise(rows.advantages, rows.weights)
+        policy_loss = losses.clipped_surrogate(log_ratio, advantages, clip_ratio, rows.weights)
+        values = self.value(rows.observations, training=True)[:, 0]
+        value_loss = losses.weighted_mean(0.5 * ops.square(rows.returns - values), rows.weights)
+        entropy = losses.weighted_mean(categorical_entropy(log_probs), rows.weights)
+        loss = (
+            policy_loss
+            + self.hyperparams.tensor("value_coefficient") * value_loss
+            - self.hyperparams.tensor("entropy_coefficient") * entropy
+        )
+        kl = losses.approximate_kl(log_ratio, rows.weights)
+        clipped = losses.clip_fraction(log_ratio, clip_ratio, rows.weights)
+        return loss, tf.stack([policy_loss, value_loss, entropy, kl, clipped])
+
+    def _update(self, rows: Rows) -> Any:
+        """One gradient step; returns what is logged of it."""
+        with tf.GradientTape() as tape:
+            loss, logged = self.compute_losses(rows)
+        self.apply_clipped(tape, loss)
+        return logged
+
+    def _run(self, rows_at: Callable[[Any], Rows], steps: int) -> Any:
+        """Runs `steps` gradient steps and returns the sum of what they log."""
+
+        def body(k: Any, sums: Any) -> tuple[Any, Any]:
+            return k + 1, sums + self._update(rows_at(k))
+
+        # A Python loop would be unrolled and take half a minute to compile.
+        start = (0, tf.zeros(len(_LOGS)))
+        return tf.while_loop(lambda k, _: k < steps, body, start, maximum_iterations=steps)[1]
+
+    def _run_shuffled(self, rows: Rows, seed: Any, batch: int, batches: int) -> Any:
+        """Runs all epochs, each over a new permutation of the rows."""
+        size = int(rows.actions.shape[0])
+        padding = batches * batch - size
+
+        def epoch(e: Any, sums: Any) -> tuple[Any, Any]:
+            order = tf.argsort(tf.random.stateless_uniform((size,), seed + tf.stack([e, 0])))
+            shuffled = Rows(*(tf.gather(values, order) for values in rows))
+            if padding:
+                # The last minibatch is filled up with rows of no weight, so that shapes are static.
+                shuffled = Rows(*(tf.concat([values, values[:padding]], 0) for values in shuffled))
+                blank = tf.concat([shuffled.weights[:size], tf.zeros(padding)], 0)
+                shuffled = shuffled._replace(weights=blank)
+            cut = Rows(*(tf.reshape(values, (batches, batch, *values.shape[1:])) for values in shuffled))
+            return e + 1, sums + self._run(lambda m: Rows(*(values[m] for values in cut)), batches)
+
+        start = (0, tf.zeros(len(_LOGS)))
+        return tf.while_loop(lambda e, _: e < self.epochs, epoch, start, maximum_iterations=self.epochs)[1]

@@ -1,0 +1,160 @@
+"""Reading and writing the state of an agent cheaply, and counting its versions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_optix.errors import StateError, describe
+from keras_optix.experience.window import PublishedPolicy
+
+
+class PolicyClock:
+    """Counts versions of the weights: the optimizer's iterations plus an offset that restores add to.
+
+    The variables are held by a plain object, so they are not weights of the model.
+    """
+
+    def __init__(self) -> None:
+        self._offset = keras.Variable(0, dtype="int64", trainable=False, name="policy_version_offset")
+        self._window = keras.Variable(-1, dtype="int64", trainable=False, name="last_window_id")
+        self._iterations: Any = None
+
+    def follow(self, iterations: Any) -> None:
+        """Counts the updates of an optimizer from now on."""
+        if self._iterations is not iterations:
+            before = self.now()
+            self._iterations = iterations
+            self._offset.assign(before - int(iterations.numpy()))
+
+    def tensor(self) -> Any:
+        """The version as an int64 tensor."""
+        offset = self._offset.value
+        return tf.identity(offset) if self._iterations is None else offset + tf.cast(self._iterations.value, tf.int64)
+
+    def now(self) -> int:
+        """The version."""
+        return int(self.tensor().numpy())
+
+    def move_past(self, version: int) -> None:
+        """Makes the version `version` + 1, whatever the optimizer's iterations are after a restore."""
+        self._offset.assign_add(version + 1 - self.now())
+
+    def note_window(self, window_id: Any) -> None:
+        """Notes, in a compiled step, which window it got."""
+        self._window.assign(window_id)
+
+    def last_window(self) -> int:
+        """The last window that was noted, or -1."""
+        return int(self._window.numpy())
+
+
+class StateReader:
+    """Reads the policy for the actor, and the whole state for a snapshot, in one compiled call.
+
+    Reading variables one by one through Keras costs more than collecting a window. Here all variables of a dtype are
+    concatenated; the policy's part is read out at once, the rest stays a tensor until a snapshot asks for it.
+
+    Args:
+        policy_variables: What the actor needs, in order.
+        state_variables: What a snapshot needs, by name.
+        clock: Gives the version.
+    """
+
+    def __init__(self, policy_variables: Sequence[Any], state_variables: Mapping[str, Any], clock: PolicyClock) -> None:
+        policy = _Layout({str(k): variable for k, variable in enumerate(policy_variables)})
+        state = _Layout(state_variables)
+
+        @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+        def gather() -> Any:
+            return policy.concatenate(), state.concatenate(), clock.tensor()
+
+        self._gather = gather.get_concrete_function()
+        self._policy = policy
+        self._state = state
+
+    def read(self) -> PublishedPolicy:
+        """Returns the current version."""
+        policy_tensors, state_tensors, version = self._gather()
+        state = self._state
+        arrays = self._policy.split(policy_tensors)
+
+        def read_state() -> dict[str, np.ndarray]:
+            return state.split(state_tensors)
+
+        return PublishedPolicy(int(version.numpy()), tuple(arrays.values()), read_state)
+
+
+class _Layout:
+    """Where each variable lies in the concatenation of all variables of its dtype."""
+
+    def __init__(self, variables: Mapping[str, Any]) -> None:
+        self._variables = dict(variables)
+        self._by_dtype: dict[str, list[str]] = {}
+        for name, variable in variables.items():
+            self._by_dtype.setdefault(str(variable.dtype), []).append(name)
+
+    def concatenate(self) -> dict[str, Any]:
+        """One flat tensor per dtype."""
+        return {
+            dtype: tf.concat([tf.reshape(self._variables[name].value, [-1]) for name in names], 0)
+            for dtype, names in self._by_dtype.items()
+        }
+
+    def split(self, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Arrays by name, in the order of the variables."""
+        arrays = {}
+        for dtype, names in self._by_dtype.items():
+            flat = tensors[dtype].numpy()
+            start = 0
+            for name in names:
+                shape = tuple(self._variables[name].shape)
+                size = int(np.prod(shape))
+                arrays[name] = flat[start : start + size].reshape(shape)
+                start += size
+        return {name: arrays[name] for name in self._variables}
+
+
+def load_arrays(variables: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> None:
+    """Assigns arrays to variables by name, after checking that all fit.
+
+    A state without optimizer slots loads into an agent that has them (a policy saved before `compile`), and the other
+    way round (an agent that only acts); the slots are then left alone.
+
+    Raises:
+        StateError: A variable is missing, or a shape disagrees; then nothing is assigned.
+    """
+    wanted = _without_optimizer(variables) if not any(map(_is_optimizer, state)) else dict(variables)
+    given = _without_optimizer(state) if not any(map(_is_optimizer, variables)) else dict(state)
+    if set(wanted) != set(given):
+        difference = sorted(set(wanted) ^ set(given))
+        raise StateError(
+            describe(
+                "The snapshot was taken of another architecture: it does not have the same variables.",
+                fix="Build the agent with the same networks and optimizer.",
+                differing=difference[:5],
+            )
+        )
+    for name, variable in wanted.items():
+        if tuple(variable.shape) != given[name].shape:
+            raise StateError(
+                describe(
+                    f"The snapshot was taken of another architecture: {variable.path} has shape "
+                    f"{tuple(variable.shape)}, the snapshot's {name} has {given[name].shape}.",
+                    fix="Build the agent with the same networks and optimizer.",
+                )
+            )
+    for name, variable in wanted.items():
+        variable.assign(given[name])
+
+
+def _is_optimizer(name: str) -> bool:
+    return name.startswith("optimizer/")
+
+
+def _without_optimizer(named: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in named.items() if not _is_optimizer(name)}

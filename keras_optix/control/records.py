@@ -1,0 +1,108 @@
+"""The records that the loop is made of: what an evaluator sees and answers, and which hyperparameters were in force."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from keras_optix.errors import ConfigurationError, describe
+
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """One finished episode.
+
+    Attributes:
+        total_reward: Undiscounted, unscaled sum of its rewards.
+        length: Its environment steps.
+        first_version: Policy version that chose its first action.
+        last_version: Policy version that chose its last action. Equal to `first_version` when one set of weights
+            played the whole episode.
+    """
+
+    total_reward: float
+    length: int
+    first_version: int
+    last_version: int
+
+
+@dataclass(frozen=True)
+class EpisodeData:
+    """What an evaluator sees of a window: ``[T, N]`` arrays (time, environments) and the episodes that ended in it.
+
+    Attributes:
+        observations: ``[T, N, ...]``.
+        actions: ``[T, N, ...]``, as the policy chose them.
+        rewards: ``[T, N]``.
+        terminated: ``[T, N]`` bool.
+        truncated: ``[T, N]`` bool.
+        valid: ``[T, N]`` bool, False on rows that are no transition.
+        infos: The `T` info values of the environments: a list of `N` dicts each, or the vector environment's dict.
+        episode_id: Number of the window.
+        episodes: The episodes that ended in the window, also those that began before it.
+    """
+
+    observations: Any
+    actions: np.ndarray
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    valid: np.ndarray
+    infos: Sequence[Any]
+    episode_id: int
+    episodes: tuple[EpisodeRecord, ...] = ()
+
+    @property
+    def dones(self) -> np.ndarray:
+        """``[T, N]`` bool: the episode ended with this step, by termination or truncation."""
+        return np.asarray(np.logical_or(self.terminated, self.truncated))
+
+    @property
+    def total_reward(self) -> float:
+        """Sum of all rewards in the window."""
+        return float(np.sum(self.rewards, where=self.valid))
+
+    @property
+    def length(self) -> int:
+        """Environment steps in the window (rows that are transitions)."""
+        return int(np.count_nonzero(self.valid))
+
+    @property
+    def episode_returns(self) -> np.ndarray:
+        """Undiscounted returns of the episodes that ended in the window."""
+        return np.array([episode.total_reward for episode in self.episodes], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class EvalMetrics:
+    """A score; higher is better.
+
+    Attributes:
+        primary_score: The number that the loop maximises. None says that there is no evidence (no episode ended).
+        metrics: Anything else worth logging.
+        episode_id: Number of the window, or 0.
+        stderr: Standard error of `primary_score`, or None if unknown; the loop then estimates it from the history.
+        episodes: How many episodes `primary_score` is the mean of, or None.
+    """
+
+    primary_score: float | None
+    metrics: dict[str, float] = field(default_factory=dict)
+    episode_id: int = 0
+    stderr: float | None = None
+    episodes: int | None = None
+
+
+@dataclass(frozen=True)
+class HyperparamSet:
+    """Hyperparameter values and the window from which on they were in force."""
+
+    params: dict[str, float]
+    episode_id: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.params, Mapping):
+            raise ConfigurationError(describe("`params` must map names to numbers.", params=self.params))
+        object.__setattr__(self, "params", {str(name): float(value) for name, value in self.params.items()})

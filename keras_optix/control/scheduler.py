@@ -1,0 +1,409 @@
+"""The state machine: evaluations in, transitions with their evidence out.
+
+::
+
+    ACTIVE   --plateau_threshold evaluations without improvement-->  COOLING  (interval grows)
+    COOLING  --improvement-->                                        ACTIVE
+    COOLING  --dormant_threshold evaluations without improvement-->  DORMANT  (trained)
+    DORMANT  --watch()-->                                            WATCHDOG (acts, is scored, does not learn)
+    any      --degradation-->                                        ACTIVE
+
+Improvement and degradation are tests. An improvement is first a *candidate*: an evaluation significantly above the
+best. It is crowned only by `confirm`, with a second evaluation of the same weights, because the maximum of many noisy
+scores lies far above the truth. Degradation is a one-sided CUSUM (Page 1954) on standardised scores, with a margin that
+is measured in progress made, so that shifting or scaling all scores changes no decision.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from keras_optix.control.evidence import Estimate, Evidence, compare, noise_from_differences, pool
+from keras_optix.errors import ConfigurationError, NonFiniteError, StateError, describe
+from keras_optix.validation import check_float, check_int
+
+_HISTORY = 64  # evaluations from which the noise is estimated where scores come without a standard error
+_ONE_SIDED_Z = {0.9: 1.2816, 0.95: 1.6449, 0.975: 1.96, 0.99: 2.3263, 0.995: 2.5758, 0.999: 3.0902}
+
+
+class LoopState(enum.Enum):
+    """The four states of the loop."""
+
+    ACTIVE = "active"
+    COOLING = "cooling"
+    DORMANT = "dormant"
+    WATCHDOG = "watchdog"
+
+
+class LoopEvent(enum.Enum):
+    """What an evaluation led to."""
+
+    NONE = "none"
+    CANDIDATE = "candidate"  # significantly above the best: confirm it with a second evaluation of the same weights
+    IMPROVEMENT = "improvement"  # a candidate was confirmed and is the best now
+    REJECTED = "rejected"  # a candidate was not confirmed
+    PLATEAU = "plateau"
+    DORMANT = "dormant"
+    WATCHDOG = "watchdog"
+    DEGRADATION = "degradation"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A score that the loop decides on.
+
+    Attributes:
+        score: Mean, standard error (`math.inf` if unknown) and number of samples.
+        window_id: The (last) window that it was collected in.
+        policy_version: Version of the weights that acted in that window.
+        env_steps: Environment steps of the run until then.
+    """
+
+    score: Estimate
+    window_id: int
+    policy_version: int = 0
+    env_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A transition, or the statement that there is none, with its evidence."""
+
+    event: LoopEvent
+    before: LoopState
+    after: LoopState
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class SchedulerState:
+    """All state of a `BackoffScheduler`; JSON by `to_json` and `from_json`.
+
+    Attributes:
+        loop_state: The state of the loop.
+        interval: Windows between evaluations. A float, so that a fractional backoff factor really backs off.
+        last_window: Window of the last evaluation, or None.
+        evaluations: Evaluations so far.
+        since_best: Evaluations since the best was crowned.
+        since_active: Evaluations without improvement since the loop last became ACTIVE.
+        best: Confirmed score of the best weights of this era.
+        baseline: First score of this era; progress is measured from it.
+        level: What the scores since the best was crowned average to: the reference of the CUSUM.
+        cusum: The CUSUM statistic, in standard errors.
+        history: The latest scores, oldest first.
+        pending: A candidate waits for `confirm`.
+        era: Counts the worlds: a degradation seen by the watchdog starts a new one, with a new best.
+    """
+
+    loop_state: LoopState = LoopState.ACTIVE
+    interval: float = 1.0
+    last_window: int | None = None
+    evaluations: int = 0
+    since_best: int = 0
+    since_active: int = 0
+    best: Estimate | None = None
+    baseline: float | None = None
+    level: Estimate | None = None
+    cusum: float = 0.0
+    history: tuple[float, ...] = ()
+    pending: bool = False
+    era: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the state as JSON values."""
+        return dataclasses.asdict(self) | {"loop_state": self.loop_state.value, "history": list(self.history)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> SchedulerState:
+        """Restores what `to_json` returned."""
+
+        def estimate(value: dict[str, Any] | None) -> Estimate | None:
+            return None if value is None else Estimate(**value)
+
+        changes = {
+            "loop_state": LoopState(values["loop_state"]),
+            "history": tuple(values["history"]),
+            "best": estimate(values["best"]),
+            "level": estimate(values["level"]),
+        }
+        return cls(**(values | changes))
+
+
+class BackoffScheduler:
+    """Decides from evaluations when the loop improves, plateaus, is trained, or has degraded.
+
+    Args:
+        base_interval: Windows between evaluations while ACTIVE. Defaults to 1.
+        backoff_factor: Growth of the interval per evaluation while COOLING, > 1. Defaults to 2.
+        max_interval: Largest interval in windows. Defaults to 100.
+        plateau_threshold: Evaluations without improvement until COOLING. Defaults to 5.
+        dormant_threshold: Evaluations since the best was crowned until DORMANT, more than `plateau_threshold`.
+            Defaults to 20.
+        degradation_threshold: Share of the progress (best minus first score) that may not be lost: only what falls
+            short of it counts in the CUSUM. Defaults to 0.95.
+        improvement_margin: By how much, in units of the score, an improvement must exceed the best, >= 0. Defaults
+            to 0: any significant improvement counts.
+        confidence: One-sided confidence of both tests of an improvement: 0.9, 0.95, 0.975, 0.99, 0.995 or 0.999.
+            Defaults to 0.95.
+        cusum_slack: Slack `k` of the CUSUM in standard errors. Defaults to 0.5.
+        cusum_limit: Limit `h` of the CUSUM in standard errors. Defaults to 5: with the slack, one false alarm in
+            about 900 evaluations, and a drop of 1, 2, 3 standard errors seen after about 10, 4, 3.
+
+    Raises:
+        ConfigurationError: An argument is out of range, or two contradict each other.
+    """
+
+    def __init__(
+        self,
+        base_interval: int = 1,
+        backoff_factor: float = 2.0,
+        max_interval: int = 100,
+        plateau_threshold: int = 5,
+        dormant_threshold: int = 20,
+        degradation_threshold: float = 0.95,
+        improvement_margin: float = 0.0,
+        confidence: float = 0.95,
+        cusum_slack: float = 0.5,
+        cusum_limit: float = 5.0,
+    ) -> None:
+        self.base_interval = check_int("base_interval", base_interval, minimum=1)
+        self.backoff_factor = check_float("backoff_factor", backoff_factor, low=1.0, low_open=True)
+        self.max_interval = check_int("max_interval", max_interval, minimum=1)
+        self.plateau_threshold = check_int("plateau_threshold", plateau_threshold, minimum=1)
+        self.dormant_threshold = check_int("dormant_threshold", dormant_threshold, minimum=1)
+        self.degradation_threshold = check_float("degradation_threshold", degradation_threshold, low=0.0, high=1.0)
+        self.improvement_margin = check_float("improvement_margin", improvement_margin, low=0.0)
+        if confidence not in _ONE_SIDED_Z:
+            raise ConfigurationError(
+                describe(f"`confidence` must be one of {sorted(_ONE_SIDED_Z)}.", confidence=confidence)
+            )
+        self.confidence = confidence
+        self.cusum_slack = check_float("cusum_slack", cusum_slack, low=0.0)
+        self.cusum_limit = check_float("cusum_limit", cusum_limit, low=0.0, low_open=True)
+        if self.max_interval < self.base_interval:
+            raise ConfigurationError(
+                describe(
+                    "`max_interval` must not be below `base_interval`.",
+                    base_interval=base_interval,
+                    max_interval=max_interval,
+                )
+            )
+        if self.dormant_threshold <= self.plateau_threshold:
+            raise ConfigurationError(
+                describe(
+                    "`dormant_threshold` must be above `plateau_threshold`: the loop cools before it is dormant.",
+                    plateau_threshold=plateau_threshold,
+                    dormant_threshold=dormant_threshold,
+                )
+            )
+        self.state = SchedulerState(interval=float(self.base_interval))
+
+    @property
+    def loop_state(self) -> LoopState:
+        """The state of the loop."""
+        return self.state.loop_state
+
+    def reset(self) -> None:
+        """Forgets everything: a new run begins."""
+        self.state = SchedulerState(interval=float(self.base_interval))
+
+    def due(self, window_id: int) -> bool:
+        """Whether an evaluation is due at window `window_id`: `interval` windows passed since the last one."""
+        last = self.state.last_window
+        return last is None or window_id - last >= self.state.interval
+
+    def observe(self, evaluation: Evaluation) -> Decision:
+        """Takes an evaluation and decides.
+
+        Args:
+            evaluation: A finite score.
+
+        Returns:
+            The decision. `LoopEvent.CANDIDATE` asks for a second evaluation of the same weights, by `confirm`.
+
+        Raises:
+            NonFiniteError: The score is NaN or infinite.
+            StateError: A candidate waits for `confirm`.
+        """
+        if self.state.pending:
+            raise StateError("A candidate waits for `confirm`; call it before the next `observe`.")
+        score = self._with_known_noise(evaluation)
+        state = dataclasses.replace(
+            self.state,
+            last_window=evaluation.window_id,
+            evaluations=self.state.evaluations + 1,
+            history=(*self.state.history, score.mean)[-_HISTORY:],
+            baseline=score.mean if self.state.baseline is None else self.state.baseline,
+        )
+        if state.loop_state is LoopState.WATCHDOG:
+            return self._watch(state, score)
+        candidate = self._candidate(state, score)
+        if candidate is not None:
+            self.state = dataclasses.replace(state, pending=True)
+            return Decision(LoopEvent.CANDIDATE, state.loop_state, state.loop_state, candidate)
+        return self._no_improvement(state, score)
+
+    def confirm(self, evaluation: Evaluation) -> tuple[Decision, ...]:
+        """Takes the second, independent evaluation of the candidate's weights.
+
+        Returns:
+            An IMPROVEMENT, or REJECTED and what follows from one more evaluation without improvement.
+
+        Raises:
+            NonFiniteError: The score is NaN or infinite.
+            StateError: There is no candidate.
+        """
+        if not self.state.pending:
+            raise StateError("There is no candidate to confirm; call `observe` first.")
+        score = self._with_known_noise(evaluation)
+        state = dataclasses.replace(self.state, pending=False)
+        if state.best is None:
+            evidence = Evidence(0.0, score.stderr, score.n, "first confirmed score")
+            return (self._crown(state, score, evidence),)
+        evidence = compare(score, state.best, "confirmed above the best", margin=self.improvement_margin)
+        if evidence.z > _ONE_SIDED_Z[self.confidence]:
+            return (self._crown(state, score, evidence),)
+        rejected = dataclasses.replace(evidence, reason="a second evaluation did not confirm the improvement")
+        decision = Decision(LoopEvent.REJECTED, state.loop_state, state.loop_state, rejected)
+        follow_up = self._no_improvement(state, score)
+        return (decision,) if follow_up.event is LoopEvent.NONE else (decision, follow_up)
+
+    def watch(self) -> Decision:
+        """Moves from DORMANT to WATCHDOG: the best weights act and are scored, and do not learn.
+
+        Raises:
+            StateError: The loop is not DORMANT.
+        """
+        if self.loop_state is not LoopState.DORMANT:
+            raise StateError(describe("Only a DORMANT loop can be watched.", state=self.loop_state.name))
+        self.state = dataclasses.replace(
+            self.state,
+            loop_state=LoopState.WATCHDOG,
+            interval=float(self.base_interval),
+            level=self.state.best,
+            cusum=0.0,
+        )
+        evidence = Evidence(0.0, 0.0, 0, "trained; watching for a degradation")
+        return Decision(LoopEvent.WATCHDOG, LoopState.DORMANT, LoopState.WATCHDOG, evidence)
+
+    def _with_known_noise(self, evaluation: Evaluation) -> Estimate:
+        """The score, its standard error taken from the history where the evaluation brought none."""
+        score = evaluation.score
+        if not math.isfinite(score.mean) or math.isnan(score.stderr):
+            raise NonFiniteError(
+                describe(
+                    "A score must be finite.",
+                    fix="Look at the rewards, the evaluator and the losses of that window.",
+                    score=score.mean,
+                    stderr=score.stderr,
+                    window_id=evaluation.window_id,
+                )
+            )
+        if math.isfinite(score.stderr):
+            return score
+        noise = noise_from_differences((*self.state.history, score.mean))
+        return Estimate(score.mean, noise / math.sqrt(max(score.n, 1)), score.n)
+
+    def _candidate(self, state: SchedulerState, score: Estimate) -> Evidence | None:
+        """Evidence for an improvement: this evaluation, or all since the best was crowned, lies above the best."""
+        if state.best is None:
+            return Evidence(0.0, score.stderr, score.n, "first evaluation")
+        limit = _ONE_SIDED_Z[self.confidence]
+        evidence = compare(score, state.best, "above the best", margin=self.improvement_margin)
+        if evidence.z > limit:
+            return evidence
+        if state.level is not None and state.since_best > 0:
+            # Many small steps up: none of them is significant, but together they are. The evaluation at hand must be
+            # above the best too, for its weights are the ones that would be crowned.
+            together = pool(state.level, score)
+            evidence = compare(together, state.best, "above the best on average", margin=self.improvement_margin)
+            if evidence.z > limit and score.mean > state.best.mean + self.improvement_margin:
+                return evidence
+        return None
+
+    def _crown(self, state: SchedulerState, score: Estimate, evidence: Evidence) -> Decision:
+        self.state = dataclasses.replace(
+            state,
+            loop_state=LoopState.ACTIVE,
+            interval=float(self.base_interval),
+            since_best=0,
+            since_active=0,
+            best=score,
+            level=score,
+            cusum=0.0,
+        )
+        return Decision(LoopEvent.IMPROVEMENT, state.loop_state, LoopState.ACTIVE, evidence)
+
+    def _no_improvement(self, state: SchedulerState, score: Estimate) -> Decision:
+        before = state.loop_state
+        state, alarm = self._update_cusum(state, score)
+        state = dataclasses.replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1)
+        if state.since_best >= self.dormant_threshold:
+            # Counted since the best was crowned, so that degradations on the way cannot put DORMANT off for ever.
+            self.state = dataclasses.replace(state, loop_state=LoopState.DORMANT)
+            return Decision(LoopEvent.DORMANT, before, LoopState.DORMANT, self._plateau_evidence(state, score))
+        if alarm is not None:
+            self.state = dataclasses.replace(
+                state,
+                loop_state=LoopState.ACTIVE,
+                interval=float(self.base_interval),
+                since_active=0,
+                cusum=0.0,
+                level=score,
+            )
+            return Decision(LoopEvent.DEGRADATION, before, LoopState.ACTIVE, alarm)
+        if before is LoopState.ACTIVE and state.since_active >= self.plateau_threshold:
+            self.state = dataclasses.replace(state, loop_state=LoopState.COOLING, interval=self._next_interval(state))
+            return Decision(LoopEvent.PLATEAU, before, LoopState.COOLING, self._plateau_evidence(state, score))
+        if before is LoopState.COOLING:
+            state = dataclasses.replace(state, interval=self._next_interval(state))
+        self.state = state
+        return Decision(LoopEvent.NONE, before, before, self._plateau_evidence(state, score))
+
+    def _next_interval(self, state: SchedulerState) -> float:
+        return min(state.interval * self.backoff_factor, float(self.max_interval))
+
+    def _plateau_evidence(self, state: SchedulerState, score: Estimate) -> Evidence:
+        recent = score if state.level is None else state.level
+        reason = f"{state.since_best} evaluations without a significant improvement"
+        return score_evidence(recent, state.best, reason)
+
+    def _update_cusum(self, state: SchedulerState, score: Estimate) -> tuple[SchedulerState, Evidence | None]:
+        """One step of ``S = max(0, S + (level - margin - score) / stderr - k)``; evidence of a degradation if S > h."""
+        if state.level is None or state.best is None:
+            return dataclasses.replace(state, level=score), None
+        progress = max(state.best.mean - (state.best.mean if state.baseline is None else state.baseline), 0.0)
+        margin = (1.0 - self.degradation_threshold) * progress
+        drop = compare(score, state.level, "below the level since the best was crowned", margin=-margin)
+        cusum = max(0.0, state.cusum - drop.z - self.cusum_slack)
+        if cusum > self.cusum_limit:
+            return dataclasses.replace(state, cusum=cusum), drop
+        # An evaluation that is suspicious must not drag the reference down with it.
+        level = state.level if cusum > 0.5 * self.cusum_limit else pool(state.level, score)
+        return dataclasses.replace(state, cusum=cusum, level=level), None
+
+    def _watch(self, state: SchedulerState, score: Estimate) -> Decision:
+        state, alarm = self._update_cusum(state, score)
+        if alarm is None:
+            self.state = state
+            evidence = score_evidence(score, state.level, "no degradation")
+            return Decision(LoopEvent.NONE, state.loop_state, state.loop_state, evidence)
+        # The world has changed: what was best in the old one is no reference in the new one.
+        self.state = SchedulerState(
+            interval=float(self.base_interval),
+            last_window=state.last_window,
+            evaluations=state.evaluations,
+            era=state.era + 1,
+        )
+        return Decision(LoopEvent.DEGRADATION, LoopState.WATCHDOG, LoopState.ACTIVE, alarm)
+
+
+def score_evidence(score: Estimate, reference: Estimate | None, reason: str) -> Evidence:
+    """Evidence of a comparison, or of the score alone where there is nothing yet to compare it with."""
+    if reference is None:
+        return Evidence(0.0, score.stderr, score.n, reason)
+    return compare(score, reference, reason)

@@ -1,0 +1,62 @@
+"""Pools the scores of windows into evaluations."""
+
+from __future__ import annotations
+
+import math
+
+from keras_optix.control.evidence import Estimate, pool
+from keras_optix.control.records import EvalMetrics
+from keras_optix.control.scheduler import Evaluation
+
+
+def estimate_of(metrics: EvalMetrics) -> Estimate | None:
+    """The score of a window as an `Estimate`, or None if the window is no evidence."""
+    if metrics.primary_score is None:
+        return None
+    stderr = math.inf if metrics.stderr is None else float(metrics.stderr)
+    return Estimate(float(metrics.primary_score), stderr, 1 if metrics.episodes is None else int(metrics.episodes))
+
+
+class ScorePool:
+    """Gathers the scores of windows until they make an evaluation.
+
+    Windows that were collected by weights which a changed hyperparameter has not trained yet say nothing about it:
+    `drop_until` empties the pool and skips them.
+
+    Args:
+        min_episodes: Episodes that an evaluation needs; 0 where every scored window is an evaluation.
+    """
+
+    def __init__(self, min_episodes: int = 0) -> None:
+        self.min_episodes = min_episodes
+        self._estimate: Estimate | None = None
+        self._skip_until = -1
+
+    def add(self, metrics: EvalMetrics, window_id: int) -> None:
+        """Adds the score of a window; one without evidence adds nothing."""
+        estimate = estimate_of(metrics)
+        if estimate is None or window_id <= self._skip_until:
+            return
+        self._estimate = estimate if self._estimate is None else pool(self._estimate, estimate)
+
+    def drop_until(self, window_id: int) -> None:
+        """Empties the pool, and ignores windows up to and including `window_id`."""
+        self._estimate = None
+        self._skip_until = window_id
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is enough evidence for an evaluation."""
+        return self._estimate is not None and self._estimate.n >= max(self.min_episodes, 1)
+
+    def take(self, *, window_id: int, policy_version: int, env_steps: int) -> Evaluation:
+        """Returns what was pooled as an evaluation and empties the pool.
+
+        Raises:
+            ValueError: The pool is empty.
+        """
+        if self._estimate is None:
+            raise ValueError("The pool is empty; ask `ready` first.")
+        evaluation = Evaluation(self._estimate, window_id, policy_version, env_steps)
+        self._estimate = None
+        return evaluation

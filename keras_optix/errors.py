@@ -1,0 +1,62 @@
+"""Every error that keras_optix raises on purpose, and the one grammar of their messages.
+
+A message says what is wrong, what was received (``Received: name=value``) and what to do about it.
+All classes derive from `OptixError`; each also derives from the built-in that a caller would expect.
+"""
+
+from __future__ import annotations
+
+
+class OptixError(Exception):
+    """Base class of all errors of keras_optix."""
+
+
+class ConfigurationError(OptixError, ValueError):
+    """An argument is invalid, or two arguments contradict each other."""
+
+
+class SpaceError(ConfigurationError):
+    """A model and an environment do not fit: observation or action spaces disagree."""
+
+
+class HyperparameterError(ConfigurationError):
+    """A hyperparameter is unknown, not finite, or outside its bounds."""
+
+
+class StateError(OptixError, RuntimeError):
+    """A method was called in an order that makes no sense (not compiled, not bound, closed)."""
+
+
+class EnvError(OptixError, RuntimeError):
+    """An environment broke its contract (wrong shape, NaN observation, missing final observation)."""
+
+
+class LoweringError(OptixError, RuntimeError):
+    """A policy cannot be lowered to a LiteRT actor; acting falls back to a compiled function."""
+
+
+class RegistryError(OptixError, RuntimeError):
+    """A checkpoint directory cannot be written, or what it holds cannot be read."""
+
+
+class NonFiniteError(OptixError, ArithmeticError):
+    """A score, a loss or a weight is NaN or infinite and training cannot go on from it."""
+
+
+def describe(problem: str, *, fix: str = "", **received: object) -> str:
+    """Builds a message: `problem`, then ``Received: name=value, ...``, then `fix`.
+
+    Args:
+        problem: What is wrong, one sentence with its full stop.
+        fix: What the reader can do, one sentence with its full stop.
+        **received: The offending values by name.
+
+    Returns:
+        The message.
+    """
+    parts = [problem]
+    if received:
+        parts.append("Received: " + ", ".join(f"{name}={value!r}" for name, value in received.items()) + ".")
+    if fix:
+        parts.append(fix)
+    return " ".join(parts)

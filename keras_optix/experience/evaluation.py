@@ -1,0 +1,141 @@
+"""Plays whole episodes with one version of a policy and measures what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from keras_optix.control.evaluators import ReturnEvaluator
+from keras_optix.control.records import EpisodeRecord, EvalMetrics
+from keras_optix.experience.actions import actions_for, observation_layout
+from keras_optix.experience.actor import Actor
+from keras_optix.experience.collector import PolicyPublisher
+from keras_optix.experience.envs import EnvLike, Envs, StepRows, is_recipe, make_envs
+from keras_optix.validation import check_int
+
+_MAX_ENVS = 10
+
+
+class Evaluable(PolicyPublisher, Protocol):
+    """What `evaluate` measures: an agent."""
+
+    def bind(self, observation_space: Any, action_space: Any) -> None:
+        """Fits the agent to the spaces, or raises."""
+        ...
+
+
+class EpisodePlayer:
+    """Plays whole episodes on environments of its own, again and again.
+
+    Every environment plays the same number of episodes (up to one): taking the first episodes that end would favour
+    short ones.
+
+    Args:
+        envs: The environments; the player owns and closes them.
+        actor: For as many environments.
+    """
+
+    def __init__(self, envs: Envs, actor: Actor) -> None:
+        self._envs = envs
+        self._actor = actor
+        self._actions = actions_for(envs.action_space)
+        self._shape, self._dtype = observation_layout(envs.observation_space)
+        self.env_steps = 0
+
+    def play(
+        self,
+        arrays: Sequence[np.ndarray],
+        episodes: int,
+        *,
+        seed: int | None,
+        deterministic: bool,
+        version: int = 0,
+    ) -> tuple[EpisodeRecord, ...]:
+        """Plays `episodes` episodes from fresh resets.
+
+        Args:
+            arrays: The policy's variables.
+            episodes: How many, at least 1.
+            seed: Seeds environments and actions.
+            deterministic: Take the most likely action instead of sampling.
+            version: Policy version, for the records.
+
+        Returns:
+            The episodes, environment by environment.
+        """
+        n = self._envs.num_envs
+        quota = np.full(n, episodes // n) + (np.arange(n) < episodes % n)
+        rng = np.random.default_rng(None if seed is None else (seed, 2))
+        noise_of = self._actor.noise
+        observations = np.empty((n, *self._shape), self._dtype)
+        rows = StepRows(
+            next_observations=np.empty_like(observations),
+            rewards=np.empty(n, np.float32),
+            terminated=np.empty(n, bool),
+            truncated=np.empty(n, bool),
+            valid=np.empty(n, bool),
+        )
+        self._actor.set_weights(arrays)
+        self._envs.reset(seed, observations)
+        returns, lengths = np.zeros(n), np.zeros(n, np.int64)
+        played: list[list[EpisodeRecord]] = [[] for _ in range(n)]
+        still = noise_of.zeros((n,))
+        while any(len(mine) < wanted for mine, wanted in zip(played, quota, strict=True)):
+            noise = still if deterministic else noise_of.draw(rng, (n,))
+            chosen, _ = self._actor.act(observations, noise)
+            self._envs.step(self._actions.to_env(chosen), rows, observations)
+            returns += rows.rewards
+            lengths += rows.valid
+            self.env_steps += int(np.count_nonzero(rows.valid))
+            for i in np.flatnonzero(np.logical_or(rows.terminated, rows.truncated)):
+                if len(played[i]) < quota[i]:
+                    played[i].append(EpisodeRecord(float(returns[i]), int(lengths[i]), version, version))
+                returns[i], lengths[i] = 0.0, 0
+        return tuple(record for mine in played for record in mine)
+
+    def close(self) -> None:
+        """Closes the environments."""
+        self._envs.close()
+
+
+def evaluate(
+    agent: Evaluable,
+    env: EnvLike,
+    episodes: int = 10,
+    seed: int | None = None,
+    deterministic: bool = True,
+) -> EvalMetrics:
+    """Plays whole episodes with an agent and returns their mean return.
+
+    Args:
+        agent: The agent. If it has seen no environment yet, it is bound to this one's spaces.
+        env: A Gymnasium id, an environment, a vector environment or a factory. An environment that was passed in is
+            stepped and reset, and left open; others are made and closed here.
+        episodes: How many, at least 1. Defaults to 10.
+        seed: Seeds environments and actions; equal seeds give equal episodes.
+        deterministic: Take the most likely action (default) instead of sampling.
+
+    Returns:
+        `primary_score` is the mean undiscounted return, `stderr` its standard error, `episodes` their number;
+        `metrics` has `episode_return_std`, `_min`, `_max` and `episode_length`.
+
+    Raises:
+        ConfigurationError: An argument is invalid.
+        SpaceError: The environment does not fit the agent.
+    """
+    check_int("episodes", episodes, minimum=1)
+    owned = is_recipe(env)
+    envs = make_envs(env, min(episodes, _MAX_ENVS) if owned else 1)
+    try:
+        agent.bind(envs.observation_space, envs.action_space)
+        player = EpisodePlayer(envs, agent.make_actor(envs.num_envs))
+        published = agent.publish()
+        records = player.play(
+            published.arrays, episodes, seed=seed, deterministic=deterministic, version=published.version
+        )
+        return ReturnEvaluator().score_episodes(records)
+    finally:
+        if owned:
+            envs.close()

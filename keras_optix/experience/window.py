@@ -1,0 +1,115 @@
+"""A window: `T` environment steps of `N` environments with one policy version.
+
+Row ``t`` is one transition: the observation, the action chosen from it, the reward and flags that followed, and the
+observation that followed. Where an episode ends, the next row begins the next one::
+
+    row   observations  actions  rewards  terminated  truncated  next_observations
+     0         s0          a0      r1        False      False          s1
+     1         s1          a1      r2        True       False          s2  (final, never acted on)
+     2         s0'         a0'     r1'       False      False          s1'
+
+`next_observations` is always the true successor, the final observation where an episode ended. Windows run on across
+episode ends: the first row of a window continues where the last row of the one before stopped.
+
+A vector environment with next-step autoreset inserts a row per episode that is no transition (its action is ignored);
+`valid` is False there, and it counts nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_optix.control.records import EpisodeData, EpisodeRecord
+
+
+class Window(NamedTuple):
+    """What `train_step` gets: arrays ``[T, N, ...]`` and a few scalars.
+
+    Attributes:
+        observations: ``[T, N, ...]``, dtype of the observation space.
+        actions: ``[T, N]`` int64, in ``[0, n)`` for a discrete space of n actions.
+        rewards: ``[T, N]`` float32.
+        terminated: ``[T, N]`` bool.
+        truncated: ``[T, N]`` bool.
+        valid: ``[T, N]`` bool, False on rows that are no transition.
+        next_observations: ``[T, N, ...]``, final observations included.
+        log_probs: ``[T, N]`` float32, log-probability of the action under the policy that acted.
+        seed: ``[2]`` int32, fresh randomness for the learner, from the collector's generator.
+        window_id: int64, number of the window, from 0.
+        policy_version: int64, version of the weights that acted.
+        episode_return: float32, mean undiscounted return of the last 100 episodes; NaN before the first one ended.
+        episode_length: float32, mean length of the same episodes in environment steps.
+    """
+
+    observations: Any
+    actions: Any
+    rewards: Any
+    terminated: Any
+    truncated: Any
+    valid: Any
+    next_observations: Any
+    log_probs: Any
+    seed: Any
+    window_id: Any
+    policy_version: Any
+    episode_return: Any
+    episode_length: Any
+
+
+@dataclass(frozen=True)
+class CollectedWindow:
+    """A window with what only the loop needs: who collected it, and what ended in it.
+
+    Attributes:
+        window: The arrays.
+        infos: `T` info values of the environments.
+        episodes: Episodes that ended in the window.
+        published: The policy that acted, as its owner published it (see `PublishedPolicy`).
+        env_steps: Environment steps of the run up to the end of this window.
+    """
+
+    window: Window
+    infos: Sequence[Any]
+    episodes: tuple[EpisodeRecord, ...]
+    published: PublishedPolicy
+    env_steps: int
+
+    @property
+    def window_id(self) -> int:
+        """Number of the window."""
+        return int(self.window.window_id)
+
+    def episode_data(self) -> EpisodeData:
+        """The window as an evaluator sees it."""
+        w = self.window
+        return EpisodeData(
+            observations=w.observations,
+            actions=w.actions,
+            rewards=w.rewards,
+            terminated=w.terminated,
+            truncated=w.truncated,
+            valid=w.valid,
+            infos=self.infos,
+            episode_id=self.window_id,
+            episodes=self.episodes,
+        )
+
+
+@dataclass(frozen=True)
+class PublishedPolicy:
+    """One version of the weights.
+
+    Attributes:
+        version: The policy version.
+        arrays: The policy's variables in order, for the actor.
+        state: Everything a snapshot saves of this version, in a form that only its owner understands; reading it out
+            costs nothing until a snapshot is taken.
+    """
+
+    version: int
+    arrays: tuple[np.ndarray, ...]
+    state: Any = None

@@ -1,0 +1,116 @@
+"""Returns and advantages over a window.
+
+Shapes are ``[T, N]`` (time, environments). Row ``t`` holds the reward that followed the action at ``t`` and the two
+flags of that same step. Termination and truncation meet only here, and never merge: termination removes the value of
+the next observation, either one stops the recursion from reaching into the next episode, and ``valid`` is False on
+rows that are no transition (the reset row of a next-step autoreset).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from keras import ops
+
+Tensor = Any
+
+
+def linear_recurrence(inputs: Tensor, coefficients: Tensor) -> Tensor:
+    """Solves ``y[t] = inputs[t] + coefficients[t] * y[t+1]`` with ``y[T] = 0``, for all t at once.
+
+    A parallel scan by doubling (Hillis and Steele 1986, "Data parallel algorithms"): ceil(log2(T)) vector operations
+    instead of a loop of T steps. (`keras.ops.associative_scan` does not compile with XLA on TensorFlow.)
+
+    Args:
+        inputs: ``[T, N]``.
+        coefficients: ``[T, N]``.
+
+    Returns:
+        ``[T, N]``, `y`.
+    """
+    solution, reach = inputs, coefficients
+    steps = int(inputs.shape[0])
+    distance = 1
+    # solution[t] holds the sum over the next `distance` inputs, reach[t] the product of as many coefficients.
+    while distance < steps:
+        padding = ops.zeros_like(inputs[:distance])
+        solution = solution + reach * ops.concatenate([solution[distance:], padding], axis=0)
+        reach = reach * ops.concatenate([reach[distance:], padding], axis=0)
+        distance *= 2
+    return solution
+
+
+def gae(
+    rewards: Tensor,
+    values: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    valid: Tensor,
+    gamma: Tensor,
+    gae_lambda: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 11 and 16).
+
+    With ``delta[t] = r[t] + gamma (1 - terminated[t]) V(s'[t]) - V(s[t])``::
+
+        A[t] = delta[t] + gamma lambda (1 - done[t]) A[t+1],    A[T] = 0,    done = terminated or truncated
+
+    ``s'[t]`` is the true successor of ``s[t]``, the final observation where an episode ended: a truncated episode is
+    bootstrapped with its value (Pardo et al. 2018, arXiv 1712.00378), a terminated one is not, and the window's last
+    row is bootstrapped like any other.
+
+    Args:
+        rewards: ``[T, N]``, reward at t follows action at t.
+        values: ``[T, N]``, V of the observation at t.
+        next_values: ``[T, N]``, V of the observation that the step at t led to.
+        terminated: ``[T, N]`` bool.
+        truncated: ``[T, N]`` bool.
+        valid: ``[T, N]`` bool, False on rows that are no transition.
+        gamma: Scalar, discount.
+        gae_lambda: Scalar in [0, 1]. 1 gives return minus value, 0 the one-step TD error.
+
+    Returns:
+        ``(advantages, returns)``, both ``[T, N]``, zero on invalid rows; ``returns = advantages + values``.
+    """
+    dtype = values.dtype
+    alive = 1.0 - ops.cast(terminated, dtype)
+    same_episode = alive * (1.0 - ops.cast(truncated, dtype))
+    mask = ops.cast(valid, dtype)
+    deltas = (rewards + gamma * alive * next_values - values) * mask
+    # An invalid row sits between two episodes, so cutting at it loses nothing.
+    advantages = linear_recurrence(deltas, gamma * gae_lambda * same_episode * mask)
+    return advantages, (advantages + values) * mask
+
+
+def discounted_returns(
+    rewards: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    valid: Tensor,
+    gamma: Tensor,
+) -> Tensor:
+    """Discounted reward to go, stopped at episode ends and bootstrapped where the data stops early.
+
+    ``G[t] = r[t] + gamma G[t+1]`` inside an episode. ``G[t] = r[t]`` where it terminated, and
+    ``G[t] = r[t] + gamma V(s'[t])`` where it was truncated or where the window ends.
+
+    Args:
+        rewards: ``[T, N]``.
+        next_values: ``[T, N]``, V of the observation that the step at t led to; read only where the data stops.
+        terminated: ``[T, N]`` bool.
+        truncated: ``[T, N]`` bool.
+        valid: ``[T, N]`` bool.
+        gamma: Scalar, discount.
+
+    Returns:
+        ``[T, N]``, zero on invalid rows.
+    """
+    dtype = next_values.dtype
+    alive = 1.0 - ops.cast(terminated, dtype)
+    mask = ops.cast(valid, dtype)
+    last_row = ops.concatenate([ops.zeros_like(rewards[:-1]), ops.ones_like(rewards[-1:])], axis=0)
+    stops = ops.maximum(ops.cast(truncated, dtype), last_row)
+    inputs = (rewards + gamma * alive * stops * next_values) * mask
+    return linear_recurrence(inputs, gamma * alive * (1.0 - stops) * mask) * mask

@@ -1,0 +1,62 @@
+"""Checks of arguments, so that a bad one fails at the call that passed it."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+from keras_optix.errors import ConfigurationError, describe
+
+
+def check_int(name: str, value: object, *, minimum: int, fix: str = "") -> int:
+    """Returns `value` as an `int` if it is one and at least `minimum`.
+
+    A `bool` is refused: ``window_size=True`` is a mistake, not a one.
+
+    Raises:
+        ConfigurationError: `value` is not an integer, or below `minimum`.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
+        received: dict[str, Any] = {name: value}
+        raise ConfigurationError(describe(f"`{name}` must be an integer >= {minimum}.", fix=fix, **received))
+    return int(value)
+
+
+def check_float(
+    name: str,
+    value: object,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    low_open: bool = False,
+    fix: str = "",
+) -> float:
+    """Returns `value` as a `float` if it is finite and inside ``[low, high]`` (``(low, high]`` with `low_open`).
+
+    Raises:
+        ConfigurationError: `value` is not a real number, not finite, or out of range.
+    """
+    bracket = "(" if low_open else "["
+    problem = f"`{name}` must be a number in {bracket}{low:g}, {high:g}]."
+    received: dict[str, Any] = {name: value}
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ConfigurationError(describe(problem, fix=fix, **received))
+    number = float(value)
+    too_low = number <= low if low_open else number < low
+    if not math.isfinite(number) or too_low or number > high:
+        raise ConfigurationError(describe(problem, fix=fix, **received))
+    return number
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:
+    """Returns `value` if it is one of `choices`.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if not isinstance(value, str) or value not in choices:
+        received: dict[str, Any] = {name: value}
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ConfigurationError(describe(f"`{name}` must be one of {listed}.", **received))
+    return value
