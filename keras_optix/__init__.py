@@ -47,6 +47,8 @@ __all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "testing":
+        return importlib.import_module("keras_optix.testing")
     try:
         module = _MODULE_OF[name]
     except KeyError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -226,7 +227,10 @@ class Agent(keras.Model):  # type: ignore[misc]
         watch = self.make_test_function(force)
 
         def learn_or_watch(iterator: Any) -> Any:
-            return watch(iterator) if self._updates_paused else learn(iterator)
+            # Several steps in one execution would ask for a window while the step before it still updates the weights:
+            # nothing orders the two in a graph. Keras steps through a Python iterator in order.
+            windows = iterator if self.steps_per_execution == 1 else _in_order(iterator)
+            return watch(windows) if self._updates_paused else learn(windows)
 
         self.train_function: Any = learn_or_watch
         return learn_or_watch
@@ -455,6 +459,11 @@ class _Sources:
             if error is not None:
                 return error
         return None
+
+
+def _in_order(iterator: Iterator[Window]) -> Iterator[Window]:
+    """A Python iterator over what is left; raises StopIteration at once if nothing is."""
+    return itertools.chain([next(iterator)], iterator)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
@@ -28,6 +29,8 @@ class LoopWriter:
 
     def __init__(self, log_dir: str | os.PathLike[str]) -> None:
         try:
+            # The writer's own error would be one of TensorFlow's.
+            Path(log_dir).mkdir(parents=True, exist_ok=True)
             self._writer = EventFileWriter(os.fspath(log_dir))
         except OSError as error:
             raise ConfigurationError(

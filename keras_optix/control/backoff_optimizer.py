@@ -43,6 +43,7 @@ class _TunerState:
     contrast_variances: tuple[float, ...] = ()
     history: tuple[float, ...] = ()
     steps: dict[str, float] = field(default_factory=dict)
+    directions: dict[str, int] = field(default_factory=dict)  # of each hyperparameter's last commit
     quiet: int = 0  # evaluations left to wait
     quiet_length: int = 1
 
@@ -55,8 +56,10 @@ class BackoffOptimizer(BaseOptimizer):
             or a search space such as ``Log(1e-5, 1e-2)``.
         perturbation_scale: First step of each hyperparameter, as a share of its range in the space's coordinates.
             Defaults to 0.05.
-        max_perturbation: Largest step. Defaults to 0.25. A step grows by half when a probe commits.
-        min_perturbation: Smallest step. Defaults to 0.01. A step shrinks by a third when a probe is undecided.
+        max_perturbation: Largest step. Defaults to 0.25. A step grows by half when a probe commits in the direction
+            of the last commit.
+        min_perturbation: Smallest step. Defaults to 0.01. A step shrinks by half when a commit turns back, by a third
+            when a probe is undecided.
         max_rounds: Rounds of four blocks until a probe ends undecided. Defaults to 3.
         significance: Standard errors that a difference needs. Defaults to 2.
 
@@ -186,8 +189,12 @@ class BackoffOptimizer(BaseOptimizer):
         units = self._shifted(sign)
         kind = "commit" if sign > 0 else "reverse"
         decision = TunerDecision(kind, self._params(units), evidence)
-        step = min(state.steps[self._name] * 1.5, self.max_perturbation)
-        self._state = self._next_parameter(state, step, quiet_length=1)
+        # A commit back to where the last one came from means that its step was too long.
+        turned = state.directions.get(self._name, sign) != sign
+        step = state.steps[self._name] * (0.5 if turned else 1.5)
+        step = min(max(step, self.min_perturbation), self.max_perturbation)
+        moved = replace(state, directions=state.directions | {self._name: sign})
+        self._state = self._next_parameter(moved, step, quiet_length=1)
         return decision
 
     def _give_up(self, state: _TunerState, evidence: Evidence) -> TunerDecision:

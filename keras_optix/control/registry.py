@@ -17,6 +17,7 @@ import json
 import os
 import secrets
 import time
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -189,9 +190,9 @@ class CheckpointRegistry:
         """
         path = self.directory / snapshot.path
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, EOFError, KeyError) as error:
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
             raise RegistryError(describe(f"The snapshot could not be read: {error}.", path=str(path))) from error
 
     def load_best(self, agent: Restorable, *, hyperparams: bool = False) -> PolicySnapshot:

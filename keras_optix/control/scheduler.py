@@ -231,7 +231,7 @@ class BackoffScheduler:
         """
         if self.state.pending:
             raise StateError("A candidate waits for `confirm`; call it before the next `observe`.")
-        score = self._with_known_noise(evaluation)
+        score = _finite(evaluation)
         state = dataclasses.replace(
             self.state,
             last_window=evaluation.window_id,
@@ -259,12 +259,12 @@ class BackoffScheduler:
         """
         if not self.state.pending:
             raise StateError("There is no candidate to confirm; call `observe` first.")
-        score = self._with_known_noise(evaluation)
+        score = _finite(evaluation)
         state = dataclasses.replace(self.state, pending=False)
         if state.best is None:
             evidence = Evidence(0.0, score.stderr, score.n, "first confirmed score")
             return (self._crown(state, score, evidence),)
-        evidence = compare(score, state.best, "confirmed above the best", margin=self.improvement_margin)
+        evidence = _compare(state, score, state.best, "confirmed above the best", margin=self.improvement_margin)
         if evidence.z > _ONE_SIDED_Z[self.confidence]:
             return (self._crown(state, score, evidence),)
         rejected = dataclasses.replace(evidence, reason="a second evaluation did not confirm the improvement")
@@ -290,37 +290,21 @@ class BackoffScheduler:
         evidence = Evidence(0.0, 0.0, 0, "trained; watching for a degradation")
         return Decision(LoopEvent.WATCHDOG, LoopState.DORMANT, LoopState.WATCHDOG, evidence)
 
-    def _with_known_noise(self, evaluation: Evaluation) -> Estimate:
-        """The score, its standard error taken from the history where the evaluation brought none."""
-        score = evaluation.score
-        if not math.isfinite(score.mean) or math.isnan(score.stderr):
-            raise NonFiniteError(
-                describe(
-                    "A score must be finite.",
-                    fix="Look at the rewards, the evaluator and the losses of that window.",
-                    score=score.mean,
-                    stderr=score.stderr,
-                    window_id=evaluation.window_id,
-                )
-            )
-        if math.isfinite(score.stderr):
-            return score
-        noise = noise_from_differences((*self.state.history, score.mean))
-        return Estimate(score.mean, noise / math.sqrt(max(score.n, 1)), score.n)
-
     def _candidate(self, state: SchedulerState, score: Estimate) -> Evidence | None:
         """Evidence for an improvement: this evaluation, or all since the best was crowned, lies above the best."""
         if state.best is None:
             return Evidence(0.0, score.stderr, score.n, "first evaluation")
         limit = _ONE_SIDED_Z[self.confidence]
-        evidence = compare(score, state.best, "above the best", margin=self.improvement_margin)
+        evidence = _compare(state, score, state.best, "above the best", margin=self.improvement_margin)
         if evidence.z > limit:
             return evidence
         if state.level is not None and state.since_best > 0:
             # Many small steps up: none of them is significant, but together they are. The evaluation at hand must be
             # above the best too, for its weights are the ones that would be crowned.
             together = pool(state.level, score)
-            evidence = compare(together, state.best, "above the best on average", margin=self.improvement_margin)
+            evidence = _compare(
+                state, together, state.best, "above the best on average", margin=self.improvement_margin
+            )
             if evidence.z > limit and score.mean > state.best.mean + self.improvement_margin:
                 return evidence
         return None
@@ -370,7 +354,11 @@ class BackoffScheduler:
     def _plateau_evidence(self, state: SchedulerState, score: Estimate) -> Evidence:
         recent = score if state.level is None else state.level
         reason = f"{state.since_best} evaluations without a significant improvement"
-        return score_evidence(recent, state.best, reason)
+        return (
+            Evidence(0.0, recent.stderr, recent.n, reason)
+            if state.best is None
+            else _compare(state, recent, state.best, reason)
+        )
 
     def _update_cusum(self, state: SchedulerState, score: Estimate) -> tuple[SchedulerState, Evidence | None]:
         """One step of ``S = max(0, S + (level - margin - score) / stderr - k)``; evidence of a degradation if S > h."""
@@ -378,7 +366,7 @@ class BackoffScheduler:
             return dataclasses.replace(state, level=score), None
         progress = max(state.best.mean - (state.best.mean if state.baseline is None else state.baseline), 0.0)
         margin = (1.0 - self.degradation_threshold) * progress
-        drop = compare(score, state.level, "below the level since the best was crowned", margin=-margin)
+        drop = _compare(state, score, state.level, "below the level since the best was crowned", margin=-margin)
         cusum = max(0.0, state.cusum - drop.z - self.cusum_slack)
         if cusum > self.cusum_limit:
             return dataclasses.replace(state, cusum=cusum), drop
@@ -390,7 +378,7 @@ class BackoffScheduler:
         state, alarm = self._update_cusum(state, score)
         if alarm is None:
             self.state = state
-            evidence = score_evidence(score, state.level, "no degradation")
+            evidence = _compare(state, score, state.level or score, "no degradation")
             return Decision(LoopEvent.NONE, state.loop_state, state.loop_state, evidence)
         # The world has changed: what was best in the old one is no reference in the new one.
         self.state = SchedulerState(
@@ -402,8 +390,31 @@ class BackoffScheduler:
         return Decision(LoopEvent.DEGRADATION, LoopState.WATCHDOG, LoopState.ACTIVE, alarm)
 
 
-def score_evidence(score: Estimate, reference: Estimate | None, reason: str) -> Evidence:
-    """Evidence of a comparison, or of the score alone where there is nothing yet to compare it with."""
-    if reference is None:
-        return Evidence(0.0, score.stderr, score.n, reason)
-    return compare(score, reference, reason)
+def _finite(evaluation: Evaluation) -> Estimate:
+    """The score of an evaluation, if it is a number."""
+    score = evaluation.score
+    if math.isfinite(score.mean) and not math.isnan(score.stderr):
+        return score
+    raise NonFiniteError(
+        describe(
+            "A score must be finite.",
+            fix="Look at the rewards, the evaluator and the losses of that window.",
+            score=score.mean,
+            stderr=score.stderr,
+            window_id=evaluation.window_id,
+        )
+    )
+
+
+def _compare(
+    state: SchedulerState, score: Estimate, reference: Estimate, reason: str, *, margin: float = 0.0
+) -> Evidence:
+    """`compare`, with unknown standard errors taken from what the noise of the scores is known to be by now."""
+    noise = noise_from_differences(state.history)
+
+    def known(estimate: Estimate) -> Estimate:
+        if math.isfinite(estimate.stderr):
+            return estimate
+        return dataclasses.replace(estimate, stderr=noise / math.sqrt(max(estimate.n, 1)))
+
+    return compare(known(score), known(reference), reason, margin=margin)

@@ -80,6 +80,11 @@ class Collector:
         """`N`, environments."""
         return self.envs.num_envs
 
+    @property
+    def windows(self) -> int:
+        """Windows collected so far."""
+        return self._next_id
+
     def keep_delivered(self, keep: bool) -> None:
         """Switches on that collected windows wait for `take_delivered`; off, they are only handed to the dataset."""
         self._delivered = deque() if keep else None
@@ -197,12 +202,12 @@ class Collector:
         return tuple(ended)
 
     def _check_finite(self, observations: np.ndarray, following: np.ndarray, rewards: np.ndarray) -> None:
-        for name, values in (("observation", observations), ("observation", following), ("reward", rewards)):
+        for name, values in (("observation", following), ("reward", rewards), ("observation", observations)):
             if values.dtype.kind == "f" and not np.isfinite(values).all():
                 place = tuple(int(k) for k in np.argwhere(~np.isfinite(values))[0])
                 raise EnvError(
                     describe(
-                        f"The environment returned a {name} that is not finite.",
+                        f"The environment returned a value that is not finite in its {name}.",
                         fix=f"Environment {place[1]}, row {place[0]} of window {self._next_id}.",
                         value=float(values[place]),
                     )

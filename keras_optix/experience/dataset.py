@@ -73,7 +73,11 @@ def dataset_from_env(
         check_int("seed", seed, minimum=0)
     if prefetch != 0:
         raise ConfigurationError(
-            describe("Collecting ahead of training is not supported yet.", fix="Leave it at 0.", prefetch=prefetch)
+            describe(
+                "`prefetch` must be 0: collecting ahead of training is not supported yet.",
+                fix="Leave it out.",
+                prefetch=prefetch,
+            )
         )
     made_here = is_recipe(env)
     envs = make_envs(env, num_envs)

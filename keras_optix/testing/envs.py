@@ -1,0 +1,151 @@
+"""Small environments with known answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+Step = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
+
+
+class CountingEnv(gymnasium.Env[np.ndarray, np.int64]):
+    """Counts: the observation is ``[episode, step]``, the reward the number of the step that it rewards (1, 2, ...).
+
+    Args:
+        episode_length: Steps until the episode ends.
+        truncate: End by truncation instead of termination.
+        actions: Number of actions; they change nothing.
+
+    Attributes:
+        resets: How often it was reset.
+        steps: How often it was stepped.
+        closed: Whether it was closed.
+        taken: The actions that it got.
+    """
+
+    def __init__(self, episode_length: int = 3, *, truncate: bool = False, actions: int = 2) -> None:
+        self.observation_space = spaces.Box(-1.0, np.inf, (2,), np.float32)
+        self.action_space = spaces.Discrete(actions)
+        self.episode_length = episode_length
+        self.truncate = truncate
+        self.resets = 0
+        self.steps = 0
+        self.closed = False
+        self.taken: list[int] = []
+        self._step = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begins the next episode."""
+        super().reset(seed=seed)
+        self.resets += 1
+        self._step = 0
+        return self._observation(), {}
+
+    def step(self, action: np.int64) -> Step:
+        """Counts one further."""
+        self.taken.append(int(action))
+        self.steps += 1
+        self._step += 1
+        ended = self._step >= self.episode_length
+        return self._observation(), float(self._step), ended and not self.truncate, ended and self.truncate, {}
+
+    def close(self) -> None:
+        """Notes that it was closed."""
+        self.closed = True
+
+    def _observation(self) -> np.ndarray:
+        return np.array([self.resets - 1, self._step], np.float32)
+
+
+class ConstantRewardEnv(gymnasium.Env[np.ndarray, np.int64]):
+    """Pays `reward` each step and looks the same for ever; truncated every `truncate_after` steps.
+
+    The value of its one observation is ``reward / (1 - gamma)``, if truncation is bootstrapped.
+
+    Args:
+        reward: Reward of each step.
+        truncate_after: Steps of an episode.
+    """
+
+    def __init__(self, reward: float = 1.0, truncate_after: int = 8) -> None:
+        self.observation_space = spaces.Box(0.0, 1.0, (1,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self._reward = reward
+        self._truncate_after = truncate_after
+        self._step = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begins the next episode."""
+        super().reset(seed=seed)
+        self._step = 0
+        return np.ones(1, np.float32), {}
+
+    def step(self, action: np.int64) -> Step:
+        """Pays."""
+        self._step += 1
+        return np.ones(1, np.float32), self._reward, False, self._step >= self._truncate_after, {}
+
+
+class IdentityEnv(gymnasium.Env[np.ndarray, np.int64]):
+    """Shows one of `actions` symbols, one-hot; naming it pays 1, anything else 0. The best return is `episode_length`.
+
+    Args:
+        actions: Number of symbols and actions.
+        episode_length: Steps of an episode; it ends by termination.
+        start: Smallest action of the action space.
+    """
+
+    def __init__(self, actions: int = 4, episode_length: int = 10, *, start: int = 0) -> None:
+        self.observation_space = spaces.Box(0.0, 1.0, (actions,), np.float32)
+        self.action_space = spaces.Discrete(actions, start=start)
+        self._actions = actions
+        self._start = start
+        self._length = episode_length
+        self._step = 0
+        self._symbol = 0
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begins the next episode."""
+        super().reset(seed=seed)
+        self._step = 0
+        return self._next(), {}
+
+    def step(self, action: np.int64) -> Step:
+        """Pays if the symbol was named."""
+        reward = float(int(action) - self._start == self._symbol)
+        self._step += 1
+        return self._next(), reward, self._step >= self._length, False, {}
+
+    def _next(self) -> np.ndarray:
+        self._symbol = int(self.np_random.integers(self._actions))
+        return np.asarray(np.eye(self._actions, dtype=np.float32)[self._symbol])
+
+
+class RaisingEnv(CountingEnv):
+    """A `CountingEnv` that raises in its n-th step.
+
+    Args:
+        at_step: Which step raises, counted over all episodes from 1.
+        error: What it raises.
+        **kwargs: As for `CountingEnv`.
+    """
+
+    def __init__(self, at_step: int, error: Exception | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._at_step = at_step
+        self._error = RuntimeError(f"the environment broke in step {at_step}") if error is None else error
+
+    def step(self, action: np.int64) -> Step:
+        """Counts, or raises."""
+        if self.steps + 1 == self._at_step:
+            raise self._error
+        return super().step(action)

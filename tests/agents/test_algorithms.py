@@ -1,0 +1,130 @@
+"""PPO and REINFORCE: one update by hand, rows that must not matter, and learning within a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_optix as optix
+from keras_optix.testing import ConstantRewardEnv, IdentityEnv
+
+AGENTS: dict[str, Callable[..., optix.Agent]] = {
+    "ppo": lambda **kw: optix.PPOAgent(epochs=4, minibatch_size=32, **kw),
+    "reinforce": lambda **kw: optix.ReinforceAgent(**kw),
+}
+
+
+def window_of(agent: optix.Agent, env: Any, **options: Any) -> optix.Window:
+    return next(iter(optix.dataset_from_env(env, agent, **options)))
+
+
+def test_the_first_gradient_of_ppo_is_the_policy_gradient() -> None:
+    """At ratio 1 nothing is clipped: one step of SGD must move by -lr * d/dw(-mean(log pi * A) + c * value loss)."""
+    agent = optix.PPOAgent(epochs=1, minibatch_size=1000, gamma=0.9, gae_lambda=0.8, max_grad_norm=1e9)
+    agent.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
+    window = window_of(agent, lambda: IdentityEnv(3), window_size=30, num_envs=2, seed=0)
+    rows, _ = agent.prepare(window)
+    before = [tf.identity(v.value) for v in agent.trainable_variables]
+    with tf.GradientTape() as tape:
+        log_probs = tf.nn.log_softmax(agent.policy(rows.observations))
+        chosen = tf.gather(log_probs, rows.actions, batch_dims=1)
+        advantages = (rows.advantages - tf.reduce_mean(rows.advantages)) / tf.math.reduce_std(rows.advantages)
+        value_loss = 0.5 * tf.reduce_mean((rows.returns - agent.value(rows.observations)[:, 0]) ** 2)
+        loss = -tf.reduce_mean(chosen * advantages) + 0.5 * value_loss
+    gradients = tape.gradient(loss, [v.value for v in agent.trainable_variables])
+    logs = agent.train_step(window)
+    for variable, old, gradient in zip(agent.trainable_variables, before, gradients, strict=True):
+        np.testing.assert_allclose(variable.numpy(), old - 0.1 * gradient, rtol=1e-4, atol=1e-6)
+    assert float(logs["approx_kl"]) == pytest.approx(0.0, abs=1e-6)
+    assert float(logs["clip_fraction"]) == 0.0
+    assert float(logs["entropy"]) == pytest.approx(np.log(3), abs=0.01)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_rows_that_are_no_transition_change_no_update(name: str) -> None:
+    def weights_after(spoil: bool) -> list[np.ndarray]:
+        keras.utils.set_random_seed(0)
+        agent = AGENTS[name]()
+        agent.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
+        window = window_of(agent, lambda: IdentityEnv(3), window_size=10, num_envs=2, seed=0)
+        valid = np.ones((10, 2), bool)
+        valid[9] = False
+        window = window._replace(valid=tf.constant(valid))
+        if spoil:
+            last = tf.constant(~valid)
+            window = window._replace(
+                rewards=tf.where(last, 1e3, window.rewards),
+                observations=tf.where(last[..., None], 7.0, window.observations),
+                next_observations=tf.where(last[..., None], -7.0, window.next_observations),
+                actions=tf.where(last, tf.constant(2, tf.int64), window.actions),
+                log_probs=tf.where(last, -9.0, window.log_probs),
+            )
+        agent.train_step(window)
+        return agent.get_weights()
+
+    for a, b in zip(weights_after(False), weights_after(True), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_a_last_minibatch_that_is_not_full_sees_each_row_once() -> None:
+    """20 rows in minibatches of 8: sums over the minibatches of one epoch must be those of the whole."""
+    agent = optix.PPOAgent(epochs=1, minibatch_size=8)
+    agent.compile(optimizer=keras.optimizers.SGD(0.0), jit_compile=False)
+    window = window_of(agent, lambda: IdentityEnv(3), window_size=20, seed=0)
+    rows, _ = agent.prepare(window)
+    seen: list[np.ndarray] = []
+    compute_losses = agent.compute_losses
+
+    def spy(minibatch: Any) -> Any:
+        kept = tf.boolean_mask(tf.range(8), minibatch.weights > 0)
+        tf.py_function(lambda r, k: seen.append(r.numpy()[k.numpy()]), [minibatch.returns, kept], [])
+        return compute_losses(minibatch)
+
+    agent.compute_losses = spy
+    tf.function(agent.train_step, autograph=False)(window)
+    assert [len(part) for part in seen] == [8, 8, 4]
+    np.testing.assert_allclose(np.sort(np.concatenate(seen)), np.sort(rows.returns.numpy()))
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_it_learns_the_identity_to_nine_tenths(name: str) -> None:
+    """Optimum 10, random 2.5; the control (learning rate 0) stays there."""
+
+    def trained(learning_rate: float) -> float:
+        keras.utils.set_random_seed(1)
+        agent = AGENTS[name]()
+        agent.compile(optimizer=keras.optimizers.Adam(learning_rate))
+        dataset = optix.dataset_from_env(lambda: IdentityEnv(4), agent, window_size=32, num_envs=4, seed=1)
+        agent.fit(dataset, steps_per_epoch=150, verbose=0)
+        score = optix.evaluate(agent, lambda: IdentityEnv(4), episodes=20, seed=2, deterministic=False)
+        return float(score.primary_score or 0.0)
+
+    assert trained(1e-2) >= 9.0
+    assert trained(0.0) < 4.0
+
+
+def test_the_value_of_a_constant_reward_is_that_of_an_infinite_horizon() -> None:
+    """Truncated every 8 steps: V approaches 1 / (1 - gamma) within 2 %."""
+    agent = optix.PPOAgent(gamma=0.9, epochs=10, minibatch_size=64)
+    agent.compile(optimizer=keras.optimizers.Adam(1e-2))
+    dataset = optix.dataset_from_env(ConstantRewardEnv, agent, window_size=32, num_envs=2, seed=0)
+    agent.fit(dataset, steps_per_epoch=150, verbose=0)
+    value = float(np.asarray(agent.value(np.ones((1, 1), np.float32)))[0, 0])
+    assert value == pytest.approx(10.0, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_reinforce_learns_cartpole(seed: int) -> None:
+    keras.utils.set_random_seed(seed)
+    agent = optix.ReinforceAgent()
+    agent.compile(optimizer=keras.optimizers.Adam(1e-3))
+    dataset = optix.dataset_from_env(gymnasium.make("CartPole-v1"), agent, window_size=200, seed=seed)
+    history = agent.fit(dataset, steps_per_epoch=1000, verbose=0)
+    assert history.history["episode_return"][-1] >= 195

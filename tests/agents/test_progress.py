@@ -1,0 +1,56 @@
+"""The line in the terminal: one line, redrawn in place, no wider than the screen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import keras_optix as optix
+from keras_optix.agents import progress
+from keras_optix.testing import CountingEnv
+
+
+def run(agent: optix.PPOAgent, windows: int, **options: Any) -> None:
+    dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4)
+    callback = optix.OptixCallback(optix.ReturnEvaluator(2), max_windows=windows, verbose=0)
+    agent.fit(dataset, callbacks=[callback], **options)
+
+
+def test_a_terminal_sees_one_line_with_return_best_and_state(
+    small_ppo: Callable[..., optix.PPOAgent], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr(progress, "_TTY_INTERVAL", 0.0)
+    monkeypatch.setenv("COLUMNS", "60")
+    run(small_ppo(), 6)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    lines = out.rstrip("\n").split("\r")[1:]
+    assert len(lines) == 7
+    assert all(len(line) < 60 for line in lines)
+    assert re.match(r"window 6 · \d+s · \d+ms/window · return 6\.0 · best 6\.0", lines[-1])
+
+
+def test_a_file_sees_whole_lines(small_ppo: Callable[..., optix.PPOAgent], capsys: pytest.CaptureFixture[str]) -> None:
+    run(small_ppo(), 6)
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert "state ACTIVE" in out
+    assert "\r" not in out
+
+
+def test_silence(small_ppo: Callable[..., optix.PPOAgent], capsys: pytest.CaptureFixture[str]) -> None:
+    run(small_ppo(), 3, verbose=0)
+    assert capsys.readouterr().out == ""
+
+
+def test_epochs_have_a_line_each(small_ppo: Callable[..., optix.PPOAgent], capsys: pytest.CaptureFixture[str]) -> None:
+    agent = small_ppo()
+    dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4)
+    agent.fit(dataset, steps_per_epoch=2, epochs=3)
+    out = capsys.readouterr().out
+    assert re.findall(r"Epoch \d/3", out) == ["Epoch 1/3", "Epoch 2/3", "Epoch 3/3"]
+    assert out.count("window 2/2") == 3

@@ -1,0 +1,46 @@
+"""Shared by all tests: quiet TensorFlow, small agents."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import pytest
+
+import keras_optix as optix
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def small_network() -> Callable[[int, int], Any]:
+    """Makes a network ``[B, inputs] -> [B, outputs]`` with one hidden layer of 8 units."""
+
+    def make(inputs: int, outputs: int) -> Any:
+        return keras.Sequential(
+            [keras.layers.Input((inputs,)), keras.layers.Dense(8, activation="tanh"), keras.layers.Dense(outputs)]
+        )
+
+    return make
+
+
+@pytest.fixture
+def small_ppo(small_network: Callable[[int, int], Any]) -> Callable[..., optix.PPOAgent]:
+    """Makes a compiled PPO agent with small networks."""
+
+    def make(inputs: int = 2, actions: int = 2, *, jit_compile: bool = False, **kwargs: Any) -> optix.PPOAgent:
+        compile_options = {"steps_per_execution": kwargs.pop("steps_per_execution", 1)}
+        settings = {"epochs": 2, "minibatch_size": 8} | kwargs
+        agent = optix.PPOAgent(small_network(inputs, actions), small_network(inputs, 1), **settings)
+        agent.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=jit_compile, **compile_options)
+        return agent
+
+    return make

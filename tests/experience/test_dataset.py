@@ -1,0 +1,140 @@
+"""The dataset: shapes, lag 0, and arguments that are refused before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import keras
+import pytest
+import tensorflow as tf
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+import keras_optix as optix
+from keras_optix.testing import CountingEnv
+
+MakeAgent = Callable[..., optix.PPOAgent]
+
+
+def test_elements_are_windows(small_ppo: MakeAgent) -> None:
+    dataset = optix.dataset_from_env(CountingEnv, small_ppo(), window_size=5, num_envs=3)
+    window = next(iter(dataset))
+    assert isinstance(window, optix.Window)
+    assert window.observations.shape == (5, 3, 2)
+    assert dataset.element_spec.rewards == tf.TensorSpec((5, 3), tf.float32)
+    assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+
+
+class Lags(keras.callbacks.Callback):
+    """Keeps the lag of every call, and the windows between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lags: list[float] = []
+        self.last_windows: list[int] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.lags.append(float(logs["policy_lag"]))
+        self.last_windows.append(self.model.last_window_id)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("steps_per_execution", [1, 4])
+def test_every_window_is_collected_by_the_current_weights(
+    small_ppo: MakeAgent, steps_per_execution: int, jit_compile: bool
+) -> None:
+    """Also between the windows of one execution, and across two calls of `fit`."""
+    agent = small_ppo(steps_per_execution=steps_per_execution, jit_compile=jit_compile)
+    seen: list[tuple[int, int]] = []
+    publish = agent.publish
+
+    def spy() -> Any:
+        published = publish()
+        seen.append((published.version, int(agent.optimizer.iterations.numpy())))
+        return published
+
+    agent.publish = spy
+    dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4, num_envs=2)
+    lags = Lags()
+    for _ in range(2):
+        agent.fit(dataset, steps_per_epoch=8, epochs=2, callbacks=[lags], verbose=0)
+    assert set(lags.lags) == {0.0}
+    # 2 epochs of one minibatch of 8: each window is two gradient steps further than the one before. The first call
+    # is that of `make_actor`.
+    versions = [version for version, _ in seen]
+    assert versions == [0, *range(0, 2 * 32, 2)]
+    assert all(version == iterations for version, iterations in seen)
+    assert lags.last_windows[-1] == 31
+
+
+def test_the_control_a_prefetched_dataset_lags(small_ppo: MakeAgent) -> None:
+    """What the test above must see if the dataset's options were lost."""
+    agent = small_ppo()
+    dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4, num_envs=2).prefetch(3)
+    lags = Lags()
+    agent.fit(dataset, steps_per_epoch=12, callbacks=[lags], verbose=0)
+    assert max(lags.lags) > 0
+
+
+def test_environments_keep_running_across_epochs_and_fits(small_ppo: MakeAgent) -> None:
+    env = CountingEnv(7)
+    agent = small_ppo()
+    dataset = optix.dataset_from_env(env, agent, window_size=5)
+    agent.fit(dataset, steps_per_epoch=3, epochs=2, verbose=0)
+    agent.fit(dataset, steps_per_epoch=4, verbose=0)
+    assert env.steps == 50
+    assert env.resets == 1 + 50 // 7
+
+
+def test_a_dataset_may_be_mapped_and_stays_on_policy(small_ppo: MakeAgent) -> None:
+    agent = small_ppo()
+    dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4, num_envs=2)
+    doubled = dataset.map(lambda window: window._replace(rewards=2.0 * window.rewards))
+    lags = Lags()
+    agent.fit(doubled, steps_per_epoch=10, callbacks=[lags], verbose=0)
+    assert set(lags.lags) == {0.0}
+
+
+@pytest.mark.parametrize("mode", list(AutoresetMode))
+def test_vector_environments_of_every_mode_train(small_ppo: MakeAgent, mode: AutoresetMode) -> None:
+    env = SyncVectorEnv([lambda: CountingEnv(3, truncate=True)] * 2, autoreset_mode=mode)
+    agent = small_ppo()
+    history = agent.fit(optix.dataset_from_env(env, agent, window_size=6), steps_per_epoch=3, verbose=0)
+    assert history.history["episode_return"] == [6.0]
+    assert history.history["episode_length"] == [3.0]
+
+
+def test_a_vector_entry_point_trains(small_ppo: MakeAgent) -> None:
+    env = gymnasium.make_vec("CartPole-v1", num_envs=4, vectorization_mode="vector_entry_point")
+    agent = small_ppo(4, 2)
+    history = agent.fit(optix.dataset_from_env(env, agent, window_size=30), steps_per_epoch=3, verbose=0)
+    assert history.history["episode_return"][0] == history.history["episode_length"][0] > 5
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"window_size": 0}, "window_size"),
+        ({"window_size": 2.5}, "window_size"),
+        ({"num_envs": 0}, "num_envs"),
+        ({"num_envs": True}, "num_envs"),
+        ({"seed": -1}, "seed"),
+        ({"prefetch": 1}, "prefetch"),
+    ],
+)
+def test_bad_arguments_are_refused(small_ppo: MakeAgent, options: dict[str, Any], match: str) -> None:
+    with pytest.raises(optix.ConfigurationError, match=f"{match}.*Received: {match}="):
+        optix.dataset_from_env(CountingEnv, small_ppo(), **options)
+
+
+def test_made_environments_are_closed_if_the_agent_does_not_fit(small_ppo: MakeAgent) -> None:
+    made: list[CountingEnv] = []
+
+    def factory() -> CountingEnv:
+        made.append(CountingEnv())
+        return made[-1]
+
+    with pytest.raises(optix.SpaceError):
+        optix.dataset_from_env(factory, small_ppo(3, 2))
+    assert made[0].closed

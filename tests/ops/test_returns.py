@@ -1,0 +1,138 @@
+"""GAE and discounted returns against loops, identities and an analytic world."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_optix.ops.returns import discounted_returns, gae, linear_recurrence
+
+
+def loop_recurrence(inputs: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    solution = np.zeros_like(inputs)
+    following = np.zeros_like(inputs[0])
+    for t in reversed(range(len(inputs))):
+        following = solution[t] = inputs[t] + coefficients[t] * following
+    return solution
+
+
+def random_window(seed: int, steps: int, n: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    terminated = rng.random((steps, n)) < 0.15
+    return {
+        "rewards": rng.normal(size=(steps, n)).astype(np.float32),
+        "values": rng.normal(size=(steps, n)).astype(np.float32),
+        "next_values": rng.normal(size=(steps, n)).astype(np.float32),
+        "terminated": terminated,
+        "truncated": ~terminated & (rng.random((steps, n)) < 0.15),
+        "valid": np.ones((steps, n), bool),
+    }
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(1, 70), st.integers(1, 5), st.integers(0, 1000))
+def test_linear_recurrence_equals_a_loop(steps: int, n: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    inputs = rng.normal(size=(steps, n)).astype(np.float32)
+    coefficients = rng.uniform(0, 1, (steps, n)).astype(np.float32)
+    got = np.asarray(linear_recurrence(inputs, coefficients))
+    np.testing.assert_allclose(got, loop_recurrence(inputs, coefficients), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_gae_equals_a_loop_over_episodes(seed: int) -> None:
+    w = random_window(seed, 20, 3)
+    gamma, lam = 0.9, 0.8
+    advantages, returns = gae(**w, gamma=np.float32(gamma), gae_lambda=np.float32(lam))
+    expected = np.zeros((20, 3))
+    for i in range(3):
+        running = 0.0
+        for t in reversed(range(20)):
+            alive = 1.0 - w["terminated"][t, i]
+            delta = w["rewards"][t, i] + gamma * alive * w["next_values"][t, i] - w["values"][t, i]
+            done = w["terminated"][t, i] or w["truncated"][t, i]
+            running = expected[t, i] = delta + (0.0 if done else gamma * lam * running)
+    np.testing.assert_allclose(np.asarray(advantages), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(returns), expected + w["values"], rtol=1e-4, atol=1e-4)
+
+
+def test_gae_with_lambda_zero_is_the_td_error() -> None:
+    w = random_window(7, 9, 2)
+    advantages, _ = gae(**w, gamma=np.float32(0.9), gae_lambda=np.float32(0.0))
+    td = w["rewards"] + 0.9 * (1.0 - w["terminated"]) * w["next_values"] - w["values"]
+    np.testing.assert_allclose(np.asarray(advantages), td, rtol=1e-5, atol=1e-5)
+
+
+def test_gae_with_lambda_one_is_return_minus_value() -> None:
+    w = random_window(8, 30, 2)
+    # Inside an episode, the value of a successor is the value of the next row's observation.
+    inside = ~(w["terminated"] | w["truncated"])[:-1]
+    w["next_values"][:-1][inside] = w["values"][1:][inside]
+    advantages, _ = gae(**w, gamma=np.float32(0.9), gae_lambda=np.float32(1.0))
+    rest = {name: w[name] for name in ("rewards", "next_values", "terminated", "truncated", "valid")}
+    returns = discounted_returns(**rest, gamma=np.float32(0.9))
+    np.testing.assert_allclose(np.asarray(advantages), np.asarray(returns) - w["values"], rtol=1e-4, atol=1e-4)
+
+
+def test_discounted_returns_stop_at_episode_ends() -> None:
+    # Rewards 1; row 1 terminates, row 3 is truncated, the window ends after row 5. V of every successor is 10.
+    column = np.ones((6, 1), np.float32)
+    terminated = np.zeros((6, 1), bool)
+    truncated = np.zeros((6, 1), bool)
+    terminated[1], truncated[3] = True, True
+    returns = discounted_returns(column, 10 * column, terminated, truncated, np.ones((6, 1), bool), np.float32(0.5))
+    np.testing.assert_allclose(np.asarray(returns)[:, 0], [1.5, 1.0, 4.0, 6.0, 4.0, 6.0])
+
+
+def test_rows_that_are_no_transition_change_nothing() -> None:
+    """A next-step autoreset inserts a row after each episode; the others must be as without it."""
+    rewards = np.array([[1.0], [2.0], [3.0], [4.0]], np.float32)
+    values = np.array([[0.1], [0.2], [0.3], [0.4]], np.float32)
+    following = np.array([[0.2], [9.0], [0.4], [0.5]], np.float32)
+    terminated = np.array([[False], [True], [False], [False]])
+    none = np.zeros((4, 1), bool)
+    gamma, lam = np.float32(0.9), np.float32(0.8)
+    without, _ = gae(rewards, values, following, terminated, none, ~none, gamma, lam)
+
+    def with_row(values: np.ndarray, filler: float) -> np.ndarray:
+        return np.insert(values, 2, filler, axis=0)
+
+    advantages, returns = gae(
+        with_row(rewards, 0.0),
+        with_row(values, 7.0),
+        with_row(following, 8.0),
+        with_row(terminated, False),
+        np.zeros((5, 1), bool),
+        with_row(~none, False),
+        gamma,
+        lam,
+    )
+    np.testing.assert_allclose(np.delete(np.asarray(advantages), 2, 0), np.asarray(without), rtol=1e-5)
+    assert float(np.asarray(advantages)[2, 0]) == 0.0
+    assert float(np.asarray(returns)[2, 0]) == 0.0
+
+
+@pytest.mark.parametrize(("bootstrap", "converges"), [(True, True), (False, False)])
+def test_infinite_horizon_value_is_reached_only_with_truncation_bootstrapped(bootstrap: bool, converges: bool) -> None:
+    """Reward 1 for ever, truncated every 8 steps: the value is 1 / (1 - gamma). The control must fail."""
+    gamma = 0.95
+    ended = np.zeros((16, 1), bool)
+    ended[7::8] = True
+    none = np.zeros((16, 1), bool)
+    value = 0.0
+    for _ in range(200):
+        column = np.full((16, 1), value, np.float32)
+        _, returns = gae(
+            np.ones((16, 1), np.float32),
+            column,
+            column,
+            none if bootstrap else ended,
+            ended if bootstrap else none,
+            np.ones((16, 1), bool),
+            np.float32(gamma),
+            np.float32(0.9),
+        )
+        value += 0.5 * (float(np.mean(np.asarray(returns))) - value)
+    assert (abs(value * (1 - gamma) - 1.0) < 0.02) is converges

@@ -1,0 +1,131 @@
+"""The house: imports point one way, heavy libraries stay out where they must, docs name what exists."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import keras_optix
+
+PACKAGE = Path(keras_optix.__file__).parent
+# A module may import from its own folder and from those below it.
+ORDER = ["callbacks", "agents", "experience", "control", "ops", "testing", "validation", "errors"]
+FORBIDDEN = {
+    "control": {"tensorflow", "keras", "gymnasium"},
+    "testing": {"tensorflow", "keras"},
+    "experience": {"tensorflow", "keras"},
+}
+WITH_TENSORFLOW = {"experience/dataset.py", "experience/lowering.py"}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports_of(path: Path) -> list[tuple[str, bool]]:
+    """Modules that a file imports, and whether at its top level."""
+    tree = ast.parse(path.read_text())
+    found = []
+    top = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        found += [(name, id(node) in top) for name in names]
+    return found
+
+
+def layer_of(module: str) -> str:
+    return module.split(".")[1] if module.startswith("keras_optix.") else ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down_and_stand_at_the_top(path: Path) -> None:
+    relative = str(path.relative_to(PACKAGE))
+    layer = relative.split("/")[0].removesuffix(".py")
+    for module, at_top in imports_of(path):
+        assert at_top, f"{relative} imports {module} inside a function"
+        if layer == "__init__":
+            assert not module.startswith("keras_optix"), "the package must load its names lazily"
+        elif layer_of(module):
+            assert ORDER.index(layer_of(module)) >= ORDER.index(layer), f"{relative} imports {module}, above it"
+        if relative not in WITH_TENSORFLOW:
+            assert module.split(".")[0] not in FORBIDDEN.get(layer, set()), f"{relative} imports {module}"
+
+
+def test_there_are_no_import_cycles() -> None:
+    graph = {
+        "keras_optix." + str(path.relative_to(PACKAGE)).removesuffix(".py").replace("/", "."): [
+            module for module, _ in imports_of(path) if module.startswith("keras_optix.")
+        ]
+        for path in FILES
+    }
+    finished: set[str] = set()
+
+    def visit(module: str, trail: tuple[str, ...]) -> None:
+        assert module not in trail, " -> ".join((*trail, module))
+        if module not in finished:
+            for imported in graph.get(module, []):
+                visit(imported, (*trail, module))
+            finished.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"{statement}\nimport sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import keras_optix",
+        "import keras_optix as o; o.BackoffScheduler(); o.CheckpointRegistry; o.evaluate; o.Window; dir(o)",
+        "import keras_optix.experience.collector, keras_optix.experience.actor, keras_optix.testing",
+    ],
+)
+def test_what_must_not_load_tensorflow_does_not(statement: str) -> None:
+    assert not {"tensorflow", "keras", "torch", "jax"} & loaded_after(statement)
+
+
+def test_every_public_name_loads_and_unknown_ones_are_named() -> None:
+    for name in keras_optix.__all__:
+        assert getattr(keras_optix, name).__name__ == name
+    with pytest.raises(AttributeError, match="PPOAgnet"):
+        _ = keras_optix.PPOAgnet
+
+
+PUBLIC = [getattr(keras_optix, name) for name in keras_optix.__all__]
+
+
+@pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: thing.__name__)
+def test_docstrings_document_the_arguments_that_exist(thing: object) -> None:
+    doc = inspect.getdoc(thing) or ""
+    assert doc, "no docstring"
+    section = re.search(r"^Args:\n(.*?)(?:\n\S|\Z)", doc, re.DOTALL | re.MULTILINE)
+    if section is None:
+        return
+    documented = set(re.findall(r"^    \*{0,2}(\w+):", section.group(1), re.MULTILINE))
+    signature = inspect.signature(thing.__init__ if inspect.isclass(thing) else thing)  # type: ignore[misc]
+    assert documented == set(signature.parameters) - {"self"}
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples_use_public_names_only(path: Path) -> None:
+    for module, _ in imports_of(path):
+        assert not module.startswith("keras_optix.") or module == "keras_optix.testing"
+
+
+def test_modules_import_on_their_own() -> None:
+    for path in FILES:
+        name = str(path.relative_to(PACKAGE.parent)).removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        importlib.import_module(name)
