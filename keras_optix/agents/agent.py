@@ -18,9 +18,9 @@ from keras_optix.agents.state import PolicyClock, StateReader, load_arrays
 from keras_optix.control.records import HyperparamSet
 from keras_optix.errors import SpaceError, StateError, describe
 from keras_optix.experience import lowering
-from keras_optix.experience.actions import DiscreteActions, actions_for, observation_layout
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.collector import Collector
+from keras_optix.experience.spaces import DiscreteActions, actions_for, observation_layout
 from keras_optix.experience.window import PublishedPolicy, Window
 from keras_optix.ops.distributions import categorical_log_prob, categorical_log_probs
 
@@ -258,7 +258,7 @@ class Agent(keras.Model):  # type: ignore[misc]
 
     def get_hyperparams(self) -> HyperparamSet:
         """Returns the values in force."""
-        return HyperparamSet(dict(self._hyperparams))
+        return HyperparamSet(self._hyperparams.snapshot())
 
     def set_hyperparams(self, hyperparams: HyperparamSet) -> None:
         """Sets several values, all or none.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_optix.errors import HyperparameterError, StateError, describe
 
@@ -47,6 +48,7 @@ class Hyperparameters(MutableMapping[str, float]):
         # A plain object, no dict or list: Keras would track the variables as weights of the model.
         self._specs = dict(specs)
         self._variables: dict[str, Any] = {}
+        self._read_all: Any = None
         for name, spec in specs.items():
             self._check(name, spec.value)
             self._variables[name] = keras.Variable(spec.value, dtype="float32", trainable=False, name=name)
@@ -63,6 +65,7 @@ class Hyperparameters(MutableMapping[str, float]):
         else:
             self._specs.pop(LEARNING_RATE, None)
             self._variables.pop(LEARNING_RATE, None)
+        self._read_all = None
 
     def tensor(self, name: str) -> Any:
         """The value as a scalar tensor, read when the step runs."""
@@ -80,8 +83,16 @@ class Hyperparameters(MutableMapping[str, float]):
         for name, value in values.items():
             self._variables[name].assign(float(value))
 
+    def snapshot(self) -> dict[str, float]:
+        """All values at once, in one compiled call: reading them one by one costs a tenth of a window."""
+        if self._read_all is None:
+            variables = list(self._variables.values())
+            self._read_all = tf.function(lambda: tf.stack([v.value for v in variables]), autograph=False)
+        values = self._read_all().numpy() if self._variables else []
+        return {name: _plain(value) for name, value in zip(self._variables, values, strict=True)}
+
     def __getitem__(self, name: str) -> float:
-        return float(f"{float(self._variable(name).numpy()):.7g}")
+        return _plain(self._variable(name).numpy())
 
     def __setitem__(self, name: str, value: float) -> None:
         self.assign({name: value})
@@ -96,7 +107,7 @@ class Hyperparameters(MutableMapping[str, float]):
         return len(self._variables)
 
     def __repr__(self) -> str:
-        return f"Hyperparameters({dict(self)!r})"
+        return f"Hyperparameters({self.snapshot()!r})"
 
     def check(self, values: Mapping[str, float]) -> None:
         """Checks names and values without changing anything.
@@ -133,3 +144,8 @@ class Hyperparameters(MutableMapping[str, float]):
             raise HyperparameterError(
                 describe(f"Hyperparameter {name!r} must be in [{spec.low:g}, {spec.high:g}].", **{name: value})
             )
+
+
+def _plain(value: Any) -> float:
+    """A float32 as the float that a person would write: 0.98, not 0.9800000190734863."""
+    return float(f"{float(value):.7g}")

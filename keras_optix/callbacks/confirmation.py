@@ -13,10 +13,8 @@ from keras_optix.control.records import EvalMetrics, HyperparamSet
 from keras_optix.control.score_pool import ScorePool
 from keras_optix.experience.collector import Collector
 from keras_optix.experience.envs import make_envs
-from keras_optix.experience.evaluation import EpisodePlayer
+from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
-
-_MAX_ENVS = 10
 
 
 class OwnEnvironment:
@@ -30,7 +28,7 @@ class OwnEnvironment:
     """
 
     def __init__(self, agent: Agent, source: Collector, evaluator: BaseEvaluator, episodes: int) -> None:
-        n = min(episodes, _MAX_ENVS)
+        n = min(episodes, MAX_ENVS)
         if source.recipe is None:
             raise ValueError("The source has no recipe for another environment.")
         self._player = EpisodePlayer(make_envs(source.recipe, n), agent.make_actor(n))

@@ -171,7 +171,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def set_params(self, params: Mapping[str, Any]) -> None:
         """See `keras.callbacks.Callback`."""
         super().set_params(params)
-        self._children = keras.callbacks.CallbackList(self.callbacks, model=self.model, **params)
+        if self.callbacks:
+            self._children = keras.callbacks.CallbackList(self.callbacks, model=self.model, **params)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Checks that everything fits together, before the first step."""
@@ -193,7 +194,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._sources = sources
         if self._log_dir is not None:
             self._writer = LoopWriter(self._log_dir)
-        self._children.on_train_begin(logs)
+        if self._children is not None:
+            self._children.on_train_begin(logs)
         for callback in self.callbacks:
             callback.on_loop_start()
 
@@ -204,7 +206,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         for source in self._sources:
             for collected in source.take_delivered(last):
                 self._take_window(collected, source.env_steps, named)
-        self._children.on_train_batch_end(batch, named)
+        if self._children is not None:
+            self._children.on_train_batch_end(batch, named)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Restores the best weights and closes what was opened."""
@@ -217,7 +220,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
             agent.set_state(self.registry.load(self.best_snapshot))
             self._note("restored", f"restored snapshot {self.best_snapshot.snapshot_id}")
         self._close()
-        self._children.on_train_end(logs)
+        if self._children is not None:
+            self._children.on_train_end(logs)
         for callback in self.callbacks:
             callback.on_loop_stop()
         if self.verbose:
@@ -231,15 +235,18 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """See `keras.callbacks.Callback`."""
-        self._children.on_epoch_begin(epoch, logs)
+        if self._children is not None:
+            self._children.on_epoch_begin(epoch, logs)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """See `keras.callbacks.Callback`."""
-        self._children.on_epoch_end(epoch, logs)
+        if self._children is not None:
+            self._children.on_epoch_end(epoch, logs)
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """See `keras.callbacks.Callback`."""
-        self._children.on_train_batch_begin(batch, logs)
+        if self._children is not None:
+            self._children.on_train_batch_begin(batch, logs)
 
     # The loop
 
@@ -406,7 +413,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         agent = self._agent()
         old = agent.get_hyperparams()
         agent.hyperparams.assign(decision.params)
-        new = HyperparamSet(dict(agent.hyperparams), self._window_id)
+        new = HyperparamSet(agent.hyperparams.snapshot(), self._window_id)
         values = ", ".join(f"{name} {old.params[name]:.4g} -> {new.params[name]:.4g}" for name in decision.params)
         self._note("hyperparams", f"{decision.kind} {values}", decision.evidence)
         # The next window is still played by weights that the new values have not trained.
@@ -441,11 +448,14 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
             "time/windows": float(self._windows),
             "time/evaluation_env_steps": float(self.evaluation_env_steps),
         }
-        if self._latest is not None:
+        evaluated = self._latest is not None and self._latest.window_id == self._window_id
+        if self._latest is not None and evaluated:
             values["loop/score"] = self._latest.score.mean
         if self.best_snapshot is not None:
             values["loop/best"] = self.best_snapshot.score
-        values |= {f"hyperparams/{name}": value for name, value in self._agent().hyperparams.items()}
+        if self._windows == 1 or evaluated:
+            # Reading them takes longer than writing everything else.
+            values |= {f"hyperparams/{name}": value for name, value in self._agent().hyperparams.snapshot().items()}
         for name, value in logs.items():
             group = "rollout" if name.startswith("episode_") else "train"
             values[f"{group}/{name}"] = float(value)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -46,8 +45,7 @@ class LoopWriter:
         summary = Summary()
         for tag, value in values.items():
             if not math.isnan(value):
-                # The plugin's metadata, with the value where every reader finds it.
-                summary.value.add(tag=tag, simple_value=value, metadata=_SCALAR_METADATA)
+                summary.value.add(tag=tag, simple_value=value)
         self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def text(self, step: int, tag: str, markdown: str) -> None:
@@ -58,6 +56,3 @@ class LoopWriter:
     def close(self) -> None:
         """Writes out what is left."""
         self._writer.close()
-
-
-_SCALAR_METADATA = scalar_pb("scalar", 0.0).value[0].metadata

@@ -10,9 +10,9 @@ import numpy as np
 
 from keras_optix.control.records import EpisodeRecord
 from keras_optix.errors import EnvError, StateError, describe
-from keras_optix.experience.actions import actions_for, observation_layout
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.envs import EnvLike, Envs, StepRows
+from keras_optix.experience.spaces import actions_for, observation_layout
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Window
 
 _RECENT_EPISODES = 100

@@ -9,9 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_optix.errors import ConfigurationError, describe
-from keras_optix.experience.actions import observation_layout
 from keras_optix.experience.collector import Collector, PolicyPublisher
 from keras_optix.experience.envs import EnvLike, is_recipe, make_envs, recipe_of
+from keras_optix.experience.spaces import observation_layout
 from keras_optix.experience.window import Window
 from keras_optix.validation import check_int
 

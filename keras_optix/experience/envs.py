@@ -12,6 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from keras_optix.errors import ConfigurationError, EnvError, describe
+from keras_optix.experience.spaces import observation_layout
 
 EnvLike = str | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env]
 
@@ -38,13 +39,16 @@ class Envs(Protocol):
         """Resets all environments and writes the first observations, ``[N, ...]``."""
         ...
 
-    def step(self, actions: np.ndarray, rows: StepRows, observations: np.ndarray) -> Any:
+    def step(
+        self, actions: np.ndarray, rows: StepRows, observations: np.ndarray, wanted: np.ndarray | None = None
+    ) -> Any:
         """Steps all environments.
 
         Args:
             actions: ``[N]``, as the action space wants them.
             rows: Where the transition goes.
             observations: ``[N, ...]``, where the observations to act on next go.
+            wanted: ``[N]`` bool: the others need not be stepped, and what their rows hold does not matter.
 
         Returns:
             The info value of the step.
@@ -57,7 +61,7 @@ class Envs(Protocol):
 
 
 class SequentialEnvs:
-    """Steps single environments one after the other, each row written once, without a vector environment between.
+    """Steps single environments one after the other, without a vector environment between.
 
     Semantics are those of Gymnasium's same-step autoreset: an environment whose episode ended is reset at once, so
     every row is a transition.
@@ -71,29 +75,39 @@ class SequentialEnvs:
         self.num_envs = len(envs)
         self.observation_space = envs[0].observation_space
         self.action_space = envs[0].action_space
+        self._shape = observation_layout(self.observation_space)[0]
 
     def reset(self, seed: int | None, observations: np.ndarray) -> None:
         """See `Envs.reset`. Environment i is seeded with ``seed + i``."""
-        for i, env in enumerate(self._envs):
-            first, _ = env.reset(seed=None if seed is None else seed + i)
-            self._write(observations, i, first)
+        for i in range(self.num_envs):
+            observations[i] = self._reset_one(i, None if seed is None else seed + i)
 
-    def step(self, actions: np.ndarray, rows: StepRows, observations: np.ndarray) -> list[dict[str, Any]]:
+    def step(
+        self, actions: np.ndarray, rows: StepRows, observations: np.ndarray, wanted: np.ndarray | None = None
+    ) -> list[dict[str, Any]]:
         """See `Envs.step`."""
-        infos = []
-        for i, env in enumerate(self._envs):
-            observation, reward, terminated, truncated, info = env.step(actions[i])
-            self._write(rows.next_observations, i, observation)
-            rows.rewards[i] = reward
-            rows.terminated[i] = terminated
-            rows.truncated[i] = truncated
-            if terminated or truncated:
-                observation, _ = env.reset()
-                self._write(observations, i, observation)
-            else:
-                observations[i] = observation
+        indices = range(self.num_envs) if wanted is None else np.flatnonzero(wanted).tolist()
+        following, rewards, terminations, truncations, infos = [], [], [], [], []
+        resets = []
+        for i in indices:
+            observation, reward, terminated, truncated, info = self._envs[i].step(actions[i])
+            following.append(self._checked(i, observation))
+            rewards.append(reward)
+            terminations.append(terminated)
+            truncations.append(truncated)
             infos.append(info)
+            if terminated or truncated:
+                resets.append((i, self._reset_one(i, None)))
+        # One write per row and not one per environment: writing a number into an array costs more than a list's append.
+        where: Any = slice(None) if wanted is None else indices
+        rows.next_observations[where] = following
+        rows.rewards[where] = rewards
+        rows.terminated[where] = terminations
+        rows.truncated[where] = truncations
         rows.valid[:] = True
+        observations[:] = rows.next_observations
+        for i, first in resets:
+            observations[i] = first
         return infos
 
     def close(self) -> None:
@@ -101,16 +115,22 @@ class SequentialEnvs:
         for env in self._envs:
             env.close()
 
-    def _write(self, target: np.ndarray, index: int, observation: Any) -> None:
-        if np.shape(observation) != target.shape[1:]:
+    def _reset_one(self, index: int, seed: int | None) -> Any:
+        observation, _ = self._envs[index].reset(seed=seed)
+        return self._checked(index, observation)
+
+    def _checked(self, index: int, observation: Any) -> Any:
+        """The observation, if its shape is that of the space: NumPy would stretch another one."""
+        shape = observation.shape if isinstance(observation, np.ndarray) else np.shape(observation)
+        if shape != self._shape:
             raise EnvError(
                 describe(
-                    f"The environment returned an observation of shape {np.shape(observation)}, "
-                    f"but its observation space says {target.shape[1:]}.",
+                    f"The environment returned an observation of shape {shape}, "
+                    f"but its observation space says {self._shape}.",
                     env=str(self._envs[index]),
                 )
             )
-        target[index] = observation
+        return observation
 
 
 class VectorEnvs:
@@ -146,7 +166,9 @@ class VectorEnvs:
         self._ended[:] = False
         observations[:] = first
 
-    def step(self, actions: np.ndarray, rows: StepRows, observations: np.ndarray) -> dict[str, Any]:
+    def step(
+        self, actions: np.ndarray, rows: StepRows, observations: np.ndarray, wanted: np.ndarray | None = None
+    ) -> dict[str, Any]:
         """See `Envs.step`."""
         # In next-step mode, an environment that ended ignores this action and resets: no transition.
         skipped = self._ended.copy() if self._mode is AutoresetMode.NEXT_STEP else None

@@ -9,13 +9,13 @@ import numpy as np
 
 from keras_optix.control.evaluators import ReturnEvaluator
 from keras_optix.control.records import EpisodeRecord, EvalMetrics
-from keras_optix.experience.actions import actions_for, observation_layout
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.collector import PolicyPublisher
 from keras_optix.experience.envs import EnvLike, Envs, StepRows, is_recipe, make_envs
+from keras_optix.experience.spaces import actions_for, observation_layout
 from keras_optix.validation import check_int
 
-_MAX_ENVS = 10
+MAX_ENVS = 20
 
 
 class Evaluable(PolicyPublisher, Protocol):
@@ -82,17 +82,20 @@ class EpisodePlayer:
         returns, lengths = np.zeros(n), np.zeros(n, np.int64)
         played: list[list[EpisodeRecord]] = [[] for _ in range(n)]
         still = noise_of.zeros((n,))
-        while any(len(mine) < wanted for mine, wanted in zip(played, quota, strict=True)):
+        wanted = quota > 0
+        while wanted.any():
             noise = still if deterministic else noise_of.draw(rng, (n,))
             chosen, _ = self._actor.act(observations, noise)
-            self._envs.step(self._actions.to_env(chosen), rows, observations)
-            returns += rows.rewards
-            lengths += rows.valid
-            self.env_steps += int(np.count_nonzero(rows.valid))
-            for i in np.flatnonzero(np.logical_or(rows.terminated, rows.truncated)):
-                if len(played[i]) < quota[i]:
-                    played[i].append(EpisodeRecord(float(returns[i]), int(lengths[i]), version, version))
+            self._envs.step(self._actions.to_env(chosen), rows, observations, wanted)
+            counted = np.logical_and(rows.valid, wanted)
+            returns[counted] += rows.rewards[counted]
+            lengths += counted
+            self.env_steps += int(np.count_nonzero(counted))
+            ended = np.logical_and(counted, np.logical_or(rows.terminated, rows.truncated))
+            for i in np.flatnonzero(ended):
+                played[i].append(EpisodeRecord(float(returns[i]), int(lengths[i]), version, version))
                 returns[i], lengths[i] = 0.0, 0
+                wanted[i] = len(played[i]) < quota[i]
         return tuple(record for mine in played for record in mine)
 
     def close(self) -> None:
@@ -127,7 +130,7 @@ def evaluate(
     """
     check_int("episodes", episodes, minimum=1)
     owned = is_recipe(env)
-    envs = make_envs(env, min(episodes, _MAX_ENVS) if owned else 1)
+    envs = make_envs(env, min(episodes, MAX_ENVS) if owned else 1)
     try:
         agent.bind(envs.observation_space, envs.action_space)
         player = EpisodePlayer(envs, agent.make_actor(envs.num_envs))

@@ -1,4 +1,4 @@
-"""From what a policy chooses to what an environment takes, and which noise it chooses with."""
+"""What the spaces of an environment mean for a window: the layout of observations, the mapping of actions."""
 
 from __future__ import annotations
 
