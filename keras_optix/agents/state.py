@@ -69,7 +69,7 @@ class StateReader:
         policy = _Layout({str(k): variable for k, variable in enumerate(policy_variables)})
         state = _Layout(state_variables)
 
-        @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+        @tf.function(autograph=False, jit_compile=True)  # type: ignore[untyped-decorator]
         def gather() -> Any:
             return policy.concatenate(), state.concatenate(), clock.tensor()
 

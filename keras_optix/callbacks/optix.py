@@ -29,7 +29,6 @@ from keras_optix.experience.collector import Collector
 from keras_optix.experience.window import CollectedWindow
 from keras_optix.validation import check_choice, check_int
 
-_CONFIRMING_EPISODES = 2  # times the evaluator's `min_episodes`
 _RATE_WINDOWS = 20
 _STATE_NUMBERS = {state: float(k) for k, state in enumerate(LoopState)}
 
@@ -302,7 +301,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def _confirm(self, candidate: CollectedWindow) -> None:
         """Asks for a second evaluation of the candidate's weights: at once on an own environment, or in place."""
         agent = self._agent()
-        episodes = _CONFIRMING_EPISODES * self.evaluator.min_episodes
+        episodes = self.evaluator.min_episodes
         source = self._sources[0]
         can_play_alone = type(self.evaluator).score_episodes is not BaseEvaluator.score_episodes
         if not can_play_alone or source.recipe is None:

@@ -85,6 +85,11 @@ class Collector:
         """Windows collected so far."""
         return self._next_id
 
+    @property
+    def recent_episodes(self) -> tuple[EpisodeRecord, ...]:
+        """The last 100 episodes that ended, oldest first."""
+        return tuple(self._recent)
+
     def keep_delivered(self, keep: bool) -> None:
         """Switches on that collected windows wait for `take_delivered`; off, they are only handed to the dataset."""
         self._delivered = deque() if keep else None

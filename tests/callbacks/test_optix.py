@@ -115,7 +115,7 @@ def test_a_flat_score_ends_in_dormant_with_each_hook_once(small_ppo: MakeAgent) 
     ]
     best = callback.best_snapshot
     assert best is not None
-    assert (best.score, best.eval_metrics.stderr, best.eval_metrics.episodes) == (6.0, 0.0, 4)
+    assert (best.score, best.eval_metrics.stderr, best.eval_metrics.episodes) == (6.0, 0.0, 2)
     plateau = callback.events[2]
     assert plateau.evidence is not None
     assert (plateau.evidence.difference, plateau.evidence.stderr) == (0.0, 0.0)
@@ -186,15 +186,15 @@ def test_in_place_confirmation_for_an_environment_that_cannot_be_made_again(smal
     fit(agent, env, callback, num_envs=1)
     best = callback.best_snapshot
     assert best is not None
-    assert (best.score, best.eval_metrics.episodes) == (15.0, 4)
+    assert (best.score, best.eval_metrics.episodes) == (15.0, 2)
     assert callback.evaluation_env_steps == 0
-    # Windows 0 and 1 gave the candidate, 2 to 5 confirmed it (4 whole episodes of 5 steps in windows of 8 rows).
+    # Windows 0 and 1 gave the candidate, 2 and 3 confirmed it: in 16 rows, of episodes of 5 steps, 2 are whole.
     assert [(record.event, record.window_id) for record in callback.events[:2]] == [
         ("candidate", 1),
-        ("improvement", 4),
+        ("improvement", 3),
     ]
     assert best.window_id == 1
-    paused_windows = 3
+    paused_windows = 2
     assert agent.optimizer.iterations.numpy() <= 2 * (12 - paused_windows)
 
 
