@@ -20,6 +20,7 @@ demo: $(VENV)/.installed ## the main job: PPO learns CartPole and stops itself (
 	$(BIN)/python examples/cartpole.py
 
 test: $(VENV)/.installed ## tests that run in minutes; `make test-all` adds the slow ones (learning curves)
+	@echo "Tests that run in minutes; make test-all also runs the slow ones."
 	$(BIN)/python -m pytest -m "not slow"
 
 test-all: $(VENV)/.installed ## all tests

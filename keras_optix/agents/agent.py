@@ -387,8 +387,8 @@ class Agent(keras.Model):  # type: ignore[misc]
 
     @property
     def sources(self) -> tuple[Collector, ...]:
-        """The collectors of the datasets that were made for this agent and still exist."""
-        return self._sources.alive()
+        """The collectors of the datasets that were made for this agent, in their order."""
+        return self._sources.all()
 
     @property
     def last_window_id(self) -> int:
@@ -449,7 +449,7 @@ class _Sources:
     def add(self, collector: Collector) -> None:
         self._collectors.append(collector)
 
-    def alive(self) -> tuple[Collector, ...]:
+    def all(self) -> tuple[Collector, ...]:
         return tuple(self._collectors)
 
     def take_error(self) -> BaseException | None:

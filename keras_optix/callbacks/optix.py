@@ -228,8 +228,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_fit_failed(self, error: BaseException) -> None:
         """Closes what was opened; snapshots are complete on disk."""
-        agent = self._agent()
-        agent.pause_updates(False)
+        if isinstance(self.model, Agent):  # it may have failed before the model was set
+            self.model.pause_updates(False)
         self._close()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
