@@ -327,10 +327,11 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
             stderr=score.stderr if score.stderr < float("inf") else None,
             episodes=score.n if self.evaluator.min_episodes else None,
         )
-        crowned = self._settle(hold.candidate, metrics, hold.hyperparams)
-        hold.end(keep=crowned)
+        self._settle(hold.candidate, metrics, hold.hyperparams, hold)
 
-    def _settle(self, candidate: CollectedWindow, metrics: EvalMetrics, hyperparams: HyperparamSet) -> bool:
+    def _settle(
+        self, candidate: CollectedWindow, metrics: EvalMetrics, hyperparams: HyperparamSet, hold: Hold | None = None
+    ) -> None:
         """Hands the second evaluation to the scheduler; saves the weights if they are the best now."""
         estimate = estimate_of(metrics)
         if estimate is None:
@@ -349,9 +350,11 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
                 env_steps=candidate.env_steps,
                 era=self.scheduler.state.era,
             )
+        if hold is not None:
+            # Before the decisions are applied: one of them may pause learning or restore weights itself.
+            hold.end(keep=crowned)
         for decision in decisions:
             self._apply(decision)
-        return crowned
 
     def _apply(self, decision: Decision) -> None:
         """Makes a decision happen."""
