@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from keras import ops
 
 from keras_optix.agents.agent import Agent
-from keras_optix.agents.networks import check_network, default_network
+from keras_optix.agents.networks import check_network, default_network, network_inputs
+from keras_optix.agents.normalization import RewardScale
+from keras_optix.experience.collector import Collector
+from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.window import Window
+from keras_optix.ops import losses
 
 
 class Rows(NamedTuple):
     """Transitions of a window, flattened from ``[T, N, ...]`` to ``[B, ...]``, as a loss sees them.
 
     Attributes:
-        observations: ``[B, ...]`` float32.
-        actions: ``[B]``.
+        observations: ``[B, ...]``, as in the window.
+        actions: ``[B, ...]``.
         log_probs: ``[B]``, of the actions under the policy that acted.
         advantages: ``[B]``.
         returns: ``[B]``, targets of the value network.
@@ -35,32 +40,86 @@ class ActorCriticAgent(Agent):
     """An agent with a value network; base of `ReinforceAgent` and `PPOAgent`.
 
     Args:
-        policy: Maps observations ``[B, ...]`` to one logit per action ``[B, n]``. None builds an MLP.
-        value: Maps observations to values ``[B, 1]``. None builds an MLP.
+        policy: Maps observations to the parameters of a distribution over actions; see `Agent`. None builds one.
+        value: Maps observations to values ``[B, 1]``. None builds a network.
+        normalize_rewards: Scale rewards by the running deviation of their discounted return; see `RewardScale`. Logged
+            episode returns are those of the environment. Needs a hyperparameter `gamma`. Defaults to False.
         **kwargs: As for `Agent`.
     """
 
-    def __init__(self, policy: Any = None, value: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self, policy: Any = None, value: Any = None, *, normalize_rewards: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(policy, **kwargs)
         self.value = value
+        self._reward_scale = RewardScale() if normalize_rewards else None
+        self.reward_moments = None if self._reward_scale is None else self._reward_scale.moments
 
-    def build_networks(self, observation_shape: tuple[int, ...]) -> None:
+    def build_networks(self, layout: ObservationLayout) -> None:
         """See `Agent.build_networks`."""
         if self.value is None:
-            self.value = default_network(observation_shape, 1, output_gain=1.0, name="value")
-        check_network(self.value, "value", observation_shape=observation_shape, outputs=1, action_space=None)
+            self.value = default_network(layout, 1, output_gain=1.0, name="value")
+        check_network(self.value, "value", layout=layout, outputs=(1,), action_space=None)
+
+    def attach_source(self, source: Collector) -> None:
+        """See `Agent.attach_source`."""
+        super().attach_source(source)
+        if self._reward_scale is not None:
+            self._reward_scale.prepare(source.num_envs)
+
+    def value_of(self, observations: Any, training: bool) -> Any:
+        """Values ``[B]`` of observations ``[B, ...]``, normalised as the policy's are."""
+        head = self.head
+        inputs = network_inputs(self.value, head.inputs(observations), head.layout)
+        return tf.cast(self.value(inputs, training=training), tf.float32)[:, 0]
 
     def values_of(self, window: Window) -> tuple[Any, Any]:
         """Values of the observations and of their successors, both ``[T, N]``, in one call of the network."""
         steps, n = (int(k) for k in window.rewards.shape)
-        both = tf.concat([flatten(window.observations), flatten(window.next_observations)], 0)
-        values = self.value(tf.cast(both, tf.float32), training=False)
-        return tuple(tf.unstack(tf.reshape(values, (2, steps, n))))
+        both = tf.nest.map_structure(
+            lambda now, later: tf.concat([flatten(now), flatten(later)], 0),
+            window.observations,
+            window.next_observations,
+        )
+        return tuple(tf.unstack(tf.reshape(self.value_of(both, training=False), (2, steps, n))))
+
+    def rewards_of(self, window: Window) -> Any:
+        """The window's rewards ``[T, N]``, scaled if the agent does that."""
+        if self._reward_scale is None:
+            return window.rewards
+        done = tf.logical_or(window.terminated, window.truncated)
+        return self._reward_scale(window.rewards, done, window.valid, self.hyperparams.tensor("gamma"))
+
+    def update_statistics(self, window: Window) -> None:
+        """Takes the window's observations into the running statistics.
+
+        Call it after the update: the stored log-probabilities belong to the statistics that acted.
+        """
+        observations = tf.nest.map_structure(flatten, window.observations)
+        self.head.update_statistics(observations, tf.cast(flatten(window.valid), tf.float32))
+
+    def total_loss(self, policy_loss: Any, parameters: Any, rows: Rows) -> tuple[Any, Any, Any]:
+        """Adds the value loss and the entropy bonus to the policy's loss.
+
+        Args:
+            policy_loss: Scalar.
+            parameters: Of the policy's distribution, ``[B, P]``.
+            rows: The rows.
+
+        Returns:
+            ``(loss, value_loss, entropy)``.
+        """
+        errors = rows.returns - self.value_of(rows.observations, training=True)
+        value_loss = losses.weighted_mean(0.5 * ops.square(errors), rows.weights)
+        entropy = losses.weighted_mean(self.head.distribution.entropy(parameters), rows.weights)
+        value_coefficient = self.hyperparams.tensor("value_coefficient")
+        loss = policy_loss + value_coefficient * value_loss - self.hyperparams.tensor("entropy_coefficient") * entropy
+        return loss, value_loss, entropy
 
     def rows_of(self, window: Window, advantages: Any, returns: Any) -> Rows:
         """Flattens a window."""
         return Rows(
-            observations=tf.cast(flatten(window.observations), tf.float32),
+            observations=tf.nest.map_structure(flatten, window.observations),
             actions=flatten(window.actions),
             log_probs=flatten(window.log_probs),
             advantages=flatten(advantages),

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import gymnasium
 import keras
 import numpy as np
-import tensorflow as tf
 
+from keras_optix.agents.acting import ActActors, PolicyHead, distribution_of, outputs_of
 from keras_optix.agents.hyperparameters import Hyperparameter, Hyperparameters
 from keras_optix.agents.networks import check_network, default_network
+from keras_optix.agents.normalization import RunningMoments
 from keras_optix.agents.progress import FitProgress, ProgressReporter
 from keras_optix.agents.state import PolicyClock, StateReader, load_arrays
+from keras_optix.agents.stepping import FitFailureListener, Sources, in_order, shadowed, tracked
 from keras_optix.control.records import HyperparamSet
 from keras_optix.errors import SpaceError, StateError, describe
-from keras_optix.experience import lowering
+from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.collector import Collector
-from keras_optix.experience.spaces import DiscreteActions, actions_for, observation_layout
+from keras_optix.experience.lowering import Lowerable, make_actor
+from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.window import PublishedPolicy, Window
-from keras_optix.ops.distributions import categorical_log_prob, categorical_log_probs
-
-
-@runtime_checkable
-class FitFailureListener(Protocol):
-    """A callback that wants to know when `fit` fails; Keras does not call `on_train_end` then."""
-
-    def on_fit_failed(self, error: BaseException) -> None:
-        """Called before the error reaches the user."""
-        ...
 
 
 class Agent(keras.Model):  # type: ignore[misc]
@@ -43,37 +35,50 @@ class Agent(keras.Model):  # type: ignore[misc]
     `episode_length` and `policy_lag` are added to yours.
 
     Args:
-        policy: Maps observations ``[B, ...]`` to one logit per action ``[B, n]``. None builds a default network when
-            the environment is known.
+        policy: Maps observations ``[B, ...]`` to the parameters of a distribution over actions ``[B, P]``: one logit
+            per action (Discrete), the logits of each choice one after the other (MultiDiscrete), one logit per bit
+            (MultiBinary), the mean of each axis or means and log standard deviations (Box). Dict observations need a
+            model with a dict of inputs, Tuple ones a list. None builds a default network when the environment is known.
         hyperparams: Default and legal range by name.
+        normalize_observations: Centre and scale floating-point observations by their running mean and deviation, which
+            are part of the model. Defaults to False.
         seed: Seeds `act`.
         name: Name of the model.
 
     Attributes:
         prefers_jit: Whether ``compile(jit_compile="auto")`` means XLA. False here: an algorithm of your own may use
             what XLA cannot compile.
+        plays: Kinds of action spaces that the algorithm can play.
     """
 
     prefers_jit = False
+    plays: tuple[type[Any], ...] = (
+        gymnasium.spaces.Discrete,
+        gymnasium.spaces.MultiDiscrete,
+        gymnasium.spaces.MultiBinary,
+        gymnasium.spaces.Box,
+    )
 
     def __init__(
         self,
         policy: Any = None,
         *,
         hyperparams: Mapping[str, Hyperparameter] | None = None,
+        normalize_observations: bool = False,
         seed: int | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(name=name)
         self.policy = policy
+        self.normalize_observations = normalize_observations
         self._hyperparams = Hyperparameters(hyperparams or {})
         self._observation_space: Any = None
         self._action_space: Any = None
-        self._actions: DiscreteActions | None = None
+        self._head: PolicyHead | None = None
         self._clock = PolicyClock()
         self._reader: StateReader | None = None
-        self._sources = _Sources()
-        self._act_actors = _Actors()
+        self._sources = Sources()
+        self._act_actors = ActActors()
         self._act_rng = np.random.default_rng(seed)
         self._updates_paused = False
 
@@ -91,7 +96,7 @@ class Agent(keras.Model):  # type: ignore[misc]
         Raises:
             SpaceError: A network does not fit the spaces, or the agent was bound to other spaces before.
         """
-        if self._actions is not None:
+        if self._head is not None:
             if (observation_space, action_space) != (self._observation_space, self._action_space):
                 raise SpaceError(
                     describe(
@@ -102,38 +107,55 @@ class Agent(keras.Model):  # type: ignore[misc]
                     )
                 )
             return
-        shape, _ = observation_layout(observation_space)
+        layout = ObservationLayout(observation_space)
         actions = actions_for(action_space)
+        if not isinstance(action_space, self.plays):
+            played = ", ".join(kind.__name__ for kind in self.plays)
+            raise SpaceError(
+                describe(
+                    f"{type(self).__name__} plays {played} actions only.",
+                    fix="PPOAgent and ReinforceAgent play Discrete, MultiDiscrete, MultiBinary and Box.",
+                    action_space=action_space,
+                )
+            )
         if self.policy is None:
-            self.policy = default_network(shape, actions.n, output_gain=0.01, name="policy")
-        check_network(self.policy, "policy", observation_shape=shape, outputs=actions.n, action_space=action_space)
-        self.build_networks(shape)
-        self._observation_space, self._action_space, self._actions = observation_space, action_space, actions
+            gives = outputs_of(actions)[0]
+            self.policy = default_network(layout, gives, output_gain=0.01, name="policy")
+        outputs = check_network(
+            self.policy, "policy", layout=layout, outputs=outputs_of(actions), action_space=action_space
+        )
+        self.build_networks(layout)
+        self._head = self._make_head(layout, actions, outputs)
+        self._observation_space, self._action_space = observation_space, action_space
         # Keras would otherwise call the model on a window to build it.
         self.built = True
         self._prepare()
 
-    def build_networks(self, observation_shape: tuple[int, ...]) -> None:
+    def build_networks(self, layout: ObservationLayout) -> None:
         """Builds or checks what an algorithm needs beside the policy, such as a value network."""
 
     @property
     def bound(self) -> bool:
         """Whether the agent knows its environment's spaces."""
-        return self._actions is not None
+        return self._head is not None
 
     @property
-    def observation_shape(self) -> tuple[int, ...]:
-        """Shape of one observation.
+    def head(self) -> PolicyHead:
+        """The policy as a function: network, normalisation and distribution.
 
         Raises:
             StateError: The agent is not bound yet.
         """
-        self._require_bound()
-        return observation_layout(self._observation_space)[0]
+        if self._head is None:
+            raise StateError(
+                "The agent knows no environment yet. Make its dataset with `dataset_from_env`, or call "
+                "`agent.bind(observation_space, action_space)`."
+            )
+        return self._head
 
     def call(self, observations: Any, training: bool | None = None) -> Any:
-        """The policy's output for observations ``[B, ...]``: logits ``[B, n]``."""
-        return self.policy(observations, training=training)
+        """Parameters of the distribution over actions, ``[B, P]`` (Discrete: logits), of observations ``[B, ...]``."""
+        return self.head.parameters(observations, training=bool(training))
 
     # Keras
 
@@ -200,6 +222,9 @@ class Agent(keras.Model):  # type: ignore[misc]
             if original is error:
                 raise
             raise original from None
+        finally:
+            # A window that is being collected ahead must not step the environments behind the caller's back.
+            self._sources.settle()
 
     def train_step(self, window: Window) -> dict[str, Any]:
         """Learns from a window; override it.
@@ -221,7 +246,7 @@ class Agent(keras.Model):  # type: ignore[misc]
         compiled = getattr(self, "train_function", None)
         if compiled is not None and not force:
             return compiled
-        with _shadowed(self, "train_step", _tracked(self.train_step, self._clock)):
+        with shadowed(self, "train_step", tracked(self.train_step, self._clock)):
             super().make_train_function(force)
         learn = self.train_function
         watch = self.make_test_function(force)
@@ -229,7 +254,7 @@ class Agent(keras.Model):  # type: ignore[misc]
         def learn_or_watch(iterator: Any) -> Any:
             # Several steps in one execution would ask for a window while the step before it still updates the weights:
             # nothing orders the two in a graph. Keras steps through a Python iterator in order.
-            windows = iterator if self.steps_per_execution == 1 else _in_order(iterator)
+            windows = iterator if self.steps_per_execution == 1 else in_order(iterator)
             return watch(windows) if self._updates_paused else learn(windows)
 
         self.train_function: Any = learn_or_watch
@@ -240,7 +265,7 @@ class Agent(keras.Model):  # type: ignore[misc]
         compiled = getattr(self, "test_function", None)
         if compiled is not None and not force:
             return compiled
-        with _shadowed(self, "test_step", _tracked(self.test_step, self._clock)):
+        with shadowed(self, "test_step", tracked(self.test_step, self._clock)):
             super().make_test_function(force)
         return self.test_function
 
@@ -274,79 +299,55 @@ class Agent(keras.Model):  # type: ignore[misc]
         """Chooses actions that the environment takes.
 
         Args:
-            observations: One observation ``[...]`` or a batch ``[B, ...]``.
+            observations: One observation ``[...]`` or a batch ``[B, ...]``; dicts or tuples of these where the
+                environment has such.
             deterministic: Take the most likely action instead of sampling.
 
         Returns:
-            One action (a NumPy integer) or a batch ``[B]``, as the action space wants them.
+            One action or a batch ``[B, ...]``, as the action space wants them.
 
         Raises:
             StateError: The agent is not bound yet.
             SpaceError: The shape fits neither.
+            EnvError: A part of the observation is missing, or has a dtype that its space does not allow.
         """
-        actions = self._require_bound()
-        shape, dtype = observation_layout(self._observation_space)
-        batch = np.asarray(observations, dtype)
-        single = batch.shape == shape
-        if single:
-            batch = batch[None]
-        if batch.shape[1:] != shape:
-            raise SpaceError(
-                describe(f"`observations` must have shape {shape} or {('B', *shape)}.", shape=np.shape(observations))
-            )
-        actor = self._act_actors.get(len(batch), self._make_act_actor)
+        head = self.head
+        batch, single = head.batch_of(observations)
+        size = len(batch[0])
+        actor = self._act_actors.get(self, size)
         actor.set_weights(self.publish().arrays)
-        leading = (len(batch),)
-        noise = actor.noise.zeros(leading) if deterministic else actor.noise.draw(self._act_rng, leading)
-        chosen = actions.to_env(actor.act(batch, noise)[0])
+        noise = actor.noise.zeros((size,)) if deterministic else actor.noise.draw(self._act_rng, (size,))
+        chosen = head.actions.to_env(actor.act(batch, noise)[0])
         return chosen[0] if single else chosen
 
     def choose(self, observations: Any, noise: Any, weights: Sequence[Any]) -> tuple[Any, Any]:
         """The policy with its sampling, as a pure function: what is lowered to the actor.
 
-        Gumbel-max sampling (Maddison et al. 2014, arXiv 1411.0030): ``argmax(logits + gumbel noise)``.
-
         Args:
-            observations: ``[N, ...]``.
-            noise: ``[N, n]``, zeros for the most likely action.
-            weights: The policy's variables, in the order of ``policy.variables``.
+            observations: ``[N, ...]``, packed as the space has them.
+            noise: ``[N, ...]``, zeros for the most likely action; see `keras_optix.ops.distributions`.
+            weights: Values of ``head.variables``, in their order.
 
         Returns:
-            ``(actions [N] int32, log_probs [N])``.
+            ``(choices [N, ...], log_probs [N])``; a choice is int64 (Discrete), ``[k]`` int64 (MultiDiscrete,
+            MultiBinary) or ``[k]`` float32 (Box, unclipped).
         """
-        trainable = {id(v) for v in self.policy.trainable_variables}
-        by_variable = dict(zip((id(v) for v in self.policy.variables), weights, strict=True))
-        logits, _ = self.policy.stateless_call(
-            [by_variable[id(v)] for v in self.policy.trainable_variables],
-            [by_variable[id(v)] for v in self.policy.variables if id(v) not in trainable],
-            tf.cast(observations, tf.float32),
-            training=False,
-        )
-        log_probs = categorical_log_probs(logits)
-        # keras.ops.argmax does not convert to LiteRT.
-        actions = tf.argmax(logits + noise, axis=-1, output_type=tf.int32)
-        return actions, categorical_log_prob(log_probs, actions)
+        return self.head.choose(observations, noise, weights)
 
     def publish(self) -> PublishedPolicy:
         """Reads out the current version of the weights, for actors and snapshots."""
-        self._require_bound()
         if self._reader is None:
-            self._reader = StateReader(self.policy.variables, self._state_variables(), self._clock)
+            self._reader = StateReader(self.head.variables, self._state_variables(), self._clock)
         return self._reader.read()
+
+    def lowerable(self) -> Lowerable:
+        """The policy as what `make_actor` lowers."""
+        head = self.head
+        return Lowerable(self.choose, self.publish().arrays, head.layout, head.actions.noise, head.network)
 
     def make_actor(self, batch_size: int) -> Actor:
         """Lowers the policy for `batch_size` observations a call; falls back to a compiled function, with a warning."""
-        actions = self._require_bound()
-        shape, dtype = observation_layout(self._observation_space)
-        return lowering.make_actor(
-            self.choose,
-            self.publish().arrays,
-            layers=self.policy.layers,
-            observation_shape=shape,
-            observation_dtype=dtype,
-            noise=actions.noise,
-            batch_size=batch_size,
-        )
+        return make_actor(self.lowerable(), batch_size)
 
     # State
 
@@ -370,7 +371,7 @@ class Agent(keras.Model):  # type: ignore[misc]
         Raises:
             StateError: The agent is not bound yet, or names or shapes disagree; then nothing is changed.
         """
-        self._require_bound()
+        _ = self.head  # raises if there is none yet
         before = self.policy_version
         load_arrays(self._state_variables(), state)
         self._clock.move_past(before)
@@ -412,84 +413,22 @@ class Agent(keras.Model):  # type: ignore[misc]
                 self.optimizer.build(self.trainable_variables)
             self._clock.follow(self.optimizer.iterations)
 
-    def _make_act_actor(self, batch_size: int) -> Actor:
-        if batch_size == 1:
-            return self.make_actor(1)
-        # One function serves every batch size; lowering would take a conversion for each.
-        return lowering.FunctionActor(self.choose, self._require_bound().noise)
-
-    def _require_bound(self) -> DiscreteActions:
-        if self._actions is None:
-            raise StateError(
-                "The agent knows no environment yet. Make its dataset with `dataset_from_env`, or call "
-                "`agent.bind(observation_space, action_space)`."
-            )
-        return self._actions
-
-
-class _Actors:
-    """Actors of `act`: one for single observations, one for batches."""
-
-    def __init__(self) -> None:
-        self._actors: dict[bool, Actor] = {}
-
-    def get(self, batch_size: int, make: Callable[[int], Actor]) -> Actor:
-        single = batch_size == 1
-        if single not in self._actors:
-            self._actors[single] = make(batch_size)
-        return self._actors[single]
-
-
-class _Sources:
-    """Collectors that feed an agent. A plain object, so that Keras does not track what it holds."""
-
-    def __init__(self) -> None:
-        self._collectors: list[Collector] = []
-
-    def add(self, collector: Collector) -> None:
-        self._collectors.append(collector)
-
-    def all(self) -> tuple[Collector, ...]:
-        return tuple(self._collectors)
-
-    def take_error(self) -> BaseException | None:
-        """Returns and forgets the error that a collector met."""
-        for collector in self._collectors:
-            error, collector.error = collector.error, None
-            if error is not None:
-                return error
-        return None
-
-
-def _in_order(iterator: Iterator[Window]) -> Iterator[Window]:
-    """A Python iterator over what is left; raises StopIteration at once if nothing is."""
-    return itertools.chain([next(iterator)], iterator)
-
-
-@contextlib.contextmanager
-def _shadowed(agent: Agent, method: str, replacement: Callable[[Window], dict[str, Any]]) -> Iterator[None]:
-    """Puts `replacement` in front of a method while Keras compiles it, so that a subclass need not call the base's."""
-    agent.__dict__[method] = replacement
-    try:
-        yield
-    finally:
-        del agent.__dict__[method]
-
-
-def _tracked(step: Callable[[Window], dict[str, Any]], clock: PolicyClock) -> Callable[[Window], dict[str, Any]]:
-    """Wraps a step: notes its window and how old the policy was, and adds what the window knows to the logs."""
-
-    def tracked_step(window: Window) -> dict[str, Any]:
-        # Without the dependency, these could run before the window has been collected.
-        with tf.control_dependencies([window.window_id, window.policy_version]):
-            clock.note_window(window.window_id)
-            lag = clock.tensor() - window.policy_version
-        logs = {
-            "episode_return": window.episode_return,
-            "episode_length": window.episode_length,
-            "policy_lag": tf.cast(lag, tf.float32),
-        }
-        with tf.control_dependencies([lag]):
-            return logs | step(window)
-
-    return tracked_step
+    def _make_head(self, layout: ObservationLayout, actions: Any, outputs: int) -> PolicyHead:
+        """Makes what belongs to the policy beside its network, as parts of the model."""
+        normalizers: list[RunningMoments | None] = [None] * len(layout.leaves)
+        if self.normalize_observations:
+            normalizers = [RunningMoments(leaf.shape) if leaf.continuous else None for leaf in layout.leaves]
+            if not any(normalizers):
+                raise SpaceError(
+                    describe(
+                        "`normalize_observations` needs floating-point observations; images are scaled by the network.",
+                        fix="Leave it out.",
+                        observation_space=layout.space,
+                    )
+                )
+        self.observation_moments = [moments for moments in normalizers if moments is not None]
+        wanted = distribution_of(actions).parameters
+        self.log_std = None
+        if outputs != wanted:
+            self.log_std = self.add_weight(shape=(wanted - outputs,), initializer="zeros", name="log_std")
+        return PolicyHead(self.policy, layout, actions, normalizers, self.log_std)

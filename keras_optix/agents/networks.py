@@ -1,98 +1,250 @@
-"""Default networks, and the check that a network fits an environment."""
+"""Default networks, what a network is called with, and the check that it fits an environment."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_optix.errors import SpaceError, describe
+from keras_optix.experience.observations import Leaf, ObservationLayout
 
 _HIDDEN = 64
+_NATURE_SIZE = 36  # pixels; the first convolution of the Nature network leaves nothing of smaller images
 
 
-def default_network(observation_shape: tuple[int, ...], outputs: int, *, output_gain: float, name: str) -> Any:
-    """Builds an MLP of two hidden layers of 64 tanh units with orthogonal weights.
+def default_network(layout: ObservationLayout, outputs: int, *, output_gain: float, name: str) -> Any:
+    """Builds a network for a space.
 
-    The initialisation is that of PPO's reference implementation (Huang et al. 2022, "The 37 implementation details of
+    - A vector: two hidden layers of 64 tanh units.
+    - A uint8 image (``[H, W, C]``, ``[C, H, W]`` or a stack of either): values / 255, the convolutions and the dense
+      layer of Mnih et al. 2015 ("Human-level control through deep reinforcement learning", Nature 518); for images
+      under 36 pixels one convolution of 16 filters and a dense layer of 128 (Young and Tian 2019, "MinAtar",
+      arXiv 1903.03176).
+    - A category: one-hot.
+    - A dict or tuple: each part as above, joined, and two hidden layers of 64 tanh units.
+
+    Weights are orthogonal as in PPO's reference implementation (Huang et al. 2022, "The 37 implementation details of
     proximal policy optimization", details 2 and 13).
 
     Args:
-        observation_shape: Shape of one observation; flattened if it is not a vector.
+        layout: The observations.
         outputs: Size of the last layer.
         output_gain: Gain of the last layer: 0.01 for a policy, 1 for a value.
         name: Name of the model.
 
     Returns:
-        A built `keras.Model`, ``[B, *observation_shape] -> [B, outputs]``.
+        A built `keras.Model`, observations ``[B, ...]`` to ``[B, outputs]``.
     """
-
-    def dense(units: int, gain: float, activation: str | None) -> Any:
-        return keras.layers.Dense(units, activation=activation, kernel_initializer=keras.initializers.Orthogonal(gain))
-
-    layers: list[Any] = [keras.layers.Input(observation_shape)]
-    if len(observation_shape) != 1:
-        layers.append(keras.layers.Flatten())
-    layers += [
-        dense(_HIDDEN, math.sqrt(2.0), "tanh"),
-        dense(_HIDDEN, math.sqrt(2.0), "tanh"),
-        dense(outputs, output_gain, None),
+    inputs = [
+        keras.layers.Input(leaf.shape, dtype=_input_dtype(leaf), name=leaf.path.replace("/", "_") or None)
+        for leaf in layout.leaves
     ]
-    return keras.Sequential(layers, name=name)
+    parts = [_encoded(leaf, tensor) for leaf, tensor in zip(layout.leaves, inputs, strict=True)]
+    features = parts[0] if len(parts) == 1 else keras.layers.Concatenate()(parts)
+    if len(parts) > 1 or not layout.leaves[0].image:
+        for _ in range(2):
+            features = _dense(_HIDDEN, "tanh")(features)
+    packed = layout.pack(inputs)
+    return keras.Model(packed, _dense(outputs, None, output_gain)(features), name=name)
+
+
+def _input_dtype(leaf: Leaf) -> str:
+    """What a network gets of a leaf if it does not say otherwise."""
+    if leaf.image:
+        return "uint8"
+    return "int32" if leaf.categories else "float32"
+
+
+def _dense(units: int, activation: str | None, gain: float = math.sqrt(2.0)) -> Any:
+    return keras.layers.Dense(units, activation=activation, kernel_initializer=keras.initializers.Orthogonal(gain))
+
+
+def _encoded(leaf: Leaf, tensor: Any) -> Any:
+    """A leaf as a vector ``[B, features]``."""
+    layers = keras.layers
+    if leaf.categories is not None:
+        if leaf.shape == ():
+            return keras.ops.one_hot(tensor, leaf.categories[0])
+        flat = layers.Reshape((len(leaf.categories),))(tensor)
+        one_hots = [keras.ops.one_hot(flat[:, k], n) for k, n in enumerate(leaf.categories)]
+        return one_hots[0] if len(one_hots) == 1 else layers.Concatenate()(one_hots)
+    if leaf.image:
+        return _convolved(leaf.shape, tensor)
+    return tensor if len(leaf.shape) == 1 else layers.Reshape((int(np.prod(leaf.shape)),))(tensor)
+
+
+def _convolved(shape: tuple[int, ...], tensor: Any) -> Any:
+    layers = keras.layers
+    image = layers.Rescaling(1.0 / 255.0)(tensor)
+    if len(shape) == 4:
+        # A stack of images, [frames, ...]: its frames become channels.
+        image = layers.Permute((2, 3, 1, 4))(image)
+        shape = (shape[1], shape[2], shape[0] * shape[3])
+        image = layers.Reshape(shape)(image)
+    elif shape[0] < min(shape[1:]):
+        image = layers.Permute((2, 3, 1))(image)
+        shape = (shape[1], shape[2], shape[0])
+
+    def convolution(filters: int, size: int, stride: int) -> Any:
+        orthogonal = keras.initializers.Orthogonal(math.sqrt(2.0))
+        return layers.Conv2D(filters, size, stride, activation="relu", kernel_initializer=orthogonal)
+
+    if min(shape[:2]) >= _NATURE_SIZE:
+        for filters, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            image = convolution(filters, size, stride)(image)
+        return _dense(512, "relu")(layers.Flatten()(image))
+    if min(shape[:2]) >= 3:
+        image = convolution(16, 3, 1)(image)
+    return _dense(128, "relu")(layers.Flatten()(image))
+
+
+def network_inputs(network: Any, observations: Any, layout: ObservationLayout) -> Any:
+    """What a network is called with: the observations that it has inputs for, in the dtypes of its inputs.
+
+    A network without symbolic inputs (a subclass of `keras.Model`) gets all: categories as int32, the rest as float32.
+
+    Args:
+        network: A `keras.Model`.
+        observations: Packed as the space has them, ``[B, ...]`` each.
+        layout: The observations.
+    """
+    declared = declared_inputs(network)
+    if declared is None:
+        kinds = ["int32" if leaf.categories else "float32" for leaf in layout.leaves]
+        return layout.pack([tf.cast(v, d) for v, d in zip(layout.flatten(observations), kinds, strict=True)])
+    return _cast_like(declared, observations)
+
+
+def declared_inputs(network: Any) -> Any:
+    """The symbolic inputs of a network, as it has them (a tensor, a list, a dict); None if it declares none."""
+    try:
+        if not network.built or not network.inputs:
+            return None
+        return network.inputs[0] if isinstance(network, keras.Sequential) else network.input
+    except (AttributeError, ValueError):  # a subclass, or a Sequential without an Input that was never called
+        return None
+
+
+def _cast_like(declared: Any, values: Any) -> Any:
+    if isinstance(declared, dict):
+        return {key: _cast_like(inner, values[key]) for key, inner in declared.items()}
+    if isinstance(declared, list | tuple):
+        if not isinstance(values, list | tuple):
+            values = [values]
+        return type(declared)(_cast_like(inner, value) for inner, value in zip(declared, values, strict=True))
+    return tf.cast(values, declared.dtype)
 
 
 def check_network(
-    network: Any, role: str, *, observation_shape: tuple[int, ...], outputs: int, action_space: object
-) -> None:
+    network: Any, role: str, *, layout: ObservationLayout, outputs: Sequence[int], action_space: object
+) -> int:
     """Checks that a network takes the environment's observations and gives what its role needs.
 
     Args:
         network: A `keras.Model`.
         role: ``"policy"`` or ``"value"``, for the message.
-        observation_shape: Shape of one observation.
-        outputs: Size that the last axis of its output must have.
+        layout: The observations.
+        outputs: Sizes that the last axis of its output may have.
         action_space: For the message.
+
+    Returns:
+        The size that it has.
 
     Raises:
         SpaceError: It does not fit; both shapes are in the message.
     """
     if not isinstance(network, keras.Model):
         raise SpaceError(describe(f"`{role}` must be a keras.Model.", **{role: type(network).__name__}))
-    wanted_input = (None, *observation_shape)
-    # A model that is not built yet takes its input shape from the environment.
-    known = tuple(network.input_shape) if network.built and _has_inputs(network) else wanted_input
-    if known != wanted_input and not _compatible(known, wanted_input):
-        raise SpaceError(
-            describe(
-                f"The {role} takes inputs of shape {known}, but the environment's observations have shape "
-                f"{wanted_input}.",
-                fix=f"Build it on keras.layers.Input({observation_shape}).",
-            )
-        )
+    wanted = layout.pack([(None, *leaf.shape) for leaf in layout.leaves])
+    declared = declared_inputs(network)
+    if declared is not None:
+        _check_inputs(role, declared, wanted, "")
+    example = layout.pack([np.zeros((1, *leaf.shape), leaf.dtype) for leaf in layout.leaves])
     try:
-        output_shape = tuple(network(np.zeros((1, *observation_shape), np.float32)).shape)
+        output_shape = tuple(network(network_inputs(network, example, layout)).shape)
     except Exception as error:
         raise SpaceError(
-            f"The {role} cannot be called on observations of shape {wanted_input}: {type(error).__name__}: {error}"
+            f"The {role} cannot be called on observations of shape {wanted}: {type(error).__name__}: {error}"
         ) from error
-    if output_shape != (1, outputs):
-        what = f"one logit per action of {action_space}" if role == "policy" else "one value"
+    if len(output_shape) != 2 or output_shape[1] not in outputs:
         raise SpaceError(
             describe(
-                f"The {role} gives outputs of shape {(None, *output_shape[1:])}, "
-                f"but {(None, outputs)} is needed: {what}.",
-                fix=f"End it with keras.layers.Dense({outputs}).",
+                f"The {role} gives outputs of shape {(None, *output_shape[1:])}, but "
+                f"{' or '.join(str((None, n)) for n in outputs)} is needed: {_meaning(role, outputs, action_space)}.",
+                fix=f"End it with keras.layers.Dense({outputs[0]}).",
             )
         )
+    return int(output_shape[1])
 
 
-def _has_inputs(network: Any) -> bool:
-    try:
-        return isinstance(network.input_shape, tuple)
-    except (AttributeError, ValueError):  # a subclassed model has no symbolic inputs
-        return False
+def _meaning(role: str, outputs: Sequence[int], action_space: object) -> str:
+    if role != "policy":
+        return "one value"
+    if len(outputs) == 1:
+        return f"one logit per action of {action_space}"
+    return f"the mean of each axis of {action_space}, or means and log standard deviations"
+
+
+def _check_inputs(role: str, declared: Any, wanted: Any, path: str) -> None:
+    """Compares the symbolic inputs of a network with shapes of observations."""
+    name = f" {path!r}" if path else ""
+    if isinstance(declared, dict) and isinstance(wanted, dict):
+        for key, inner in declared.items():
+            if key not in wanted:
+                raise SpaceError(
+                    describe(
+                        f"The {role} has an input {key!r} that the environment's observations do not have.",
+                        fix="Name its inputs as the observation space names its parts.",
+                        observations=sorted(wanted),
+                    )
+                )
+            _check_inputs(role, inner, wanted[key], f"{path}/{key}" if path else str(key))
+        return
+    if isinstance(declared, list | tuple):
+        if len(declared) == 1 and not _is_sequence(wanted):
+            _check_inputs(role, declared[0], wanted, path)
+            return
+        if _is_sequence(wanted) and len(declared) == len(wanted):
+            for k, (inner, shape) in enumerate(zip(declared, wanted, strict=True)):
+                _check_inputs(role, inner, shape, f"{path}/{k}" if path else str(k))
+            return
+    elif not isinstance(declared, dict) and not isinstance(wanted, dict) and not _is_sequence(wanted):
+        known = tuple(declared.shape)
+        if not _compatible(known, wanted):
+            raise SpaceError(
+                describe(
+                    f"The {role} takes inputs{name} of shape {known}, but the environment's observations{name} have "
+                    f"shape {wanted}.",
+                    fix=f"Build it on keras.layers.Input({wanted[1:]}).",
+                )
+            )
+        return
+    raise SpaceError(
+        describe(
+            f"The inputs{name} of the {role} are a {_kind(declared)}, but the environment's observations are a "
+            f"{_kind(wanted)}.",
+            fix="Build the model on inputs of the observations' structure, for example "
+            "keras.Model({'camera': a, 'speed': b}, outputs).",
+        )
+    )
+
+
+def _is_sequence(wanted: Any) -> bool:
+    """Whether `wanted` is a tuple of parts and not a shape, which begins with None."""
+    return isinstance(wanted, tuple) and wanted[0] is not None
+
+
+def _kind(structure: Any) -> str:
+    if isinstance(structure, dict):
+        return f"dict of {sorted(structure)}"
+    if isinstance(structure, list) or (isinstance(structure, tuple) and _is_sequence(structure)):
+        return f"tuple of {len(structure)}"
+    return "single array"
 
 
 def _compatible(known: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Proximal policy optimisation for discrete actions."""
+"""Proximal policy optimisation."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
-from keras import ops
 
 from keras_optix.agents.actor_critic import ActorCriticAgent, Rows, flatten
 from keras_optix.agents.hyperparameters import Hyperparameter
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses
-from keras_optix.ops.distributions import categorical_entropy, categorical_log_prob, categorical_log_probs
 from keras_optix.ops.returns import gae
 from keras_optix.validation import check_int
 
@@ -20,7 +18,10 @@ _LOGS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
 
 
 class PPOAgent(ActorCriticAgent):
-    """PPO with a clipped surrogate (Schulman et al. 2017, arXiv 1707.06347), for Discrete actions.
+    """PPO with a clipped surrogate (Schulman et al. 2017, arXiv 1707.06347).
+
+    Plays Discrete, MultiDiscrete, MultiBinary and Box actions. A Box policy is a Gaussian with a standard deviation
+    that does not depend on the observation, unless the network gives one.
 
     A window gives one update: advantages by GAE (truncated episodes are bootstrapped), then `epochs` passes over its
     transitions in shuffled minibatches, all inside one compiled step. Advantages are standardised per minibatch and
@@ -31,8 +32,8 @@ class PPOAgent(ActorCriticAgent):
     update), with `episode_return`, `episode_length` and `policy_lag` of every agent.
 
     Args:
-        policy: Maps observations ``[B, ...]`` to one logit per action ``[B, n]``. None builds an MLP.
-        value: Maps observations to values ``[B, 1]``. None builds an MLP.
+        policy: Maps observations to the parameters of a distribution over actions; see `Agent`. None builds a network.
+        value: Maps observations to values ``[B, 1]``. None builds a network.
         gamma: Discount in [0, 1]. Tunable. Defaults to 0.99.
         gae_lambda: Lambda of GAE in [0, 1]. Tunable. Defaults to 0.95.
         clip_ratio: Clip range of the probability ratio. Tunable. Defaults to 0.2.
@@ -41,6 +42,10 @@ class PPOAgent(ActorCriticAgent):
         max_grad_norm: Largest global norm of the gradient. Tunable. Defaults to 0.5.
         epochs: Passes over a window. Defaults to 10.
         minibatch_size: Transitions in a minibatch. Defaults to 64.
+        normalize_observations: Centre and scale floating-point observations by their running mean and deviation.
+            Defaults to False.
+        normalize_rewards: Scale rewards by the running deviation of their discounted return; logged episode returns
+            are those of the environment. Defaults to False.
         seed: Seeds `act`.
         name: Name of the model.
 
@@ -63,6 +68,8 @@ class PPOAgent(ActorCriticAgent):
         max_grad_norm: float = 0.5,
         epochs: int = 10,
         minibatch_size: int = 64,
+        normalize_observations: bool = False,
+        normalize_rewards: bool = False,
         seed: int | None = None,
         name: str | None = None,
     ) -> None:
@@ -77,6 +84,8 @@ class PPOAgent(ActorCriticAgent):
                 "value_coefficient": Hyperparameter(value_coefficient),
                 "max_grad_norm": Hyperparameter(max_grad_norm, 1e-6),
             },
+            normalize_observations=normalize_observations,
+            normalize_rewards=normalize_rewards,
             seed=seed,
             name=name,
         )
@@ -93,6 +102,7 @@ class PPOAgent(ActorCriticAgent):
             sums = self._run(lambda _: rows, self.epochs)
         else:
             sums = self._run_shuffled(rows, window.seed, batch, batches)
+        self.update_statistics(window)
         means = sums / float(self.epochs * batches)
         return {name: means[k] for k, name in enumerate(_LOGS)} | {"explained_variance": explained}
 
@@ -104,7 +114,7 @@ class PPOAgent(ActorCriticAgent):
         """
         values, next_values = self.values_of(window)
         advantages, returns = gae(
-            window.rewards,
+            self.rewards_of(window),
             values,
             next_values,
             window.terminated,
@@ -123,18 +133,11 @@ class PPOAgent(ActorCriticAgent):
             ``(loss, [policy_loss, value_loss, entropy, approx_kl, clip_fraction])``.
         """
         clip_ratio = self.hyperparams.tensor("clip_ratio")
-        log_probs = categorical_log_probs(self.policy(rows.observations, training=True))
-        log_ratio = categorical_log_prob(log_probs, rows.actions) - rows.log_probs
+        parameters = self.head.parameters(rows.observations, training=True)
+        log_ratio = self.head.distribution.log_prob(parameters, rows.actions) - rows.log_probs
         advantages = losses.standardise(rows.advantages, rows.weights)
         policy_loss = losses.clipped_surrogate(log_ratio, advantages, clip_ratio, rows.weights)
-        values = self.value(rows.observations, training=True)[:, 0]
-        value_loss = losses.weighted_mean(0.5 * ops.square(rows.returns - values), rows.weights)
-        entropy = losses.weighted_mean(categorical_entropy(log_probs), rows.weights)
-        loss = (
-            policy_loss
-            + self.hyperparams.tensor("value_coefficient") * value_loss
-            - self.hyperparams.tensor("entropy_coefficient") * entropy
-        )
+        loss, value_loss, entropy = self.total_loss(policy_loss, parameters, rows)
         kl = losses.approximate_kl(log_ratio, rows.weights)
         clipped = losses.clip_fraction(log_ratio, clip_ratio, rows.weights)
         return loss, tf.stack([policy_loss, value_loss, entropy, kl, clipped])
@@ -163,14 +166,14 @@ class PPOAgent(ActorCriticAgent):
 
         def epoch(e: Any, sums: Any) -> tuple[Any, Any]:
             order = tf.argsort(tf.random.stateless_uniform((size,), seed + tf.stack([e, 0])))
-            shuffled = Rows(*(tf.gather(values, order) for values in rows))
+            shuffled = tf.nest.map_structure(lambda values: tf.gather(values, order), rows)
             if padding:
                 # The last minibatch is filled up with rows of no weight, so that shapes are static.
-                shuffled = Rows(*(tf.concat([values, values[:padding]], 0) for values in shuffled))
+                shuffled = tf.nest.map_structure(lambda v: tf.concat([v, v[:padding]], 0), shuffled)
                 blank = tf.concat([shuffled.weights[:size], tf.zeros(padding)], 0)
                 shuffled = shuffled._replace(weights=blank)
-            cut = Rows(*(tf.reshape(values, (batches, batch, *values.shape[1:])) for values in shuffled))
-            return e + 1, sums + self._run(lambda m: Rows(*(values[m] for values in cut)), batches)
+            cut = tf.nest.map_structure(lambda v: tf.reshape(v, (batches, batch, *v.shape[1:])), shuffled)
+            return e + 1, sums + self._run(lambda m: tf.nest.map_structure(lambda v: v[m], cut), batches)
 
         start = (0, tf.zeros(len(_LOGS)))
         return tf.while_loop(lambda e, _: e < self.epochs, epoch, start, maximum_iterations=self.epochs)[1]

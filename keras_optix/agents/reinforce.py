@@ -1,4 +1,4 @@
-"""REINFORCE with a learned baseline, for discrete actions."""
+"""REINFORCE with a learned baseline."""
 
 from __future__ import annotations
 
@@ -11,27 +11,39 @@ from keras_optix.agents.actor_critic import ActorCriticAgent, Rows
 from keras_optix.agents.hyperparameters import Hyperparameter
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses
-from keras_optix.ops.distributions import categorical_entropy, categorical_log_prob, categorical_log_probs
 from keras_optix.ops.returns import discounted_returns
+
+_MAX_RATIO = 2.0
 
 
 class ReinforceAgent(ActorCriticAgent):
-    """REINFORCE (Williams 1992) with a learned baseline, for Discrete actions: one gradient step per window.
+    """REINFORCE (Williams 1992) with a learned baseline: one gradient step per window.
+
+    Plays Discrete, MultiDiscrete, MultiBinary and Box actions. A Box policy is a Gaussian with a standard deviation
+    that does not depend on the observation, unless the network gives one.
 
     The loss is ``-mean(log pi(a|s) A)``, where ``A`` is the discounted reward to go minus the value of the observation,
     standardised over the window. Returns stop at episode ends; where the data stops early (truncation, the end of the
     window) the value network stands in for what would have followed. Actions are sampled.
 
+    Where an older policy acted (`prefetch=1`), each term is weighted by ``min(pi(a|s) / pi_old(a|s), 2)``, held
+    constant: truncated importance sampling (Ionides 2008, "Truncated importance sampling"; the truncated weights of
+    V-trace, Espeholt et al. 2018, arXiv 1802.01561). It is 1 otherwise.
+
     Logs, each of the last window: `policy_loss`, `value_loss`, `entropy` (nats), `explained_variance`, with
     `episode_return`, `episode_length` and `policy_lag` of every agent.
 
     Args:
-        policy: Maps observations ``[B, ...]`` to one logit per action ``[B, n]``. None builds an MLP.
-        value: The baseline; maps observations to values ``[B, 1]``. None builds an MLP.
+        policy: Maps observations to the parameters of a distribution over actions; see `Agent`. None builds a network.
+        value: The baseline; maps observations to values ``[B, 1]``. None builds a network.
         gamma: Discount in [0, 1]. Tunable. Defaults to 0.99.
         entropy_coefficient: Weight of the entropy bonus. Tunable. Defaults to 0.
         value_coefficient: Weight of the value loss (half the mean squared error). Tunable. Defaults to 0.5.
         max_grad_norm: Largest global norm of the gradient. Tunable. Defaults to 0.5.
+        normalize_observations: Centre and scale floating-point observations by their running mean and deviation.
+            Defaults to False.
+        normalize_rewards: Scale rewards by the running deviation of their discounted return; logged episode returns
+            are those of the environment. Defaults to False.
         seed: Seeds `act`.
         name: Name of the model.
 
@@ -50,6 +62,8 @@ class ReinforceAgent(ActorCriticAgent):
         entropy_coefficient: float = 0.0,
         value_coefficient: float = 0.5,
         max_grad_norm: float = 0.5,
+        normalize_observations: bool = False,
+        normalize_rewards: bool = False,
         seed: int | None = None,
         name: str | None = None,
     ) -> None:
@@ -62,6 +76,8 @@ class ReinforceAgent(ActorCriticAgent):
                 "value_coefficient": Hyperparameter(value_coefficient),
                 "max_grad_norm": Hyperparameter(max_grad_norm, 1e-6),
             },
+            normalize_observations=normalize_observations,
+            normalize_rewards=normalize_rewards,
             seed=seed,
             name=name,
         )
@@ -70,7 +86,7 @@ class ReinforceAgent(ActorCriticAgent):
         """See `Agent.train_step`."""
         values, next_values = self.values_of(window)
         returns = discounted_returns(
-            window.rewards,
+            self.rewards_of(window),
             next_values,
             window.terminated,
             window.truncated,
@@ -81,6 +97,7 @@ class ReinforceAgent(ActorCriticAgent):
         with tf.GradientTape() as tape:
             loss, logs = self.compute_losses(rows)
         self.apply_clipped(tape, loss)
+        self.update_statistics(window)
         explained = losses.explained_variance(rows.returns - rows.advantages, rows.returns, rows.weights)
         return logs | {"explained_variance": explained}
 
@@ -90,16 +107,10 @@ class ReinforceAgent(ActorCriticAgent):
         Returns:
             ``(loss, logs)``.
         """
-        log_probs = categorical_log_probs(self.policy(rows.observations, training=True))
+        parameters = self.head.parameters(rows.observations, training=True)
+        log_probs = self.head.distribution.log_prob(parameters, rows.actions)
+        ratio = ops.stop_gradient(ops.minimum(ops.exp(log_probs - rows.log_probs), _MAX_RATIO))
         advantages = losses.standardise(rows.advantages, rows.weights)
-        chosen = categorical_log_prob(log_probs, rows.actions)
-        policy_loss = -losses.weighted_mean(chosen * advantages, rows.weights)
-        values = self.value(rows.observations, training=True)[:, 0]
-        value_loss = losses.weighted_mean(0.5 * ops.square(rows.returns - values), rows.weights)
-        entropy = losses.weighted_mean(categorical_entropy(log_probs), rows.weights)
-        loss = (
-            policy_loss
-            + self.hyperparams.tensor("value_coefficient") * value_loss
-            - self.hyperparams.tensor("entropy_coefficient") * entropy
-        )
+        policy_loss = -losses.weighted_mean(ratio * log_probs * advantages, rows.weights)
+        loss, value_loss, entropy = self.total_loss(policy_loss, parameters, rows)
         return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}

@@ -12,8 +12,8 @@ from keras_optix.control.evaluators import BaseEvaluator
 from keras_optix.control.records import EvalMetrics, HyperparamSet
 from keras_optix.control.score_pool import ScorePool
 from keras_optix.experience.collector import Collector
-from keras_optix.experience.envs import make_envs
 from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
+from keras_optix.experience.making import make_envs
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
 
 

@@ -30,6 +30,7 @@ from keras_optix.experience.window import CollectedWindow
 from keras_optix.validation import check_choice, check_int
 
 _RATE_WINDOWS = 20
+_CONFIRMING_EPISODES = 10
 _STATE_NUMBERS = {state: float(k) for k, state in enumerate(LoopState)}
 
 
@@ -204,7 +205,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         last = self._agent().last_window_id
         for source in self._sources:
             for collected in source.take_delivered(last):
-                self._take_window(collected, source.env_steps, named)
+                self._take_window(collected, named)
         if self._children is not None:
             self._children.on_train_batch_end(batch, named)
 
@@ -262,7 +263,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._latest: Evaluation | None = None
         self._times: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOWS)
 
-    def _take_window(self, collected: CollectedWindow, source_env_steps: int, logs: dict[str, Any]) -> None:
+    def _take_window(self, collected: CollectedWindow, logs: dict[str, Any]) -> None:
         """One window through the loop: score, evaluate if due, decide, apply."""
         self._windows += 1
         self._window_id = collected.window_id
@@ -308,7 +309,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
             self._hold = Hold(agent, candidate, agent.get_hyperparams(), self.evaluator, episodes)
             return
         if self._own_env is None:
-            self._own_env = OwnEnvironment(agent, source, self.evaluator, episodes)
+            # An evaluator of windows that can score episodes too need not say how many.
+            self._own_env = OwnEnvironment(agent, source, self.evaluator, episodes or _CONFIRMING_EPISODES)
         metrics = self._own_env.evaluate(candidate.published)
         self._settle(candidate, metrics, agent.get_hyperparams())
 
@@ -380,7 +382,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         if self.rollback_on_degradation and self.best_snapshot is not None:
             self._pause_tuner()
             agent.set_state(self.registry.load(self.best_snapshot))
-            self._pool.drop_until(self._window_id)
+            self._pool.drop_until(self._window_id + self._ahead)
             self._note("rollback", f"rolled back to snapshot {self.best_snapshot.snapshot_id}")
         agent.pause_updates(False)
         for callback in self.callbacks:
@@ -396,7 +398,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         agent = self._agent()
         if self.best_snapshot is not None:
             agent.set_state(self.registry.load(self.best_snapshot))
-            self._pool.drop_until(self._window_id)
+            self._pool.drop_until(self._window_id + self._ahead)
         agent.pause_updates(True)
         self._note_decision(self.scheduler.watch())
 
@@ -419,10 +421,15 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         values = ", ".join(f"{name} {old.params[name]:.4g} -> {new.params[name]:.4g}" for name in decision.params)
         self._note("hyperparams", f"{decision.kind} {values}", decision.evidence)
         # The next window is still played by weights that the new values have not trained.
-        self._pool.drop_until(self._window_id + 1)
+        self._pool.drop_until(self._window_id + 1 + self._ahead)
         if new.params != old.params:
             for callback in self.callbacks:
                 callback.on_hyperparam_update(old, new)
+
+    @property
+    def _ahead(self) -> int:
+        """Windows that older weights have already begun to collect when a decision is applied."""
+        return max((source.prefetch for source in self._sources), default=0)
 
     # Records
 

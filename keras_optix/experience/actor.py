@@ -1,7 +1,7 @@
 """Acting without TensorFlow: a lowered policy in the LiteRT interpreter.
 
-A policy is lowered once (see `lowering`) to a flatbuffer whose inputs are observations, noise and weights. A new
-version of the policy is a copy of arrays.
+A policy is lowered once (see `lowering`) to a flatbuffer. A new version of the policy is a copy of arrays: into inputs
+of the flatbuffer, or into the bytes of its constants.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,10 +21,10 @@ from keras_optix.errors import LoweringError
 
 @dataclass(frozen=True)
 class NoiseSpec:
-    """The noise that a policy samples with.
+    """The noise that a policy samples with. Zeros give its most likely action (the mean of a Gaussian).
 
     Attributes:
-        kind: ``"gumbel"`` (discrete actions; 0 gives the most likely one).
+        kind: ``"gumbel"`` (categories), ``"logistic"`` (binary choices) or ``"normal"`` (continuous actions).
         shape: Shape for one environment.
     """
 
@@ -33,9 +33,14 @@ class NoiseSpec:
 
     def draw(self, rng: np.random.Generator, leading: tuple[int, ...]) -> np.ndarray:
         """Draws noise of shape ``leading + shape``, float32."""
-        if self.kind != "gumbel":
-            raise ValueError(f"Unknown kind of noise. Received: kind={self.kind!r}.")
-        return rng.gumbel(size=leading + self.shape).astype(np.float32)
+        size = leading + self.shape
+        if self.kind == "gumbel":
+            return rng.gumbel(size=size).astype(np.float32)
+        if self.kind == "logistic":
+            return rng.logistic(size=size).astype(np.float32)
+        if self.kind == "normal":
+            return rng.standard_normal(size, np.float32)
+        raise ValueError(f"Unknown kind of noise. Received: kind={self.kind!r}.")
 
     def zeros(self, leading: tuple[int, ...]) -> np.ndarray:
         """The noise that makes a policy deterministic."""
@@ -43,20 +48,44 @@ class NoiseSpec:
 
 
 @dataclass(frozen=True)
+class Constant:
+    """Where a weight lies in a flatbuffer, as a constant.
+
+    Attributes:
+        offset: First byte.
+        axes: The weight's axes in the order in which the flatbuffer has them.
+        scale: Factor between the two: a rescaling of the inputs is folded into the kernel that follows.
+    """
+
+    offset: int
+    axes: tuple[int, ...]
+    scale: float
+
+
+@dataclass(frozen=True)
 class LoweredPolicy:
     """A policy as a flatbuffer; can be pickled.
 
+    A weight is either an input of the flatbuffer or a constant in it (see `Constant`); the converter drops one that the
+    policy does not use for acting.
+
     Attributes:
-        blob: The flatbuffer. Inputs are named ``obs``, ``noise``, ``w0``, ``w1``, ...
+        blob: The flatbuffer. Inputs are named ``obs0``, ``obs1``, ..., ``noise``, ``w0``, ``w1``, ...
         batch_size: Observations per call.
+        observations: Number of observation arrays.
         noise: The noise that it samples with.
         weights: Number of weight arrays.
+        constants: The places of those weights that are constants.
+        num_threads: Threads of a call.
     """
 
     blob: bytes
     batch_size: int
+    observations: int
     noise: NoiseSpec
     weights: int
+    constants: Mapping[int, tuple[Constant, ...]] = field(default_factory=dict)
+    num_threads: int = 1
 
 
 class Actor(Protocol):
@@ -68,15 +97,15 @@ class Actor(Protocol):
         """Takes the arrays of a new policy version."""
         ...
 
-    def act(self, observations: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def act(self, observations: Sequence[np.ndarray], noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Chooses actions.
 
         Args:
-            observations: ``[N, ...]``, dtype of the observation space.
+            observations: Leaves of the observations, ``[N, ...]`` each (see `ObservationLayout`).
             noise: ``[N, ...]`` float32 of the actor's `noise` kind; zeros for the most likely action.
 
         Returns:
-            ``(actions, log_probs)``, both ``[N]``.
+            ``(choices [N, ...], log_probs [N])``; see `actions` for what a choice is.
         """
         ...
 
@@ -90,37 +119,55 @@ class LiteRTActor:
 
     def __init__(self, lowered: LoweredPolicy) -> None:
         self.noise = lowered.noise
-        with quiet_stderr():  # a line about its delegate, in the middle of the progress line
-            self._interpreter = Interpreter(model_content=lowered.blob, num_threads=1)
-            self._interpreter.allocate_tensors()
-        index = {_input_name(d): d["index"] for d in self._interpreter.get_input_details()}
-        self._observations: int = index["obs"]
-        self._noise: int = index["noise"]
-        # A weight that the policy does not use for acting may have been dropped by the converter.
-        self._weights = [index.get(f"w{k}") for k in range(lowered.weights)]
-        outputs = self._interpreter.get_output_details()
-        self._outputs = [d["index"] for d in sorted(outputs, key=lambda d: str(d["name"]))]
+        self._lowered = lowered
+        # A patched flatbuffer needs an interpreter of its own, because this one packs constants when it is made.
+        self._blob = bytearray(lowered.blob) if lowered.constants else None
         self._ready = False
+        with quiet_stderr():  # the first interpreter of a process says a line about its delegate
+            self._load(lowered.blob)
+
+    def _load(self, blob: bytes) -> None:
+        lowered = self._lowered
+        interpreter = Interpreter(model_content=blob, num_threads=lowered.num_threads)
+        interpreter.allocate_tensors()
+        index = {_input_name(d): int(d["index"]) for d in interpreter.get_input_details()}
+        outputs = sorted(interpreter.get_output_details(), key=lambda d: str(d["name"]))
+        self._interpreter = interpreter
+        # An observation that the policy does not look at is dropped by the converter.
+        leaves = [index.get(f"obs{k}") for k in range(lowered.observations)]
+        self._observations = [(k, place) for k, place in enumerate(leaves) if place is not None]
+        self._noise = index["noise"]
+        self._weights = [index.get(f"w{k}") for k in range(lowered.weights)]
+        self._choices, self._log_probs = (int(d["index"]) for d in outputs)
 
     def set_weights(self, arrays: Sequence[np.ndarray]) -> None:
         """See `Actor.set_weights`."""
         if len(arrays) != len(self._weights):
             raise LoweringError(f"The policy has {len(self._weights)} weight arrays. Received: {len(arrays)} arrays.")
+        if self._blob is not None:
+            for k, places in self._lowered.constants.items():
+                for place in places:
+                    target = np.frombuffer(self._blob, np.float32, arrays[k].size, place.offset)
+                    target[:] = np.transpose(arrays[k], place.axes).ravel()
+                    if place.scale != 1.0:
+                        target *= np.float32(place.scale)
+            self._load(bytes(self._blob))
         for index, array in zip(self._weights, arrays, strict=True):
             if index is not None:
                 self._interpreter.set_tensor(index, array)
         self._ready = True
 
-    def act(self, observations: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def act(self, observations: Sequence[np.ndarray], noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Actor.act`."""
         if not self._ready:
             # LiteRT would answer with silent garbage.
             raise LoweringError("The actor has no weights yet; call `set_weights` first.")
         interpreter = self._interpreter
-        interpreter.set_tensor(self._observations, observations)
+        for k, place in self._observations:
+            interpreter.set_tensor(place, observations[k])
         interpreter.set_tensor(self._noise, noise)
         interpreter.invoke()
-        return interpreter.get_tensor(self._outputs[0]), interpreter.get_tensor(self._outputs[1])
+        return interpreter.get_tensor(self._choices), interpreter.get_tensor(self._log_probs)
 
 
 def _input_name(details: dict[str, Any]) -> str:

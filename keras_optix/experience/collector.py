@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Any, Protocol
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
 
+import gymnasium
 import numpy as np
 
 from keras_optix.control.records import EpisodeRecord
 from keras_optix.errors import EnvError, StateError, describe
+from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
-from keras_optix.experience.envs import EnvLike, Envs, StepRows
-from keras_optix.experience.spaces import actions_for, observation_layout
+from keras_optix.experience.envs import Envs
+from keras_optix.experience.rollout import Rollout, ends
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Window
 
 _RECENT_EPISODES = 100
@@ -39,7 +43,10 @@ class Collector:
         window_size: `T`, rows of a window.
         seed: Seeds the environments (environment i with ``seed + i``) and the actions.
         deterministic: Take the most likely action instead of sampling.
-        recipe: What makes one more such environment, for evaluations; None if nothing does.
+        prefetch: 1 collects the next window in a thread while the current one trains, with the weights from before
+            that training; 0 collects a window when it is asked for.
+        check_bounds: Whether an observation outside its Box is an error.
+        recipe: Makes one more such environment, for evaluations; None if nothing does.
     """
 
     def __init__(
@@ -50,30 +57,35 @@ class Collector:
         window_size: int,
         seed: int | None = None,
         deterministic: bool = False,
-        recipe: EnvLike | None = None,
+        prefetch: int = 0,
+        check_bounds: bool = True,
+        recipe: Callable[[], gymnasium.Env] | None = None,
     ) -> None:
         self.envs = envs
         self.recipe = recipe
         self.window_size = window_size
         self.deterministic = deterministic
         self.seed = seed
-        self.env_steps = 0
+        self.prefetch = prefetch
         self.error: BaseException | None = None
+        self._check_bounds = check_bounds
         self._publisher = publisher
         self._actor: Actor | None = None
         self._actions = actions_for(envs.action_space)
-        self._shape, self._dtype = observation_layout(envs.observation_space)
         self._rng = np.random.default_rng(None if seed is None else (seed, 1))
-        self._current: np.ndarray | None = None
+        self._current: list[np.ndarray] | None = None
         self._next_id = 0
+        self._env_steps = 0
         self._closed = False
         self._lock = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, "keras_optix_collector") if prefetch else None
+        self._ahead: Future[CollectedWindow] | None = None
         self._delivered: deque[CollectedWindow] | None = None
         n = envs.num_envs
         self._returns = np.zeros(n)
         self._lengths = np.zeros(n, np.int64)
         self._first_versions = np.zeros(n, np.int64)
-        self._recent: deque[EpisodeRecord] = deque(maxlen=_RECENT_EPISODES)
+        self._recent: tuple[EpisodeRecord, ...] = ()
 
     @property
     def num_envs(self) -> int:
@@ -88,7 +100,7 @@ class Collector:
     @property
     def recent_episodes(self) -> tuple[EpisodeRecord, ...]:
         """The last 100 episodes that ended, oldest first."""
-        return tuple(self._recent)
+        return self._recent
 
     def keep_delivered(self, keep: bool) -> None:
         """Switches on that collected windows wait for `take_delivered`; off, they are only handed to the dataset."""
@@ -102,25 +114,34 @@ class Collector:
         return taken
 
     def collect(self) -> CollectedWindow:
-        """Collects the next window with the current weights.
+        """Returns the next window: collected now with the current weights, or ahead with the ones before.
+
+        With `prefetch`, the weights for the window after it are read out before this one is handed over: then no
+        update is running that would tear them.
 
         Raises:
             StateError: The collector was closed.
             EnvError: An environment returned what its spaces forbid, or a value that is not finite.
             BaseException: Whatever an environment raised. It is kept in `error`, and the environments are closed.
         """
-        with self._lock:
-            if self._closed:
-                raise StateError("The environments were closed; make a new dataset to go on.")
-            try:
-                collected = self._collect()
-            except BaseException as error:
-                self.error = error
-                self._close()
-                raise
-            if self._delivered is not None:
-                self._delivered.append(collected)
-            return collected
+        try:
+            if self._thread is None:
+                collected = self._collect_locked(self._publisher.publish())
+            else:
+                ahead, self._ahead = self._ahead, None
+                collected = self._collect_locked(self._publisher.publish()) if ahead is None else ahead.result()
+                self._ahead = self._thread.submit(self._collect_locked, self._publisher.publish())
+        except BaseException as error:
+            self.error = error
+            raise
+        if self._delivered is not None:
+            self._delivered.append(collected)
+        return collected
+
+    def settle(self) -> None:
+        """Waits for a window that is being collected ahead; it is handed out next."""
+        if self._ahead is not None:
+            self._ahead.exception()
 
     def close(self) -> None:
         """Closes the environments. A window that is being collected is finished first."""
@@ -131,46 +152,56 @@ class Collector:
         if not self._closed:
             self._closed = True
             self.envs.close()
+            if self._thread is not None:
+                self._thread.shutdown(wait=False)
 
-    def _collect(self) -> CollectedWindow:
-        published = self._publisher.publish()
+    def _collect_locked(self, published: PublishedPolicy) -> CollectedWindow:
+        with self._lock:
+            if self._closed:
+                raise StateError("The environments were closed; make a new dataset to go on.")
+            try:
+                return self._collect(published)
+            except BaseException:
+                self._close()
+                raise
+
+    def _collect(self, published: PublishedPolicy) -> CollectedWindow:
         if self._actor is None:
             self._actor = self._publisher.make_actor(self.num_envs)
         actor, envs = self._actor, self.envs
         actor.set_weights(published.arrays)
         steps, n = self.window_size, self.num_envs
-        observations = np.empty((steps + 1, n, *self._shape), self._dtype)
-        following = np.empty((steps, n, *self._shape), self._dtype)
-        actions = np.empty((steps, n), np.int64)
-        rewards = np.empty((steps, n), np.float32)
-        log_probs = np.empty((steps, n), np.float32)
-        flags = np.empty((3, steps, n), bool)
-        terminated, truncated, valid = flags
+        rollout = Rollout(envs.layout, steps, n)
+        observations = rollout.observations
         if self._current is None:
             self._first_versions[:] = published.version
-            envs.reset(self.seed, observations[0])
+            envs.reset(self.seed, observations)
         else:
-            observations[0] = self._current
+            for leaf, current in zip(observations, self._current, strict=True):
+                leaf[0] = current
+        choices: np.ndarray = np.empty((steps, n, *self._actions.shape), self._actions.dtype)
+        log_probs = np.empty((steps, n), np.float32)
         noise = actor.noise.zeros((steps, n)) if self.deterministic else actor.noise.draw(self._rng, (steps, n))
-        infos: list[Any] = []
-        to_env = self._actions.to_env
+        infos = []
+        act, step, to_env = actor.act, envs.step, self._actions.to_env
         for t in range(steps):
-            actions[t], log_probs[t] = actor.act(observations[t], noise[t])
-            rows = StepRows(following[t], rewards[t], terminated[t], truncated[t], valid[t])
-            infos.append(envs.step(to_env(actions[t]), rows, observations[t + 1]))
-        self._current = observations[-1].copy()
-        self._check_finite(observations, following, rewards)
-        episodes = self._account(rewards, np.logical_or(terminated, truncated), valid, published.version)
-        self.env_steps += int(np.count_nonzero(valid))
+            chosen, log_probs[t] = act([leaf[t] for leaf in observations], noise[t])
+            choices[t] = chosen
+            infos.append(step(to_env(chosen), rollout, t))
+        self._current = [leaf[-1].copy() for leaf in observations]
+        following = rollout.next_observations()
+        self._check(observations, following, rollout.rewards)
+        episodes = self._account(rollout, published.version)
+        self._env_steps += int(np.count_nonzero(rollout.valid))
         recent = self._recent
         window = Window(
-            observations=observations[:-1],
-            actions=actions,
-            rewards=rewards,
-            terminated=terminated,
-            truncated=truncated,
-            valid=valid,
-            next_observations=following,
+            observations=envs.layout.pack([leaf[:-1] for leaf in observations]),
+            actions=choices,
+            rewards=rollout.rewards,
+            terminated=rollout.terminated,
+            truncated=rollout.truncated,
+            valid=rollout.valid,
+            next_observations=envs.layout.pack(following),
             log_probs=log_probs,
             seed=self._rng.integers(0, 2**31 - 1, 2, np.int32),
             window_id=np.int64(self._next_id),
@@ -179,19 +210,17 @@ class Collector:
             episode_length=np.float32(np.mean([e.length for e in recent]) if recent else np.nan),
         )
         self._next_id += 1
-        return CollectedWindow(window, infos, episodes, published, self.env_steps)
+        return CollectedWindow(window, infos, episodes, published, self._env_steps)
 
-    def _account(
-        self, rewards: np.ndarray, done: np.ndarray, valid: np.ndarray, version: int
-    ) -> tuple[EpisodeRecord, ...]:
+    def _account(self, rollout: Rollout, version: int) -> tuple[EpisodeRecord, ...]:
         """Adds the window to the running episodes and returns those that ended."""
-        returns = np.cumsum(rewards, axis=0, dtype=np.float64)
-        lengths = np.cumsum(valid, axis=0)
+        returns = np.cumsum(rollout.rewards, axis=0, dtype=np.float64)
+        lengths = np.cumsum(rollout.valid, axis=0)
         ended = []
         # What a column had summed up to when its running episode began.
         return_before = -self._returns
         length_before = -self._lengths
-        for t, i in np.argwhere(done):
+        for t, i in np.argwhere(ends(rollout)):
             episode = EpisodeRecord(
                 total_reward=float(returns[t, i] - return_before[i]),
                 length=int(lengths[t, i] - length_before[i]),
@@ -203,17 +232,21 @@ class Collector:
             self._first_versions[i] = version
         self._returns = returns[-1] - return_before
         self._lengths = lengths[-1] - length_before
-        self._recent.extend(ended)
+        # A new tuple, for another thread may be reading the old one.
+        self._recent = (*self._recent, *ended)[-_RECENT_EPISODES:]
         return tuple(ended)
 
-    def _check_finite(self, observations: np.ndarray, following: np.ndarray, rewards: np.ndarray) -> None:
-        for name, values in (("observation", following), ("reward", rewards), ("observation", observations)):
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                place = tuple(int(k) for k in np.argwhere(~np.isfinite(values))[0])
-                raise EnvError(
-                    describe(
-                        f"The environment returned a value that is not finite in its {name}.",
-                        fix=f"Environment {place[1]}, row {place[0]} of window {self._next_id}.",
-                        value=float(values[place]),
-                    )
+    def _check(self, observations: list[np.ndarray], following: list[np.ndarray], rewards: np.ndarray) -> None:
+        where = f"window {self._next_id}"
+        # `following` first: its rows are those of the steps. The other has the first observations of episodes besides.
+        for leaves in (following, observations):
+            self.envs.layout.check(leaves, where, bounds=self._check_bounds)
+        if not np.isfinite(rewards).all():
+            place = tuple(int(k) for k in np.argwhere(~np.isfinite(rewards))[0])
+            raise EnvError(
+                describe(
+                    "The environment returned a reward that is not finite.",
+                    fix=f"Environment {place[1]}, row {place[0]} of {where}.",
+                    value=float(rewards[place]),
                 )
+            )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from keras_optix.errors import ConfigurationError, describe
+from keras_optix.experience.actions import actions_for
 from keras_optix.experience.collector import Collector, PolicyPublisher
-from keras_optix.experience.envs import EnvLike, is_recipe, make_envs, recipe_of
-from keras_optix.experience.spaces import observation_layout
+from keras_optix.experience.making import EnvLike, is_recipe, make_envs, recipe_of
 from keras_optix.experience.window import Window
 from keras_optix.validation import check_int
 
@@ -37,29 +38,45 @@ def dataset_from_env(
     seed: int | None = None,
     deterministic: bool = False,
     prefetch: int = 0,
+    env_kwargs: Mapping[str, Any] | None = None,
+    check_bounds: bool = True,
 ) -> tf.data.Dataset:
     """Makes an endless dataset of windows of experience, collected with the agent's current weights.
 
     Each element is a `Window` of ``[T, N, ...]`` arrays. Stepping is continuous: an environment is reset only when its
     episode ends, also across epochs and across calls of `fit`. The window that `train_step` gets was collected by the
-    weights that it is about to update (lag 0).
+    weights that it is about to update (lag 0), or with ``prefetch=1`` by the ones before.
+
+    Several environments of an id or a factory are stepped in this process, one after the other. A vector environment
+    of your own (`AsyncVectorEnv`, ``gymnasium.make_vec(id, n, vectorization_mode="vector_entry_point")``, a simulator)
+    works in each of Gymnasium's autoreset modes; rows of next-step autoreset that are no transition are marked in
+    `Window.valid` and count nowhere.
+
+    Equal seeds give equal windows and equal training, bit by bit, on the same machine with the same versions of the
+    libraries and the same number of threads. They do not where the environment has randomness of its own (an unseeded
+    generator, a physics engine with threads, a real device) or on a GPU.
 
     Args:
-        env: A Gymnasium id, a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` or a factory of an `Env`.
+        env: A Gymnasium id or spec, a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` or a factory of an `Env`.
         agent: Gives the policy. It is bound to the environment's spaces here, and checked against them; compiling it
             may come before or after.
         window_size: `T`, environment steps of each environment in a window. Defaults to 200.
         num_envs: `N`, environments. Left out for a `VectorEnv`, which says it itself. Defaults to 1.
         seed: Seeds the environments (environment i with ``seed + i``), the actions and the learner's shuffling.
         deterministic: Take the most likely action instead of sampling: for `validation_data`.
-        prefetch: Must be 0: windows are collected when they are asked for.
+        prefetch: 1 collects the next window in a thread while the current one trains. The weights that collect it are
+            one update older (`policy_lag` in the logs), which PPO's and REINFORCE's losses correct for by the stored
+            log-probabilities. Defaults to 0.
+        env_kwargs: Keyword arguments for the environment of an id, such as ``{"render_mode": "rgb_array"}``.
+        check_bounds: Whether a value outside the bounds of a Box observation space is an error. NaN, and a category
+            that does not exist, always are. Defaults to True.
 
     Returns:
         The dataset.
 
     Raises:
-        ConfigurationError: An argument is invalid.
-        SpaceError: The agent's networks do not fit the environment's spaces.
+        ConfigurationError: An argument is invalid, or the environment cannot be made; the message says what to install.
+        SpaceError: A space is not supported, or the agent's networks do not fit the environment's spaces.
 
     Example:
         >>> agent = optix.PPOAgent()
@@ -71,16 +88,12 @@ def dataset_from_env(
     check_int("num_envs", num_envs, minimum=1)
     if seed is not None:
         check_int("seed", seed, minimum=0)
-    if prefetch != 0:
+    if check_int("prefetch", prefetch, minimum=0) > 1:
         raise ConfigurationError(
-            describe(
-                "`prefetch` must be 0: collecting ahead of training is not supported yet.",
-                fix="Leave it out.",
-                prefetch=prefetch,
-            )
+            describe("`prefetch` must be 0 or 1: windows further ahead would only be older.", prefetch=prefetch)
         )
     made_here = is_recipe(env)
-    envs = make_envs(env, num_envs)
+    envs = make_envs(env, num_envs, env_kwargs)
     try:
         agent.bind(envs.observation_space, envs.action_space)
         collector = Collector(
@@ -89,7 +102,9 @@ def dataset_from_env(
             window_size=window_size,
             seed=seed,
             deterministic=deterministic,
-            recipe=recipe_of(env),
+            prefetch=prefetch,
+            check_bounds=check_bounds,
+            recipe=recipe_of(env, env_kwargs),
         )
     except BaseException:
         if made_here:
@@ -102,16 +117,18 @@ def dataset_from_env(
 
 
 def _dataset_of(collector: Collector) -> tf.data.Dataset:
-    shape, dtype = observation_layout(collector.envs.observation_space)
+    layout = collector.envs.layout
+    actions = actions_for(collector.envs.action_space)
     rows = (collector.window_size, collector.num_envs)
+    observations = layout.pack([tf.TensorSpec(rows + leaf.shape, leaf.dtype) for leaf in layout.leaves])
     spec = Window(
-        observations=tf.TensorSpec(rows + shape, dtype),
-        actions=tf.TensorSpec(rows, tf.int64),
+        observations=observations,
+        actions=tf.TensorSpec(rows + actions.shape, actions.dtype),
         rewards=tf.TensorSpec(rows, tf.float32),
         terminated=tf.TensorSpec(rows, tf.bool),
         truncated=tf.TensorSpec(rows, tf.bool),
         valid=tf.TensorSpec(rows, tf.bool),
-        next_observations=tf.TensorSpec(rows + shape, dtype),
+        next_observations=observations,
         log_probs=tf.TensorSpec(rows, tf.float32),
         seed=tf.TensorSpec((2,), tf.int32),
         window_id=tf.TensorSpec((), tf.int64),
@@ -119,15 +136,17 @@ def _dataset_of(collector: Collector) -> tf.data.Dataset:
         episode_return=tf.TensorSpec((), tf.float32),
         episode_length=tf.TensorSpec((), tf.float32),
     )
+    flat_spec = tf.nest.flatten(spec)
 
     def collect(_: np.ndarray) -> list[np.ndarray]:
-        return list(collector.collect().window)
+        return list(tf.nest.flatten(collector.collect().window))
 
     def window(counter: Any) -> Window:
-        tensors = tf.numpy_function(collect, [counter], [field.dtype for field in spec])
-        for tensor, field in zip(tensors, spec, strict=True):
+        tensors = tf.numpy_function(collect, [counter], [field.dtype for field in flat_spec])
+        for tensor, field in zip(tensors, flat_spec, strict=True):
             tensor.set_shape(field.shape)
-        return Window(*tensors)
+        packed: Window = tf.nest.pack_sequence_as(spec, tensors)
+        return packed
 
     options = tf.data.Options()
     # Autotuning injects a prefetch: windows would come 0 to 4 updates stale, and the process could hang at exit.

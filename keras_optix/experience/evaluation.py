@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from keras_optix.control.evaluators import ReturnEvaluator
 from keras_optix.control.records import EpisodeRecord, EvalMetrics
+from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.collector import PolicyPublisher
-from keras_optix.experience.envs import EnvLike, Envs, StepRows, is_recipe, make_envs
-from keras_optix.experience.spaces import actions_for, observation_layout
+from keras_optix.experience.envs import Envs
+from keras_optix.experience.making import EnvLike, is_recipe, make_envs
+from keras_optix.experience.rollout import Rollout, ends
 from keras_optix.validation import check_int
 
 MAX_ENVS = 20
@@ -41,7 +43,6 @@ class EpisodePlayer:
         self._envs = envs
         self._actor = actor
         self._actions = actions_for(envs.action_space)
-        self._shape, self._dtype = observation_layout(envs.observation_space)
         self.env_steps = 0
 
     def play(
@@ -69,33 +70,26 @@ class EpisodePlayer:
         quota = np.full(n, episodes // n) + (np.arange(n) < episodes % n)
         rng = np.random.default_rng(None if seed is None else (seed, 2))
         noise_of = self._actor.noise
-        observations = np.empty((n, *self._shape), self._dtype)
-        rows = StepRows(
-            next_observations=np.empty_like(observations),
-            rewards=np.empty(n, np.float32),
-            terminated=np.empty(n, bool),
-            truncated=np.empty(n, bool),
-            valid=np.empty(n, bool),
-        )
+        rollout = Rollout(self._envs.layout, 1, n)
         self._actor.set_weights(arrays)
-        self._envs.reset(seed, observations)
+        self._envs.reset(seed, rollout.observations)
         returns, lengths = np.zeros(n), np.zeros(n, np.int64)
         played: list[list[EpisodeRecord]] = [[] for _ in range(n)]
         still = noise_of.zeros((n,))
         wanted = quota > 0
         while wanted.any():
             noise = still if deterministic else noise_of.draw(rng, (n,))
-            chosen, _ = self._actor.act(observations, noise)
-            self._envs.step(self._actions.to_env(chosen), rows, observations, wanted)
-            counted = np.logical_and(rows.valid, wanted)
-            returns[counted] += rows.rewards[counted]
+            chosen, _ = self._actor.act([leaf[0] for leaf in rollout.observations], noise)
+            self._envs.step(self._actions.to_env(chosen), rollout, 0, wanted)
+            counted = np.logical_and(rollout.valid[0], wanted)
+            returns[counted] += rollout.rewards[0, counted]
             lengths += counted
             self.env_steps += int(np.count_nonzero(counted))
-            ended = np.logical_and(counted, np.logical_or(rows.terminated, rows.truncated))
-            for i in np.flatnonzero(ended):
+            for i in np.flatnonzero(np.logical_and(counted, ends(rollout)[0])):
                 played[i].append(EpisodeRecord(float(returns[i]), int(lengths[i]), version, version))
                 returns[i], lengths[i] = 0.0, 0
                 wanted[i] = len(played[i]) < quota[i]
+            rollout.restart()
         return tuple(record for mine in played for record in mine)
 
     def close(self) -> None:
@@ -109,6 +103,8 @@ def evaluate(
     episodes: int = 10,
     seed: int | None = None,
     deterministic: bool = True,
+    *,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> EvalMetrics:
     """Plays whole episodes with an agent and returns their mean return.
 
@@ -119,6 +115,7 @@ def evaluate(
         episodes: How many, at least 1. Defaults to 10.
         seed: Seeds environments and actions; equal seeds give equal episodes.
         deterministic: Take the most likely action (default) instead of sampling.
+        env_kwargs: Keyword arguments for the environment of an id.
 
     Returns:
         `primary_score` is the mean undiscounted return, `stderr` its standard error, `episodes` their number;
@@ -130,7 +127,7 @@ def evaluate(
     """
     check_int("episodes", episodes, minimum=1)
     owned = is_recipe(env)
-    envs = make_envs(env, min(episodes, MAX_ENVS) if owned else 1)
+    envs = make_envs(env, min(episodes, MAX_ENVS) if owned else 1, env_kwargs)
     try:
         agent.bind(envs.observation_space, envs.action_space)
         player = EpisodePlayer(envs, agent.make_actor(envs.num_envs))

@@ -1,67 +1,137 @@
-"""Lowers a policy with its sampling to a LiteRT flatbuffer, or to a compiled function where that cannot be done."""
+"""Lowers a policy with its sampling to a LiteRT flatbuffer, or to a compiled function where that is better.
+
+Which form is fast depends on the network (microseconds a call on two cores, batch 1 / 8 / 64):
+
+=================== ================== ===================== ====================
+network             weights as inputs  weights as constants  compiled function
+=================== ================== ===================== ====================
+MLP 64-64           5 / 6 / 22         3 / 5 / 13            500 / 500 / 500
+MLP 256-256         35 / 50 / 127      11 / 23 / 115         500 / 500 / 600
+Nature CNN          2500 / 9500 / -    300 / 1800 / 14000    2000 / 3800 / 15000
+new policy version  10                 300 to 15000          10 to 1000
+=================== ================== ===================== ====================
+
+The choice is a rule and not a measurement, so that two runs with one seed compute the same numbers.
+"""
 
 from __future__ import annotations
 
+import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_optix.errors import LoweringError
 from keras_optix.experience.actor import Actor, LiteRTActor, LoweredPolicy, NoiseSpec, quiet_stderr
+from keras_optix.experience.constants import find_constants, markers
+from keras_optix.experience.observations import ObservationLayout
 
 Forward = Callable[[Any, Any, Sequence[Any]], tuple[Any, Any]]
-"""``(observations [N, ...], noise [N, ...], weights) -> (actions [N], log_probs [N])``, in TensorFlow."""
+"""``(observations, noise [N, ...], weights) -> (choices [N, ...], log_probs [N])``, in TensorFlow; observations as the
+space packs them, ``[N, ...]`` each."""
+
+_SMALL = 20_000  # weights; up to here, setting inputs costs less than making an interpreter
+_MAX_THREADS = 4
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Lowerable:
+    """A policy to be lowered.
+
+    Attributes:
+        forward: The policy with its sampling.
+        arrays: Its current weights.
+        layout: The observations that it takes.
+        noise: The noise that it samples with.
+        network: The Keras model in it, to name a layer that cannot be lowered.
+    """
+
+    forward: Forward
+    arrays: Sequence[np.ndarray]
+    layout: ObservationLayout
+    noise: NoiseSpec
+    network: Any = None
+
+    @property
+    def large(self) -> bool:
+        """Whether it has more weights than a small network."""
+        return sum(array.size for array in self.arrays) > _SMALL
+
+    @property
+    def heavy(self) -> bool:
+        """Whether its weights should be constants: a convolution, or many weights."""
+        return self.large or any(array.ndim > 2 for array in self.arrays)
 
 
 class FunctionActor:
     """An `Actor` that calls a compiled function: some hundred microseconds a call, for any batch size.
 
     Args:
-        forward: The policy with its sampling.
-        noise: The noise that it samples with.
+        policy: The policy.
     """
 
-    def __init__(self, forward: Forward, noise: NoiseSpec) -> None:
-        self.noise = noise
-        self._function = tf.function(forward, autograph=False, reduce_retracing=True)
+    def __init__(self, policy: Lowerable) -> None:
+        self.noise = policy.noise
+        self._pack = policy.layout.pack
+        self._function = tf.function(policy.forward, autograph=False, reduce_retracing=True)
         self._weights: list[Any] | None = None
 
     def set_weights(self, arrays: Sequence[np.ndarray]) -> None:
         """See `Actor.set_weights`."""
         self._weights = [tf.convert_to_tensor(array) for array in arrays]
 
-    def act(self, observations: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def act(self, observations: Sequence[np.ndarray], noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """See `Actor.act`."""
         if self._weights is None:
             raise LoweringError("The actor has no weights yet; call `set_weights` first.")
-        outputs = self._function(tf.convert_to_tensor(observations), tf.convert_to_tensor(noise), self._weights)
-        actions, log_probs = outputs
-        return actions.numpy(), log_probs.numpy()
+        packed = self._pack([tf.convert_to_tensor(leaf) for leaf in observations])
+        choices, log_probs = self._function(packed, tf.convert_to_tensor(noise), self._weights)
+        return choices.numpy(), log_probs.numpy()
 
 
-def lower(
-    forward: Forward,
-    arrays: Sequence[np.ndarray],
-    *,
-    observation_shape: tuple[int, ...],
-    observation_dtype: np.dtype[Any],
-    noise: NoiseSpec,
-    batch_size: int,
-) -> LoweredPolicy:
-    """Lowers `forward` for a fixed batch size and checks the result against TensorFlow once.
+def make_actor(policy: Lowerable, batch_size: int) -> Actor:
+    """Makes the fastest actor for a policy.
 
-    Weights are inputs of the flatbuffer, so that a new policy version needs no conversion.
+    Where lowering is impossible, acting falls back to a compiled function with one warning that names the layer.
 
     Args:
-        forward: The policy with its sampling.
-        arrays: Its current weights, for shapes, dtypes and the check.
-        observation_shape: Shape of one observation.
-        observation_dtype: Dtype of observations.
-        noise: The noise that it samples with.
+        policy: The policy.
         batch_size: Observations per call.
+
+    Returns:
+        The actor; it has no weights yet.
+    """
+    try:
+        lowered = lower(policy, batch_size)
+    except LoweringError as error:
+        warnings.warn(
+            f"{error} {_blame(policy)} Acting falls back to a compiled TensorFlow function: the same actions, some "
+            "hundred microseconds a step instead of about ten for a small network.",
+            stacklevel=2,
+        )
+        return FunctionActor(policy)
+    # Convolutions whose kernels are inputs run unpacked, and for a batch the function overtakes them.
+    unpacked = policy.heavy and any(
+        array.ndim > 2 for k, array in enumerate(policy.arrays) if k not in lowered.constants
+    )
+    if unpacked and batch_size > 1:
+        return FunctionActor(policy)
+    return LiteRTActor(lowered)
+
+
+def lower(policy: Lowerable, batch_size: int, *, as_constants: bool | None = None) -> LoweredPolicy:
+    """Lowers a policy for a fixed batch size and checks the result against TensorFlow once.
+
+    Args:
+        policy: The policy.
+        batch_size: Observations per call.
+        as_constants: Whether weights are constants of the flatbuffer instead of inputs. None: what is faster.
 
     Returns:
         The flatbuffer with what an actor needs to know of it.
@@ -69,94 +139,130 @@ def lower(
     Raises:
         LoweringError: An operation has no LiteRT kernel, or the values disagree.
     """
-    specs = [
-        tf.TensorSpec((batch_size, *observation_shape), observation_dtype, name="obs"),
-        tf.TensorSpec((batch_size, *noise.shape), tf.float32, name="noise"),
-        *(tf.TensorSpec(array.shape, array.dtype, name=f"w{k}") for k, array in enumerate(arrays)),
-    ]
-
-    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
-    def flat(*inputs: Any) -> Any:
-        return forward(inputs[0], inputs[1], inputs[2:])
-
+    constants = policy.heavy if as_constants is None else as_constants
+    threads = min(os.cpu_count() or 1, _MAX_THREADS) if policy.large else 1
     try:
-        concrete = flat.get_concrete_function(*specs)
-        with quiet_stderr():
-            # The second argument must be the function, never the Keras model: with a model, captured variables
-            # convert without a word and give NaN.
-            blob = tf.lite.TFLiteConverter.from_concrete_functions([concrete], flat).convert()
-        lowered = LoweredPolicy(blob, batch_size, noise, len(arrays))
-        _check(lowered, flat, specs, arrays)
+        if constants:
+            try:
+                return replace(_with_constants(policy, batch_size), num_threads=threads)
+            except _ValuesDisagreeError:
+                pass  # some weights went into others; as inputs they cannot
+        lowered = replace(_convert(policy, batch_size, {}), num_threads=threads)
+        _check(policy, lowered)
     except LoweringError:
         raise
     except Exception as error:  # the converter, the interpreter and tracing each fail in types of their own
-        raise LoweringError(f"The policy cannot be lowered: {_first_reason(error)}") from error
+        raise LoweringError(f"The policy cannot be lowered: {_first_reason(error)}.") from error
     return lowered
 
 
-def make_actor(
-    forward: Forward,
-    arrays: Sequence[np.ndarray],
-    *,
-    layers: Sequence[Any] = (),
-    observation_shape: tuple[int, ...],
-    observation_dtype: np.dtype[Any],
-    noise: NoiseSpec,
-    batch_size: int,
-) -> Actor:
-    """Lowers a policy if it can be, else compiles it and warns once which layers are to blame.
-
-    Args:
-        forward: The policy with its sampling.
-        arrays: Its current weights.
-        layers: Layers of the policy, named in the warning.
-        observation_shape: Shape of one observation.
-        observation_dtype: Dtype of observations.
-        noise: The noise that it samples with.
-        batch_size: Observations per call.
-
-    Returns:
-        The actor; it has no weights yet.
-    """
-    try:
-        lowered = lower(
-            forward,
-            arrays,
-            observation_shape=observation_shape,
-            observation_dtype=observation_dtype,
-            noise=noise,
-            batch_size=batch_size,
-        )
-    except LoweringError as error:
-        names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in layers) or "unknown"
-        warnings.warn(
-            f"{error} Acting falls back to a compiled TensorFlow function: the same actions, some hundred "
-            f"microseconds a step instead of about ten. Layers of the policy: {names}.",
-            stacklevel=2,
-        )
-        return FunctionActor(forward, noise)
-    return LiteRTActor(lowered)
+def _with_constants(policy: Lowerable, batch_size: int) -> LoweredPolicy:
+    """Converts with weights as constants; those that cannot be found again become inputs."""
+    marks = {k: m for k, m in enumerate(markers(policy.arrays)) if policy.arrays[k].dtype == np.float32}
+    for _ in range(_ROUNDS):
+        lowered = _convert(policy, batch_size, marks)
+        found = find_constants(lowered.blob, marks)
+        if len(found) == len(marks):
+            lowered = replace(lowered, constants=found)
+            _check(policy, lowered)
+            return lowered
+        marks = {k: marks[k] for k in found}
+    raise _ValuesDisagreeError("The weights cannot be found in the flatbuffer.")
 
 
-def _check(lowered: LoweredPolicy, flat: Any, specs: Sequence[Any], arrays: Sequence[np.ndarray]) -> None:
+def _convert(policy: Lowerable, batch_size: int, marks: Mapping[int, np.ndarray]) -> LoweredPolicy:
+    leaves = policy.layout.leaves
+    inputs = [k for k in range(len(policy.arrays)) if k not in marks]
+    specs = [
+        *(tf.TensorSpec((batch_size, *leaf.shape), leaf.dtype, name=f"obs{k}") for k, leaf in enumerate(leaves)),
+        tf.TensorSpec((batch_size, *policy.noise.shape), tf.float32, name="noise"),
+        *(tf.TensorSpec(policy.arrays[k].shape, policy.arrays[k].dtype, name=f"w{k}") for k in inputs),
+    ]
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def flat(*given: Any) -> Any:
+        observations, noise, rest = given[: len(leaves)], given[len(leaves)], given[len(leaves) + 1 :]
+        weights = {k: tf.constant(mark) for k, mark in marks.items()} | dict(zip(inputs, rest, strict=True))
+        return policy.forward(policy.layout.pack(observations), noise, [weights[k] for k in range(len(weights))])
+
+    concrete = flat.get_concrete_function(*specs)
+    with quiet_stderr():
+        # The second argument must be the function, never the Keras model: with a model, captured variables convert
+        # without a word and give NaN.
+        blob = tf.lite.TFLiteConverter.from_concrete_functions([concrete], flat).convert()
+    return LoweredPolicy(blob, batch_size, len(leaves), policy.noise, len(policy.arrays))
+
+
+class _ValuesDisagreeError(LoweringError):
+    pass
+
+
+def _check(policy: Lowerable, lowered: LoweredPolicy) -> None:
     """Compares one call of the interpreter with TensorFlow."""
     rng = np.random.default_rng(0)
-    shape, dtype = tuple(specs[0].shape), specs[0].dtype.as_numpy_dtype
-    floats = np.issubdtype(dtype, np.floating)
-    observations = (rng.normal(size=shape) if floats else rng.integers(0, 2, shape)).astype(dtype)
-    noise = lowered.noise.draw(rng, (lowered.batch_size,))
+    n = lowered.batch_size
+    observations = [_example(rng, leaf, n) for leaf in policy.layout.leaves]
+    noise = lowered.noise.draw(rng, (n,))
+    # Other weights than the current ones: a bias that is zero now would hide that it went missing.
+    arrays = [_varied(rng, array) for array in policy.arrays]
     actor = LiteRTActor(lowered)
     actor.set_weights(arrays)
-    actions, log_probs = actor.act(observations, noise)
-    expected_actions, expected = (output.numpy() for output in flat(observations, noise, *arrays))
-    same = actions == expected_actions
+    choices, log_probs = actor.act(observations, noise)
+    packed = policy.layout.pack([tf.convert_to_tensor(leaf) for leaf in observations])
+    outputs = policy.forward(packed, tf.convert_to_tensor(noise), [tf.convert_to_tensor(array) for array in arrays])
+    expected_choices, expected = (output.numpy() for output in outputs)
+    if choices.dtype.kind == "f":
+        same = np.isclose(choices, expected_choices, rtol=1e-3, atol=1e-4).reshape(n, -1).all(-1)
+    else:
+        same = (choices == expected_choices).reshape(n, -1).all(-1)
     # A tie within rounding may go either way; log-probabilities of equal actions must agree.
     if same.mean() < 0.9 or not np.allclose(log_probs[same], expected[same], rtol=1e-3, atol=1e-4):
-        raise LoweringError("The lowered policy computes other values than TensorFlow does.")
+        raise _ValuesDisagreeError("The lowered policy computes other values than TensorFlow does.")
+
+
+def _example(rng: np.random.Generator, leaf: Any, n: int) -> np.ndarray:
+    shape = (n, *leaf.shape)
+    if leaf.continuous:
+        return np.asarray(rng.normal(size=shape), leaf.dtype)
+    return np.asarray(rng.integers(0, 2, shape), leaf.dtype)
+
+
+def _varied(rng: np.random.Generator, array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind != "f":
+        return array
+    factor = rng.uniform(0.7, 1.3, array.shape)
+    return np.asarray(array * factor + rng.uniform(0.0, 0.02, array.shape), array.dtype)
+
+
+def _blame(policy: Lowerable) -> str:
+    """Names the first layer of the network that cannot be converted."""
+    network = policy.network
+    try:
+        inputs = network.inputs
+        layers = [layer for layer in network.layers if not isinstance(layer, keras.layers.InputLayer)]
+    except (AttributeError, ValueError):
+        inputs, layers = None, []
+    for layer in layers if inputs else []:
+        if not _converts(keras.Model(network.inputs, layer.output)):
+            return f"The layer in the way is {layer.name} ({type(layer).__name__})."
+    names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in getattr(network, "layers", ()))
+    return f"Layers of the policy: {names or 'unknown'}."
+
+
+def _converts(part: Any) -> bool:
+    function = tf.function(lambda *inputs: part(list(inputs) if len(inputs) > 1 else inputs[0], training=False))
+    specs = [tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype) for tensor in part.inputs]
+    try:
+        concrete = function.get_concrete_function(*specs)
+        with quiet_stderr():
+            tf.lite.TFLiteConverter.from_concrete_functions([concrete], function).convert()
+    except Exception:  # as in `lower`
+        return False
+    return True
 
 
 def _first_reason(error: Exception) -> str:
     """The line of a converter's error that names the operation."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if "ops:" in line or "op is neither" in line]
-    return (named or lines or [type(error).__name__])[0][:300]
+    return (named or lines or [type(error).__name__])[0][:300].rstrip(".")

@@ -30,14 +30,16 @@ class Window(NamedTuple):
     """What `train_step` gets: arrays ``[T, N, ...]`` and a few scalars.
 
     Attributes:
-        observations: ``[T, N, ...]``, dtype of the observation space.
-        actions: ``[T, N]`` int64, in ``[0, n)`` for a discrete space of n actions.
+        observations: ``[T, N, ...]``; a dict or tuple of such arrays where the space is one. See `observations` for
+            dtypes.
+        actions: ``[T, N]`` int64 (Discrete), ``[T, N, k]`` int64 (MultiDiscrete, MultiBinary) or float32 (Box): the
+            policy's choices, from which `actions` makes those of the environment.
         rewards: ``[T, N]`` float32.
         terminated: ``[T, N]`` bool.
         truncated: ``[T, N]`` bool.
         valid: ``[T, N]`` bool, False on rows that are no transition.
         next_observations: ``[T, N, ...]``, final observations included.
-        log_probs: ``[T, N]`` float32, log-probability of the action under the policy that acted.
+        log_probs: ``[T, N]`` float32, log-probability of the choice under the policy that acted.
         seed: ``[2]`` int32, fresh randomness for the learner, from the collector's generator.
         window_id: int64, number of the window, from 0.
         policy_version: int64, version of the weights that acted.

@@ -1,49 +1,148 @@
-"""Action distributions as pure functions of a policy's output."""
+"""Action distributions: pure functions of what a policy network gives.
+
+`sample` takes its randomness as an argument, so that it is the same function in the learner, in a test and in an actor
+that runs without TensorFlow; zeros give the most likely choice.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
+import math
+from typing import Any, Protocol
 
+import tensorflow as tf
 from keras import ops
 
 Tensor = Any
 
 
-def categorical_log_probs(logits: Tensor) -> Tensor:
-    """Normalised log-probabilities ``log softmax(logits)``.
+class Distribution(Protocol):
+    """A distribution over choices.
+
+    Attributes:
+        parameters: How many numbers it takes per observation: `P`.
+    """
+
+    parameters: int
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """Chooses: parameters ``[B, P]`` and noise ``[B, ...]`` to choices ``[B, ...]``."""
+        ...
+
+    def log_prob(self, parameters: Tensor, choices: Tensor) -> Tensor:
+        """Log-probability (a density if continuous) of choices: ``[B]``."""
+        ...
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """Entropy in nats: ``[B]``."""
+        ...
+
+
+class Categorical:
+    """One of n categories; the parameters are logits ``[B, n]``.
+
+    Sampled by the Gumbel-max trick (Maddison et al. 2014, arXiv 1411.0030): ``argmax(logits + gumbel noise)``.
 
     Args:
-        logits: ``[..., A]``.
-
-    Returns:
-        ``[..., A]``.
+        n: Categories.
     """
-    return ops.log_softmax(logits, axis=-1)
+
+    def __init__(self, n: int) -> None:
+        self.parameters = n
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """See `Distribution.sample`; noise ``[B, n]`` is Gumbel; choices are ``[B]`` int64."""
+        # keras.ops.argmax does not convert to LiteRT.
+        return tf.argmax(parameters + noise, axis=-1, output_type=tf.int64)
+
+    def log_prob(self, parameters: Tensor, choices: Tensor) -> Tensor:
+        """See `Distribution.log_prob`.
+
+        Uses a one-hot product rather than a gather: its gradient is a product too, where a gather's is a scatter.
+        """
+        log_probs = ops.log_softmax(parameters, axis=-1)
+        return ops.sum(ops.one_hot(choices, self.parameters, dtype=log_probs.dtype) * log_probs, axis=-1)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """See `Distribution.entropy`."""
+        log_probs = ops.log_softmax(parameters, axis=-1)
+        return -ops.sum(ops.exp(log_probs) * log_probs, axis=-1)
 
 
-def categorical_log_prob(log_probs: Tensor, actions: Tensor) -> Tensor:
-    """Log-probability of the actions that were taken.
-
-    Uses a one-hot product rather than a gather: its gradient is a product too, where a gather's is a scatter.
+class MultiCategorical:
+    """Several independent categorical choices; the parameters are their logits one after the other.
 
     Args:
-        log_probs: ``[B, A]``, normalised.
-        actions: ``[B]``, integers in ``[0, A)``.
-
-    Returns:
-        ``[B]``.
+        sizes: Categories of each.
     """
-    chosen = ops.one_hot(actions, log_probs.shape[-1], dtype=log_probs.dtype)
-    return ops.sum(chosen * log_probs, axis=-1)
+
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        self.parameters = sum(sizes)
+        ends = list(itertools.accumulate(sizes))
+        self._parts = [(end - n, end, Categorical(n)) for end, n in zip(ends, sizes, strict=True)]
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """See `Distribution.sample`; noise ``[B, P]`` is Gumbel; choices are ``[B, k]`` int64."""
+        return tf.stack([part.sample(parameters[:, a:b], noise[:, a:b]) for a, b, part in self._parts], axis=-1)
+
+    def log_prob(self, parameters: Tensor, choices: Tensor) -> Tensor:
+        """See `Distribution.log_prob`."""
+        parts = enumerate(self._parts)
+        return sum(part.log_prob(parameters[:, a:b], choices[:, k]) for k, (a, b, part) in parts)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """See `Distribution.entropy`."""
+        return sum(part.entropy(parameters[:, a:b]) for a, b, part in self._parts)
 
 
-def categorical_entropy(log_probs: Tensor) -> Tensor:
-    """Entropy in nats.
+class Bernoulli:
+    """n independent yes or no choices; the parameters are logits of yes, ``[B, n]``.
 
     Args:
-        log_probs: ``[B, A]``, normalised.
-
-    Returns:
-        ``[B]``.
+        n: Choices.
     """
-    return -ops.sum(ops.exp(log_probs) * log_probs, axis=-1)
+
+    def __init__(self, n: int) -> None:
+        self.parameters = n
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """See `Distribution.sample`; noise ``[B, n]`` is logistic; choices are ``[B, n]`` int64."""
+        return tf.cast(parameters + noise > 0.0, tf.int64)
+
+    def log_prob(self, parameters: Tensor, choices: Tensor) -> Tensor:
+        """See `Distribution.log_prob`."""
+        chosen = ops.cast(choices, parameters.dtype)
+        # log sigmoid(x) = -softplus(-x)
+        each = chosen * parameters - ops.softplus(parameters)
+        return ops.sum(each, axis=-1)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """See `Distribution.entropy`."""
+        each = ops.softplus(parameters) - parameters * ops.sigmoid(parameters)
+        return ops.sum(each, axis=-1)
+
+
+class DiagonalGaussian:
+    """A Gaussian with independent axes; the parameters are means and log standard deviations, ``[B, 2 d]``.
+
+    Args:
+        d: Axes.
+    """
+
+    def __init__(self, d: int) -> None:
+        self.parameters = 2 * d
+        self._d = d
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """See `Distribution.sample`; noise ``[B, d]`` is standard normal; choices are ``[B, d]`` float32."""
+        return parameters[:, : self._d] + ops.exp(parameters[:, self._d :]) * noise
+
+    def log_prob(self, parameters: Tensor, choices: Tensor) -> Tensor:
+        """See `Distribution.log_prob`."""
+        mean, log_std = parameters[:, : self._d], parameters[:, self._d :]
+        each = -0.5 * ops.square((choices - mean) * ops.exp(-log_std)) - log_std
+        return ops.sum(each, axis=-1) - 0.5 * self._d * math.log(2.0 * math.pi)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """See `Distribution.entropy`."""
+        return ops.sum(parameters[:, self._d :], axis=-1) + 0.5 * self._d * math.log(2.0 * math.pi * math.e)

@@ -149,3 +149,96 @@ class RaisingEnv(CountingEnv):
         if self.steps + 1 == self._at_step:
             raise self._error
         return super().step(action)
+
+
+class RandomEnv(gymnasium.Env[Any, Any]):
+    """Shows random members of an observation space and pays 1 a step; refuses actions outside its action space.
+
+    Args:
+        observation_space: Any Gymnasium space.
+        action_space: Any Gymnasium space.
+        episode_length: Steps of an episode.
+        truncate: End by truncation instead of termination.
+    """
+
+    def __init__(
+        self,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        episode_length: int = 5,
+        *,
+        truncate: bool = False,
+    ) -> None:
+        self.observation_space = observation_space
+        self.action_space = action_space
+        self._length = episode_length
+        self._truncate = truncate
+        self._step = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begins the next episode."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self._step = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Pays, or raises a ValueError if the action is not in the action space."""
+        if not self.action_space.contains(action):
+            raise ValueError(f"The action is not in {self.action_space}. Received: action={action!r}.")
+        self._step += 1
+        ended = self._step >= self._length
+        return self.observation_space.sample(), 1.0, ended and not self._truncate, ended and self._truncate, {}
+
+
+class MatchEnv(gymnasium.Env[np.ndarray, Any]):
+    """Shows a random target and pays for actions close to it: 1 for the target itself, 0 for the farthest action.
+
+    The best return is `episode_length`. The observation is ``[k]`` float32 in -1 .. 1, the target on each axis of the
+    action space.
+
+    Args:
+        action_space: Discrete, MultiDiscrete, MultiBinary or a bounded Box.
+        episode_length: Steps of an episode; it ends by truncation.
+    """
+
+    def __init__(self, action_space: spaces.Space[Any], episode_length: int = 10) -> None:
+        self.action_space = action_space
+        first = np.ravel(action_space.sample())
+        self.observation_space = spaces.Box(-1.0, 1.0, (len(first),), np.float32)
+        if isinstance(action_space, spaces.Box):
+            self._low, self._high = np.ravel(action_space.low), np.ravel(action_space.high)
+        elif isinstance(action_space, spaces.MultiBinary):
+            self._low, self._high = np.zeros(len(first)), np.ones(len(first))
+        elif isinstance(action_space, spaces.MultiDiscrete):
+            self._low = np.ravel(action_space.start)
+            self._high = self._low + np.ravel(action_space.nvec) - 1
+        elif isinstance(action_space, spaces.Discrete):
+            self._low, self._high = np.array([action_space.start]), np.array([action_space.start + action_space.n - 1])
+        else:
+            raise ValueError(f"MatchEnv cannot measure distances in this space. Received: {action_space}.")
+        self._length = episode_length
+        self._step = 0
+        self._target = first
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begins the next episode."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self.action_space.seed(seed)
+        self._step = 0
+        return self._next(), {}
+
+    def step(self, action: Any) -> Step:
+        """Pays for closeness."""
+        distance = np.abs(np.ravel(action) - self._target) / (self._high - self._low)
+        self._step += 1
+        return self._next(), float(1.0 - distance.mean()), False, self._step >= self._length, {}
+
+    def _next(self) -> np.ndarray:
+        self._target = np.ravel(self.action_space.sample())
+        shown = 2.0 * (self._target - self._low) / (self._high - self._low) - 1.0
+        return np.asarray(shown, np.float32)

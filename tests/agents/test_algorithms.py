@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import keras_optix as optix
+from keras_optix.ops.returns import discounted_returns
 from keras_optix.testing import ConstantRewardEnv, IdentityEnv
 
 AGENTS: dict[str, Callable[..., optix.Agent]] = {
@@ -43,6 +44,31 @@ def test_the_first_gradient_of_ppo_is_the_policy_gradient() -> None:
     assert float(logs["approx_kl"]) == pytest.approx(0.0, abs=1e-6)
     assert float(logs["clip_fraction"]) == 0.0
     assert float(logs["entropy"]) == pytest.approx(np.log(3), abs=0.01)
+
+
+def test_reinforce_weighs_what_an_older_policy_did() -> None:
+    """The gradient is that of -mean(min(pi / pi_old, 2) log pi A), the ratio held constant."""
+    agent = optix.ReinforceAgent(max_grad_norm=1e9, value_coefficient=0.0)
+    agent.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
+    window = window_of(agent, lambda: IdentityEnv(3), window_size=30, num_envs=2, seed=0)
+    older = window.log_probs + np.random.default_rng(0).normal(0.0, 1.0, (30, 2)).astype(np.float32)
+    window = window._replace(log_probs=tf.constant(older))
+    policy = agent.policy.trainable_variables
+    before = [tf.identity(v.value) for v in policy]
+    values, next_values = agent.values_of(window)
+    flags = (window.terminated, window.truncated, window.valid)
+    returns = discounted_returns(window.rewards, next_values, *flags, agent.hyperparams.tensor("gamma"))
+    rows = agent.rows_of(window, returns - values, returns)
+    advantages = (rows.advantages - tf.reduce_mean(rows.advantages)) / tf.math.reduce_std(rows.advantages)
+    with tf.GradientTape() as tape:
+        log_probs = tf.gather(tf.nn.log_softmax(agent.policy(rows.observations)), rows.actions, batch_dims=1)
+        ratio = np.minimum(np.exp(log_probs - rows.log_probs), 2.0)
+        loss = -tf.reduce_mean(ratio * log_probs * advantages)
+    assert (ratio == 2.0).any()
+    gradients = tape.gradient(loss, [v.value for v in policy])
+    agent.train_step(window)
+    for variable, old, gradient in zip(policy, before, gradients, strict=True):
+        np.testing.assert_allclose(variable.numpy(), old - 0.1 * gradient, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", AGENTS)

@@ -198,6 +198,27 @@ def test_in_place_confirmation_for_an_environment_that_cannot_be_made_again(smal
     assert agent.optimizer.iterations.numpy() <= 2 * (12 - paused_windows)
 
 
+def test_watching_begins_on_the_best_weights_after_a_rejected_confirmation_in_place(small_ppo: MakeAgent) -> None:
+    """The end of the confirmation must not undo what its rejection led to: DORMANT, the best weights, no updates."""
+    scores = iter([10.0, 10.0, 10.0, 100.0, 0.0])  # candidate, confirmed; nothing new; candidate, rejected
+
+    class Notes(optix.BaseEvaluator):
+        def score(self, episode_data: optix.EpisodeData, train_diagnostics: Any) -> optix.EvalMetrics:
+            return optix.EvalMetrics(next(scores, 10.0), episode_id=episode_data.episode_id, stderr=1.0)
+
+    agent = small_ppo()
+    scheduler = optix.BackoffScheduler(plateau_threshold=1, dormant_threshold=2, max_interval=1)
+    options: dict[str, Any] = {"on_dormant": "watch", "restore_best": False, "verbose": 0}
+    callback = optix.OptixCallback(Notes(), scheduler=scheduler, max_windows=8, **options)
+    fit(agent, CountingEnv(5), callback, num_envs=1)
+    events = [record.event for record in callback.events]
+    assert events == ["candidate", "improvement", "plateau", "candidate", "rejected", "dormant", "watchdog"]
+    assert callback.best_snapshot is not None
+    best = callback.registry.load(callback.best_snapshot)
+    for name, array in agent.get_state().items():
+        np.testing.assert_array_equal(array, best[name])
+
+
 def test_watching_pauses_learning_and_a_degradation_starts_it_again(small_ppo: MakeAgent) -> None:
     changed = {"at": 10**9}
 
@@ -245,6 +266,44 @@ def test_the_tuner_is_applied_logged_and_undone_when_the_loop_cools_down(small_p
     assert changes[-1][1] == pytest.approx(1e-3)
     assert agent.hyperparams["learning_rate"] == pytest.approx(1e-3)
     assert any(record.message.startswith("paused learning_rate") for record in callback.events)
+
+
+def test_collecting_ahead_keeps_scores_with_the_weights_that_earned_them(small_ppo: MakeAgent) -> None:
+    """The score climbs for 20 windows and then collapses: the weights that collected window 19 are the best."""
+    agent = small_ppo()
+    published: dict[int, bytes] = {}
+    publish = agent.publish
+
+    def spy() -> Any:
+        now = publish()
+        published[now.version] = key_of(now.arrays)
+        return now
+
+    agent.publish = spy
+
+    class Climb(optix.BaseEvaluator):
+        min_episodes = 1
+
+        def score(self, episode_data: optix.EpisodeData, train_diagnostics: Any) -> optix.EvalMetrics:
+            lags.append(float(train_diagnostics["policy_lag"]))
+            return optix.EvalMetrics(scores[episode_data.episode_id], episode_data.episode_id, stderr=0.1)
+
+        def score_episodes(self, records: Any) -> optix.EvalMetrics:
+            return optix.EvalMetrics(scores[len(lags)], stderr=0.1)
+
+    lags: list[float] = []
+    scores = [*range(20), *[0.0] * 20]
+    callback = optix.OptixCallback(Climb(), max_windows=26, verbose=0)
+    fit(agent, lambda: CountingEnv(5), callback, prefetch=1)
+    best = callback.best_snapshot
+    assert best is not None
+    assert best.window_id in (18, 19)
+    # Two epochs of two minibatches between the weights that collected a window and those that learn from it.
+    assert lags == [0.0, *[4.0] * 25]
+    assert key_of(agent.publish().arrays) == published[best.policy_version]
+    # The next fit begins with the window that was under way, and nothing runs in between.
+    source = agent.sources[0]
+    assert source.windows == 27
 
 
 def test_restore_best_can_be_switched_off(small_ppo: MakeAgent) -> None:

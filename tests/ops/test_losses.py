@@ -1,4 +1,4 @@
-"""Losses and distributions against NumPy."""
+"""Losses against NumPy."""
 
 from __future__ import annotations
 
@@ -6,21 +6,9 @@ import numpy as np
 import pytest
 
 from keras_optix.ops import losses
-from keras_optix.ops.distributions import categorical_entropy, categorical_log_prob, categorical_log_probs
 
 RNG = np.random.default_rng(0)
-LOGITS = RNG.normal(size=(6, 3)).astype(np.float32)
 WEIGHTS = np.array([1, 1, 0, 1, 1, 0], np.float32)
-
-
-def test_categorical_against_numpy() -> None:
-    probabilities = np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
-    actions = np.array([0, 1, 2, 2, 1, 0])
-    log_probs = categorical_log_probs(LOGITS)
-    chosen = np.asarray(categorical_log_prob(log_probs, actions))
-    np.testing.assert_allclose(chosen, np.log(probabilities[np.arange(6), actions]), rtol=1e-5)
-    entropy = np.asarray(categorical_entropy(log_probs))
-    np.testing.assert_allclose(entropy, -(probabilities * np.log(probabilities)).sum(-1), rtol=1e-5)
 
 
 def test_weights_of_zero_leave_rows_out() -> None:

@@ -1,0 +1,156 @@
+"""A policy network with what makes actions of its outputs, as one pure function of observations, noise and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_optix.agents.networks import network_inputs
+from keras_optix.agents.normalization import RunningMoments
+from keras_optix.errors import SpaceError, describe
+from keras_optix.experience.actions import (
+    Actions,
+    ContinuousActions,
+    DiscreteActions,
+    MultiBinaryActions,
+    MultiDiscreteActions,
+)
+from keras_optix.experience.actor import Actor
+from keras_optix.experience.lowering import FunctionActor
+from keras_optix.experience.observations import Leaves, ObservationLayout
+from keras_optix.ops.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution, MultiCategorical
+
+
+def distribution_of(actions: Actions) -> Distribution:
+    """The distribution that a policy has over an environment's actions."""
+    if isinstance(actions, DiscreteActions):
+        return Categorical(actions.n)
+    if isinstance(actions, MultiDiscreteActions):
+        return MultiCategorical(actions.sizes)
+    if isinstance(actions, MultiBinaryActions):
+        return Bernoulli(actions.shape[0])
+    if isinstance(actions, ContinuousActions):
+        return DiagonalGaussian(actions.shape[0])
+    raise TypeError(type(actions))
+
+
+def outputs_of(actions: Actions) -> tuple[int, ...]:
+    """How many outputs a policy network may have: what the distribution takes; for a Box also the means alone."""
+    parameters = distribution_of(actions).parameters
+    return (parameters // 2, parameters) if isinstance(actions, ContinuousActions) else (parameters,)
+
+
+class PolicyHead:
+    """The policy network, the observation normaliser and the log standard deviations, put together.
+
+    A plain object: the agent holds the layers and variables, so that Keras tracks each of them once.
+
+    Args:
+        network: The policy network.
+        layout: The observations.
+        actions: The actions.
+        normalizers: By leaf, None where a leaf is not normalised.
+        log_std: ``[d]`` variable for a network that gives only the means of a Gaussian, else None.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        layout: ObservationLayout,
+        actions: Actions,
+        normalizers: Sequence[RunningMoments | None],
+        log_std: Any,
+    ) -> None:
+        self.network = network
+        self.layout = layout
+        self.actions = actions
+        self.distribution = distribution_of(actions)
+        self._normalizers = list(normalizers)
+        self._log_std = log_std
+
+    @property
+    def variables(self) -> list[Any]:
+        """What the actor needs of each version, in order."""
+        own = [v for normalizer in self._normalizers if normalizer is not None for v in normalizer.variables]
+        return [*self.network.variables, *own, *([] if self._log_std is None else [self._log_std])]
+
+    def inputs(self, observations: Any) -> Any:
+        """Normalises observations, packed as the space has them, ``[B, ...]`` each."""
+        leaves = [
+            leaf if normalizer is None else normalizer(leaf)
+            for leaf, normalizer in zip(self.layout.flatten(observations), self._normalizers, strict=True)
+        ]
+        return self.layout.pack(leaves)
+
+    def parameters(self, observations: Any, training: bool) -> Any:
+        """Parameters of the distribution, ``[B, P]``, for observations ``[B, ...]``."""
+        inputs = network_inputs(self.network, self.inputs(observations), self.layout)
+        outputs = tf.cast(self.network(inputs, training=training), tf.float32)
+        if self._log_std is None:
+            return outputs
+        return tf.concat([outputs, tf.zeros_like(outputs) + self._log_std.value], -1)
+
+    def choose(self, observations: Any, noise: Any, weights: Sequence[Any]) -> tuple[Any, Any]:
+        """See `Agent.choose`."""
+        mapping = list(zip(self.variables, weights, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            parameters = self.parameters(observations, training=False)
+        choices = self.distribution.sample(parameters, noise)
+        return choices, self.distribution.log_prob(parameters, choices)
+
+    def update_statistics(self, observations: Any, weights: Any) -> None:
+        """Takes observations ``[B, ...]`` into the normalisers; weights ``[B]`` are 0 for rows that do not count."""
+        for leaf, normalizer in zip(self.layout.flatten(observations), self._normalizers, strict=True):
+            if normalizer is not None:
+                normalizer.update(leaf, weights)
+
+    def batch_of(self, observations: Any) -> tuple[Leaves, bool]:
+        """One observation or a batch, as `Agent.act` gets it: leaves ``[B, ...]`` and whether it was one.
+
+        Raises:
+            SpaceError: The shape fits neither.
+        """
+        given = [np.asarray(value) for value in self.layout.flatten(observations)]
+        wanted = [leaf.shape for leaf in self.layout.leaves]
+        single = [array.shape for array in given] == wanted
+        if single:
+            given = [array[None] for array in given]
+        sizes = {array.shape[:1] for array in given}
+        if len(sizes) != 1 or [array.shape[1:] for array in given] != wanted:
+            expected = self.layout.pack(wanted)
+            shapes = self.layout.pack([np.shape(value) for value in self.layout.flatten(observations)])
+            raise SpaceError(
+                describe(
+                    f"`observations` must have shape {expected}, or that with a batch axis in front.", shape=shapes
+                )
+            )
+        size = len(given[0])
+        return [leaf.take(array, (size,)) for leaf, array in zip(self.layout.leaves, given, strict=True)], single
+
+
+class ActActors:
+    """The actors of `Agent.act`: a lowered one for single observations, a compiled function for batches of any size."""
+
+    def __init__(self) -> None:
+        self._single: Actor | None = None
+        self._batch: Actor | None = None
+
+    def get(self, agent: Any, batch_size: int) -> Actor:
+        """The actor for a number of observations.
+
+        Args:
+            agent: Makes them.
+            batch_size: Observations.
+        """
+        if batch_size == 1:
+            if self._single is None:
+                self._single = agent.make_actor(1)
+            return self._single
+        if self._batch is None:
+            # Lowering would take a conversion for each size.
+            self._batch = FunctionActor(agent.lowerable())
+        return self._batch

@@ -1,0 +1,107 @@
+"""Running statistics of observations and returns: part of the model, so saved, restored and lowered with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_optix.ops.returns import linear_recurrence
+
+_CLIP = 10.0
+_EPSILON = 1e-8
+
+
+@keras.saving.register_keras_serializable("keras_optix")
+class RunningMoments(keras.layers.Layer):  # type: ignore[misc]
+    """Running mean and variance over all the rows that it has seen, axis by axis.
+
+    Batches are merged exactly (Chan et al. 1979, "Updating formulae and a pairwise algorithm for computing sample
+    variances"). Before the first update the mean is 0 and the variance 1.
+
+    Args:
+        shape: Shape of one row.
+        name: Name of the layer.
+    """
+
+    def __init__(self, shape: tuple[int, ...], name: str | None = None) -> None:
+        super().__init__(name=name, trainable=False, dtype="float32")
+        self._shape = tuple(shape)
+        self.mean = self.add_weight(shape=self._shape, initializer="zeros", trainable=False, name="mean")
+        self.variance = self.add_weight(shape=self._shape, initializer="ones", trainable=False, name="variance")
+        self.count = self.add_weight(shape=(), initializer="zeros", trainable=False, name="count")
+        self.built = True
+
+    def call(self, values: Any) -> Any:
+        """Values ``[B, ...]``, centred, scaled to unit variance and clipped to -10 .. 10."""
+        scaled = (ops.cast(values, "float32") - self.mean) * ops.rsqrt(self.variance + _EPSILON)
+        return ops.clip(scaled, -_CLIP, _CLIP)
+
+    def update(self, values: Any, weights: Any) -> None:
+        """Takes rows in.
+
+        Args:
+            values: ``[B, ...]``.
+            weights: ``[B]``, 0 for rows that do not count, else 1.
+        """
+        values = ops.cast(values, "float32")
+        weights = ops.reshape(weights, (-1,) + (1,) * len(self._shape))
+        added = ops.sum(weights)
+        mean = ops.sum(values * weights, axis=0) / ops.maximum(added, 1.0)
+        variance = ops.sum(ops.square(values - mean) * weights, axis=0) / ops.maximum(added, 1.0)
+        total = ops.maximum(self.count + added, 1.0)
+        share = added / total
+        difference = mean - self.mean
+        # With nothing seen yet, the placeholder variance of 1 has no weight.
+        merged = (1.0 - share) * self.variance + share * variance + share * (1.0 - share) * ops.square(difference)
+        self.variance.assign(ops.where(added > 0.0, merged, self.variance))
+        self.mean.assign(self.mean + share * difference)
+        self.count.assign_add(added)
+
+    def get_config(self) -> dict[str, Any]:
+        """See `keras.layers.Layer.get_config`."""
+        return {"shape": self._shape, "name": self.name}
+
+
+class RewardScale:
+    """Divides rewards by the running deviation of their discounted return, and clips them to -10 .. 10.
+
+    The scheme of OpenAI's baselines (`VecNormalize`; Engstrom et al. 2020, arXiv 2005.12729, section 3): the return of
+    each environment, ``R[t] = gamma R[t-1] + r[t]``, starts at 0 with each episode. Rewards are not centred, which
+    would change the task.
+    """
+
+    def __init__(self) -> None:
+        self.moments = RunningMoments((), name="discounted_return")
+        # Where the running episodes stand belongs to the environments, not to the model: by number of environments.
+        self._running: dict[int, Any] = {}
+
+    def prepare(self, num_envs: int) -> None:
+        """Makes the variables for `num_envs` environments; a compiled step cannot make them."""
+        if num_envs not in self._running:
+            self._running[num_envs] = tf.Variable(tf.zeros(num_envs), trainable=False, name="running_return")
+
+    def __call__(self, rewards: Any, done: Any, valid: Any, gamma: Any) -> Any:
+        """Takes the rewards of a window in and scales them.
+
+        Args:
+            rewards: ``[T, N]``.
+            done: ``[T, N]`` bool.
+            valid: ``[T, N]`` bool.
+            gamma: Scalar, discount.
+
+        Returns:
+            ``[T, N]``.
+        """
+        running = self._running[int(rewards.shape[1])]
+        goes_on = 1.0 - tf.cast(done, tf.float32)
+        inputs = tf.concat([rewards[:1] + gamma * running[None], rewards[1:]], 0)
+        # The recurrence runs backwards in time, returns forwards.
+        coefficients = tf.concat([gamma * tf.reverse(goes_on[:-1], [0]), tf.zeros_like(goes_on[:1])], 0)
+        returns = tf.reverse(linear_recurrence(tf.reverse(inputs, [0]), coefficients), [0])
+        running.assign(returns[-1] * goes_on[-1])
+        self.moments.update(tf.reshape(returns, [-1]), tf.reshape(tf.cast(valid, tf.float32), [-1]))
+        scaled = rewards * tf.math.rsqrt(self.moments.variance.value + _EPSILON)
+        return tf.clip_by_value(scaled, -_CLIP, _CLIP)

@@ -1,0 +1,87 @@
+"""What surrounds a step of `fit`: the collectors behind it, and the bookkeeping that wraps a subclass's step."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, runtime_checkable
+
+import tensorflow as tf
+
+from keras_optix.agents.state import PolicyClock
+from keras_optix.experience.collector import Collector
+from keras_optix.experience.window import Window
+
+Step = Callable[[Window], dict[str, Any]]
+
+
+@runtime_checkable
+class FitFailureListener(Protocol):
+    """A callback that wants to know when `fit` fails; Keras does not call `on_train_end` then."""
+
+    def on_fit_failed(self, error: BaseException) -> None:
+        """Called before the error reaches the user."""
+        ...
+
+
+class Sources:
+    """Collectors that feed an agent. A plain object, so that Keras does not track what it holds."""
+
+    def __init__(self) -> None:
+        self._collectors: list[Collector] = []
+
+    def add(self, collector: Collector) -> None:
+        """Adds a collector."""
+        self._collectors.append(collector)
+
+    def all(self) -> tuple[Collector, ...]:
+        """All collectors, in their order."""
+        return tuple(self._collectors)
+
+    def settle(self) -> None:
+        """Waits for windows that are being collected ahead; they are kept for the next `fit`."""
+        for collector in self._collectors:
+            collector.settle()
+
+    def take_error(self) -> BaseException | None:
+        """Returns and forgets the error that a collector met."""
+        for collector in self._collectors:
+            error, collector.error = collector.error, None
+            if error is not None:
+                return error
+        return None
+
+
+def in_order(iterator: Iterator[Window]) -> Iterator[Window]:
+    """A Python iterator over what is left; raises StopIteration at once if nothing is."""
+    return itertools.chain([next(iterator)], iterator)
+
+
+@contextlib.contextmanager
+def shadowed(model: Any, method: str, replacement: Step) -> Iterator[None]:
+    """Puts `replacement` in front of a method while Keras compiles it, so that a subclass need not call the base's."""
+    model.__dict__[method] = replacement
+    try:
+        yield
+    finally:
+        del model.__dict__[method]
+
+
+def tracked(step: Step, clock: PolicyClock) -> Step:
+    """Wraps a step: notes its window and how old the policy was, and adds what the window knows to the logs."""
+
+    def tracked_step(window: Window) -> dict[str, Any]:
+        # Without the dependency, these could run before the window has been collected.
+        with tf.control_dependencies([window.window_id, window.policy_version]):
+            clock.note_window(window.window_id)
+            lag = clock.tensor() - window.policy_version
+        logs = {
+            "episode_return": window.episode_return,
+            "episode_length": window.episode_length,
+            "policy_lag": tf.cast(lag, tf.float32),
+        }
+        with tf.control_dependencies([lag]):
+            return logs | step(window)
+
+    return tracked_step

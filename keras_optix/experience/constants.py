@@ -1,0 +1,65 @@
+"""Finds the weights of a network in the flatbuffer that it was converted to.
+
+Constants run faster than inputs in LiteRT's kernels, up to six times for a convolutional network, but a new policy
+version must then be written into the flatbuffer. So the network is converted with random numbers as weights, and these
+are looked for among its buffers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from keras_optix.experience.actor import Constant
+
+
+def markers(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Random numbers in the shapes of weights, different for each, that a conversion does not optimise away."""
+    rng = np.random.default_rng(0)
+    return [rng.uniform(0.5, 1.5, array.shape).astype(np.float32) for array in arrays]
+
+
+def find_constants(blob: bytes, marks: Mapping[int, np.ndarray]) -> dict[int, tuple[Constant, ...]]:
+    """Finds markers among the buffers of a flatbuffer, transposed or multiplied by a number.
+
+    Args:
+        blob: The flatbuffer.
+        marks: Markers by the number of their weight.
+
+    Returns:
+        Places by the number of the weight; a marker that is not there is left out.
+    """
+    buffers = _float_buffers(blob)
+    found: dict[int, tuple[Constant, ...]] = {}
+    for k, mark in marks.items():
+        places = [_match(mark, offset, values) for offset, values in buffers if values.size == mark.size]
+        kept = tuple(place for place in places if place is not None)
+        if kept:
+            found[k] = kept
+    return found
+
+
+def _float_buffers(blob: bytes) -> list[tuple[int, np.ndarray]]:
+    """Offset and float32 content of each buffer whose size allows it."""
+    model = schema.Model.GetRootAs(blob, 0)
+    start = np.frombuffer(blob, np.uint8).__array_interface__["data"][0]
+    buffers = []
+    for k in range(model.BuffersLength()):
+        data = model.Buffers(k).DataAsNumpy()
+        if isinstance(data, np.ndarray) and data.size and data.size % 4 == 0:
+            offset = data.__array_interface__["data"][0] - start
+            buffers.append((offset, np.frombuffer(data.tobytes(), np.float32)))
+    return buffers
+
+
+def _match(mark: np.ndarray, offset: int, values: np.ndarray) -> Constant | None:
+    for axes in itertools.permutations(range(mark.ndim)):
+        candidate = np.transpose(mark, axes).ravel()
+        scale = float(values[0]) / float(candidate[0])
+        if np.isfinite(scale) and scale and np.allclose(values, candidate * np.float32(scale), rtol=1e-5, atol=0.0):
+            exact = bool((values == candidate).all())
+            return Constant(offset, axes, 1.0 if exact else scale)
+    return None

@@ -1,0 +1,139 @@
+"""Makes environments out of what a user names them by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import SyncVectorEnv, VectorEnv
+
+from keras_optix.errors import ConfigurationError, describe
+from keras_optix.experience.envs import Envs, SequentialEnvs, VectorEnvs
+
+EnvLike = str | EnvSpec | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env]
+
+# Where environments live that register themselves on import, by the beginning of their id.
+_PACKAGES = {
+    "ALE/": ("ale-py", "ale_py"),
+    "MinAtar/": ("minatar", "minatar"),
+    "MiniGrid-": ("minigrid", "minigrid"),
+    "BabyAI-": ("minigrid", "minigrid"),
+    "dm_control/": ("shimmy[dm-control]", "shimmy"),
+    "highway-": ("highway-env", "highway_env"),
+    "Fetch": ("gymnasium-robotics", "gymnasium_robotics"),
+}
+
+
+def make_envs(env: EnvLike, num_envs: int, env_kwargs: Mapping[str, Any] | None = None) -> Envs:
+    """Makes `num_envs` environments out of an id, a spec, a factory, an environment or a vector environment.
+
+    A plain `SyncVectorEnv` is stepped environment by environment, which is what it does itself, with less in between.
+
+    Args:
+        env: What to make environments of.
+        num_envs: How many.
+        env_kwargs: Keyword arguments for the environment of an id or a spec.
+
+    Raises:
+        ConfigurationError: `env` is none of these, cannot be made, or was given once where several are wanted.
+        SpaceError: Its observation space is not supported.
+    """
+    if env_kwargs and not isinstance(env, str | EnvSpec):
+        raise ConfigurationError(
+            describe(
+                "`env_kwargs` goes with the id of an environment.",
+                fix="Pass the arguments where you make the environment.",
+                env=type(env).__name__,
+                env_kwargs=dict(env_kwargs),
+            )
+        )
+    if isinstance(env, VectorEnv):
+        if num_envs not in (1, env.num_envs):
+            raise ConfigurationError(
+                describe(
+                    "`num_envs` must be left out, or agree with the vector environment.",
+                    num_envs=num_envs,
+                    vector_env_num_envs=env.num_envs,
+                )
+            )
+        if type(env) is SyncVectorEnv and env.single_observation_space == env.envs[0].observation_space:
+            return SequentialEnvs(list(env.envs))
+        return VectorEnvs(env)
+    if isinstance(env, gymnasium.Env):
+        if num_envs != 1:
+            raise ConfigurationError(
+                describe(
+                    "One environment cannot be stepped as several.",
+                    fix="Give its id or a factory, for example `lambda: gymnasium.make('CartPole-v1')`.",
+                    num_envs=num_envs,
+                )
+            )
+        return SequentialEnvs([env])
+    if isinstance(env, str | EnvSpec):
+        return _closing_on_error([_make_by_id(env, env_kwargs or {}) for _ in range(num_envs)])
+    if callable(env):
+        made = [env() for _ in range(num_envs)]
+        if not all(isinstance(one, gymnasium.Env) for one in made):
+            raise ConfigurationError(
+                describe("The factory must return a gymnasium.Env.", returned=type(made[0]).__name__)
+            )
+        return _closing_on_error(made)
+    raise ConfigurationError(
+        describe("`env` must be a Gymnasium id, an Env, a VectorEnv or a factory of an Env.", env=type(env).__name__)
+    )
+
+
+def is_recipe(env: EnvLike) -> bool:
+    """Whether `env` makes environments (an id, a spec, a factory) rather than being one."""
+    return not isinstance(env, gymnasium.Env | VectorEnv)
+
+
+def recipe_of(env: EnvLike, env_kwargs: Mapping[str, Any] | None = None) -> Callable[[], gymnasium.Env] | None:
+    """A factory of another environment like `env`; None where nothing makes one."""
+    if isinstance(env, gymnasium.Env | VectorEnv):
+        spec = env.spec
+        # Only a spec that is registered by name can be made again; a vector environment's spec makes one of its kind.
+        return (lambda: gymnasium.make(spec)) if spec is not None and spec.id in gymnasium.registry else None
+    if isinstance(env, str | EnvSpec):
+        kwargs = dict(env_kwargs or {})
+        return lambda: _make_by_id(env, kwargs)
+    return env
+
+
+def _closing_on_error(made: list[gymnasium.Env]) -> SequentialEnvs:
+    try:
+        return SequentialEnvs(made)
+    except BaseException:
+        for env in made:
+            env.close()
+        raise
+
+
+def _make_by_id(env: str | EnvSpec, env_kwargs: Mapping[str, Any]) -> gymnasium.Env:
+    env_id = env if isinstance(env, str) else env.id
+    try:
+        return gymnasium.make(env, **env_kwargs)
+    except gymnasium.error.UnregisteredEnv as error:
+        raise ConfigurationError(
+            describe(f"The environment is not registered: {error}", fix=_how_to_install(env_id), env=env_id)
+        ) from error
+    except (gymnasium.error.Error, ImportError) as error:
+        # A missing extra says itself what to install.
+        raise ConfigurationError(describe(f"The environment cannot be made: {error}", env=env_id)) from error
+    except TypeError as error:
+        if not env_kwargs:
+            raise
+        raise ConfigurationError(
+            describe(
+                f"The environment does not take these arguments: {error}.", env=env_id, env_kwargs=dict(env_kwargs)
+            )
+        ) from error
+
+
+def _how_to_install(env_id: str) -> str:
+    for prefix, (package, module) in _PACKAGES.items():
+        if env_id.startswith(prefix):
+            return f'Run `pip install "{package}"`, then `gymnasium.register_envs({module})` after `import {module}`.'
+    return "Import the package that registers it first, or check the spelling with `gymnasium.pprint_registry()`."

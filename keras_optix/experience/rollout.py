@@ -1,0 +1,61 @@
+"""The buffers that environments write into while a window is collected."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from keras_optix.experience.observations import Leaves, ObservationLayout
+
+
+class Rollout:
+    """`T` steps of `N` environments.
+
+    `observations` has `T + 1` rows: row ``t + 1`` is what the policy sees after step ``t``. That is the true successor,
+    but where an episode ended and the environment was reset at once; the last observation of the episode is in
+    `finals` then.
+
+    Args:
+        layout: The observations.
+        steps: `T`.
+        num_envs: `N`.
+
+    Attributes:
+        observations: Leaves, ``[T + 1, N, ...]`` each.
+        rewards: ``[T, N]`` float32.
+        terminated: ``[T, N]`` bool, False unless an environment writes otherwise.
+        truncated: ``[T, N]`` bool, likewise.
+        valid: ``[T, N]`` bool, True unless an environment writes otherwise.
+        finals: ``(t, environment, leaves)`` of each episode end after which row ``t + 1`` begins another episode.
+    """
+
+    def __init__(self, layout: ObservationLayout, steps: int, num_envs: int) -> None:
+        self.observations = layout.empty(steps + 1, num_envs)
+        self.rewards = np.zeros((steps, num_envs), np.float32)
+        self.terminated = np.zeros((steps, num_envs), bool)
+        self.truncated = np.zeros((steps, num_envs), bool)
+        self.valid = np.ones((steps, num_envs), bool)
+        self.finals: list[tuple[int, int, Leaves]] = []
+
+    def next_observations(self) -> Leaves:
+        """The true successors, ``[T, N, ...]`` each."""
+        following = [leaf[1:].copy() for leaf in self.observations]
+        for t, i, final in self.finals:
+            for leaf, value in zip(following, final, strict=True):
+                leaf[t, i] = value
+        return following
+
+    def restart(self) -> None:
+        """Makes the last observations the first ones, and forgets the rest."""
+        for leaf in self.observations:
+            leaf[0] = leaf[-1]
+        self.terminated[:] = False
+        self.truncated[:] = False
+        self.valid[:] = True
+        self.finals.clear()
+
+
+def ends(rollout: Rollout) -> Any:
+    """``[T, N]`` bool, True where an episode ended."""
+    return np.logical_or(rollout.terminated, rollout.truncated)
