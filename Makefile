@@ -6,7 +6,7 @@ BENCH_VENV := .venv-sb3
 # TensorFlow's start-up messages would hide the one line of progress.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-all lint format bench clean
+.PHONY: help demo test test-all lint format bench bench-collect bench-prefetch bench-memory clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -42,6 +42,15 @@ $(BENCH_VENV)/.installed: benchmarks/sb3-requirements.txt
 
 bench: $(VENV)/.installed $(BENCH_VENV)/.installed ## throughput against Stable-Baselines3, in an environment of its own
 	$(BIN)/python benchmarks/throughput.py --sb3-python $(BENCH_VENV)/bin/python
+
+bench-collect: $(VENV)/.installed ## collecting against stepping alone, acting against a tf.function (about a minute)
+	$(BIN)/python benchmarks/collect.py
+
+bench-prefetch: $(VENV)/.installed ## what collecting a window ahead gives, five seeds (some minutes)
+	$(BIN)/python benchmarks/prefetch.py --slow-env 200
+
+bench-memory: $(VENV)/.installed ## whether memory grows over a million env steps (some minutes)
+	$(BIN)/python benchmarks/memory.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(BENCH_VENV) checkpoints runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
+
+from _report import write_results
 
 N_ENVS, N_STEPS, BATCH, EPOCHS = 8, 32, 256, 20
 LEARNING_RATE, GAMMA, GAE_LAMBDA = 1e-3, 0.98, 0.8
@@ -136,9 +137,7 @@ def main() -> None:
         )
     for kind, values in ratios.items():
         print(f"ratio, {kind}: median {statistics.median(values):.2f}, all {', '.join(f'{v:.2f}' for v in values)}")
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    (results / "throughput.json").write_text(json.dumps(rows, indent=1))
+    write_results("throughput", rows)
 
 
 if __name__ == "__main__":

@@ -140,6 +140,16 @@ class Agent(keras.Model):  # type: ignore[misc]
         return self._head is not None
 
     @property
+    def observation_shape(self) -> Any:
+        """Shape of one observation; a dict or tuple of shapes where observations are such.
+
+        Raises:
+            StateError: The agent is not bound yet.
+        """
+        layout = self.head.layout
+        return layout.pack([leaf.shape for leaf in layout.leaves])
+
+    @property
     def head(self) -> PolicyHead:
         """The policy as a function: network, normalisation and distribution.
 

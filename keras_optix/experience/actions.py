@@ -39,10 +39,12 @@ class DiscreteActions:
         self.n = int(space.n)
         self.noise = NoiseSpec("gumbel", (self.n,))
         self._start = int(space.start)
+        self._env_dtype = space.dtype
 
     def to_env(self, choices: np.ndarray) -> np.ndarray:
-        """``[N]`` choices to ``[N]`` int64 actions of the environment."""
-        return choices + self._start if self._start else choices
+        """``[N]`` choices to ``[N]`` actions of the environment."""
+        actions = choices + self._start if self._start else choices
+        return actions if actions.dtype == self._env_dtype else actions.astype(self._env_dtype)
 
 
 class MultiDiscreteActions:
@@ -102,7 +104,7 @@ class ContinuousActions:
         self._low, self._high = np.ravel(space.low), np.ravel(space.high)
         bounded = np.isfinite(self._low) & np.isfinite(self._high)
         low, high = np.where(bounded, self._low, -1.0), np.where(bounded, self._high, 1.0)
-        self._scale, self._middle = (high - low) / 2.0, (high + low) / 2.0
+        self._scale, self._middle = high / 2.0 - low / 2.0, high / 2.0 + low / 2.0
         self._clips = bool(np.isfinite(self._low).any() or np.isfinite(self._high).any())
         self._env_shape = tuple(space.shape)
         self._env_dtype = space.dtype

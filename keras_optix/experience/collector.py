@@ -75,7 +75,7 @@ class Collector:
         self._rng = np.random.default_rng(None if seed is None else (seed, 1))
         self._current: list[np.ndarray] | None = None
         self._next_id = 0
-        self._env_steps = 0
+        self.env_steps = 0
         self._closed = False
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "keras_optix_collector") if prefetch else None
@@ -130,7 +130,8 @@ class Collector:
             else:
                 ahead, self._ahead = self._ahead, None
                 collected = self._collect_locked(self._publisher.publish()) if ahead is None else ahead.result()
-                self._ahead = self._thread.submit(self._collect_locked, self._publisher.publish())
+                if not self._closed:
+                    self._ahead = self._thread.submit(self._collect_locked, self._publisher.publish())
         except BaseException as error:
             self.error = error
             raise
@@ -146,6 +147,7 @@ class Collector:
     def close(self) -> None:
         """Closes the environments. A window that is being collected is finished first."""
         with self._lock:
+            self._ahead = None
             self._close()
 
     def _close(self) -> None:
@@ -173,8 +175,9 @@ class Collector:
         steps, n = self.window_size, self.num_envs
         rollout = Rollout(envs.layout, steps, n)
         observations = rollout.observations
+        # These have not acted in their episode yet.
+        self._first_versions[self._lengths == 0] = published.version
         if self._current is None:
-            self._first_versions[:] = published.version
             envs.reset(self.seed, observations)
         else:
             for leaf, current in zip(observations, self._current, strict=True):
@@ -192,7 +195,7 @@ class Collector:
         following = rollout.next_observations()
         self._check(observations, following, rollout.rewards)
         episodes = self._account(rollout, published.version)
-        self._env_steps += int(np.count_nonzero(rollout.valid))
+        self.env_steps += int(np.count_nonzero(rollout.valid))
         recent = self._recent
         window = Window(
             observations=envs.layout.pack([leaf[:-1] for leaf in observations]),
@@ -210,28 +213,27 @@ class Collector:
             episode_length=np.float32(np.mean([e.length for e in recent]) if recent else np.nan),
         )
         self._next_id += 1
-        return CollectedWindow(window, infos, episodes, published, self._env_steps)
+        return CollectedWindow(window, infos, episodes, published, self.env_steps)
 
     def _account(self, rollout: Rollout, version: int) -> tuple[EpisodeRecord, ...]:
-        """Adds the window to the running episodes and returns those that ended."""
-        returns = np.cumsum(rollout.rewards, axis=0, dtype=np.float64)
-        lengths = np.cumsum(rollout.valid, axis=0)
-        ended = []
-        # What a column had summed up to when its running episode began.
-        return_before = -self._returns
-        length_before = -self._lengths
-        for t, i in np.argwhere(ends(rollout)):
-            episode = EpisodeRecord(
-                total_reward=float(returns[t, i] - return_before[i]),
-                length=int(lengths[t, i] - length_before[i]),
-                first_version=int(self._first_versions[i]),
-                last_version=version,
-            )
-            ended.append(episode)
-            return_before[i], length_before[i] = returns[t, i], lengths[t, i]
-            self._first_versions[i] = version
-        self._returns = returns[-1] - return_before
-        self._lengths = lengths[-1] - length_before
+        """Adds the window to the running episodes and returns those that ended, in the order of their ends."""
+        returns = np.cumsum(rollout.rewards, axis=0, dtype=np.float64) + self._returns
+        lengths = np.cumsum(rollout.valid, axis=0) + self._lengths
+        envs, times = np.nonzero(ends(rollout).T)
+        # Within an environment, an episode is what was added since the one before it ended.
+        same = envs[1:] == envs[:-1]
+        totals, steps = returns[times, envs], lengths[times, envs]
+        rewards, sizes, first = totals.copy(), steps.copy(), self._first_versions[envs]
+        rewards[1:][same] -= totals[:-1][same]
+        sizes[1:][same] -= steps[:-1][same]
+        first[1:][same] = version
+        self._returns, self._lengths = returns[-1].copy(), lengths[-1].copy()
+        last = np.append(~same, True)[: len(envs)]
+        self._returns[envs[last]] -= totals[last]
+        self._lengths[envs[last]] -= steps[last]
+        self._first_versions[envs] = version
+        columns = [values[np.argsort(times, kind="stable")].tolist() for values in (rewards, sizes, first)]
+        ended = [EpisodeRecord(total, size, begun, version) for total, size, begun in zip(*columns, strict=True)]
         # A new tuple, for another thread may be reading the old one.
         self._recent = (*self._recent, *ended)[-_RECENT_EPISODES:]
         return tuple(ended)

@@ -13,7 +13,7 @@ from keras_optix.errors import ConfigurationError, EnvError, SpaceError, describ
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.rollout import Rollout
 
-_WORKER_DIED = (BrokenPipeError, EOFError, ConnectionError)
+_WORKER_DIED = (BrokenPipeError, EOFError, ConnectionResetError)
 
 
 class Envs(Protocol):
@@ -76,6 +76,7 @@ class SequentialEnvs:
                         other=(env.observation_space, env.action_space),
                     )
                 )
+        self._scalar_box = isinstance(self.action_space, spaces.Box) and self.action_space.shape == ()
         self.layout = ObservationLayout(self.observation_space)
         single = self.layout.single
         self._shape = None if single is None else single.shape
@@ -91,8 +92,8 @@ class SequentialEnvs:
     ) -> list[dict[str, Any]]:
         """See `Envs.step`."""
         indices = self._all if wanted is None else np.flatnonzero(wanted).tolist()
-        # Discrete.contains, which many environments call in each step, takes 5 microseconds longer for a NumPy integer.
-        each: Any = actions.tolist() if actions.ndim == 1 else actions
+        # A Box of no axes: its action is an array too, and indexing would give a number.
+        each: Any = [np.asarray(action) for action in actions] if self._scalar_box else actions
         following = rollout.observations
         first, after, row = following[0], t + 1, rollout.rewards[t]
         infos = []
@@ -160,6 +161,7 @@ class VectorEnvs:
             )
         self._mode = mode
         self._ended = np.zeros(self.num_envs, bool)
+        self._any_ended = False
 
     def reset(self, seed: int | None, observations: Leaves) -> None:
         """See `Envs.reset`."""
@@ -167,7 +169,7 @@ class VectorEnvs:
             first, _ = self._env.reset(seed=seed)
         except _WORKER_DIED as error:
             raise self._worker_died(error) from error
-        self._ended[:] = False
+        self._any_ended = False
         for leaf, values in zip(observations, self.layout.take(first, self.num_envs), strict=True):
             leaf[0] = values
 
@@ -177,19 +179,20 @@ class VectorEnvs:
             observation, rewards, terminated, truncated, info = self._env.step(actions)
         except _WORKER_DIED as error:
             raise self._worker_died(error) from error
-        if self._mode is AutoresetMode.NEXT_STEP and self._ended.any():
-            # An environment that ended has ignored this action and reset: no transition.
-            skipped = self._ended
-            rollout.valid[t] = ~skipped
-            rewards = np.where(skipped, 0.0, rewards)
-            terminated, truncated = terminated & ~skipped, truncated & ~skipped
         rollout.rewards[t] = rewards
         rollout.terminated[t] = terminated
         rollout.truncated[t] = truncated
+        if self._any_ended and self._mode is AutoresetMode.NEXT_STEP:
+            # An environment that ended has ignored this action and reset: no transition.
+            skipped = self._ended
+            np.logical_not(skipped, out=rollout.valid[t])
+            for row in (rollout.rewards[t], rollout.terminated[t], rollout.truncated[t]):
+                row[skipped] = 0
         for leaf, values in zip(rollout.observations, self.layout.take(observation, self.num_envs), strict=True):
             leaf[t + 1] = values
-        self._ended = np.logical_or(terminated, truncated)
-        if self._mode is not AutoresetMode.NEXT_STEP and self._ended.any():
+        self._ended = rollout.terminated[t] | rollout.truncated[t]
+        self._any_ended = bool(self._ended.any())
+        if self._any_ended and self._mode is not AutoresetMode.NEXT_STEP:
             self._begin_episodes(rollout, t, info)
         return info
 
@@ -219,9 +222,13 @@ class VectorEnvs:
         rollout.finals += [(t, i, self.layout.take(final[i])) for i in ended]
 
     def _worker_died(self, error: BaseException) -> EnvError:
-        if isinstance(self._env.unwrapped, AsyncVectorEnv):
-            # Asking the workers to close would fail on the one that is gone.
-            self._env.unwrapped.close(terminate=True)
+        env = self._env.unwrapped
+        if isinstance(env, AsyncVectorEnv):
+            # Its own `close` waits for the answer of the worker that is gone, and fails.
+            for process in env.processes:
+                process.terminate()
+                process.join()
+            env.closed = True
         return EnvError(
             f"A worker process of the vector environment died ({type(error).__name__}); its environment may have "
             f"crashed or run out of memory. The environments are closed. Environment: {self._env}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,6 @@ EnvLike = str | EnvSpec | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env
 # Where environments live that register themselves on import, by the beginning of their id.
 _PACKAGES = {
     "ALE/": ("ale-py", "ale_py"),
-    "MinAtar/": ("minatar", "minatar"),
     "MiniGrid-": ("minigrid", "minigrid"),
     "BabyAI-": ("minigrid", "minigrid"),
     "dm_control/": ("shimmy[dm-control]", "shimmy"),
@@ -72,14 +72,9 @@ def make_envs(env: EnvLike, num_envs: int, env_kwargs: Mapping[str, Any] | None 
             )
         return SequentialEnvs([env])
     if isinstance(env, str | EnvSpec):
-        return _closing_on_error([_make_by_id(env, env_kwargs or {}) for _ in range(num_envs)])
+        return _closing_on_error(lambda: _make_by_id(env, env_kwargs or {}), num_envs)
     if callable(env):
-        made = [env() for _ in range(num_envs)]
-        if not all(isinstance(one, gymnasium.Env) for one in made):
-            raise ConfigurationError(
-                describe("The factory must return a gymnasium.Env.", returned=type(made[0]).__name__)
-            )
-        return _closing_on_error(made)
+        return _closing_on_error(lambda: _called(env), num_envs)
     raise ConfigurationError(
         describe("`env` must be a Gymnasium id, an Env, a VectorEnv or a factory of an Env.", env=type(env).__name__)
     )
@@ -94,21 +89,55 @@ def recipe_of(env: EnvLike, env_kwargs: Mapping[str, Any] | None = None) -> Call
     """A factory of another environment like `env`; None where nothing makes one."""
     if isinstance(env, gymnasium.Env | VectorEnv):
         spec = env.spec
-        # Only a spec that is registered by name can be made again; a vector environment's spec makes one of its kind.
-        return (lambda: gymnasium.make(spec)) if spec is not None and spec.id in gymnasium.registry else None
+        # Only a spec that is registered by name can be made again, and only wrappers that record their arguments.
+        if spec is None or spec.id not in gymnasium.registry:
+            return None
+        if any(wrapper.kwargs is None for wrapper in spec.additional_wrappers):
+            return None
+        if isinstance(env, gymnasium.Env):
+            return lambda: gymnasium.make(spec)
+        # One environment of it would be without the wrappers of a vector environment.
+        return _one_of(spec) if env is env.unwrapped else None
     if isinstance(env, str | EnvSpec):
         kwargs = dict(env_kwargs or {})
         return lambda: _make_by_id(env, kwargs)
     return env
 
 
-def _closing_on_error(made: list[gymnasium.Env]) -> SequentialEnvs:
+def _called(factory: Callable[[], gymnasium.Env]) -> gymnasium.Env:
+    made = factory()
+    if not isinstance(made, gymnasium.Env):
+        raise ConfigurationError(describe("The factory must return a gymnasium.Env.", returned=type(made).__name__))
+    return made
+
+
+def _closing_on_error(make: Callable[[], gymnasium.Env], num_envs: int) -> SequentialEnvs:
+    made: list[gymnasium.Env] = []
     try:
+        for _ in range(num_envs):
+            made.append(make())
         return SequentialEnvs(made)
     except BaseException:
         for env in made:
             env.close()
         raise
+
+
+def _one_of(spec: EnvSpec) -> Callable[[], gymnasium.Env]:
+    """A factory of one environment of a vector environment that `gymnasium.make_vec` made."""
+    spec = copy.deepcopy(spec)
+    kwargs, spec.kwargs = spec.kwargs, {}
+    wrappers = kwargs.pop("wrappers", ())
+    for name in ("num_envs", "vectorization_mode", "vector_kwargs"):
+        kwargs.pop(name, None)
+
+    def make() -> gymnasium.Env:
+        env = gymnasium.make(spec, **kwargs)
+        for wrapper in wrappers:
+            env = wrapper(env)
+        return env
+
+    return make
 
 
 def _make_by_id(env: str | EnvSpec, env_kwargs: Mapping[str, Any]) -> gymnasium.Env:
@@ -133,6 +162,8 @@ def _make_by_id(env: str | EnvSpec, env_kwargs: Mapping[str, Any]) -> gymnasium.
 
 
 def _how_to_install(env_id: str) -> str:
+    if env_id.startswith("MinAtar/"):
+        return 'Run `pip install "minatar"`, then `minatar.gym.register_envs()` after `import minatar.gym`.'
     for prefix, (package, module) in _PACKAGES.items():
         if env_id.startswith(prefix):
             return f'Run `pip install "{package}"`, then `gymnasium.register_envs({module})` after `import {module}`.'

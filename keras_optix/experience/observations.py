@@ -72,8 +72,11 @@ class Leaf:
         Raises:
             EnvError: Its shape or dtype is not that of the space.
         """
-        array = np.asarray(value)
         name = f" {self.path!r}" if self.path else ""
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise EnvError(f"The environment returned an observation{name} that is no array: {error}") from error
         if array.shape != leading + self.shape:
             raise EnvError(
                 describe(
@@ -81,8 +84,8 @@ class Leaf:
                     f"but its observation space says {self.shape}."
                 )
             )
-        if array.dtype == self.dtype:
-            return array if self.start is None else array - self.start
+        if array.dtype == self.dtype and self.start is None:
+            return array
         wanted = self.space.dtype
         if not np.can_cast(array.dtype, np.dtype(wanted), "same_kind"):
             raise EnvError(
@@ -92,8 +95,13 @@ class Leaf:
                 )
             )
         if self.start is not None:
-            array = array - self.start
-        return array.astype(self.dtype)
+            array = array.astype(np.int64, copy=False) - self.start
+        converted = array.astype(self.dtype, copy=False)
+        if self.dtype.kind in "iu" and converted.tolist() != array.tolist():
+            raise EnvError(
+                describe(f"The environment returned an observation{name} outside its space {self.space}.", value=value)
+            )
+        return converted
 
 
 class ObservationLayout:
@@ -123,6 +131,8 @@ class ObservationLayout:
         Raises:
             EnvError: It is not what the space says.
         """
+        if self.single is not None:
+            return [self.single.take(observation, leading)]
         values = list(_values(self.space, observation, ""))
         return [leaf.take(value, leading) for leaf, value in zip(self.leaves, values, strict=True)]
 
@@ -200,13 +210,15 @@ def _leaves(space: spaces.Space[Any], path: str) -> Iterator[Leaf]:
 
 def _box(space: spaces.Box, path: str) -> Leaf:
     dtype = np.dtype(np.float32) if space.dtype == np.float64 else np.dtype(space.dtype)
-    low: np.ndarray = space.low.astype(dtype)
-    high: np.ndarray = space.high.astype(dtype)
+    with np.errstate(over="ignore"):
+        low: np.ndarray = space.low.astype(dtype)
+        high: np.ndarray = space.high.astype(dtype)
     everything = dtype.kind == "b"
     if dtype.kind == "f":
         everything = bool(np.isinf(low).all() and np.isinf(high).all())
         # What was rounded to float32 may lie a rounding error outside.
-        low, high = low - _margin(low), high + _margin(high)
+        with np.errstate(over="ignore"):
+            low, high = low - _margin(low), high + _margin(high)
     elif dtype.kind in "iu":
         limits = np.iinfo(dtype.name)
         everything = bool((low == limits.min).all() and (high == limits.max).all())
