@@ -191,6 +191,7 @@ class Collector:
             chosen, log_probs[t] = act([leaf[t] for leaf in observations], noise[t])
             choices[t] = chosen
             infos.append(step(to_env(chosen), rollout, t))
+        envs.finish(rollout)
         self._current = [leaf[-1].copy() for leaf in observations]
         following = rollout.next_observations()
         self._check(observations, following, rollout.rewards)

@@ -11,7 +11,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from keras_optix.errors import ConfigurationError, EnvError, SpaceError, describe
 from keras_optix.experience.observations import Leaves, ObservationLayout
-from keras_optix.experience.rollout import Rollout
+from keras_optix.experience.rollout import Rollout, ends
 
 _WORKER_DIED = (BrokenPipeError, EOFError, ConnectionResetError)
 
@@ -40,6 +40,10 @@ class Envs(Protocol):
         Returns:
             The info value of the step.
         """
+        ...
+
+    def finish(self, rollout: Rollout) -> None:
+        """Called after the last step of a rollout: marks rows that are no transition as not valid."""
         ...
 
     def close(self) -> None:
@@ -78,9 +82,7 @@ class SequentialEnvs:
                 )
         self._scalar_box = isinstance(self.action_space, spaces.Box) and self.action_space.shape == ()
         self.layout = ObservationLayout(self.observation_space)
-        single = self.layout.single
-        self._shape = None if single is None else single.shape
-        self._dtype = None if single is None else single.dtype
+        self._single = self.layout.single
 
     def reset(self, seed: int | None, observations: Leaves) -> None:
         """See `Envs.reset`. Environment i is seeded with ``seed + i``."""
@@ -95,17 +97,14 @@ class SequentialEnvs:
         # A Box of no axes: its action is an array too, and indexing would give a number.
         each: Any = [np.asarray(action) for action in actions] if self._scalar_box else actions
         following = rollout.observations
+        single = self._single
         first, after, row = following[0], t + 1, rollout.rewards[t]
         infos = []
         for i in indices:
             observation, reward, terminated, truncated, info = self._steps[i](each[i])
             infos.append(info)
             row[i] = reward
-            if (
-                type(observation) is np.ndarray
-                and observation.dtype is self._dtype
-                and observation.shape == self._shape
-            ):
+            if single is not None and single.is_plain(observation, ()):
                 # What almost every environment returns, without the general way's two microseconds.
                 first[after, i] = observation
             else:
@@ -116,6 +115,9 @@ class SequentialEnvs:
                 rollout.finals.append((t, i, [leaf[after, i].copy() for leaf in following]))
                 _write(following, after, i, self._reset_one(i, None))
         return infos
+
+    def finish(self, rollout: Rollout) -> None:
+        """See `Envs.finish`. Every row is a transition."""
 
     def close(self) -> None:
         """See `Envs.close`."""
@@ -161,7 +163,7 @@ class VectorEnvs:
             )
         self._mode = mode
         self._ended = np.zeros(self.num_envs, bool)
-        self._any_ended = False
+        self._single, self._leading = self.layout.single, (self.num_envs,)
 
     def reset(self, seed: int | None, observations: Leaves) -> None:
         """See `Envs.reset`."""
@@ -169,7 +171,7 @@ class VectorEnvs:
             first, _ = self._env.reset(seed=seed)
         except _WORKER_DIED as error:
             raise self._worker_died(error) from error
-        self._any_ended = False
+        self._ended = np.zeros(self.num_envs, bool)
         for leaf, values in zip(observations, self.layout.take(first, self.num_envs), strict=True):
             leaf[0] = values
 
@@ -182,31 +184,43 @@ class VectorEnvs:
         rollout.rewards[t] = rewards
         rollout.terminated[t] = terminated
         rollout.truncated[t] = truncated
-        if self._any_ended and self._mode is AutoresetMode.NEXT_STEP:
-            # An environment that ended has ignored this action and reset: no transition.
-            skipped = self._ended
-            np.logical_not(skipped, out=rollout.valid[t])
-            for row in (rollout.rewards[t], rollout.terminated[t], rollout.truncated[t]):
-                row[skipped] = 0
-        for leaf, values in zip(rollout.observations, self.layout.take(observation, self.num_envs), strict=True):
-            leaf[t + 1] = values
-        self._ended = rollout.terminated[t] | rollout.truncated[t]
-        self._any_ended = bool(self._ended.any())
-        if self._any_ended and self._mode is not AutoresetMode.NEXT_STEP:
-            self._begin_episodes(rollout, t, info)
+        if self._single is not None and self._single.is_plain(observation, self._leading):
+            rollout.observations[0][t + 1] = observation
+        else:
+            for leaf, values in zip(rollout.observations, self.layout.take(observation, self.num_envs), strict=True):
+                leaf[t + 1] = values
+        if self._mode is not AutoresetMode.NEXT_STEP:
+            ended = rollout.terminated[t] | rollout.truncated[t]
+            if ended.any():
+                self._begin_episodes(rollout, t, ended, info)
         return info
+
+    def finish(self, rollout: Rollout) -> None:
+        """See `Envs.finish`. In next-step mode, marks the rows in which an environment only reset."""
+        if self._mode is not AutoresetMode.NEXT_STEP:
+            return
+        ended = ends(rollout)
+        # An environment that ended ignores its next action and resets: no transition, so no end either.
+        ended[0] &= ~self._ended
+        for t in np.flatnonzero((ended[1:] & ended[:-1]).any(-1)):
+            ended[t + 1] &= ~ended[t]
+        skipped = np.concatenate([self._ended[None], ended[:-1]])
+        self._ended = ended[-1].copy()
+        np.logical_not(skipped, out=rollout.valid)
+        for rows in (rollout.rewards, rollout.terminated, rollout.truncated):
+            rows[skipped] = 0
 
     def close(self) -> None:
         """See `Envs.close`."""
         self._env.close()
 
-    def _begin_episodes(self, rollout: Rollout, t: int, info: dict[str, Any]) -> None:
+    def _begin_episodes(self, rollout: Rollout, t: int, ended_now: np.ndarray, info: dict[str, Any]) -> None:
         """Keeps the last observations of episodes that ended; the first ones of the next take their place."""
         following = rollout.observations
-        ended = [int(i) for i in np.flatnonzero(self._ended)]
+        ended = [int(i) for i in np.flatnonzero(ended_now)]
         if self._mode is AutoresetMode.DISABLED:
             rollout.finals += [(t, i, [leaf[t + 1, i].copy() for leaf in following]) for i in ended]
-            observation, _ = self._env.reset(options={"reset_mask": self._ended.copy()})
+            observation, _ = self._env.reset(options={"reset_mask": ended_now})
             for leaf, values in zip(following, self.layout.take(observation, self.num_envs), strict=True):
                 leaf[t + 1, ended] = values[ended]
             return

@@ -81,6 +81,7 @@ class EpisodePlayer:
             noise = still if deterministic else noise_of.draw(rng, (n,))
             chosen, _ = self._actor.act([leaf[0] for leaf in rollout.observations], noise)
             self._envs.step(self._actions.to_env(chosen), rollout, 0, wanted)
+            self._envs.finish(rollout)
             counted = np.logical_and(rollout.valid[0], wanted)
             returns[counted] += rollout.rewards[0, counted]
             lengths += counted

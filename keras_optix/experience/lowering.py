@@ -36,6 +36,7 @@ Forward = Callable[[Any, Any, Sequence[Any]], tuple[Any, Any]]
 space packs them, ``[N, ...]`` each."""
 
 _SMALL = 20_000  # weights; up to here, setting inputs costs less than making an interpreter
+_LONG = 500_000  # multiplications in a call; above, packed constants save more than their interpreter costs
 _MAX_THREADS = 4
 _ROUNDS = 3
 
@@ -58,15 +59,18 @@ class Lowerable:
     noise: NoiseSpec
     network: Any = None
 
-    @property
-    def large(self) -> bool:
-        """Whether it has more weights than a small network."""
-        return sum(array.size for array in self.arrays) > _SMALL
+    def work(self, batch_size: int) -> int:
+        """Multiplications of a call, roughly: one per weight and observation, a convolution many more."""
+        return batch_size * sum(array.size for array in self.arrays)
+
+    def heavy(self, batch_size: int) -> bool:
+        """Whether weights should be constants: a convolution, many weights, or a large batch."""
+        return self.work(1) > _SMALL or self.work(batch_size) > _LONG or self.convolves
 
     @property
-    def heavy(self) -> bool:
-        """Whether its weights should be constants: a convolution, or many weights."""
-        return self.large or any(array.ndim > 2 for array in self.arrays)
+    def convolves(self) -> bool:
+        """Whether it has kernels of more than two axes."""
+        return any(array.ndim > 2 for array in self.arrays)
 
 
 class FunctionActor:
@@ -117,9 +121,7 @@ def make_actor(policy: Lowerable, batch_size: int) -> Actor:
         )
         return FunctionActor(policy)
     # Convolutions whose kernels are inputs run unpacked, and for a batch the function overtakes them.
-    unpacked = policy.heavy and any(
-        array.ndim > 2 for k, array in enumerate(policy.arrays) if k not in lowered.constants
-    )
+    unpacked = any(array.ndim > 2 for k, array in enumerate(policy.arrays) if k not in lowered.constants)
     if unpacked and batch_size > 1:
         return FunctionActor(policy)
     return LiteRTActor(lowered)
@@ -139,8 +141,9 @@ def lower(policy: Lowerable, batch_size: int, *, as_constants: bool | None = Non
     Raises:
         LoweringError: An operation has no LiteRT kernel, or the values disagree.
     """
-    constants = policy.heavy if as_constants is None else as_constants
-    threads = min(os.cpu_count() or 1, _MAX_THREADS) if policy.large else 1
+    constants = policy.heavy(batch_size) if as_constants is None else as_constants
+    # Between short calls, waking threads takes longer than they save.
+    threads = min(os.cpu_count() or 1, _MAX_THREADS) if policy.work(1) > _SMALL else 1
     try:
         if constants:
             try:

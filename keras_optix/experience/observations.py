@@ -62,6 +62,10 @@ class Leaf:
         """Whether it looks like an image or a stack of images: uint8 of three or four axes."""
         return self.dtype == np.uint8 and len(self.shape) in (3, 4)
 
+    def is_plain(self, value: Any, leading: tuple[int, ...]) -> bool:
+        """Whether a value is an array as a window keeps it, so that `take` would return it as it is."""
+        return type(value) is np.ndarray and value.dtype is self.dtype and value.shape == leading + self.shape
+
     def take(self, value: Any, leading: tuple[int, ...]) -> np.ndarray:
         """Checks what an environment returned for this leaf, and converts it; range and NaN are checked per window.
 
