@@ -43,12 +43,18 @@ def find_constants(blob: bytes, marks: Mapping[int, np.ndarray]) -> dict[int, tu
 
 
 def _float_buffers(blob: bytes) -> list[tuple[int, np.ndarray]]:
-    """Offset and float32 content of each buffer whose size allows it."""
+    """Offset and content of each buffer of a float32 tensor."""
     model = schema.Model.GetRootAs(blob, 0)
     start = np.frombuffer(blob, np.uint8).__array_interface__["data"][0]
+    numbers = set()
+    for k in range(model.SubgraphsLength()):
+        graph = model.Subgraphs(k)
+        tensors = [graph.Tensors(place) for place in range(graph.TensorsLength())]
+        # Integers, such as shapes, would be tiny numbers as floats, and tiny numbers are all alike.
+        numbers |= {tensor.Buffer() for tensor in tensors if tensor.Type() == schema.TensorType.FLOAT32}
     buffers = []
-    for k in range(model.BuffersLength()):
-        data = model.Buffers(k).DataAsNumpy()
+    for number in sorted(numbers):
+        data = model.Buffers(number).DataAsNumpy()
         if isinstance(data, np.ndarray) and data.size and data.size % 4 == 0:
             offset = data.__array_interface__["data"][0] - start
             buffers.append((offset, np.frombuffer(data.tobytes(), np.float32)))
@@ -58,8 +64,11 @@ def _float_buffers(blob: bytes) -> list[tuple[int, np.ndarray]]:
 def _match(mark: np.ndarray, offset: int, values: np.ndarray) -> Constant | None:
     for axes in itertools.permutations(range(mark.ndim)):
         candidate = np.transpose(mark, axes).ravel()
+        if (values == candidate).all():
+            return Constant(offset, axes, 1.0)
         scale = float(values[0]) / float(candidate[0])
-        if np.isfinite(scale) and scale and np.allclose(values, candidate * np.float32(scale), rtol=1e-5, atol=0.0):
-            exact = bool((values == candidate).all())
-            return Constant(offset, axes, 1.0 if exact else scale)
+        # A single number is a multiple of any other.
+        plausible = mark.size > 1 and 1e-6 < abs(scale) < 1e6
+        if plausible and np.allclose(values, candidate * np.float32(scale), rtol=1e-5, atol=0.0):
+            return Constant(offset, axes, scale)
     return None

@@ -111,6 +111,17 @@ def test_large_and_convolutional_networks_get_constants(name: str, constants: bo
     assert len(lowered.constants) == (len(policy.weights) if constants else 0)
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_integers_of_the_graph_are_not_taken_for_weights(batch_size: int) -> None:
+    """Shapes and strides lie in the flatbuffer too, and the normaliser's count is a weight of one number."""
+    space = spaces.Dict(camera=IMAGE, gear=spaces.Discrete(5), speed=spaces.Box(-1, 1, (3,)))
+    agent = optix.PPOAgent(normalize_observations=True)
+    agent.bind(space, spaces.Box(-1.0, 1.0, (2,)))
+    lowered = lowering.lower(agent.lowerable(), batch_size)
+    assert len(lowered.constants) >= len(agent.policy.weights)
+    assert isinstance(agent.make_actor(batch_size), LiteRTActor)
+
+
 def test_a_weight_that_goes_missing_is_noticed() -> None:
     """The control of the check: a place that is off by one weight computes other values."""
     agent = bound_agent(*policy_of("uint8_image"))
@@ -214,3 +225,14 @@ def test_what_cannot_be_lowered_falls_back_to_a_compiled_function_and_says_so() 
     observations = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
     actions, _ = actor.act([observations], NOISE.zeros((3,)))
     np.testing.assert_array_equal(actions, np.asarray(policy(observations)).argmax(-1))
+
+
+def test_attention_is_lowered() -> None:
+    series = L.Input((7, 3))
+    wide = L.Dense(16)(series)
+    attended = L.LayerNormalization()(L.Add()([wide, L.MultiHeadAttention(2, 8)(wide, wide)]))
+    policy = keras.Model(series, L.Dense(2)(L.Flatten()(attended)))
+    agent = bound_agent(policy, SERIES)
+    actor = lowering.make_actor(agent.lowerable(), 1)
+    assert isinstance(actor, LiteRTActor)
+    check_against_keras(agent, policy, actor, SERIES, 1)
