@@ -124,6 +124,7 @@ class LiteRTActor:
         self._lowered = lowered
         # A patched flatbuffer needs an interpreter of its own, because this one packs constants when it is made.
         self._blob = bytearray(lowered.blob) if lowered.constants else None
+        self._patched: list[np.ndarray] | None = None
         self._ready = False
         with quiet_stderr():  # the first interpreter of a process says a line about its delegate
             self._load(lowered.blob)
@@ -147,6 +148,9 @@ class LiteRTActor:
         if len(arrays) != len(self._weights):
             raise LoweringError(f"The policy has {len(self._weights)} weight arrays. Received: {len(arrays)} arrays.")
         if self._blob is not None:
+            if self._patched is not None and all(map(np.array_equal, arrays, self._patched)):
+                return  # making an interpreter takes milliseconds
+            self._patched = list(arrays)
             for k, places in self._lowered.constants.items():
                 for place in places:
                     target = np.frombuffer(self._blob, np.float32, arrays[k].size, place.offset)

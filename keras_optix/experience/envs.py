@@ -101,7 +101,11 @@ class SequentialEnvs:
         first, after, row = following[0], t + 1, rollout.rewards[t]
         infos = []
         for i in indices:
-            observation, reward, terminated, truncated, info = self._steps[i](each[i])
+            result = self._steps[i](each[i])
+            try:
+                observation, reward, terminated, truncated, info = result
+            except (TypeError, ValueError):
+                raise self._wrong_api(i, "step", "(observation, reward, terminated, truncated, info)", result) from None
             infos.append(info)
             row[i] = reward
             if single is not None and single.is_plain(observation, ()):
@@ -125,8 +129,20 @@ class SequentialEnvs:
             env.close()
 
     def _reset_one(self, index: int, seed: int | None) -> Leaves:
-        observation, _ = self._envs[index].reset(seed=seed)
-        return self._take(index, observation)
+        result = self._envs[index].reset(seed=seed)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise self._wrong_api(index, "reset", "(observation, info)", result)
+        return self._take(index, result[0])
+
+    def _wrong_api(self, index: int, method: str, wanted: str, result: Any) -> EnvError:
+        returned = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
+        return EnvError(
+            describe(
+                f"The environment's `{method}` must return {wanted}, as Gymnasium has it.",
+                fix=f"Environment {index}: {self._envs[index]}.",
+                returned=returned,
+            )
+        )
 
     def _take(self, index: int, observation: Any) -> Leaves:
         try:

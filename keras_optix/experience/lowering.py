@@ -239,16 +239,16 @@ def _varied(rng: np.random.Generator, array: np.ndarray) -> np.ndarray:
 
 def _blame(policy: Lowerable) -> str:
     """Names the first layer of the network that cannot be converted."""
-    network = policy.network
+    layers = [
+        layer for layer in getattr(policy.network, "layers", ()) if not isinstance(layer, keras.layers.InputLayer)
+    ]
     try:
-        inputs = network.inputs
-        layers = [layer for layer in network.layers if not isinstance(layer, keras.layers.InputLayer)]
+        for layer in layers:
+            if not _converts(keras.Model(policy.network.inputs, layer.output)):
+                return f"The layer in the way is {layer.name} ({type(layer).__name__})."
     except (AttributeError, ValueError):
-        inputs, layers = None, []
-    for layer in layers if inputs else []:
-        if not _converts(keras.Model(network.inputs, layer.output)):
-            return f"The layer in the way is {layer.name} ({type(layer).__name__})."
-    names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in getattr(network, "layers", ()))
+        pass  # a subclass has no symbolic inputs
+    names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in layers)
     return f"Layers of the policy: {names or 'unknown'}."
 
 

@@ -471,3 +471,33 @@ def test_unsupported_spaces_are_named(collector: MakeCollector, space: spaces.Sp
     env.action_space = space  # type: ignore[assignment]
     with pytest.raises(SpaceError, match=f"action space.*{type(space).__name__}"):
         collector(env)
+
+
+class OldApi(CountingEnv):
+    """Returns what environments of the time before Gymnasium did."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__()
+        self.method = method
+
+    def reset(self, **options: Any) -> Any:
+        result = super().reset(**options)
+        return result[0] if self.method == "reset" else result
+
+    def step(self, action: Any) -> Any:
+        observation, reward, terminated, _, info = super().step(action)
+        return observation, reward, terminated, info
+
+
+@pytest.mark.parametrize(
+    ("method", "match"),
+    [
+        ("reset", r"`reset` must return \(observation, info\).*returned='ndarray'.*OldApi"),
+        ("step", r"`step` must return \(observation, reward, terminated.*returned='a tuple of 4'.*OldApi"),
+    ],
+)
+def test_an_environment_of_the_old_api_is_named(collector: MakeCollector, method: str, match: str) -> None:
+    env = OldApi(method)
+    with pytest.raises(EnvError, match=match):
+        collector(env).collect()
+    assert env.closed

@@ -198,6 +198,28 @@ def test_a_lowered_policy_can_be_pickled(as_constants: bool) -> None:
     assert actions.shape == (2,)
 
 
+def test_a_layer_that_is_used_twice_does_not_hide_the_reason() -> None:
+    given = L.Input((6,))
+    shared = L.Dense(6)
+    odd = Unlowerable(name="odd_one")
+    policy = keras.Model(given, L.Dense(2)(odd(shared(shared(given)))))
+    agent = bound_agent(policy, VECTOR)
+    with pytest.warns(UserWarning, match=r"(?i)erfinv.*in the way is odd_one \(Unlowerable\)"):
+        agent.make_actor(1)
+
+
+def test_equal_weights_do_not_make_another_interpreter() -> None:
+    agent = bound_agent(*policy_of("conv2d"))
+    actor = agent.make_actor(1)
+    actor.set_weights(agent.publish().arrays)
+    made = actor._interpreter
+    actor.set_weights(agent.publish().arrays)
+    assert actor._interpreter is made
+    agent.policy.layers[0].bias.assign(np.ones(16, np.float32))
+    actor.set_weights(agent.publish().arrays)
+    assert actor._interpreter is not made
+
+
 def test_an_actor_without_weights_refuses_to_act() -> None:
     policy = bound_agent().lowerable()
     for actor in (LiteRTActor(lowering.lower(policy, 1)), lowering.FunctionActor(policy)):
