@@ -218,17 +218,18 @@ class Collector:
 
     def _account(self, rollout: Rollout, version: int) -> tuple[EpisodeRecord, ...]:
         """Adds the window to the running episodes and returns those that ended, in the order of their ends."""
-        returns = np.cumsum(rollout.rewards, axis=0, dtype=np.float64) + self._returns
-        lengths = np.cumsum(rollout.valid, axis=0) + self._lengths
+        # Environment by environment, in memory too: along a strided axis a running sum takes ten times as long.
+        returns = np.cumsum(rollout.rewards.T.astype(np.float64, order="C"), axis=1) + self._returns[:, None]
+        lengths = np.cumsum(rollout.valid.T.astype(np.int64, order="C"), axis=1) + self._lengths[:, None]
         envs, times = np.nonzero(ends(rollout).T)
         # Within an environment, an episode is what was added since the one before it ended.
         same = envs[1:] == envs[:-1]
-        totals, steps = returns[times, envs], lengths[times, envs]
+        totals, steps = returns[envs, times], lengths[envs, times]
         rewards, sizes, first = totals.copy(), steps.copy(), self._first_versions[envs]
         rewards[1:][same] -= totals[:-1][same]
         sizes[1:][same] -= steps[:-1][same]
         first[1:][same] = version
-        self._returns, self._lengths = returns[-1].copy(), lengths[-1].copy()
+        self._returns, self._lengths = returns[:, -1].copy(), lengths[:, -1].copy()
         last = np.append(~same, True)[: len(envs)]
         self._returns[envs[last]] -= totals[last]
         self._lengths[envs[last]] -= steps[last]
