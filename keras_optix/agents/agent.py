@@ -256,7 +256,7 @@ class Agent(keras.Model):  # type: ignore[misc]
         compiled = getattr(self, "train_function", None)
         if compiled is not None and not force:
             return compiled
-        with shadowed(self, "train_step", tracked(self.train_step, self._clock)):
+        with shadowed(self, "train_step", tracked(self.train_step, self._clock, lambda: self.trainable_variables)):
             super().make_train_function(force)
         learn = self.train_function
         watch = self.make_test_function(force)
@@ -275,7 +275,7 @@ class Agent(keras.Model):  # type: ignore[misc]
         compiled = getattr(self, "test_function", None)
         if compiled is not None and not force:
             return compiled
-        with shadowed(self, "test_step", tracked(self.test_step, self._clock)):
+        with shadowed(self, "test_step", tracked(self.test_step, self._clock, lambda: ())):
             super().make_test_function(force)
         return self.test_function
 
@@ -385,6 +385,7 @@ class Agent(keras.Model):  # type: ignore[misc]
         before = self.policy_version
         load_arrays(self._state_variables(), state)
         self._clock.move_past(before)
+        self._clock.forgive()
 
     def pause_updates(self, paused: bool) -> None:
         """Switches learning off or on: a paused agent acts and logs, and its weights stay as they are."""
@@ -404,6 +405,11 @@ class Agent(keras.Model):  # type: ignore[misc]
     @property
     def last_window_id(self) -> int:
         """Number of the last window that `fit` got, or -1."""
+        return self._clock.last_window()[0]
+
+    @property
+    def last_update(self) -> tuple[int, bool]:
+        """Number of the last window that `fit` got, or -1, and whether all stayed finite since the last `set_state`."""
         return self._clock.last_window()
 
     def _state_variables(self) -> dict[str, Any]:

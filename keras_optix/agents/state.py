@@ -21,7 +21,8 @@ class PolicyClock:
 
     def __init__(self) -> None:
         self._offset = keras.Variable(0, dtype="int64", trainable=False, name="policy_version_offset")
-        self._window = keras.Variable(-1, dtype="int64", trainable=False, name="last_window_id")
+        # The last window, and whether all was finite since the last look: one variable, for reading costs 0.1 ms.
+        self._last = keras.Variable([-1, 1], dtype="int64", trainable=False, name="last_window")
         self._iterations: Any = None
 
     def follow(self, iterations: Any) -> None:
@@ -44,13 +45,19 @@ class PolicyClock:
         """Makes the version `version` + 1, whatever the optimizer's iterations are after a restore."""
         self._offset.assign_add(version + 1 - self.now())
 
-    def note_window(self, window_id: Any) -> None:
-        """Notes, in a compiled step, which window it got."""
-        self._window.assign(window_id)
+    def note_window(self, window_id: Any, finite: Any = True) -> None:
+        """Notes, in a compiled step, which window it got, and whether losses and weights are finite after it."""
+        still = tf.logical_and(self._last.value[1] > 0, finite)
+        self._last.assign(tf.stack([window_id, tf.cast(still, tf.int64)]))
 
-    def last_window(self) -> int:
-        """The last window that was noted, or -1."""
-        return int(self._window.numpy())
+    def last_window(self) -> tuple[int, bool]:
+        """The last window that was noted, or -1, and whether all was finite since `forgive`."""
+        window_id, finite = self._last.numpy()
+        return int(window_id), bool(finite)
+
+    def forgive(self) -> None:
+        """Forgets that something was not finite."""
+        self._last.assign([self.last_window()[0], 1])
 
 
 class StateReader:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import tensorflow as tf
@@ -68,20 +68,32 @@ def shadowed(model: Any, method: str, replacement: Step) -> Iterator[None]:
         del model.__dict__[method]
 
 
-def tracked(step: Step, clock: PolicyClock) -> Step:
-    """Wraps a step: notes its window and how old the policy was, and adds what the window knows to the logs."""
+def tracked(step: Step, clock: PolicyClock, weights: Callable[[], Sequence[Any]]) -> Step:
+    """Wraps a step: notes its window, how old the policy was and whether all is finite; adds what the window knows.
+
+    Args:
+        step: `train_step` or `test_step`.
+        clock: Gets the notes.
+        weights: The variables that the step trains.
+    """
 
     def tracked_step(window: Window) -> dict[str, Any]:
-        # Without the dependency, these could run before the window has been collected.
+        # Without the dependency, this could run before the window has been collected.
         with tf.control_dependencies([window.window_id, window.policy_version]):
-            clock.note_window(window.window_id)
             lag = clock.tensor() - window.policy_version
-        logs = {
+        known = {
             "episode_return": window.episode_return,
             "episode_length": window.episode_length,
             "policy_lag": tf.cast(lag, tf.float32),
         }
         with tf.control_dependencies([lag]):
-            return logs | step(window)
+            logs = step(window)
+        losses = [tf.convert_to_tensor(value) for name, value in logs.items() if name.endswith("loss")]
+        with tf.control_dependencies(losses):
+            # A gradient that is not finite leaves its mark on the weights.
+            checked = [*losses, *(variable.value for variable in weights())]
+            finite = [tf.reduce_all(tf.math.is_finite(value)) for value in checked if value.dtype.is_floating]
+            clock.note_window(window.window_id, tf.reduce_all(finite) if finite else True)
+        return known | logs
 
     return tracked_step

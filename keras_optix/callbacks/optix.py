@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 import weakref
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
 
 from keras_optix.agents.agent import Agent
+from keras_optix.agents.hyperparameters import LEARNING_RATE
 from keras_optix.callbacks.confirmation import Hold, OwnEnvironment
 from keras_optix.callbacks.loop_callback import LoopCallback
+from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
 from keras_optix.callbacks.tensorboard import LoopWriter
 from keras_optix.control.base_optimizer import BaseOptimizer, TunerDecision
 from keras_optix.control.evaluators import BaseEvaluator, ReturnEvaluator
 from keras_optix.control.evidence import Evidence
+from keras_optix.control.guard import NonFiniteGuard
 from keras_optix.control.records import EvalMetrics, HyperparamSet
 from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
 from keras_optix.control.scheduler import BackoffScheduler, Decision, Evaluation, LoopEvent, LoopState
@@ -29,34 +29,7 @@ from keras_optix.experience.collector import Collector
 from keras_optix.experience.window import CollectedWindow
 from keras_optix.validation import check_choice, check_int
 
-_RATE_WINDOWS = 20
 _CONFIRMING_EPISODES = 10
-_STATE_NUMBERS = {state: float(k) for k, state in enumerate(LoopState)}
-
-
-@dataclass(frozen=True)
-class LoopRecord:
-    """Something that the loop did, and why.
-
-    Attributes:
-        event: A `LoopEvent` value, or ``"hyperparams"``, ``"rollback"``, ``"restored"``.
-        window_id: Number of the window after which it happened.
-        env_steps: Environment steps of the run until then.
-        state: State of the loop after it.
-        message: One sentence.
-        evidence: Difference, standard error and n, or None where there is nothing to compare.
-    """
-
-    event: str
-    window_id: int
-    env_steps: int
-    state: LoopState
-    message: str
-    evidence: Evidence | None = None
-
-    def __str__(self) -> str:
-        why = "" if self.evidence is None else f": {self.evidence}"
-        return f"window {self.window_id}, {self.env_steps} env steps, {self.state.name}: {self.message}{why}"
 
 
 class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
@@ -139,9 +112,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         if log_dir is not None:
             LoopWriter(log_dir).close()  # fails now rather than when training begins
         self.best_snapshot: PolicySnapshot | None = None
-        self.events: list[LoopRecord] = []
         self._children: Any = None
-        self._writer: LoopWriter | None = None
+        self._log = LoopLog(None, 0)
         self._own_env: OwnEnvironment | None = None
         self._sources: list[Collector] = []
         self._reset()
@@ -150,6 +122,11 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def state(self) -> LoopState:
         """State of the loop."""
         return self.scheduler.loop_state
+
+    @property
+    def events(self) -> list[LoopRecord]:
+        """What the loop did, with its evidence, oldest first."""
+        return self._log.records
 
     @property
     def env_steps(self) -> int:
@@ -192,8 +169,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         for source in sources:
             source.keep_delivered(True)
         self._sources = sources
-        if self._log_dir is not None:
-            self._writer = LoopWriter(self._log_dir)
+        self._log = LoopLog(self._log_dir, self.verbose)
         if self._children is not None:
             self._children.on_train_begin(logs)
         for callback in self.callbacks:
@@ -202,9 +178,12 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Takes the windows that were collected since the last call through the loop."""
         named = dict(logs or {})
-        last = self._agent().last_window_id
-        for source in self._sources:
-            for collected in source.take_delivered(last):
+        last, finite = self._agent().last_update
+        delivered = [(source, source.take_delivered(last)) for source in self._sources]
+        if not finite:
+            self._rescue(last, [windows[0] for _, windows in delivered if windows])
+        for _, windows in delivered:
+            for collected in windows:
                 self._take_window(collected, named)
         if self._children is not None:
             self._children.on_train_batch_end(batch, named)
@@ -252,7 +231,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _reset(self) -> None:
         self.best_snapshot = None
-        self.events = []
+        self._guard = NonFiniteGuard()
         self._windows = 0
         self._window_id = -1
         self._env_steps = 0
@@ -261,14 +240,13 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._sources = []
         self._pool = ScorePool(self.evaluator.min_episodes)
         self._latest: Evaluation | None = None
-        self._times: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOWS)
 
     def _take_window(self, collected: CollectedWindow, logs: dict[str, Any]) -> None:
         """One window through the loop: score, evaluate if due, decide, apply."""
         self._windows += 1
         self._window_id = collected.window_id
         self._env_steps += int(collected.window.valid.sum())
-        self._times.append((time.monotonic(), self._env_steps))
+        self._log.tick(self._env_steps)
         if self._hold is not None:
             if self._hold.add(collected, logs):
                 self._end_hold()
@@ -298,6 +276,26 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
             self._confirm(collected)
         if self.state is LoopState.ACTIVE and self._hold is None:
             self._tune(evaluation)
+
+    def _rescue(self, window_id: int, collected: list[CollectedWindow]) -> None:
+        """A loss or a weight is not finite: back to the weights before, with half the learning rate.
+
+        The weights that collected the first window of this call are from before the update that failed.
+        """
+        agent = self._agent()
+        if collected:
+            agent.set_state(agent.state_of(collected[0].published))
+        self._window_id = window_id
+        self._pause_tuner()
+        tunable = LEARNING_RATE in agent.hyperparams
+        before = agent.hyperparams[LEARNING_RATE] if tunable else None
+        after = self._guard.rescue(window_id, "A loss or a weight", before)
+        if after is not None:
+            agent.hyperparams[LEARNING_RATE] = after
+        change = "" if after is None else f", learning rate {before:.4g} -> {after:.4g}"
+        times = f"{self._guard.rescues} of at most {self._guard.max_rescues}"
+        self._note("non_finite", f"a loss or a weight was not finite; restored the weights before{change} ({times})")
+        self._pool.drop_until(window_id + self._ahead)
 
     def _confirm(self, candidate: CollectedWindow) -> None:
         """Asks for a second evaluation of the candidate's weights: at once on an own environment, or in place."""
@@ -438,22 +436,13 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._note(decision.event.value, decision.event.value + change, decision.evidence)
 
     def _note(self, event: str, message: str, evidence: Evidence | None = None) -> None:
-        record = LoopRecord(event, self._window_id, self._env_steps, self.state, message, evidence)
-        self.events.append(record)
-        if self._writer is not None:
-            self._writer.text(self._env_steps, "loop/events", str(record))
-        if self.verbose >= 2:
-            print(f"\n{record}" if self.verbose == 2 else record)
+        self._log.note(LoopRecord(event, self._window_id, self._env_steps, self.state, message, evidence))
 
     def _write_scalars(self, logs: Mapping[str, Any]) -> None:
-        if self._writer is None:
+        if not self._log.writes:
             return
-        (first_time, first_steps), (last_time, last_steps) = self._times[0], self._times[-1]
-        rate = (last_steps - first_steps) / (last_time - first_time) if last_time > first_time else float("nan")
         values = {
-            "loop/state": _STATE_NUMBERS[self.state],
             "loop/interval": self.scheduler.state.interval,
-            "time/env_steps_per_second": rate,
             "time/windows": float(self._windows),
             "time/evaluation_env_steps": float(self.evaluation_env_steps),
         }
@@ -465,10 +454,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         if self._windows == 1 or evaluated:
             # Reading them takes longer than writing everything else.
             values |= {f"hyperparams/{name}": value for name, value in self._agent().hyperparams.snapshot().items()}
-        for name, value in logs.items():
-            group = "rollout" if name.startswith("episode_") else "train"
-            values[f"{group}/{name}"] = float(value)
-        self._writer.scalars(self._env_steps, values)
+        self._log.scalars(self.state, self._env_steps, values, logs)
 
     def _summary(self) -> str:
         best = self.best_snapshot
@@ -485,9 +471,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
             source.keep_delivered(False)
         if self._own_env is not None:
             self._own_env.close()
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self._log.close()
 
     def _agent(self) -> Agent:
         if not isinstance(self.model, Agent):
