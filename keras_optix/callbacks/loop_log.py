@@ -21,7 +21,8 @@ class LoopRecord:
     """Something that the loop did, and why.
 
     Attributes:
-        event: A `LoopEvent` value, or ``"hyperparams"``, ``"rollback"``, ``"restored"``, ``"non_finite"``.
+        event: A `LoopEvent` value, or ``"hyperparams"``, ``"rollback"``, ``"restored"``, ``"reassessed"``,
+            ``"non_finite"``.
         window_id: Number of the window after which it happened.
         env_steps: Environment steps of the run until then.
         state: State of the loop after it.

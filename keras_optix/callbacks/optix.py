@@ -18,7 +18,7 @@ from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
 from keras_optix.callbacks.tensorboard import LoopWriter
 from keras_optix.control.base_optimizer import BaseOptimizer, TunerDecision
 from keras_optix.control.evaluators import BaseEvaluator, ReturnEvaluator
-from keras_optix.control.evidence import Evidence
+from keras_optix.control.evidence import Estimate, Evidence
 from keras_optix.control.guard import NonFiniteGuard
 from keras_optix.control.records import EvalMetrics, HyperparamSet
 from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
@@ -26,7 +26,7 @@ from keras_optix.control.scheduler import BackoffScheduler, Decision, Evaluation
 from keras_optix.control.score_pool import ScorePool, estimate_of
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.experience.collector import Collector
-from keras_optix.experience.window import CollectedWindow
+from keras_optix.experience.window import CollectedWindow, PublishedPolicy
 from keras_optix.validation import check_choice, check_int
 
 _CONFIRMING_EPISODES = 10
@@ -232,6 +232,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def _reset(self) -> None:
         self.best_snapshot = None
         self._guard = NonFiniteGuard()
+        self._best_policy: PublishedPolicy | None = None
         self._windows = 0
         self._window_id = -1
         self._env_steps = 0
@@ -268,6 +269,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
             env_steps=self._env_steps,
         )
         self._latest = evaluation
+        self._reassess_best(evaluation.score)
         decision = self.scheduler.observe(evaluation)
         if decision.event is not LoopEvent.CANDIDATE:
             self._apply(decision)
@@ -300,17 +302,38 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def _confirm(self, candidate: CollectedWindow) -> None:
         """Asks for a second evaluation of the candidate's weights: at once on an own environment, or in place."""
         agent = self._agent()
-        episodes = self.evaluator.min_episodes
-        source = self._sources[0]
-        can_play_alone = type(self.evaluator).score_episodes is not BaseEvaluator.score_episodes
-        if not can_play_alone or source.recipe is None:
+        player = self._player()
+        if player is None:
+            episodes = self.evaluator.min_episodes
             self._hold = Hold(agent, candidate, agent.get_hyperparams(), self.evaluator, episodes)
             return
-        if self._own_env is None:
+        self._settle(candidate, player.evaluate(candidate.published), agent.get_hyperparams())
+
+    def _player(self) -> OwnEnvironment | None:
+        """Plays episodes on environments of its own; None where none can be made or episodes cannot be scored."""
+        source = self._sources[0]
+        can_play_alone = type(self.evaluator).score_episodes is not BaseEvaluator.score_episodes
+        if self._own_env is None and can_play_alone and source.recipe is not None:
             # An evaluator of windows that can score episodes too need not say how many.
-            self._own_env = OwnEnvironment(agent, source, self.evaluator, episodes or _CONFIRMING_EPISODES)
-        metrics = self._own_env.evaluate(candidate.published)
-        self._settle(candidate, metrics, agent.get_hyperparams())
+            episodes = self.evaluator.min_episodes or _CONFIRMING_EPISODES
+            self._own_env = OwnEnvironment(self._agent(), source, self.evaluator, episodes)
+        return self._own_env
+
+    def _reassess_best(self, score: Estimate) -> None:
+        """Evaluates the best once more if only its own uncertainty keeps `score` from being better."""
+        best, policy = self.best_snapshot, self._best_policy
+        if best is None or policy is None or not self.scheduler.doubts_best(score):
+            return
+        player = self._player()
+        estimate = None if player is None else estimate_of(player.evaluate(policy))
+        if estimate is None:
+            return
+        evidence = self.scheduler.reassess(Evaluation(estimate, self._window_id, policy.version, self._env_steps))
+        pooled = self.scheduler.state.best
+        if pooled is not None:
+            metrics = EvalMetrics(pooled.mean, episode_id=best.window_id, stderr=pooled.stderr, episodes=pooled.n)
+            self.best_snapshot = self.registry.rescore(best, metrics)
+        self._note("reassessed", f"evaluated snapshot {best.snapshot_id} again", evidence)
 
     def _end_hold(self) -> None:
         hold = self._hold
@@ -338,9 +361,11 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
             raise StateError("The second evaluation of a candidate has no score.")
         version = candidate.published.version
         evaluation = Evaluation(estimate, self._window_id, version, self._env_steps)
+        self._reassess_best(estimate)
         decisions = self.scheduler.confirm(evaluation)
         crowned = decisions[0].event is LoopEvent.IMPROVEMENT
         if crowned:
+            self._best_policy = candidate.published
             self.best_snapshot = self.registry.save(
                 self._agent().state_of(candidate.published),
                 eval_metrics=metrics,

@@ -19,7 +19,7 @@ import secrets
 import time
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -181,6 +181,27 @@ class CheckpointRegistry:
                 describe(f"The snapshot could not be written: {error}.", directory=str(self.directory))
             ) from error
         return snapshot
+
+    def rescore(self, snapshot: PolicySnapshot, eval_metrics: EvalMetrics) -> PolicySnapshot:
+        """Gives a snapshot another score, after its weights were evaluated again.
+
+        Returns:
+            The snapshot with its new score.
+
+        Raises:
+            RegistryError: It is not in the registry (any more), or the manifest cannot be written.
+        """
+        if snapshot not in self._snapshots:
+            raise RegistryError(describe("The registry has no such snapshot.", snapshot_id=snapshot.snapshot_id))
+        rescored = replace(snapshot, eval_metrics=_plain_metrics(eval_metrics))
+        self._snapshots[self._snapshots.index(snapshot)] = rescored
+        try:
+            self._write_manifest()
+        except OSError as error:
+            raise RegistryError(
+                describe(f"The manifest could not be written: {error}.", directory=str(self.directory))
+            ) from error
+        return rescored
 
     def load(self, snapshot: PolicySnapshot) -> dict[str, np.ndarray]:
         """Reads the arrays of a snapshot.

@@ -22,7 +22,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from keras_optix.control.evidence import Estimate, Evidence, compare, noise_from_differences, pool
+from keras_optix.control.evidence import Estimate, Evidence, compare, noise_from_differences, pool, standardised
 from keras_optix.errors import ConfigurationError, NonFiniteError, StateError, describe
 from keras_optix.validation import check_float, check_int
 
@@ -271,6 +271,36 @@ class BackoffScheduler:
         decision = Decision(LoopEvent.REJECTED, state.loop_state, state.loop_state, rejected)
         follow_up = self._no_improvement(state, score)
         return (decision,) if follow_up.event is LoopEvent.NONE else (decision, follow_up)
+
+    def doubts_best(self, score: Estimate) -> bool:
+        """Whether a score would lie above the best, were the best known better.
+
+        Then it is worth evaluating the best again: its own standard error is what keeps the score from counting. On
+        CartPole, say, nothing is ever significantly above 480 +- 15.
+        """
+        best = self.state.best
+        if best is None or self.loop_state is LoopState.WATCHDOG or best.stderr <= score.stderr:
+            return False
+        limit = _ONE_SIDED_Z[self.confidence]
+        alone = standardised(score.mean - best.mean - self.improvement_margin, score.stderr)
+        return alone > limit >= _compare(self.state, score, best, "", margin=self.improvement_margin).z
+
+    def reassess(self, evaluation: Evaluation) -> Evidence:
+        """Takes another evaluation of the best's weights and pools it with what is known of them.
+
+        Returns:
+            How the new evaluation differs from what was known.
+
+        Raises:
+            NonFiniteError: The score is NaN or infinite.
+            StateError: There is no best.
+        """
+        if self.state.best is None:
+            raise StateError("There is no best to evaluate again.")
+        score = _finite(evaluation)
+        evidence = _compare(self.state, score, self.state.best, "another evaluation of the best")
+        self.state = dataclasses.replace(self.state, best=pool(self.state.best, score))
+        return evidence
 
     def watch(self) -> Decision:
         """Moves from DORMANT to WATCHDOG: the best weights act and are scored, and do not learn.

@@ -306,6 +306,35 @@ def test_collecting_ahead_keeps_scores_with_the_weights_that_earned_them(small_p
     assert source.windows == 27
 
 
+def test_a_best_that_is_badly_known_is_evaluated_again(small_ppo: MakeAgent, tmp_path: Path) -> None:
+    """477 +- 16.5 keeps an exact 500 from being better; a second look at the best (465 +- 15) does not."""
+    agent = small_ppo()
+    played: list[int] = []
+    answers = iter([(477.0, 16.5), (465.0, 15.0), (500.0, 0.0)])  # confirmed, looked at again, confirmed
+
+    class Ceiling(optix.BaseEvaluator):
+        min_episodes = 1
+
+        def score(self, episode_data: optix.EpisodeData, train_diagnostics: Any) -> optix.EvalMetrics:
+            mean, stderr = (477.0, 16.5) if episode_data.episode_id == 0 else (500.0, 0.0)
+            return optix.EvalMetrics(mean, episode_id=episode_data.episode_id, stderr=stderr, episodes=10)
+
+        def score_episodes(self, records: Any) -> optix.EvalMetrics:
+            played.append(records[0].first_version)
+            mean, stderr = next(answers)
+            return optix.EvalMetrics(mean, stderr=stderr, episodes=10)
+
+    callback = optix.OptixCallback(Ceiling(), checkpoint_dir=tmp_path, max_windows=3, verbose=0)
+    fit(agent, lambda: CountingEnv(5), callback)
+    events = [record.event for record in callback.events]
+    assert events == ["candidate", "improvement", "reassessed", "candidate", "improvement", "restored"]
+    # The weights of window 0, the same again, those of window 1 (an update is four versions).
+    assert played == [0, 0, 4]
+    first, second = sorted(callback.registry.ranked_snapshots, key=lambda snapshot: snapshot.snapshot_id)
+    assert (first.score, first.eval_metrics.episodes) == (471.0, 20)
+    assert callback.best_snapshot == second == callback.registry.best
+
+
 def test_restore_best_can_be_switched_off(small_ppo: MakeAgent) -> None:
     agent = small_ppo()
     callback = flat_loop(restore_best=False)

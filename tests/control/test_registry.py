@@ -139,3 +139,14 @@ def test_an_empty_registry_says_so(tmp_path: Path) -> None:
         registry.load_best(Target())
     with pytest.raises(ConfigurationError, match="max_snapshots"):
         CheckpointRegistry(tmp_path, max_snapshots=0)
+
+
+def test_a_snapshot_that_was_evaluated_again_has_its_new_score(tmp_path: Path) -> None:
+    registry = CheckpointRegistry(tmp_path)
+    lucky, solid = save(registry, 9.0), save(registry, 8.0)
+    rescored = registry.rescore(lucky, EvalMetrics(7.0, stderr=np.float32(0.25), episodes=20))
+    assert (rescored.score, rescored.eval_metrics.episodes, rescored.path) == (7.0, 20, lucky.path)
+    assert registry.best == solid
+    assert CheckpointRegistry(tmp_path).ranked_snapshots == [solid, rescored]
+    with pytest.raises(RegistryError, match=r"no such snapshot.*snapshot_id=1"):
+        registry.rescore(lucky, EvalMetrics(7.0))

@@ -246,3 +246,55 @@ def test_cusum_run_lengths() -> None:
     assert lengths[1.0] < 14
     assert lengths[2.0] < 5
     assert lengths[3.0] < 3.5
+
+
+@pytest.mark.parametrize(
+    ("best", "mean", "stderr", "doubts"),
+    [
+        (Estimate(477.0, 16.5, 10), 500.0, 0.0, True),  # the ceiling of CartPole: 1.4 standard errors of the best
+        (Estimate(477.0, 10.0, 10), 500.0, 0.0, False),  # 2.3: a candidate already
+        (Estimate(477.0, 16.5, 10), 480.0, 16.0, False),  # the score itself is no better known
+        (Estimate(477.0, 16.5, 10), 470.0, 0.0, False),  # below
+        (Estimate(477.0, 0.0, 10), 500.0, 5.0, False),  # the best is known exactly
+    ],
+)
+def test_a_best_that_is_badly_known_is_doubted(best: Estimate, mean: float, stderr: float, doubts: bool) -> None:
+    scheduler = scheduler_in(best=best, level=best)
+    assert scheduler.doubts_best(Estimate(mean, stderr, 10)) is doubts
+    assert not scheduler_in(best=best, loop_state=WATCHDOG).doubts_best(Estimate(mean, stderr, 10))
+    assert not BackoffScheduler().doubts_best(Estimate(mean, stderr, 10))
+
+
+def test_evaluating_the_best_again_settles_it() -> None:
+    scheduler = scheduler_in(best=Estimate(477.0, 16.5, 10), level=Estimate(477.0, 16.5, 10))
+    evidence = scheduler.reassess(score(470.0, 15.0))
+    assert evidence.difference == -7.0
+    best = scheduler.state.best
+    assert best is not None
+    assert (best.mean, best.n) == (473.5, 20)
+    assert best.stderr < 12.0
+    assert scheduler.observe(score(500.0, 0.0)).event is LoopEvent.CANDIDATE
+    with pytest.raises(StateError, match="no best"):
+        BackoffScheduler().reassess(score(1.0))
+
+
+def test_a_noisy_best_is_not_replaced_more_often_for_being_doubted() -> None:
+    """Equal weights, scores of sd 1: at 95 % a candidate is one evaluation in twenty, with doubts or without."""
+    rng = np.random.default_rng(0)
+    candidates = evaluations = 0
+    for _ in range(300):
+        samples = rng.normal(0.0, 1.0, 10)
+        first = Estimate(float(samples.mean()), float(samples.std(ddof=1) / math.sqrt(10)), 10)
+        scheduler = scheduler_in(best=first, level=first, baseline=-100.0)
+        scheduler.dormant_threshold = 10**6
+        for window in range(4):
+            samples = rng.normal(0.0, 1.0, 10)
+            seen = score(float(samples.mean()), float(samples.std(ddof=1) / math.sqrt(10)), window=window)
+            if scheduler.doubts_best(seen.score):
+                again = rng.normal(0.0, 1.0, 10)
+                scheduler.reassess(score(float(again.mean()), float(again.std(ddof=1) / math.sqrt(10))))
+            evaluations += 1
+            if scheduler.observe(seen).event is LoopEvent.CANDIDATE:
+                candidates += 1
+                break
+    assert candidates / evaluations < 0.1
