@@ -100,6 +100,10 @@ class Hyperparameters(MutableMapping[str, float]):
     def __delitem__(self, name: str) -> None:
         raise HyperparameterError(describe("A hyperparameter cannot be removed.", name=name))
 
+    def __contains__(self, name: object) -> bool:
+        # The inherited one expects a KeyError, and reading an unknown name raises an error that says more.
+        return name in self._variables
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._variables)
 

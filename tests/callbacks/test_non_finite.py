@@ -92,6 +92,17 @@ def test_the_weights_before_come_back_with_several_steps_in_one_execution(make: 
     assert all(np.isfinite(array).all() for array in agent.get_state().values())
 
 
+def test_with_a_schedule_the_weights_come_back_and_the_schedule_stays(make: Callable[..., Breaking]) -> None:
+    agent = make((5,))
+    schedule = keras.optimizers.schedules.ExponentialDecay(1e-3, 10, 0.9)
+    agent.compile(optimizer=keras.optimizers.Adam(schedule), jit_compile=False)
+    assert "learning_rate" not in agent.hyperparams
+    callback = run(agent)
+    (record,) = [record for record in callback.events if record.event == "non_finite"]
+    assert "learning rate" not in record.message
+    assert all(np.isfinite(array).all() for array in agent.get_state().values())
+
+
 def test_what_does_not_get_better_ends_with_an_error_and_finite_weights(make: Callable[..., Breaking]) -> None:
     agent = make(tuple(range(2, 20)))
     with pytest.raises(optix.NonFiniteError, match=r"6th time in this run.*window_id=7, learning_rate=3.125e-05"):
