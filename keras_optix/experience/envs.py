@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import gymnasium
@@ -183,20 +184,14 @@ class VectorEnvs:
 
     def reset(self, seed: int | None, observations: Leaves) -> None:
         """See `Envs.reset`."""
-        try:
-            first, _ = self._env.reset(seed=seed)
-        except _WORKER_DIED as error:
-            raise self._worker_died(error) from error
+        first, _ = self._ask(self._env.reset, seed=seed)
         self._ended = np.zeros(self.num_envs, bool)
         for leaf, values in zip(observations, self.layout.take(first, self.num_envs), strict=True):
             leaf[0] = values
 
     def step(self, actions: np.ndarray, rollout: Rollout, t: int, wanted: np.ndarray | None = None) -> dict[str, Any]:
         """See `Envs.step`."""
-        try:
-            observation, rewards, terminated, truncated, info = self._env.step(actions)
-        except _WORKER_DIED as error:
-            raise self._worker_died(error) from error
+        observation, rewards, terminated, truncated, info = self._ask(self._env.step, actions)
         rollout.rewards[t] = rewards
         rollout.terminated[t] = terminated
         rollout.truncated[t] = truncated
@@ -236,7 +231,7 @@ class VectorEnvs:
         ended = [int(i) for i in np.flatnonzero(ended_now)]
         if self._mode is AutoresetMode.DISABLED:
             rollout.finals += [(t, i, [leaf[t + 1, i].copy() for leaf in following]) for i in ended]
-            observation, _ = self._env.reset(options={"reset_mask": ended_now})
+            observation, _ = self._ask(self._env.reset, options={"reset_mask": ended_now})
             for leaf, values in zip(following, self.layout.take(observation, self.num_envs), strict=True):
                 leaf[t + 1, ended] = values[ended]
             return
@@ -250,6 +245,13 @@ class VectorEnvs:
                 )
             )
         rollout.finals += [(t, i, self.layout.take(final[i])) for i in ended]
+
+    def _ask(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls a method of the vector environment."""
+        try:
+            return method(*args, **kwargs)
+        except _WORKER_DIED as error:
+            raise self._worker_died(error) from error
 
     def _worker_died(self, error: BaseException) -> EnvError:
         env = self._env.unwrapped

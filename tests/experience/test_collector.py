@@ -268,6 +268,20 @@ def test_a_worker_process_that_dies_in_a_step_is_named(collector: MakeCollector,
     check_worker_died(collector(env, 2), env)
 
 
+class DiesInItsSecondReset(CountingEnv):
+    def reset(self, **options: Any) -> Any:
+        if self.resets:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().reset(**options)
+
+
+def test_a_worker_process_that_dies_when_an_episode_begins_is_named(
+    collector: MakeCollector, async_vector: MakeVector
+) -> None:
+    env = async_vector(DiesInItsSecondReset, CountingEnv, autoreset_mode=AutoresetMode.DISABLED)
+    check_worker_died(collector(env, 2), env)
+
+
 # Gymnasium logs the worker's traceback as a warning.
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
 def test_what_an_environment_in_another_process_raises_is_kept(
