@@ -33,9 +33,7 @@ def distribution_of(actions: Actions) -> Distribution:
         return MultiCategorical(actions.sizes)
     if isinstance(actions, MultiBinaryActions):
         return Bernoulli(actions.shape[0])
-    if isinstance(actions, ContinuousActions):
-        return DiagonalGaussian(actions.shape[0])
-    raise TypeError(type(actions))
+    return DiagonalGaussian(actions.shape[0])
 
 
 def outputs_of(actions: Actions) -> tuple[int, ...]:
@@ -115,19 +113,14 @@ class PolicyHead:
             SpaceError: The shape fits neither.
         """
         given = [np.asarray(value) for value in self.layout.flatten(observations)]
-        wanted = [leaf.shape for leaf in self.layout.leaves]
-        single = [array.shape for array in given] == wanted
+        wanted, shapes = [leaf.shape for leaf in self.layout.leaves], [array.shape for array in given]
+        single = shapes == wanted
         if single:
             given = [array[None] for array in given]
         sizes = {array.shape[:1] for array in given}
         if len(sizes) != 1 or [array.shape[1:] for array in given] != wanted:
-            expected = self.layout.pack(wanted)
-            shapes = self.layout.pack([np.shape(value) for value in self.layout.flatten(observations)])
-            raise SpaceError(
-                describe(
-                    f"`observations` must have shape {expected}, or that with a batch axis in front.", shape=shapes
-                )
-            )
+            problem = f"`observations` must have shape {self.layout.pack(wanted)}, or that with a batch axis in front."
+            raise SpaceError(describe(problem, shape=self.layout.pack(shapes)))
         size = len(given[0])
         return [leaf.take(array, (size,)) for leaf, array in zip(self.layout.leaves, given, strict=True)], single
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 from keras import ops
 
 from keras_optix.agents.agent import Agent
+from keras_optix.agents.hyperparameters import Hyperparameter
 from keras_optix.agents.networks import check_network, default_network, network_inputs
 from keras_optix.agents.normalization import RewardScale
 from keras_optix.experience.collector import Collector
@@ -42,15 +44,36 @@ class ActorCriticAgent(Agent):
     Args:
         policy: Maps observations to the parameters of a distribution over actions; see `Agent`. None builds one.
         value: Maps observations to values ``[B, 1]``. None builds a network.
+        gamma: Discount in [0, 1].
+        entropy_coefficient: Weight of the entropy bonus.
+        value_coefficient: Weight of the value loss.
+        max_grad_norm: Largest global norm of the gradient.
         normalize_rewards: Scale rewards by the running deviation of their discounted return; see `RewardScale`. Logged
-            episode returns are those of the environment. Needs a hyperparameter `gamma`. Defaults to False.
+            episode returns are those of the environment. Defaults to False.
+        hyperparams: Further hyperparameters of the algorithm.
         **kwargs: As for `Agent`.
     """
 
     def __init__(
-        self, policy: Any = None, value: Any = None, *, normalize_rewards: bool = False, **kwargs: Any
+        self,
+        policy: Any = None,
+        value: Any = None,
+        *,
+        gamma: float,
+        entropy_coefficient: float,
+        value_coefficient: float,
+        max_grad_norm: float,
+        normalize_rewards: bool = False,
+        hyperparams: Mapping[str, Hyperparameter] | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(policy, **kwargs)
+        shared = {
+            "gamma": Hyperparameter(gamma, 0.0, 1.0),
+            "entropy_coefficient": Hyperparameter(entropy_coefficient),
+            "value_coefficient": Hyperparameter(value_coefficient),
+            "max_grad_norm": Hyperparameter(max_grad_norm, 1e-6),
+        }
+        super().__init__(policy, hyperparams=shared | dict(hyperparams or {}), **kwargs)
         self.value = value
         self._reward_scale = RewardScale() if normalize_rewards else None
         self.reward_moments = None if self._reward_scale is None else self._reward_scale.moments

@@ -405,7 +405,7 @@ class Agent(keras.Model):  # type: ignore[misc]
     @property
     def last_window_id(self) -> int:
         """Number of the last window that `fit` got, or -1."""
-        return self._clock.last_window()[0]
+        return self.last_update[0]
 
     @property
     def last_update(self) -> tuple[int, bool]:

@@ -100,9 +100,15 @@ class Hyperparameters(MutableMapping[str, float]):
     def __delitem__(self, name: str) -> None:
         raise HyperparameterError(describe("A hyperparameter cannot be removed.", name=name))
 
+    # The inherited two expect a KeyError, and reading an unknown name raises an error that says more.
+
     def __contains__(self, name: object) -> bool:
-        # The inherited one expects a KeyError, and reading an unknown name raises an error that says more.
         return name in self._variables
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value, or `default` where there is no such hyperparameter."""
+        known = name in self._variables
+        return self[name] if known else default
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._variables)

@@ -41,7 +41,10 @@ def default_network(layout: ObservationLayout, outputs: int, *, output_gain: flo
         A built `keras.Model`, observations ``[B, ...]`` to ``[B, outputs]``.
     """
     inputs = [
-        keras.layers.Input(leaf.shape, dtype=_input_dtype(leaf), name=leaf.path.replace("/", "_") or None)
+        # Images stay bytes until they are scaled.
+        keras.layers.Input(
+            leaf.shape, dtype="uint8" if leaf.image else _dtype(leaf), name=leaf.path.replace("/", "_") or None
+        )
         for leaf in layout.leaves
     ]
     parts = [_encoded(leaf, tensor) for leaf, tensor in zip(layout.leaves, inputs, strict=True)]
@@ -53,10 +56,8 @@ def default_network(layout: ObservationLayout, outputs: int, *, output_gain: flo
     return keras.Model(packed, _dense(outputs, None, output_gain)(features), name=name)
 
 
-def _input_dtype(leaf: Leaf) -> str:
-    """What a network gets of a leaf if it does not say otherwise."""
-    if leaf.image:
-        return "uint8"
+def _dtype(leaf: Leaf) -> str:
+    """In which dtype a network gets a leaf if it does not say otherwise."""
     return "int32" if leaf.categories else "float32"
 
 
@@ -115,8 +116,8 @@ def network_inputs(network: Any, observations: Any, layout: ObservationLayout) -
     """
     declared = declared_inputs(network)
     if declared is None:
-        kinds = ["int32" if leaf.categories else "float32" for leaf in layout.leaves]
-        return layout.pack([tf.cast(v, d) for v, d in zip(layout.flatten(observations), kinds, strict=True)])
+        values = zip(layout.leaves, layout.flatten(observations), strict=True)
+        return layout.pack([tf.cast(value, _dtype(leaf)) for leaf, value in values])
     return _cast_like(declared, observations)
 
 

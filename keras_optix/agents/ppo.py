@@ -76,13 +76,13 @@ class PPOAgent(ActorCriticAgent):
         super().__init__(
             policy,
             value,
+            gamma=gamma,
+            entropy_coefficient=entropy_coefficient,
+            value_coefficient=value_coefficient,
+            max_grad_norm=max_grad_norm,
             hyperparams={
-                "gamma": Hyperparameter(gamma, 0.0, 1.0),
                 "gae_lambda": Hyperparameter(gae_lambda, 0.0, 1.0),
                 "clip_ratio": Hyperparameter(clip_ratio, 1e-6),
-                "entropy_coefficient": Hyperparameter(entropy_coefficient),
-                "value_coefficient": Hyperparameter(value_coefficient),
-                "max_grad_norm": Hyperparameter(max_grad_norm, 1e-6),
             },
             normalize_observations=normalize_observations,
             normalize_rewards=normalize_rewards,

@@ -8,7 +8,6 @@ import tensorflow as tf
 from keras import ops
 
 from keras_optix.agents.actor_critic import ActorCriticAgent, Rows
-from keras_optix.agents.hyperparameters import Hyperparameter
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses
 from keras_optix.ops.returns import discounted_returns
@@ -70,12 +69,10 @@ class ReinforceAgent(ActorCriticAgent):
         super().__init__(
             policy,
             value,
-            hyperparams={
-                "gamma": Hyperparameter(gamma, 0.0, 1.0),
-                "entropy_coefficient": Hyperparameter(entropy_coefficient),
-                "value_coefficient": Hyperparameter(value_coefficient),
-                "max_grad_norm": Hyperparameter(max_grad_norm, 1e-6),
-            },
+            gamma=gamma,
+            entropy_coefficient=entropy_coefficient,
+            value_coefficient=value_coefficient,
+            max_grad_norm=max_grad_norm,
             normalize_observations=normalize_observations,
             normalize_rewards=normalize_rewards,
             seed=seed,

@@ -179,12 +179,11 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         """Takes the windows that were collected since the last call through the loop."""
         named = dict(logs or {})
         last, finite = self._agent().last_update
-        delivered = [(source, source.take_delivered(last)) for source in self._sources]
+        delivered = [collected for source in self._sources for collected in source.take_delivered(last)]
         if not finite:
-            self._rescue(last, [windows[0] for _, windows in delivered if windows])
-        for _, windows in delivered:
-            for collected in windows:
-                self._take_window(collected, named)
+            self._rescue(last, delivered)
+        for collected in delivered:
+            self._take_window(collected, named)
         if self._children is not None:
             self._children.on_train_batch_end(batch, named)
 
@@ -279,18 +278,17 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         if self.state is LoopState.ACTIVE and self._hold is None:
             self._tune(evaluation)
 
-    def _rescue(self, window_id: int, collected: list[CollectedWindow]) -> None:
+    def _rescue(self, window_id: int, delivered: list[CollectedWindow]) -> None:
         """A loss or a weight is not finite: back to the weights before, with half the learning rate.
 
         The weights that collected the first window of this call are from before the update that failed.
         """
         agent = self._agent()
-        if collected:
-            agent.set_state(agent.state_of(collected[0].published))
+        if delivered:
+            agent.set_state(agent.state_of(delivered[0].published))
         self._window_id = window_id
         self._pause_tuner()
-        tunable = LEARNING_RATE in agent.hyperparams
-        before = agent.hyperparams[LEARNING_RATE] if tunable else None
+        before = agent.hyperparams.get(LEARNING_RATE)
         after = self._guard.rescue(window_id, "A loss or a weight", before)
         if after is not None:
             agent.hyperparams[LEARNING_RATE] = after

@@ -12,10 +12,11 @@ import gymnasium
 import numpy as np
 
 from keras_optix.control.records import EpisodeRecord
-from keras_optix.errors import EnvError, StateError, describe
+from keras_optix.errors import StateError
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.envs import Envs
+from keras_optix.experience.observations import check_finite
 from keras_optix.experience.rollout import Rollout, ends
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Window
 
@@ -245,12 +246,4 @@ class Collector:
         # `following` first: its rows are those of the steps. The other has the first observations of episodes besides.
         for leaves in (following, observations):
             self.envs.layout.check(leaves, where, bounds=self._check_bounds)
-        if not np.isfinite(rewards).all():
-            place = tuple(int(k) for k in np.argwhere(~np.isfinite(rewards))[0])
-            raise EnvError(
-                describe(
-                    "The environment returned a reward that is not finite.",
-                    fix=f"Environment {place[1]}, row {place[0]} of {where}.",
-                    value=float(rewards[place]),
-                )
-            )
+        check_finite("a reward", rewards, where)

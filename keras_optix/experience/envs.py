@@ -189,7 +189,7 @@ class VectorEnvs:
         for leaf, values in zip(observations, self.layout.take(first, self.num_envs), strict=True):
             leaf[0] = values
 
-    def step(self, actions: np.ndarray, rollout: Rollout, t: int, wanted: np.ndarray | None = None) -> dict[str, Any]:
+    def step(self, actions: np.ndarray, rollout: Rollout, t: int, wanted: np.ndarray | None = None) -> Any:
         """See `Envs.step`."""
         observation, rewards, terminated, truncated, info = self._ask(self._env.step, actions)
         rollout.rewards[t] = rewards

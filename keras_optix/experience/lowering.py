@@ -16,6 +16,7 @@ The choice is a rule and not a measurement, so that two runs with one seed compu
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -146,22 +147,23 @@ def lower(policy: Lowerable, batch_size: int, *, as_constants: bool | None = Non
     threads = min(os.cpu_count() or 1, _MAX_THREADS) if policy.work(1) > _SMALL else 1
     try:
         if constants:
-            try:
-                return replace(_with_constants(policy, batch_size), num_threads=threads)
-            except _ValuesDisagreeError:
-                pass  # some weights went into others; as inputs they cannot
-        lowered = replace(_convert(policy, batch_size, {}), num_threads=threads)
-        _check(policy, lowered)
+            # Some weights may have gone into others; as inputs they cannot.
+            with contextlib.suppress(_ValuesDisagreeError):
+                return replace(_lowered(policy, batch_size, _marks(policy)), num_threads=threads)
+        return replace(_lowered(policy, batch_size, {}), num_threads=threads)
     except LoweringError:
         raise
     except Exception as error:  # the converter, the interpreter and tracing each fail in types of their own
         raise LoweringError(f"The policy cannot be lowered: {_first_reason(error)}.") from error
-    return lowered
 
 
-def _with_constants(policy: Lowerable, batch_size: int) -> LoweredPolicy:
-    """Converts with weights as constants; those that cannot be found again become inputs."""
-    marks = {k: m for k, m in enumerate(markers(policy.arrays)) if policy.arrays[k].dtype == np.float32}
+def _marks(policy: Lowerable) -> dict[int, np.ndarray]:
+    """Markers for all weights that can be constants, by their number."""
+    return {k: m for k, m in enumerate(markers(policy.arrays)) if policy.arrays[k].dtype == np.float32}
+
+
+def _lowered(policy: Lowerable, batch_size: int, marks: Mapping[int, np.ndarray]) -> LoweredPolicy:
+    """Converts with weights as constants that have markers; those that cannot be found again become inputs."""
     for _ in range(_ROUNDS):
         lowered = _convert(policy, batch_size, marks)
         found = find_constants(lowered.blob, marks)

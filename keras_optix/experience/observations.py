@@ -157,15 +157,8 @@ class ObservationLayout:
         """
         for k, (leaf, values) in enumerate(zip(self.leaves, leaves, strict=True)):
             name = f" {leaf.path!r}" if leaf.path else ""
-            if leaf.continuous and not np.isfinite(values).all():
-                place = tuple(int(k) for k in np.argwhere(~np.isfinite(values))[0])
-                raise EnvError(
-                    describe(
-                        f"The environment returned an observation{name} that is not finite.",
-                        fix=f"Environment {place[1]}, row {place[0]} of {where}.",
-                        value=float(values[place]),
-                    )
-                )
+            if leaf.continuous:
+                check_finite(f"an observation{name}", values, where)
             # A category out of range would be silently wrong in an embedding, so it is checked in any case.
             if leaf.low is None or not (bounds or leaf.categories is not None):
                 continue
@@ -174,7 +167,7 @@ class ObservationLayout:
             rows = values.reshape(len(values), -1)
             if (rows < low).any() or (rows > high).any():
                 outside = (values < leaf.low) | (values > leaf.high)
-                place = tuple(int(k) for k in np.argwhere(outside)[0])
+                place = _first(outside)
                 hint = "" if leaf.categories else " `check_bounds=False` lets such values through."
                 raise EnvError(
                     describe(
@@ -193,6 +186,33 @@ class ObservationLayout:
             low, high = (np.broadcast_to(bound, shape).ravel() for bound in bounds)
             self._repeated[k, num_envs] = low, high
         return self._repeated[k, num_envs]
+
+
+def check_finite(what: str, values: np.ndarray, where: str) -> None:
+    """Checks that floating-point values ``[T, N, ...]`` of a window are finite.
+
+    Args:
+        what: What they are, for the message.
+        values: The values.
+        where: Which window, for the message.
+
+    Raises:
+        EnvError: One is not.
+    """
+    if not np.isfinite(values).all():
+        place = _first(~np.isfinite(values))
+        raise EnvError(
+            describe(
+                f"The environment returned {what} that is not finite.",
+                fix=f"Environment {place[1]}, row {place[0]} of {where}.",
+                value=float(values[place]),
+            )
+        )
+
+
+def _first(wrong: np.ndarray) -> tuple[int, ...]:
+    """Where the first True is."""
+    return tuple(int(k) for k in np.argwhere(wrong)[0])
 
 
 def _leaves(space: spaces.Space[Any], path: str) -> Iterator[Leaf]:

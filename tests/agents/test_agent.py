@@ -164,6 +164,13 @@ def test_a_learning_rate_before_compile_or_under_a_schedule_is_explained() -> No
         agent.hyperparams["learning_rate"] = 1e-3
 
 
+def test_hyperparameters_are_asked_for_like_in_any_mapping(small_ppo: MakeAgent) -> None:
+    hyperparams = small_ppo(gamma=0.5).hyperparams
+    assert "gamma" in hyperparams
+    assert "gama" not in hyperparams
+    assert (hyperparams.get("gamma"), hyperparams.get("gama"), hyperparams.get("gama", 1.0)) == (0.5, None, 1.0)
+
+
 def test_hyperparameters_are_no_weights(small_ppo: MakeAgent) -> None:
     agent = bind(small_ppo())
     assert len(agent.weights) == 8
