@@ -20,8 +20,9 @@ _MODULES = {
     "keras_optix.callbacks.optix": ("OptixCallback",),
     "keras_optix.control.backoff_optimizer": ("BackoffOptimizer",),
     "keras_optix.control.base_optimizer": ("BaseOptimizer", "TunerDecision"),
-    "keras_optix.control.evaluators": ("BaseEvaluator", "ReturnEvaluator"),
+    "keras_optix.control.evaluators": ("BaseEvaluator", "GreedyEvaluator", "ReturnEvaluator"),
     "keras_optix.control.evidence": ("Estimate", "Evidence"),
+    "keras_optix.control.monitors": ("MonitorEvaluator",),
     "keras_optix.control.records": ("EpisodeData", "EpisodeRecord", "EvalMetrics", "HyperparamSet"),
     "keras_optix.control.registry": ("CheckpointRegistry", "PolicySnapshot"),
     "keras_optix.control.scheduler": ("BackoffScheduler", "Evaluation", "LoopState"),
@@ -39,6 +40,7 @@ _MODULES = {
     ),
     "keras_optix.experience.dataset": ("dataset_from_env",),
     "keras_optix.experience.evaluation": ("evaluate",),
+    "keras_optix.experience.savable": ("SavableEnv",),
     "keras_optix.experience.window": ("Window",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -16,6 +17,8 @@ from keras_optix.experience.collector import Collector
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses
+
+_RUNNING = "running_return/"  # names of what belongs to the running episodes, in the arrays of a saved run
 
 
 class Rows(NamedTuple):
@@ -89,6 +92,22 @@ class ActorCriticAgent(Agent):
         super().attach_source(source)
         if self._reward_scale is not None:
             self._reward_scale.prepare(source.num_envs)
+
+    def save_run(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """See `Agent.save_run`."""
+        arrays, values = super().save_run()
+        running = {} if self._reward_scale is None else self._reward_scale.save()
+        return arrays | {_RUNNING + name: array for name, array in running.items()}, values
+
+    def restore_run(
+        self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], *, same_episodes: bool = True
+    ) -> None:
+        """See `Agent.restore_run`."""
+        running = {name.removeprefix(_RUNNING): arrays[name] for name in arrays if name.startswith(_RUNNING)}
+        own = {name: array for name, array in arrays.items() if not name.startswith(_RUNNING)}
+        super().restore_run(own, values, same_episodes=same_episodes)
+        if self._reward_scale is not None and same_episodes:
+            self._reward_scale.restore(running)
 
     def value_of(self, observations: Any, training: bool) -> Any:
         """Values ``[B]`` of observations ``[B, ...]``, normalised as the policy's are."""

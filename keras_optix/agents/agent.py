@@ -15,7 +15,7 @@ from keras_optix.agents.networks import check_network, default_network
 from keras_optix.agents.normalization import RunningMoments
 from keras_optix.agents.progress import FitProgress, ProgressReporter
 from keras_optix.agents.state import PolicyClock, StateReader, load_arrays
-from keras_optix.agents.stepping import FitFailureListener, Sources, in_order, shadowed, tracked
+from keras_optix.agents.stepping import FitFailureListener, Sources, Step, in_order, shadowed, tracked
 from keras_optix.control.records import HyperparamSet
 from keras_optix.errors import SpaceError, StateError, describe
 from keras_optix.experience.actions import actions_for
@@ -222,7 +222,7 @@ class Agent(keras.Model):  # type: ignore[misc]
         if verbose and not any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in given):
             given.append(FitProgress([callback for callback in given if isinstance(callback, ProgressReporter)]))
         try:
-            return super().fit(x, callbacks=given, verbose=verbose, shuffle=shuffle, **kwargs)
+            history = super().fit(x, callbacks=given, verbose=verbose, shuffle=shuffle, **kwargs)
         except BaseException as error:
             # What an environment raises reaches us as an error of the TensorFlow runtime, without its cause.
             original = self._sources.take_error() or error
@@ -235,6 +235,10 @@ class Agent(keras.Model):  # type: ignore[misc]
         finally:
             # A window that is being collected ahead must not step the environments behind the caller's back.
             self._sources.settle()
+        if self.optimizer.use_ema:
+            # Keras has put the averages in the place of the weights.
+            self._clock.move_past(self.policy_version)
+        return history
 
     def train_step(self, window: Window) -> dict[str, Any]:
         """Learns from a window; override it.
@@ -256,10 +260,8 @@ class Agent(keras.Model):  # type: ignore[misc]
         compiled = getattr(self, "train_function", None)
         if compiled is not None and not force:
             return compiled
-        with shadowed(self, "train_step", tracked(self.train_step, self._clock, lambda: self.trainable_variables)):
-            super().make_train_function(force)
-        learn = self.train_function
-        watch = self.make_test_function(force)
+        watch = self._compiled(tracked(self.test_step, self._clock, lambda: ()))
+        learn = self._compiled(tracked(self.train_step, self._clock, lambda: self.trainable_variables))
 
         def learn_or_watch(iterator: Any) -> Any:
             # Several steps in one execution would ask for a window while the step before it still updates the weights:
@@ -275,9 +277,15 @@ class Agent(keras.Model):  # type: ignore[misc]
         compiled = getattr(self, "test_function", None)
         if compiled is not None and not force:
             return compiled
-        with shadowed(self, "test_step", tracked(self.test_step, self._clock, lambda: ())):
+        with shadowed(self, "test_step", tracked(self.test_step, self._clock, None)):
             super().make_test_function(force)
         return self.test_function
+
+    def _compiled(self, step: Step) -> Any:
+        """What Keras makes of a step that `fit` runs on training windows."""
+        with shadowed(self, "train_step", step):
+            super().make_train_function(force=True)
+        return self.train_function
 
     @property
     def metrics(self) -> list[Any]:
@@ -387,6 +395,59 @@ class Agent(keras.Model):  # type: ignore[misc]
         self._clock.move_past(before)
         self._clock.forgive()
 
+    def set_weights(self, weights: Sequence[np.ndarray]) -> None:
+        """Sets the weights, which makes them a new policy version; see `keras.Model.set_weights`."""
+        before = self.policy_version
+        super().set_weights(weights)
+        self._replaced(before)
+
+    def load_weights(self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any) -> None:
+        """Loads weights, optimizer slots and learning rate; see `keras.Model.load_weights`.
+
+        The policy version is that of the file (its number of updates) if that is newer, else the next one.
+
+        Raises:
+            StateError: The agent is not bound yet.
+        """
+        _ = self.head  # raises if there is none yet
+        before = self.policy_version
+        super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
+        self._replaced(before)
+
+    def publication_of(self, state: Mapping[str, np.ndarray], version: int) -> PublishedPolicy:
+        """Makes weights that `get_state` returned publishable again, under the version that they had.
+
+        Raises:
+            StateError: The agent is not bound yet, or the state is of another architecture.
+        """
+        names = {id(variable): name for name, variable in self._state_variables().items()}
+        wanted = [names[id(variable)] for variable in self.head.variables]
+        missing = [name for name in wanted if name not in state]
+        if missing:
+            raise StateError(describe("The state is of another architecture.", missing=missing[:5]))
+        return PublishedPolicy(version, tuple(state[name] for name in wanted), lambda: dict(state))
+
+    def save_run(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Returns all that a run which is cut off needs to go on: arrays by name, and values for JSON."""
+        return self.get_state(), {"clock": self._clock.save(), "act": self._act_rng.bit_generator.state}
+
+    def restore_run(
+        self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], *, same_episodes: bool = True
+    ) -> None:
+        """Restores what `save_run` returned, version and all.
+
+        Args:
+            arrays: As returned.
+            values: As returned.
+            same_episodes: Whether the environments go on with the episodes that they were in.
+
+        Raises:
+            StateError: The arrays are of another architecture; then nothing is changed.
+        """
+        load_arrays(self._state_variables(), arrays)
+        self._clock.restore(values["clock"])
+        self._act_rng.bit_generator.state = values["act"]
+
     def pause_updates(self, paused: bool) -> None:
         """Switches learning off or on: a paused agent acts and logs, and its weights stay as they are."""
         self._updates_paused = paused
@@ -420,6 +481,12 @@ class Agent(keras.Model):  # type: ignore[misc]
             slots = [v for v in self.optimizer.variables if v is not self.optimizer.learning_rate]
             named |= {f"optimizer/{k:03d}": variable for k, variable in enumerate(slots)}
         return named
+
+    def _replaced(self, before: int) -> None:
+        """Notes that the weights were replaced from outside, after version `before`."""
+        if self.policy_version <= before:
+            self._clock.move_past(before)
+        self._clock.forgive()
 
     def _prepare(self) -> None:
         """Builds the optimizer once networks and optimizer are both there."""

@@ -14,9 +14,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_optix.control.records import LEARNING_RATE, shortest
 from keras_optix.errors import HyperparameterError, StateError, describe
-
-LEARNING_RATE = "learning_rate"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Hyperparameter:
 class Hyperparameters(MutableMapping[str, float]):
     """A mapping of name to value whose values are variables.
 
-    Reading gives a Python float (seven significant digits, what float32 holds), `tensor` what a compiled step reads.
+    Reading gives a Python float (the shortest that gives the float32 back), `tensor` what a compiled step reads.
     Names are fixed; values outside the legal range are refused.
 
     Args:
@@ -89,10 +88,10 @@ class Hyperparameters(MutableMapping[str, float]):
             variables = list(self._variables.values())
             self._read_all = tf.function(lambda: tf.stack([v.value for v in variables]), autograph=False)
         values = self._read_all().numpy() if self._variables else []
-        return {name: _plain(value) for name, value in zip(self._variables, values, strict=True)}
+        return {name: shortest(value) for name, value in zip(self._variables, values, strict=True)}
 
     def __getitem__(self, name: str) -> float:
-        return _plain(self._variable(name).numpy())
+        return shortest(self._variable(name).numpy())
 
     def __setitem__(self, name: str, value: float) -> None:
         self.assign({name: value})
@@ -154,8 +153,3 @@ class Hyperparameters(MutableMapping[str, float]):
             raise HyperparameterError(
                 describe(f"Hyperparameter {name!r} must be in [{spec.low:g}, {spec.high:g}].", **{name: value})
             )
-
-
-def _plain(value: Any) -> float:
-    """A float32 as the float that a person would write: 0.98, not 0.9800000190734863."""
-    return float(f"{float(value):.7g}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -82,6 +84,16 @@ class RewardScale:
         """Makes the variables for `num_envs` environments; a compiled step cannot make them."""
         if num_envs not in self._running:
             self._running[num_envs] = tf.Variable(tf.zeros(num_envs), trainable=False, name="running_return")
+
+    def save(self) -> dict[str, np.ndarray]:
+        """Where the running episodes stand, by number of environments."""
+        return {str(num_envs): running.numpy() for num_envs, running in self._running.items()}
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Restores what `save` returned."""
+        for num_envs, values in arrays.items():
+            self.prepare(int(num_envs))
+            self._running[int(num_envs)].assign(values)
 
     def __call__(self, rewards: Any, done: Any, valid: Any, gamma: Any) -> Any:
         """Takes the rewards of a window in and scales them.

@@ -55,6 +55,15 @@ class PolicyClock:
         window_id, finite = self._last.numpy()
         return int(window_id), bool(finite)
 
+    def save(self) -> dict[str, int]:
+        """Version and last window, for a run that is to be resumed."""
+        return {"version": self.now(), "window": self.last_window()[0]}
+
+    def restore(self, values: Mapping[str, int]) -> None:
+        """Restores what `save` returned, after the optimizer's iterations were restored."""
+        self._offset.assign_add(values["version"] - self.now())
+        self._last.assign([values["window"], 1])
+
     def forgive(self) -> None:
         """Forgets that something was not finite."""
         self._last.assign([self.last_window()[0], 1])

@@ -25,6 +25,15 @@ class FitFailureListener(Protocol):
         ...
 
 
+@runtime_checkable
+class SiblingListener(Protocol):
+    """A callback that wants to know which others are at work beside it."""
+
+    def on_siblings(self, callbacks: Sequence[Any]) -> None:
+        """Called before `fit` begins."""
+        ...
+
+
 class Sources:
     """Collectors that feed an agent. A plain object, so that Keras does not track what it holds."""
 
@@ -68,13 +77,13 @@ def shadowed(model: Any, method: str, replacement: Step) -> Iterator[None]:
         del model.__dict__[method]
 
 
-def tracked(step: Step, clock: PolicyClock, weights: Callable[[], Sequence[Any]]) -> Step:
+def tracked(step: Step, clock: PolicyClock, weights: Callable[[], Sequence[Any]] | None) -> Step:
     """Wraps a step: notes its window, how old the policy was and whether all is finite; adds what the window knows.
 
     Args:
         step: `train_step` or `test_step`.
         clock: Gets the notes.
-        weights: The variables that the step trains.
+        weights: The variables that the step trains. None for a window that is no part of training: nothing is noted.
     """
 
     def tracked_step(window: Window) -> dict[str, Any]:
@@ -88,6 +97,8 @@ def tracked(step: Step, clock: PolicyClock, weights: Callable[[], Sequence[Any]]
         }
         with tf.control_dependencies([lag]):
             logs = step(window)
+        if weights is None:
+            return known | logs
         losses = [tf.convert_to_tensor(value) for name, value in logs.items() if name.endswith("loss")]
         with tf.control_dependencies(losses):
             # A gradient that is not finite leaves its mark on the weights.

@@ -11,9 +11,19 @@ from keras_optix.control.registry import PolicySnapshot
 class LoopCallback(keras.callbacks.Callback):  # type: ignore[misc]
     """A Keras callback that also hears what the loop decides. Give it in ``OptixCallback(callbacks=[...])``.
 
-    Override what you need. Hooks fire on transitions, once each, in the order in which they are listed where several
-    fall on one window. An exception in a hook ends `fit` and reaches the caller. Keras' own hooks
-    (`on_train_batch_end`, ...) are called too, after those of `OptixCallback`.
+    Override what you need. Each hook fires once per transition, after the loop has carried it out: `on_degradation`
+    finds the best weights restored, if that was asked for. The order is::
+
+        on_loop_start
+        for each window:
+            on_episode_end           every window that was scored
+            on_hyperparam_update     values went back, because a probe or a rollback ended one
+            on_improvement | on_plateau | on_degradation | on_dormant
+            on_hyperparam_update     the tuner's next values
+        on_loop_stop
+
+    An exception in a hook ends `fit` and reaches the caller. Keras' own hooks (`on_train_batch_end`, ...) are called
+    too, after those of `OptixCallback`. On an ordinary model a window is an epoch.
     """
 
     def on_loop_start(self) -> None:
@@ -40,7 +50,7 @@ class LoopCallback(keras.callbacks.Callback):  # type: ignore[misc]
         """A significant degradation; the loop is ACTIVE again."""
 
     def on_hyperparam_update(self, old: HyperparamSet, new: HyperparamSet) -> None:
-        """Hyperparameters were changed by the tuner."""
+        """The loop changed hyperparameters: the tuner, a rollback, or the guard against NaN."""
 
     def on_loop_stop(self) -> None:
         """The loop ended; the best weights are restored by now, if they were asked for."""

@@ -1,56 +1,79 @@
-"""The autonomous loop as a Keras callback. It applies decisions; `control` takes them."""
+"""The autonomous loop as a Keras callback: a thin shell that hands windows and epochs to the `Loop`."""
 
 from __future__ import annotations
 
+import copy
+import math
 import os
 import tempfile
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
-from keras_optix.agents.agent import Agent
-from keras_optix.agents.hyperparameters import LEARNING_RATE
-from keras_optix.callbacks.confirmation import Hold, OwnEnvironment
+from keras_optix.callbacks.agent_trainee import AgentTrainee, LoopAgent
+from keras_optix.callbacks.loop import Loop, LoopOptions
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
+from keras_optix.callbacks.model_trainee import ModelTrainee
+from keras_optix.callbacks.resume import ResumePoint, ResumeStore
 from keras_optix.callbacks.tensorboard import LoopWriter
-from keras_optix.control.base_optimizer import BaseOptimizer, TunerDecision
+from keras_optix.callbacks.trainee import Trainee
+from keras_optix.control.base_optimizer import BaseOptimizer
 from keras_optix.control.evaluators import BaseEvaluator, ReturnEvaluator
-from keras_optix.control.evidence import Estimate, Evidence
-from keras_optix.control.guard import NonFiniteGuard
-from keras_optix.control.records import EvalMetrics, HyperparamSet
+from keras_optix.control.monitors import MonitorEvaluator
+from keras_optix.control.records import LEARNING_RATE, EvalMetrics
 from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
-from keras_optix.control.scheduler import BackoffScheduler, Decision, Evaluation, LoopEvent, LoopState
-from keras_optix.control.score_pool import ScorePool, estimate_of
+from keras_optix.control.scheduler import BackoffScheduler, LoopState
 from keras_optix.errors import ConfigurationError, StateError, describe
-from keras_optix.experience.collector import Collector
-from keras_optix.experience.window import CollectedWindow, PublishedPolicy
-from keras_optix.validation import check_choice, check_int
+from keras_optix.validation import check_choice, check_float, check_int
 
-_CONFIRMING_EPISODES = 10
+_OWNERS = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
+_RUN = ("_loop", "_model", "_children", "_store", "_point", "_limit")  # attributes that a run leaves behind
 
 
 class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Scores windows, tunes, checkpoints, rolls back, and stops when the agent is trained.
+    """Scores, tunes, checkpoints, rolls back, and stops when what it trains is trained.
 
-    ``agent.fit(dataset, callbacks=[OptixCallback()])`` runs until DORMANT. A new best is crowned only after a second
-    evaluation of exactly the weights that scored well; a snapshot holds these weights and that score.
+    On an agent, ``agent.fit(dataset, callbacks=[OptixCallback()])`` runs until DORMANT. Windows are scored, and a new
+    best is crowned only after a second evaluation of exactly the weights that scored well; a snapshot holds these
+    weights and that score.
+
+    On an ordinary Keras model (any backend) it works on epochs and a log: ``model.fit(..., validation_data=...,
+    epochs=1000, callbacks=[OptixCallback(monitor="val_loss")])``. Evaluating the same weights again would give the same
+    score, so nothing is confirmed: the highest score is the best, and a step counts as an improvement (against a
+    plateau) if it stands out from the noise between epochs. `window` then means epoch, and `env_steps` batches.
 
     Args:
-        evaluator: How a window becomes a score. None: `ReturnEvaluator`, the mean return of the episodes that ended.
-        scheduler: The state machine. None: `BackoffScheduler` with its defaults.
+        evaluator: How a window becomes a score. None, without `monitor`: `ReturnEvaluator`, the mean return of the
+            episodes that ended; of an ordinary model ``monitor="val_loss"``.
+        monitor: Name of a log to score instead of an evaluator: ``"val_accuracy"``, ``"val_episode_return"``, any
+            key of the logs. Names that begin with ``val_`` are read at the ends of epochs, others of an agent after
+            each window.
+        mode: ``"min"`` or ``"max"``: which way the log is better; ``"auto"`` tells by its name.
+        scheduler: The state machine. None: `BackoffScheduler` with its defaults; of an ordinary model with
+            ``max_interval=1``, for its scores cost nothing.
         tuner: Tunes hyperparameters while the loop is ACTIVE. None: nothing is tuned.
         registry: Where snapshots go. None: one in `checkpoint_dir`.
-        checkpoint_dir: Directory for a registry. None, without a registry: a temporary one, gone with the process.
-        on_dormant: ``"stop"`` ends `fit`; ``"watch"`` goes on as WATCHDOG: the best weights act and are scored, and a
-            significant degradation starts learning again.
-        max_windows: Stop after this many windows in any case. None: no limit.
-        rollback_on_degradation: Restore the best snapshot (weights and optimizer slots) on a degradation.
+        checkpoint_dir: Directory for a registry. None, without a registry: a temporary one, gone with the callback.
+        on_dormant: ``"stop"`` ends `fit`; ``"watch"`` (agents) goes on as WATCHDOG: the best weights act and are
+            scored, and a significant degradation starts learning again.
+        max_windows: Stop after this many windows (epochs) in any case. None: no limit.
+        rollback_on_degradation: Restore the best snapshot (weights, optimizer slots, statistics) on a degradation.
         restore_best: Restore the best snapshot when `fit` ends.
+        restore_hyperparams: Where a snapshot is restored, restore the hyperparameters in force at its time as well.
+        hyperparams: Variables of an ordinary model that the tuner may set, by the names in its bounds. The learning
+            rate needs no mention.
         log_dir: Directory for TensorBoard. None: nothing is written.
         callbacks: `LoopCallback`s, called in their order.
+        resume: Go on with the run in the directory that was cut off (a crash, Ctrl-C), if there is one: weights,
+            slots, generators, scheduler, tuner, history, hyperparameters and counters. A run that ended leaves nothing
+            to resume.
+        resume_interval: Seconds between the points from which a run can be resumed, written wherever a directory is
+            given. A crash repeats at most this (of an ordinary model, or the epoch that it fell in). A point costs
+            about as much as a snapshot; see `make bench-overhead`. 0 writes one after every window, None none.
         verbose: 0 is silent, 1 prints a summary at the end, 2 every event.
 
     Attributes:
@@ -66,6 +89,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self,
         evaluator: BaseEvaluator | None = None,
         *,
+        monitor: str | None = None,
+        mode: str = "auto",
         scheduler: BackoffScheduler | None = None,
         tuner: BaseOptimizer | None = None,
         registry: CheckpointRegistry | None = None,
@@ -74,19 +99,45 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         max_windows: int | None = None,
         rollback_on_degradation: bool = False,
         restore_best: bool = True,
+        restore_hyperparams: bool = False,
+        hyperparams: Mapping[str, Any] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
         callbacks: Sequence[LoopCallback] = (),
+        resume: bool = False,
+        resume_interval: float | None = 10.0,
         verbose: int = 1,
     ) -> None:
         super().__init__()
-        if registry is not None and checkpoint_dir is not None:
-            raise ConfigurationError(
-                describe(
-                    "Give a registry or a directory for one, not both.",
-                    registry=str(registry.directory),
-                    checkpoint_dir=str(checkpoint_dir),
-                )
-            )
+        self._options = LoopOptions(
+            on_dormant=check_choice("on_dormant", on_dormant, ("stop", "watch")),
+            max_windows=None if max_windows is None else check_int("max_windows", max_windows, minimum=1),
+            rollback_on_degradation=bool(rollback_on_degradation),
+            restore_best=bool(restore_best),
+            restore_hyperparams=bool(restore_hyperparams),
+        )
+        self._persistent = registry is not None or checkpoint_dir is not None
+        self._interval = None if resume_interval is None else check_float("resume_interval", resume_interval, low=0.0)
+        self._resume = bool(resume)
+        self.verbose = check_int("verbose", verbose, minimum=0)
+        self.callbacks = list(callbacks)
+        self.tuner = tuner
+        self._variables = dict(hyperparams or {})
+        _refuse_contradictions(
+            {
+                "evaluator": evaluator,
+                "monitor": monitor,
+                "mode": mode,
+                "registry": registry,
+                "checkpoint_dir": checkpoint_dir,
+                "resume": resume,
+                "resume_interval": resume_interval,
+                "verbose": verbose,
+                "restore_hyperparams": restore_hyperparams,
+                "hyperparams": sorted(self._variables),
+                "tuner": tuner,
+            },
+            restores=rollback_on_degradation or restore_best or on_dormant == "watch",
+        )
         for callback in callbacks:
             if not isinstance(callback, LoopCallback):
                 raise ConfigurationError(
@@ -96,27 +147,47 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
                         callback=type(callback).__name__,
                     )
                 )
-        self.evaluator = ReturnEvaluator() if evaluator is None else evaluator
+        if monitor is not None:
+            evaluator = MonitorEvaluator(monitor, mode)
+        self._default_evaluator = evaluator is None
+        self._default_scheduler = scheduler is None
+        self.evaluator: BaseEvaluator = ReturnEvaluator() if evaluator is None else evaluator
         self.scheduler = BackoffScheduler() if scheduler is None else scheduler
-        self.tuner = tuner
-        self.on_dormant = check_choice("on_dormant", on_dormant, ("stop", "watch"))
-        self.max_windows = None if max_windows is None else check_int("max_windows", max_windows, minimum=1)
-        self.rollback_on_degradation = rollback_on_degradation
-        self.restore_best = restore_best
-        self.verbose = check_int("verbose", verbose, minimum=0)
-        self.callbacks = list(callbacks)
-        if registry is None:
-            registry = CheckpointRegistry(self._temporary_directory() if checkpoint_dir is None else checkpoint_dir)
-        self.registry = registry
+        if registry is None and checkpoint_dir is not None:
+            registry = CheckpointRegistry(checkpoint_dir)
+        self._registry = registry
         self._log_dir = log_dir
         if log_dir is not None:
             LoopWriter(log_dir).close()  # fails now rather than when training begins
-        self.best_snapshot: PolicySnapshot | None = None
+        self._loop: Loop | None = None
         self._children: Any = None
-        self._log = LoopLog(None, 0)
-        self._own_env: OwnEnvironment | None = None
-        self._sources: list[Collector] = []
-        self._reset()
+        self._store: ResumeStore | None = None
+        self._point: ResumePoint | None = None
+        self._limit: int | None = None  # windows (epochs) of the whole run, where it is resumed
+        self._offset = 0  # epochs before the one that Keras calls the first
+        self._warned = False
+        self._owners_named = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OptixCallback:
+        """A callback with the same options that has not run: KerasTuner makes one per trial."""
+        copied = object.__new__(type(self))
+        memo[id(self)] = copied
+        # What a run leaves behind is not copied: its loop holds files, environments and the model.
+        left_out = _RUN if self._persistent else (*_RUN, "_registry")
+        memo |= {id(variable): variable for variable in self._variables.values()}
+        for name, value in vars(self).items():
+            setattr(copied, name, None if name in left_out else copy.deepcopy(value, memo))
+        copied.scheduler.reset()
+        return copied
+
+    @property
+    def registry(self) -> CheckpointRegistry:
+        """Where snapshots go."""
+        if self._registry is None:
+            directory = tempfile.TemporaryDirectory(prefix="keras_optix_")
+            weakref.finalize(self, directory.cleanup)
+            self._registry = CheckpointRegistry(directory.name)
+        return self._registry
 
     @property
     def state(self) -> LoopState:
@@ -124,19 +195,24 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         return self.scheduler.loop_state
 
     @property
+    def best_snapshot(self) -> PolicySnapshot | None:
+        """The best so far."""
+        return None if self._loop is None else self._loop.best_snapshot
+
+    @property
     def events(self) -> list[LoopRecord]:
         """What the loop did, with its evidence, oldest first."""
-        return self._log.records
+        return [] if self._loop is None else self._loop.log.records
 
     @property
     def env_steps(self) -> int:
-        """Environment steps of training since `fit` began."""
-        return self._env_steps
+        """Environment steps (batches) of training since the run began."""
+        return 0 if self._loop is None else self._loop.env_steps
 
     @property
     def evaluation_env_steps(self) -> int:
-        """Environment steps that confirming candidates took, beside those of training."""
-        return 0 if self._own_env is None else self._own_env.env_steps
+        """Environment steps that evaluations took, beside those of training."""
+        return 0 if self._loop is None else self._loop.trainee.evaluation_steps
 
     def progress(self) -> dict[str, str]:
         """What the progress line of `fit` shows of the loop."""
@@ -151,359 +227,275 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         if self.callbacks:
             self._children = keras.callbacks.CallbackList(self.callbacks, model=self.model, **params)
 
+    def on_siblings(self, callbacks: Sequence[Any]) -> None:
+        """An agent's `fit` tells which callbacks are at work beside this one."""
+        tuned = () if self.tuner is None else self.tuner.spaces
+        for callback in callbacks:
+            if isinstance(callback, _OWNERS) and LEARNING_RATE in tuned:
+                self._owners_named = True
+                warnings.warn(
+                    f"Two owners of the learning rate: {type(callback).__name__} and {type(self.tuner).__name__} both "
+                    "change it, and neither knows of the other. Leave one of them out.",
+                    stacklevel=2,
+                )
+
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Checks that everything fits together, before the first step."""
-        agent = self._agent()
-        sources = [source for source in agent.sources if not source.deterministic]
-        if not sources:
-            raise StateError("The agent has no training data. Make it with `dataset_from_env(env, agent, ...)`.")
+        trainee = self._make_trainee()
         if self.tuner is not None:
             for name, space in self.tuner.spaces.items():
-                agent.hyperparams.check({name: space.low})
-                agent.hyperparams.check({name: space.high})
-        self._reset()
-        self.scheduler.reset()
-        self.registry.begin_run()
-        if self.tuner is not None:
-            self.tuner.reset()
-        for source in sources:
-            source.keep_delivered(True)
-        self._sources = sources
-        self._log = LoopLog(self._log_dir, self.verbose)
+                trainee.hyperparams.check({name: space.low})
+                trainee.hyperparams.check({name: space.high})
+        self._store = ResumeStore(self.registry, self._interval if self._persistent else None)
+        self._point = self._store.find() if self._resume else None
+        steps = None if self._point is None else int(self._point.values["loop"]["env_steps"])
+        log = LoopLog(self._log_dir, self.verbose, steps, unit=trainee.unit, steps=trainee.steps)
+        self._loop = Loop(
+            trainee, self.evaluator, self.scheduler, self.tuner, self.registry, self._options, self.callbacks, log
+        )
+        self._loop.warn_of_other_owners = not self._owners_named
+        if self._point is None:
+            self._loop.begin()
+        else:
+            self.registry.continue_run(self._point.run_id)
+        tuned = () if self.tuner is None else self.tuner.spaces
+        log.hparams(
+            {"model": type(self.model).__name__, **trainee.hyperparams.snapshot()},
+            trainee.metrics,
+            first=(LEARNING_RATE, *tuned),
+        )
+        self._offset = 0
+        self._limit = None
         if self._children is not None:
             self._children.on_train_begin(logs)
         for callback in self.callbacks:
             callback.on_loop_start()
 
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Resumes, in the first epoch: by now a `BackupAndRestore` has restored what it has."""
+        if self._point is not None:
+            self._go_on(self._point, epoch)
+            self._point = None
+        trainee = self._running().trainee
+        if isinstance(trainee, ModelTrainee):
+            trainee.begin_epoch()
+        if self._children is not None:
+            self._children.on_epoch_begin(epoch, logs)
+
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Takes the windows that were collected since the last call through the loop."""
-        named = dict(logs or {})
-        last, finite = self._agent().last_update
-        delivered = [collected for source in self._sources for collected in source.take_delivered(last)]
-        if not finite:
-            self._rescue(last, delivered)
-        for collected in delivered:
-            self._take_window(collected, named)
+        loop, named = self._running(), logs or {}
+        if isinstance(loop.trainee, ModelTrainee):
+            loop.trainee.note_batch(batch)
+            loss = named.get("loss")
+            if loss is not None and not math.isfinite(loss):
+                self._rescue_epoch(loop, loop.trainee)
+        elif isinstance(loop.trainee, AgentTrainee):
+            self._take_windows(loop, loop.trainee, dict(named))
         if self._children is not None:
-            self._children.on_train_batch_end(batch, named)
+            self._children.on_train_batch_end(batch, logs)
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Takes an epoch of an ordinary model, or a score of an agent's validation, through the loop."""
+        loop, named = self._running(), dict(logs or {})
+        if isinstance(loop.trainee, ModelTrainee):
+            number = epoch + self._offset
+            loop.take(loop.trainee.take(number, named, self._monitored(named, number)))
+            loop.trainee.begin_epoch()
+            self._after_unit(loop)
+        elif isinstance(loop.trainee, AgentTrainee) and self.evaluator.per_epoch:
+            window_id = loop.window_id
+            loop.judge(loop.trainee.current(window_id, loop.env_steps), self._monitored(named, window_id))
+        if self._children is not None:
+            self._children.on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Restores the best weights and closes what was opened."""
-        agent = self._agent()
-        if self._hold is not None:
-            self._hold.end(keep=False)
-        agent.pause_updates(False)
-        self._pause_tuner()
-        if self.restore_best and self.best_snapshot is not None:
-            agent.set_state(self.registry.load(self.best_snapshot))
-            self._note("restored", f"restored snapshot {self.best_snapshot.snapshot_id}")
+        loop = self._running()
+        loop.end()
+        if self._store is not None:
+            self._store.clear()
         self._close()
         if self._children is not None:
             self._children.on_train_end(logs)
         for callback in self.callbacks:
             callback.on_loop_stop()
         if self.verbose:
-            print(self._summary())
+            print(loop.summary())
 
     def on_fit_failed(self, error: BaseException) -> None:
-        """Closes what was opened; snapshots are complete on disk."""
-        if isinstance(self.model, Agent):  # it may have failed before the model was set
-            self.model.pause_updates(False)
-        self._close()
-
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """See `keras.callbacks.Callback`."""
-        if self._children is not None:
-            self._children.on_epoch_begin(epoch, logs)
-
-    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """See `keras.callbacks.Callback`."""
-        if self._children is not None:
-            self._children.on_epoch_end(epoch, logs)
+        """Closes what was opened; snapshots are complete on disk, and so is the last point to resume from."""
+        self._close("failure")
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """See `keras.callbacks.Callback`."""
         if self._children is not None:
             self._children.on_train_batch_begin(batch, logs)
 
-    # The loop
+    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """See `keras.callbacks.Callback`."""
+        if self._children is not None:
+            self._children.on_test_begin(logs)
 
-    def _reset(self) -> None:
-        self.best_snapshot = None
-        self._guard = NonFiniteGuard()
-        self._best_policy: PublishedPolicy | None = None
-        self._windows = 0
-        self._window_id = -1
-        self._env_steps = 0
-        self._hold: Hold | None = None
-        self._own_env = None
-        self._sources = []
-        self._pool = ScorePool(self.evaluator.min_episodes)
-        self._latest: Evaluation | None = None
+    def on_test_end(self, logs: Mapping[str, Any] | None = None) -> None:
+        """See `keras.callbacks.Callback`."""
+        if self._children is not None:
+            self._children.on_test_end(logs)
 
-    def _take_window(self, collected: CollectedWindow, logs: dict[str, Any]) -> None:
-        """One window through the loop: score, evaluate if due, decide, apply."""
-        self._windows += 1
-        self._window_id = collected.window_id
-        self._env_steps += int(collected.window.valid.sum())
-        self._log.tick(self._env_steps)
-        if self._hold is not None:
-            if self._hold.add(collected, logs):
-                self._end_hold()
-        else:
-            metrics = self.evaluator.score(collected.episode_data(), logs)
-            self._pool.add(metrics, collected.window_id)
-            for callback in self.callbacks:
-                callback.on_episode_end(collected.window_id, metrics)
-            if self._pool.ready and self.scheduler.due(collected.window_id):
-                self._evaluate(collected)
-        self._write_scalars(logs)
-        if self.max_windows is not None and self._windows >= self.max_windows:
-            self.model.stop_training = True
+    # What they are made of
 
-    def _evaluate(self, collected: CollectedWindow) -> None:
-        evaluation = self._pool.take(
-            window_id=collected.window_id,
-            policy_version=collected.published.version,
-            env_steps=self._env_steps,
-        )
-        self._latest = evaluation
-        self._reassess_best(evaluation.score)
-        decision = self.scheduler.observe(evaluation)
-        if decision.event is not LoopEvent.CANDIDATE:
-            self._apply(decision)
-        else:
-            self._note_decision(decision)
-            self._confirm(collected)
-        if self.state is LoopState.ACTIVE and self._hold is None:
-            self._tune(evaluation)
-
-    def _rescue(self, window_id: int, delivered: list[CollectedWindow]) -> None:
-        """A loss or a weight is not finite: back to the weights before, with half the learning rate.
-
-        The weights that collected the first window of this call are from before the update that failed.
-        """
-        agent = self._agent()
-        if delivered:
-            agent.set_state(agent.state_of(delivered[0].published))
-        self._window_id = window_id
-        self._pause_tuner()
-        before = agent.hyperparams.get(LEARNING_RATE)
-        after = self._guard.rescue(window_id, "A loss or a weight", before)
-        if after is not None:
-            agent.hyperparams[LEARNING_RATE] = after
-        change = "" if after is None else f", learning rate {before:.4g} -> {after:.4g}"
-        times = f"{self._guard.rescues} of at most {self._guard.max_rescues}"
-        self._note("non_finite", f"a loss or a weight was not finite; restored the weights before{change} ({times})")
-        self._pool.drop_until(window_id + self._ahead)
-
-    def _confirm(self, candidate: CollectedWindow) -> None:
-        """Asks for a second evaluation of the candidate's weights: at once on an own environment, or in place."""
-        agent = self._agent()
-        player = self._player()
-        if player is None:
-            episodes = self.evaluator.min_episodes
-            self._hold = Hold(agent, candidate, agent.get_hyperparams(), self.evaluator, episodes)
-            return
-        self._settle(candidate, player.evaluate(candidate.published), agent.get_hyperparams())
-
-    def _player(self) -> OwnEnvironment | None:
-        """Plays episodes on environments of its own; None where none can be made or episodes cannot be scored."""
-        source = self._sources[0]
-        can_play_alone = type(self.evaluator).score_episodes is not BaseEvaluator.score_episodes
-        if self._own_env is None and can_play_alone and source.recipe is not None:
-            # An evaluator of windows that can score episodes too need not say how many.
-            episodes = self.evaluator.min_episodes or _CONFIRMING_EPISODES
-            self._own_env = OwnEnvironment(self._agent(), source, self.evaluator, episodes)
-        return self._own_env
-
-    def _reassess_best(self, score: Estimate) -> None:
-        """Evaluates the best once more if only its own uncertainty keeps `score` from being better."""
-        best, policy = self.best_snapshot, self._best_policy
-        if best is None or policy is None or not self.scheduler.doubts_best(score):
-            return
-        player = self._player()
-        estimate = None if player is None else estimate_of(player.evaluate(policy))
-        if estimate is None:
-            return
-        evidence = self.scheduler.reassess(Evaluation(estimate, self._window_id, policy.version, self._env_steps))
-        pooled = self.scheduler.state.best
-        if pooled is not None:
-            metrics = EvalMetrics(pooled.mean, episode_id=best.window_id, stderr=pooled.stderr, episodes=pooled.n)
-            self.best_snapshot = self.registry.rescore(best, metrics)
-        self._note("reassessed", f"evaluated snapshot {best.snapshot_id} again", evidence)
-
-    def _end_hold(self) -> None:
-        hold = self._hold
-        if hold is None:
-            return
-        self._hold = None
-        evaluation = hold.pool.take(
-            window_id=self._window_id, policy_version=hold.candidate.published.version, env_steps=self._env_steps
-        )
-        score = evaluation.score
-        metrics = EvalMetrics(
-            primary_score=score.mean,
-            episode_id=self._window_id,
-            stderr=score.stderr if score.stderr < float("inf") else None,
-            episodes=score.n if self.evaluator.min_episodes else None,
-        )
-        self._settle(hold.candidate, metrics, hold.hyperparams, hold)
-
-    def _settle(
-        self, candidate: CollectedWindow, metrics: EvalMetrics, hyperparams: HyperparamSet, hold: Hold | None = None
-    ) -> None:
-        """Hands the second evaluation to the scheduler; saves the weights if they are the best now."""
-        estimate = estimate_of(metrics)
-        if estimate is None:
-            raise StateError("The second evaluation of a candidate has no score.")
-        version = candidate.published.version
-        evaluation = Evaluation(estimate, self._window_id, version, self._env_steps)
-        self._reassess_best(estimate)
-        decisions = self.scheduler.confirm(evaluation)
-        crowned = decisions[0].event is LoopEvent.IMPROVEMENT
-        if crowned:
-            self._best_policy = candidate.published
-            self.best_snapshot = self.registry.save(
-                self._agent().state_of(candidate.published),
-                eval_metrics=metrics,
-                hyperparams=hyperparams,
-                policy_version=version,
-                window_id=candidate.window_id,
-                env_steps=candidate.env_steps,
-                era=self.scheduler.state.era,
-            )
-        if hold is not None:
-            # Before the decisions are applied: one of them may pause learning or restore weights itself.
-            hold.end(keep=crowned)
-        for decision in decisions:
-            self._apply(decision)
-
-    def _apply(self, decision: Decision) -> None:
-        """Makes a decision happen."""
-        if decision.event is LoopEvent.NONE:
-            return
-        self._note_decision(decision)
-        if decision.after is not LoopState.ACTIVE:
-            self._pause_tuner()
-        if decision.event is LoopEvent.IMPROVEMENT and self.best_snapshot is not None:
-            for callback in self.callbacks:
-                callback.on_improvement(self.best_snapshot)
-        elif decision.event is LoopEvent.PLATEAU:
-            for callback in self.callbacks:
-                callback.on_plateau(self._window_id)
-        elif decision.event is LoopEvent.DEGRADATION:
-            self._recover()
-        elif decision.event is LoopEvent.DORMANT:
-            self._rest()
-
-    def _recover(self) -> None:
-        """After a degradation: roll back if asked for, and learn again."""
-        agent = self._agent()
-        if self.rollback_on_degradation and self.best_snapshot is not None:
-            self._pause_tuner()
-            agent.set_state(self.registry.load(self.best_snapshot))
-            self._pool.drop_until(self._window_id + self._ahead)
-            self._note("rollback", f"rolled back to snapshot {self.best_snapshot.snapshot_id}")
-        agent.pause_updates(False)
-        for callback in self.callbacks:
-            callback.on_degradation(self._window_id)
-
-    def _rest(self) -> None:
-        """DORMANT: stop, or watch over the best weights."""
-        for callback in self.callbacks:
-            callback.on_dormant(self._window_id)
-        if self.on_dormant == "stop":
-            self.model.stop_training = True
-            return
-        agent = self._agent()
-        if self.best_snapshot is not None:
-            agent.set_state(self.registry.load(self.best_snapshot))
-            self._pool.drop_until(self._window_id + self._ahead)
-        agent.pause_updates(True)
-        self._note_decision(self.scheduler.watch())
-
-    def _tune(self, evaluation: Evaluation) -> None:
-        if self.tuner is not None:
-            decision = self.tuner.observe(evaluation, self._agent().get_hyperparams())
-            if decision is not None:
-                self._apply_tuning(decision)
-
-    def _pause_tuner(self) -> None:
-        decision = None if self.tuner is None else self.tuner.pause()
-        if decision is not None:
-            self._apply_tuning(decision)
-
-    def _apply_tuning(self, decision: TunerDecision) -> None:
-        agent = self._agent()
-        old = agent.get_hyperparams()
-        agent.hyperparams.assign(decision.params)
-        new = HyperparamSet(agent.hyperparams.snapshot(), self._window_id)
-        values = ", ".join(f"{name} {old.params[name]:.4g} -> {new.params[name]:.4g}" for name in decision.params)
-        self._note("hyperparams", f"{decision.kind} {values}", decision.evidence)
-        # The next window is still played by weights that the new values have not trained.
-        self._pool.drop_until(self._window_id + 1 + self._ahead)
-        if new.params != old.params:
-            for callback in self.callbacks:
-                callback.on_hyperparam_update(old, new)
-
-    @property
-    def _ahead(self) -> int:
-        """Windows that older weights have already begun to collect when a decision is applied."""
-        return max((source.prefetch for source in self._sources), default=0)
-
-    # Records
-
-    def _note_decision(self, decision: Decision) -> None:
-        change = "" if decision.before is decision.after else f" {decision.before.name} -> {decision.after.name}"
-        self._note(decision.event.value, decision.event.value + change, decision.evidence)
-
-    def _note(self, event: str, message: str, evidence: Evidence | None = None) -> None:
-        self._log.note(LoopRecord(event, self._window_id, self._env_steps, self.state, message, evidence))
-
-    def _write_scalars(self, logs: Mapping[str, Any]) -> None:
-        if not self._log.writes:
-            return
-        values = {
-            "loop/interval": self.scheduler.state.interval,
-            "time/windows": float(self._windows),
-            "time/evaluation_env_steps": float(self.evaluation_env_steps),
-        }
-        evaluated = self._latest is not None and self._latest.window_id == self._window_id
-        if self._latest is not None and evaluated:
-            values["loop/score"] = self._latest.score.mean
-        if self.best_snapshot is not None:
-            values["loop/best"] = self.best_snapshot.score
-        if self._windows == 1 or evaluated:
-            # Reading them takes longer than writing everything else.
-            values |= {f"hyperparams/{name}": value for name, value in self._agent().hyperparams.snapshot().items()}
-        self._log.scalars(self.state, self._env_steps, values, logs)
-
-    def _summary(self) -> str:
-        best = self.best_snapshot
-        ended = f"{self.state.name} after {self._windows} windows, {self._env_steps} env steps"
-        if best is None:
-            return f"{ended}. No evaluation was made: no episode ended often enough."
-        error = best.eval_metrics.stderr
-        score = f"{best.score:.1f}" + ("" if error is None else f" ± {error:.1f}")
-        where = self.registry.directory / best.path
-        return f"{ended}. Best {score} at {best.env_steps} env steps: {where}"
-
-    def _close(self) -> None:
-        for source in self._sources:
-            source.keep_delivered(False)
-        if self._own_env is not None:
-            self._own_env.close()
-        self._log.close()
-
-    def _agent(self) -> Agent:
-        if not isinstance(self.model, Agent):
+    def _make_trainee(self) -> Trainee:
+        """An agent or an ordinary model; refuses options that are not for it."""
+        if isinstance(self.model, LoopAgent):
+            if self._variables:
+                raise ConfigurationError(
+                    describe(
+                        "An agent has its hyperparameters itself; `hyperparams` is for ordinary models.",
+                        fix="Leave it out.",
+                        hyperparams=sorted(self._variables),
+                    )
+                )
+            trainee = AgentTrainee(self.model)
+            if self.evaluator.every and not trainee.can_play():
+                raise ConfigurationError(
+                    describe(
+                        "This evaluator plays on an environment of its own, and none can be made of the dataset's.",
+                        fix="Make the dataset of an id or a factory, or score its windows with ReturnEvaluator.",
+                        evaluator=type(self.evaluator).__name__,
+                    )
+                )
+            return trainee
+        if self._default_evaluator:
+            self.evaluator = MonitorEvaluator("val_loss")
+        if not isinstance(self.evaluator, MonitorEvaluator):
             raise ConfigurationError(
-                describe("OptixCallback trains agents.", fix="Use it in `agent.fit`.", model=type(self.model).__name__)
+                describe(
+                    "An ordinary model has no windows to evaluate; it is scored by a log.",
+                    fix='Give `monitor="val_loss"` instead of an evaluator.',
+                    evaluator=type(self.evaluator).__name__,
+                )
             )
-        return self.model
+        if self._options.on_dormant == "watch":
+            raise ConfigurationError(
+                describe("Only an agent can be watched: it acts while it does not learn.", on_dormant="watch")
+            )
+        if self._default_scheduler:
+            self.scheduler = BackoffScheduler(max_interval=1)
+        return ModelTrainee(lambda: self.model, self._variables)
 
-    def _temporary_directory(self) -> str:
-        directory = tempfile.TemporaryDirectory(prefix="keras_optix_")
-        weakref.finalize(self, directory.cleanup)
-        return directory.name
+    def _take_windows(self, loop: Loop, trainee: AgentTrainee, logs: dict[str, Any]) -> None:
+        units, last, finite = trainee.take(logs)
+        if not finite:
+            # The weights that collected the first of these windows are from before the update that failed.
+            loop.rescue(last, "A loss or a weight", units[0].candidate.state() if units else None)
+        for unit in units:
+            loop.take(unit)
+        if units:
+            self._after_unit(loop)
+
+    def _rescue_epoch(self, loop: Loop, trainee: ModelTrainee) -> None:
+        """The loss of an epoch is a running mean: it stays NaN until it is reset."""
+        model = self.model
+        loop.rescue(trainee.epoch + self._offset, "The loss", trainee.last_good())
+        model.reset_metrics()
+
+    def _monitored(self, logs: Mapping[str, Any], unit_id: int) -> EvalMetrics:
+        """The score in the logs of an epoch; none where validation did not run in it."""
+        evaluator = self.evaluator
+        if not isinstance(evaluator, MonitorEvaluator):
+            raise ConfigurationError(describe("An epoch is scored by a log.", evaluator=type(evaluator).__name__))
+        if evaluator.per_epoch and not any(name.startswith("val_") for name in logs):
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"There is no {evaluator.monitor!r} in the logs of this epoch ({', '.join(sorted(logs))}): nothing "
+                    "is scored until validation runs. Give `fit` its `validation_data`, or monitor another log.",
+                    stacklevel=2,
+                )
+            return EvalMetrics(None, episode_id=unit_id)
+        return evaluator.score_logs(logs, unit_id)
+
+    def _after_unit(self, loop: Loop) -> None:
+        if self._limit is not None and loop.units >= self._limit:
+            self.model.stop_training = True
+        if self._store is not None and self._store.due:
+            self._store.write(*loop.save())
+
+    def _go_on(self, point: ResumePoint, epoch: int) -> None:
+        """Continues a run that was cut off, unless something restored newer weights: then only the loop goes on."""
+        loop = self._running()
+        done = int(point.values["loop"]["units"])
+        epochs, steps = int(self.params.get("epochs") or 1), self.params.get("steps")
+        per_epoch = 1 if isinstance(loop.trainee, ModelTrainee) else steps
+        restored = 0 if per_epoch is None else epoch * per_epoch
+        loop.resume(point.arrays, point.values, weights=restored <= done)
+        # Keras counts epochs from `epoch`; what was done before counts too.
+        self._offset = max(done - restored, 0) if per_epoch == 1 else 0
+        self._limit = None if per_epoch is None else epochs * per_epoch
+
+    def _running(self) -> Loop:
+        if self._loop is None:
+            raise StateError("`fit` has not begun.")
+        return self._loop
+
+    def _close(self, status: Literal["success", "failure"] = "success") -> None:
+        if self._loop is not None:
+            self._loop.trainee.close()
+            self._loop.log.close(status)
+
+
+def _refuse_contradictions(options: Mapping[str, Any], *, restores: bool) -> None:
+    """Options that exclude each other, or do nothing without another.
+
+    Raises:
+        ConfigurationError: There are such.
+    """
+    without_directory = options["registry"] is None and options["checkpoint_dir"] is None
+    contradictions = [
+        (
+            options["registry"] is not None and options["checkpoint_dir"] is not None,
+            "Give a registry or a directory for one, not both.",
+            ("registry", "checkpoint_dir"),
+        ),
+        (
+            options["evaluator"] is not None and options["monitor"] is not None,
+            "Give an evaluator or a log to monitor, not both.",
+            ("evaluator", "monitor"),
+        ),
+        (
+            options["monitor"] is None and options["mode"] != "auto",
+            "`mode` says which way a monitored log is better; an evaluator's score is always better higher.",
+            ("mode", "monitor"),
+        ),
+        (
+            bool(options["resume"]) and without_directory,
+            "`resume` needs the directory of the run: give `checkpoint_dir` or `registry`.",
+            ("resume", "checkpoint_dir"),
+        ),
+        (
+            bool(options["resume"]) and options["resume_interval"] is None,
+            "A run that writes nothing to resume from cannot be resumed; give `resume_interval` in seconds.",
+            ("resume", "resume_interval"),
+        ),
+        (
+            bool(options["restore_hyperparams"]) and not restores,
+            "`restore_hyperparams` restores them where a snapshot is restored, and none would be.",
+            ("restore_hyperparams",),
+        ),
+        (
+            bool(options["hyperparams"]) and options["tuner"] is None,
+            "`hyperparams` names variables for a tuner; there is none.",
+            ("hyperparams", "tuner"),
+        ),
+        (options["verbose"] > 2, "`verbose` must be 0, 1 or 2.", ("verbose",)),
+    ]
+    for wrong, problem, names in contradictions:
+        if wrong:
+            raise ConfigurationError(describe(problem, **{name: _shown(options[name]) for name in names}))
+
+
+def _shown(option: Any) -> Any:
+    """An option as a message shows it."""
+    if isinstance(option, CheckpointRegistry):
+        return str(option.directory)
+    return type(option).__name__ if isinstance(option, BaseEvaluator) else option

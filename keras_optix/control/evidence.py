@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from keras_optix.validation import check_float, check_int
+
+_ROUNDING = 1e-12  # a difference below this share of the numbers themselves is none
+_DOF_PER_DIFFERENCE = 0.25  # of `noise_from_differences`: found by simulation with 4 to 64 normal scores
 
 
 @dataclass(frozen=True)
@@ -16,12 +22,37 @@ class Estimate:
     Attributes:
         mean: The estimate.
         stderr: Its standard error; `math.inf` where the noise is not known yet.
-        n: How many samples (episodes, or windows where episodes are not counted) it rests on.
+        n: How many samples (episodes, or windows where episodes are not counted) it rests on. A finite standard error
+            of a single sample is taken as known, one of several samples as estimated from them.
     """
 
     mean: float
     stderr: float
     n: int
+
+    @property
+    def dof(self) -> float:
+        """Degrees of freedom of `stderr`; infinite where it is known and not estimated."""
+        return float(self.n - 1) if self.n > 1 else math.inf
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the estimate as JSON values; a standard error that is not known is None."""
+        return {"mean": self.mean, "stderr": self.stderr if math.isfinite(self.stderr) else None, "n": self.n}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Estimate:
+        """Restores what `to_json` returned.
+
+        Raises:
+            KeyError: Something is missing.
+            ConfigurationError: Something is not a number.
+        """
+        stderr = values["stderr"]
+        return cls(
+            check_float("mean", values["mean"]),
+            math.inf if stderr is None else check_float("stderr", stderr, low=0.0),
+            check_int("n", values["n"], minimum=1),
+        )
 
 
 @dataclass(frozen=True)
@@ -49,6 +80,19 @@ class Evidence:
         return f"{self.reason} (difference {self.difference:+.4g}, standard error {self.stderr:.3g}, n {self.n})"
 
 
+class Comparison(NamedTuple):
+    """A comparison of two estimates.
+
+    Attributes:
+        evidence: The difference with its standard error.
+        z: How significant it is, as a standard normal score: `as_normal_score` of ``evidence.z``. Decisions rest on
+            this one.
+    """
+
+    evidence: Evidence
+    z: float
+
+
 def standardised(difference: float, stderr: float) -> float:
     """``difference / stderr`` without a division by zero: a noise-free difference is infinitely significant."""
     if difference == 0.0 or math.isinf(stderr):
@@ -68,6 +112,24 @@ def estimate_from_samples(samples: Sequence[float] | np.ndarray) -> Estimate:
     return Estimate(float(values.mean()), float(values.std(ddof=1) / math.sqrt(values.size)), int(values.size))
 
 
+def as_normal_score(t: float, dof: float) -> float:
+    """Maps a Student `t` to the standard normal score of equal probability.
+
+    A standard error that was estimated from a few samples is often too small by chance; taken at its word, it makes
+    noise look significant. Wallace (1959), "Bounds on normal approximations to Student's and the chi-square
+    distributions", Annals of Mathematical Statistics 30(4); up to t = 5 it errs by less than 4 % with one degree of
+    freedom, and by less with more.
+
+    Args:
+        t: A difference in standard errors, also infinite.
+        dof: Degrees of freedom of the standard error; infinite where it is known.
+    """
+    if math.isinf(dof) or math.isinf(t) or t == 0.0:
+        return t
+    z = math.sqrt(dof * math.log1p(t * t / dof)) * (8.0 * dof + 1.0) / (8.0 * dof + 3.0)
+    return math.copysign(z, t)
+
+
 def pool(first: Estimate, second: Estimate) -> Estimate:
     """Pools two independent estimates of one mean by their sample counts.
 
@@ -75,17 +137,49 @@ def pool(first: Estimate, second: Estimate) -> Estimate:
     pooling estimates that disagree does not look certain.
     """
     n = first.n + second.n
-    mean = (first.n * first.mean + second.n * second.mean) / n
-    # A single sample has no spread of its own (its standard error is infinite), but adds to the spread of the pool.
-    squares = sum(e.stderr**2 * e.n * max(e.n - 1, 1) for e in (first, second) if math.isfinite(e.stderr))
-    squares += first.n * second.n / n * (first.mean - second.mean) ** 2
-    return Estimate(mean, math.sqrt(squares / max(n - 1, 1) / n), n)
+    difference = second.mean - first.mean
+    squares, dof = first.n * second.n / n * difference**2, 1.0
+    for estimate in (first, second):
+        # An unknown standard error adds nothing but its mean; one of a single sample counts like that of two.
+        if math.isfinite(estimate.stderr):
+            weight = max(estimate.n - 1, 1)
+            squares += estimate.stderr**2 * estimate.n * weight
+            dof += weight
+    # This form keeps the mean of equal means: a rounding error would be infinitely significant where there is no noise.
+    return Estimate(first.mean + difference * (second.n / n), math.sqrt(squares / dof / n), n)
 
 
-def compare(score: Estimate, reference: Estimate, reason: str, *, margin: float = 0.0) -> Evidence:
-    """Evidence that `score` exceeds `reference` by more than `margin` (Welch's standard error of the difference)."""
-    stderr = math.hypot(score.stderr, reference.stderr)
-    return Evidence(score.mean - reference.mean - margin, stderr, score.n, reason)
+def compare(
+    score: Estimate, reference: Estimate, reason: str, *, margin: float = 0.0, history: Sequence[float] = ()
+) -> Comparison:
+    """Tests whether `score` exceeds `reference` by more than `margin`, with Welch's standard error of the difference.
+
+    Args:
+        score: The score in question.
+        reference: What it is compared with.
+        reason: One sentence for people.
+        margin: In units of the score.
+        history: Earlier scores. An unknown standard error is taken from their noise; from fewer than four, nothing is
+            significant.
+    """
+    (first, first_dof), (second, second_dof) = _variance(score, history), _variance(reference, history)
+    variance = first + second
+    difference = score.mean - reference.mean - margin
+    if abs(difference) <= _ROUNDING * max(abs(score.mean), abs(reference.mean)):
+        difference = 0.0
+    evidence = Evidence(difference, math.sqrt(variance), score.n, reason)
+    # Welch and Satterthwaite's degrees of freedom.
+    spread = first * first / first_dof + second * second / second_dof
+    dof = variance**2 / spread if 0.0 < spread < math.inf else math.inf
+    return Comparison(evidence, as_normal_score(evidence.z, dof))
+
+
+def _variance(estimate: Estimate, history: Sequence[float]) -> tuple[float, float]:
+    """Squared standard error of an estimate, and its degrees of freedom."""
+    if math.isfinite(estimate.stderr):
+        return estimate.stderr**2, estimate.dof
+    # The history holds scores as they come, so its noise is that of one evaluation, however many samples it has.
+    return noise_from_differences(history) ** 2, _DOF_PER_DIFFERENCE * max(len(history) - 1, 1)
 
 
 def noise_from_differences(scores: Sequence[float]) -> float:
@@ -102,5 +196,5 @@ def noise_from_differences(scores: Sequence[float]) -> float:
     differences = np.diff(np.asarray(scores, dtype=np.float64))
     spread = float(np.median(np.abs(differences - np.median(differences)))) * 1.4826
     # A line that is straight but for rounding is noise free.
-    rounding = 1e-12 * float(np.max(np.abs(scores)))
+    rounding = _ROUNDING * float(np.max(np.abs(scores)))
     return 0.0 if spread <= rounding else spread / math.sqrt(2.0)

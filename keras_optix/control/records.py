@@ -10,6 +10,8 @@ import numpy as np
 
 from keras_optix.errors import ConfigurationError, describe
 
+LEARNING_RATE = "learning_rate"  # the one hyperparameter that every optimizer has
+
 
 class EpisodeRecord(NamedTuple):
     """One finished episode.
@@ -105,3 +107,8 @@ class HyperparamSet:
         if not isinstance(self.params, Mapping):
             raise ConfigurationError(describe("`params` must map names to numbers.", params=self.params))
         object.__setattr__(self, "params", {str(name): float(value) for name, value in self.params.items()})
+
+
+def shortest(value: Any) -> float:
+    """A float32 as the shortest float that gives it back: 0.98, not 0.9800000190734863."""
+    return float(str(np.float32(value)))

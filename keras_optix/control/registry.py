@@ -60,6 +60,8 @@ class PolicySnapshot:
         hyperparams: Hyperparameters in force when they were reached.
         era: Worlds seen before this one (see `SchedulerState.era`).
         created: Unix time.
+        crowned: Whether it was the loop's best when it was saved. The latest of these is the best, even where a second
+            look at it found a lower score than a snapshot before it had: it beat that one when both were compared.
     """
 
     snapshot_id: int
@@ -72,6 +74,7 @@ class PolicySnapshot:
     hyperparams: HyperparamSet
     era: int
     created: float
+    crowned: bool = False
 
     @property
     def score(self) -> float:
@@ -108,9 +111,11 @@ class CheckpointRegistry:
 
     @property
     def ranked_snapshots(self) -> list[PolicySnapshot]:
-        """The snapshots of the run, best first: newest era, then highest score, then oldest."""
+        """The snapshots of the run, best first: newest era, then what the loop crowned last, then highest score."""
         mine = [snapshot for snapshot in self._snapshots if snapshot.run_id == self._run_id]
-        return sorted(mine, key=lambda snapshot: (-snapshot.era, -snapshot.score, snapshot.snapshot_id))
+        era = max((snapshot.era for snapshot in mine), default=0)
+        crowned = max((s.snapshot_id for s in mine if s.crowned and s.era == era), default=0)
+        return sorted(mine, key=lambda s: (-s.era, s.snapshot_id != crowned, -s.score, s.snapshot_id))
 
     @property
     def best(self) -> PolicySnapshot | None:
@@ -123,6 +128,10 @@ class CheckpointRegistry:
         self._run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         return self._run_id
 
+    def continue_run(self, run_id: str) -> None:
+        """Goes on with a run in the directory."""
+        self._run_id = run_id
+
     def save(
         self,
         state: Mapping[str, np.ndarray],
@@ -133,6 +142,7 @@ class CheckpointRegistry:
         window_id: int = 0,
         env_steps: int = 0,
         era: int = 0,
+        crowned: bool = False,
     ) -> PolicySnapshot:
         """Saves arrays with the score that they earned.
 
@@ -144,6 +154,7 @@ class CheckpointRegistry:
             window_id: The last window that they collected.
             env_steps: Environment steps of the run until then.
             era: Worlds seen before this one.
+            crowned: It is the best from now on, whatever the scores of those before.
 
         Returns:
             The snapshot, complete on disk.
@@ -166,11 +177,12 @@ class CheckpointRegistry:
             hyperparams=hyperparams,
             era=int(era),
             created=time.time(),
+            crowned=bool(crowned),
         )
         try:
             target = self.directory / snapshot.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(target, lambda file: np.savez(file, allow_pickle=False, **state))
+            write_atomically(target, lambda file: np.savez(file, allow_pickle=False, **state))
             self._snapshots.append(snapshot)
             dropped = self._prune()
             self._write_manifest()
@@ -262,7 +274,7 @@ class CheckpointRegistry:
     def _write_manifest(self) -> None:
         manifest = {"schema": _SCHEMA, "run_id": self._run_id, "snapshots": [asdict(s) for s in self._snapshots]}
         text = json.dumps(manifest, indent=1)
-        _write_atomically(self.directory / _MANIFEST, lambda file: file.write(text.encode()))
+        write_atomically(self.directory / _MANIFEST, lambda file: file.write(text.encode()))
 
     def _read_manifest(self) -> tuple[str | None, list[PolicySnapshot]]:
         path = self.directory / _MANIFEST
@@ -311,7 +323,7 @@ def _plain_metrics(metrics: EvalMetrics) -> EvalMetrics:
     )
 
 
-def _write_atomically(target: Path, write: Any) -> None:
+def write_atomically(target: Path, write: Any) -> None:
     """Writes to a temporary file beside `target`, flushes it to the disk and renames it over `target`."""
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:

@@ -11,7 +11,9 @@
 Improvement and degradation are tests. An improvement is first a *candidate*: an evaluation significantly above the
 best. It is crowned only by `confirm`, with a second evaluation of the same weights, because the maximum of many noisy
 scores lies far above the truth. Degradation is a one-sided CUSUM (Page 1954) on standardised scores, with a margin that
-is measured in progress made, so that shifting or scaling all scores changes no decision.
+is measured in progress made, so that shifting or scaling all scores changes no decision. Its reference is estimated as
+it goes (a self-starting CUSUM, Hawkins 1987), and a standard error that rests on few samples counts for what it is
+worth (`as_normal_score`): without the two, false alarms come two to three times as often as its table says.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from __future__ import annotations
 import dataclasses
 import enum
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from keras_optix.control.evidence import Estimate, Evidence, compare, noise_from_differences, pool, standardised
+from keras_optix.control.evidence import Comparison, Estimate, Evidence, compare, pool
 from keras_optix.errors import ConfigurationError, NonFiniteError, StateError, describe
 from keras_optix.validation import check_float, check_int
 
@@ -92,8 +96,10 @@ class SchedulerState:
         since_active: Evaluations without improvement since the loop last became ACTIVE.
         best: Confirmed score of the best weights of this era.
         baseline: First score of this era; progress is measured from it.
-        level: What the scores since the best was crowned average to: the reference of the CUSUM.
+        level: What the scores average to since the best was crowned or a degradation was seen: the reference of the
+            CUSUM.
         cusum: The CUSUM statistic, in standard errors.
+        cooldown_until: Number of the last evaluation of the cooldown after a degradation.
         history: The latest scores, oldest first.
         pending: A candidate waits for `confirm`.
         era: Counts the worlds: a degradation seen by the watchdog starts a new one, with a new best.
@@ -109,32 +115,88 @@ class SchedulerState:
     baseline: float | None = None
     level: Estimate | None = None
     cusum: float = 0.0
+    cooldown_until: int = 0
     history: tuple[float, ...] = ()
     pending: bool = False
     era: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Returns the state as JSON values."""
-        return dataclasses.asdict(self) | {"loop_state": self.loop_state.value, "history": list(self.history)}
+        return vars(self) | {
+            "loop_state": self.loop_state.value,
+            "best": None if self.best is None else self.best.to_json(),
+            "level": None if self.level is None else self.level.to_json(),
+            "history": list(self.history),
+        }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> SchedulerState:
-        """Restores what `to_json` returned."""
+    def from_json(cls, values: Mapping[str, Any]) -> SchedulerState:
+        """Restores what `to_json` returned.
 
-        def estimate(value: dict[str, Any] | None) -> Estimate | None:
-            return None if value is None else Estimate(**value)
+        Raises:
+            StateError: Something is missing, is of another kind, or does not belong there.
+        """
+        fix = "Resume from a complete state, or start a new run."
+        if not isinstance(values, Mapping):
+            raise StateError(describe("The state of the scheduler must be a mapping.", fix=fix, values=values))
+        unknown = sorted(map(str, values.keys() - _READERS.keys()))
+        if unknown:
+            raise StateError(describe("The state of the scheduler has unknown entries.", fix=fix, unknown=unknown))
+        fields = {}
+        for name, read in _READERS.items():
+            try:
+                fields[name] = read(values[name])
+            except (KeyError, TypeError, ValueError) as error:
+                received: dict[str, Any] = {name: values.get(name, "missing")}
+                problem = f"The state of the scheduler has no valid `{name}`."
+                raise StateError(describe(problem, fix=fix, **received)) from error
+        return cls(**fields)
 
-        changes = {
-            "loop_state": LoopState(values["loop_state"]),
-            "history": tuple(values["history"]),
-            "best": estimate(values["best"]),
-            "level": estimate(values["level"]),
-        }
-        return cls(**(values | changes))
+
+def _read_flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise TypeError
+
+
+def _read_history(value: object) -> tuple[float, ...]:
+    if isinstance(value, list | tuple):
+        return tuple(check_float("history", score) for score in value)
+    raise TypeError
+
+
+def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else read(value)
+
+
+_read_count = partial(check_int, "count", minimum=0)
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "loop_state": LoopState,
+    "interval": partial(check_float, "interval", low=1.0),
+    "last_window": _optional(_read_count),
+    "evaluations": _read_count,
+    "since_best": _read_count,
+    "since_active": _read_count,
+    "best": _optional(Estimate.from_json),
+    "baseline": _optional(partial(check_float, "baseline")),
+    "level": _optional(Estimate.from_json),
+    "cusum": partial(check_float, "cusum", low=0.0),
+    "cooldown_until": _read_count,
+    "history": _read_history,
+    "pending": _read_flag,
+    "era": _read_count,
+}
 
 
 class BackoffScheduler:
     """Decides from evaluations when the loop improves, plateaus, is trained, or has degraded.
+
+    Patience counts evaluations. In env steps: an evaluation takes as many windows as end the `min_episodes` episodes of
+    the evaluator, and at least `interval` windows; a window is ``window_size * num_envs`` env steps. With
+    ``window_size=32``, ``num_envs=8`` (256 env steps) and the defaults, COOLING begins at least 5 windows (1,280 env
+    steps) after the last improvement. The 15 evaluations from there to DORMANT have the intervals 2, 4, 8, 16, 32, 64
+    and nine times 100, in sum 1,026 windows (262,656 env steps). A smaller `max_interval` shortens that most: 10 makes
+    it 134 windows (34,304 env steps).
 
     Args:
         base_interval: Windows between evaluations while ACTIVE. Defaults to 1.
@@ -151,7 +213,10 @@ class BackoffScheduler:
             Defaults to 0.95.
         cusum_slack: Slack `k` of the CUSUM in standard errors. Defaults to 0.5.
         cusum_limit: Limit `h` of the CUSUM in standard errors. Defaults to 5: with the slack, one false alarm in
-            about 900 evaluations, and a drop of 1, 2, 3 standard errors seen after about 10, 4, 3.
+            about 900 evaluations, and a drop of 1, 2, 3 standard errors seen after about 10, 4, 3. A drop in the
+            first evaluations after a best was crowned takes longer, for the reference is not known better than they.
+        degradation_cooldown: Evaluations after a degradation during which the CUSUM does not accumulate: time to
+            recover. Defaults to 3; 0: none.
 
     Raises:
         ConfigurationError: An argument is out of range, or two contradict each other.
@@ -169,6 +234,7 @@ class BackoffScheduler:
         confidence: float = 0.95,
         cusum_slack: float = 0.5,
         cusum_limit: float = 5.0,
+        degradation_cooldown: int = 3,
     ) -> None:
         self.base_interval = check_int("base_interval", base_interval, minimum=1)
         self.backoff_factor = check_float("backoff_factor", backoff_factor, low=1.0, low_open=True)
@@ -184,6 +250,7 @@ class BackoffScheduler:
         self.confidence = confidence
         self.cusum_slack = check_float("cusum_slack", cusum_slack, low=0.0)
         self.cusum_limit = check_float("cusum_limit", cusum_limit, low=0.0, low_open=True)
+        self.degradation_cooldown = check_int("degradation_cooldown", degradation_cooldown, minimum=0)
         if self.max_interval < self.base_interval:
             raise ConfigurationError(
                 describe(
@@ -264,13 +331,28 @@ class BackoffScheduler:
         if state.best is None:
             evidence = Evidence(0.0, score.stderr, score.n, "first confirmed score")
             return (self._crown(state, score, evidence),)
-        evidence = _compare(state, score, state.best, "confirmed above the best", margin=self.improvement_margin)
-        if evidence.z > _ONE_SIDED_Z[self.confidence]:
+        evidence, z = self._above_best(state, score, state.best, "confirmed above the best")
+        if z > _ONE_SIDED_Z[self.confidence]:
             return (self._crown(state, score, evidence),)
         rejected = dataclasses.replace(evidence, reason="a second evaluation did not confirm the improvement")
         decision = Decision(LoopEvent.REJECTED, state.loop_state, state.loop_state, rejected)
         follow_up = self._no_improvement(state, score)
         return (decision,) if follow_up.event is LoopEvent.NONE else (decision, follow_up)
+
+    def accept(self, evaluation: Evaluation, evidence: Evidence) -> Decision:
+        """Crowns the candidate without a second evaluation, where the same weights would get the same score again.
+
+        Args:
+            evaluation: The evaluation that made the candidate.
+            evidence: Why it did: that of the decision which `observe` returned.
+
+        Raises:
+            NonFiniteError: The score is NaN or infinite.
+            StateError: There is no candidate.
+        """
+        if not self.state.pending:
+            raise StateError("There is no candidate to accept; call `observe` first.")
+        return self._crown(dataclasses.replace(self.state, pending=False), _finite(evaluation), evidence)
 
     def doubts_best(self, score: Estimate) -> bool:
         """Whether a score would lie above the best, were the best known better.
@@ -281,9 +363,9 @@ class BackoffScheduler:
         best = self.state.best
         if best is None or self.loop_state is LoopState.WATCHDOG or best.stderr <= score.stderr:
             return False
-        limit = _ONE_SIDED_Z[self.confidence]
-        alone = standardised(score.mean - best.mean - self.improvement_margin, score.stderr)
-        return alone > limit >= _compare(self.state, score, best, "", margin=self.improvement_margin).z
+        well_known = dataclasses.replace(best, stderr=0.0)
+        alone = self._above_best(self.state, score, well_known, "")
+        return alone.z > _ONE_SIDED_Z[self.confidence] >= self._above_best(self.state, score, best, "").z
 
     def reassess(self, evaluation: Evaluation) -> Evidence:
         """Takes another evaluation of the best's weights and pools it with what is known of them.
@@ -298,9 +380,21 @@ class BackoffScheduler:
         if self.state.best is None:
             raise StateError("There is no best to evaluate again.")
         score = _finite(evaluation)
-        evidence = _compare(self.state, score, self.state.best, "another evaluation of the best")
-        self.state = dataclasses.replace(self.state, best=pool(self.state.best, score))
-        return evidence
+        comparison = compare(score, self.state.best, "another evaluation of the best", history=self.state.history)
+        pooled = pool(self.state.best, score)
+        level = pooled if self.state.level == self.state.best else self.state.level
+        self.state = dataclasses.replace(self.state, best=pooled, level=level)
+        return comparison.evidence
+
+    def adopt(self, score: Estimate) -> None:
+        """Makes `score` the best's: a resumed run finds a snapshot that was crowned after its state was written."""
+        self.state = dataclasses.replace(
+            self.state, best=score, level=score, cusum=0.0, since_best=0, since_active=0, pending=False
+        )
+
+    def rolled_back(self) -> None:
+        """Says that the best weights act again after a degradation: their score is the reference of the CUSUM."""
+        self.state = dataclasses.replace(self.state, level=self.state.best, cusum=0.0)
 
     def watch(self) -> Decision:
         """Moves from DORMANT to WATCHDOG: the best weights act and are scored, and do not learn.
@@ -325,19 +419,20 @@ class BackoffScheduler:
         if state.best is None:
             return Evidence(0.0, score.stderr, score.n, "first evaluation")
         limit = _ONE_SIDED_Z[self.confidence]
-        evidence = _compare(state, score, state.best, "above the best", margin=self.improvement_margin)
-        if evidence.z > limit:
+        evidence, z = self._above_best(state, score, state.best, "above the best")
+        if z > limit:
             return evidence
         if state.level is not None and state.since_best > 0:
             # Many small steps up: none of them is significant, but together they are. The evaluation at hand must be
             # above the best too, for its weights are the ones that would be crowned.
             together = pool(state.level, score)
-            evidence = _compare(
-                state, together, state.best, "above the best on average", margin=self.improvement_margin
-            )
-            if evidence.z > limit and score.mean > state.best.mean + self.improvement_margin:
+            evidence, z = self._above_best(state, together, state.best, "above the best on average")
+            if z > limit and score.mean > state.best.mean + self.improvement_margin:
                 return evidence
         return None
+
+    def _above_best(self, state: SchedulerState, score: Estimate, best: Estimate, reason: str) -> Comparison:
+        return compare(score, best, reason, margin=self.improvement_margin, history=state.history)
 
     def _crown(self, state: SchedulerState, score: Estimate, evidence: Evidence) -> Decision:
         self.state = dataclasses.replace(
@@ -354,13 +449,13 @@ class BackoffScheduler:
 
     def _no_improvement(self, state: SchedulerState, score: Estimate) -> Decision:
         before = state.loop_state
-        state, alarm = self._update_cusum(state, score)
+        state, fall, alarm = self._update_cusum(state, score)
         state = dataclasses.replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1)
         if state.since_best >= self.dormant_threshold:
             # Counted since the best was crowned, so that degradations on the way cannot put DORMANT off for ever.
             self.state = dataclasses.replace(state, loop_state=LoopState.DORMANT)
             return Decision(LoopEvent.DORMANT, before, LoopState.DORMANT, self._plateau_evidence(state, score))
-        if alarm is not None:
+        if alarm:
             self.state = dataclasses.replace(
                 state,
                 loop_state=LoopState.ACTIVE,
@@ -368,8 +463,9 @@ class BackoffScheduler:
                 since_active=0,
                 cusum=0.0,
                 level=score,
+                cooldown_until=state.evaluations + self.degradation_cooldown,
             )
-            return Decision(LoopEvent.DEGRADATION, before, LoopState.ACTIVE, alarm)
+            return Decision(LoopEvent.DEGRADATION, before, LoopState.ACTIVE, fall)
         if before is LoopState.ACTIVE and state.since_active >= self.plateau_threshold:
             self.state = dataclasses.replace(state, loop_state=LoopState.COOLING, interval=self._next_interval(state))
             return Decision(LoopEvent.PLATEAU, before, LoopState.COOLING, self._plateau_evidence(state, score))
@@ -384,31 +480,33 @@ class BackoffScheduler:
     def _plateau_evidence(self, state: SchedulerState, score: Estimate) -> Evidence:
         recent = score if state.level is None else state.level
         reason = f"{state.since_best} evaluations without a significant improvement"
-        return (
-            Evidence(0.0, recent.stderr, recent.n, reason)
-            if state.best is None
-            else _compare(state, recent, state.best, reason)
-        )
+        if state.best is None:
+            return Evidence(0.0, recent.stderr, recent.n, reason)
+        return compare(recent, state.best, reason, history=state.history).evidence
 
-    def _update_cusum(self, state: SchedulerState, score: Estimate) -> tuple[SchedulerState, Evidence | None]:
-        """One step of ``S = max(0, S + (level - margin - score) / stderr - k)``; evidence of a degradation if S > h."""
+    def _update_cusum(self, state: SchedulerState, score: Estimate) -> tuple[SchedulerState, Evidence, bool]:
+        """One step of ``S = max(0, S + (level - margin - score) / stderr - k)``; an alarm if ``S > h``."""
         if state.level is None or state.best is None:
-            return dataclasses.replace(state, level=score), None
+            evidence = Evidence(0.0, score.stderr, score.n, "no level to compare with")
+            return dataclasses.replace(state, level=score), evidence, False
         progress = max(state.best.mean - (state.best.mean if state.baseline is None else state.baseline), 0.0)
         margin = (1.0 - self.degradation_threshold) * progress
-        drop = _compare(state, score, state.level, "below the level since the best was crowned", margin=-margin)
-        cusum = max(0.0, state.cusum - drop.z - self.cusum_slack)
-        if cusum > self.cusum_limit:
-            return dataclasses.replace(state, cusum=cusum), drop
-        # An evaluation that is suspicious must not drag the reference down with it.
-        level = state.level if cusum > 0.5 * self.cusum_limit else pool(state.level, score)
-        return dataclasses.replace(state, cusum=cusum, level=level), None
+        reason = "compared with the level since the best was crowned"
+        evidence, z = compare(score, state.level, reason, margin=-margin, history=state.history)
+        if state.evaluations <= state.cooldown_until:
+            # The score of the best is a reference already, if the loop rolled back to it. Otherwise the latest score
+            # is: what fell may fall on during the cooldown.
+            level = state.level if state.level == state.best else score
+            return dataclasses.replace(state, level=level), evidence, False
+        cusum = max(0.0, state.cusum - z - self.cusum_slack)
+        # Suspicious scores too: leaving the low ones out would raise the level, and with it the rate of false alarms.
+        level = pool(state.level, score)
+        return dataclasses.replace(state, cusum=cusum, level=level), evidence, cusum > self.cusum_limit
 
     def _watch(self, state: SchedulerState, score: Estimate) -> Decision:
-        state, alarm = self._update_cusum(state, score)
-        if alarm is None:
+        state, evidence, alarm = self._update_cusum(state, score)
+        if not alarm:
             self.state = state
-            evidence = _compare(state, score, state.level or score, "no degradation")
             return Decision(LoopEvent.NONE, state.loop_state, state.loop_state, evidence)
         # The world has changed: what was best in the old one is no reference in the new one.
         self.state = SchedulerState(
@@ -416,8 +514,9 @@ class BackoffScheduler:
             last_window=state.last_window,
             evaluations=state.evaluations,
             era=state.era + 1,
+            cooldown_until=state.evaluations + self.degradation_cooldown,
         )
-        return Decision(LoopEvent.DEGRADATION, LoopState.WATCHDOG, LoopState.ACTIVE, alarm)
+        return Decision(LoopEvent.DEGRADATION, LoopState.WATCHDOG, LoopState.ACTIVE, evidence)
 
 
 def _finite(evaluation: Evaluation) -> Estimate:
@@ -434,17 +533,3 @@ def _finite(evaluation: Evaluation) -> Estimate:
             window_id=evaluation.window_id,
         )
     )
-
-
-def _compare(
-    state: SchedulerState, score: Estimate, reference: Estimate, reason: str, *, margin: float = 0.0
-) -> Evidence:
-    """`compare`, with unknown standard errors taken from what the noise of the scores is known to be by now."""
-    noise = noise_from_differences(state.history)
-
-    def known(estimate: Estimate) -> Estimate:
-        if math.isfinite(estimate.stderr):
-            return estimate
-        return dataclasses.replace(estimate, stderr=noise / math.sqrt(max(estimate.n, 1)))
-
-    return compare(known(score), known(reference), reason, margin=margin)

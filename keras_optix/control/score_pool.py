@@ -24,30 +24,31 @@ class ScorePool:
     `drop_until` empties the pool and skips them.
 
     Args:
-        min_episodes: Episodes that an evaluation needs; 0 where every scored window is an evaluation.
+        min_episodes: Episodes that an evaluation needs; 0 where every scored window is an evaluation. The attribute may
+            be set at any time.
     """
 
     def __init__(self, min_episodes: int = 0) -> None:
         self.min_episodes = min_episodes
-        self._estimate: Estimate | None = None
-        self._skip_until = -1
+        self.estimate: Estimate | None = None
+        self.skip_until = -1
 
     def add(self, metrics: EvalMetrics, window_id: int) -> None:
         """Adds the score of a window; one without evidence adds nothing."""
         estimate = estimate_of(metrics)
-        if estimate is None or window_id <= self._skip_until:
+        if estimate is None or window_id <= self.skip_until:
             return
-        self._estimate = estimate if self._estimate is None else pool(self._estimate, estimate)
+        self.estimate = estimate if self.estimate is None else pool(self.estimate, estimate)
 
     def drop_until(self, window_id: int) -> None:
         """Empties the pool, and ignores windows up to and including `window_id`."""
-        self._estimate = None
-        self._skip_until = window_id
+        self.estimate = None
+        self.skip_until = window_id
 
     @property
     def ready(self) -> bool:
         """Whether there is enough evidence for an evaluation."""
-        return self._estimate is not None and self._estimate.n >= max(self.min_episodes, 1)
+        return self.estimate is not None and self.estimate.n >= max(self.min_episodes, 1)
 
     def take(self, *, window_id: int, policy_version: int, env_steps: int) -> Evaluation:
         """Returns what was pooled as an evaluation and empties the pool.
@@ -55,8 +56,8 @@ class ScorePool:
         Raises:
             ValueError: The pool is empty.
         """
-        if self._estimate is None:
+        if self.estimate is None:
             raise ValueError("The pool is empty; ask `ready` first.")
-        evaluation = Evaluation(self._estimate, window_id, policy_version, env_steps)
-        self._estimate = None
+        evaluation = Evaluation(self.estimate, window_id, policy_version, env_steps)
+        self.estimate = None
         return evaluation

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -16,11 +16,11 @@ from keras_optix.errors import StateError
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.envs import Envs
+from keras_optix.experience.episodes import EpisodeBook
 from keras_optix.experience.observations import check_finite
-from keras_optix.experience.rollout import Rollout, ends
+from keras_optix.experience.position import Position, Saved, read_position
+from keras_optix.experience.rollout import Rollout
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Window
-
-_RECENT_EPISODES = 100
 
 
 class PolicyPublisher(Protocol):
@@ -43,7 +43,8 @@ class Collector:
         publisher: Gives the policy and its actor.
         window_size: `T`, rows of a window.
         seed: Seeds the environments (environment i with ``seed + i``) and the actions.
-        deterministic: Take the most likely action instead of sampling.
+        deterministic: Take the most likely action instead of sampling, and count only episodes as recent that the
+            policy version at hand began and ended: a validation is about one version.
         prefetch: 1 collects the next window in a thread while the current one trains, with the weights from before
             that training; 0 collects a window when it is asked for.
         check_bounds: Whether an observation outside its Box is an error.
@@ -74,19 +75,14 @@ class Collector:
         self._actor: Actor | None = None
         self._actions = actions_for(envs.action_space)
         self._rng = np.random.default_rng(None if seed is None else (seed, 1))
-        self._current: list[np.ndarray] | None = None
-        self._next_id = 0
-        self.env_steps = 0
+        blank = EpisodeBook.blank(envs.num_envs)
+        # Where the environments are, and where they were when the last window was handed out.
+        self._position = self._handed_out = Position(0, 0, self._rng.bit_generator.state, blank)
         self._closed = False
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "keras_optix_collector") if prefetch else None
-        self._ahead: Future[CollectedWindow] | None = None
+        self._ahead: Future[tuple[CollectedWindow, Position]] | None = None
         self._delivered: deque[CollectedWindow] | None = None
-        n = envs.num_envs
-        self._returns = np.zeros(n)
-        self._lengths = np.zeros(n, np.int64)
-        self._first_versions = np.zeros(n, np.int64)
-        self._recent: tuple[EpisodeRecord, ...] = ()
 
     @property
     def num_envs(self) -> int:
@@ -96,12 +92,17 @@ class Collector:
     @property
     def windows(self) -> int:
         """Windows collected so far."""
-        return self._next_id
+        return self._position.window_id
+
+    @property
+    def env_steps(self) -> int:
+        """Environment steps so far."""
+        return self._position.env_steps
 
     @property
     def recent_episodes(self) -> tuple[EpisodeRecord, ...]:
-        """The last 100 episodes that ended, oldest first."""
-        return self._recent
+        """The last 100 episodes that ended, oldest first; if `deterministic`, only those of the last version."""
+        return self._position.book.recent
 
     def keep_delivered(self, keep: bool) -> None:
         """Switches on that collected windows wait for `take_delivered`; off, they are only handed to the dataset."""
@@ -127,15 +128,19 @@ class Collector:
         """
         try:
             if self._thread is None:
-                collected = self._collect_locked(self._publisher.publish())
+                collected, position = self._collect_locked(self._publisher.publish())
             else:
                 ahead, self._ahead = self._ahead, None
-                collected = self._collect_locked(self._publisher.publish()) if ahead is None else ahead.result()
+                if ahead is None:
+                    collected, position = self._collect_locked(self._publisher.publish())
+                else:
+                    collected, position = ahead.result()
                 if not self._closed:
                     self._ahead = self._thread.submit(self._collect_locked, self._publisher.publish())
         except BaseException as error:
             self.error = error
             raise
+        self._handed_out = position
         if self._delivered is not None:
             self._delivered.append(collected)
         return collected
@@ -144,6 +149,57 @@ class Collector:
         """Waits for a window that is being collected ahead; it is handed out next."""
         if self._ahead is not None:
             self._ahead.exception()
+
+    def save(self) -> Saved:
+        """Returns what `restore` needs to go on after the last window that was handed out.
+
+        The states of the environments are in it if all can be saved (see `SavableEnv`), no window has been collected
+        ahead and they are open. A window that was collected ahead is left out: it will be collected anew.
+
+        Returns:
+            Arrays by name, and JSON values.
+
+        Raises:
+            EnvError: An environment's `save_state` returned what cannot be saved.
+        """
+        self.settle()
+        with self._lock:
+            at = self._handed_out
+            reachable = at is self._position and at.current is not None and not self._closed
+            return at.save(self.envs.layout, self.envs.save() if reachable else None)
+
+    def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
+        """Goes on where the collector was that `save` was called on; its `window_size` may be another.
+
+        Where the environments cannot be put into their states, new episodes begin with the next window. They are
+        seeded by the seed and the number of that window: the seed itself would replay the first episodes of the run.
+
+        Args:
+            arrays: What `save` returned.
+            values: What `save` returned.
+
+        Returns:
+            Whether everything goes on as it would have; False if episodes that were running are lost.
+
+        Raises:
+            StateError: The collector is closed, or what was saved is damaged or of other environments.
+        """
+        self.settle()
+        with self._lock:
+            self._check_open()
+            position, states, interrupted = read_position(arrays, values, self.envs.layout, self.num_envs)
+            self._ahead = None
+            if self._delivered is not None:
+                self._delivered.clear()
+            self._rng.bit_generator.state = position.rng
+            # First of all without the environments: one of them may raise.
+            self._position = self._handed_out = position.with_new_episodes()
+            if states is None:
+                return not interrupted
+            went_on = self.envs.restore(states)
+            if went_on:
+                self._position = self._handed_out = position
+            return went_on
 
     def close(self) -> None:
         """Closes the environments. A window that is being collected is finished first."""
@@ -158,30 +214,31 @@ class Collector:
             if self._thread is not None:
                 self._thread.shutdown(wait=False)
 
-    def _collect_locked(self, published: PublishedPolicy) -> CollectedWindow:
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StateError("The environments were closed; make a new dataset to go on.")
+
+    def _collect_locked(self, published: PublishedPolicy) -> tuple[CollectedWindow, Position]:
         with self._lock:
-            if self._closed:
-                raise StateError("The environments were closed; make a new dataset to go on.")
+            self._check_open()
             try:
                 return self._collect(published)
             except BaseException:
                 self._close()
                 raise
 
-    def _collect(self, published: PublishedPolicy) -> CollectedWindow:
+    def _collect(self, published: PublishedPolicy) -> tuple[CollectedWindow, Position]:
         if self._actor is None:
             self._actor = self._publisher.make_actor(self.num_envs)
-        actor, envs = self._actor, self.envs
+        actor, envs, before = self._actor, self.envs, self._position
         actor.set_weights(published.arrays)
         steps, n = self.window_size, self.num_envs
         rollout = Rollout(envs.layout, steps, n)
         observations = rollout.observations
-        # These have not acted in their episode yet.
-        self._first_versions[self._lengths == 0] = published.version
-        if self._current is None:
-            envs.reset(self.seed, observations)
+        if before.current is None:
+            envs.reset(self._reset_seed(before.window_id), observations)
         else:
-            for leaf, current in zip(observations, self._current, strict=True):
+            for leaf, current in zip(observations, before.current, strict=True):
                 leaf[0] = current
         choices: np.ndarray = np.empty((steps, n, *self._actions.shape), self._actions.dtype)
         log_probs = np.empty((steps, n), np.float32)
@@ -193,12 +250,9 @@ class Collector:
             choices[t] = chosen
             infos.append(step(to_env(chosen), rollout, t))
         envs.finish(rollout)
-        self._current = [leaf[-1].copy() for leaf in observations]
         following = rollout.next_observations()
-        self._check(observations, following, rollout.rewards)
-        episodes = self._account(rollout, published.version)
-        self.env_steps += int(np.count_nonzero(rollout.valid))
-        recent = self._recent
+        self._check(observations, following, rollout.rewards, before.window_id)
+        book, episodes = before.book.after(rollout, published.version, one_version=self.deterministic)
         window = Window(
             observations=envs.layout.pack([leaf[:-1] for leaf in observations]),
             actions=choices,
@@ -209,40 +263,30 @@ class Collector:
             next_observations=envs.layout.pack(following),
             log_probs=log_probs,
             seed=self._rng.integers(0, 2**31 - 1, 2, np.int32),
-            window_id=np.int64(self._next_id),
+            window_id=np.int64(before.window_id),
             policy_version=np.int64(published.version),
-            episode_return=np.float32(np.mean([e.total_reward for e in recent]) if recent else np.nan),
-            episode_length=np.float32(np.mean([e.length for e in recent]) if recent else np.nan),
+            episode_return=book.mean_return,
+            episode_length=book.mean_length,
         )
-        self._next_id += 1
-        return CollectedWindow(window, infos, episodes, published, self.env_steps)
+        self._position = Position(
+            before.window_id + 1,
+            before.env_steps + int(np.count_nonzero(rollout.valid)),
+            self._rng.bit_generator.state,
+            book,
+            [leaf[-1].copy() for leaf in observations],
+        )
+        return CollectedWindow(window, infos, episodes, published, self._position.env_steps), self._position
 
-    def _account(self, rollout: Rollout, version: int) -> tuple[EpisodeRecord, ...]:
-        """Adds the window to the running episodes and returns those that ended, in the order of their ends."""
-        # Environment by environment, in memory too: along a strided axis a running sum takes ten times as long.
-        returns = np.cumsum(rollout.rewards.T.astype(np.float64, order="C"), axis=1) + self._returns[:, None]
-        lengths = np.cumsum(rollout.valid.T.astype(np.int64, order="C"), axis=1) + self._lengths[:, None]
-        envs, times = np.nonzero(ends(rollout).T)
-        # Within an environment, an episode is what was added since the one before it ended.
-        same = envs[1:] == envs[:-1]
-        totals, steps = returns[envs, times], lengths[envs, times]
-        rewards, sizes, first = totals.copy(), steps.copy(), self._first_versions[envs]
-        rewards[1:][same] -= totals[:-1][same]
-        sizes[1:][same] -= steps[:-1][same]
-        first[1:][same] = version
-        self._returns, self._lengths = returns[:, -1].copy(), lengths[:, -1].copy()
-        last = np.append(~same, True)[: len(envs)]
-        self._returns[envs[last]] -= totals[last]
-        self._lengths[envs[last]] -= steps[last]
-        self._first_versions[envs] = version
-        columns = [values[np.argsort(times, kind="stable")].tolist() for values in (rewards, sizes, first)]
-        ended = [EpisodeRecord(total, size, begun, version) for total, size, begun in zip(*columns, strict=True)]
-        # A new tuple, for another thread may be reading the old one.
-        self._recent = (*self._recent, *ended)[-_RECENT_EPISODES:]
-        return tuple(ended)
+    def _reset_seed(self, window_id: int) -> int | None:
+        """The seed of environments whose first episodes begin with this window."""
+        if self.seed is None or window_id == 0:
+            return self.seed
+        return int(np.random.default_rng((self.seed, 4, window_id)).integers(2**31))
 
-    def _check(self, observations: list[np.ndarray], following: list[np.ndarray], rewards: np.ndarray) -> None:
-        where = f"window {self._next_id}"
+    def _check(
+        self, observations: list[np.ndarray], following: list[np.ndarray], rewards: np.ndarray, window_id: int
+    ) -> None:
+        where = f"window {window_id}"
         # `following` first: its rows are those of the steps. The other has the first observations of episodes besides.
         for leaves in (following, observations):
             self.envs.layout.check(leaves, where, bounds=self._check_bounds)

@@ -63,7 +63,9 @@ def dataset_from_env(
         window_size: `T`, environment steps of each environment in a window. Defaults to 200.
         num_envs: `N`, environments. Left out for a `VectorEnv`, which says it itself. Defaults to 1.
         seed: Seeds the environments (environment i with ``seed + i``), the actions and the learner's shuffling.
-        deterministic: Take the most likely action instead of sampling: for `validation_data`.
+        deterministic: Take the most likely action instead of sampling: for `validation_data`. `episode_return` is then
+            about the weights at hand: the mean of the episodes that they began and ended, NaN until there is one. So
+            give a validation enough steps for whole episodes.
         prefetch: 1 collects the next window in a thread while the current one trains. The weights that collect it are
             one update older (`policy_lag` in the logs), which PPO's and REINFORCE's losses correct for by the stored
             log-probabilities. Defaults to 0.

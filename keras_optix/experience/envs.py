@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import gymnasium
@@ -13,6 +13,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from keras_optix.errors import ConfigurationError, EnvError, SpaceError, describe
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.rollout import Rollout, ends
+from keras_optix.experience.savable import SavableEnv
 
 _WORKER_DIED = (BrokenPipeError, EOFError, ConnectionResetError)
 
@@ -45,6 +46,14 @@ class Envs(Protocol):
 
     def finish(self, rollout: Rollout) -> None:
         """Called after the last step of a rollout: marks rows that are no transition as not valid."""
+        ...
+
+    def save(self) -> list[Mapping[str, Any]] | None:
+        """Returns the states of the environments, or None if they cannot be saved."""
+        ...
+
+    def restore(self, states: Sequence[Mapping[str, Any]]) -> bool:
+        """Puts the environments into saved states; returns False, and changes nothing, if that cannot be done."""
         ...
 
     def close(self) -> None:
@@ -124,10 +133,28 @@ class SequentialEnvs:
     def finish(self, rollout: Rollout) -> None:
         """See `Envs.finish`. Every row is a transition."""
 
+    def save(self) -> list[Mapping[str, Any]] | None:
+        """See `Envs.save`. Each must be a `SavableEnv`."""
+        savable = self._savable()
+        return None if savable is None else [env.save_state() for env in savable]
+
+    def restore(self, states: Sequence[Mapping[str, Any]]) -> bool:
+        """See `Envs.restore`. Each must be a `SavableEnv`."""
+        savable = self._savable()
+        if savable is None:
+            return False
+        for env, state in zip(savable, states, strict=True):
+            env.load_state(state)
+        return True
+
     def close(self) -> None:
         """See `Envs.close`."""
         for env in self._envs:
             env.close()
+
+    def _savable(self) -> list[SavableEnv] | None:
+        savable: list[SavableEnv] = [env for env in self._envs if isinstance(env, SavableEnv)]
+        return savable if len(savable) == self.num_envs else None
 
     def _reset_one(self, index: int, seed: int | None) -> Leaves:
         result = self._envs[index].reset(seed=seed)
@@ -220,6 +247,14 @@ class VectorEnvs:
         np.logical_not(skipped, out=rollout.valid)
         for rows in (rollout.rewards, rollout.terminated, rollout.truncated):
             rows[skipped] = 0
+
+    def save(self) -> list[Mapping[str, Any]] | None:
+        """See `Envs.save`. Gymnasium has no way to do it."""
+        return None
+
+    def restore(self, states: Sequence[Mapping[str, Any]]) -> bool:
+        """See `Envs.restore`. Gymnasium has no way to do it."""
+        return False
 
     def close(self) -> None:
         """See `Envs.close`."""

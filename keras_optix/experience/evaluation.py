@@ -18,6 +18,7 @@ from keras_optix.experience.rollout import Rollout, ends
 from keras_optix.validation import check_int
 
 MAX_ENVS = 20
+MAX_EPISODE_STEPS = 100_000
 
 
 class Evaluable(PolicyPublisher, Protocol):
@@ -37,11 +38,14 @@ class EpisodePlayer:
     Args:
         envs: The environments; the player owns and closes them.
         actor: For as many environments.
+        max_steps: Environment steps after which an episode is cut: an environment without a time limit may never end
+            one. What it returned so far counts, as with Gymnasium's `TimeLimit`. Defaults to 100,000.
     """
 
-    def __init__(self, envs: Envs, actor: Actor) -> None:
+    def __init__(self, envs: Envs, actor: Actor, *, max_steps: int = MAX_EPISODE_STEPS) -> None:
         self._envs = envs
         self._actor = actor
+        self._max_steps = max_steps
         self._actions = actions_for(envs.action_space)
         self.env_steps = 0
 
@@ -67,30 +71,37 @@ class EpisodePlayer:
             The episodes, environment by environment.
         """
         n = self._envs.num_envs
-        quota = np.full(n, episodes // n) + (np.arange(n) < episodes % n)
+        left = np.full(n, episodes // n) + (np.arange(n) < episodes % n)
         rng = np.random.default_rng(None if seed is None else (seed, 2))
         noise_of = self._actor.noise
         rollout = Rollout(self._envs.layout, 1, n)
         self._actor.set_weights(arrays)
-        self._envs.reset(seed, rollout.observations)
-        returns, lengths = np.zeros(n), np.zeros(n, np.int64)
         played: list[list[EpisodeRecord]] = [[] for _ in range(n)]
         still = noise_of.zeros((n,))
-        wanted = quota > 0
-        while wanted.any():
-            noise = still if deterministic else noise_of.draw(rng, (n,))
-            chosen, _ = self._actor.act([leaf[0] for leaf in rollout.observations], noise)
-            self._envs.step(self._actions.to_env(chosen), rollout, 0, wanted)
-            self._envs.finish(rollout)
-            counted = np.logical_and(rollout.valid[0], wanted)
-            returns[counted] += rollout.rewards[0, counted]
-            lengths += counted
-            self.env_steps += int(np.count_nonzero(counted))
-            for i in np.flatnonzero(np.logical_and(counted, ends(rollout)[0])):
-                played[i].append(EpisodeRecord(float(returns[i]), int(lengths[i]), version, version))
-                returns[i], lengths[i] = 0.0, 0
-                wanted[i] = len(played[i]) < quota[i]
-            rollout.restart()
+        # One round plays all, unless an episode is cut: there are environments that cannot be reset one by one, so its
+        # environment waits until the others are through, and the next round resets them all.
+        while left.any():
+            self._envs.reset(seed, rollout.observations)
+            seed = None  # later rounds draw on from the same generators
+            returns, lengths = np.zeros(n), np.zeros(n, np.int64)
+            wanted = left > 0
+            while wanted.any():
+                noise = still if deterministic else noise_of.draw(rng, (n,))
+                chosen, _ = self._actor.act([leaf[0] for leaf in rollout.observations], noise)
+                self._envs.step(self._actions.to_env(chosen), rollout, 0, wanted)
+                self._envs.finish(rollout)
+                counted = np.logical_and(rollout.valid[0], wanted)
+                returns[counted] += rollout.rewards[0, counted]
+                lengths += counted
+                self.env_steps += int(np.count_nonzero(counted))
+                ended = np.logical_and(counted, ends(rollout)[0])
+                cut = np.logical_and(counted, ~ended & (lengths >= self._max_steps))
+                for i in np.flatnonzero(ended | cut):
+                    played[i].append(EpisodeRecord(float(returns[i]), int(lengths[i]), version, version))
+                    returns[i], lengths[i] = 0.0, 0
+                    left[i] -= 1
+                wanted &= (left > 0) & ~cut
+                rollout.restart()
         return tuple(record for mine in played for record in mine)
 
     def close(self) -> None:
@@ -108,6 +119,9 @@ def evaluate(
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> EvalMetrics:
     """Plays whole episodes with an agent and returns their mean return.
+
+    An episode that has not ended after 100,000 environment steps is cut, and what it returned so far counts: without a
+    time limit, a good policy may play for ever.
 
     Args:
         agent: The agent. If it has seen no environment yet, it is bound to this one's spaces.

@@ -43,7 +43,8 @@ class Window(NamedTuple):
         seed: ``[2]`` int32, fresh randomness for the learner, from the collector's generator.
         window_id: int64, number of the window, from 0.
         policy_version: int64, version of the weights that acted.
-        episode_return: float32, mean undiscounted return of the last 100 episodes; NaN before the first one ended.
+        episode_return: float32, mean undiscounted return of the last 100 episodes; NaN before the first one ended. If
+            actions are deterministic, only of those that `policy_version` began and ended.
         episode_length: float32, mean length of the same episodes in environment steps.
     """
 

@@ -1,7 +1,8 @@
-"""Small environments with known answers."""
+"""Small environments with known answers; all can be saved in the middle of an episode (`keras_optix.SavableEnv`)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
@@ -23,7 +24,7 @@ class CountingEnv(gymnasium.Env[np.ndarray, np.int64]):
         resets: How often it was reset.
         steps: How often it was stepped.
         closed: Whether it was closed.
-        taken: The actions that it got.
+        taken: The actions that it got; they are not saved.
     """
 
     def __init__(self, episode_length: int = 3, *, truncate: bool = False, actions: int = 2) -> None:
@@ -53,6 +54,14 @@ class CountingEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._step += 1
         ended = self._step >= self.episode_length
         return self._observation(), float(self._step), ended and not self.truncate, ended and self.truncate, {}
+
+    def save_state(self) -> dict[str, Any]:
+        """Returns its counts; it draws nothing."""
+        return {"resets": self.resets, "steps": self.steps, "step": self._step}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from the counts of another."""
+        self.resets, self.steps, self._step = state["resets"], state["steps"], state["step"]
 
     def close(self) -> None:
         """Notes that it was closed."""
@@ -92,6 +101,14 @@ class ConstantRewardEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._step += 1
         return np.ones(1, np.float32), self._reward, False, self._step >= self._truncate_after, {}
 
+    def save_state(self) -> dict[str, Any]:
+        """Returns the step of the episode; it draws nothing."""
+        return {"step": self._step}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from the step of another."""
+        self._step = state["step"]
+
 
 class IdentityEnv(gymnasium.Env[np.ndarray, np.int64]):
     """Shows one of `actions` symbols, one-hot; naming it pays 1, anything else 0. The best return is `episode_length`.
@@ -124,6 +141,15 @@ class IdentityEnv(gymnasium.Env[np.ndarray, np.int64]):
         reward = float(int(action) - self._start == self._symbol)
         self._step += 1
         return self._next(), reward, self._step >= self._length, False, {}
+
+    def save_state(self) -> dict[str, Any]:
+        """Returns the step of the episode, the symbol and the generator."""
+        return {"step": self._step, "symbol": self._symbol, "np_random": self.np_random.bit_generator.state}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from the state of another."""
+        self._step, self._symbol = state["step"], state["symbol"]
+        self.np_random.bit_generator.state = state["np_random"]
 
     def _next(self) -> np.ndarray:
         self._symbol = int(self.np_random.integers(self._actions))
@@ -178,10 +204,8 @@ class RandomEnv(gymnasium.Env[Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begins the next episode."""
         super().reset(seed=seed)
-        if seed is not None:
-            self.observation_space.seed(seed)
         self._step = 0
-        return self.observation_space.sample(), {}
+        return self._next(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Pays, or raises a ValueError if the action is not in the action space."""
@@ -189,7 +213,21 @@ class RandomEnv(gymnasium.Env[Any, Any]):
             raise ValueError(f"The action is not in {self.action_space}. Received: action={action!r}.")
         self._step += 1
         ended = self._step >= self._length
-        return self.observation_space.sample(), 1.0, ended and not self._truncate, ended and self._truncate, {}
+        return self._next(), 1.0, ended and not self._truncate, ended and self._truncate, {}
+
+    def save_state(self) -> dict[str, Any]:
+        """Returns the step of the episode and the generator."""
+        return {"step": self._step, "np_random": self.np_random.bit_generator.state}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from the state of another."""
+        self._step = state["step"]
+        self.np_random.bit_generator.state = state["np_random"]
+
+    def _next(self) -> Any:
+        # A space has generators of its own, one in each of its parts; so one of ours is all that must be saved.
+        self.observation_space.seed(int(self.np_random.integers(2**31)))
+        return self.observation_space.sample()
 
 
 class MatchEnv(gymnasium.Env[np.ndarray, Any]):
@@ -237,6 +275,16 @@ class MatchEnv(gymnasium.Env[np.ndarray, Any]):
         distance = np.abs(np.ravel(action) - self._target) / (self._high - self._low)
         self._step += 1
         return self._next(), float(1.0 - distance.mean()), False, self._step >= self._length, {}
+
+    def save_state(self) -> dict[str, Any]:
+        """Returns the step of the episode, the target and the generator of the action space, which draws targets."""
+        drawing = self.action_space.np_random.bit_generator.state
+        return {"step": self._step, "target": self._target, "action_space": drawing}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from the state of another."""
+        self._step, self._target = state["step"], state["target"]
+        self.action_space.np_random.bit_generator.state = state["action_space"]
 
     def _next(self) -> np.ndarray:
         self._target = np.ravel(self.action_space.sample())

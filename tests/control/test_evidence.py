@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 from keras_optix.control.evidence import (
     Estimate,
     Evidence,
+    as_normal_score,
     compare,
     estimate_from_samples,
     noise_from_differences,
@@ -37,13 +41,68 @@ def test_one_sample_has_no_known_error() -> None:
 
 
 def test_comparison_is_in_standard_errors() -> None:
-    evidence = compare(Estimate(12.0, 3.0, 5), Estimate(2.0, 4.0, 5), "higher", margin=5.0)
-    assert (evidence.difference, evidence.stderr, evidence.z) == (5.0, 5.0, 1.0)
+    evidence, z = compare(Estimate(12.0, 3.0, 1), Estimate(2.0, 4.0, 1), "higher", margin=5.0)
+    assert (evidence.difference, evidence.stderr, evidence.z, z) == (5.0, 5.0, 1.0, 1.0)
     assert compare(Estimate(2.0, 0.0, 5), Estimate(1.0, 0.0, 5), "").z == math.inf
     assert compare(Estimate(1.0, 0.0, 5), Estimate(1.0, 0.0, 5), "").z == 0.0
     assert compare(Estimate(9.0, math.inf, 1), Estimate(1.0, 0.0, 5), "").z == 0.0
     assert "standard error 5" in str(evidence)
     assert isinstance(evidence, Evidence)
+
+
+def test_a_standard_error_from_few_samples_counts_for_less() -> None:
+    reference = Estimate(0.0, 0.0, 100)
+    known, from_ten, from_two = (compare(Estimate(3.0, 1.0, n), reference, "").z for n in (1, 10, 2))
+    assert known == 3.0
+    assert from_ten == pytest.approx(2.43, abs=0.01)  # Student's t with 9 degrees of freedom: p = 0.0075
+    assert from_two == pytest.approx(1.27, abs=0.03)  # with 1: p = 0.102
+
+
+@pytest.mark.parametrize(("t", "tolerance"), [(0.5, 0.03), (1.0, 0.02), (2.0, 0.02), (5.0, 0.04)])
+def test_normal_scores_are_those_of_students_t(t: float, tolerance: float) -> None:
+    exact = {1: 0.5 + math.atan(t) / math.pi, 2: 0.5 + t / (2.0 * math.sqrt(2.0 + t * t))}
+    for dof, probability in exact.items():
+        assert as_normal_score(t, dof) == pytest.approx(NormalDist().inv_cdf(probability), rel=tolerance)
+        assert as_normal_score(-t, dof) == -as_normal_score(t, dof)
+    assert as_normal_score(t, math.inf) == t
+    assert as_normal_score(t, 1e6) == pytest.approx(t, rel=1e-4)
+    assert as_normal_score(-math.inf, 3.0) == -math.inf
+
+
+def test_an_unknown_error_is_that_of_the_history_however_many_samples() -> None:
+    history = [0.0, 2.0, -1.0, 1.0, 0.5, -2.0, 0.0]
+    noise = noise_from_differences(history)
+    for n in (1, 10):
+        evidence, _ = compare(Estimate(4.0, math.inf, n), Estimate(0.0, 0.0, 5), "", history=history)
+        assert evidence.stderr == pytest.approx(noise)
+    assert compare(Estimate(4.0, math.inf, 1), Estimate(0.0, 0.0, 5), "", history=history[:3]).z == 0.0
+
+
+def test_rounding_is_no_difference_where_there_is_no_noise() -> None:
+    level = Estimate(0.1, 0.0, 10)
+    for _ in range(50):
+        level = pool(level, Estimate(0.1, 0.0, 10))
+    assert level == Estimate(0.1, 0.0, 510)
+    assert compare(Estimate(0.1 + 1e-16, 0.0, 10), level, "").z == 0.0
+    assert compare(Estimate(0.1 + 1e-9, 0.0, 10), level, "").z == math.inf
+
+
+def test_pooling_standard_errors_that_are_known_or_unknown() -> None:
+    """The variance of a pooled mean is right on average, whatever is known of its parts."""
+    rng = np.random.default_rng(0)
+    for part in (Estimate(0.0, 1.0, 1), Estimate(0.0, math.inf, 1), Estimate(0.0, math.inf, 10)):
+        variances = []
+        for _ in range(500):
+            pooled = dataclasses.replace(part, mean=float(rng.normal()))
+            for _ in range(3):
+                pooled = pool(pooled, dataclasses.replace(part, mean=float(rng.normal())))
+            variances.append(pooled.stderr**2)
+        assert np.mean(variances) == pytest.approx(0.25, rel=0.15)
+
+
+def test_an_estimate_survives_json() -> None:
+    for estimate in (Estimate(-3.5, 0.25, 10), Estimate(1.0, math.inf, 1)):
+        assert Estimate.from_json(json.loads(json.dumps(estimate.to_json(), allow_nan=False))) == estimate
 
 
 def test_a_straight_line_has_no_noise_and_few_scores_say_nothing() -> None:

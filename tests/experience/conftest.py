@@ -53,6 +53,18 @@ def trainer() -> Publisher:
 
 
 @pytest.fixture
+def publisher_at() -> Callable[[int], Publisher]:
+    """Makes publishers that publish the given version next, and then the ones after it."""
+
+    def make(version: int) -> Publisher:
+        publisher = Publisher()
+        publisher.version = version - 1
+        return publisher
+
+    return make
+
+
+@pytest.fixture
 def collector() -> Iterator[Callable[..., Collector]]:
     """Makes collectors of windows of 8 rows and closes them after the test.
 

@@ -169,6 +169,26 @@ def test_the_logs_are_over_the_last_hundred_episodes(collector: MakeCollector) -
     assert (second.episode_return, second.episode_length) == (6.0, 3.0)
 
 
+def test_deterministic_windows_report_the_version_at_hand_only(collector: MakeCollector, trainer: Any) -> None:
+    """Windows of 4, episodes of 3 that return 6: a version counts what it began, and sampled windows count all."""
+    source = collector(CountingEnv(3), window_size=4, deterministic=True, publisher=trainer)
+    sampled = collector(CountingEnv(3), window_size=4, publisher=trainer)
+    seen, of_all = [], []
+    for version in (0, 0, 1, 1, 2):
+        trainer.version = version
+        collected = source.collect()
+        assert all(e.first_version == version == e.last_version for e in source.recent_episodes)
+        mean, length = float(collected.window.episode_return), float(collected.window.episode_length)
+        assert (np.isnan(mean) and np.isnan(length)) or (mean, length) == (6.0, 3.0)
+        sampled.collect()
+        seen.append((len(collected.episodes), len(source.recent_episodes)))
+        of_all.append(len(sampled.recent_episodes))
+    # Steps 0-3, 4-7, 8-11, 12-15, 16-19; episodes end after steps 2, 5, 8, 11, 14, 17. The third began in version 0.
+    assert seen == [(1, 1), (1, 2), (2, 1), (1, 2), (1, 0)]
+    assert np.isnan(collected.window.episode_return)
+    assert of_all == [1, 2, 4, 5, 6]
+
+
 @pytest.mark.parametrize("prefetch", [0, 1])
 def test_one_seed_gives_equal_windows_and_another_gives_others(collector: MakeCollector, prefetch: int) -> None:
     def windows(seed: int) -> list[Window]:

@@ -1,0 +1,325 @@
+"""An agent as what the loop trains: windows, second evaluations on environments of its own or in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from keras_optix.callbacks.trainee import (
+    Candidate,
+    HyperparamAccess,
+    Saved,
+    State,
+    Trainee,
+    Trial,
+    Unit,
+    prefixed,
+    under,
+)
+from keras_optix.control.evaluators import BaseEvaluator
+from keras_optix.control.evidence import Estimate
+from keras_optix.control.records import EvalMetrics
+from keras_optix.control.score_pool import ScorePool
+from keras_optix.errors import StateError, describe
+from keras_optix.experience.actor import Actor
+from keras_optix.experience.collector import Collector
+from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
+from keras_optix.experience.making import make_envs
+from keras_optix.experience.window import CollectedWindow, PublishedPolicy
+
+EVALUATION_EPISODES = 10  # of an evaluator that scores episodes without saying how many
+
+
+@runtime_checkable
+class LoopAgent(Protocol):
+    """What the loop asks of an agent: `keras_optix.Agent`, without importing it and TensorFlow with it."""
+
+    stop_training: bool
+
+    def publish(self) -> PublishedPolicy:
+        """Reads out the current version of the weights."""
+        ...
+
+    def publication_of(self, state: State, version: int) -> PublishedPolicy:
+        """Makes weights that were saved publishable again."""
+        ...
+
+    def make_actor(self, batch_size: int) -> Actor:
+        """Lowers the policy."""
+        ...
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Weights, optimizer slots and statistics."""
+        ...
+
+    def state_of(self, published: PublishedPolicy) -> dict[str, np.ndarray]:
+        """The same of a version that was read out."""
+        ...
+
+    def set_state(self, state: State) -> None:
+        """Restores them."""
+        ...
+
+    def pause_updates(self, paused: bool) -> None:
+        """Switches learning off or on."""
+        ...
+
+    def save_run(self) -> Saved:
+        """Everything that a resumed run needs of the agent."""
+        ...
+
+    def restore_run(self, arrays: State, values: Mapping[str, Any], *, same_episodes: bool) -> None:
+        """Restores it."""
+        ...
+
+    @property
+    def hyperparams(self) -> Any:
+        """Hyperparameters by name."""
+        ...
+
+    @property
+    def sources(self) -> tuple[Collector, ...]:
+        """The collectors of its datasets."""
+        ...
+
+    @property
+    def last_update(self) -> tuple[int, bool]:
+        """The last window that was learned from, and whether all stayed finite."""
+        ...
+
+    @property
+    def policy_version(self) -> int:
+        """Version of the weights."""
+        ...
+
+
+class AgentTrainee(Trainee):
+    """Trains an agent.
+
+    Args:
+        agent: The agent.
+
+    Raises:
+        StateError: It has no training data.
+    """
+
+    def __init__(self, agent: LoopAgent) -> None:
+        self._agent = agent
+        self._sources = [source for source in agent.sources if not source.deterministic]
+        if not self._sources:
+            raise StateError("The agent has no training data. Make it with `dataset_from_env(env, agent, ...)`.")
+        self._player: EpisodePlayer | None = None
+        self._played_before = 0
+        seed = self._sources[0].seed
+        self._seeds = np.random.default_rng(None if seed is None else (seed, 3))
+        for source in self._sources:
+            source.keep_delivered(True)
+
+    @property
+    def hyperparams(self) -> HyperparamAccess:
+        """See `Trainee`."""
+        access: HyperparamAccess = self._agent.hyperparams
+        return access
+
+    @property
+    def ahead(self) -> int:
+        """See `Trainee`."""
+        return max(source.prefetch for source in self._sources)
+
+    @property
+    def evaluation_steps(self) -> int:  # type: ignore[override]
+        """See `Trainee`."""
+        return self._played_before + (0 if self._player is None else self._player.env_steps)
+
+    def take(self, logs: Mapping[str, Any]) -> tuple[list[Unit], int, bool]:
+        """The windows since the last call, the number of the last one learned from, and whether all stayed finite."""
+        last, finite = self._agent.last_update
+        units = [self._unit(collected, logs) for source in self._sources for collected in source.take_delivered(last)]
+        return units, last, finite
+
+    def current(self, window_id: int, env_steps: int) -> Candidate:
+        """The weights as they are now, as a candidate."""
+        return self._candidate(self._agent.publish(), window_id, env_steps)
+
+    def set_state(self, state: State) -> None:
+        """See `Trainee`."""
+        self._agent.set_state(state)
+
+    def pause_updates(self, paused: bool) -> None:
+        """See `Trainee`."""
+        self._agent.pause_updates(paused)
+
+    def stop(self) -> None:
+        """See `Trainee`."""
+        self._agent.stop_training = True
+
+    def can_play(self) -> bool:
+        """Whether one more environment can be made."""
+        return self._sources[0].recipe is not None
+
+    def play(self, candidate: Candidate, evaluator: BaseEvaluator) -> EvalMetrics | None:
+        """Plays episodes on environments of its own; samples actions as in training, unless the evaluator is greedy."""
+        recipe = self._sources[0].recipe
+        if recipe is None or candidate.published is None or not evaluator.plays_episodes:
+            return None
+        episodes = evaluator.min_episodes or EVALUATION_EPISODES
+        if self._player is None:
+            n = min(episodes, MAX_ENVS)
+            self._player = EpisodePlayer(make_envs(recipe, n), self._agent.make_actor(n))
+        records = self._player.play(
+            candidate.published.arrays,
+            episodes,
+            seed=int(self._seeds.integers(2**31)),
+            deterministic=evaluator.deterministic,
+            version=candidate.policy_version,
+        )
+        return evaluator.score_episodes(records)
+
+    def try_out(self, candidate: Candidate, evaluator: BaseEvaluator) -> Trial:
+        """See `Trainee`."""
+        return Hold(self._agent, candidate, evaluator, self._agent.get_state())
+
+    def resume_trial(self, arrays: State, values: Mapping[str, Any], evaluator: BaseEvaluator) -> Trial:
+        """See `Trainee`."""
+        candidate = self.candidate_of(
+            under("candidate/", arrays),
+            window_id=values["window_id"],
+            env_steps=values["env_steps"],
+            version=values["policy_version"],
+        )
+        hold = Hold(self._agent, candidate, evaluator, under("before/", arrays), version=values["version"])
+        if values["estimate"] is not None:
+            hold.pool.estimate = Estimate(**values["estimate"])
+        return hold
+
+    def candidate_of(self, state: State, *, window_id: int, env_steps: int, version: int) -> Candidate:
+        """See `Trainee`."""
+        return self._candidate(self._agent.publication_of(state, version), window_id, env_steps)
+
+    def save(self) -> Saved:
+        """See `Trainee`."""
+        arrays, agent = self._agent.save_run()
+        saved = prefixed("agent/", arrays)
+        sources = []
+        for k, source in enumerate(self._sources):
+            mine, values = source.save()
+            saved |= prefixed(f"source{k}/", mine)
+            sources.append(values)
+        played = {"evaluation_steps": self.evaluation_steps, "seeds": self._seeds.bit_generator.state}
+        return saved, {"agent": agent, "sources": sources, **played, "hyperparams": self.hyperparams.snapshot()}
+
+    def restore(self, arrays: State, values: Mapping[str, Any], *, weights: bool) -> str:
+        """See `Trainee`."""
+        if len(values["sources"]) != len(self._sources):
+            raise StateError(
+                describe(
+                    "The run to resume had another number of training datasets.",
+                    saved=len(values["sources"]),
+                    now=len(self._sources),
+                )
+            )
+        exact = [
+            source.restore(under(f"source{k}/", arrays), values["sources"][k]) for k, source in enumerate(self._sources)
+        ]
+        if weights:
+            self._agent.restore_run(under("agent/", arrays), values["agent"], same_episodes=all(exact))
+        self.hyperparams.assign(values["hyperparams"])
+        self._played_before = values["evaluation_steps"]
+        self._seeds.bit_generator.state = values["seeds"]
+        return "" if all(exact) else "the environments begin new episodes"
+
+    def close(self) -> None:
+        """See `Trainee`."""
+        self._agent.pause_updates(False)
+        for source in self._sources:
+            source.keep_delivered(False)
+        if self._player is not None:
+            self._played_before, player = self.evaluation_steps, self._player
+            self._player = None
+            player.close()
+
+    def _unit(self, collected: CollectedWindow, logs: Mapping[str, Any]) -> Unit:
+        def score(evaluator: BaseEvaluator) -> EvalMetrics:
+            return evaluator.score(collected.episode_data(), logs)
+
+        candidate = self._candidate(collected.published, collected.window_id, collected.env_steps)
+        return Unit(candidate, int(collected.window.valid.sum()), logs, score, collected)
+
+    def _candidate(self, published: PublishedPolicy, window_id: int, env_steps: int) -> Candidate:
+        def state() -> State:
+            return self._agent.state_of(published)
+
+        return Candidate(window_id, env_steps, published.version, state, published)
+
+
+class Hold(Trial):
+    """Evaluates weights in place: they act in the training environments while learning pauses.
+
+    For sources that cannot be made a second time (a live feed, an environment that was passed in), and for evaluators
+    that need whole windows.
+
+    Args:
+        agent: Takes the candidate's weights back and pauses.
+        candidate: The weights to be evaluated.
+        evaluator: Scores windows, as many as it wants episodes, begun and ended by these weights; or one window.
+        before: Where training was.
+        version: Under which version the weights act; None puts them in force now.
+    """
+
+    def __init__(
+        self,
+        agent: LoopAgent,
+        candidate: Candidate,
+        evaluator: BaseEvaluator,
+        before: State,
+        version: int | None = None,
+    ) -> None:
+        self.candidate = candidate
+        self.pool = ScorePool(evaluator.min_episodes)
+        self._agent = agent
+        self._evaluator = evaluator
+        self._before = before
+        if version is None:
+            agent.set_state(candidate.state())
+        agent.pause_updates(True)
+        self._version = agent.policy_version if version is None else version
+
+    def add(self, unit: Unit) -> bool:
+        """See `Trial`."""
+        collected = unit.collected
+        if collected is not None and collected.published.version == self._version:
+            data = collected.episode_data()
+            whole = tuple(episode for episode in data.episodes if episode.first_version == self._version)
+            self.pool.add(self._evaluator.score(replace(data, episodes=whole), unit.logs), collected.window_id)
+        return self.pool.ready
+
+    def result(self) -> EvalMetrics:
+        """See `Trial`."""
+        score = self.pool.take(window_id=0, policy_version=0, env_steps=0).score
+        return EvalMetrics(
+            primary_score=score.mean,
+            stderr=score.stderr if score.stderr < float("inf") else None,
+            episodes=score.n if self._evaluator.min_episodes else None,
+        )
+
+    def end(self, *, keep: bool) -> None:
+        """See `Trial`."""
+        if not keep:
+            self._agent.set_state(self._before)
+        self._agent.pause_updates(False)
+
+    def save(self) -> Saved:
+        """See `Trial`."""
+        arrays = prefixed("before/", self._before) | prefixed("candidate/", self.candidate.state())
+        estimate = self.pool.estimate
+        values = {
+            "window_id": self.candidate.window_id,
+            "env_steps": self.candidate.env_steps,
+            "policy_version": self.candidate.policy_version,
+            "version": self._version,
+            "estimate": None if estimate is None else vars(estimate),
+        }
+        return arrays, values

@@ -1,0 +1,511 @@
+"""The loop itself: takes windows (or epochs) one by one, asks `control` what follows, and makes it happen.
+
+What it trains is behind `Trainee`; it knows neither Keras nor TensorFlow.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from keras_optix.callbacks.loop_callback import LoopCallback
+from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
+from keras_optix.callbacks.trainee import Candidate, Saved, State, Trainee, Trial, Unit, prefixed, under
+from keras_optix.control.base_optimizer import BaseOptimizer, TunerDecision
+from keras_optix.control.evaluators import BaseEvaluator
+from keras_optix.control.evidence import Estimate, Evidence
+from keras_optix.control.guard import NonFiniteGuard
+from keras_optix.control.records import LEARNING_RATE, EvalMetrics, HyperparamSet
+from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
+from keras_optix.control.scheduler import (
+    BackoffScheduler,
+    Decision,
+    Evaluation,
+    LoopEvent,
+    LoopState,
+    SchedulerState,
+)
+from keras_optix.control.score_pool import ScorePool, estimate_of
+from keras_optix.errors import StateError
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """What the user asked of the loop; see `OptixCallback`."""
+
+    on_dormant: str = "stop"
+    max_windows: int | None = None
+    rollback_on_degradation: bool = False
+    restore_best: bool = True
+    restore_hyperparams: bool = False
+
+
+class Loop:
+    """One run of the loop.
+
+    Args:
+        trainee: What is trained.
+        evaluator: Scores.
+        scheduler: The state machine.
+        tuner: Tunes, or None.
+        registry: Keeps snapshots.
+        options: What the user asked for.
+        callbacks: Hear what happens.
+        log: Keeps records.
+
+    Attributes:
+        best_snapshot: The best so far, or None.
+        units: Windows (epochs) taken.
+        env_steps: Environment steps (batches) of training.
+        window_id: Number of the last one taken.
+    """
+
+    def __init__(
+        self,
+        trainee: Trainee,
+        evaluator: BaseEvaluator,
+        scheduler: BackoffScheduler,
+        tuner: BaseOptimizer | None,
+        registry: CheckpointRegistry,
+        options: LoopOptions,
+        callbacks: Sequence[LoopCallback],
+        log: LoopLog,
+    ) -> None:
+        self.trainee = trainee
+        self.evaluator = evaluator
+        self.scheduler = scheduler
+        self.tuner = tuner
+        self.registry = registry
+        self.options = options
+        self.callbacks = callbacks
+        self.log = log
+        self.guard = NonFiniteGuard()
+        self.best_snapshot: PolicySnapshot | None = None
+        self.units = 0
+        self.env_steps = 0
+        self.window_id = -1
+        self._pool = ScorePool(evaluator.min_episodes)
+        self._trial: Trial | None = None
+        self._trial_hyperparams = HyperparamSet({})
+        self._latest: Evaluation | None = None
+        self._best_policy: Candidate | None = None
+        self._in_force: dict[str, float] = {}  # what the tuner saw or set last
+        self.warn_of_other_owners = True
+
+    @property
+    def state(self) -> LoopState:
+        """State of the loop."""
+        return self.scheduler.loop_state
+
+    # What comes in
+
+    def begin(self) -> None:
+        """A new run: everything forgets the one before."""
+        self.scheduler.reset()
+        self.evaluator.reset()
+        if self.tuner is not None:
+            self.tuner.reset()
+        self.registry.begin_run()
+
+    def take(self, unit: Unit) -> None:
+        """One window or epoch through the loop: score, evaluate if due, decide, apply."""
+        self.units += 1
+        self.window_id = unit.candidate.window_id
+        self.env_steps += unit.steps
+        self.log.tick(self.env_steps, self.window_id)
+        if self._trial is not None:
+            if self._trial.add(unit):
+                self._end_trial(self._trial)
+        else:
+            self.judge(unit.candidate, self._score(unit))
+        self._write_scalars(unit.logs)
+        if self.options.max_windows is not None and self.units >= self.options.max_windows:
+            self.trainee.stop()
+
+    def judge(self, candidate: Candidate, metrics: EvalMetrics) -> None:
+        """Takes the score that some weights earned, and decides if an evaluation is due."""
+        score = metrics.primary_score
+        if score is not None and not math.isfinite(score):
+            self.rescue(candidate.window_id, "A score", self._last_good())
+            return
+        if self._pool.min_episodes != self.evaluator.min_episodes:
+            # The evaluator measures something else from now on: never both in one history.
+            self._pool = ScorePool(self.evaluator.min_episodes)
+        for callback in self.callbacks:
+            callback.on_episode_end(candidate.window_id, metrics)
+        due = self.scheduler.due(candidate.window_id)
+        if due or not self._single:
+            self._pool.add(metrics, candidate.window_id)
+        if due and self._pool.ready:
+            self._evaluate(candidate, metrics)
+
+    def rescue(self, window_id: int, what: str, before: State | None) -> None:
+        """Something is not finite: back to the state from before, with half the learning rate.
+
+        Raises:
+            NonFiniteError: It happened too often.
+        """
+        if before is not None:
+            self.trainee.set_state(before)
+        self.window_id = window_id
+        self._pause_tuner()
+        rate = self.trainee.hyperparams.snapshot().get(LEARNING_RATE)
+        after = self.guard.rescue(window_id, what, rate)
+        if after is not None:
+            self._set_hyperparams({LEARNING_RATE: after})
+        change = "" if after is None else f", learning rate {rate:.4g} -> {after:.4g}"
+        times = f"{self.guard.rescues} of at most {self.guard.max_rescues}"
+        lowered = what[0].lower() + what[1:]
+        self._note("non_finite", f"{lowered} was not finite; restored the weights before{change} ({times})")
+        self._pool.drop_until(window_id + self.trainee.ahead)
+
+    def end(self) -> None:
+        """`fit` is over: restores the best if asked for."""
+        if self._trial is not None:
+            self._trial.end(keep=False)
+        self.trainee.pause_updates(False)
+        self._pause_tuner()
+        best = self.best_snapshot
+        if self.options.restore_best and best is not None:
+            self._restore(best)
+            self._note("restored", f"restored snapshot {best.snapshot_id}")
+
+    # Evaluations and what follows from them
+
+    @property
+    def _single(self) -> bool:
+        """Whether the same weights would get the same score again: then scores are neither pooled nor confirmed."""
+        return self.trainee.exact or self.evaluator.per_epoch
+
+    def _last_good(self) -> State | None:
+        good, best = self.trainee.last_good(), self.best_snapshot
+        return self.registry.load(best) if good is None and best is not None else good
+
+    def _score(self, unit: Unit) -> EvalMetrics:
+        """The score of a window; where the evaluator plays episodes of its own, that of every so many windows."""
+        every = self.evaluator.every
+        if not every:
+            metrics = unit.score(self.evaluator)
+            notice = self.evaluator.take_notice()
+            if notice is not None:
+                self._note("notice", notice)
+            return metrics
+        nothing = EvalMetrics(None, episode_id=unit.candidate.window_id)
+        if (self.units - 1) % every or not self.scheduler.due(unit.candidate.window_id):
+            return nothing
+        return self.trainee.play(unit.candidate, self.evaluator) or nothing
+
+    def _evaluate(self, candidate: Candidate, metrics: EvalMetrics) -> None:
+        evaluation = self._pool.take(
+            window_id=candidate.window_id, policy_version=candidate.policy_version, env_steps=self.env_steps
+        )
+        self._latest = evaluation
+        self._reassess_best(evaluation.score)
+        decision = self.scheduler.observe(evaluation)
+        if decision.event is not LoopEvent.CANDIDATE:
+            self._keep_if_higher(candidate, metrics)
+            self._apply(decision)
+        else:
+            self._note_decision(decision)
+            self._confirm(candidate, metrics, evaluation, decision.evidence)
+        if self.state is LoopState.ACTIVE and self._trial is None:
+            self._tune(evaluation)
+
+    def _confirm(self, candidate: Candidate, metrics: EvalMetrics, evaluation: Evaluation, evidence: Evidence) -> None:
+        """Asks for a second evaluation of the candidate's weights: at once if that can be had, else in place."""
+        hyperparams = self.trainee.get_hyperparams()
+        if self._single:
+            decision = self.scheduler.accept(evaluation, evidence)
+            self._keep_if_higher(candidate, metrics)
+            self._apply(decision)
+            return
+        again = self.trainee.play(candidate, self.evaluator)
+        if again is None:
+            self._trial = self.trainee.try_out(candidate, self.evaluator)
+            self._trial_hyperparams = hyperparams
+        else:
+            self._settle(candidate, again, hyperparams)
+
+    def _reassess_best(self, score: Estimate) -> None:
+        """Evaluates the best once more if only its own uncertainty keeps `score` from being better."""
+        best, policy = self.best_snapshot, self._best_policy
+        if best is None or policy is None or self._single or not self.scheduler.doubts_best(score):
+            return
+        metrics = self.trainee.play(policy, self.evaluator)
+        estimate = None if metrics is None else estimate_of(metrics)
+        if estimate is None:
+            return
+        evidence = self.scheduler.reassess(Evaluation(estimate, self.window_id, policy.policy_version, self.env_steps))
+        pooled = self.scheduler.state.best
+        if pooled is not None:
+            known = EvalMetrics(pooled.mean, episode_id=best.window_id, stderr=pooled.stderr, episodes=pooled.n)
+            self.best_snapshot = self.registry.rescore(best, known)
+        self._note("reassessed", f"evaluated snapshot {best.snapshot_id} again", evidence)
+
+    def _end_trial(self, trial: Trial) -> None:
+        self._trial = None
+        self._settle(trial.candidate, trial.result(), self._trial_hyperparams, trial)
+
+    def _settle(
+        self, candidate: Candidate, metrics: EvalMetrics, hyperparams: HyperparamSet, trial: Trial | None = None
+    ) -> None:
+        """Hands the second evaluation to the scheduler; saves the weights if they are the best now."""
+        estimate = estimate_of(metrics)
+        if estimate is None:
+            raise StateError("The second evaluation of a candidate has no score.")
+        evaluation = Evaluation(estimate, self.window_id, candidate.policy_version, self.env_steps)
+        self._reassess_best(estimate)
+        decisions = self.scheduler.confirm(evaluation)
+        crowned = decisions[0].event is LoopEvent.IMPROVEMENT
+        if crowned:
+            self._save(candidate, metrics, hyperparams)
+        if trial is not None:
+            # Before the decisions are applied: one of them may pause learning or restore weights itself.
+            trial.end(keep=crowned)
+        for decision in decisions:
+            self._apply(decision)
+
+    def _keep_if_higher(self, candidate: Candidate, metrics: EvalMetrics) -> None:
+        """Where scores are not confirmed, the highest is the best to restore, even if it is no significant step."""
+        best, score = self.best_snapshot, metrics.primary_score
+        if self._single and score is not None and (best is None or score > best.score):
+            self._save(candidate, metrics, self.trainee.get_hyperparams())
+
+    def _save(self, candidate: Candidate, metrics: EvalMetrics, hyperparams: HyperparamSet) -> None:
+        self._best_policy = candidate
+        self.best_snapshot = self.registry.save(
+            candidate.state(),
+            eval_metrics=metrics,
+            hyperparams=hyperparams,
+            policy_version=candidate.policy_version,
+            window_id=candidate.window_id,
+            env_steps=candidate.env_steps,
+            era=self.scheduler.state.era,
+            crowned=True,
+        )
+
+    def _apply(self, decision: Decision) -> None:
+        """Makes a decision happen."""
+        if decision.event is LoopEvent.NONE:
+            return
+        self._note_decision(decision)
+        if decision.after is not LoopState.ACTIVE:
+            self._pause_tuner()
+        if decision.event is LoopEvent.IMPROVEMENT and self.best_snapshot is not None:
+            for callback in self.callbacks:
+                callback.on_improvement(self.best_snapshot)
+        elif decision.event is LoopEvent.PLATEAU:
+            for callback in self.callbacks:
+                callback.on_plateau(self.window_id)
+        elif decision.event is LoopEvent.DEGRADATION:
+            self._recover()
+        elif decision.event is LoopEvent.DORMANT:
+            self._rest()
+
+    def _recover(self) -> None:
+        """After a degradation: roll back if asked for, and learn again."""
+        best = self.best_snapshot
+        if self.options.rollback_on_degradation and best is not None:
+            self._pause_tuner()
+            self._restore(best)
+            self.scheduler.rolled_back()
+            self._note("rollback", f"rolled back to snapshot {best.snapshot_id}")
+        self.trainee.pause_updates(False)
+        for callback in self.callbacks:
+            callback.on_degradation(self.window_id)
+
+    def _rest(self) -> None:
+        """DORMANT: stop, or watch over the best weights."""
+        watch = self.options.on_dormant == "watch"
+        if watch and self.best_snapshot is not None:
+            self._restore(self.best_snapshot)
+        if watch:
+            self.trainee.pause_updates(True)
+        else:
+            self.trainee.stop()
+        for callback in self.callbacks:
+            callback.on_dormant(self.window_id)
+        if watch:
+            self._note_decision(self.scheduler.watch())
+
+    def _restore(self, snapshot: PolicySnapshot) -> None:
+        self.trainee.set_state(self.registry.load(snapshot))
+        if self.options.restore_hyperparams:
+            self._set_hyperparams(snapshot.hyperparams.params)
+        self._pool.drop_until(self.window_id + self.trainee.ahead)
+
+    # Tuning
+
+    def _tune(self, evaluation: Evaluation) -> None:
+        if self.tuner is None:
+            return
+        current = self.trainee.get_hyperparams()
+        self._look_for_other_owners(self.tuner, current.params)
+        self._in_force = dict(current.params)
+        decision = self.tuner.observe(evaluation, current)
+        if decision is not None:
+            self._apply_tuning(decision)
+
+    def _look_for_other_owners(self, tuner: BaseOptimizer, current: Mapping[str, float]) -> None:
+        """Warns, once, if something else changes what the tuner probes."""
+        for name in tuner.spaces:
+            before = self._in_force.get(name, current[name])
+            if self.warn_of_other_owners and not math.isclose(current[name], before, rel_tol=1e-5):
+                self.warn_of_other_owners = False
+                warnings.warn(
+                    f"{name} has two owners: {type(tuner).__name__} left it at {before:g}, and something else (a "
+                    f"ReduceLROnPlateau, a LearningRateScheduler, code of yours) made it {current[name]:g}. Neither "
+                    "knows of the other; leave one of them out.",
+                    stacklevel=2,
+                )
+
+    def _pause_tuner(self) -> None:
+        decision = None if self.tuner is None else self.tuner.pause()
+        if decision is not None:
+            self._apply_tuning(decision)
+
+    def _apply_tuning(self, decision: TunerDecision) -> None:
+        old = self.trainee.hyperparams.snapshot()
+        new = self._set_hyperparams(decision.params)
+        values = ", ".join(f"{name} {old[name]:.4g} -> {new[name]:.4g}" for name in decision.params)
+        self._note("hyperparams", f"{decision.kind} {values}", decision.evidence)
+        if new != old:
+            # The next window is still played by weights that the new values have not trained.
+            self._pool.drop_until(self.window_id + (0 if self.trainee.exact else 1) + self.trainee.ahead)
+
+    def _set_hyperparams(self, params: Mapping[str, float]) -> dict[str, float]:
+        """Sets values, tells the callbacks, and returns what is in force now."""
+        old = self.trainee.get_hyperparams()
+        self.trainee.hyperparams.assign(params)
+        new = HyperparamSet(self.trainee.hyperparams.snapshot(), self.window_id)
+        self._in_force = dict(new.params)
+        if new.params != old.params:
+            for callback in self.callbacks:
+                callback.on_hyperparam_update(old, new)
+        return new.params
+
+    # Records
+
+    def _note_decision(self, decision: Decision) -> None:
+        change = "" if decision.before is decision.after else f" {decision.before.name} -> {decision.after.name}"
+        self._note(decision.event.value, decision.event.value + change, decision.evidence)
+
+    def _note(self, event: str, message: str, evidence: Evidence | None = None) -> None:
+        self.log.note(LoopRecord(event, self.window_id, self.env_steps, self.state, message, evidence))
+
+    def _write_scalars(self, logs: Mapping[str, Any]) -> None:
+        if not self.log.writes:
+            return
+        scheduler = self.scheduler.state
+        values = {
+            "loop/interval": scheduler.interval,
+            "loop/since_best": float(scheduler.since_best),
+            "loop/cusum": scheduler.cusum,
+            "loop/rescues": float(self.guard.rescues),
+            "time/windows": float(self.units),
+            "time/evaluation_env_steps": float(self.trainee.evaluation_steps),
+        }
+        evaluated = self._latest is not None and self._latest.window_id == self.window_id
+        if self._latest is not None and evaluated:
+            values["loop/score"] = self._latest.score.mean
+            if math.isfinite(self._latest.score.stderr):
+                values["loop/stderr"] = self._latest.score.stderr
+        if self.best_snapshot is not None:
+            values["loop/best"] = self.best_snapshot.score
+        if self.units == 1 or evaluated:
+            # Reading them takes longer than writing everything else.
+            values |= {f"hyperparams/{name}": v for name, v in self.trainee.hyperparams.snapshot().items()}
+        self.log.scalars(self.state, self.env_steps, values, logs)
+
+    def summary(self) -> str:
+        """How the run ended, in one line."""
+        best = self.best_snapshot
+        ended = f"{self.state.name} after {self.units} {self.trainee.unit}s, {self.env_steps} {self.trainee.steps}"
+        if best is None:
+            return f"{ended}. No evaluation was made: no episode ended often enough, or nothing was logged to score."
+        error = best.eval_metrics.stderr
+        score = f"{best.score:.4g}" if self.trainee.exact else f"{best.score:.1f}"
+        score += "" if error is None else f" ± {error:.1f}"
+        where = self.registry.directory / best.path
+        return f"{ended}. Best {score} at {best.env_steps} {self.trainee.steps}: {where}"
+
+    # Resuming
+
+    def save(self) -> Saved:
+        """Everything that a resumed run needs."""
+        arrays, values = self.trainee.save()
+        saved = prefixed("trainee/", arrays)
+        trial = None
+        if self._trial is not None:
+            arrays, trial = self._trial.save()
+            saved |= prefixed("trial/", arrays)
+        pooled, best, latest = self._pool.estimate, self.best_snapshot, self._latest
+        loop = {
+            "units": self.units,
+            "window_id": self.window_id,
+            "env_steps": self.env_steps,
+            "rescues": self.guard.rescues,
+            "scheduler": self.scheduler.state.to_json(),
+            "evaluator": self.evaluator.to_json(),
+            "tuner": None if self.tuner is None else self.tuner.to_json(),
+            "pool": {"estimate": None if pooled is None else vars(pooled), "skip_until": self._pool.skip_until},
+            "latest": None if latest is None else asdict(latest),
+            "best": None if best is None else best.snapshot_id,
+            "trial_hyperparams": self._trial_hyperparams.params,
+            "records": [record.to_json() for record in self.log.records],
+        }
+        return saved, {"loop": loop, "trainee": values, "trial": trial}
+
+    def resume(self, arrays: State, values: Mapping[str, Any], *, weights: bool = True) -> None:
+        """Goes on with the run that `save` returned.
+
+        Args:
+            arrays: As `save` returned them.
+            values: Likewise.
+            weights: Also restore the weights; not if something restored newer ones already.
+        """
+        loop = values["loop"]
+        self.units, self.env_steps = loop["units"], loop["env_steps"]
+        self.window_id = loop["window_id"]
+        self.guard.rescues = loop["rescues"]
+        self.scheduler.state = SchedulerState.from_json(loop["scheduler"])
+        self.evaluator.from_json(loop["evaluator"])
+        if self.tuner is not None and loop["tuner"] is not None:
+            self.tuner.from_json(loop["tuner"])
+        self._pool = ScorePool(self.evaluator.min_episodes)
+        self._pool.drop_until(loop["pool"]["skip_until"])
+        self._pool.estimate = _estimate(loop["pool"]["estimate"])
+        latest = loop["latest"]
+        self._latest = None if latest is None else Evaluation(**(latest | {"score": Estimate(**latest["score"])}))
+        lost = self.trainee.restore(under("trainee/", arrays), values["trainee"], weights=weights)
+        self._resume_best(loop["best"])
+        if values["trial"] is not None and weights:
+            self._trial_hyperparams = HyperparamSet(loop["trial_hyperparams"])
+            self._trial = self.trainee.resume_trial(under("trial/", arrays), values["trial"], self.evaluator)
+        self.trainee.pause_updates(self._trial is not None or self.state is LoopState.WATCHDOG)
+        self.log.restore([LoopRecord.from_json(record) for record in loop["records"]])
+        kept = "" if weights else "; newer weights were restored already and stay"
+        self._note("resumed", f"resumed run {self.registry.run_id}{kept}{'; ' if lost else ''}{lost}")
+
+    def _resume_best(self, snapshot_id: int | None) -> None:
+        """The best of the run on disk, which may be newer than the resumed state."""
+        best = self.registry.best
+        self.best_snapshot = best
+        if best is None:
+            return
+        self._best_policy = self.trainee.candidate_of(
+            self.registry.load(best),
+            window_id=best.window_id,
+            env_steps=best.env_steps,
+            version=best.policy_version,
+        )
+        estimate = estimate_of(best.eval_metrics)
+        if best.snapshot_id != snapshot_id and estimate is not None:
+            self.scheduler.adopt(estimate)
+
+
+def _estimate(values: Mapping[str, Any] | None) -> Estimate | None:
+    return None if values is None else Estimate(**values)

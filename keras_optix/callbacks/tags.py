@@ -1,0 +1,67 @@
+"""Every scalar that the loop writes for TensorBoard, declared in one place: README.md and a test are made from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A scalar that the loop writes over environment steps (over batches for an ordinary model).
+
+    Attributes:
+        name: Its tag; a part in angle brackets stands for any name.
+        meaning: What it says.
+        reduction: What one point is made of.
+        written: When there is a point.
+    """
+
+    name: str
+    meaning: str
+    reduction: str
+    written: str
+
+    def matches(self, tag: str) -> bool:
+        """Whether a tag is this one, or one of those that it stands for."""
+        parts = re.split(r"<[^>]*>", self.name)
+        return re.fullmatch(".+".join(map(re.escape, parts)), tag) is not None
+
+
+_WINDOW = "every window"
+_EVALUATION = "every evaluation"
+_EPISODES = "every window since one has ended"
+_LATEST = "latest value"
+
+TAGS = (
+    Tag("loop/state", "State of the loop: 0 ACTIVE, 1 COOLING, 2 DORMANT, 3 WATCHDOG", _LATEST, _WINDOW),
+    Tag("loop/score", "Score of the evaluated weights", "mean of the episodes (windows) pooled", _EVALUATION),
+    Tag("loop/stderr", "Standard error of `loop/score`", "of these episodes", "every evaluation, where known"),
+    Tag("loop/best", "Score of the best weights", _LATEST, "every window since the first best"),
+    Tag("loop/since_best", "Evaluations since the best was crowned", "count", _WINDOW),
+    Tag("loop/interval", "Windows between evaluations", _LATEST, _WINDOW),
+    Tag("loop/cusum", "Evidence of a degradation, in standard errors", "CUSUM", _WINDOW),
+    Tag("loop/rescues", "Updates undone because something was NaN or infinite", "count", _WINDOW),
+    Tag("rollout/episode_return", "Return of an episode", "mean of the last 100 episodes", _EPISODES),
+    Tag("rollout/episode_length", "Steps of an episode", "mean of the last 100 episodes", _EPISODES),
+    Tag("train/<log>", "Log of the train step (losses, `policy_lag`)", "as the algorithm logs it", _WINDOW),
+    Tag("epoch/<log>", "Log of an ordinary model", "as Keras logs it", "every epoch"),
+    Tag("hyperparams/<name>", "Hyperparameter in force", _LATEST, "first window and every evaluation"),
+    Tag("time/windows", "Windows taken; epochs of an ordinary model", "count", _WINDOW),
+    Tag("time/env_steps_per_second", "Speed, with training; batches of an ordinary model", "last 20 windows", _WINDOW),
+    Tag("time/evaluation_env_steps", "Steps that evaluations took beside training", "sum", _WINDOW),
+)
+HPARAM_METRICS = ("loop/best", "loop/score", "rollout/episode_return")
+
+
+def undeclared(tags: Iterable[str]) -> set[str]:
+    """Returns the tags that are not declared here."""
+    return {tag for tag in tags if not any(declared.matches(tag) for declared in TAGS)}
+
+
+def markdown() -> str:
+    """Returns the declarations as a Markdown table."""
+    lines = ["| tag | meaning | a point is | written |", "|---|---|---|---|"]
+    lines += [f"| `{tag.name}` | {tag.meaning} | {tag.reduction} | {tag.written} |" for tag in TAGS]
+    return "\n".join(lines)

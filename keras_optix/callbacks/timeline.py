@@ -1,0 +1,168 @@
+"""What the loop did and why, as records, and the table of the states that they tell of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from keras_optix.control.evidence import Evidence
+from keras_optix.control.scheduler import LoopState
+
+_BAR = 10  # blocks
+_ROWS = 50  # in one text
+
+
+@dataclass(frozen=True)
+class LoopRecord:
+    """Something that the loop did, and why.
+
+    Attributes:
+        event: A `LoopEvent` value, or ``"hyperparams"``, ``"rollback"``, ``"restored"``, ``"reassessed"``,
+            ``"non_finite"``, ``"resumed"``, ``"notice"``.
+        window_id: Number of the window (epoch) after which it happened.
+        env_steps: Environment steps (batches) of the run until then.
+        state: State of the loop after it.
+        message: One sentence.
+        evidence: Difference, standard error and n, or None where there is nothing to compare.
+    """
+
+    event: str
+    window_id: int
+    env_steps: int
+    state: LoopState
+    message: str
+    evidence: Evidence | None = None
+
+    def __str__(self) -> str:
+        return self.describe()
+
+    @property
+    def because(self) -> str:
+        """The evidence in words, with its numbers where something was measured."""
+        if self.evidence is None:
+            return ""
+        return str(self.evidence) if self.evidence.n else self.evidence.reason
+
+    @property
+    def why(self) -> str:
+        """The message with its evidence."""
+        return f"{self.message}: {self.because}" if self.because else self.message
+
+    def describe(self, unit: str = "window", steps: str = "env steps") -> str:
+        """One line.
+
+        Args:
+            unit: What the loop counts.
+            steps: What its steps are called.
+        """
+        return f"{unit} {self.window_id}, {self.env_steps} {steps}, {self.state.name}: {self.why}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the record as JSON values; JSON has no infinity, so that is a string."""
+        evidence = (
+            None if self.evidence is None else {name: _json(value) for name, value in vars(self.evidence).items()}
+        )
+        return vars(self) | {"state": self.state.value, "evidence": evidence}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> LoopRecord:
+        """Restores what `to_json` returned."""
+        found = values["evidence"]
+        evidence = None
+        if found is not None:
+            numbers = {name: float(found[name]) for name in ("difference", "stderr")}
+            evidence = Evidence(n=found["n"], reason=found["reason"], **numbers)
+        return cls(**(dict(values) | {"state": LoopState(values["state"]), "evidence": evidence}))
+
+
+@dataclass(frozen=True)
+class _Stay:
+    """The loop was in `state` from `window` on, `begin` <= steps < `end`, until `why`."""
+
+    state: str
+    window: int
+    windows: int
+    begin: int
+    end: int
+    why: str
+
+
+def timeline(
+    records: Sequence[LoopRecord],
+    last_window: int,
+    last_steps: int,
+    *,
+    first_window: int = 0,
+    unit: str = "window",
+    steps: str = "env steps",
+    ended: str = "",
+) -> str:
+    """Draws the states that the loop went through.
+
+    Args:
+        records: All records of a run, oldest first.
+        last_window: Number of the last window (epoch) taken.
+        last_steps: Environment steps (batches) of the run until now.
+        first_window: Number of the first window of the run.
+        unit: What the loop counts.
+        steps: What its steps are called.
+        ended: Why the last state ended, or an empty string while the run goes on.
+
+    Returns:
+        A Markdown table with a row per state: since when, how long, where in the run, and the event that ended it.
+    """
+    stays = _stays(records, last_window, last_steps, first_window, ended or "goes on")
+    total = max(last_steps, 1)
+    windows = last_window + 1 - first_window
+    lines = [
+        f"{windows:,} {unit}s, {last_steps:,} {steps}" + (f", {ended}" if ended else f", now {stays[-1].state}"),
+        "",
+        # Headers are wider than what is below them: TensorBoard squeezes columns until words and bars break.
+        f"| state of the loop | from {unit} | {unit}s in it | {steps} in it | where in the run | ended by |",
+        "|---|---|---|---|---|---|",
+    ]
+    hidden = len(stays) - _ROWS
+    if hidden > 0:
+        first = stays[hidden]
+        earlier = _Stay(f"{hidden} earlier", first_window, first.window - first_window, 0, first.begin, "")
+        stays = [earlier, *stays[hidden:]]
+    lines += [_row(stay, total) for stay in stays]
+    return "\n".join(lines)
+
+
+def _stays(
+    records: Sequence[LoopRecord], last_window: int, last_steps: int, first_window: int, ended: str
+) -> list[_Stay]:
+    stays: list[_Stay] = []
+    state, window, begin = LoopState.ACTIVE, first_window, 0
+    for record in records:
+        if record.state is not state:
+            following = record.window_id + 1
+            why = f"{record.event}<br>{record.because}" if record.because else record.message
+            stays.append(_Stay(state.name, window, following - window, begin, record.env_steps, why))
+            state, window, begin = record.state, following, record.env_steps
+    stays.append(_Stay(state.name, window, last_window + 1 - window, begin, last_steps, ended))
+    return stays
+
+
+def in_cell(text: str) -> str:
+    """Makes a cell of a Markdown table, without long lines: these take the space of the other columns."""
+    return text.replace("|", "\\|").replace("\n", " ").replace(" (difference", "<br>(difference")
+
+
+def _row(stay: _Stay, total: int) -> str:
+    share = f"{stay.end - stay.begin:,} ({(stay.end - stay.begin) / total:.0%})"
+    return f"| {stay.state} | {stay.window} | {stay.windows:,} | {share} | {_bar(stay, total)} | {in_cell(stay.why)} |"
+
+
+def _bar(stay: _Stay, total: int) -> str:
+    """Where in the run a stay lies; the shortest has a block too."""
+    first = min(round(_BAR * stay.begin / total), _BAR - 1)
+    last = max(round(_BAR * stay.end / total), first + 1)
+    return "░" * first + "█" * (last - first) + "░" * (_BAR - last)
+
+
+def _json(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,182 @@
+"""What the loop trains, as the loop sees it: an agent that learns from windows, or an ordinary model in epochs."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from keras_optix.callbacks.tags import HPARAM_METRICS
+from keras_optix.control.evaluators import BaseEvaluator
+from keras_optix.control.records import EvalMetrics, HyperparamSet
+from keras_optix.experience.window import CollectedWindow, PublishedPolicy
+
+State = Mapping[str, np.ndarray]
+Saved = tuple[dict[str, np.ndarray], dict[str, Any]]  # arrays by name, and what goes into JSON
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Weights that earned a score.
+
+    Attributes:
+        window_id: The window that they collected; the epoch that they ended.
+        env_steps: Environment steps (batches) of the run up to its end.
+        policy_version: Version of the weights.
+        state: Reads them out, with optimizer slots and statistics.
+        published: How an agent lets them act again; None for an ordinary model.
+    """
+
+    window_id: int
+    env_steps: int
+    policy_version: int
+    state: Callable[[], State]
+    published: PublishedPolicy | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A window or an epoch, as the loop takes it.
+
+    Attributes:
+        candidate: The weights behind its score.
+        steps: Environment steps (batches) in it.
+        logs: Logs of the step or epoch by name.
+        score: Its score by an evaluator.
+        collected: The window; None for an epoch.
+    """
+
+    candidate: Candidate
+    steps: int
+    logs: Mapping[str, Any]
+    score: Callable[[BaseEvaluator], EvalMetrics]
+    collected: CollectedWindow | None = None
+
+
+class HyperparamAccess(Protocol):
+    """Hyperparameters by name, as agents and ordinary models have them."""
+
+    def check(self, values: Mapping[str, float]) -> None:
+        """Raises `HyperparameterError` for a name or value that is not legal."""
+        ...
+
+    def assign(self, values: Mapping[str, float]) -> None:
+        """Sets several values, all or none."""
+        ...
+
+    def snapshot(self) -> dict[str, float]:
+        """All values."""
+        ...
+
+
+class Trial(abc.ABC):
+    """A second evaluation that takes the next windows: the candidate's weights act in them, and do not learn."""
+
+    candidate: Candidate
+
+    @abc.abstractmethod
+    def add(self, unit: Unit) -> bool:
+        """Adds a window; returns whether there is enough evidence now."""
+
+    @abc.abstractmethod
+    def result(self) -> EvalMetrics:
+        """The second evaluation."""
+
+    @abc.abstractmethod
+    def end(self, *, keep: bool) -> None:
+        """Goes on learning: from the candidate's weights with `keep`, else from where training was."""
+
+    @abc.abstractmethod
+    def save(self) -> Saved:
+        """What a resumed run needs to go on with it."""
+
+
+class Trainee(abc.ABC):
+    """What the loop trains.
+
+    Attributes:
+        unit: What is scored: ``"window"`` or ``"epoch"``.
+        steps: What its steps are called: ``"env steps"`` or ``"steps"``.
+        exact: Whether evaluating the same weights again gives the same score. Then nothing is confirmed, and the
+            highest score is the best even where it is not significantly higher.
+        metrics: Scalar tags that TensorBoard's HParams tab shows.
+        hyperparams: What a tuner may change.
+        evaluation_steps: Environment steps that evaluations took beside training.
+    """
+
+    unit = "window"
+    steps = "env steps"
+    exact = False
+    metrics: Sequence[str] = HPARAM_METRICS
+    evaluation_steps = 0
+
+    @property
+    @abc.abstractmethod
+    def hyperparams(self) -> HyperparamAccess:
+        """What a tuner may change."""
+
+    @property
+    def ahead(self) -> int:
+        """Units that older weights have already begun when a decision is applied."""
+        return 0
+
+    def last_good(self) -> State | None:
+        """The last state that is known to be finite, if the trainee keeps one."""
+        return None
+
+    @abc.abstractmethod
+    def set_state(self, state: State) -> None:
+        """Restores weights, optimizer slots and statistics."""
+
+    @abc.abstractmethod
+    def pause_updates(self, paused: bool) -> None:
+        """Switches learning off or on."""
+
+    @abc.abstractmethod
+    def stop(self) -> None:
+        """Ends `fit` after this step."""
+
+    @abc.abstractmethod
+    def play(self, candidate: Candidate, evaluator: BaseEvaluator) -> EvalMetrics | None:
+        """Evaluates weights at once, beside training; None where that cannot be done."""
+
+    @abc.abstractmethod
+    def try_out(self, candidate: Candidate, evaluator: BaseEvaluator) -> Trial:
+        """Begins to evaluate weights in the next windows."""
+
+    @abc.abstractmethod
+    def resume_trial(self, arrays: State, values: Mapping[str, Any], evaluator: BaseEvaluator) -> Trial:
+        """Goes on with what `Trial.save` returned."""
+
+    @abc.abstractmethod
+    def candidate_of(self, state: State, *, window_id: int, env_steps: int, version: int) -> Candidate:
+        """Weights that were saved before, as a candidate."""
+
+    @abc.abstractmethod
+    def save(self) -> Saved:
+        """Everything that a resumed run needs."""
+
+    @abc.abstractmethod
+    def restore(self, arrays: State, values: Mapping[str, Any], *, weights: bool) -> str:
+        """Restores what `save` returned, without the weights if these are newer already; says what could not be."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Closes what was opened."""
+
+    def get_hyperparams(self) -> HyperparamSet:
+        """The values in force."""
+        return HyperparamSet(self.hyperparams.snapshot())
+
+
+def prefixed(prefix: str, arrays: State) -> dict[str, np.ndarray]:
+    """The arrays with `prefix` before their names."""
+    return {prefix + name: array for name, array in arrays.items()}
+
+
+def under(prefix: str, arrays: State) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

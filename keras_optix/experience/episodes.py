@@ -1,0 +1,83 @@
+"""The account of episodes: what the running ones add up to so far, and the last ones that ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_optix.control.records import EpisodeRecord
+from keras_optix.experience.rollout import Rollout, ends
+
+_RECENT_EPISODES = 100
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeBook:
+    """The account of `N` environments between two windows. A window makes a new one, and changes none.
+
+    Attributes:
+        returns: ``[N]`` float64, what the running episodes returned so far.
+        lengths: ``[N]`` int64, their environment steps so far.
+        first_versions: ``[N]`` int64, the policy version that chose their first action; where the length is 0, none
+            did yet.
+        recent: The last 100 episodes that ended and count, oldest first.
+    """
+
+    returns: np.ndarray
+    lengths: np.ndarray
+    first_versions: np.ndarray
+    recent: tuple[EpisodeRecord, ...] = ()
+
+    @classmethod
+    def blank(cls, num_envs: int, recent: tuple[EpisodeRecord, ...] = ()) -> EpisodeBook:
+        """The account of `num_envs` episodes that have not begun."""
+        return cls(np.zeros(num_envs), np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64), recent)
+
+    @property
+    def mean_return(self) -> np.float32:
+        """Mean return of the recent episodes, NaN if there are none."""
+        return np.float32(np.mean([e.total_reward for e in self.recent]) if self.recent else np.nan)
+
+    @property
+    def mean_length(self) -> np.float32:
+        """Mean length of the recent episodes in environment steps, NaN if there are none."""
+        return np.float32(np.mean([e.length for e in self.recent]) if self.recent else np.nan)
+
+    def after(
+        self, rollout: Rollout, version: int, *, one_version: bool
+    ) -> tuple[EpisodeBook, tuple[EpisodeRecord, ...]]:
+        """Adds a window to the running episodes.
+
+        Args:
+            rollout: The window.
+            version: Policy version that acted in it.
+            one_version: Whether an episode counts as recent only while it was begun and ended by the version that
+                acts.
+
+        Returns:
+            The account after the window, and the episodes that ended in it, in the order of their ends.
+        """
+        first_versions = np.where(self.lengths == 0, version, self.first_versions)
+        # Environment by environment, in memory too: along a strided axis a running sum takes ten times as long.
+        returns = np.cumsum(rollout.rewards.T.astype(np.float64, order="C"), axis=1) + self.returns[:, None]
+        lengths = np.cumsum(rollout.valid.T.astype(np.int64, order="C"), axis=1) + self.lengths[:, None]
+        envs, times = np.nonzero(ends(rollout).T)
+        # Within an environment, an episode is what was added since the one before it ended.
+        same = envs[1:] == envs[:-1]
+        totals, steps = returns[envs, times], lengths[envs, times]
+        rewards, sizes, first = totals.copy(), steps.copy(), first_versions[envs]
+        rewards[1:][same] -= totals[:-1][same]
+        sizes[1:][same] -= steps[:-1][same]
+        first[1:][same] = version
+        running_returns, running_lengths = returns[:, -1].copy(), lengths[:, -1].copy()
+        last = np.append(~same, True)[: len(envs)]
+        running_returns[envs[last]] -= totals[last]
+        running_lengths[envs[last]] -= steps[last]
+        first_versions[envs] = version
+        columns = [values[np.argsort(times, kind="stable")].tolist() for values in (rewards, sizes, first)]
+        ended = tuple(EpisodeRecord(total, size, begun, version) for total, size, begun in zip(*columns, strict=True))
+        recent = (*self.recent, *ended)
+        if one_version:
+            recent = tuple(e for e in recent if e.first_version == version == e.last_version)
+        return EpisodeBook(running_returns, running_lengths, first_versions, recent[-_RECENT_EPISODES:]), ended

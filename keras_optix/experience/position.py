@@ -1,0 +1,145 @@
+"""Where a collector is between two windows, and how that is saved and read again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from keras_optix.control.records import EpisodeRecord
+from keras_optix.errors import StateError, describe
+from keras_optix.experience.episodes import EpisodeBook
+from keras_optix.experience.observations import Leaves, ObservationLayout
+from keras_optix.experience.savable import join_state, split_state
+
+Saved = tuple[dict[str, np.ndarray], dict[str, Any]]  # arrays by name, and what goes into JSON
+EnvStates = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Position:
+    """Where a collector is between two windows. A window makes a new one, and changes none.
+
+    Attributes:
+        window_id: Number of the next window.
+        env_steps: Environment steps so far.
+        rng: State of the generator behind actions and learner: JSON values.
+        book: The account of episodes.
+        current: The observations to act on next, leaves of ``[N, ...]``; None if new episodes begin with the next
+            window.
+    """
+
+    window_id: int
+    env_steps: int
+    rng: Mapping[str, Any]
+    book: EpisodeBook
+    current: Leaves | None = None
+
+    def with_new_episodes(self) -> Position:
+        """The same, but new episodes begin with the next window."""
+        return replace(self, book=EpisodeBook.blank(len(self.book.returns), self.book.recent), current=None)
+
+    def save(self, layout: ObservationLayout, states: EnvStates | None) -> Saved:
+        """Returns arrays and JSON values for `read_position`.
+
+        Args:
+            layout: The observations.
+            states: The states of the environments; None if they cannot be saved. Then new episodes begin.
+
+        Raises:
+            EnvError: A state holds something else than JSON values and arrays.
+        """
+        at = self if states is not None else self.with_new_episodes()
+        book = at.book
+        arrays = {
+            "returns": book.returns,
+            "lengths": book.lengths,
+            "first_versions": book.first_versions,
+            "recent_episodes": np.array(book.recent, np.float64).reshape(-1, len(EpisodeRecord._fields)),
+        }
+        arrays |= {f"observations/{k}": leaf for k, leaf in enumerate(at.current or ())}
+        environments = []
+        for i, state in enumerate(states or ()):
+            plain, parts = split_state(state, f"environment {i}")
+            environments.append({"state": plain, "arrays": len(parts)})
+            arrays |= {f"environments/{i}/{k}": part for k, part in enumerate(parts)}
+        values = {
+            **_kind(layout, len(book.returns)),
+            "window_id": at.window_id,
+            "env_steps": at.env_steps,
+            "rng": at.rng,
+            "interrupted": self.current is not None and states is None,
+            "environments": None if states is None else environments,
+        }
+        return {name: array.copy() for name, array in arrays.items()}, values
+
+
+def read_position(
+    arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], layout: ObservationLayout, num_envs: int
+) -> tuple[Position, EnvStates | None, bool]:
+    """Reads what `Position.save` returned.
+
+    Args:
+        arrays: The arrays.
+        values: The JSON values.
+        layout: The observations that are wanted.
+        num_envs: The number of environments that is wanted.
+
+    Returns:
+        The position; the states that its environments must be put into, None if new episodes begin; and whether
+        running episodes were lost when it was saved.
+
+    Raises:
+        StateError: It was saved of other environments, or is not complete.
+    """
+    for name, wanted in _kind(layout, num_envs).items():
+        if values.get(name) != wanted:
+            raise StateError(
+                describe(
+                    f"The saved state is of a collector with another `{name}`.",
+                    fix="Resume with the environments of that run, or begin another run.",
+                    saved=values.get(name),
+                    wanted=wanted,
+                )
+            )
+
+    def array(name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        found = arrays[name]
+        if found.shape != shape or found.dtype != dtype:
+            raise ValueError(f"{name!r} is {found.dtype} {found.shape}, not {np.dtype(dtype)} {shape}")
+        return found.copy()
+
+    try:
+        fields = len(EpisodeRecord._fields)
+        recent = array("recent_episodes", (len(arrays["recent_episodes"]), fields), np.float64).tolist()
+        book = EpisodeBook(
+            array("returns", (num_envs,), np.float64),
+            array("lengths", (num_envs,), np.int64),
+            array("first_versions", (num_envs,), np.int64),
+            tuple(EpisodeRecord(total, int(n), int(first), int(last)) for total, n, first, last in recent),
+        )
+        rng: Any = values["rng"]
+        np.random.PCG64(0).state = rng  # raises if it is none
+        position = Position(int(values["window_id"]), int(values["env_steps"]), rng, book)
+        if values["environments"] is None:
+            return position, None, bool(values["interrupted"])
+        current = [
+            array(f"observations/{k}", (num_envs, *leaf.shape), leaf.dtype) for k, leaf in enumerate(layout.leaves)
+        ]
+        states = []
+        for i, saved in zip(range(num_envs), values["environments"], strict=True):
+            parts = [arrays[f"environments/{i}/{k}"] for k in range(saved["arrays"])]
+            states.append(join_state(saved["state"], parts))
+    except (LookupError, TypeError, ValueError) as error:
+        raise StateError(
+            f"The saved state of the collector is damaged or not complete ({type(error).__name__}: {error})."
+        ) from error
+    return replace(position, current=current), states, False
+
+
+def _kind(layout: ObservationLayout, num_envs: int) -> dict[str, Any]:
+    """What must be the same where a position is read, as JSON has it."""
+    observations = [[leaf.path, list(leaf.shape), leaf.dtype.name] for leaf in layout.leaves]
+    return {"num_envs": num_envs, "observations": observations}
