@@ -25,7 +25,8 @@ _MODULES = {
     "keras_optix.control.monitors": ("MonitorEvaluator",),
     "keras_optix.control.records": ("EpisodeData", "EpisodeRecord", "EvalMetrics", "HyperparamSet"),
     "keras_optix.control.registry": ("CheckpointRegistry", "PolicySnapshot"),
-    "keras_optix.control.scheduler": ("BackoffScheduler", "Evaluation", "LoopState"),
+    "keras_optix.control.scheduler": ("BackoffScheduler", "Evaluation"),
+    "keras_optix.control.scheduler_state": ("LoopState",),
     "keras_optix.control.search_space": ("Int", "Linear", "Log", "OneMinusLog", "SearchSpace"),
     "keras_optix.errors": (
         "ConfigurationError",

@@ -20,14 +20,8 @@ from keras_optix.control.evidence import Estimate, Evidence
 from keras_optix.control.guard import NonFiniteGuard
 from keras_optix.control.records import LEARNING_RATE, EvalMetrics, HyperparamSet
 from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
-from keras_optix.control.scheduler import (
-    BackoffScheduler,
-    Decision,
-    Evaluation,
-    LoopEvent,
-    LoopState,
-    SchedulerState,
-)
+from keras_optix.control.scheduler import BackoffScheduler, Decision, Evaluation, LoopEvent
+from keras_optix.control.scheduler_state import LoopState, SchedulerState
 from keras_optix.control.score_pool import ScorePool, estimate_of
 from keras_optix.errors import StateError
 

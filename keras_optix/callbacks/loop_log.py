@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from keras_optix.callbacks.tensorboard import HParam, LoopWriter
 from keras_optix.callbacks.timeline import LoopRecord, in_cell, timeline
-from keras_optix.control.scheduler import LoopState
+from keras_optix.control.scheduler_state import LoopState
 
 __all__ = ["LoopLog", "LoopRecord"]
 

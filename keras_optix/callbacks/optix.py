@@ -26,7 +26,8 @@ from keras_optix.control.evaluators import BaseEvaluator, ReturnEvaluator
 from keras_optix.control.monitors import MonitorEvaluator
 from keras_optix.control.records import LEARNING_RATE, EvalMetrics
 from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
-from keras_optix.control.scheduler import BackoffScheduler, LoopState
+from keras_optix.control.scheduler import BackoffScheduler
+from keras_optix.control.scheduler_state import LoopState
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.validation import check_choice, check_float, check_int
 

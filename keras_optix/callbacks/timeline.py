@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_optix.control.evidence import Evidence
-from keras_optix.control.scheduler import LoopState
+from keras_optix.control.scheduler_state import LoopState
 
 _BAR = 10  # blocks
 _ROWS = 50  # in one text

@@ -90,7 +90,7 @@ import sys
 {first}
 from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
 from keras_optix.callbacks.tags import HPARAM_METRICS
-from keras_optix.control.scheduler import LoopState
+from keras_optix.control.scheduler_state import LoopState
 log = LoopLog(sys.argv[1], 2)
 log.hparams({{"learning_rate": 1e-3, "seed": 3}}, HPARAM_METRICS)
 log.tick(8, 0)

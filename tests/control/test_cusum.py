@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from keras_optix.control.evidence import Estimate
-from keras_optix.control.scheduler import BackoffScheduler, Evaluation, LoopEvent, LoopState, SchedulerState
+from keras_optix.control.scheduler import BackoffScheduler, Evaluation, LoopEvent
+from keras_optix.control.scheduler_state import LoopState, SchedulerState
 
 KNOWN = Estimate(0.0, 0.0, 10**9)
 EPISODES = 10

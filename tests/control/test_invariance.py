@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_optix.control.evidence import Estimate
-from keras_optix.control.scheduler import BackoffScheduler, Decision, Evaluation, LoopEvent, LoopState
+from keras_optix.control.scheduler import BackoffScheduler, Decision, Evaluation, LoopEvent
+from keras_optix.control.scheduler_state import LoopState
 
 SCORES = st.integers(-50, 50)
 PAIRS = st.tuples(SCORES, SCORES)  # an evaluation, and the second one of the same weights
