@@ -56,8 +56,8 @@ class ScriptedAgent(optix.Agent):
     """
 
     def __init__(self, script: Sequence[float]) -> None:
-        self_made = keras.layers.Dense(1, use_bias=False, kernel_initializer=keras.initializers.Constant(script[0]))
-        super().__init__(keras.Sequential([keras.layers.Input((1,)), self_made]))
+        weight = keras.layers.Dense(1, use_bias=False, kernel_initializer=keras.initializers.Constant(script[0]))
+        super().__init__(keras.Sequential([keras.layers.Input((1,)), weight]))
         self._script = tf.constant(script, tf.float32)
         # With this learning rate, a step down the gradient of half the squared distance ends at its goal.
         self.compile(keras.optimizers.SGD(1.0))
@@ -81,23 +81,29 @@ class ScriptedAgent(optix.Agent):
 
 
 class Notes(optix.LoopCallback):
-    """Counts the calls of hooks, and holds what was crowned against the truth.
+    """Counts the calls of hooks, and holds what the loop did against the truth.
 
     Attributes:
         improvements: Snapshots that were crowned, each with the true score of the weights in it.
+        after_degradations: True scores of the weights that each degradation left in force.
         dormant: Calls of `on_dormant`.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.improvements: list[tuple[optix.PolicySnapshot, float]] = []
-        self.dormant = 0
         self.registry: Any = None
+        self.improvements: list[tuple[optix.PolicySnapshot, float]] = []
+        self.after_degradations: list[float] = []
+        self.dormant = 0
 
     def on_improvement(self, snapshot: optix.PolicySnapshot) -> None:
         """See `LoopCallback`."""
-        (weight,) = [array for array in self.registry.load(snapshot).values() if array.shape == (1, 1)]
+        (weight,) = (array for array in self.registry.load(snapshot).values() if array.shape == (1, 1))
         self.improvements.append((snapshot, float(weight.item())))
+
+    def on_degradation(self, window_id: int) -> None:
+        """See `LoopCallback`."""
+        self.after_degradations.append(self.model.true_score)
 
     def on_dormant(self, window_id: int) -> None:
         """See `LoopCallback`."""

@@ -21,7 +21,7 @@ from keras_optix.errors import SpaceError, StateError, describe
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.collector import Collector
-from keras_optix.experience.lowering import Lowerable, make_actor
+from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.window import PublishedPolicy, Window
 
@@ -79,6 +79,7 @@ class Agent(keras.Model):  # type: ignore[misc]
         self._reader: StateReader | None = None
         self._sources = Sources()
         self._act_actors = ActActors()
+        self._lowered = Lowered()
         self._act_rng = np.random.default_rng(seed)
         self._updates_paused = False
 
@@ -365,7 +366,7 @@ class Agent(keras.Model):  # type: ignore[misc]
 
     def make_actor(self, batch_size: int) -> Actor:
         """Lowers the policy for `batch_size` observations a call; falls back to a compiled function, with a warning."""
-        return make_actor(self.lowerable(), batch_size)
+        return make_actor(self.lowerable(), batch_size, self._lowered)
 
     # State
 

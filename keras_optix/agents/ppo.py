@@ -14,7 +14,7 @@ from keras_optix.ops import losses
 from keras_optix.ops.returns import gae
 from keras_optix.validation import check_int
 
-_LOGS = ("policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
+_LOGS = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
 
 
 class PPOAgent(ActorCriticAgent):
@@ -27,9 +27,9 @@ class PPOAgent(ActorCriticAgent):
     transitions in shuffled minibatches, all inside one compiled step. Advantages are standardised per minibatch and
     gradients clipped by their global norm (Huang et al. 2022, "The 37 implementation details of PPO").
 
-    Logs, each a mean over the minibatches of the last window unless it says otherwise: `policy_loss`, `value_loss`,
-    `entropy` (nats), `approx_kl`, `clip_fraction`, and `explained_variance` (of the returns by the values before the
-    update), with `episode_return`, `episode_length` and `policy_lag` of every agent.
+    Logs, each a mean over the minibatches of the last window unless it says otherwise: `loss`, `policy_loss`,
+    `value_loss`, `entropy` (nats), `approx_kl`, `clip_fraction`, and `explained_variance` (of the returns by the values
+    before the update), with `episode_return`, `episode_length` and `policy_lag` of every agent.
 
     Args:
         policy: Maps observations to the parameters of a distribution over actions; see `Agent`. None builds a network.
@@ -130,7 +130,7 @@ class PPOAgent(ActorCriticAgent):
         """The loss of a minibatch, and what is logged of it.
 
         Returns:
-            ``(loss, [policy_loss, value_loss, entropy, approx_kl, clip_fraction])``.
+            ``(loss, [loss, policy_loss, value_loss, entropy, approx_kl, clip_fraction])``.
         """
         clip_ratio = self.hyperparams.tensor("clip_ratio")
         parameters = self.head.parameters(rows.observations, training=True)
@@ -140,7 +140,7 @@ class PPOAgent(ActorCriticAgent):
         loss, value_loss, entropy = self.total_loss(policy_loss, parameters, rows)
         kl = losses.approximate_kl(log_ratio, rows.weights)
         clipped = losses.clip_fraction(log_ratio, clip_ratio, rows.weights)
-        return loss, tf.stack([policy_loss, value_loss, entropy, kl, clipped])
+        return loss, tf.stack([loss, policy_loss, value_loss, entropy, kl, clipped])
 
     def _update(self, rows: Rows) -> Any:
         """One gradient step; returns what is logged of it."""

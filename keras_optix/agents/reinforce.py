@@ -29,7 +29,7 @@ class ReinforceAgent(ActorCriticAgent):
     constant: truncated importance sampling (Ionides 2008, "Truncated importance sampling"; the truncated weights of
     V-trace, Espeholt et al. 2018, arXiv 1802.01561). It is 1 otherwise.
 
-    Logs, each of the last window: `policy_loss`, `value_loss`, `entropy` (nats), `explained_variance`, with
+    Logs, each of the last window: `loss`, `policy_loss`, `value_loss`, `entropy` (nats), `explained_variance`, with
     `episode_return`, `episode_length` and `policy_lag` of every agent.
 
     Args:
@@ -110,4 +110,4 @@ class ReinforceAgent(ActorCriticAgent):
         advantages = losses.standardise(rows.advantages, rows.weights)
         policy_loss = -losses.weighted_mean(ratio * log_probs * advantages, rows.weights)
         loss, value_loss, entropy = self.total_loss(policy_loss, parameters, rows)
-        return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+        return loss, {"loss": loss, "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}

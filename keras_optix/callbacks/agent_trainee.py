@@ -30,6 +30,7 @@ from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
 from keras_optix.experience.making import make_envs
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
 
+_SEVERAL = 4
 EVALUATION_EPISODES = 10  # of an evaluator that scores episodes without saying how many
 
 
@@ -167,7 +168,9 @@ class AgentTrainee(Trainee):
             return None
         episodes = evaluator.min_episodes or EVALUATION_EPISODES
         if self._player is None:
-            n = min(episodes, MAX_ENVS)
+            # As many as in training, if these are some: the policy is lowered for that batch already.
+            several = self._sources[0].num_envs
+            n = several if _SEVERAL <= several <= MAX_ENVS else min(episodes, MAX_ENVS)
             self._player = EpisodePlayer(make_envs(recipe, n), self._agent.make_actor(n))
         records = self._player.play(
             candidate.published.arrays,

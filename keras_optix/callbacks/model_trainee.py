@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import numbers
 from collections.abc import Callable, Mapping
@@ -98,6 +97,7 @@ class ModelTrainee(Trainee):
         if keras.backend.backend() == "jax":
             self._check_tracked(variables)
         self._good: State | None = None
+        self._now: State | None = None  # the state as it is, once it was read
         self.epoch = 0
         self._seen = 0  # batches of this epoch
         self._total = 0  # batches of the run
@@ -123,18 +123,20 @@ class ModelTrainee(Trainee):
         """Notes that the batch of this number in its epoch was learned from."""
         self._total += batch + 1 - self._seen
         self._seen = batch + 1
+        self._now = None
 
     def take(self, epoch: int, logs: Mapping[str, Any], metrics: EvalMetrics) -> Unit:
         """The epoch that ended now."""
         self.epoch = epoch + 1
         steps, self._counted = self._total - self._counted, self._total
-        # Read out at most once, and only if it is to be saved.
-        candidate = Candidate(epoch, self._total, epoch, functools.cache(self.get_state))
+        candidate = Candidate(epoch, self._total, epoch, self.get_state)
         return Unit(candidate, steps, logs, lambda evaluator: metrics)
 
-    def get_state(self) -> dict[str, np.ndarray]:
+    def get_state(self) -> State:
         """Weights and optimizer slots by name, as copies; hyperparameters are not among them."""
-        return {name: _to_numpy(variable) for name, variable in self._variables().items()}
+        if self._now is None:  # nothing was learned since
+            self._now = {name: _to_numpy(variable) for name, variable in self._variables().items()}
+        return self._now
 
     def set_state(self, state: State) -> None:
         """See `Trainee`.
@@ -158,6 +160,7 @@ class ModelTrainee(Trainee):
             )
         for name, variable in variables.items():
             variable.assign(state[name])
+        self._now = None
 
     def pause_updates(self, paused: bool) -> None:
         """An ordinary model cannot be paused; `OptixCallback` refuses options that would ask for it."""
@@ -196,7 +199,7 @@ class ModelTrainee(Trainee):
 
     def close(self) -> None:
         """Forgets the state that was kept."""
-        self._good = None
+        self._good = self._now = None
 
     def _variables(self) -> dict[str, Any]:
         """Everything that a snapshot holds, by a name that does not depend on the names of layers."""

@@ -19,7 +19,7 @@ import secrets
 import time
 import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -272,8 +272,8 @@ class CheckpointRegistry:
         return dropped
 
     def _write_manifest(self) -> None:
-        manifest = {"schema": _SCHEMA, "run_id": self._run_id, "snapshots": [asdict(s) for s in self._snapshots]}
-        text = json.dumps(manifest, indent=1)
+        manifest = {"schema": _SCHEMA, "run_id": self._run_id, "snapshots": [_to_json(s) for s in self._snapshots]}
+        text = json.dumps(manifest)
         write_atomically(self.directory / _MANIFEST, lambda file: file.write(text.encode()))
 
     def _read_manifest(self) -> tuple[str | None, list[PolicySnapshot]]:
@@ -295,6 +295,12 @@ class CheckpointRegistry:
                     path=str(path),
                 )
             ) from error
+
+
+def _to_json(snapshot: PolicySnapshot) -> dict[str, Any]:
+    # Not `asdict`, which copies what is in there and takes ten times as long.
+    nested = {"eval_metrics": vars(snapshot.eval_metrics), "hyperparams": vars(snapshot.hyperparams)}
+    return vars(snapshot) | nested
 
 
 def _snapshot_from_json(entry: dict[str, Any]) -> PolicySnapshot:

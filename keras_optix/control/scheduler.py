@@ -29,7 +29,7 @@ from keras_optix.control.scheduler_state import LoopState, SchedulerState
 from keras_optix.errors import ConfigurationError, NonFiniteError, StateError, describe
 from keras_optix.validation import check_float, check_int
 
-_REFERENCE_LAG = 5  # evaluations after which a score becomes part of the reference of the CUSUM
+_REFERENCE_LAG = 8  # evaluations after which a score becomes part of the reference of the CUSUM
 _HISTORY = 64  # evaluations from which the noise is estimated where scores come without a standard error
 _ONE_SIDED_Z = {0.9: 1.2816, 0.95: 1.6449, 0.975: 1.96, 0.99: 2.3263, 0.995: 2.5758, 0.999: 3.0902}
 
@@ -387,7 +387,9 @@ class BackoffScheduler:
             # is: what fell may fall on during the cooldown.
             level = state.level if state.level == state.best else score
             return dataclasses.replace(state, level=level, recent=()), evidence, False
-        cusum = max(0.0, state.cusum - z - self.cusum_slack)
+        # The error of the reference is in all of these scores alike: until it is known well, it is part of the slack.
+        shared = math.sqrt(score.n / (score.n + state.level.n))
+        cusum = max(0.0, state.cusum - z - self.cusum_slack - shared)
         # All scores enter the level in the end: leaving the low ones out would raise it, and with it the rate of false
         # alarms. But not at once: a drop right after a best was crowned would be half of the reference itself.
         level, recent = state.level, (*state.recent, score)

@@ -591,7 +591,6 @@ def test_beside_the_loop_a_nan_that_raises_is_undone_only_if_the_loop_comes_firs
     np.testing.assert_equal(agent.weight, 2.0 if first == "loop" else NAN)
 
 
-@pytest.mark.xfail(strict=True, reason="PPOAgent and ReinforceAgent log no `loss`, the one log that Keras looks at")
 @pytest.mark.parametrize("kind", [optix.PPOAgent, optix.ReinforceAgent])
 def test_a_nan_in_ppo_and_reinforce_ends_fit(small_network: Any, kind: Any) -> None:
     agent = kind(small_network(2, 2), small_network(2, 1))

@@ -53,11 +53,11 @@ ACTIVE, COOLING, DORMANT, WATCHDOG = LoopState.ACTIVE, LoopState.COOLING, LoopSt
         ({"loop_state": COOLING, "since_best": 4, "since_active": 4}, 100.0, LoopEvent.NONE, COOLING),
         ({"loop_state": COOLING, "since_best": 5, "since_active": 5}, 100.0, LoopEvent.DORMANT, DORMANT),
         ({}, 94.0, LoopEvent.NONE, ACTIVE),  # 95 % of the progress from 0 is 95, and 1 below is noise
-        ({}, 80.0, LoopEvent.DEGRADATION, ACTIVE),
-        ({"loop_state": COOLING, "since_active": 3}, 80.0, LoopEvent.DEGRADATION, ACTIVE),
+        ({}, 40.0, LoopEvent.DEGRADATION, ACTIVE),
+        ({"loop_state": COOLING, "since_active": 3}, 40.0, LoopEvent.DEGRADATION, ACTIVE),
         ({"cusum": 4.9}, 93.0, LoopEvent.DEGRADATION, ACTIVE),  # a small drop, once more
         ({"loop_state": WATCHDOG}, 103.0, LoopEvent.NONE, WATCHDOG),
-        ({"loop_state": WATCHDOG}, 80.0, LoopEvent.DEGRADATION, ACTIVE),
+        ({"loop_state": WATCHDOG}, 40.0, LoopEvent.DEGRADATION, ACTIVE),
     ],
 )
 def test_every_arrow(state: dict[str, object], mean: float, event: LoopEvent, after: LoopState) -> None:
@@ -131,10 +131,10 @@ def test_watch_follows_dormant_only_and_a_degradation_there_begins_a_new_era() -
 def test_after_a_degradation_the_cusum_rests(cooldown: int) -> None:
     scheduler = BackoffScheduler(plateau_threshold=50, dormant_threshold=60, degradation_cooldown=cooldown)
     scheduler.state = SchedulerState(best=BEST, level=BEST, baseline=0.0, evaluations=4)
-    assert scheduler.observe(score(80.0)).event is LoopEvent.DEGRADATION
+    assert scheduler.observe(score(40.0)).event is LoopEvent.DEGRADATION
     assert scheduler.state.cooldown_until == 5 + cooldown
     # It falls on and on, by more than enough for an alarm at each evaluation.
-    falling = [score(60.0 - 20.0 * k) for k in range(cooldown + 1)]
+    falling = [score(0.0 - 40.0 * k) for k in range(cooldown + 1)]
     for evaluation in falling[:-1]:
         assert scheduler.observe(evaluation).event is LoopEvent.NONE
         assert (scheduler.state.cusum, scheduler.state.level) == (0.0, evaluation.score)
@@ -145,13 +145,13 @@ def test_after_a_rollback_the_best_is_the_reference_again() -> None:
     """What falls again while the CUSUM rests is seen as soon as it does not."""
     scheduler = BackoffScheduler(plateau_threshold=50, dormant_threshold=60, degradation_cooldown=2)
     scheduler.state = SchedulerState(best=BEST, level=BEST, baseline=0.0)
-    assert scheduler.observe(score(80.0)).event is LoopEvent.DEGRADATION
-    assert scheduler.state.level == score(80.0).score
+    assert scheduler.observe(score(40.0)).event is LoopEvent.DEGRADATION
+    assert scheduler.state.level == score(40.0).score
     scheduler.rolled_back()
     assert (scheduler.state.level, scheduler.state.cusum) == (BEST, 0.0)
     restored = SchedulerState.from_json(json.loads(json.dumps(scheduler.state.to_json())))
     assert restored == scheduler.state
-    events = [scheduler.observe(score(80.0)).event for _ in range(3)]
+    events = [scheduler.observe(score(40.0)).event for _ in range(3)]
     assert events == [LoopEvent.NONE, LoopEvent.NONE, LoopEvent.DEGRADATION]
 
 
@@ -236,6 +236,7 @@ def test_every_field_survives_json() -> None:
         best=Estimate(5.0, math.inf, 1),
         baseline=-4.0,
         level=Estimate(3.0, 0.5, 20),
+        recent=(Estimate(1.5, 0.5, 4), Estimate(2.5, math.inf, 1)),
         cusum=2.5,
         cooldown_until=11,
         history=(1.0, 2.0),
