@@ -86,7 +86,9 @@ class Hyperparameters(MutableMapping[str, float]):
         """All values at once, in one compiled call: reading them one by one costs a tenth of a window."""
         if self._read_all is None:
             variables = list(self._variables.values())
-            self._read_all = tf.function(lambda: tf.stack([v.value for v in variables]), autograph=False)
+            read_all = tf.function(lambda: tf.stack([v.value for v in variables]), autograph=False)
+            # One function each for many agents is no retracing, but TensorFlow would warn of it.
+            self._read_all = read_all.get_concrete_function()
         values = self._read_all().numpy() if self._variables else []
         return {name: shortest(value) for name, value in zip(self._variables, values, strict=True)}
 

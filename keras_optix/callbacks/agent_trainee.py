@@ -161,12 +161,12 @@ class AgentTrainee(Trainee):
         """Whether one more environment can be made."""
         return self._sources[0].recipe is not None
 
-    def play(self, candidate: Candidate, evaluator: BaseEvaluator) -> EvalMetrics | None:
+    def play(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int = 0) -> EvalMetrics | None:
         """Plays episodes on environments of its own; samples actions as in training, unless the evaluator is greedy."""
         recipe = self._sources[0].recipe
         if recipe is None or candidate.published is None or not evaluator.plays_episodes:
             return None
-        episodes = evaluator.min_episodes or EVALUATION_EPISODES
+        episodes = max(episodes, evaluator.min_episodes or EVALUATION_EPISODES)
         if self._player is None:
             # As many as in training, if these are some: the policy is lowered for that batch already.
             several = self._sources[0].num_envs

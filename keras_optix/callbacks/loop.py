@@ -25,6 +25,8 @@ from keras_optix.control.scheduler_state import LoopState, SchedulerState
 from keras_optix.control.score_pool import ScorePool, estimate_of
 from keras_optix.errors import StateError
 
+_MOST_EPISODES = 100  # of a second evaluation
+
 
 @dataclass(frozen=True)
 class LoopOptions:
@@ -171,8 +173,8 @@ class Loop:
 
     @property
     def _single(self) -> bool:
-        """Whether the same weights would get the same score again: then scores are neither pooled nor confirmed."""
-        return self.trainee.exact or self.evaluator.per_epoch
+        """Whether a score cannot be had a second time for the same weights: then none are pooled or confirmed."""
+        return self.trainee.exact or self.evaluator.reads_logs
 
     def _last_good(self) -> State | None:
         good, best = self.trainee.last_good(), self.best_snapshot
@@ -213,10 +215,14 @@ class Loop:
         hyperparams = self.trainee.get_hyperparams()
         if self._single:
             decision = self.scheduler.accept(evaluation, evidence)
-            self._keep_if_higher(candidate, metrics)
+            if self.trainee.exact:
+                self._keep_if_higher(candidate, metrics)
+            else:
+                self._save(candidate, metrics, hyperparams)
             self._apply(decision)
             return
-        again = self.trainee.play(candidate, self.evaluator)
+        # As many episodes as it rested on: fewer would miss what it could see.
+        again = self.trainee.play(candidate, self.evaluator, min(evaluation.score.n, _MOST_EPISODES))
         if again is None:
             self._trial = self.trainee.try_out(candidate, self.evaluator)
             self._trial_hyperparams = hyperparams
@@ -225,10 +231,15 @@ class Loop:
 
     def _reassess_best(self, score: Estimate) -> None:
         """Evaluates the best once more if only its own uncertainty keeps `score` from being better."""
+        if self.best_snapshot is not None and not self._single and self.scheduler.doubts_best(score):
+            self._evaluate_best()
+
+    def _evaluate_best(self, episodes: int = 0) -> None:
+        """Plays the best again where that is possible, and pools what comes out with what was known."""
         best, policy = self.best_snapshot, self._best_policy
-        if best is None or policy is None or self._single or not self.scheduler.doubts_best(score):
+        if best is None or policy is None:
             return
-        metrics = self.trainee.play(policy, self.evaluator)
+        metrics = self.trainee.play(policy, self.evaluator, episodes)
         estimate = None if metrics is None else estimate_of(metrics)
         if estimate is None:
             return
@@ -263,9 +274,9 @@ class Loop:
             self._apply(decision)
 
     def _keep_if_higher(self, candidate: Candidate, metrics: EvalMetrics) -> None:
-        """Where scores are not confirmed, the highest is the best to restore, even if it is no significant step."""
+        """Where scores are exact, the highest is the best to restore, even if it is no significant step."""
         best, score = self.best_snapshot, metrics.primary_score
-        if self._single and score is not None and (best is None or score > best.score):
+        if self.trainee.exact and score is not None and (best is None or score > best.score):
             self._save(candidate, metrics, self.trainee.get_hyperparams())
 
     def _save(self, candidate: Candidate, metrics: EvalMetrics, hyperparams: HyperparamSet) -> None:
@@ -315,6 +326,8 @@ class Loop:
         """DORMANT: stop, or watch over the best weights."""
         watch = self.options.on_dormant == "watch"
         if watch and self.best_snapshot is not None:
+            # What is known of the best is what a drop is measured from.
+            self._evaluate_best(_MOST_EPISODES)
             self._restore(self.best_snapshot)
         if watch:
             self.trainee.pause_updates(True)

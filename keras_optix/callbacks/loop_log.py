@@ -25,7 +25,7 @@ class LoopLog:
 
     Args:
         log_dir: Directory for TensorBoard, or None.
-        verbose: 0 and 1 print nothing here (with 1 the callback prints a summary at the end), 2 prints every record.
+        verbose: 0 prints nothing, 1 what people should know ("notice"), 2 every record.
         purge_from: The run is resumed at this environment step: TensorBoard forgets what `log_dir` holds after it.
             None: a new run.
         unit: What the loop counts: ``"window"``, or ``"epoch"`` for an ordinary model.
@@ -91,7 +91,7 @@ class LoopLog:
             self._writer.text(record.env_steps, "loop/events", self._events())
             if record.state is not self._drawn:
                 self._draw()
-        if self._verbose >= 2:
+        if self._verbose >= (1 if record.event == "notice" else 2):
             print(f"\n{record.describe(self._unit, self._steps)}")
 
     def tick(self, env_steps: int, window_id: int | None = None) -> None:

@@ -169,7 +169,7 @@ class ModelTrainee(Trainee):
         """See `Trainee`."""
         self._model().stop_training = True
 
-    def play(self, candidate: Candidate, evaluator: BaseEvaluator) -> EvalMetrics | None:
+    def play(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int = 0) -> EvalMetrics | None:
         """None: `fit` alone has the data."""
         return None
 

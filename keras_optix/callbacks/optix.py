@@ -176,6 +176,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         # What a run leaves behind is not copied: its loop holds files, environments and the model.
         left_out = _RUN if self._persistent else (*_RUN, "_registry")
         memo |= {id(variable): variable for variable in self._variables.values()}
+        if self._persistent and self._registry is not None:
+            memo[id(self._registry)] = CheckpointRegistry(self._registry.directory, self._registry.max_snapshots)
         for name, value in vars(self).items():
             setattr(copied, name, None if name in left_out else copy.deepcopy(value, memo))
         copied.scheduler.reset()

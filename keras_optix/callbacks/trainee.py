@@ -140,8 +140,14 @@ class Trainee(abc.ABC):
         """Ends `fit` after this step."""
 
     @abc.abstractmethod
-    def play(self, candidate: Candidate, evaluator: BaseEvaluator) -> EvalMetrics | None:
-        """Evaluates weights at once, beside training; None where that cannot be done."""
+    def play(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int = 0) -> EvalMetrics | None:
+        """Evaluates weights at once, beside training; None where that cannot be done.
+
+        Args:
+            candidate: The weights.
+            evaluator: Scores their episodes.
+            episodes: How many, if more than the evaluator asks for.
+        """
 
     @abc.abstractmethod
     def try_out(self, candidate: Candidate, evaluator: BaseEvaluator) -> Trial:

@@ -26,12 +26,15 @@ class BaseEvaluator(abc.ABC):
         deterministic: Whether episodes that the loop plays take the most likely actions. False (the default here):
             actions are sampled, as in training.
         per_epoch: Whether epochs are scored and not windows. False (the default here).
+        reads_logs: Whether scores are logs. They cannot be had a second time for the same weights, so they are neither
+            pooled nor confirmed. False (the default here).
     """
 
     min_episodes: int = 0
     every: int = 0
     deterministic: bool = False
     per_epoch: bool = False
+    reads_logs: bool = False
 
     @property
     def plays_episodes(self) -> bool:

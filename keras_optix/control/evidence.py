@@ -174,6 +174,26 @@ def compare(
     return Comparison(evidence, as_normal_score(evidence.z, dof))
 
 
+def trend(scores: Sequence[float]) -> float:
+    """How significantly scores rise with their number: the slope of a regression line as a standard normal score.
+
+    Infinite for a straight line up; 0 for fewer than three scores.
+    """
+    n = len(scores)
+    if n < 3:
+        return 0.0
+    times = np.arange(n) - (n - 1) / 2.0
+    values = np.asarray(scores, dtype=np.float64)
+    values = values - values.mean()
+    slope = float(times @ values / (times @ times))
+    residual = float(np.square(values - slope * times).sum())
+    rounding = (_ROUNDING * float(np.max(np.abs(scores)))) ** 2
+    if residual <= rounding and slope * slope * float(times @ times) <= rounding:
+        return 0.0
+    stderr = math.sqrt(residual / (n - 2) / float(times @ times)) if residual > rounding else 0.0
+    return as_normal_score(standardised(slope, stderr), n - 2)
+
+
 def _variance(estimate: Estimate, history: Sequence[float]) -> tuple[float, float]:
     """Squared standard error of an estimate, and its degrees of freedom."""
     if math.isfinite(estimate.stderr):

@@ -51,6 +51,8 @@ class MonitorEvaluator(BaseEvaluator):
         ConfigurationError: `monitor` is no name, `mode` is none of the three, or ``"auto"`` cannot tell.
     """
 
+    reads_logs = True
+
     def __init__(self, monitor: str, mode: str = "auto") -> None:
         if not isinstance(monitor, str) or not monitor:
             raise ConfigurationError(describe("`monitor` must be the name of a log.", monitor=monitor))

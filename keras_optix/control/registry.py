@@ -272,6 +272,9 @@ class CheckpointRegistry:
         return dropped
 
     def _write_manifest(self) -> None:
+        # Another process, or a copy of the callback, may have written since: its runs are its own.
+        others = [snapshot for snapshot in self._read_manifest()[1] if snapshot.run_id != self._run_id]
+        self._snapshots = [*others, *(snapshot for snapshot in self._snapshots if snapshot.run_id == self._run_id)]
         manifest = {"schema": _SCHEMA, "run_id": self._run_id, "snapshots": [_to_json(s) for s in self._snapshots]}
         text = json.dumps(manifest)
         write_atomically(self.directory / _MANIFEST, lambda file: file.write(text.encode()))

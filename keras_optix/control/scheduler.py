@@ -24,7 +24,7 @@ import functools
 import math
 from dataclasses import dataclass
 
-from keras_optix.control.evidence import Comparison, Estimate, Evidence, compare, pool
+from keras_optix.control.evidence import Comparison, Estimate, Evidence, compare, pool, trend
 from keras_optix.control.scheduler_state import LoopState, SchedulerState
 from keras_optix.errors import ConfigurationError, NonFiniteError, StateError, describe
 from keras_optix.validation import check_float, check_int
@@ -89,8 +89,9 @@ class BackoffScheduler:
         backoff_factor: Growth of the interval per evaluation while COOLING, > 1. Defaults to 2.
         max_interval: Largest interval in windows. Defaults to 100.
         plateau_threshold: Evaluations without improvement until COOLING. Defaults to 5.
-        dormant_threshold: Evaluations since the best was crowned until DORMANT, more than `plateau_threshold`.
-            Defaults to 20.
+        dormant_threshold: Evaluations since the best was crowned until DORMANT, more than `plateau_threshold`. Scores
+            that rise significantly since then (the slope of a regression line) put it off: slow progress is no
+            plateau, even where no single score stands out. Defaults to 20.
         degradation_threshold: Share of the progress (best minus first score) that may not be lost: only what falls
             short of it counts in the CUSUM. Defaults to 0.95.
         improvement_margin: By how much, in units of the score, an improvement must exceed the best, >= 0. Defaults
@@ -339,7 +340,8 @@ class BackoffScheduler:
         before = state.loop_state
         state, fall, alarm = self._update_cusum(state, score)
         state = dataclasses.replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1)
-        if state.since_best >= self.dormant_threshold:
+        rising = trend(state.history[-min(state.since_best, _HISTORY) :]) > _ONE_SIDED_Z[self.confidence]
+        if state.since_best >= self.dormant_threshold and not rising:
             # Counted since the best was crowned, so that degradations on the way cannot put DORMANT off for ever.
             self.state = dataclasses.replace(state, loop_state=LoopState.DORMANT)
             return Decision(LoopEvent.DORMANT, before, LoopState.DORMANT, self._plateau_evidence(state, score))
@@ -388,7 +390,7 @@ class BackoffScheduler:
             level = state.level if state.level == state.best else score
             return dataclasses.replace(state, level=level, recent=()), evidence, False
         # The error of the reference is in all of these scores alike: until it is known well, it is part of the slack.
-        shared = math.sqrt(score.n / (score.n + state.level.n))
+        shared = 0.5 * math.sqrt(score.n / (score.n + state.level.n))
         cusum = max(0.0, state.cusum - z - self.cusum_slack - shared)
         # All scores enter the level in the end: leaving the low ones out would raise it, and with it the rate of false
         # alarms. But not at once: a drop right after a best was crowned would be half of the reference itself.

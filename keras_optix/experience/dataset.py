@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import tensorflow as tf
 
-from keras_optix.errors import ConfigurationError, describe
+from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.collector import Collector, PolicyPublisher
 from keras_optix.experience.making import EnvLike, is_recipe, make_envs, recipe_of
@@ -140,8 +140,14 @@ def _dataset_of(collector: Collector) -> tf.data.Dataset:
     )
     flat_spec = tf.nest.flatten(spec)
 
+    # TensorFlow keeps the function of a dataset that was iterated for ever; it must not keep the environments, too.
+    alive = weakref.ref(collector)
+
     def collect(_: np.ndarray) -> list[np.ndarray]:
-        return list(tf.nest.flatten(collector.collect().window))
+        source = alive()
+        if source is None:
+            raise StateError("The agent of this dataset is gone, and its environments with it; keep the agent.")
+        return list(tf.nest.flatten(source.collect().window))
 
     def window(counter: Any) -> Window:
         tensors = tf.numpy_function(collect, [counter], [field.dtype for field in flat_spec])

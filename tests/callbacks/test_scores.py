@@ -78,18 +78,17 @@ def test_a_greedy_evaluator_plays_every_so_many_windows(small_ppo: MakeAgent) ->
 
 def test_a_greedy_evaluator_needs_an_environment_of_its_own(small_ppo: MakeAgent) -> None:
     env = CountingEnv()
-    with pytest.raises(optix.ConfigurationError, match="environment of its own.*GreedyEvaluator"):
+    with pytest.raises(optix.ConfigurationError, match=r"environment of its own.*GreedyEvaluator"):
         fit(small_ppo(), env, optix.OptixCallback(optix.GreedyEvaluator(), verbose=0), windows={"num_envs": 1})
     assert env.steps == 0
 
 
 def test_a_log_of_every_window_can_be_the_score(small_ppo: MakeAgent) -> None:
-    callback = optix.OptixCallback(monitor="entropy", scheduler=short(), max_windows=30, verbose=0)
+    callback = optix.OptixCallback(monitor="entropy", mode="max", scheduler=short(), max_windows=30, verbose=0)
     fit(small_ppo(4, 4), lambda: IdentityEnv(4), callback)
     best = callback.best_snapshot
     assert best is not None
     assert 0.0 < best.score <= np.log(4) + 1e-6
-    assert best.eval_metrics.metrics == {"entropy": pytest.approx(best.score)} or best.eval_metrics.metrics == {}
 
 
 def test_the_return_of_the_validation_can_be_the_score(small_ppo: MakeAgent) -> None:
@@ -110,9 +109,9 @@ def test_the_return_of_the_validation_can_be_the_score(small_ppo: MakeAgent) -> 
     best = callback.best_snapshot
     values = history.history["val_episode_return"]
     assert best is not None
-    assert best.score == pytest.approx(np.nanmax(values))
-    # The last window of the epoch whose validation was best.
-    assert best.window_id == 5 * (int(np.nanargmax(values)) + 1) - 1
+    # The last window of the epoch whose validation was significantly best.
+    assert values[(best.window_id + 1) // 5 - 1] == pytest.approx(best.score)
+    assert best.score >= 0.9 * np.nanmax(values)
     again = optix.evaluate(agent, lambda: IdentityEnv(4), episodes=8, seed=0)
     assert again.primary_score is not None
     assert again.primary_score == pytest.approx(best.score, abs=2.0)
