@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := .venv-sb3
+BACKENDS_VENV := .venv-backends
+# Tests of one module stay in one process, for agents are costly to compile.
+WORKERS ?= -n 2 --dist loadscope
 # TensorFlow's start-up messages would hide the one line of progress.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-all lint format bench bench-collect bench-prefetch bench-memory clean
+.PHONY: help demo test test-all test-backends lint format bench bench-collect bench-prefetch bench-memory bench-loop \
+	bench-overhead bench-crash clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -21,10 +25,22 @@ demo: $(VENV)/.installed ## the main job: PPO learns CartPole and stops itself (
 
 test: $(VENV)/.installed ## tests that run in minutes; `make test-all` adds the slow ones (learning curves)
 	@echo "Tests that run in minutes; make test-all also runs the slow ones."
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(WORKERS)
 
 test-all: $(VENV)/.installed ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
+
+$(BACKENDS_VENV)/.installed: tests/backends-requirements.txt pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(BACKENDS_VENV)
+	$(BACKENDS_VENV)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --requirement $<
+	$(BACKENDS_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+test-backends: $(BACKENDS_VENV)/.installed ## an ordinary fit on JAX and Torch, where TensorFlow is not even installed
+	for backend in jax torch; do \
+		KERAS_BACKEND=$$backend $(BACKENDS_VENV)/bin/python -m pytest tests/callbacks/test_ordinary_fit.py && \
+		KERAS_BACKEND=$$backend $(BACKENDS_VENV)/bin/python examples/supervised.py || exit 1; \
+	done
 
 lint: $(VENV)/.installed ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -52,5 +68,14 @@ bench-prefetch: $(VENV)/.installed ## what collecting a window ahead gives, five
 bench-memory: $(VENV)/.installed ## whether memory grows over a million env steps (some minutes)
 	$(BIN)/python benchmarks/memory.py
 
+bench-loop: $(VENV)/.installed ## the original's defects and the run lengths of the CUSUM (some minutes)
+	$(BIN)/python benchmarks/loop.py
+
+bench-overhead: $(VENV)/.installed ## what the callback costs in an ordinary fit and an agent's (some minutes)
+	$(BIN)/python benchmarks/overhead.py
+
+bench-crash: $(VENV)/.installed ## a hundred kills at random moments, and resuming after each (half an hour)
+	$(BIN)/python benchmarks/crash.py
+
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(BENCH_VENV) checkpoints runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(BACKENDS_VENV) checkpoints runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

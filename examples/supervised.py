@@ -41,8 +41,8 @@ def main() -> None:
     """Trains until nothing gets better, and says how it went."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--epochs", type=int, default=400, help="at most so many")
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--epochs", type=int, default=200, help="at most so many")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--checkpoint-dir", default="checkpoints/supervised")
     parser.add_argument("--log-dir", default="runs/supervised")
     arguments = parser.parse_args()
@@ -58,7 +58,7 @@ def main() -> None:
     )
     callback = optix.OptixCallback(
         monitor="val_loss",
-        scheduler=optix.BackoffScheduler(plateau_threshold=8, dormant_threshold=25, max_interval=1),
+        scheduler=optix.BackoffScheduler(plateau_threshold=5, dormant_threshold=15, max_interval=1),
         tuner=optix.BackoffOptimizer({"learning_rate": (1e-4, 3e-2), "noise": optix.Linear(0.0, 0.3)}),
         hyperparams={"noise": noise.deviation},
         checkpoint_dir=arguments.checkpoint_dir,

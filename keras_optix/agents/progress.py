@@ -82,10 +82,15 @@ class FitProgress(keras.callbacks.ProgbarLogger):  # type: ignore[misc]
         parts = [f"window {self.seen}{total}", f"{elapsed:.0f}s"]
         if self.seen:
             parts.append(f"{1000.0 * elapsed / self.seen:.0f}ms/window")
-        value = float(logs.get("episode_return", math.nan))
-        parts.append("return -" if math.isnan(value) else f"return {value:.1f}")
+        parts.append(f"return {_shown(logs.get('episode_return', math.nan))}")
         if "val_episode_return" in logs:
-            parts.append(f"val_return {float(logs['val_episode_return']):.1f}")
+            parts.append(f"val_return {_shown(logs['val_episode_return'])}")
         for reporter in self._reporters:
             parts += [f"{label} {text}" for label, text in reporter.progress().items()]
         return " · ".join(parts)
+
+
+def _shown(value: Any) -> str:
+    """A return, or a dash where no episode has ended."""
+    number = float(value)
+    return "-" if math.isnan(number) else f"{number:.1f}"

@@ -115,7 +115,7 @@ def test_a_flat_score_ends_in_dormant_with_each_hook_once(small_ppo: MakeAgent) 
     ]
     best = callback.best_snapshot
     assert best is not None
-    assert (best.score, best.eval_metrics.stderr, best.eval_metrics.episodes) == (6.0, 0.0, 2)
+    assert (best.score, best.eval_metrics.stderr, best.eval_metrics.episodes) == (6.0, 0.0, 4)
     plateau = callback.events[2]
     assert plateau.evidence is not None
     assert (plateau.evidence.difference, plateau.evidence.stderr) == (0.0, 0.0)

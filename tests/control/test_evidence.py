@@ -20,6 +20,7 @@ from keras_optix.control.evidence import (
     estimate_from_samples,
     noise_from_differences,
     pool,
+    trend,
 )
 
 SAMPLES = st.lists(st.floats(-1e3, 1e3), min_size=1, max_size=20)
@@ -115,3 +116,14 @@ def test_noise_is_found_under_a_trend_and_beside_a_jump() -> None:
     scores = rng.normal(0.0, 5.0, 400) + 3.0 * np.arange(400)
     scores[200:] += 1000.0
     assert noise_from_differences(list(scores)) == pytest.approx(5.0, rel=0.15)
+
+
+def test_a_trend_is_a_regression_slope_in_standard_errors() -> None:
+    """Without a trend it exceeds the 95 % quantile 5 times in 100, also for few scores."""
+    rng = np.random.default_rng(0)
+    for n in (5, 20):
+        found = [trend(rng.normal(3.0, 2.0, n).tolist()) for _ in range(4000)]
+        assert np.mean(np.array(found) > 1.645) == pytest.approx(0.05, abs=0.012)
+    assert trend((0.2 * np.arange(60) + rng.normal(size=60)).tolist()) > 5.0
+    assert trend([3.0, 4.0, 5.0, 6.0]) == math.inf
+    assert trend([0.1] * 9) == trend([1.0, 2.0]) == trend([]) == 0.0

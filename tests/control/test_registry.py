@@ -150,3 +150,31 @@ def test_a_snapshot_that_was_evaluated_again_has_its_new_score(tmp_path: Path) -
     assert CheckpointRegistry(tmp_path).ranked_snapshots == [solid, rescored]
     with pytest.raises(RegistryError, match=r"no such snapshot.*snapshot_id=1"):
         registry.rescore(lucky, EvalMetrics(7.0))
+
+
+def test_two_writers_of_one_directory_keep_each_others_runs(tmp_path: Path) -> None:
+    """Two processes, or the copies of a callback in the trials of a search."""
+    first, second = CheckpointRegistry(tmp_path), CheckpointRegistry(tmp_path)
+    for registry in (first, second):
+        registry.begin_run()
+    for score in (1.0, 2.0):
+        save(first, score)
+        save(second, 10.0 * score)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    found = sorted((entry["run_id"], entry["eval_metrics"]["primary_score"]) for entry in manifest["snapshots"])
+    mine = [(first.run_id, score) for score in (1.0, 2.0)]
+    assert found == sorted([*mine, *((second.run_id, score) for score in (10.0, 20.0))])
+    assert first.best is not None
+    assert first.best.score == 2.0
+
+
+def test_what_was_crowned_last_is_the_best_whatever_its_score(tmp_path: Path) -> None:
+    """A second look found 470 where 480 had been recorded of a snapshot before: it still beat that one."""
+    registry = CheckpointRegistry(tmp_path, max_snapshots=2)
+    save(registry, 480.0, crowned=True)
+    crowned = save(registry, 490.0, crowned=True)
+    rescored = registry.rescore(crowned, EvalMetrics(470.0, stderr=1.0, episodes=20))
+    assert CheckpointRegistry(tmp_path).best == registry.best == rescored
+    save(registry, 485.0)
+    assert [snapshot.score for snapshot in registry.ranked_snapshots] == [470.0, 485.0]
+    assert registry.load(rescored)

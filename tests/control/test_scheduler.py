@@ -462,3 +462,18 @@ def test_a_noisy_best_is_not_replaced_more_often_for_being_doubted() -> None:
                 candidates += 1
                 break
     assert candidates / evaluations < 0.1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_slow_progress_under_noise_is_no_plateau(seed: int) -> None:
+    """+1 an evaluation under a noise of 5: no score stands out from the best, but the trend does."""
+    rng = np.random.default_rng(seed)
+
+    def score_of(k: float) -> Estimate:
+        return unknown(rng, float(k), 5.0)
+
+    decisions = run(map(score_of, range(300)), BackoffScheduler(max_interval=1), score_of)
+    assert count(decisions, LoopEvent.DORMANT) == 0
+    flat = BackoffScheduler(max_interval=1)
+    run((score_of(0.0) for _ in range(300)), flat, lambda k: score_of(0.0))
+    assert flat.loop_state is DORMANT

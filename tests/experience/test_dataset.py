@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -18,12 +19,32 @@ MakeAgent = Callable[..., optix.PPOAgent]
 
 
 def test_elements_are_windows(small_ppo: MakeAgent) -> None:
-    dataset = optix.dataset_from_env(CountingEnv, small_ppo(), window_size=5, num_envs=3)
+    agent = small_ppo()
+    dataset = optix.dataset_from_env(CountingEnv, agent, window_size=5, num_envs=3)
     window = next(iter(dataset))
     assert isinstance(window, optix.Window)
     assert window.observations.shape == (5, 3, 2)
     assert dataset.element_spec.rewards == tf.TensorSpec((5, 3), tf.float32)
     assert dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+
+
+def test_environments_are_closed_when_their_agent_is_gone(small_ppo: MakeAgent) -> None:
+    """TensorFlow keeps the function of a dataset that was iterated, and once kept the environments with it."""
+    closed: list[int] = []
+
+    class Closing(CountingEnv):
+        def close(self) -> None:
+            closed.append(id(self))
+
+    agent = small_ppo()
+    dataset = optix.dataset_from_env(Closing, agent, window_size=8, num_envs=2)
+    agent.fit(dataset, callbacks=[optix.OptixCallback(max_windows=2, verbose=0)], verbose=0)
+    before = len(closed)  # those of the confirmation
+    del agent
+    gc.collect()
+    assert len(closed) == before + 2
+    with pytest.raises(tf.errors.OpError, match="agent of this dataset is gone"):
+        next(iter(dataset))
 
 
 class Lags(keras.callbacks.Callback):
