@@ -116,6 +116,9 @@ class AgentTrainee(Trainee):
         self._played_before = 0
         seed = self._sources[0].seed
         self._seeds = np.random.default_rng(None if seed is None else (seed, 3))
+
+    def open(self) -> None:
+        """See `Trainee`."""
         for source in self._sources:
             source.keep_delivered(True)
 

@@ -212,15 +212,15 @@ class Loop:
 
     def _confirm(self, candidate: Candidate, metrics: EvalMetrics, evaluation: Evaluation, evidence: Evidence) -> None:
         """Asks for a second evaluation of the candidate's weights: at once if that can be had, else in place."""
-        hyperparams = self.trainee.get_hyperparams()
         if self._single:
             decision = self.scheduler.accept(evaluation, evidence)
             if self.trainee.exact:
                 self._keep_if_higher(candidate, metrics)
             else:
-                self._save(candidate, metrics, hyperparams)
+                self._save(candidate, metrics, self.trainee.get_hyperparams())
             self._apply(decision)
             return
+        hyperparams = self.trainee.get_hyperparams()
         # As many episodes as it rested on: fewer would miss what it could see.
         again = self.trainee.play(candidate, self.evaluator, min(evaluation.score.n, _MOST_EPISODES))
         if again is None:

@@ -256,6 +256,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._loop = Loop(
             trainee, self.evaluator, self.scheduler, self.tuner, self.registry, self._options, self.callbacks, log
         )
+        trainee.open()
         self._loop.warn_of_other_owners = not self._owners_named
         if self._point is None:
             self._loop.begin()

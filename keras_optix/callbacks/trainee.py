@@ -169,6 +169,9 @@ class Trainee(abc.ABC):
     def restore(self, arrays: State, values: Mapping[str, Any], *, weights: bool) -> str:
         """Restores what `save` returned, without the weights if these are newer already; says what could not be."""
 
+    def open(self) -> None:  # noqa: B027 (not abstract: there may be nothing to do)
+        """The loop begins, all checks passed."""
+
     @abc.abstractmethod
     def close(self) -> None:
         """Closes what was opened."""

@@ -102,6 +102,7 @@ class CheckpointRegistry:
         self.directory = Path(directory)
         self.max_snapshots = check_int("max_snapshots", max_snapshots, minimum=1)
         self._check_writable()
+        self._written: tuple[int, int] | None = None  # which manifest was written here last
         self._run_id, self._snapshots = self._read_manifest()
 
     @property
@@ -272,12 +273,15 @@ class CheckpointRegistry:
         return dropped
 
     def _write_manifest(self) -> None:
-        # Another process, or a copy of the callback, may have written since: its runs are its own.
-        others = [snapshot for snapshot in self._read_manifest()[1] if snapshot.run_id != self._run_id]
-        self._snapshots = [*others, *(snapshot for snapshot in self._snapshots if snapshot.run_id == self._run_id)]
+        path = self.directory / _MANIFEST
+        if path.exists() and _identity(path) != self._written:
+            # Another process, or a copy of the callback, has written since: its runs are its own.
+            others = [snapshot for snapshot in self._read_manifest()[1] if snapshot.run_id != self._run_id]
+            self._snapshots = [*others, *(snapshot for snapshot in self._snapshots if snapshot.run_id == self._run_id)]
         manifest = {"schema": _SCHEMA, "run_id": self._run_id, "snapshots": [_to_json(s) for s in self._snapshots]}
         text = json.dumps(manifest)
-        write_atomically(self.directory / _MANIFEST, lambda file: file.write(text.encode()))
+        write_atomically(path, lambda file: file.write(text.encode()))
+        self._written = _identity(path)
 
     def _read_manifest(self) -> tuple[str | None, list[PolicySnapshot]]:
         path = self.directory / _MANIFEST
@@ -298,6 +302,12 @@ class CheckpointRegistry:
                     path=str(path),
                 )
             ) from error
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Tells a file from one that was renamed over it."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
 
 
 def _to_json(snapshot: PolicySnapshot) -> dict[str, Any]:
