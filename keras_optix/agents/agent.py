@@ -15,7 +15,7 @@ from keras_optix.agents.networks import check_network, default_network
 from keras_optix.agents.normalization import RunningMoments
 from keras_optix.agents.progress import FitProgress, ProgressReporter
 from keras_optix.agents.state import PolicyClock, StateReader, load_arrays
-from keras_optix.agents.stepping import FitFailureListener, Sources, Step, in_order, shadowed, tracked
+from keras_optix.agents.stepping import FitFailureListener, SiblingListener, Sources, Step, in_order, shadowed, tracked
 from keras_optix.control.records import HyperparamSet
 from keras_optix.errors import SpaceError, StateError, describe
 from keras_optix.experience.actions import actions_for
@@ -219,9 +219,7 @@ class Agent(keras.Model):  # type: ignore[misc]
             raise StateError(
                 "The agent knows no environment. Make its dataset with `dataset_from_env(env, agent, ...)`."
             )
-        given = keras.tree.flatten(callbacks) if callbacks else []
-        if verbose and not any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in given):
-            given.append(FitProgress([callback for callback in given if isinstance(callback, ProgressReporter)]))
+        given = _listed(callbacks, verbose)
         try:
             history = super().fit(x, callbacks=given, verbose=verbose, shuffle=shuffle, **kwargs)
         except BaseException as error:
@@ -516,3 +514,16 @@ class Agent(keras.Model):  # type: ignore[misc]
         if outputs != wanted:
             self.log_std = self.add_weight(shape=(wanted - outputs,), initializer="zeros", name="log_std")
         return PolicyHead(self.policy, layout, actions, normalizers, self.log_std)
+
+
+def _listed(callbacks: Any, verbose: Any) -> list[Any]:
+    """The callbacks of a `fit`, with our line of progress, told of each other."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = callbacks.callbacks
+    given = keras.tree.flatten(callbacks) if callbacks else []
+    if verbose and not any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in given):
+        given.append(FitProgress([callback for callback in given if isinstance(callback, ProgressReporter)]))
+    for callback in given:
+        if isinstance(callback, SiblingListener):
+            callback.on_siblings([other for other in given if other is not callback])
+    return given

@@ -745,3 +745,31 @@ def test_a_progress_bar_that_is_given_is_silent_where_fit_is(capsys: pytest.Capt
     agent, training, _ = climber()
     agent.fit(training, steps_per_epoch=2, verbose=0, callbacks=[keras.callbacks.ProgbarLogger()])
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("owner", ["ReduceLROnPlateau", "LearningRateScheduler"])
+def test_two_owners_of_the_learning_rate_are_named(small_ppo: Any, owner: str) -> None:
+    others = {
+        "ReduceLROnPlateau": lambda: keras.callbacks.ReduceLROnPlateau("episode_return", mode="max"),
+        "LearningRateScheduler": lambda: keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.5 * rate),
+    }
+    agent = small_ppo()
+    training = optix.dataset_from_env(CountingEnv, agent, window_size=8)
+    loop = optix.OptixCallback(tuner=optix.BackoffOptimizer({"learning_rate": (1e-5, 1e-1)}), verbose=0)
+    with pytest.warns(UserWarning, match=f"{owner} and BackoffOptimizer") as told:
+        agent.fit(training, steps_per_epoch=4, epochs=3, callbacks=[loop, others[owner]()], verbose=0)
+    assert len([w for w in told if "owner" in str(w.message)]) == 1
+    # The control: a tuner of something else shares nothing with them.
+    agent = small_ppo()
+    training = optix.dataset_from_env(CountingEnv, agent, window_size=8)
+    loop = optix.OptixCallback(tuner=optix.BackoffOptimizer({"gamma": (0.9, 0.99)}), verbose=0)
+    agent.fit(training, steps_per_epoch=2, callbacks=[loop, others[owner]()], verbose=0)
+
+
+def test_a_callback_list_is_looked_into(small_ppo: Any) -> None:
+    agent = small_ppo()
+    training = optix.dataset_from_env(CountingEnv, agent, window_size=8)
+    loop = optix.OptixCallback(max_windows=2, verbose=0)
+    history = agent.fit(training, callbacks=keras.callbacks.CallbackList([loop]), verbose=0)
+    assert loop.env_steps == 16
+    assert history.epoch == [0]
