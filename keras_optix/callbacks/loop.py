@@ -129,7 +129,9 @@ class Loop:
             return
         if self._pool.min_episodes != self.evaluator.min_episodes:
             # The evaluator measures something else from now on: never both in one history.
+            skipped = self._pool.skip_until
             self._pool = ScorePool(self.evaluator.min_episodes)
+            self._pool.drop_until(skipped)
         for callback in self.callbacks:
             callback.on_episode_end(candidate.window_id, metrics)
         due = self.scheduler.due(candidate.window_id)
@@ -155,7 +157,8 @@ class Loop:
         change = "" if after is None else f", learning rate {rate:.4g} -> {after:.4g}"
         times = f"{self.guard.rescues} of at most {self.guard.max_rescues}"
         lowered = what[0].lower() + what[1:]
-        self._note("non_finite", f"{lowered} was not finite; restored the weights before{change} ({times})")
+        restored = "no weights to go back to" if before is None else "restored the weights before"
+        self._note("non_finite", f"{lowered} was not finite; {restored}{change} ({times})")
         self._pool.drop_until(window_id + self.trainee.ahead)
 
     def end(self) -> None:
