@@ -29,7 +29,6 @@ from keras_optix.control.scheduler_state import LoopState, SchedulerState
 from keras_optix.errors import ConfigurationError, NonFiniteError, StateError, describe
 from keras_optix.validation import check_float, check_int
 
-_RISING = 1.0  # standard errors of a slope from which on scores count as rising: waiting costs less than stopping early
 _REFERENCE_LAG = 8  # evaluations after which a score becomes part of the reference of the CUSUM
 _HISTORY = 64  # evaluations from which the noise is estimated where scores come without a standard error
 _ONE_SIDED_Z = {0.9: 1.2816, 0.95: 1.6449, 0.975: 1.96, 0.99: 2.3263, 0.995: 2.5758, 0.999: 3.0902}
@@ -91,8 +90,8 @@ class BackoffScheduler:
         max_interval: Largest interval in windows. Defaults to 100.
         plateau_threshold: Evaluations without improvement until COOLING. Defaults to 5.
         dormant_threshold: Evaluations since the best was crowned until DORMANT, more than `plateau_threshold`. Scores
-            that seem to rise since then (a regression line with a slope of more than one standard error) put it off:
-            slow progress is no plateau, even where no single score stands out. Defaults to 20.
+            that rise significantly since then (the slope of a regression line) put it off: slow progress is no
+            plateau, even where no single score stands out. Defaults to 20.
         degradation_threshold: Share of the progress (best minus first score) that may not be lost: only what falls
             short of it counts in the CUSUM. Defaults to 0.95.
         improvement_margin: By how much, in units of the score, an improvement must exceed the best, >= 0. Defaults
@@ -341,7 +340,7 @@ class BackoffScheduler:
         before = state.loop_state
         state, fall, alarm = self._update_cusum(state, score)
         state = dataclasses.replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1)
-        rising = trend(state.history[-min(state.since_best, _HISTORY) :]) > _RISING
+        rising = trend(state.history[-min(state.since_best, _HISTORY) :]) > _ONE_SIDED_Z[self.confidence]
         if state.since_best >= self.dormant_threshold and not rising:
             # Counted since the best was crowned, so that degradations on the way cannot put DORMANT off for ever.
             self.state = dataclasses.replace(state, loop_state=LoopState.DORMANT)
