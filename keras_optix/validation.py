@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
-from keras_optix.errors import ConfigurationError, describe
+from keras_optix.errors import ConfigurationError, StateError, describe
 
 
 def check_int(name: str, value: object, *, minimum: int, fix: str = "") -> int:
@@ -47,6 +48,36 @@ def check_float(
     if not math.isfinite(number) or too_low or number > high:
         raise ConfigurationError(describe(problem, fix=fix, **received))
     return number
+
+
+def is_finite_number(value: object) -> bool:
+    """Whether `value` is a finite real number; a `bool` is none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def check_architecture(variables: Mapping[str, Any], state: Mapping[str, Any], *, fix: str) -> None:
+    """Checks that arrays belong to variables of the same names and shapes.
+
+    Raises:
+        StateError: A variable is missing on one side, or a shape disagrees.
+    """
+    if set(variables) != set(state):
+        raise StateError(
+            describe(
+                "The snapshot was taken of another architecture: it does not have the same variables.",
+                fix=fix,
+                differing=sorted(set(variables) ^ set(state))[:5],
+            )
+        )
+    for name, variable in variables.items():
+        if tuple(variable.shape) != state[name].shape:
+            raise StateError(
+                describe(
+                    f"The snapshot was taken of another architecture: {variable.path} has shape "
+                    f"{tuple(variable.shape)}, the snapshot's {name} has {state[name].shape}.",
+                    fix=fix,
+                )
+            )
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> str:

@@ -6,7 +6,6 @@ They are not weights of the model: restoring a policy does not undo what a tuner
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +15,7 @@ import tensorflow as tf
 
 from keras_optix.control.records import LEARNING_RATE, shortest
 from keras_optix.errors import HyperparameterError, StateError, describe
+from keras_optix.validation import is_finite_number
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,7 @@ class Hyperparameters(MutableMapping[str, float]):
 
     def _check(self, name: str, value: Any) -> None:
         spec = self._specs[name]
-        legal = not isinstance(value, bool) and isinstance(value, numbers.Real) and math.isfinite(value)
-        if not legal or not spec.low <= value <= spec.high:
+        if not is_finite_number(value) or not spec.low <= value <= spec.high:
             raise HyperparameterError(
                 describe(f"Hyperparameter {name!r} must be in [{spec.low:g}, {spec.high:g}].", **{name: value})
             )

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_optix.errors import StateError, describe
 from keras_optix.experience.window import PublishedPolicy
+from keras_optix.validation import check_architecture
 
 
 class PolicyClock:
@@ -147,24 +147,7 @@ def load_arrays(variables: Mapping[str, Any], state: Mapping[str, np.ndarray]) -
     """
     wanted = _without_optimizer(variables) if not any(map(_is_optimizer, state)) else dict(variables)
     given = _without_optimizer(state) if not any(map(_is_optimizer, variables)) else dict(state)
-    if set(wanted) != set(given):
-        difference = sorted(set(wanted) ^ set(given))
-        raise StateError(
-            describe(
-                "The snapshot was taken of another architecture: it does not have the same variables.",
-                fix="Build the agent with the same networks and optimizer.",
-                differing=difference[:5],
-            )
-        )
-    for name, variable in wanted.items():
-        if tuple(variable.shape) != given[name].shape:
-            raise StateError(
-                describe(
-                    f"The snapshot was taken of another architecture: {variable.path} has shape "
-                    f"{tuple(variable.shape)}, the snapshot's {name} has {given[name].shape}.",
-                    fix="Build the agent with the same networks and optimizer.",
-                )
-            )
+    check_architecture(wanted, given, fix="Build the agent with the same networks and optimizer.")
     for name, variable in wanted.items():
         variable.assign(given[name])
 

@@ -11,7 +11,6 @@ import numpy as np
 from keras_optix.callbacks.trainee import (
     Candidate,
     HyperparamAccess,
-    Saved,
     State,
     Trainee,
     Trial,
@@ -20,7 +19,6 @@ from keras_optix.callbacks.trainee import (
     under,
 )
 from keras_optix.control.evaluators import BaseEvaluator
-from keras_optix.control.evidence import Estimate
 from keras_optix.control.records import EvalMetrics
 from keras_optix.control.score_pool import ScorePool
 from keras_optix.errors import StateError, describe
@@ -28,6 +26,7 @@ from keras_optix.experience.actor import Actor
 from keras_optix.experience.collector import Collector
 from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
 from keras_optix.experience.making import make_envs
+from keras_optix.experience.position import Saved
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
 
 _SEVERAL = 4
@@ -197,8 +196,7 @@ class AgentTrainee(Trainee):
             version=values["policy_version"],
         )
         hold = Hold(self._agent, candidate, evaluator, under("before/", arrays), version=values["version"])
-        if values["estimate"] is not None:
-            hold.pool.estimate = Estimate(**values["estimate"])
+        hold.pool.from_json(values["pool"])
         return hold
 
     def candidate_of(self, state: State, *, window_id: int, env_steps: int, version: int) -> Candidate:
@@ -320,12 +318,11 @@ class Hold(Trial):
     def save(self) -> Saved:
         """See `Trial`."""
         arrays = prefixed("before/", self._before) | prefixed("candidate/", self.candidate.state())
-        estimate = self.pool.estimate
         values = {
             "window_id": self.candidate.window_id,
             "env_steps": self.candidate.env_steps,
             "policy_version": self.candidate.policy_version,
             "version": self._version,
-            "estimate": None if estimate is None else vars(estimate),
+            "pool": self.pool.to_json(),
         }
         return arrays, values

@@ -1,6 +1,6 @@
 """The loop itself: takes windows (or epochs) one by one, asks `control` what follows, and makes it happen.
 
-What it trains is behind `Trainee`; it knows neither Keras nor TensorFlow.
+What it trains is behind `Trainee`; it calls neither Keras nor TensorFlow.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
-from keras_optix.callbacks.trainee import Candidate, Saved, State, Trainee, Trial, Unit, prefixed, under
+from keras_optix.callbacks.trainee import Candidate, State, Trainee, Trial, Unit, prefixed, under
 from keras_optix.control.base_optimizer import BaseOptimizer, TunerDecision
 from keras_optix.control.evaluators import BaseEvaluator
 from keras_optix.control.evidence import Estimate, Evidence
@@ -24,6 +24,7 @@ from keras_optix.control.scheduler import BackoffScheduler, Decision, Evaluation
 from keras_optix.control.scheduler_state import LoopState, SchedulerState
 from keras_optix.control.score_pool import ScorePool, estimate_of
 from keras_optix.errors import StateError
+from keras_optix.experience.position import Saved
 
 _MOST_EPISODES = 100  # of a second evaluation
 
@@ -87,7 +88,6 @@ class Loop:
         self._trial: Trial | None = None
         self._trial_hyperparams = HyperparamSet({})
         self._latest: Evaluation | None = None
-        self._best_policy: Candidate | None = None
         self._in_force: dict[str, float] = {}  # what the tuner saw or set last
         self.warn_of_other_owners = True
 
@@ -239,9 +239,12 @@ class Loop:
 
     def _evaluate_best(self, episodes: int = 0) -> None:
         """Plays the best again where that is possible, and pools what comes out with what was known."""
-        best, policy = self.best_snapshot, self._best_policy
-        if best is None or policy is None:
+        best = self.best_snapshot
+        if best is None:
             return
+        policy = self.trainee.candidate_of(
+            self.registry.load(best), window_id=best.window_id, env_steps=best.env_steps, version=best.policy_version
+        )
         metrics = self.trainee.play(policy, self.evaluator, episodes)
         estimate = None if metrics is None else estimate_of(metrics)
         if estimate is None:
@@ -283,7 +286,6 @@ class Loop:
             self._save(candidate, metrics, self.trainee.get_hyperparams())
 
     def _save(self, candidate: Candidate, metrics: EvalMetrics, hyperparams: HyperparamSet) -> None:
-        self._best_policy = candidate
         self.best_snapshot = self.registry.save(
             candidate.state(),
             eval_metrics=metrics,
@@ -378,16 +380,15 @@ class Loop:
             self._apply_tuning(decision)
 
     def _apply_tuning(self, decision: TunerDecision) -> None:
-        old = self.trainee.hyperparams.snapshot()
-        new = self._set_hyperparams(decision.params)
+        old, new = self._set_hyperparams(decision.params)
         values = ", ".join(f"{name} {old[name]:.4g} -> {new[name]:.4g}" for name in decision.params)
         self._note("hyperparams", f"{decision.kind} {values}", decision.evidence)
         if new != old:
             # The next window is still played by weights that the new values have not trained.
             self._pool.drop_until(self.window_id + (0 if self.trainee.exact else 1) + self.trainee.ahead)
 
-    def _set_hyperparams(self, params: Mapping[str, float]) -> dict[str, float]:
-        """Sets values, tells the callbacks, and returns what is in force now."""
+    def _set_hyperparams(self, params: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
+        """Sets values, tells the callbacks, and returns what was in force before and is now."""
         old = self.trainee.get_hyperparams()
         self.trainee.hyperparams.assign(params)
         new = HyperparamSet(self.trainee.hyperparams.snapshot(), self.window_id)
@@ -395,7 +396,7 @@ class Loop:
         if new.params != old.params:
             for callback in self.callbacks:
                 callback.on_hyperparam_update(old, new)
-        return new.params
+        return old.params, new.params
 
     # Records
 
@@ -452,7 +453,7 @@ class Loop:
         if self._trial is not None:
             arrays, trial = self._trial.save()
             saved |= prefixed("trial/", arrays)
-        pooled, best, latest = self._pool.estimate, self.best_snapshot, self._latest
+        best = self.best_snapshot
         loop = {
             "units": self.units,
             "window_id": self.window_id,
@@ -461,8 +462,7 @@ class Loop:
             "scheduler": self.scheduler.state.to_json(),
             "evaluator": self.evaluator.to_json(),
             "tuner": None if self.tuner is None else self.tuner.to_json(),
-            "pool": {"estimate": None if pooled is None else vars(pooled), "skip_until": self._pool.skip_until},
-            "latest": None if latest is None else asdict(latest),
+            "pool": self._pool.to_json(),
             "best": None if best is None else best.snapshot_id,
             "trial_hyperparams": self._trial_hyperparams.params,
             "records": [record.to_json() for record in self.log.records],
@@ -486,10 +486,7 @@ class Loop:
         if self.tuner is not None and loop["tuner"] is not None:
             self.tuner.from_json(loop["tuner"])
         self._pool = ScorePool(self.evaluator.min_episodes)
-        self._pool.drop_until(loop["pool"]["skip_until"])
-        self._pool.estimate = _estimate(loop["pool"]["estimate"])
-        latest = loop["latest"]
-        self._latest = None if latest is None else Evaluation(**(latest | {"score": Estimate(**latest["score"])}))
+        self._pool.from_json(loop["pool"])
         lost = self.trainee.restore(under("trainee/", arrays), values["trainee"], weights=weights)
         self._resume_best(loop["best"])
         if values["trial"] is not None and weights:
@@ -502,20 +499,7 @@ class Loop:
 
     def _resume_best(self, snapshot_id: int | None) -> None:
         """The best of the run on disk, which may be newer than the resumed state."""
-        best = self.registry.best
-        self.best_snapshot = best
-        if best is None:
-            return
-        self._best_policy = self.trainee.candidate_of(
-            self.registry.load(best),
-            window_id=best.window_id,
-            env_steps=best.env_steps,
-            version=best.policy_version,
-        )
-        estimate = estimate_of(best.eval_metrics)
-        if best.snapshot_id != snapshot_id and estimate is not None:
+        best = self.best_snapshot = self.registry.best
+        estimate = None if best is None else estimate_of(best.eval_metrics)
+        if best is not None and estimate is not None and best.snapshot_id != snapshot_id:
             self.scheduler.adopt(estimate)
-
-
-def _estimate(values: Mapping[str, Any] | None) -> Estimate | None:
-    return None if values is None else Estimate(**values)

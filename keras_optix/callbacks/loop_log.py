@@ -94,17 +94,16 @@ class LoopLog:
         if self._verbose >= (1 if record.event == "notice" else 2):
             print(f"\n{record.describe(self._unit, self._steps)}")
 
-    def tick(self, env_steps: int, window_id: int | None = None) -> None:
+    def tick(self, env_steps: int, window_id: int) -> None:
         """Notes that a window was taken; the rate of environment steps comes from these.
 
         Args:
             env_steps: Environment steps of the run until now.
-            window_id: Its number. None: one more than the last.
+            window_id: Its number.
         """
-        number = self._last_window + 1 if window_id is None else window_id
         if self._last_window < 0 and not self._resumed:
-            self._first_window = number
-        self._last_window, self._last_steps = number, env_steps
+            self._first_window = window_id
+        self._last_window, self._last_steps = window_id, env_steps
         self._times.append((time.monotonic(), env_steps))
 
     def scalars(self, state: LoopState, env_steps: int, values: Mapping[str, float], logs: Mapping[str, float]) -> None:

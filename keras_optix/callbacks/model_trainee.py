@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,17 +11,16 @@ import numpy as np
 from keras_optix.callbacks.trainee import (
     Candidate,
     HyperparamAccess,
-    Saved,
     State,
     Trainee,
-    Trial,
     Unit,
     prefixed,
     under,
 )
-from keras_optix.control.evaluators import BaseEvaluator
 from keras_optix.control.records import LEARNING_RATE, EvalMetrics, shortest
-from keras_optix.errors import ConfigurationError, HyperparameterError, StateError, describe
+from keras_optix.errors import ConfigurationError, HyperparameterError, describe
+from keras_optix.experience.position import Saved
+from keras_optix.validation import check_architecture, is_finite_number
 
 
 class VariableHyperparams:
@@ -54,8 +51,7 @@ class VariableHyperparams:
                         name=name,
                     )
                 )
-            real = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-            if not real or (name == LEARNING_RATE and value < 0):
+            if not is_finite_number(value) or (name == LEARNING_RATE and value < 0):
                 received: dict[str, Any] = {name: value}
                 raise HyperparameterError(describe(f"Hyperparameter {name!r} cannot be this.", **received))
 
@@ -145,45 +141,14 @@ class ModelTrainee(Trainee):
             StateError: Names or shapes disagree; then nothing is changed.
         """
         variables = self._variables()
-        wrong = [
-            name
-            for name in {**variables, **state}
-            if name not in variables or name not in state or tuple(variables[name].shape) != state[name].shape
-        ]
-        if wrong:
-            raise StateError(
-                describe(
-                    "The snapshot was taken of another architecture: it does not have the same variables.",
-                    fix="Build the model with the same layers and optimizer.",
-                    differing=sorted(wrong)[:5],
-                )
-            )
+        check_architecture(variables, state, fix="Build the model with the same layers and optimizer.")
         for name, variable in variables.items():
             variable.assign(state[name])
         self._now = None
 
-    def pause_updates(self, paused: bool) -> None:
-        """An ordinary model cannot be paused; `OptixCallback` refuses options that would ask for it."""
-
     def stop(self) -> None:
         """See `Trainee`."""
         self._model().stop_training = True
-
-    def play(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int = 0) -> EvalMetrics | None:
-        """None: `fit` alone has the data."""
-        return None
-
-    def try_out(self, candidate: Candidate, evaluator: BaseEvaluator) -> Trial:
-        """Not called: scores are exact."""
-        raise NotImplementedError
-
-    def resume_trial(self, arrays: State, values: Mapping[str, Any], evaluator: BaseEvaluator) -> Trial:
-        """Not called: there are no trials."""
-        raise NotImplementedError
-
-    def candidate_of(self, state: State, *, window_id: int, env_steps: int, version: int) -> Candidate:
-        """See `Trainee`."""
-        return Candidate(window_id, env_steps, version, lambda: state)
 
     def save(self) -> Saved:
         """See `Trainee`."""

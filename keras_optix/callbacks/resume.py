@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import time
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from keras_optix.callbacks.trainee import State
-from keras_optix.control.registry import CheckpointRegistry, write_atomically
+from keras_optix.control.registry import UNREADABLE, CheckpointRegistry, read_arrays, write_atomically
 from keras_optix.errors import RegistryError, describe
 
 _FILE = "resume.npz"
@@ -86,12 +85,11 @@ class ResumeStore:
             return None
         path = paths[-1]
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in archive.files if name != _JSON}
-                values = json.loads(archive[_JSON].tobytes().decode())
+            arrays = read_arrays(path)
+            values = json.loads(arrays.pop(_JSON).tobytes().decode())
             if values["schema"] != _SCHEMA:
                 raise ValueError(f"schema {values['schema']} is not {_SCHEMA}")
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        except (*UNREADABLE, TypeError) as error:
             raise RegistryError(
                 describe(
                     f"The resume point cannot be read: {error}.",

@@ -12,10 +12,10 @@ import numpy as np
 from keras_optix.callbacks.tags import HPARAM_METRICS
 from keras_optix.control.evaluators import BaseEvaluator
 from keras_optix.control.records import EvalMetrics, HyperparamSet
+from keras_optix.experience.position import Saved
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
 
 State = Mapping[str, np.ndarray]
-Saved = tuple[dict[str, np.ndarray], dict[str, Any]]  # arrays by name, and what goes into JSON
 
 
 @dataclass(frozen=True)
@@ -131,35 +131,36 @@ class Trainee(abc.ABC):
     def set_state(self, state: State) -> None:
         """Restores weights, optimizer slots and statistics."""
 
-    @abc.abstractmethod
-    def pause_updates(self, paused: bool) -> None:
-        """Switches learning off or on."""
+    def pause_updates(self, paused: bool) -> None:  # noqa: B027
+        """Switches learning off or on. Here: nothing, for a trainee whose options never ask for it."""
 
     @abc.abstractmethod
     def stop(self) -> None:
         """Ends `fit` after this step."""
 
-    @abc.abstractmethod
     def play(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int = 0) -> EvalMetrics | None:
-        """Evaluates weights at once, beside training; None where that cannot be done.
+        """Evaluates weights at once, beside training; None (the default here) where that cannot be done.
 
         Args:
             candidate: The weights.
             evaluator: Scores their episodes.
             episodes: How many, if more than the evaluator asks for.
         """
+        return None
 
-    @abc.abstractmethod
+    # These three are not asked of a trainee whose scores are exact: there is nothing to confirm.
+
     def try_out(self, candidate: Candidate, evaluator: BaseEvaluator) -> Trial:
         """Begins to evaluate weights in the next windows."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def resume_trial(self, arrays: State, values: Mapping[str, Any], evaluator: BaseEvaluator) -> Trial:
         """Goes on with what `Trial.save` returned."""
+        raise NotImplementedError
 
-    @abc.abstractmethod
     def candidate_of(self, state: State, *, window_id: int, env_steps: int, version: int) -> Candidate:
         """Weights that were saved before, as a candidate."""
+        raise NotImplementedError
 
     @abc.abstractmethod
     def save(self) -> Saved:

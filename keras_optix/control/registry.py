@@ -31,6 +31,7 @@ from keras_optix.validation import check_int
 
 _MANIFEST = "manifest.json"
 _SCHEMA = 1
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)  # what a damaged file of arrays raises
 
 
 class Restorable(Protocol):
@@ -224,9 +225,8 @@ class CheckpointRegistry:
         """
         path = self.directory / snapshot.path
         try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            return read_arrays(path)
+        except UNREADABLE as error:
             raise RegistryError(describe(f"The snapshot could not be read: {error}.", path=str(path))) from error
 
     def load_best(self, agent: Restorable, *, hyperparams: bool = False) -> PolicySnapshot:
@@ -340,6 +340,12 @@ def _plain_metrics(metrics: EvalMetrics) -> EvalMetrics:
         stderr=number(metrics.stderr),
         episodes=None if metrics.episodes is None else int(metrics.episodes),
     )
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads a file of arrays by name, without pickle; raises one of `UNREADABLE` if it is missing or damaged."""
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def write_atomically(target: Path, write: Any) -> None:

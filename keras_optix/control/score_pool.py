@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from keras_optix.control.evidence import Estimate, pool
 from keras_optix.control.records import EvalMetrics
@@ -44,6 +46,16 @@ class ScorePool:
         """Empties the pool, and ignores windows up to and including `window_id`."""
         self.estimate = None
         self.skip_until = window_id
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what was pooled and what is skipped as JSON values."""
+        return {"estimate": None if self.estimate is None else self.estimate.to_json(), "skip_until": self.skip_until}
+
+    def from_json(self, values: Mapping[str, Any]) -> None:
+        """Restores what `to_json` returned."""
+        estimate = values["estimate"]
+        self.estimate = None if estimate is None else Estimate.from_json(estimate)
+        self.skip_until = values["skip_until"]
 
     @property
     def ready(self) -> bool:
