@@ -43,7 +43,10 @@ def check_float(
     received: dict[str, Any] = {name: value}
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise ConfigurationError(describe(problem, fix=fix, **received))
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
     too_low = number <= low if low_open else number < low
     if not math.isfinite(number) or too_low or number > high:
         raise ConfigurationError(describe(problem, fix=fix, **received))
@@ -52,7 +55,10 @@ def check_float(
 
 def is_finite_number(value: object) -> bool:
     """Whether `value` is a finite real number; a `bool` is none."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def check_architecture(variables: Mapping[str, Any], state: Mapping[str, Any], *, fix: str) -> None:

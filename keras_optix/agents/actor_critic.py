@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +13,7 @@ from keras_optix.agents.agent import Agent
 from keras_optix.agents.hyperparameters import Hyperparameter
 from keras_optix.agents.networks import check_network, default_network, network_inputs
 from keras_optix.agents.normalization import RewardScale
+from keras_optix.control.search_space import Linear, OneMinusLog, SearchSpace
 from keras_optix.experience.collector import Collector
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.window import Window
@@ -44,6 +45,11 @@ class Rows(NamedTuple):
 class ActorCriticAgent(Agent):
     """An agent with a value network; base of `ReinforceAgent` and `PPOAgent`.
 
+    `search_spaces` has, after the learning rate, entropy_coefficient Linear(0, 0.05), a scale that holds 0, and gamma
+    OneMinusLog(0.9, 0.9999). The tuned agents in the RL Baselines3 Zoo have discounts of 0.9 to 0.9999 and entropy
+    weights of at most 0.01. The weight of the value loss and the largest gradient norm are left out: they matter little
+    where the networks share no weights and the optimizer rescales gradients, as Adam does.
+
     Args:
         policy: Maps observations to the parameters of a distribution over actions; see `Agent`. None builds one.
         value: Maps observations to values ``[B, 1]``. None builds a network.
@@ -56,6 +62,11 @@ class ActorCriticAgent(Agent):
         hyperparams: Further hyperparameters of the algorithm.
         **kwargs: As for `Agent`.
     """
+
+    default_spaces: ClassVar[Mapping[str, SearchSpace | tuple[float, float]]] = {
+        "entropy_coefficient": Linear(0.0, 0.05),
+        "gamma": OneMinusLog(0.9, 0.9999),
+    }
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import keras
@@ -16,7 +16,8 @@ from keras_optix.agents.normalization import RunningMoments
 from keras_optix.agents.progress import FitProgress, ProgressReporter
 from keras_optix.agents.state import PolicyClock, StateReader, load_arrays
 from keras_optix.agents.stepping import FitFailureListener, SiblingListener, Sources, Step, in_order, shadowed, tracked
-from keras_optix.control.records import HyperparamSet
+from keras_optix.control.records import LEARNING_RATE, HyperparamSet
+from keras_optix.control.search_space import Log, SearchSpace, infer_space
 from keras_optix.errors import SpaceError, StateError, describe
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
@@ -49,9 +50,13 @@ class Agent(keras.Model):  # type: ignore[misc]
         prefers_jit: Whether ``compile(jit_compile="auto")`` means XLA. False here: an algorithm of your own may use
             what XLA cannot compile.
         plays: Kinds of action spaces that the algorithm can play.
+        default_spaces: Where a tuner that is given no bounds looks, by name: search spaces, or pairs as in
+            `infer_space`. Of your own algorithm, name only what it adds or changes: ``{"temperature": (0.1, 10.0)}``.
+            The learning rate's is Log(1e-5, 1e-1), for any optimizer. See `search_spaces`.
     """
 
     prefers_jit = False
+    default_spaces: ClassVar[Mapping[str, SearchSpace | tuple[float, float]]] = {LEARNING_RATE: Log(1e-5, 1e-1)}
     plays: tuple[type[Any], ...] = (
         gymnasium.spaces.Discrete,
         gymnasium.spaces.MultiDiscrete,
@@ -309,6 +314,24 @@ class Agent(keras.Model):  # type: ignore[misc]
             HyperparameterError: A name is unknown or a value is not legal.
         """
         self._hyperparams.assign(hyperparams.params)
+
+    @property
+    def search_spaces(self) -> Mapping[str, SearchSpace]:
+        """Default search spaces by name, in the order in which a tuner takes them; a copy.
+
+        They are the `default_spaces` of the algorithm and of those that it derives from, without what this agent does
+        not have (such as a learning rate under a schedule) and without what has a value outside: a discount of 1 was
+        chosen on purpose, and the first step of a tuner would lose it for good.
+
+        Raises:
+            ConfigurationError: A declared space is invalid.
+        """
+        declared = dict(Agent.default_spaces)
+        for base in reversed(type(self).__mro__):
+            declared |= vars(base).get("default_spaces", {})
+        spaces = {name: infer_space(name, bounds) for name, bounds in declared.items()}
+        mine = self._hyperparams
+        return {name: space for name, space in spaces.items() if name in mine and mine[name] in space}
 
     # Acting
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
 from keras_optix.agents.actor_critic import ActorCriticAgent, Rows, flatten
 from keras_optix.agents.hyperparameters import Hyperparameter
+from keras_optix.control.records import LEARNING_RATE
+from keras_optix.control.search_space import Linear, Log, OneMinusLog, SearchSpace
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses
 from keras_optix.ops.returns import gae
@@ -30,6 +32,10 @@ class PPOAgent(ActorCriticAgent):
     Logs, each a mean over the minibatches of the last window unless it says otherwise: `loss`, `policy_loss`,
     `value_loss`, `entropy` (nats), `approx_kl`, `clip_fraction`, and `explained_variance` (of the returns by the values
     before the update), with `episode_return`, `episode_length` and `policy_lag` of every agent.
+
+    `search_spaces`, in this order: learning_rate Log(1e-5, 1e-2), entropy_coefficient Linear(0, 0.05), gamma
+    OneMinusLog(0.9, 0.9999), clip_ratio Linear(0.1, 0.4), gae_lambda OneMinusLog(0.8, 0.99). They hold all that the
+    tuned PPO agents in the RL Baselines3 Zoo (hyperparams/ppo.yml) begin with, but one lambda of 1.
 
     Args:
         policy: Maps observations to the parameters of a distribution over actions; see `Agent`. None builds a network.
@@ -54,6 +60,11 @@ class PPOAgent(ActorCriticAgent):
     """
 
     prefers_jit = True
+    default_spaces: ClassVar[Mapping[str, SearchSpace | tuple[float, float]]] = {
+        LEARNING_RATE: Log(1e-5, 1e-2),
+        "clip_ratio": Linear(0.1, 0.4),
+        "gae_lambda": OneMinusLog(0.8, 0.99),
+    }
 
     def __init__(
         self,

@@ -32,6 +32,9 @@ class ReinforceAgent(ActorCriticAgent):
     Logs, each of the last window: `loss`, `policy_loss`, `value_loss`, `entropy` (nats), `explained_variance`, with
     `episode_return`, `episode_length` and `policy_lag` of every agent.
 
+    `search_spaces`, in this order: learning_rate Log(1e-5, 1e-1), entropy_coefficient Linear(0, 0.05), gamma
+    OneMinusLog(0.9, 0.9999).
+
     Args:
         policy: Maps observations to the parameters of a distribution over actions; see `Agent`. None builds a network.
         value: The baseline; maps observations to values ``[B, 1]``. None builds a network.

@@ -21,6 +21,7 @@ from keras_optix.callbacks.trainee import (
 from keras_optix.control.evaluators import BaseEvaluator
 from keras_optix.control.records import EvalMetrics
 from keras_optix.control.score_pool import ScorePool
+from keras_optix.control.search_space import SearchSpace
 from keras_optix.errors import StateError, describe
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.collector import Collector
@@ -81,6 +82,11 @@ class LoopAgent(Protocol):
         ...
 
     @property
+    def search_spaces(self) -> Mapping[str, SearchSpace]:
+        """Default search spaces of the algorithm."""
+        ...
+
+    @property
     def sources(self) -> tuple[Collector, ...]:
         """The collectors of its datasets."""
         ...
@@ -126,6 +132,11 @@ class AgentTrainee(Trainee):
         """See `Trainee`."""
         access: HyperparamAccess = self._agent.hyperparams
         return access
+
+    @property
+    def search_spaces(self) -> Mapping[str, SearchSpace]:
+        """See `Trainee`."""
+        return self._agent.search_spaces
 
     @property
     def ahead(self) -> int:

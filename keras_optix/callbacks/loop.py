@@ -6,15 +6,15 @@ What it trains is behind `Trainee`; it calls neither Keras nor TensorFlow.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
 from keras_optix.callbacks.trainee import Candidate, State, Trainee, Trial, Unit, prefixed, under
-from keras_optix.control.base_optimizer import BaseOptimizer, TunerDecision
+from keras_optix.callbacks.tuning import Tuning
+from keras_optix.control.base_optimizer import BaseOptimizer
 from keras_optix.control.evaluators import BaseEvaluator
 from keras_optix.control.evidence import Estimate, Evidence
 from keras_optix.control.guard import NonFiniteGuard
@@ -58,6 +58,7 @@ class Loop:
         units: Windows (epochs) taken.
         env_steps: Environment steps (batches) of training.
         window_id: Number of the last one taken.
+        tuning: The tuner and what it needs.
     """
 
     def __init__(
@@ -74,7 +75,6 @@ class Loop:
         self.trainee = trainee
         self.evaluator = evaluator
         self.scheduler = scheduler
-        self.tuner = tuner
         self.registry = registry
         self.options = options
         self.callbacks = callbacks
@@ -88,8 +88,7 @@ class Loop:
         self._trial: Trial | None = None
         self._trial_hyperparams = HyperparamSet({})
         self._latest: Evaluation | None = None
-        self._in_force: dict[str, float] = {}  # what the tuner saw or set last
-        self.warn_of_other_owners = True
+        self.tuning = Tuning(tuner, trainee, callbacks, self._note, self._drop_scores)
 
     @property
     def state(self) -> LoopState:
@@ -102,9 +101,8 @@ class Loop:
         """A new run: everything forgets the one before."""
         self.scheduler.reset()
         self.evaluator.reset()
-        if self.tuner is not None:
-            self.tuner.reset()
         self.registry.begin_run()
+        self.tuning.begin()
 
     def take(self, unit: Unit) -> None:
         """One window or epoch through the loop: score, evaluate if due, decide, apply."""
@@ -116,6 +114,8 @@ class Loop:
             if self._trial.add(unit):
                 self._end_trial(self._trial)
         else:
+            if self.state is not LoopState.WATCHDOG:
+                self.tuning.take_update(unit, self.env_steps)
             self.judge(unit.candidate, self._score(unit))
         self._write_scalars(unit.logs)
         if self.options.max_windows is not None and self.units >= self.options.max_windows:
@@ -149,11 +149,11 @@ class Loop:
         if before is not None:
             self.trainee.set_state(before)
         self.window_id = window_id
-        self._pause_tuner()
+        self.tuning.pause()
         rate = self.trainee.hyperparams.snapshot().get(LEARNING_RATE)
         after = self.guard.rescue(window_id, what, rate)
         if after is not None:
-            self._set_hyperparams({LEARNING_RATE: after})
+            self.tuning.set({LEARNING_RATE: after}, "rescue")
         change = "" if after is None else f", learning rate {rate:.4g} -> {after:.4g}"
         times = f"{self.guard.rescues} of at most {self.guard.max_rescues}"
         lowered = what[0].lower() + what[1:]
@@ -166,11 +166,17 @@ class Loop:
         if self._trial is not None:
             self._trial.end(keep=False)
         self.trainee.pause_updates(False)
-        self._pause_tuner()
+        self.tuning.pause()
         best = self.best_snapshot
         if self.options.restore_best and best is not None:
             self._restore(best)
             self._note("restored", f"restored snapshot {best.snapshot_id}")
+
+    def write_schedule(self) -> None:
+        """Writes the schedule of the weights in force beside the snapshots of the run."""
+        folder = self.registry.run_folder
+        folder.mkdir(exist_ok=True)
+        self.tuning.schedule.save(folder / "schedule.json")
 
     # Evaluations and what follows from them
 
@@ -198,8 +204,15 @@ class Loop:
         return self.trainee.play(unit.candidate, self.evaluator) or nothing
 
     def _evaluate(self, candidate: Candidate, metrics: EvalMetrics) -> None:
-        evaluation = self._pool.take(
-            window_id=candidate.window_id, policy_version=candidate.policy_version, env_steps=self.env_steps
+        evaluation = replace(
+            self._pool.take(
+                window_id=candidate.window_id,
+                policy_version=candidate.policy_version,
+                env_steps=self.env_steps,
+                exact=self.trainee.exact or self.evaluator.per_epoch,
+            ),
+            counts=not self.tuning.busy,
+            settled=not self.tuning.unsettled,
         )
         self._latest = evaluation
         self._reassess_best(evaluation.score)
@@ -211,7 +224,7 @@ class Loop:
             self._note_decision(decision)
             self._confirm(candidate, metrics, evaluation, decision.evidence)
         if self.state is LoopState.ACTIVE and self._trial is None:
-            self._tune(evaluation)
+            self.tuning.observe(evaluation, candidate)
 
     def _confirm(self, candidate: Candidate, metrics: EvalMetrics, evaluation: Evaluation, evidence: Evidence) -> None:
         """Asks for a second evaluation of the candidate's weights: at once if that can be had, else in place."""
@@ -267,7 +280,14 @@ class Loop:
         estimate = estimate_of(metrics)
         if estimate is None:
             raise StateError("The second evaluation of a candidate has no score.")
-        evaluation = Evaluation(estimate, self.window_id, candidate.policy_version, self.env_steps)
+        evaluation = Evaluation(
+            estimate,
+            self.window_id,
+            candidate.policy_version,
+            self.env_steps,
+            counts=not self.tuning.busy,
+            settled=not self.tuning.unsettled,
+        )
         self._reassess_best(estimate)
         decisions = self.scheduler.confirm(evaluation)
         crowned = decisions[0].event is LoopEvent.IMPROVEMENT
@@ -296,6 +316,7 @@ class Loop:
             era=self.scheduler.state.era,
             crowned=True,
         )
+        self.tuning.crowned(self.best_snapshot.snapshot_id)
 
     def _apply(self, decision: Decision) -> None:
         """Makes a decision happen."""
@@ -303,7 +324,7 @@ class Loop:
             return
         self._note_decision(decision)
         if decision.after is not LoopState.ACTIVE:
-            self._pause_tuner()
+            self.tuning.pause()
         if decision.event is LoopEvent.IMPROVEMENT and self.best_snapshot is not None:
             for callback in self.callbacks:
                 callback.on_improvement(self.best_snapshot)
@@ -319,7 +340,7 @@ class Loop:
         """After a degradation: roll back if asked for, and learn again."""
         best = self.best_snapshot
         if self.options.rollback_on_degradation and best is not None:
-            self._pause_tuner()
+            self.tuning.pause()
             self._restore(best)
             self.scheduler.rolled_back()
             self._note("rollback", f"rolled back to snapshot {best.snapshot_id}")
@@ -346,57 +367,13 @@ class Loop:
     def _restore(self, snapshot: PolicySnapshot) -> None:
         self.trainee.set_state(self.registry.load(snapshot))
         if self.options.restore_hyperparams:
-            self._set_hyperparams(snapshot.hyperparams.params)
+            self.tuning.set(snapshot.hyperparams.params, "restored")
+        self.tuning.restored(snapshot.snapshot_id)
         self._pool.drop_until(self.window_id + self.trainee.ahead)
 
-    # Tuning
-
-    def _tune(self, evaluation: Evaluation) -> None:
-        if self.tuner is None:
-            return
-        current = self.trainee.get_hyperparams()
-        self._look_for_other_owners(self.tuner, current.params)
-        self._in_force = dict(current.params)
-        decision = self.tuner.observe(evaluation, current)
-        if decision is not None:
-            self._apply_tuning(decision)
-
-    def _look_for_other_owners(self, tuner: BaseOptimizer, current: Mapping[str, float]) -> None:
-        """Warns, once, if something else changes what the tuner probes."""
-        for name in tuner.spaces:
-            before = self._in_force.get(name, current[name])
-            if self.warn_of_other_owners and not math.isclose(current[name], before, rel_tol=1e-5):
-                self.warn_of_other_owners = False
-                warnings.warn(
-                    f"{name} has two owners: {type(tuner).__name__} left it at {before:g}, and something else (a "
-                    f"ReduceLROnPlateau, a LearningRateScheduler, code of yours) made it {current[name]:g}. Neither "
-                    "knows of the other; leave one of them out.",
-                    stacklevel=2,
-                )
-
-    def _pause_tuner(self) -> None:
-        decision = None if self.tuner is None else self.tuner.pause()
-        if decision is not None:
-            self._apply_tuning(decision)
-
-    def _apply_tuning(self, decision: TunerDecision) -> None:
-        old, new = self._set_hyperparams(decision.params)
-        values = ", ".join(f"{name} {old[name]:.4g} -> {new[name]:.4g}" for name in decision.params)
-        self._note("hyperparams", f"{decision.kind} {values}", decision.evidence)
-        if new != old:
-            # The next window is still played by weights that the new values have not trained.
-            self._pool.drop_until(self.window_id + (0 if self.trainee.exact else 1) + self.trainee.ahead)
-
-    def _set_hyperparams(self, params: Mapping[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-        """Sets values, tells the callbacks, and returns what was in force before and is now."""
-        old = self.trainee.get_hyperparams()
-        self.trainee.hyperparams.assign(params)
-        new = HyperparamSet(self.trainee.hyperparams.snapshot(), self.window_id)
-        self._in_force = dict(new.params)
-        if new.params != old.params:
-            for callback in self.callbacks:
-                callback.on_hyperparam_update(old, new)
-        return old.params, new.params
+    def _drop_scores(self) -> None:
+        """The next window is still played by weights that new values have not trained."""
+        self._pool.drop_until(self.window_id + (0 if self.trainee.exact else 1) + self.trainee.ahead)
 
     # Records
 
@@ -404,8 +381,8 @@ class Loop:
         change = "" if decision.before is decision.after else f" {decision.before.name} -> {decision.after.name}"
         self._note(decision.event.value, decision.event.value + change, decision.evidence)
 
-    def _note(self, event: str, message: str, evidence: Evidence | None = None) -> None:
-        self.log.note(LoopRecord(event, self.window_id, self.env_steps, self.state, message, evidence))
+    def _note(self, event: str, message: str, evidence: Evidence | None = None, cost: int = 0) -> None:
+        self.log.note(LoopRecord(event, self.window_id, self.env_steps, self.state, message, evidence, cost))
 
     def _write_scalars(self, logs: Mapping[str, Any]) -> None:
         if not self.log.writes:
@@ -453,6 +430,8 @@ class Loop:
         if self._trial is not None:
             arrays, trial = self._trial.save()
             saved |= prefixed("trial/", arrays)
+        arrays, tuning = self.tuning.save()
+        saved |= prefixed("tuning/", arrays)
         best = self.best_snapshot
         loop = {
             "units": self.units,
@@ -461,7 +440,7 @@ class Loop:
             "rescues": self.guard.rescues,
             "scheduler": self.scheduler.state.to_json(),
             "evaluator": self.evaluator.to_json(),
-            "tuner": None if self.tuner is None else self.tuner.to_json(),
+            "tuning": tuning,
             "pool": self._pool.to_json(),
             "best": None if best is None else best.snapshot_id,
             "trial_hyperparams": self._trial_hyperparams.params,
@@ -483,8 +462,7 @@ class Loop:
         self.guard.rescues = loop["rescues"]
         self.scheduler.state = SchedulerState.from_json(loop["scheduler"])
         self.evaluator.from_json(loop["evaluator"])
-        if self.tuner is not None and loop["tuner"] is not None:
-            self.tuner.from_json(loop["tuner"])
+        self.tuning.restore(under("tuning/", arrays), loop["tuning"])
         self._pool = ScorePool(self.evaluator.min_episodes)
         self._pool.from_json(loop["pool"])
         lost = self.trainee.restore(under("trainee/", arrays), values["trainee"], weights=weights)

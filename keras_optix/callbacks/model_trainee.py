@@ -18,9 +18,12 @@ from keras_optix.callbacks.trainee import (
     under,
 )
 from keras_optix.control.records import LEARNING_RATE, EvalMetrics, shortest
+from keras_optix.control.search_space import Log, SearchSpace
 from keras_optix.errors import ConfigurationError, HyperparameterError, describe
 from keras_optix.experience.position import Saved
 from keras_optix.validation import check_architecture, is_finite_number
+
+_RATES = Log(1e-5, 1e-1)  # where a tuner without bounds looks
 
 
 class VariableHyperparams:
@@ -103,6 +106,12 @@ class ModelTrainee(Trainee):
     def hyperparams(self) -> HyperparamAccess:
         """See `Trainee`."""
         return self._hyperparams
+
+    @property
+    def search_spaces(self) -> Mapping[str, SearchSpace]:
+        """See `Trainee`."""
+        rate = self._hyperparams.snapshot().get(LEARNING_RATE)
+        return {} if rate is None or rate not in _RATES else {LEARNING_RATE: _RATES}
 
     def begin_epoch(self) -> None:
         """Keeps the state as it is now, if all of it is finite."""

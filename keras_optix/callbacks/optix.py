@@ -26,6 +26,7 @@ from keras_optix.control.evaluators import BaseEvaluator, ReturnEvaluator
 from keras_optix.control.monitors import MonitorEvaluator
 from keras_optix.control.records import LEARNING_RATE, EvalMetrics
 from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
+from keras_optix.control.schedule import Schedule
 from keras_optix.control.scheduler import BackoffScheduler
 from keras_optix.control.scheduler_state import LoopState
 from keras_optix.errors import ConfigurationError, StateError, describe
@@ -167,19 +168,20 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._limit: int | None = None  # windows (epochs) of the whole run, where it is resumed
         self._offset = 0  # epochs before the one that Keras calls the first
         self._warned = False
-        self._owners_named = False
+        self._siblings: list[Any] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OptixCallback:
         """A callback with the same options that has not run: KerasTuner makes one per trial."""
         copied = object.__new__(type(self))
         memo[id(self)] = copied
         # What a run leaves behind is not copied: its loop holds files, environments and the model.
-        left_out = _RUN if self._persistent else (*_RUN, "_registry")
+        left_out = (*_RUN, "_siblings") if self._persistent else (*_RUN, "_siblings", "_registry")
         memo |= {id(variable): variable for variable in self._variables.values()}
         if self._persistent and self._registry is not None:
             memo[id(self._registry)] = CheckpointRegistry(self._registry.directory, self._registry.max_snapshots)
         for name, value in vars(self).items():
             setattr(copied, name, None if name in left_out else copy.deepcopy(value, memo))
+        copied._siblings = []
         copied.scheduler.reset()
         return copied
 
@@ -217,6 +219,14 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         """Environment steps that evaluations took, beside those of training."""
         return 0 if self._loop is None else self._loop.trainee.evaluation_steps
 
+    @property
+    def schedule(self) -> Schedule | None:
+        """The values that the weights in force were trained under, where a tuner is at work.
+
+        `fit` writes it to ``schedule.json`` in the folder of the run's snapshots. `ReplaySchedule` applies it again.
+        """
+        return None if self._loop is None or self.tuner is None else self._loop.tuning.schedule
+
     def progress(self) -> dict[str, str]:
         """What the progress line of `fit` shows of the loop."""
         best = self.best_snapshot
@@ -232,23 +242,28 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_siblings(self, callbacks: Sequence[Any]) -> None:
         """An agent's `fit` tells which callbacks are at work beside this one."""
-        tuned = () if self.tuner is None else self.tuner.spaces
-        for callback in callbacks:
-            if isinstance(callback, _OWNERS) and LEARNING_RATE in tuned:
-                self._owners_named = True
-                warnings.warn(
-                    f"Two owners of the learning rate: {type(callback).__name__} and {type(self.tuner).__name__} both "
-                    "change it, and neither knows of the other. Leave one of them out.",
-                    stacklevel=2,
-                )
+        self._siblings = list(callbacks)
+
+    def _name_owners(self, tuner: BaseOptimizer) -> bool:
+        """Warns of other callbacks that set what is tuned; returns whether there are any."""
+        owners = [callback for callback in self._siblings if isinstance(callback, _OWNERS)]
+        if LEARNING_RATE not in tuner.names:
+            return False
+        for owner in owners:
+            warnings.warn(
+                f"Two owners of the learning rate: {type(owner).__name__} and {type(tuner).__name__} both change it, "
+                "and neither knows of the other. Leave one of them out.",
+                stacklevel=3,
+            )
+        return bool(owners)
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Checks that everything fits together, before the first step."""
         trainee = self._make_trainee()
         if self.tuner is not None:
-            for name, space in self.tuner.spaces.items():
-                trainee.hyperparams.check({name: space.low})
-                trainee.hyperparams.check({name: space.high})
+            self.tuner.bind(trainee.search_spaces)
+            for values in self.tuner.values_to_check():
+                trainee.hyperparams.check(values)
         self._store = ResumeStore(self.registry, self._interval if self._persistent else None)
         self._point = self._store.find() if self._resume else None
         steps = None if self._point is None else int(self._point.values["loop"]["env_steps"])
@@ -257,12 +272,13 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
             trainee, self.evaluator, self.scheduler, self.tuner, self.registry, self._options, self.callbacks, log
         )
         trainee.open()
-        self._loop.warn_of_other_owners = not self._owners_named
+        if self.tuner is not None:
+            self._loop.tuning.warn_of_other_owners = not self._name_owners(self.tuner)
         if self._point is None:
             self._loop.begin()
         else:
             self.registry.continue_run(self._point.run_id)
-        tuned = () if self.tuner is None else self.tuner.spaces
+        tuned = () if self.tuner is None else self.tuner.names
         log.hparams(
             {"model": type(self.model).__name__, **trainee.hyperparams.snapshot()},
             trainee.metrics,
@@ -317,6 +333,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         """Restores the best weights and closes what was opened."""
         loop = self._running()
         loop.end()
+        if self.schedule is not None and self._persistent:
+            loop.write_schedule()
         if self._store is not None:
             self._store.clear()
         self._close()

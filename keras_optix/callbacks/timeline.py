@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ class LoopRecord:
         state: State of the loop after it.
         message: One sentence.
         evidence: Difference, standard error and n, or None where there is nothing to compare.
+        cost: Environment steps (batches) that went into a tuner's decision.
     """
 
     event: str
@@ -34,6 +34,7 @@ class LoopRecord:
     state: LoopState
     message: str
     evidence: Evidence | None = None
+    cost: int = 0
 
     def __str__(self) -> str:
         return self.describe()
@@ -60,20 +61,15 @@ class LoopRecord:
         return f"{unit} {self.window_id}, {self.env_steps} {steps}, {self.state.name}: {self.why}"
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the record as JSON values; JSON has no infinity, so that is a string."""
-        evidence = (
-            None if self.evidence is None else {name: _json(value) for name, value in vars(self.evidence).items()}
-        )
+        """Returns the record as JSON values."""
+        evidence = None if self.evidence is None else self.evidence.to_json()
         return vars(self) | {"state": self.state.value, "evidence": evidence}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> LoopRecord:
         """Restores what `to_json` returned."""
         found = values["evidence"]
-        evidence = None
-        if found is not None:
-            numbers = {name: float(found[name]) for name in ("difference", "stderr")}
-            evidence = Evidence(n=found["n"], reason=found["reason"], **numbers)
+        evidence = None if found is None else Evidence.from_json(found)
         return cls(**(dict(values) | {"state": LoopState(values["state"]), "evidence": evidence}))
 
 
@@ -162,7 +158,3 @@ def _bar(stay: _Stay, total: int) -> str:
     first = min(round(_BAR * stay.begin / total), _BAR - 1)
     last = max(round(_BAR * stay.end / total), first + 1)
     return "░" * first + "█" * (last - first) + "░" * (_BAR - last)
-
-
-def _json(value: Any) -> Any:
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,6 +12,7 @@ import numpy as np
 from keras_optix.callbacks.tags import HPARAM_METRICS
 from keras_optix.control.evaluators import BaseEvaluator
 from keras_optix.control.records import EvalMetrics, HyperparamSet
+from keras_optix.control.search_space import SearchSpace
 from keras_optix.experience.position import Saved
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
 
@@ -117,6 +118,11 @@ class Trainee(abc.ABC):
     @abc.abstractmethod
     def hyperparams(self) -> HyperparamAccess:
         """What a tuner may change."""
+
+    @property
+    def search_spaces(self) -> Mapping[str, SearchSpace]:
+        """What a tuner searches that was given no bounds."""
+        return {}
 
     @property
     def ahead(self) -> int:

@@ -76,8 +76,21 @@ class Evidence:
         """`difference` in standard errors; infinite (with its sign) without noise, 0 where nothing differs."""
         return standardised(self.difference, self.stderr)
 
+    def to_json(self) -> dict[str, Any]:
+        """Returns the evidence as JSON values; JSON has no infinity, so that is a string."""
+        return {name: _json(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Evidence:
+        """Restores what `to_json` returned."""
+        return cls(float(values["difference"]), float(values["stderr"]), values["n"], values["reason"])
+
     def __str__(self) -> str:
         return f"{self.reason} (difference {self.difference:+.4g}, standard error {self.stderr:.3g}, n {self.n})"
+
+
+def _json(value: Any) -> Any:
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Comparison(NamedTuple):

@@ -112,6 +112,11 @@ class CheckpointRegistry:
         return self._run_id
 
     @property
+    def run_folder(self) -> Path:
+        """Where the snapshots of the run lie."""
+        return self.directory / (self._run_id or "")
+
+    @property
     def ranked_snapshots(self) -> list[PolicySnapshot]:
         """The snapshots of the run, best first: newest era, then what the loop crowned last, then highest score."""
         mine = [snapshot for snapshot in self._snapshots if snapshot.run_id == self._run_id]

@@ -56,12 +56,19 @@ class Evaluation:
         window_id: The (last) window that it was collected in.
         policy_version: Version of the weights that acted in that window.
         env_steps: Environment steps of the run until then.
+        lag: How many windows of training the weights that earned the score are behind `window_id`, on average: 1 for
+            those that collected that window, 0 for an epoch that was scored at its end.
+        counts: Whether it counts towards a plateau. It does not while a tuner experiments.
+        settled: Whether a lower score is a degradation. Of an experiment's weights it is not.
     """
 
     score: Estimate
     window_id: int
     policy_version: int = 0
     env_steps: int = 0
+    lag: float = 0.0
+    counts: bool = True
+    settled: bool = True
 
 
 @dataclass(frozen=True)
@@ -199,7 +206,7 @@ class BackoffScheduler:
         if candidate is not None:
             self.state = dataclasses.replace(state, pending=True)
             return Decision(LoopEvent.CANDIDATE, state.loop_state, state.loop_state, candidate)
-        return self._no_improvement(state, score)
+        return self._no_improvement(state, score, evaluation)
 
     def confirm(self, evaluation: Evaluation) -> tuple[Decision, ...]:
         """Takes the second, independent evaluation of the candidate's weights.
@@ -223,7 +230,7 @@ class BackoffScheduler:
             return (self._crown(state, score, evidence),)
         rejected = dataclasses.replace(evidence, reason="a second evaluation did not confirm the improvement")
         decision = Decision(LoopEvent.REJECTED, state.loop_state, state.loop_state, rejected)
-        follow_up = self._no_improvement(state, score)
+        follow_up = self._no_improvement(state, score, evaluation)
         return (decision,) if follow_up.event is LoopEvent.NONE else (decision, follow_up)
 
     def accept(self, evaluation: Evaluation, evidence: Evidence) -> Decision:
@@ -310,7 +317,7 @@ class BackoffScheduler:
         evidence, z = self._above_best(state, score, state.best, "above the best")
         if z > limit:
             return evidence
-        if state.level is not None and state.since_best > 0:
+        if state.level is not None and (state.since_best > 0 or state.recent):
             # Many small steps up: none of them is significant, but together they are. The evaluation at hand must be
             # above the best too, for its weights are the ones that would be crowned.
             together = functools.reduce(pool, (*state.recent, score), state.level)
@@ -336,12 +343,14 @@ class BackoffScheduler:
         )
         return Decision(LoopEvent.IMPROVEMENT, state.loop_state, LoopState.ACTIVE, evidence)
 
-    def _no_improvement(self, state: SchedulerState, score: Estimate) -> Decision:
-        before = state.loop_state
-        state, fall, alarm = self._update_cusum(state, score)
-        state = dataclasses.replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1)
+    def _no_improvement(self, state: SchedulerState, score: Estimate, evaluation: Evaluation) -> Decision:
+        before, fall, alarm = state.loop_state, self._plateau_evidence(state, score), False
+        if evaluation.settled:
+            state, fall, alarm = self._update_cusum(state, score)
+        if evaluation.counts:
+            state = dataclasses.replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1)
         rising = trend(state.history[-min(state.since_best, _HISTORY) :]) > _ONE_SIDED_Z[self.confidence]
-        if state.since_best >= self.dormant_threshold and not rising:
+        if evaluation.counts and state.since_best >= self.dormant_threshold and not rising:
             # Counted since the best was crowned, so that degradations on the way cannot put DORMANT off for ever.
             self.state = dataclasses.replace(state, loop_state=LoopState.DORMANT)
             return Decision(LoopEvent.DORMANT, before, LoopState.DORMANT, self._plateau_evidence(state, score))
@@ -357,7 +366,7 @@ class BackoffScheduler:
                 cooldown_until=state.evaluations + self.degradation_cooldown,
             )
             return Decision(LoopEvent.DEGRADATION, before, LoopState.ACTIVE, fall)
-        if before is LoopState.ACTIVE and state.since_active >= self.plateau_threshold:
+        if evaluation.counts and before is LoopState.ACTIVE and state.since_active >= self.plateau_threshold:
             self.state = dataclasses.replace(state, loop_state=LoopState.COOLING, interval=self._next_interval(state))
             return Decision(LoopEvent.PLATEAU, before, LoopState.COOLING, self._plateau_evidence(state, score))
         if before is LoopState.COOLING:

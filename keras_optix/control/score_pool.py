@@ -34,12 +34,15 @@ class ScorePool:
         self.min_episodes = min_episodes
         self.estimate: Estimate | None = None
         self.skip_until = -1
+        self._windows: tuple[int, int] = (0, 0)  # the sum of their numbers, and how many are in the pool
 
     def add(self, metrics: EvalMetrics, window_id: int) -> None:
         """Adds the score of a window; one without evidence adds nothing."""
         estimate = estimate_of(metrics)
         if estimate is None or window_id <= self.skip_until:
             return
+        total, count = (0, 0) if self.estimate is None else self._windows
+        self._windows = total + window_id, count + 1
         self.estimate = estimate if self.estimate is None else pool(self.estimate, estimate)
 
     def drop_until(self, window_id: int) -> None:
@@ -49,27 +52,41 @@ class ScorePool:
 
     def to_json(self) -> dict[str, Any]:
         """Returns what was pooled and what is skipped as JSON values."""
-        return {"estimate": None if self.estimate is None else self.estimate.to_json(), "skip_until": self.skip_until}
+        return {
+            "estimate": None if self.estimate is None else self.estimate.to_json(),
+            "skip_until": self.skip_until,
+            "windows": self._windows,
+        }
 
     def from_json(self, values: Mapping[str, Any]) -> None:
         """Restores what `to_json` returned."""
         estimate = values["estimate"]
         self.estimate = None if estimate is None else Estimate.from_json(estimate)
         self.skip_until = values["skip_until"]
+        self._windows = tuple(values["windows"])
 
     @property
     def ready(self) -> bool:
         """Whether there is enough evidence for an evaluation."""
         return self.estimate is not None and self.estimate.n >= max(self.min_episodes, 1)
 
-    def take(self, *, window_id: int, policy_version: int, env_steps: int) -> Evaluation:
+    def take(self, *, window_id: int, policy_version: int, env_steps: int, exact: bool = False) -> Evaluation:
         """Returns what was pooled as an evaluation and empties the pool.
+
+        Args:
+            window_id: The last window.
+            policy_version: Version of the weights that acted in it.
+            env_steps: Environment steps of the run.
+            exact: The scores belong to the weights that the windows (epochs) ended with, not to those that they began
+                with.
 
         Raises:
             ValueError: The pool is empty.
         """
         if self.estimate is None:
             raise ValueError("The pool is empty; ask `ready` first.")
-        evaluation = Evaluation(self.estimate, window_id, policy_version, env_steps)
+        total, count = self._windows
+        lag = window_id - total / count + (0.0 if exact else 1.0)
+        evaluation = Evaluation(self.estimate, window_id, policy_version, env_steps, lag)
         self.estimate = None
         return evaluation

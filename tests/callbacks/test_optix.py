@@ -254,7 +254,7 @@ def test_watching_pauses_learning_and_a_degradation_starts_it_again(small_ppo: M
 def test_the_tuner_is_applied_logged_and_undone_when_the_loop_cools_down(small_ppo: MakeAgent) -> None:
     agent = small_ppo()
     recorder = Recorder()
-    tuner = optix.BackoffOptimizer({"learning_rate": (1e-5, 1e-1)})
+    tuner = optix.BackoffOptimizer({"learning_rate": (1e-5, 1e-1)}, block=2, max_rounds=1, update_band=None)
     callback = flat_loop(tuner=tuner, callbacks=[recorder])
     fit(agent, CountingEnv, callback)
     changes = [
@@ -262,10 +262,16 @@ def test_the_tuner_is_applied_logged_and_undone_when_the_loop_cools_down(small_p
         for call in recorder.calls
         if call[0] == "hyperparams"
     ]
-    assert changes[0] == (pytest.approx(1e-3), pytest.approx(1e-3 * 10**0.2, rel=1e-4))
+    assert changes[0] == (pytest.approx(1e-3), pytest.approx(1e-3 * 10**0.5, rel=1e-4))
     assert changes[-1][1] == pytest.approx(1e-3)
     assert agent.hyperparams["learning_rate"] == pytest.approx(1e-3)
-    assert any(record.message.startswith("paused learning_rate") for record in callback.events)
+    ended = next(record for record in callback.events if record.message.startswith("undecided learning_rate"))
+    assert ended.cost > 0
+    assert f"({ended.cost:,} env steps)" in ended.message
+    assert ended.evidence is not None
+    # A plateau waits for the probe: COOLING comes after it.
+    events = [record.event for record in callback.events]
+    assert events.index("plateau") > callback.events.index(ended)
 
 
 def test_collecting_ahead_keeps_scores_with_the_weights_that_earned_them(small_ppo: MakeAgent) -> None:

@@ -155,7 +155,7 @@ def test_the_tuner_moves_the_learning_rate_and_a_variable_and_restoring_does_not
 
     bounds = {"learning_rate": (1e-3, 1e-1), "scale": optix.Linear(0.5, 1.5)}
     callback = optix.OptixCallback(
-        tuner=optix.BackoffOptimizer(bounds, max_rounds=1),
+        tuner=optix.BackoffOptimizer(bounds, block=2, max_rounds=1),
         hyperparams={"scale": scale},
         callbacks=[Notes()],
         scheduler=optix.BackoffScheduler(plateau_threshold=500, dormant_threshold=1000),

@@ -146,17 +146,18 @@ def test_hooks_come_in_the_documented_order(small_ppo: MakeAgent) -> None:
             calls.append(f"batch {batch}")
 
     agent = small_ppo()
-    tuner = optix.BackoffOptimizer({"learning_rate": (1e-5, 1e-1)})
+    tuner = optix.BackoffOptimizer({"learning_rate": (1e-5, 1e-1)}, block=2, max_rounds=1, update_band=None)
     callback = optix.OptixCallback(
         optix.ReturnEvaluator(2), scheduler=short(), tuner=tuner, callbacks=[Order()], verbose=0
     )
     fit(agent, CountingEnv, callback)
-    assert calls[:5] == ["start", "window 0", "improvement", "learning rate 0.0016", "batch 0"]
+    assert calls[:5] == ["start", "window 0", "improvement", "learning rate 0.0032", "batch 0"]
     plateau = next(k for k, call in enumerate(calls) if call.startswith("plateau"))
-    # The probe is undone before the hook of the plateau that ended it.
-    assert calls[plateau - 1] == "learning rate 0.0010"
+    # The plateau waited for the probe to end.
+    changes = [call for call in calls[:plateau] if call.startswith("learning rate")]
+    assert changes == [f"learning rate {rate}" for rate in ("0.0032", "0.0003", "0.0032", "0.0010")]
     assert calls[plateau].endswith("learning rate 0.0010")
-    assert calls[plateau - 2] == f"window {calls[plateau].split()[1].rstrip(',')}"
+    assert calls[plateau - 1] == f"window {calls[plateau].split()[1].rstrip(',')}"
     assert calls[-3].startswith("dormant")
     assert calls[-1] == "stop"
 

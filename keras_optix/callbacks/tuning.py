@@ -1,0 +1,284 @@
+"""Makes happen what a tuner decides: values, states that are kept and gone back to, the schedule that comes of it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from keras_optix.callbacks.loop_callback import LoopCallback
+from keras_optix.callbacks.trainee import Candidate, State, Trainee, Unit, prefixed, under
+from keras_optix.control.base_optimizer import BaseOptimizer, TunerDecision
+from keras_optix.control.evidence import Evidence
+from keras_optix.control.records import HyperparamSet
+from keras_optix.control.schedule import Schedule, ScheduleStep
+from keras_optix.control.scheduler import Evaluation
+from keras_optix.errors import StateError, describe
+from keras_optix.experience.position import Saved
+
+Note = Callable[[str, str, Evidence | None, int], None]
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Under which values some weights were trained.
+
+    Attributes:
+        steps: Environment steps (batches) that they were trained on.
+        schedule: What was in force when.
+    """
+
+    steps: int
+    schedule: Schedule
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the lineage as JSON values."""
+        return {"steps": self.steps, "schedule": self.schedule.to_json()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Lineage:
+        """Restores what `to_json` returned."""
+        return cls(values["steps"], Schedule.from_json(values["schedule"]))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A state that the tuner may go back to: everything in it belongs to the same weights."""
+
+    state: State
+    hyperparams: dict[str, float]
+    lineage: Lineage
+
+
+class Tuning:
+    """The tuner of a run and what it needs.
+
+    Args:
+        tuner: Decides; None: nothing is tuned.
+        trainee: What is trained.
+        callbacks: Hear of every change.
+        note: Keeps a record: event, message, evidence, cost in steps.
+        disturb: Called where the weights or values changed: which scores do not count follows from that.
+
+    Attributes:
+        lineage: Of the weights in force.
+    """
+
+    def __init__(
+        self,
+        tuner: BaseOptimizer | None,
+        trainee: Trainee,
+        callbacks: Sequence[LoopCallback],
+        note: Note,
+        disturb: Callable[[], None],
+    ) -> None:
+        self._tuner = tuner
+        self._trainee = trainee
+        self._callbacks = callbacks
+        self._note = note
+        self._disturb = disturb
+        self._kept: dict[str, _Kept] = {}
+        self._best: tuple[int, Lineage] | None = None  # snapshot and its lineage
+        self._in_force: dict[str, float] = {}  # what was seen or set last
+        self._steps_before = 0  # steps of the lineage before the latest unit
+        self._window_id = -1  # the latest
+        self.lineage = Lineage(0, Schedule({}))
+        self.warn_of_other_owners = True
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that the weights in force were trained under."""
+        return self.lineage.schedule
+
+    @property
+    def busy(self) -> bool:
+        """Whether an experiment is under way."""
+        return self._tuner is not None and self._tuner.busy
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the weights in force are those of an experiment."""
+        return self._tuner is not None and self._tuner.unsettled
+
+    def begin(self) -> None:
+        """A new run."""
+        if self._tuner is None:
+            return
+        self._tuner.reset()
+        decision = self._tuner.begin(self._trainee.get_hyperparams())
+        if decision is not None:
+            self._set(decision.params)
+            self._note("hyperparams", self._in_words(decision, {}), decision.evidence, 0)
+        values = self._trainee.hyperparams.snapshot()
+        self.lineage = Lineage(0, Schedule({name: values[name] for name in self._tuner.names}))
+
+    def take_update(self, unit: Unit, env_steps: int) -> None:
+        """The trainee learned from a window (epoch).
+
+        Args:
+            unit: The window.
+            env_steps: Steps of the run.
+        """
+        self._window_id = unit.candidate.window_id
+        self._steps_before = self.lineage.steps
+        self.lineage = replace(self.lineage, steps=self.lineage.steps + unit.steps)
+        if self._tuner is None:
+            return
+        decision = self._tuner.observe_update(env_steps, unit.logs, self._trainee.get_hyperparams())
+        if decision is not None:
+            self._apply(decision, unit.candidate)
+
+    def observe(self, evaluation: Evaluation, candidate: Candidate) -> None:
+        """Hands an evaluation to the tuner, and does what it says.
+
+        Args:
+            evaluation: The score.
+            candidate: The weights that earned it.
+        """
+        if self._tuner is None:
+            return
+        current = self._trainee.get_hyperparams()
+        self._look_for_other_owners(self._tuner, current.params)
+        self._in_force = dict(current.params)
+        decision = self._tuner.observe(evaluation, current)
+        if decision is not None:
+            self._apply(decision, candidate)
+
+    def pause(self) -> None:
+        """Ends a probe without a decision."""
+        decision = None if self._tuner is None else self._tuner.pause()
+        if decision is not None:
+            self._apply(decision, None)
+
+    def set(self, params: Mapping[str, float], kind: str) -> None:
+        """Sets values for another reason than tuning, and tells everyone.
+
+        Args:
+            params: By name.
+            kind: Why, in one word.
+        """
+        self._set(params)
+        self._record(params, kind, settles=True)
+
+    def crowned(self, snapshot_id: int) -> None:
+        """The weights that earned the latest evaluation are a snapshot now."""
+        self._best = snapshot_id, self._lineage_of_candidate()
+
+    def restored(self, snapshot_id: int) -> None:
+        """The weights in force are those of a snapshot: their schedule goes on from there."""
+        if self._best is not None and self._best[0] == snapshot_id:
+            self.lineage = self._best[1]
+
+    # What they are made of
+
+    def _apply(self, decision: TunerDecision, candidate: Candidate | None) -> None:
+        before = self._trainee.hyperparams.snapshot()
+        if decision.keep is not None:
+            self._keep(decision.keep, candidate, before)
+        params = dict(decision.params)
+        if decision.restore is not None:
+            kept = self._find(decision.restore)
+            self._trainee.set_state(kept.state)
+            self.lineage = kept.lineage
+            # All of a state goes together, but what the tuner changes at once.
+            params = kept.hyperparams | params
+        changed = self._set(params) if params else False
+        for name in decision.drop:
+            self._kept.pop(name, None)
+        if decision.params:
+            self._record(params, decision.kind, settles=decision.settles)
+        if decision.kind:
+            self._note("hyperparams", self._in_words(decision, before), decision.evidence, decision.cost)
+        if changed or decision.restore is not None:
+            self._disturb()
+
+    def _keep(self, name: str, candidate: Candidate | None, values: Mapping[str, float]) -> None:
+        if candidate is None or self._tuner is None:
+            raise StateError(describe("There are no weights to be kept now.", keep=name))
+        hyperparams = {tuned: values[tuned] for tuned in self._tuner.names}
+        self._kept[name] = _Kept(dict(candidate.state()), hyperparams, self._lineage_of_candidate())
+
+    def _find(self, name: str) -> _Kept:
+        if name not in self._kept:
+            raise StateError(describe("The tuner wants to go back to a state that was not kept.", restore=name))
+        return self._kept[name]
+
+    def _lineage_of_candidate(self) -> Lineage:
+        """An agent's weights collected the latest window before they learned from it; an epoch is scored at its end."""
+        return self.lineage if self._trainee.exact else replace(self.lineage, steps=self._steps_before)
+
+    def _set(self, params: Mapping[str, float]) -> bool:
+        """Sets values and tells the callbacks; returns whether anything changed."""
+        old = self._trainee.get_hyperparams()
+        self._trainee.hyperparams.assign(params)
+        new = HyperparamSet(self._trainee.hyperparams.snapshot(), self._window_id)
+        self._in_force = dict(new.params)
+        if new.params == old.params:
+            return False
+        for callback in self._callbacks:
+            callback.on_hyperparam_update(old, new)
+        return True
+
+    def _record(self, params: Mapping[str, float], kind: str, *, settles: bool) -> None:
+        tuned = () if self._tuner is None else self._tuner.names
+        mine = {name: value for name, value in params.items() if name in tuned}
+        if mine:
+            step = ScheduleStep(self.lineage.steps, mine, kind, settles)
+            self.lineage = replace(self.lineage, schedule=self.lineage.schedule.then(step))
+
+    def _in_words(self, decision: TunerDecision, before: Mapping[str, float]) -> str:
+        now = self._trainee.hyperparams.snapshot()
+        values = ", ".join(
+            f"{name} {before[name]:.4g} -> {now[name]:.4g}" if name in before else f"{name} {now[name]:.4g}"
+            for name in decision.params
+        )
+        back = "" if decision.restore is None else f", back to the weights of {decision.restore!r}"
+        cost = f" ({decision.cost:,} {self._trainee.steps})" if decision.cost else ""
+        return " ".join(filter(None, (decision.kind, values))) + back + cost
+
+    def _look_for_other_owners(self, tuner: BaseOptimizer, current: Mapping[str, float]) -> None:
+        """Warns, once, if something else changes what the tuner probes."""
+        for name in tuner.names:
+            before = self._in_force.get(name, current[name])
+            if self.warn_of_other_owners and not math.isclose(current[name], before, rel_tol=1e-5):
+                self.warn_of_other_owners = False
+                warnings.warn(
+                    f"{name} has two owners: {type(tuner).__name__} left it at {before:g}, and something else (a "
+                    f"ReduceLROnPlateau, a LearningRateScheduler, code of yours) made it {current[name]:g}. Neither "
+                    "knows of the other; leave one of them out.",
+                    stacklevel=2,
+                )
+
+    # Resuming
+
+    def save(self) -> Saved:
+        """Everything that a resumed run needs."""
+        arrays: dict[str, Any] = {}
+        for name, kept in self._kept.items():
+            arrays |= prefixed(f"{name}/", kept.state)
+        return arrays, {
+            "tuner": None if self._tuner is None else self._tuner.to_json(),
+            "kept": {
+                name: {"hyperparams": kept.hyperparams, "lineage": kept.lineage.to_json()}
+                for name, kept in self._kept.items()
+            },
+            "best": None if self._best is None else [self._best[0], self._best[1].to_json()],
+            "lineage": self.lineage.to_json(),
+            "steps_before": self._steps_before,
+            "window_id": self._window_id,
+        }
+
+    def restore(self, arrays: State, values: Mapping[str, Any]) -> None:
+        """Restores what `save` returned."""
+        if self._tuner is not None and values["tuner"] is not None:
+            self._tuner.from_json(values["tuner"])
+        self._kept = {
+            name: _Kept(under(f"{name}/", arrays), dict(kept["hyperparams"]), Lineage.from_json(kept["lineage"]))
+            for name, kept in values["kept"].items()
+        }
+        best = values["best"]
+        self._best = None if best is None else (best[0], Lineage.from_json(best[1]))
+        self.lineage = Lineage.from_json(values["lineage"])
+        self._steps_before, self._window_id = values["steps_before"], values["window_id"]
