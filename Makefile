@@ -10,7 +10,7 @@ WORKERS ?= -n 2 --dist loadscope
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test test-all test-backends lint format bench bench-collect bench-prefetch bench-memory bench-loop \
-	bench-overhead bench-crash clean
+	bench-overhead bench-crash bench-tuning clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -76,6 +76,10 @@ bench-overhead: $(VENV)/.installed ## what the callback costs in an ordinary fit
 
 bench-crash: $(VENV)/.installed ## a hundred kills at random moments, and resuming after each (half an hour)
 	$(BIN)/python benchmarks/crash.py
+
+bench-tuning: $(VENV)/.installed ## tuning: synthetic learner, noise, PBT's toy, then CartPole and Acrobot (hours)
+	$(BIN)/python benchmarks/tuning.py
+	$(BIN)/python benchmarks/tuning_agents.py --resume
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(BENCH_VENV) $(BACKENDS_VENV) checkpoints runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

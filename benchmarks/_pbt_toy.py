@@ -72,7 +72,8 @@ class Toy:
         self.scores[self._turn] = score = OPTIMUM - float(self.weights @ self.weights)
         self._windows += 1
         current = HyperparamSet(dict(self.params))
-        self._apply(self.tuner.observe_update(self._windows, {}, current), collected)
+        if self._windows == 1:
+            self._apply(self.tuner.begin(current), collected)
         evaluation = Evaluation(Estimate(score, 0.0, 1), self._windows, env_steps=self._windows)
         self._apply(self.tuner.observe(evaluation, current), self.weights)
 

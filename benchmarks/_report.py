@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import scipy.stats
+
 Work = Callable[[], int]
 """Does a piece of work and returns how many steps that was."""
 
@@ -32,6 +34,18 @@ def interquartile_mean(values: Sequence[float]) -> float:
     """The mean without the lowest and the highest quarter (Agarwal et al. 2021, arXiv 2108.13264)."""
     cut = len(values) // 4
     return statistics.fmean(sorted(values)[cut : len(values) - cut])
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % bootstrap percentile interval of the interquartile mean; the runs of one task are one stratum."""
+    found = scipy.stats.bootstrap(
+        (values,),
+        lambda sample, axis: scipy.stats.trim_mean(sample, 0.25, axis=axis),
+        n_resamples=10_000,
+        method="percentile",
+        rng=0,
+    )
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

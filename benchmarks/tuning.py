@@ -8,14 +8,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from _learner import BEST, BOUNDS, DECISIONS, Tuner, drive, oracle
 from _naive import NaiveOptimizer
 from _pbt_toy import run_toy
-from _report import interquartile_mean, ok, print_table, write_results
+from _report import interquartile_mean, interval, ok, print_table, write_results
 
 import keras_optix as optix
 
@@ -27,7 +25,6 @@ FLAT_PROBES = 2000
 FLAT_WINDOWS = 1500
 WALKS = (0.0, 0.02, 0.08)  # beside a noise of 0.08
 TOY_SEEDS = 20
-RESAMPLES = 10_000
 
 SPACES = {"learning_rate": BOUNDS}
 TUNERS: dict[str, Tuner] = {
@@ -35,15 +32,6 @@ TUNERS: dict[str, Tuner] = {
     "the page's rule": lambda: NaiveOptimizer(SPACES),
     "ours": lambda: optix.BackoffOptimizer(SPACES),
 }
-
-
-def interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap percentile interval of the interquartile mean."""
-    rng = np.random.default_rng(seed)
-    drawn = rng.choice(np.asarray(values), (RESAMPLES, len(values)))
-    means = [interquartile_mean(row) for row in drawn.tolist()]
-    low, high = np.percentile(means, (2.5, 97.5))
-    return float(low), float(high)
 
 
 def learner() -> list[dict[str, Any]]:

@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _naive import NaiveOptimizer
-from _report import interquartile_mean, ok, print_table, write_results
+from _report import interquartile_mean, interval, ok, print_table, write_results
 
 import keras_optix as optix
 
@@ -59,7 +59,6 @@ EPISODES, EVALUATION_SEED = 20, 1000
 TRIALS, TRIAL_SHARE = 4, 0.15
 TRIAL_EPISODES, TRIAL_EVALUATION_SEED = 10, 5000
 
-RESAMPLES, CONFIDENCE = 10_000, 0.95
 CURVE_POINTS = 12
 
 Result = dict[str, Any]
@@ -363,11 +362,7 @@ class Summary(NamedTuple):
 
 def summarise(scores: Sequence[float]) -> Summary:
     """The interquartile mean with its bootstrap percentile interval; equal scores give an interval of no width."""
-    n = len(scores)
-    drawn = np.sort(np.random.default_rng(0).choice(np.asarray(scores), (RESAMPLES, n)), axis=1)
-    means = drawn[:, n // 4 : n - n // 4].mean(axis=1)
-    low, high = np.quantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    return Summary(interquartile_mean(scores), float(low), float(high), n)
+    return Summary(interquartile_mean(scores), *interval(scores), len(scores))
 
 
 def verdicts(of: Mapping[tuple[str, float | None], Summary]) -> list[dict[str, Any]]:

@@ -158,6 +158,10 @@ class AgentTrainee(Trainee):
         """The weights as they are now, as a candidate."""
         return self._candidate(self._agent.publish(), window_id, env_steps)
 
+    def get_state(self) -> State:
+        """See `Trainee`."""
+        return self._agent.get_state()
+
     def set_state(self, state: State) -> None:
         """See `Trainee`."""
         self._agent.set_state(state)

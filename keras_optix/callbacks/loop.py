@@ -209,10 +209,11 @@ class Loop:
                 window_id=candidate.window_id,
                 policy_version=candidate.policy_version,
                 env_steps=self.env_steps,
-                exact=self.trainee.exact or self.evaluator.per_epoch,
+                at_end=self.trainee.exact or self.evaluator.per_epoch,
             ),
             counts=not self.tuning.busy,
             settled=not self.tuning.unsettled,
+            exact=self.trainee.exact,
         )
         self._latest = evaluation
         self._reassess_best(evaluation.score)

@@ -134,6 +134,10 @@ class Trainee(abc.ABC):
         return None
 
     @abc.abstractmethod
+    def get_state(self) -> State:
+        """Weights, optimizer slots and statistics as they are now, as copies."""
+
+    @abc.abstractmethod
     def set_state(self, state: State) -> None:
         """Restores weights, optimizer slots and statistics."""
 

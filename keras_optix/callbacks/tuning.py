@@ -108,11 +108,15 @@ class Tuning:
             return
         self._tuner.reset()
         decision = self._tuner.begin(self._trainee.get_hyperparams())
-        if decision is not None:
+        if decision is not None and decision.params:
+            before = self._trainee.hyperparams.snapshot()
             self._set(decision.params)
-            self._note("hyperparams", self._in_words(decision, {}), decision.evidence, 0)
+            self._note("hyperparams", self._in_words(decision, before), decision.evidence, 0)
         values = self._trainee.hyperparams.snapshot()
-        self.lineage = Lineage(0, Schedule({name: values[name] for name in self._tuner.names}))
+        tuned = {name: values[name] for name in self._tuner.names}
+        self.lineage = Lineage(0, Schedule(tuned))
+        if decision is not None and decision.keep is not None:
+            self._kept[decision.keep] = _Kept(dict(self._trainee.get_state()), tuned, self.lineage)
 
     def take_update(self, unit: Unit, env_steps: int) -> None:
         """The trainee learned from a window (epoch).

@@ -8,7 +8,9 @@ away, whichever side wins.
 
 After each round the probe is decided (commit to the better side) or goes on; after `max_rounds` it ends undecided: the
 old value stays, the step shrinks, and the tuner is quiet for as long as the probe took, twice as long after the next,
-and so on. All looks at one probe together have the chance `false_commit_rate` of a commit where nothing differs.
+and so on. As long as nothing at all was learned in the run, there is nothing to be lost: an undecided probe ends after
+its first round, and the next one has twice the step. All looks at one probe together have the chance
+`false_commit_rate` of a commit where nothing differs.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ _BLOCK, _BAND = "block", "band"  # names of the states that are kept: where a bl
 _APPROX_KL = "approx_kl"
 _HISTORY = 64  # evaluations
 _FALL = 4.0  # standard errors below the start of a block that end a probe: one in 30,000 by chance
-_PROVEN = 2.3263  # the trend of the scores under a setting that proves it, as a normal score: one-sided 99 %
-_GROWTH, _SHRINKAGE, _TURN = 1.5, 1.0 / 1.5, 0.5
+_PROVEN = 2.3263  # the trend of scores that shows that something is learned, as a normal score: one-sided 99 %
+_GROWTH, _SHRINKAGE, _TURN, _WIDENING = 1.5, 1.0 / 1.5, 0.5, 2.0
+_WIDEST = 0.5  # step while nothing is learned
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,7 @@ class _TunerState:
     history: tuple[float, ...] = ()  # means of the scores
     since_set: int = 0  # how many of these belong to the values in force
     proven: bool = False  # whether the score rose under the values in force
+    learned: bool = False  # whether it ever rose
     steps: dict[str, float] = field(default_factory=dict)
     directions: dict[str, int] = field(default_factory=dict)  # of each hyperparameter's last commit
     quiet: int = 0  # evaluations left to wait
@@ -124,8 +128,8 @@ class BackoffOptimizer(BaseOptimizer):
         perturbation_scale: First step of each hyperparameter, as a share of its range in the space's coordinates.
             Defaults to 0.125: half a decade of four. Evidence grows with the step: with 0.05 a probe takes six times
             as long to see the same slope.
-        max_perturbation: Largest step. Defaults to 0.25. A step grows by half when a probe commits in the direction
-            of the last commit.
+        max_perturbation: Largest step, once anything was learned. Defaults to 0.25. A step grows by half when a probe
+            commits in the direction of the last commit. Before, steps double up to half the range.
         min_perturbation: Smallest step. Defaults to 0.02. A step shrinks by half when a commit turns back or a probe
             was ended by a fall of the score, by a third when a probe is undecided.
         block: Evaluations in a block of the first round; the next round's are twice as long. Defaults to 4.
@@ -368,21 +372,26 @@ class BackoffOptimizer(BaseOptimizer):
         if abs(z) >= self._limit:
             sign = 1 if z > 0 else -1
             turned = state.directions.get(probe.name, sign) != sign
-            moved = replace(state, directions=state.directions | {probe.name: sign})
+            moved = replace(state, directions=state.directions | {probe.name: sign}, learned=True)
             self._end_probe(moved, probe, _TURN if turned else _GROWTH, quiet=False)
             params = self._params(probe.base) | {probe.name: probe.above if sign > 0 else probe.below}
             return TunerDecision(
                 "commit" if sign > 0 else "reverse", params, evidence, cost, drop=(_BLOCK,), settles=True
             )
-        if probe.round + 1 < self.max_rounds:
+        learned = state.learned or trend(state.history) > _PROVEN
+        self._state = state = replace(state, learned=learned)
+        step = state.steps[probe.name]
+        if probe.round + 1 < self.max_rounds and (learned or step >= self.max_perturbation):
             return None
-        self._end_probe(state, probe, _SHRINKAGE, quiet=True)
+        quiet = learned or step >= _WIDEST
+        self._end_probe(state, probe, _SHRINKAGE if learned else _WIDENING, quiet=quiet, decided=learned)
         return TunerDecision("undecided", self._params(probe.base), evidence, cost, drop=(_BLOCK,), settles=True)
 
     def _end_probe(
         self, state: _TunerState, probe: _Probe, factor: float, *, quiet: bool, decided: bool = True
     ) -> None:
-        step = min(max(state.steps[probe.name] * factor, self.min_perturbation), self.max_perturbation)
+        largest = self.max_perturbation if state.learned else _WIDEST
+        step = min(max(state.steps[probe.name] * factor, self.min_perturbation), largest)
         # As long as the probe took, then twice as long each time.
         length = max(2 * state.quiet_length, len(probe.scores) - 1) if quiet else 0
         self._state = replace(

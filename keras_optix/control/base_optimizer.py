@@ -121,13 +121,13 @@ class BaseOptimizer(abc.ABC):
             self._spaces = dict(defaults)
 
     def begin(self, current: HyperparamSet) -> TunerDecision | None:
-        """A new run begins, after `reset`. Here: nothing.
+        """A new run begins, after `reset`, and nothing was learned yet. Here: nothing.
 
         Args:
             current: The hyperparameters in force.
 
         Returns:
-            What to apply before the first window, or None; nothing can be kept or restored yet.
+            What to apply before the first window, or None. `keep` keeps the state that the run begins with.
         """
         return None
 

@@ -7,9 +7,9 @@ exposure ``x(t)`` (windows under the upper value minus windows under the lower o
 
 The line and the parabola are what the run would have done anyway: a learning curve is smooth over a probe. ``e`` is the
 noise of a score, ``w`` a random walk, the noise of learning itself, which ordinary least squares would take for an
-effect. How large ``w`` is beside ``e`` is not known; the estimate is the average over a grid of ratios, each weighed by
-its restricted likelihood (Harville 1974, "Bayesian inference for variance components using only error contrasts",
-Biometrika 61).
+effect. How large ``w`` is beside ``e`` is not known: of a grid of ratios, all count whose restricted log likelihood
+(Harville 1974, "Bayesian inference for variance components using only error contrasts", Biometrika 61) is within 1 of
+the largest, and the effect is as significant as it is under the least favourable of these.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 from keras_optix.control.evidence import Comparison, Evidence, as_normal_score
 
 _RATIOS = (0.0, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 10.0)  # variance of w per evaluation in that of e
+_PLAUSIBLE = 1.0  # in log likelihood
 _TREND_TERMS = 3
 FEWEST_SCORES = _TREND_TERMS + 1 + 3  # three degrees of freedom are left
 
@@ -59,11 +60,9 @@ def exposure_effect(
     noise, walk = np.diag(_relative_variances(stderrs)), np.minimum.outer(t, t)
     dof = n - design.shape[1]
     fits = [_fit(y, design, noise + ratio * walk, dof) for ratio in _RATIOS]
-    weights = np.exp([fit[2] for fit in fits] - np.max([fit[2] for fit in fits]))
-    weights /= weights.sum()
-    effects, variances = np.array([fit[0] for fit in fits]), np.array([fit[1] for fit in fits])
-    effect = float(weights @ effects)
-    variance = float(weights @ (variances + (effects - effect) ** 2))
+    likeliest = max(likelihood for _, _, likelihood in fits)
+    plausible = [(effect, variance) for effect, variance, likelihood in fits if likelihood >= likeliest - _PLAUSIBLE]
+    effect, variance = min(plausible, key=lambda fit: fit[0] ** 2 / fit[1])
     # Twice: the effect is that of one step up from the middle, the difference that of one from below to above.
     unit = 2.0 / spacing
     evidence = Evidence(unit * effect, unit * math.sqrt(variance), n, reason)

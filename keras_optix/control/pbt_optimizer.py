@@ -18,6 +18,7 @@ was decided on a member comes into force, and is reported, when its next turn be
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from keras_optix.control.base_optimizer import BaseOptimizer, Bounds, TunerDecision
-from keras_optix.control.evidence import compare
+from keras_optix.control.evidence import Estimate, compare
 from keras_optix.control.pbt_selection import Record, Selection, Verdict, drawn
 from keras_optix.control.records import HyperparamSet
 from keras_optix.control.scheduler import Evaluation
@@ -62,7 +63,8 @@ class PBTOptimizer(BaseOptimizer):
     """Tunes all hyperparameters at once: copies what is better, perturbs the copy, and lets scores decide.
 
     Nothing is copied on noise: a member, or the run, must lie below the other one by `significance` standard errors,
-    raised for the two being the worst and the best of many (see `Selection.limit`).
+    raised for the two being the worst and the best of many (see `Selection.limit`). A validation log of an ordinary
+    model has no noise in this sense: the same weights get the same score, so that any difference counts.
 
     When the loop pauses, nothing is undone. A population waits: the member in turn keeps learning while the loop cools
     down, and its turn goes on when evaluations come again. If the loop went back to other weights or values meanwhile,
@@ -160,12 +162,10 @@ class PBTOptimizer(BaseOptimizer):
         super().bind(defaults)
         self._check_initial()
 
-    def observe_update(self, env_steps: int, logs: Mapping[str, float], current: HyperparamSet) -> TunerDecision | None:
-        """Keeps the weights that all members begin with, at the first window of a population.
+    def begin(self, current: HyperparamSet) -> TunerDecision | None:
+        """See `BaseOptimizer.begin`. Keeps the weights that all members of a population begin with.
 
         Args:
-            env_steps: See `BaseOptimizer.observe_update`.
-            logs: Not used.
             current: The first member's hyperparameters.
 
         Returns:
@@ -177,7 +177,7 @@ class PBTOptimizer(BaseOptimizer):
         given = self.initial or ({},) * (self.population - 1)
         values = [self._tuned(current), *(drawn(self.spaces, rng) | further for further in given)]
         records = tuple(Record(params, state=_START) for params in values)
-        self._state = replace(self._state, random=rng.bit_generator.state, records=records, began=env_steps)
+        self._state = replace(self._state, random=rng.bit_generator.state, records=records, began=0)
         return TunerDecision("", keep=_START)
 
     def observe(self, evaluation: Evaluation, current: HyperparamSet) -> TunerDecision | None:
@@ -191,7 +191,7 @@ class PBTOptimizer(BaseOptimizer):
             What to apply before the next window, or None.
 
         Raises:
-            StateError: There is a population, and `observe_update` was never called.
+            StateError: There is a population, and `begin` was never called.
         """
         if self.population == 1:
             return self._observe_run(evaluation, current)
@@ -238,7 +238,7 @@ class PBTOptimizer(BaseOptimizer):
     def _observe_run(self, evaluation: Evaluation, current: HyperparamSet) -> TunerDecision | None:
         state, rng = self._state, self._rng()
         began = evaluation.env_steps if state.began is None else state.began
-        records = self._remember(Record(self._tuned(current), evaluation.score))
+        records = self._remember(Record(self._tuned(current), _score(evaluation)))
         since = state.since + 1
         decision = self._go_back(records, rng) if self.exploit else TunerDecision("")
         if self.explore and not decision.settles and since >= self.ready_interval:
@@ -289,13 +289,13 @@ class PBTOptimizer(BaseOptimizer):
     def _observe_member(self, evaluation: Evaluation, current: HyperparamSet) -> TunerDecision | None:
         state = self._state
         if not state.records:
-            raise StateError("`observe_update` must be called before the first `observe`: it keeps where all begin.")
+            raise StateError("`begin` must be called before the first `observe`: it keeps where all members begin.")
         member = state.records[state.turn]
         member = replace(
             member,
             # Not what the turn began with: the guard, or a rollback, may have changed it.
             params=self._tuned(current),
-            score=evaluation.score,
+            score=_score(evaluation),
             scores=(*member.scores, evaluation.score.mean)[-_SCORES:],
         )
         state = replace(state, evaluations=state.evaluations + 1, since=state.since + 1)
@@ -379,6 +379,12 @@ class PBTOptimizer(BaseOptimizer):
                     )
                 space = self.spaces[name]
                 check_float(f"initial {name}", value, low=space.low, high=space.high)
+
+
+def _score(evaluation: Evaluation) -> Estimate:
+    """The score as a comparison of two states takes it: without error where the same weights would get it again."""
+    score = evaluation.score
+    return replace(score, stderr=0.0) if evaluation.exact and math.isinf(score.stderr) else score
 
 
 def _with(state: _PBTState, number: int, member: Record) -> _PBTState:

@@ -60,6 +60,8 @@ class Evaluation:
             those that collected that window, 0 for an epoch that was scored at its end.
         counts: Whether it counts towards a plateau. It does not while a tuner experiments.
         settled: Whether a lower score is a degradation. Of an experiment's weights it is not.
+        exact: Whether the same weights would get the same score again, as from a validation set: then two of them are
+            compared without error, although the scores of a run are noisy.
     """
 
     score: Estimate
@@ -69,6 +71,7 @@ class Evaluation:
     lag: float = 0.0
     counts: bool = True
     settled: bool = True
+    exact: bool = False
 
 
 @dataclass(frozen=True)

@@ -70,14 +70,14 @@ class ScorePool:
         """Whether there is enough evidence for an evaluation."""
         return self.estimate is not None and self.estimate.n >= max(self.min_episodes, 1)
 
-    def take(self, *, window_id: int, policy_version: int, env_steps: int, exact: bool = False) -> Evaluation:
+    def take(self, *, window_id: int, policy_version: int, env_steps: int, at_end: bool = False) -> Evaluation:
         """Returns what was pooled as an evaluation and empties the pool.
 
         Args:
             window_id: The last window.
             policy_version: Version of the weights that acted in it.
             env_steps: Environment steps of the run.
-            exact: The scores belong to the weights that the windows (epochs) ended with, not to those that they began
+            at_end: The scores belong to the weights that the windows (epochs) ended with, not to those that they began
                 with.
 
         Raises:
@@ -86,7 +86,7 @@ class ScorePool:
         if self.estimate is None:
             raise ValueError("The pool is empty; ask `ready` first.")
         total, count = self._windows
-        lag = window_id - total / count + (0.0 if exact else 1.0)
+        lag = window_id - total / count + (0.0 if at_end else 1.0)
         evaluation = Evaluation(self.estimate, window_id, policy_version, env_steps, lag)
         self.estimate = None
         return evaluation

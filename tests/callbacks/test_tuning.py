@@ -1,0 +1,298 @@
+"""Tuning inside `fit`: what belongs together moves together, and nothing is compiled anew."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+import keras_optix as optix
+from keras_optix.testing import IdentityEnv
+
+MakeAgent = Callable[..., optix.PPOAgent]
+NEVER = {"plateau_threshold": 10**6, "dormant_threshold": 10**7}
+
+
+class Script(optix.BaseOptimizer):
+    """Does what a script says after the evaluations of some windows.
+
+    Args:
+        script: Decisions by number of the evaluation.
+    """
+
+    def __init__(self, script: Mapping[int, optix.TunerDecision]) -> None:
+        super().__init__({"learning_rate": (1e-5, 1e-1), "gamma": (0.9, 0.999)})
+        self.script = script
+        self.evaluations = 0
+        self.versions: list[int] = []
+
+    def observe(self, evaluation: optix.Evaluation, current: optix.HyperparamSet) -> optix.TunerDecision | None:
+        decision = self.script.get(self.evaluations)
+        self.versions.append(evaluation.policy_version)
+        self.evaluations += 1
+        return decision
+
+    def pause(self) -> optix.TunerDecision | None:
+        return None
+
+    def reset(self) -> None:
+        self.evaluations = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return {}
+
+    def from_json(self, values: dict[str, Any]) -> None:
+        pass
+
+
+def fit(
+    agent: optix.PPOAgent,
+    callback: optix.OptixCallback,
+    extra: tuple[keras.callbacks.Callback, ...] = (),
+    env: Any = lambda: IdentityEnv(4),
+) -> None:
+    dataset = optix.dataset_from_env(env, agent, window_size=16, num_envs=2, seed=0)
+    agent.fit(dataset, callbacks=[callback, *extra], verbose=0)
+
+
+def loop(tuner: optix.BaseOptimizer, windows: int = 20, **options: Any) -> optix.OptixCallback:
+    settings = {"scheduler": optix.BackoffScheduler(**NEVER), "max_windows": windows, "restore_best": False} | options
+    return optix.OptixCallback(optix.ReturnEvaluator(2), tuner=tuner, verbose=0, **settings)
+
+
+class States(keras.callbacks.Callback):
+    """Notes the state and hyperparameters after each window, before the next one is collected."""
+
+    def __init__(self, before: bool = False) -> None:
+        super().__init__()
+        self.states: list[dict[str, np.ndarray]] = []
+        self.hyperparams: list[dict[str, float]] = []
+        self.versions: list[int] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.states.append({name: np.array(array) for name, array in self.model.get_state().items()})
+        self.hyperparams.append(self.model.hyperparams.snapshot())
+        self.versions.append(self.model.policy_version)
+
+
+def test_weights_slots_statistics_and_hyperparameters_go_back_together(small_ppo: MakeAgent) -> None:
+    script = {
+        2: optix.TunerDecision("mark", {"learning_rate": 5e-3}, keep="mark", settles=True),
+        5: optix.TunerDecision("change", {"learning_rate": 1e-4, "gamma": 0.91}, settles=True),
+        8: optix.TunerDecision("back", {"gamma": 0.95}, restore="mark", drop=("mark",), settles=True),
+    }
+    tuner, states = Script(script), States()
+    callback = loop(tuner)
+    agent = small_ppo(4, 4, normalize_observations=True, normalize_rewards=True)
+    fit(agent, callback, (states,))
+    back = next(record for record in callback.events if record.message.startswith("back"))
+    kept = next(record for record in callback.events if record.message.startswith("mark"))
+    # What was kept are the weights that collected that window, from before they learned from it.
+    before, now = states.states[kept.window_id - 1], states.states[back.window_id]
+    assert set(before) == set(now)
+    for name, array in before.items():
+        np.testing.assert_array_equal(array, now[name], err_msg=name)
+    assert any(name.startswith("optimizer/") and array.any() for name, array in before.items())
+    # With the hyperparameters that they had, but for what the decision itself changes; the others stay as they are.
+    values, in_force = states.hyperparams[kept.window_id - 1], states.hyperparams[back.window_id]
+    assert in_force == values | {"gamma": 0.95}
+    # Versions never go back, and no score from before counts for what comes after.
+    assert all(later > earlier for earlier, later in zip(states.versions, states.versions[1:], strict=False))
+    assert tuner.versions[9] > states.versions[back.window_id]
+
+
+def test_the_schedule_follows_the_weights_and_not_the_clock(small_ppo: MakeAgent, tmp_path: Path) -> None:
+    script = {
+        0: optix.TunerDecision("mark", {"learning_rate": 2e-3}, keep="mark", settles=True),
+        2: optix.TunerDecision("lost", {"learning_rate": 1e-4}, settles=True),
+        4: optix.TunerDecision("back", {"learning_rate": 3e-3}, restore="mark", settles=True),
+        6: optix.TunerDecision("try", {"gamma": 0.95}),
+    }
+    callback = loop(Script(script), checkpoint_dir=tmp_path)
+    agent = small_ppo(4, 4)
+    fit(agent, callback)
+    schedule = callback.schedule
+    assert schedule is not None
+    assert schedule.start == pytest.approx({"learning_rate": 1e-3, "gamma": 0.99})
+    assert [step.kind for step in schedule.steps] == ["back", "try"]
+    assert schedule.steps[0].env_steps == 0  # the weights that were kept had not learned from anything yet
+    assert [step.settles for step in schedule.steps] == [True, False]
+    written = optix.Schedule.load(callback.registry.run_folder / "schedule.json")
+    assert written == schedule
+
+
+def test_a_schedule_can_be_replayed_exactly(small_ppo: MakeAgent, tmp_path: Path) -> None:
+    def run(tuner: optix.BaseOptimizer, where: str) -> tuple[list[dict[str, float]], Any, Path]:
+        keras.utils.set_random_seed(0)
+        states, agent = States(), small_ppo(4, 4, seed=3)
+        callback = loop(tuner, checkpoint_dir=tmp_path / where)
+        fit(agent, callback, (states,))
+        return states.hyperparams, states.states[-1], callback.registry.run_folder / "schedule.json"
+
+    tuner = optix.BackoffOptimizer({"learning_rate": (1e-5, 1e-1)}, block=2, max_rounds=1, update_band=None)
+    found = run(tuner, "found")
+    assert len({values["learning_rate"] for values in found[0]}) > 2
+    replayed = run(optix.ReplaySchedule(found[2], probes=True), "replayed")
+    assert replayed[0][:-1] == found[0][:-1]  # the end of `fit` undoes a probe, and the replay does so with its step
+    for name, array in found[1].items():
+        np.testing.assert_array_equal(array, replayed[1][name], err_msg=name)
+    # Without the probes only what was meant to stay is left.
+    settled = run(optix.ReplaySchedule(found[2]), "settled")
+    assert len({values["learning_rate"] for values in settled[0]}) == 1
+
+
+def test_a_replay_sets_the_first_values_before_the_first_window(small_ppo: MakeAgent) -> None:
+    states, agent = States(), small_ppo(4, 4)
+    steps = (optix.ScheduleStep(64, {"gamma": 0.92}, "commit", True),)
+    fit(agent, loop(optix.ReplaySchedule(optix.Schedule({"learning_rate": 7e-4}, steps)), 5), (states,))
+    assert [values["learning_rate"] for values in states.hyperparams] == pytest.approx([7e-4] * 5)
+    assert [values["gamma"] for values in states.hyperparams] == pytest.approx([0.99] + [0.92] * 4)
+
+
+def test_a_schedule_of_something_else_is_refused_before_the_first_step(small_ppo: MakeAgent) -> None:
+    agent = small_ppo(4, 4)
+    with pytest.raises(optix.HyperparameterError, match="temperature"):
+        fit(agent, loop(optix.ReplaySchedule(optix.Schedule({"temperature": 1.0}))))
+
+
+def test_nothing_is_compiled_anew(small_network: Callable[[int, int], Any]) -> None:
+    traces = []
+
+    class Traced(optix.PPOAgent):
+        def train_step(self, window: Any) -> dict[str, Any]:
+            traces.append(window)
+            return super().train_step(window)
+
+    agent = Traced(small_network(4, 4), small_network(4, 1), epochs=1)
+    agent.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=False)
+    for tuner in (
+        optix.BackoffOptimizer(block=2, max_rounds=1),
+        optix.PBTOptimizer(population=2, ready_interval=2, seed=0),
+    ):
+        callback = loop(tuner, 24)
+        fit(agent, callback)
+        assert len({str(record.message) for record in callback.events if record.event == "hyperparams"}) > 4
+    assert len(traces) == 1
+
+
+def test_without_bounds_the_algorithm_s_own_are_taken(small_ppo: MakeAgent) -> None:
+    agent = small_ppo(4, 4)
+    tuner = optix.BackoffOptimizer()
+    fit(agent, loop(tuner, 3))
+    assert tuner.spaces == agent.search_spaces
+    assert next(iter(tuner.spaces)) == "learning_rate"
+
+
+def test_nothing_to_tune_is_an_error_before_the_first_step() -> None:
+    model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 10)), loss="mse")
+    callback = optix.OptixCallback(monitor="loss", tuner=optix.BackoffOptimizer(), verbose=0)
+    with pytest.raises(optix.ConfigurationError, match="nothing to tune"):
+        model.fit(np.ones((4, 1)), np.ones((4, 1)), callbacks=[callback], verbose=0)
+
+
+# Population based training
+
+
+class Q(keras.Model):  # type: ignore[misc]
+    """The toy of figure 2 in Jaderberg et al. 2017: climbs ``1.2 - (h0 w0^2 + h1 w1^2)``, is scored ``1.2 - w w``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = self.add_weight(shape=(2,), name="w")
+        self.w.assign([0.9, 0.9001])  # mirror images would have equal scores, and neither would copy
+        self.h = [keras.Variable(value, trainable=False, name=f"h{k}") for k, value in enumerate((1.0, 0.0))]
+
+    def call(self, inputs: Any) -> Any:
+        self.add_loss(self.h[0] * self.w[0] ** 2 + self.h[1] * self.w[1] ** 2)
+        return inputs[:, :1] * 0.0 + 1.2 - keras.ops.sum(self.w**2)
+
+
+def q(y_true: Any, y_pred: Any) -> Any:
+    return keras.ops.mean(y_pred)
+
+
+def toy(**options: Any) -> tuple[float, optix.OptixCallback]:
+    """Two workers with 200 steps each, 10 in a turn; the best weights at the end."""
+    keras.utils.set_random_seed(0)
+    model = Q()
+    model.compile(keras.optimizers.SGD(0.01), loss=None, metrics=[q])
+    tuner = optix.PBTOptimizer(
+        {"h0": optix.Linear(0.0, 1.0), "h1": optix.Linear(0.0, 1.0)},
+        population=2,
+        ready_interval=1,
+        initial=[{"h0": 0.0, "h1": 1.0}],
+        **options,
+    )
+    callback = optix.OptixCallback(
+        monitor="q",
+        mode="max",
+        tuner=tuner,
+        hyperparams={"h0": model.h[0], "h1": model.h[1]},
+        scheduler=optix.BackoffScheduler(**NEVER, max_interval=1),
+        verbose=0,
+    )
+    data = np.ones((10, 1), "float32")
+    model.fit(data, data, batch_size=1, epochs=40, shuffle=False, callbacks=[callback], verbose=0)
+    return 1.2 - float(np.square(keras.ops.convert_to_numpy(model.w)).sum()), callback
+
+
+def test_a_real_population_in_one_fit_solves_the_paper_s_toy() -> None:
+    alone, _ = toy(exploit=False, explore=False, seed=0)
+    assert alone == pytest.approx(0.39, abs=0.01)
+    values = [toy(seed=seed)[0] for seed in range(3)]
+    assert np.mean(values) >= 1.10
+
+
+def test_a_population_says_what_it_copied_and_why() -> None:
+    _, callback = toy(seed=1)
+    copied = [record for record in callback.events if record.message.startswith("exploit")]
+    assert copied
+    for record in copied:
+        assert record.evidence is not None
+        assert record.evidence.difference < 0.0
+        assert record.cost == 20
+        assert "back to the weights of 'member" in record.message
+
+
+def test_a_population_of_agents_has_its_members_in_turns(small_ppo: MakeAgent) -> None:
+    agent = small_ppo(4, 4)
+    tuner = optix.PBTOptimizer({"learning_rate": (1e-4, 1e-2)}, population=3, ready_interval=2, seed=0)
+    callback = loop(tuner, 60, restore_best=True)
+    fit(agent, callback)
+    kinds = [record.message.split()[0] for record in callback.events if record.event == "hyperparams"]
+    assert len(kinds) >= 6
+    assert set(kinds) <= {"switch", "exploit", "undecided"}
+    assert not [record for record in callback.events if record.event in ("degradation", "plateau")]
+
+
+def test_a_population_can_be_resumed(small_ppo: MakeAgent, tmp_path: Path) -> None:
+    class Cut(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch == 17:
+                raise ConnectionError("power")
+
+    def start(where: Path, *, cut: bool = False, resume: bool = False) -> tuple[Any, Any]:
+        keras.utils.set_random_seed(0)
+        agent = small_ppo(4, 4, seed=3)
+        tuner = optix.PBTOptimizer({"learning_rate": (1e-4, 1e-2)}, population=2, ready_interval=2, seed=0)
+        callback = loop(tuner, 40, checkpoint_dir=where, resume=resume, resume_interval=0.0)
+        if cut:
+            with pytest.raises(ConnectionError):
+                fit(agent, callback, (Cut(),))
+        else:
+            fit(agent, callback)
+        return agent, callback
+
+    whole, callback = start(tmp_path / "whole")
+    start(tmp_path / "cut", cut=True)
+    resumed, again = start(tmp_path / "cut", resume=True)
+    assert json.dumps(callback.tuner.to_json()) == json.dumps(again.tuner.to_json())
+    assert callback.schedule == again.schedule
+    for name, array in whole.get_state().items():
+        np.testing.assert_array_equal(array, resumed.get_state()[name], err_msg=name)
