@@ -82,6 +82,7 @@ class Tuning:
         self._kept: dict[str, _Kept] = {}
         self._best: tuple[int, Lineage] | None = None  # snapshot and its lineage
         self._in_force: dict[str, float] = {}  # what was seen or set last
+        self._settled: dict[str, float] = {}  # values that were meant to stay
         self._steps_before = 0  # steps of the lineage before the latest unit
         self._window_id = -1  # the latest
         self.lineage = Lineage(0, Schedule({}))
@@ -114,7 +115,7 @@ class Tuning:
             self._note("hyperparams", self._in_words(decision, before), decision.evidence, 0)
         values = self._trainee.hyperparams.snapshot()
         tuned = {name: values[name] for name in self._tuner.names}
-        self.lineage = Lineage(0, Schedule(tuned))
+        self.lineage, self._settled = Lineage(0, Schedule(tuned)), dict(tuned)
         if decision is not None and decision.keep is not None:
             self._kept[decision.keep] = _Kept(dict(self._trainee.get_state()), tuned, self.lineage)
 
@@ -164,6 +165,7 @@ class Tuning:
             kind: Why, in one word.
         """
         self._set(params)
+        self._settled |= params
         self._record(params, kind, settles=True)
 
     def crowned(self, snapshot_id: int) -> None:
@@ -195,6 +197,8 @@ class Tuning:
             self._record(params, decision.kind, settles=decision.settles)
         if decision.kind:
             self._note("hyperparams", self._in_words(decision, before), decision.evidence, decision.cost)
+        if decision.settles:
+            self._settled |= params
         if changed or decision.restore is not None:
             self._disturb()
 
@@ -234,9 +238,12 @@ class Tuning:
 
     def _in_words(self, decision: TunerDecision, before: Mapping[str, float]) -> str:
         now = self._trainee.hyperparams.snapshot()
-        values = ", ".join(
-            f"{name} {before[name]:.4g} -> {now[name]:.4g}" if name in before else f"{name} {now[name]:.4g}"
-            for name in decision.params
+        if decision.settles:
+            before = {**before, **self._settled}  # where it came from, not which value was tried last
+        changed = [name for name in decision.params if now[name] != before[name]]
+        # Of many values, those that stay are not worth the space, unless all do.
+        values = ", ".join(f"{name} {before[name]:.4g} -> {now[name]:.4g}" for name in changed) or ", ".join(
+            f"{name} stays {now[name]:.4g}" for name in decision.params
         )
         back = "" if decision.restore is None else f", back to the weights of {decision.restore!r}"
         cost = f" ({decision.cost:,} {self._trainee.steps})" if decision.cost else ""
@@ -270,6 +277,7 @@ class Tuning:
             },
             "best": None if self._best is None else [self._best[0], self._best[1].to_json()],
             "lineage": self.lineage.to_json(),
+            "settled": self._settled,
             "steps_before": self._steps_before,
             "window_id": self._window_id,
         }
@@ -285,4 +293,5 @@ class Tuning:
         best = values["best"]
         self._best = None if best is None else (best[0], Lineage.from_json(best[1]))
         self.lineage = Lineage.from_json(values["lineage"])
+        self._settled = dict(values["settled"])
         self._steps_before, self._window_id = values["steps_before"], values["window_id"]

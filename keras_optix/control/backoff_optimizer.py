@@ -46,8 +46,8 @@ class _Probe:
     """A probe under way, as JSON values.
 
     Attributes:
-        base: Unit coordinates of all hyperparameters before it.
         name: The hyperparameter that is probed.
+        base: Its value before.
         below: Its lower value.
         above: Its upper value.
         start: Environment steps of the run when it began.
@@ -63,8 +63,8 @@ class _Probe:
         round: Rounds that ended.
     """
 
-    base: dict[str, float]
     name: str
+    base: float
     below: float
     above: float
     start: int
@@ -237,7 +237,7 @@ class BackoffOptimizer(BaseOptimizer):
         self._state = replace(self._state, probe=None, active=False, band=band, recent=(), since_set=0)
         if probe is None:
             return None
-        return TunerDecision("paused", self._params(probe.base), drop=(_BLOCK,))
+        return TunerDecision("paused", {probe.name: probe.base}, drop=(_BLOCK,))
 
     def to_json(self) -> dict[str, Any]:
         """See `BaseOptimizer.to_json`."""
@@ -253,9 +253,6 @@ class BackoffOptimizer(BaseOptimizer):
         sequences = {name: tuple(values[name]) for name in ("recent", "history")}
         restored = {"probe": probe, "band": None if band is None else UpdateBand.from_json(band)}
         self._state = _TunerState(**(values | sequences | restored))
-
-    def _params(self, units: Mapping[str, float]) -> dict[str, float]:
-        return {name: self.spaces[name].from_unit(units[name]) for name in units}
 
     # By the size of the updates
 
@@ -286,12 +283,12 @@ class BackoffOptimizer(BaseOptimizer):
 
     def _begin(self, state: _TunerState, evaluation: Evaluation, current: HyperparamSet) -> TunerDecision | None:
         name = tuple(self.spaces)[state.parameter]
-        base = {name: space.to_unit(current.params[name]) for name, space in self.spaces.items()}
-        below, above = self._arms(name, base[name], state.steps[name])
+        base = current.params[name]
+        below, above = self._arms(name, self.spaces[name].to_unit(base), state.steps[name])
         score = evaluation.score
         probe = _Probe(
-            base=base,
             name=name,
+            base=base,
             below=below,
             above=above,
             start=evaluation.env_steps,
@@ -360,7 +357,7 @@ class BackoffOptimizer(BaseOptimizer):
     def _abort(self, state: _TunerState, probe: _Probe, env_steps: int, evidence: Evidence) -> TunerDecision:
         """Ends a probe whose value does harm: back to where its block began."""
         self._end_probe(state, probe, _TURN, quiet=True, decided=False)
-        params = self._params(probe.base)
+        params = {probe.name: probe.base}
         cost = env_steps - probe.start
         return TunerDecision("aborted", params, evidence, cost, restore=_BLOCK, drop=(_BLOCK,), settles=True)
 
@@ -374,7 +371,7 @@ class BackoffOptimizer(BaseOptimizer):
             turned = state.directions.get(probe.name, sign) != sign
             moved = replace(state, directions=state.directions | {probe.name: sign}, learned=True)
             self._end_probe(moved, probe, _TURN if turned else _GROWTH, quiet=False)
-            params = self._params(probe.base) | {probe.name: probe.above if sign > 0 else probe.below}
+            params = {probe.name: probe.above if sign > 0 else probe.below}
             return TunerDecision(
                 "commit" if sign > 0 else "reverse", params, evidence, cost, drop=(_BLOCK,), settles=True
             )
@@ -385,7 +382,7 @@ class BackoffOptimizer(BaseOptimizer):
             return None
         quiet = learned or step >= _WIDEST
         self._end_probe(state, probe, _SHRINKAGE if learned else _WIDENING, quiet=quiet, decided=learned)
-        return TunerDecision("undecided", self._params(probe.base), evidence, cost, drop=(_BLOCK,), settles=True)
+        return TunerDecision("undecided", {probe.name: probe.base}, evidence, cost, drop=(_BLOCK,), settles=True)
 
     def _end_probe(
         self, state: _TunerState, probe: _Probe, factor: float, *, quiet: bool, decided: bool = True
