@@ -36,7 +36,8 @@ _BLOCK, _BAND = "block", "band"  # names of the states that are kept: where a bl
 _APPROX_KL = "approx_kl"
 _HISTORY = 64  # evaluations
 _FALL = 4.0  # standard errors below the start of a block that end a probe: one in 30,000 by chance
-_PROVEN = 2.3263  # the trend of scores that shows that something is learned, as a normal score: one-sided 99 %
+_PROVEN = 2.3263  # the trend of the scores under a setting that proves it, as a normal score: one-sided 99 %
+_LEARNED = 3.5  # the trend that shows that anything is learned at all: it is looked for at every round
 _GROWTH, _SHRINKAGE, _TURN, _WIDENING = 1.5, 1.0 / 1.5, 0.5, 2.0
 _WIDEST = 0.5  # step while nothing is learned
 
@@ -59,6 +60,7 @@ class _Probe:
         left: Evaluations left in this block.
         begun: Scores before this block.
         sizes: Logarithms (base 10) of the updates in this block.
+        limited: Whether updates that are too large end it.
         block: Blocks that ended in this round.
         round: Rounds that ended.
     """
@@ -76,6 +78,7 @@ class _Probe:
     left: int
     begun: int = 1
     sizes: tuple[float, ...] = ()
+    limited: bool = False
     block: int = 0
     round: int = 0
 
@@ -197,15 +200,13 @@ class BackoffOptimizer(BaseOptimizer):
             probe = replace(state.probe, sizes=(*state.probe.sizes, size_of(size))[-_HISTORY:])
             self._state = state = replace(state, probe=probe)
             return self._limit_probe(state, probe, band, env_steps)
-        if band.over:
-            return None
         first = not band.sizes
         band, move = band.add(size).ask()
         start = before if first else state.band_start
         self._state = replace(state, band=band, band_start=start)
         if move is None:
             # Where a search that undoes updates would go back to.
-            return TunerDecision("", keep=_BAND) if first else None
+            return TunerDecision("", keep=_BAND) if first and not band.over else None
         return self._move(move, env_steps - start, current)
 
     def observe(self, evaluation: Evaluation, current: HyperparamSet) -> TunerDecision | None:
@@ -275,9 +276,12 @@ class BackoffOptimizer(BaseOptimizer):
         return TunerDecision(kind, {LEARNING_RATE: new}, move.evidence, cost, restore=restore, settles=True)
 
     def _limit_probe(self, state: _TunerState, probe: _Probe, band: UpdateBand, env_steps: int) -> TunerDecision | None:
-        """A value whose updates are too large is not tried to the end."""
-        found = outside(probe.sizes, -math.inf, band.high)
-        return None if found is None else self._abort(state, probe, env_steps, found)
+        """A learning rate whose updates are too large is not tried to the end, if those before were not."""
+        found = outside(probe.sizes, -math.inf, band.high) if probe.limited else None
+        if found is None:
+            return None
+        reason = f"{found.reason} with {probe.name} {self._probed(probe)[probe.name]:.4g}"
+        return self._abort(state, probe, env_steps, replace(found, reason=reason))
 
     # By scores
 
@@ -285,7 +289,8 @@ class BackoffOptimizer(BaseOptimizer):
         name = tuple(self.spaces)[state.parameter]
         base = current.params[name]
         below, above = self._arms(name, self.spaces[name].to_unit(base), state.steps[name])
-        score = evaluation.score
+        score, band = evaluation.score, state.band
+        limited = band is not None and name == LEARNING_RATE and not band.above
         probe = _Probe(
             name=name,
             base=base,
@@ -298,8 +303,10 @@ class BackoffOptimizer(BaseOptimizer):
             scores=(score.mean,),
             stderrs=(score.stderr,),
             left=self.block,
+            limited=limited,
         )
-        self._state = replace(state, probe=probe)
+        # Updates from before the probe say nothing of what comes after it.
+        self._state = replace(state, probe=probe, band=band and band.rest())
         return TunerDecision("probe", self._probed(probe), keep=_BLOCK)
 
     def _arms(self, name: str, unit: float, step: float) -> tuple[float, float]:
@@ -333,6 +340,7 @@ class BackoffOptimizer(BaseOptimizer):
         before = probe.sign
         probe = replace(probe, block=probe.block + 1)
         if probe.block == len(_SIGNS):
+            state = replace(state, learned=state.learned or trend(state.history) > _LEARNED)
             ended = self._look(state, probe, evaluation)
             if ended is not None:
                 return ended
@@ -375,9 +383,7 @@ class BackoffOptimizer(BaseOptimizer):
             return TunerDecision(
                 "commit" if sign > 0 else "reverse", params, evidence, cost, drop=(_BLOCK,), settles=True
             )
-        learned = state.learned or trend(state.history) > _PROVEN
-        self._state = state = replace(state, learned=learned)
-        step = state.steps[probe.name]
+        learned, step = state.learned, state.steps[probe.name]
         if probe.round + 1 < self.max_rounds and (learned or step >= self.max_perturbation):
             return None
         quiet = learned or step >= _WIDEST

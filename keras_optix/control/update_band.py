@@ -77,7 +77,12 @@ class UpdateBand:
         Args:
             over: Nor ever again.
         """
-        return self._with(sizes=(), direction=0, over=over)
+        return self._with(sizes=(), direction=0, over=over or self.over)
+
+    @property
+    def above(self) -> bool:
+        """Whether the updates are known to be too large, or nothing is known of them."""
+        return len(self.sizes) < _FEWEST or outside(self.sizes, -math.inf, self.high) is not None
 
     def ask(self) -> tuple[UpdateBand, Move | None]:
         """Whether the learning rate should change.
