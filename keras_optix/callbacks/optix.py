@@ -57,7 +57,9 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         mode: ``"min"`` or ``"max"``: which way the log is better; ``"auto"`` tells by its name.
         scheduler: The state machine. None: `BackoffScheduler` with its defaults; of an ordinary model with
             ``max_interval=1``, for its scores cost nothing.
-        tuner: Tunes hyperparameters while the loop is ACTIVE. None: nothing is tuned.
+        tuner: Tunes hyperparameters while the loop is ACTIVE: a `BackoffOptimizer`, a `PBTOptimizer`, a
+            `ReplaySchedule`, one of your own. Evaluations of its experiments count towards no plateau. None: nothing
+            is tuned.
         registry: Where snapshots go. None: one in `checkpoint_dir`.
         checkpoint_dir: Directory for a registry. None, without a registry: a temporary one, gone with the callback.
         on_dormant: ``"stop"`` ends `fit`; ``"watch"`` (agents) goes on as WATCHDOG: the best weights act and are

@@ -84,6 +84,7 @@ class Tuning:
         self._in_force: dict[str, float] = {}  # what was seen or set last
         self._settled: dict[str, float] = {}  # values that were meant to stay
         self._steps_before = 0  # steps of the lineage before the latest unit
+        self._logs: Mapping[str, Any] = {}  # of the latest unit
         self._window_id = -1  # the latest
         self.lineage = Lineage(0, Schedule({}))
         self.warn_of_other_owners = True
@@ -131,7 +132,10 @@ class Tuning:
         self.lineage = replace(self.lineage, steps=self.lineage.steps + unit.steps)
         if self._tuner is None:
             return
-        decision = self._tuner.observe_update(env_steps, unit.logs, self._trainee.get_hyperparams())
+        # With `steps_per_execution` several windows come with the logs of one: an update counts once.
+        logs: Mapping[str, Any] = {} if unit.logs is self._logs else unit.logs
+        self._logs = unit.logs
+        decision = self._tuner.observe_update(env_steps, logs, self._trainee.get_hyperparams())
         if decision is not None:
             self._apply(decision, unit.candidate)
 

@@ -138,7 +138,7 @@ class BaseOptimizer(abc.ABC):
 
         Args:
             env_steps: Environment steps (batches) of the run, the window included.
-            logs: Logs of the update by name.
+            logs: Logs of the update by name; empty where they are not its own (`steps_per_execution`).
             current: The hyperparameters in force.
 
         Returns:

@@ -180,6 +180,19 @@ def test_nothing_is_compiled_anew(small_network: Callable[[int, int], Any]) -> N
     assert len(traces) == 1
 
 
+def test_the_logs_of_one_update_count_once(small_ppo: MakeAgent) -> None:
+    """With `steps_per_execution` Keras gives the logs of the last of several windows."""
+    logged = []
+
+    class Reads(Script):
+        def observe_update(self, env_steps: int, logs: Any, current: optix.HyperparamSet) -> None:
+            logged.append((env_steps, logs.get("approx_kl")))
+
+    fit(small_ppo(4, 4, steps_per_execution=4), loop(Reads({}), 12))
+    assert [env_steps for env_steps, _ in logged] == [32 * (k + 1) for k in range(12)]
+    assert sum(size is not None for _, size in logged) == 3
+
+
 def test_without_bounds_the_algorithm_s_own_are_taken(small_ppo: MakeAgent) -> None:
     agent = small_ppo(4, 4)
     tuner = optix.BackoffOptimizer()
