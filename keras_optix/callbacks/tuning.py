@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,10 +132,12 @@ class Tuning:
         self.lineage = replace(self.lineage, steps=self.lineage.steps + unit.steps)
         if self._tuner is None:
             return
+        current = self._trainee.get_hyperparams()
+        self._record_others(self._tuner, current.params)
         # With `steps_per_execution` several windows come with the logs of one: an update counts once.
         logs: Mapping[str, Any] = {} if unit.logs is self._logs else unit.logs
         self._logs = unit.logs
-        decision = self._tuner.observe_update(env_steps, logs, self._trainee.get_hyperparams())
+        decision = self._tuner.observe_update(env_steps, logs, current)
         if decision is not None:
             self._apply(decision, unit.candidate)
 
@@ -233,12 +235,23 @@ class Tuning:
             callback.on_hyperparam_update(old, new)
         return True
 
-    def _record(self, params: Mapping[str, float], kind: str, *, settles: bool) -> None:
+    def _record(self, names: Iterable[str], kind: str, *, settles: bool) -> None:
+        """Notes in the schedule what is in force now."""
         tuned = () if self._tuner is None else self._tuner.names
-        mine = {name: value for name, value in params.items() if name in tuned}
+        now = self._trainee.hyperparams.snapshot()
+        mine = {name: now[name] for name in names if name in tuned}
         if mine:
-            step = ScheduleStep(self.lineage.steps, mine, kind, settles)
-            self.lineage = replace(self.lineage, schedule=self.lineage.schedule.then(step))
+            self._extend(ScheduleStep(self.lineage.steps, mine, kind, settles))
+
+    def _record_others(self, tuner: BaseOptimizer, current: Mapping[str, float]) -> None:
+        """Notes values under which was learned and that nobody told of: those before a rollback, or somebody else's."""
+        scheduled = self.lineage.schedule.at(self.lineage.steps)
+        other = {name: current[name] for name in tuner.names if current[name] != scheduled.get(name)}
+        if other:
+            self._extend(ScheduleStep(self._steps_before, other, "in force", True))
+
+    def _extend(self, step: ScheduleStep) -> None:
+        self.lineage = replace(self.lineage, schedule=self.lineage.schedule.then(step))
 
     def _in_words(self, decision: TunerDecision, before: Mapping[str, float]) -> str:
         now = self._trainee.hyperparams.snapshot()

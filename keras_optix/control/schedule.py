@@ -11,6 +11,7 @@ from typing import Any
 
 from keras_optix.control.base_optimizer import BaseOptimizer, TunerDecision
 from keras_optix.control.records import HyperparamSet
+from keras_optix.control.registry import write_atomically
 from keras_optix.control.scheduler import Evaluation
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.validation import check_float, check_int
@@ -93,7 +94,8 @@ class Schedule:
         Args:
             path: The file; one that is there is replaced.
         """
-        Path(path).write_text(json.dumps(self.to_json(), indent=1))
+        text = json.dumps(self.to_json(), indent=1)
+        write_atomically(Path(path), lambda file: file.write(text.encode()))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Schedule:

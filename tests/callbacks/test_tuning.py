@@ -126,6 +126,19 @@ def test_the_schedule_follows_the_weights_and_not_the_clock(small_ppo: MakeAgent
     assert written == schedule
 
 
+def test_the_schedule_tells_of_values_that_somebody_else_set(small_ppo: MakeAgent) -> None:
+    class Meddles(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+            if batch == 3:
+                self.model.hyperparams["gamma"] = 0.93
+
+    callback = loop(Script({}), 8)
+    with pytest.warns(UserWarning, match="two owners"):
+        fit(small_ppo(4, 4), callback, (Meddles(),))
+    assert callback.schedule is not None
+    assert callback.schedule.steps == (optix.ScheduleStep(96, {"gamma": 0.93}, "in force", True),)
+
+
 def test_a_schedule_can_be_replayed_exactly(small_ppo: MakeAgent, tmp_path: Path) -> None:
     def run(tuner: optix.BaseOptimizer, where: str) -> tuple[list[dict[str, float]], Any, Path]:
         keras.utils.set_random_seed(0)
