@@ -155,7 +155,8 @@ def test_hooks_come_in_the_documented_order(small_ppo: MakeAgent) -> None:
     plateau = next(k for k, call in enumerate(calls) if call.startswith("plateau"))
     # The plateau waited for the probe to end.
     changes = [call for call in calls[:plateau] if call.startswith("learning rate")]
-    assert changes == [f"learning rate {rate}" for rate in ("0.0032", "0.0003", "0.0032", "0.0010")]
+    assert changes[:4] == [f"learning rate {rate}" for rate in ("0.0032", "0.0003", "0.0032", "0.0010")]
+    assert changes[-1] == "learning rate 0.0010"  # after the wider probes that follow where nothing is learned
     assert calls[plateau].endswith("learning rate 0.0010")
     assert calls[plateau - 1] == f"window {calls[plateau].split()[1].rstrip(',')}"
     assert calls[-3].startswith("dormant")
