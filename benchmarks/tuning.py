@@ -10,7 +10,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from _learner import BEST, BOUNDS, DECISIONS, Tuner, drive, oracle
+from _learner import BEST, BOUNDS, Tuner, drive, oracle
 from _naive import NaiveOptimizer
 from _pbt_toy import run_toy
 from _report import interquartile_mean, interval, ok, print_table, write_results
@@ -55,12 +55,11 @@ def learner() -> list[dict[str, Any]]:
 
 def flat(walk: float) -> dict[str, Any]:
     """How often a probe commits where nothing differs."""
-    commits, probes, windows, seed = 0, 0, 0, FIRST_SEED
+    commits, probes, seed = 0, 0, FIRST_SEED
     while probes < FLAT_PROBES:
         outcome = drive(optix.BackoffOptimizer(SPACES), BEST, FLAT_WINDOWS, seed, learns=False, walk=walk)
-        ended = [decision.kind for decision in outcome.decisions if decision.kind in DECISIONS]
-        commits += sum(kind != "undecided" for kind in ended)
-        probes, windows, seed = probes + len(ended), windows + FLAT_WINDOWS, seed + 1
+        commits += sum(decision.kind != "undecided" for decision in outcome.decisions)
+        probes, seed = probes + len(outcome.decisions), seed + 1
     return {"walk": walk, "probes": probes, "commits": commits, "share": commits / probes}
 
 

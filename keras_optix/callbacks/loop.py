@@ -204,17 +204,13 @@ class Loop:
         return self.trainee.play(unit.candidate, self.evaluator) or nothing
 
     def _evaluate(self, candidate: Candidate, metrics: EvalMetrics) -> None:
-        evaluation = replace(
-            self._pool.take(
-                window_id=candidate.window_id,
-                policy_version=candidate.policy_version,
-                env_steps=self.env_steps,
-                at_end=self.trainee.exact or self.evaluator.per_epoch,
-            ),
-            counts=not self.tuning.busy,
-            settled=not self.tuning.unsettled,
-            exact=self.trainee.exact,
+        evaluation = self._pool.take(
+            window_id=candidate.window_id,
+            policy_version=candidate.policy_version,
+            env_steps=self.env_steps,
+            at_end=self.trainee.exact or self.evaluator.per_epoch,
         )
+        evaluation = self.tuning.flagged(replace(evaluation, exact=self.trainee.exact))
         self._latest = evaluation
         self._reassess_best(evaluation.score)
         decision = self.scheduler.observe(evaluation)
@@ -281,14 +277,7 @@ class Loop:
         estimate = estimate_of(metrics)
         if estimate is None:
             raise StateError("The second evaluation of a candidate has no score.")
-        evaluation = Evaluation(
-            estimate,
-            self.window_id,
-            candidate.policy_version,
-            self.env_steps,
-            counts=not self.tuning.busy,
-            settled=not self.tuning.unsettled,
-        )
+        evaluation = self.tuning.flagged(Evaluation(estimate, self.window_id, candidate.policy_version, self.env_steps))
         self._reassess_best(estimate)
         decisions = self.scheduler.confirm(evaluation)
         crowned = decisions[0].event is LoopEvent.IMPROVEMENT

@@ -94,15 +94,11 @@ class Tuning:
         """The schedule that the weights in force were trained under."""
         return self.lineage.schedule
 
-    @property
-    def busy(self) -> bool:
-        """Whether an experiment is under way."""
-        return self._tuner is not None and self._tuner.busy
-
-    @property
-    def unsettled(self) -> bool:
-        """Whether the weights in force are those of an experiment."""
-        return self._tuner is not None and self._tuner.unsettled
+    def flagged(self, evaluation: Evaluation) -> Evaluation:
+        """The evaluation, marked if it is one of an experiment."""
+        if self._tuner is None:
+            return evaluation
+        return replace(evaluation, counts=not self._tuner.busy, settled=not self._tuner.unsettled)
 
     def begin(self) -> None:
         """A new run."""
@@ -245,7 +241,7 @@ class Tuning:
 
     def _record_others(self, tuner: BaseOptimizer, current: Mapping[str, float]) -> None:
         """Notes values under which was learned and that nobody told of: those before a rollback, or somebody else's."""
-        scheduled = self.lineage.schedule.at(self.lineage.steps)
+        scheduled = self.lineage.schedule.latest
         other = {name: current[name] for name in tuner.names if current[name] != scheduled.get(name)}
         if other:
             self._extend(ScheduleStep(self._steps_before, other, "in force", True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -66,6 +67,11 @@ class Schedule:
             if step.env_steps <= env_steps:
                 params |= step.params
         return params
+
+    @functools.cached_property
+    def latest(self) -> dict[str, float]:
+        """The values in force after all steps. Found once: it is asked for after every window."""
+        return self.at(max((step.env_steps for step in self.steps), default=0))
 
     def to_json(self) -> dict[str, Any]:
         """Returns the schedule as JSON values."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from keras_optix.control.evidence import Evidence, as_normal_score, estimate_from_samples
@@ -65,11 +65,11 @@ class UpdateBand:
 
     def add(self, size: float) -> UpdateBand:
         """Adds an update; those before the latest 16 are forgotten."""
-        return self._with(sizes=(*self.sizes, size_of(size))[-_MOST:])
+        return replace(self, sizes=(*self.sizes, size_of(size))[-_MOST:])
 
     def forget(self) -> UpdateBand:
         """Another learning rate is in force."""
-        return self._with(sizes=())
+        return replace(self, sizes=())
 
     def rest(self, *, over: bool = False) -> UpdateBand:
         """The change that was asked for is not made: it searches no longer.
@@ -77,7 +77,7 @@ class UpdateBand:
         Args:
             over: Nor ever again.
         """
-        return self._with(sizes=(), direction=0, over=over or self.over)
+        return replace(self, sizes=(), direction=0, over=over or self.over)
 
     @property
     def above(self) -> bool:
@@ -97,16 +97,15 @@ class UpdateBand:
         if self.direction:
             third = (high / low) ** (1.0 / 6.0)
             low, high = middle / third, middle * third
-        found = outside(self.sizes, low, high)
+        found, mean = outside(self.sizes, low, high), estimate_from_samples(self.sizes).mean
         if found is None:
-            inside = math.log10(low) <= estimate_from_samples(self.sizes).mean <= math.log10(high)
-            return (self._with(over=True, direction=0) if self.direction and inside else self), None
+            inside = math.log10(low) <= mean <= math.log10(high)
+            return (replace(self, over=True, direction=0) if self.direction and inside else self), None
         towards = -1 if found.difference > 0.0 else 1
         if self.direction == -towards:
-            return self._with(over=True, direction=0), None
-        mean = estimate_from_samples(self.sizes).mean
+            return replace(self, over=True, direction=0), None
         decades = min(max(_EXPONENT * (math.log10(middle) - mean), -_LARGEST_MOVE), _LARGEST_MOVE)
-        return self._with(sizes=(), direction=towards), Move(10.0**decades, found)
+        return replace(self, sizes=(), direction=towards), Move(10.0**decades, found)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the state as JSON values."""
@@ -116,9 +115,6 @@ class UpdateBand:
     def from_json(cls, values: Mapping[str, Any]) -> UpdateBand:
         """Restores what `to_json` returned."""
         return cls(**(dict(values) | {"sizes": tuple(values["sizes"])}))
-
-    def _with(self, **changes: Any) -> UpdateBand:
-        return UpdateBand(**(vars(self) | changes))
 
 
 def size_of(kl: float) -> float:

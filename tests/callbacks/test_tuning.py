@@ -68,7 +68,7 @@ def loop(tuner: optix.BaseOptimizer, windows: int = 20, **options: Any) -> optix
 class States(keras.callbacks.Callback):
     """Notes the state and hyperparameters after each window, before the next one is collected."""
 
-    def __init__(self, before: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.states: list[dict[str, np.ndarray]] = []
         self.hyperparams: list[dict[str, float]] = []

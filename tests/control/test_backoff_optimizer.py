@@ -34,7 +34,6 @@ class Learner:
         seed: Of the noise.
         noise: Standard deviation of a score.
         kl: KL divergence of an update with these hyperparameters; None: there is no such log.
-        logged: What the logs of an update call it.
     """
 
     def __init__(
