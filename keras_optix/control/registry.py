@@ -4,33 +4,52 @@
 
     checkpoints/
         manifest.json            written last, by rename: it names only what is complete
+        .lock                    whoever changes the manifest holds it
         20261122-212201-3f9a/    one folder per run
             000012.npz           arrays by name, no pickle
 
 Every write goes to a temporary name beside its target, is flushed to the disk and renamed, so that a crash leaves the
-old file or the new one, never half of one.
+old file or the new one, never half of one. Every change reads the manifest again under the lock, so that processes on
+one directory never undo each other's; the system frees the lock of a process that was killed.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
+import re
 import secrets
 import time
 import zipfile
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from filelock import FileLock, Timeout
 
+from keras_optix.control.manifest import (
+    PolicySnapshot,
+    check_snapshot,
+    is_run_id,
+    path_of,
+    plain_metrics,
+    ranked,
+    read_manifest,
+    write_manifest,
+)
 from keras_optix.control.records import EvalMetrics, HyperparamSet
-from keras_optix.errors import RegistryError, describe
+from keras_optix.errors import ConfigurationError, RegistryError, describe
 from keras_optix.validation import check_int
 
+__all__ = ["UNREADABLE", "CheckpointRegistry", "PolicySnapshot", "Restorable", "read_arrays", "write_atomically"]
+
 _MANIFEST = "manifest.json"
-_SCHEMA = 1
+_LOCK = ".lock"
+_LOCK_SECONDS = 60.0
+_LEFT_OVER = re.compile(r"\.(write-test-|.+\.(json|npz)\.)[0-9a-f]{8}")  # temporary files of this module
+_LEFT_OVER_SECONDS = 3600.0  # a younger one may still be written by another process
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)  # what a damaged file of arrays raises
 
 
@@ -46,44 +65,6 @@ class Restorable(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class PolicySnapshot:
-    """A version of the weights on disk with the score that it earned.
-
-    Attributes:
-        snapshot_id: Number of the snapshot in its run, from 1.
-        run_id: The run that it belongs to.
-        path: File of its arrays, relative to the registry's directory.
-        policy_version: Version of the weights.
-        window_id: The last window that these weights collected before they were saved.
-        env_steps: Environment steps of the run until then.
-        eval_metrics: Score of exactly these weights, with standard error and number of episodes.
-        hyperparams: Hyperparameters in force when they were reached.
-        era: Worlds seen before this one (see `SchedulerState.era`).
-        created: Unix time.
-        crowned: Whether it was the loop's best when it was saved. The latest of these is the best, even where a second
-            look at it found a lower score than a snapshot before it had: it beat that one when both were compared.
-    """
-
-    snapshot_id: int
-    run_id: str
-    path: str
-    policy_version: int
-    window_id: int
-    env_steps: int
-    eval_metrics: EvalMetrics
-    hyperparams: HyperparamSet
-    era: int
-    created: float
-    crowned: bool = False
-
-    @property
-    def score(self) -> float:
-        """The score; every snapshot has one."""
-        score = self.eval_metrics.primary_score
-        return -np.inf if score is None else score
-
-
 class CheckpointRegistry:
     """Keeps the snapshots of runs in a directory.
 
@@ -92,8 +73,8 @@ class CheckpointRegistry:
 
     Args:
         directory: Made if it does not exist.
-        max_snapshots: Snapshots kept per run, at least 1; the worst are removed first, the best never. Defaults
-            to 10.
+        max_snapshots: Snapshots kept per run, at least 1. The oldest are removed first; never the best, the newest,
+            or one that somebody holds, so that there are more where these alone are more. Defaults to 10.
 
     Raises:
         RegistryError: The directory cannot be written, or its manifest cannot be read.
@@ -103,8 +84,10 @@ class CheckpointRegistry:
         self.directory = Path(directory)
         self.max_snapshots = check_int("max_snapshots", max_snapshots, minimum=1)
         self._check_writable()
-        self._written: tuple[int, int] | None = None  # which manifest was written here last
-        self._run_id, self._snapshots = self._read_manifest()
+        self._run_id: str | None = None
+        self._snapshots: list[PolicySnapshot] = []
+        self._manifest: bytes | None = None  # the text that `_snapshots` was read from, or written as
+        self._run_id = self._refresh()
 
     @property
     def run_id(self) -> str | None:
@@ -119,10 +102,7 @@ class CheckpointRegistry:
     @property
     def ranked_snapshots(self) -> list[PolicySnapshot]:
         """The snapshots of the run, best first: newest era, then what the loop crowned last, then highest score."""
-        mine = [snapshot for snapshot in self._snapshots if snapshot.run_id == self._run_id]
-        era = max((snapshot.era for snapshot in mine), default=0)
-        crowned = max((s.snapshot_id for s in mine if s.crowned and s.era == era), default=0)
-        return sorted(mine, key=lambda s: (-s.era, s.snapshot_id != crowned, -s.score, s.snapshot_id))
+        return ranked(self._snapshots, self._run_id)
 
     @property
     def best(self) -> PolicySnapshot | None:
@@ -130,13 +110,30 @@ class CheckpointRegistry:
         ranked = self.ranked_snapshots
         return ranked[0] if ranked else None
 
+    def held_by(self, holder: str) -> list[PolicySnapshot]:
+        """The snapshots of the run that `holder` holds, oldest first."""
+        mine = (snapshot for snapshot in self._snapshots if snapshot.run_id == self._run_id)
+        return sorted((s for s in mine if holder in s.held_by), key=lambda s: s.snapshot_id)
+
     def begin_run(self) -> str:
-        """Starts a new run in the directory and returns its id."""
+        """Starts a new run in the directory and returns its id.
+
+        Raises:
+            RegistryError: The directory cannot be written, or its manifest cannot be read.
+        """
+        with self._locked():
+            self._remove_left_over()
         self._run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         return self._run_id
 
     def continue_run(self, run_id: str) -> None:
-        """Goes on with a run in the directory."""
+        """Goes on with a run in the directory.
+
+        Raises:
+            RegistryError: It cannot be the name of a run.
+        """
+        if not is_run_id(run_id):
+            raise RegistryError(describe("A run's id must be the name of a folder.", run_id=run_id))
         self._run_id = run_id
 
     def save(
@@ -172,37 +169,39 @@ class CheckpointRegistry:
         if self._run_id is None:
             self.begin_run()
         run_id = str(self._run_id)
-        snapshot_id = 1 + max((s.snapshot_id for s in self._snapshots if s.run_id == run_id), default=0)
-        snapshot = PolicySnapshot(
-            snapshot_id=snapshot_id,
-            run_id=run_id,
-            path=f"{run_id}/{snapshot_id:06d}.npz",
-            policy_version=int(policy_version),
-            window_id=int(window_id),
-            env_steps=int(env_steps),
-            eval_metrics=_plain_metrics(eval_metrics),
-            hyperparams=hyperparams,
-            era=int(era),
-            created=time.time(),
-            crowned=bool(crowned),
-        )
-        try:
+        with self._locked():
+            # Nobody else can take the number, and the newest is never pruned: no number is given twice.
+            snapshot_id = 1 + max((s.snapshot_id for s in self._snapshots if s.run_id == run_id), default=0)
+            snapshot = PolicySnapshot(
+                snapshot_id=snapshot_id,
+                run_id=run_id,
+                path=path_of(run_id, snapshot_id),
+                policy_version=int(policy_version),
+                window_id=int(window_id),
+                env_steps=int(env_steps),
+                eval_metrics=plain_metrics(eval_metrics),
+                hyperparams=HyperparamSet(hyperparams.params, int(hyperparams.episode_id)),
+                era=int(era),
+                created=time.time(),
+                crowned=bool(crowned),
+            )
+            _check(snapshot)
             target = self.directory / snapshot.path
             target.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(target, lambda file: np.savez(file, allow_pickle=False, **state))
-            self._snapshots.append(snapshot)
-            dropped = self._prune()
-            self._write_manifest()
-            for old in dropped:
-                (self.directory / old.path).unlink(missing_ok=True)
-        except OSError as error:
-            raise RegistryError(
-                describe(f"The snapshot could not be written: {error}.", directory=str(self.directory))
-            ) from error
+            snapshots = [*self._snapshots, snapshot]
+            dropped = self._too_many(snapshots)
+            self._write([s for s in snapshots if s.key not in dropped])
+            for key in dropped:
+                self._remove(self.directory / path_of(*key))
         return snapshot
 
     def rescore(self, snapshot: PolicySnapshot, eval_metrics: EvalMetrics) -> PolicySnapshot:
         """Gives a snapshot another score, after its weights were evaluated again.
+
+        Args:
+            snapshot: The snapshot, as it was saved or as it is now.
+            eval_metrics: Its new score.
 
         Returns:
             The snapshot with its new score.
@@ -210,26 +209,60 @@ class CheckpointRegistry:
         Raises:
             RegistryError: It is not in the registry (any more), or the manifest cannot be written.
         """
-        if snapshot not in self._snapshots:
-            raise RegistryError(describe("The registry has no such snapshot.", snapshot_id=snapshot.snapshot_id))
-        rescored = replace(snapshot, eval_metrics=_plain_metrics(eval_metrics))
-        self._snapshots[self._snapshots.index(snapshot)] = rescored
-        try:
-            self._write_manifest()
-        except OSError as error:
-            raise RegistryError(
-                describe(f"The manifest could not be written: {error}.", directory=str(self.directory))
-            ) from error
-        return rescored
+        with self._locked():
+            return self._replace(replace(self._current(snapshot), eval_metrics=plain_metrics(eval_metrics)))
+
+    def hold(self, snapshot: PolicySnapshot, holder: str) -> PolicySnapshot:
+        """Keeps a snapshot from being pruned until `release`, also in later processes.
+
+        Args:
+            snapshot: The snapshot, as it was saved or as it is now.
+            holder: Who needs it; holding it twice is holding it once.
+
+        Returns:
+            The snapshot as it is now.
+
+        Raises:
+            ConfigurationError: `holder` is no name.
+            RegistryError: It is not in the registry (any more), or the manifest cannot be written.
+        """
+        if not isinstance(holder, str) or not holder:
+            raise ConfigurationError(describe("`holder` must be a name.", holder=holder))
+        with self._locked():
+            current = self._current(snapshot)
+            if holder in current.held_by:
+                return current
+            return self._replace(replace(current, held_by=(*current.held_by, holder)))
+
+    def release(self, snapshot: PolicySnapshot, holder: str) -> PolicySnapshot:
+        """Ends a `hold`; what nobody holds any more may be pruned at the next `save`.
+
+        Args:
+            snapshot: The snapshot, as it was saved or as it is now.
+            holder: Who needed it; if it does not hold the snapshot, nothing happens.
+
+        Returns:
+            The snapshot as it is now.
+
+        Raises:
+            RegistryError: It is not in the registry (any more), or the manifest cannot be written.
+        """
+        with self._locked():
+            current = self._current(snapshot)
+            if holder not in current.held_by:
+                return current
+            return self._replace(replace(current, held_by=tuple(name for name in current.held_by if name != holder)))
 
     def load(self, snapshot: PolicySnapshot) -> dict[str, np.ndarray]:
         """Reads the arrays of a snapshot.
 
         Raises:
-            RegistryError: The file is missing or damaged.
+            RegistryError: The file is missing, damaged, or not in the directory.
         """
         path = self.directory / snapshot.path
         try:
+            if not self._is_inside(path):
+                raise ValueError("it leads out of the directory")
             return read_arrays(path)
         except UNREADABLE as error:
             raise RegistryError(describe(f"The snapshot could not be read: {error}.", path=str(path))) from error
@@ -247,6 +280,7 @@ class CheckpointRegistry:
         Raises:
             RegistryError: There is none, or it cannot be read.
         """
+        self._refresh()  # another process on this run may have a better one, and have pruned ours
         best = self.best
         if best is None:
             raise RegistryError(
@@ -272,34 +306,39 @@ class CheckpointRegistry:
                 )
             ) from error
 
-    def _prune(self) -> list[PolicySnapshot]:
-        dropped = self.ranked_snapshots[self.max_snapshots :]
-        self._snapshots = [snapshot for snapshot in self._snapshots if snapshot not in dropped]
-        return dropped
-
-    def _write_manifest(self) -> None:
-        path = self.directory / _MANIFEST
-        if path.exists() and _identity(path) != self._written:
-            # Another process, or a copy of the callback, has written since: its runs are its own.
-            others = [snapshot for snapshot in self._read_manifest()[1] if snapshot.run_id != self._run_id]
-            self._snapshots = [*others, *(snapshot for snapshot in self._snapshots if snapshot.run_id == self._run_id)]
-        manifest = {"schema": _SCHEMA, "run_id": self._run_id, "snapshots": [_to_json(s) for s in self._snapshots]}
-        text = json.dumps(manifest)
-        write_atomically(path, lambda file: file.write(text.encode()))
-        self._written = _identity(path)
-
-    def _read_manifest(self) -> tuple[str | None, list[PolicySnapshot]]:
-        path = self.directory / _MANIFEST
-        if not path.exists():
-            return None, []
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The manifest as it is now, and nobody else to change it."""
         try:
-            manifest = json.loads(path.read_text())
-            if manifest["schema"] != _SCHEMA:
-                raise RegistryError(
-                    describe(f"The manifest has another schema than {_SCHEMA}.", schema=manifest["schema"])
+            # Made each time: a registry can so be copied, and used by several threads.
+            with FileLock(self.directory / _LOCK, timeout=_LOCK_SECONDS, poll_interval=0.005):
+                self._refresh()
+                yield
+        except Timeout as error:
+            raise RegistryError(
+                describe(
+                    f"Another process has held the checkpoint directory for {_LOCK_SECONDS:g} seconds.",
+                    fix="Look for one that hangs, or give another directory.",
+                    directory=str(self.directory),
                 )
-            return manifest["run_id"], [_snapshot_from_json(entry) for entry in manifest["snapshots"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            ) from error
+        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+            raise RegistryError(
+                describe(f"The checkpoint directory could not be written: {error}.", directory=str(self.directory))
+            ) from error
+
+    def _refresh(self) -> str | None:
+        """Reads the manifest if it has changed; returns the latest run in it."""
+        path = self.directory / _MANIFEST
+        try:
+            data = path.read_bytes()
+            # Not inode and time, which can both come again within a tick of the clock.
+            if data == self._manifest:
+                return self._run_id
+            latest, self._snapshots = read_manifest(data)
+        except FileNotFoundError:
+            return self._run_id
+        except (OSError, ValueError) as error:
             raise RegistryError(
                 describe(
                     f"The manifest cannot be read: {error}.",
@@ -307,44 +346,66 @@ class CheckpointRegistry:
                     path=str(path),
                 )
             ) from error
+        self._manifest = data
+        return latest
+
+    def _write(self, snapshots: list[PolicySnapshot]) -> None:
+        """Writes the manifest; only then are `snapshots` what this registry has."""
+        data = write_manifest(str(self._run_id), snapshots)
+        write_atomically(self.directory / _MANIFEST, lambda file: file.write(data))
+        self._snapshots, self._manifest = snapshots, data
+
+    def _current(self, snapshot: PolicySnapshot) -> PolicySnapshot:
+        """The snapshot as the manifest has it; the caller's may be an older copy."""
+        for current in self._snapshots:
+            if current.key == snapshot.key:
+                return current
+        raise RegistryError(
+            describe(
+                "The registry has no such snapshot (any more).",
+                run_id=snapshot.run_id,
+                snapshot_id=snapshot.snapshot_id,
+            )
+        )
+
+    def _replace(self, snapshot: PolicySnapshot) -> PolicySnapshot:
+        _check(snapshot)
+        self._write([snapshot if s.key == snapshot.key else s for s in self._snapshots])
+        return snapshot
+
+    def _too_many(self, snapshots: list[PolicySnapshot]) -> list[tuple[str, int]]:
+        """Which to prune, the last of `snapshots` being the one just saved."""
+        mine = sorted((s for s in snapshots if s.run_id == self._run_id), key=lambda s: s.snapshot_id)
+        # The caller of `save` is given the newest and may yet hold it.
+        kept = {ranked(snapshots, self._run_id)[0].key, mine[-1].key}
+        free = [s.key for s in mine if not s.held_by and s.key not in kept]
+        return free[: max(len(mine) - self.max_snapshots, 0)]
+
+    def _is_inside(self, path: Path) -> bool:
+        """Whether a path, its links followed, lies in the directory."""
+        return path.resolve().is_relative_to(self.directory.resolve())
+
+    def _remove(self, path: Path) -> None:
+        # What is left lying costs space; it must not make a save fail that is complete.
+        with contextlib.suppress(OSError):
+            if self._is_inside(path):
+                path.unlink(missing_ok=True)
+
+    def _remove_left_over(self) -> None:
+        """Removes temporary files of processes that were killed."""
+        before = time.time() - _LEFT_OVER_SECONDS
+        for path in [*self.directory.glob(".*"), *self.directory.glob("*/.*")]:
+            with contextlib.suppress(OSError):  # another process may have renamed it meanwhile
+                if _LEFT_OVER.fullmatch(path.name) and path.is_file() and path.stat().st_mtime < before:
+                    self._remove(path)
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    """Tells a file from one that was renamed over it."""
-    status = path.stat()
-    return status.st_ino, status.st_mtime_ns
-
-
-def _to_json(snapshot: PolicySnapshot) -> dict[str, Any]:
-    # Not `asdict`, which copies what is in there and takes ten times as long.
-    nested = {"eval_metrics": vars(snapshot.eval_metrics), "hyperparams": vars(snapshot.hyperparams)}
-    return vars(snapshot) | nested
-
-
-def _snapshot_from_json(entry: dict[str, Any]) -> PolicySnapshot:
-    path = Path(entry["path"])
-    if path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"path {entry['path']!r} leaves the directory")
-    records = {
-        "eval_metrics": EvalMetrics(**entry["eval_metrics"]),
-        "hyperparams": HyperparamSet(**entry["hyperparams"]),
-    }
-    return PolicySnapshot(**(entry | records))
-
-
-def _plain_metrics(metrics: EvalMetrics) -> EvalMetrics:
-    """The same metrics with Python numbers, which JSON can hold."""
-
-    def number(value: Any) -> float | None:
-        return None if value is None else float(value)
-
-    return EvalMetrics(
-        primary_score=number(metrics.primary_score),
-        metrics={str(name): float(value) for name, value in metrics.metrics.items()},
-        episode_id=int(metrics.episode_id),
-        stderr=number(metrics.stderr),
-        episodes=None if metrics.episodes is None else int(metrics.episodes),
-    )
+def _check(snapshot: PolicySnapshot) -> None:
+    """Refuses what could be written but not be read again."""
+    try:
+        check_snapshot(snapshot)
+    except ValueError as error:
+        raise RegistryError(describe(f"The snapshot cannot be kept: {error}.")) from error
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -364,3 +425,17 @@ def write_atomically(target: Path, write: Any) -> None:
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename last through a power failure, where folders can be opened (not on Windows)."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        with contextlib.suppress(OSError):  # some file systems do not sync folders
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
