@@ -1,5 +1,21 @@
-"""Environments whose every row is known in advance, for testing policies, collectors and agents."""
+"""Environments whose every row or best return is known in advance, for testing policies, collectors and agents."""
 
 from keras_optix.testing.envs import ConstantRewardEnv, CountingEnv, IdentityEnv, MatchEnv, RaisingEnv, RandomEnv
+from keras_optix.testing.market import MarketEnv, jump_fading_position, momentum_position, reversion_position
+from keras_optix.testing.switching import SwitchingCartPole, TwoRegimeBandit, WorldClock
 
-__all__ = ["ConstantRewardEnv", "CountingEnv", "IdentityEnv", "MatchEnv", "RaisingEnv", "RandomEnv"]
+__all__ = [
+    "ConstantRewardEnv",
+    "CountingEnv",
+    "IdentityEnv",
+    "MarketEnv",
+    "MatchEnv",
+    "RaisingEnv",
+    "RandomEnv",
+    "SwitchingCartPole",
+    "TwoRegimeBandit",
+    "WorldClock",
+    "jump_fading_position",
+    "momentum_position",
+    "reversion_position",
+]

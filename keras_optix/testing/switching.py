@@ -1,0 +1,257 @@
+"""Environments whose world changes at known steps of a clock, for measuring how learning follows a change."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
+
+from keras_optix.errors import ConfigurationError, describe
+from keras_optix.testing.envs import Step
+from keras_optix.validation import check_float, check_int
+
+
+class WorldClock:
+    """Counts the steps of all environments that share it; what they call the world depends on this count alone.
+
+    Environments that one factory makes share a clock: a second copy of them, made for evaluation, is then in the same
+    world at the same moment, and its steps count as well. A clock lives in one process; copies in other processes
+    count for themselves.
+
+    Example::
+
+        clock = optix.testing.WorldClock()
+        factory = lambda: optix.testing.SwitchingCartPole({100_000: {"swap_actions": True}}, clock)
+
+    Attributes:
+        steps: Environment steps so far, from 0.
+    """
+
+    def __init__(self) -> None:
+        self.steps = 0
+
+    def tick(self) -> None:
+        """Counts one step."""
+        self.steps += 1
+
+
+def check_clock(clock: object) -> WorldClock:
+    """Returns `clock`, or a new one for None.
+
+    Raises:
+        ConfigurationError: `clock` is something else.
+    """
+    if clock is None:
+        return WorldClock()
+    if not isinstance(clock, WorldClock):
+        raise ConfigurationError(
+            describe("`clock` must be a `WorldClock` or None.", fix="None means a clock of its own.", clock=clock)
+        )
+    return clock
+
+
+class SwitchingCartPole(CartPoleEnv):
+    """Gymnasium's CartPole in a world that changes at given steps of a clock; without changes it is CartPole-v1.
+
+    The observation is ``[4]`` float32, the action 0 or 1 and the reward 1 a step, as in Gymnasium.
+    ``info["world"]`` is the number of changes so far. A change takes effect with the first step before which the clock
+    has counted that many, also in the middle of an episode. Changes accumulate: what one does not name stays.
+
+    Args:
+        changes: What changes, by step of the clock. Keys: ``"swap_actions"`` (bool; 0 pushes to the right and 1 to the
+            left; False at first), ``"gravity"`` (m/s^2, at least 0; 9.8 at first), ``"force"`` (N, above 0; 10) and
+            ``"pole_length"`` (m, above 0; 0.5; as Gymnasium's `length` it is half of the pole's).
+        clock: The clock, which may be shared. Default: one of its own.
+        max_steps: Steps after which an episode is truncated.
+
+    Attributes:
+        world_clock: The clock. (`clock` is Gymnasium's, for drawing.)
+
+    Raises:
+        ConfigurationError: An argument is invalid.
+    """
+
+    def __init__(
+        self, changes: Mapping[int, Mapping[str, Any]], clock: WorldClock | None = None, max_steps: int = 500
+    ) -> None:
+        super().__init__()
+        self.world_clock = check_clock(clock)
+        self._max_steps = check_int("max_steps", max_steps, minimum=1)
+        checked = _check_changes(changes)
+        self._starts = sorted(checked)
+        self._worlds: list[dict[str, Any]] = [
+            {"swap_actions": False, "gravity": self.gravity, "force": self.force_mag, "pole_length": self.length}
+        ]
+        for start in self._starts:
+            self._worlds.append({**self._worlds[-1], **checked[start]})
+        self._step = 0
+        self._world = -1
+        self._swapped = False
+        self._follow_clock()
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begins the next episode; the clock goes on."""
+        observation, _ = super().reset(seed=seed, options=options)
+        self._step = 0
+        self._follow_clock()
+        return observation, {"world": self._world}
+
+    def step(self, action: Any) -> Step:
+        """Steps in the world of the moment."""
+        self._follow_clock()
+        if self._swapped and self.action_space.contains(action):
+            action = 1 - action
+        observation, reward, terminated, truncated, _ = super().step(action)  # type: ignore[no-untyped-call]
+        self.world_clock.tick()
+        self._step += 1
+        return observation, reward, terminated, truncated or self._step >= self._max_steps, {"world": self._world}
+
+    def save_state(self) -> dict[str, Any]:
+        """Returns the physics, the step of the episode, the generator and the steps of the clock."""
+        return {
+            "state": self.state,
+            "steps_beyond_terminated": self.steps_beyond_terminated,
+            "step": self._step,
+            "clock": self.world_clock.steps,
+            "np_random": self.np_random.bit_generator.state,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from the state of another; this sets the clock, also for those that share it."""
+        self.state, self.steps_beyond_terminated = state["state"], state["steps_beyond_terminated"]
+        self._step, self.world_clock.steps = state["step"], state["clock"]
+        self.np_random.bit_generator.state = state["np_random"]
+
+    def _follow_clock(self) -> None:
+        world = bisect.bisect_right(self._starts, self.world_clock.steps)
+        if world == self._world:
+            return
+        self._world, values = world, self._worlds[world]
+        self._swapped = values["swap_actions"]
+        self.gravity, self.force_mag, self.length = values["gravity"], values["force"], values["pole_length"]
+        self.polemass_length = self.masspole * self.length
+
+
+class TwoRegimeBandit(gymnasium.Env[np.ndarray, np.int64]):
+    """A bandit with two regimes, which alternate by the clock; what is best in one may be worst in the other.
+
+    The observation is ``[1]`` float32, always 1, so only rewards tell of the regime: the payoff of the arm plus
+    Gaussian noise. ``info["regime"]`` is 0 or 1: that of the step, or after a reset that of the next one. Episodes end
+    by termination.
+
+    Args:
+        payoffs: Mean reward of each arm: two rows, one for each regime, and a column for each arm.
+        switch_every: Steps of the clock that a regime lasts.
+        noise: Standard deviation of the reward.
+        episode_length: Steps of an episode.
+        clock: The clock, which may be shared. Default: one of its own.
+
+    Attributes:
+        world_clock: The clock.
+
+    Raises:
+        ConfigurationError: An argument is invalid.
+    """
+
+    def __init__(
+        self,
+        payoffs: Sequence[Sequence[float]] = ((1.0, 0.0), (0.0, 1.0)),
+        switch_every: int = 1000,
+        noise: float = 0.1,
+        episode_length: int = 10,
+        clock: WorldClock | None = None,
+    ) -> None:
+        self._payoffs = _check_payoffs(payoffs)
+        self._switch_every = check_int("switch_every", switch_every, minimum=1)
+        self._noise = check_float("noise", noise, low=0.0)
+        self._length = check_int("episode_length", episode_length, minimum=1)
+        self.world_clock = check_clock(clock)
+        self.observation_space = spaces.Box(0.0, 1.0, (1,), np.float32)
+        self.action_space = spaces.Discrete(len(self._payoffs[0]))
+        self._step = 0
+
+    @property
+    def regime(self) -> int:
+        """Regime of the next step, 0 or 1."""
+        return self.world_clock.steps // self._switch_every % 2
+
+    @property
+    def best_returns(self) -> tuple[float, float]:
+        """Best mean return of an episode that lies within regime 0, and within regime 1."""
+        first, second = self._payoffs
+        return self._length * max(first), self._length * max(second)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begins the next episode; the clock goes on."""
+        super().reset(seed=seed)
+        self._step = 0
+        return np.ones(1, np.float32), {"regime": self.regime}
+
+    def step(self, action: np.int64) -> Step:
+        """Pays for the arm."""
+        regime = self.regime
+        reward = self._payoffs[regime][int(action)] + self._noise * float(self.np_random.standard_normal())
+        self.world_clock.tick()
+        self._step += 1
+        return np.ones(1, np.float32), reward, self._step >= self._length, False, {"regime": regime}
+
+    def save_state(self) -> dict[str, Any]:
+        """Returns the step of the episode, the generator and the steps of the clock."""
+        return {
+            "step": self._step,
+            "clock": self.world_clock.steps,
+            "np_random": self.np_random.bit_generator.state,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from the state of another; this sets the clock, also for those that share it."""
+        self._step, self.world_clock.steps = state["step"], state["clock"]
+        self.np_random.bit_generator.state = state["np_random"]
+
+
+def _check_changes(changes: object) -> dict[int, dict[str, Any]]:
+    if not isinstance(changes, Mapping) or not all(isinstance(change, Mapping) for change in changes.values()):
+        raise ConfigurationError(
+            describe("`changes` must map steps of the clock to dicts.", fix="{} means no changes.", changes=changes)
+        )
+    return {
+        check_int("step of changes", start, minimum=0): {
+            key: _check_change(key, value) for key, value in change.items()
+        }
+        for start, change in changes.items()
+    }
+
+
+def _check_change(key: object, value: object) -> bool | float:
+    if key == "swap_actions":
+        if not isinstance(value, bool):
+            raise ConfigurationError(describe("`swap_actions` must be True or False.", swap_actions=value))
+        return value
+    if key == "gravity":
+        return check_float(key, value, low=0.0)
+    if key == "force" or key == "pole_length":
+        return check_float(str(key), value, low=0.0, low_open=True)
+    raise ConfigurationError(
+        describe("CartPole has no such change.", fix="Use swap_actions, gravity, force or pole_length.", key=key)
+    )
+
+
+def _check_payoffs(payoffs: object) -> list[list[float]]:
+    try:
+        rows = np.asarray(payoffs)
+    except ValueError:  # rows of different lengths
+        rows = np.zeros(0)
+    if rows.ndim != 2 or rows.shape[0] != 2 or rows.shape[1] < 1 or rows.dtype.kind not in "iuf":
+        raise ConfigurationError(
+            describe("`payoffs` must be two rows of numbers, of the same length of at least 1.", payoffs=payoffs)
+        )
+    return [[check_float("payoffs", value) for value in row] for row in rows.tolist()]
