@@ -10,7 +10,7 @@ WORKERS ?= -n 2 --dist loadscope
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test test-all test-backends lint format bench bench-collect bench-prefetch bench-memory bench-loop \
-	bench-overhead bench-crash bench-tuning clean
+	bench-overhead bench-crash bench-registry bench-ensemble bench-tuning bench-regimes clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -78,9 +78,18 @@ bench-overhead: $(VENV)/.installed ## what the callback costs in an ordinary fit
 bench-crash: $(VENV)/.installed ## a hundred kills at random moments, and resuming after each (half an hour)
 	$(BIN)/python benchmarks/crash.py
 
+bench-registry: $(VENV)/.installed ## kills a writer of snapshots 200 times, then two write at once (some minutes)
+	$(BIN)/python benchmarks/registry.py
+
+bench-ensemble: $(VENV)/.installed ## acting with five agents against acting with one (seconds)
+	$(BIN)/python benchmarks/ensemble.py
+
 bench-tuning: $(VENV)/.installed ## tuning: synthetic learner, noise, PBT's toy, then CartPole and Acrobot (hours)
 	$(BIN)/python benchmarks/tuning.py
 	$(BIN)/python benchmarks/tuning_agents.py --resume
+
+bench-regimes: $(VENV)/.installed ## labelled series against the labels of RegimeDetector (about a minute)
+	$(BIN)/python benchmarks/regimes.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(BENCH_VENV) $(BACKENDS_VENV) checkpoints runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "keras_optix.agents.agent": ("Agent",),
+    "keras_optix.agents.ensemble": ("EnsembleAgent",),
     "keras_optix.agents.hyperparameters": ("Hyperparameter",),
     "keras_optix.agents.ppo": ("PPOAgent",),
     "keras_optix.agents.reinforce": ("ReinforceAgent",),
@@ -26,6 +27,7 @@ _MODULES = {
     "keras_optix.control.pbt_optimizer": ("PBTOptimizer",),
     "keras_optix.control.records": ("EpisodeData", "EpisodeRecord", "EvalMetrics", "HyperparamSet"),
     "keras_optix.control.registry": ("CheckpointRegistry", "PolicySnapshot"),
+    "keras_optix.control.regimes": ("RegimeDetector",),
     "keras_optix.control.schedule": ("ReplaySchedule", "Schedule", "ScheduleStep"),
     "keras_optix.control.scheduler": ("BackoffScheduler", "Evaluation"),
     "keras_optix.control.scheduler_state": ("LoopState",),

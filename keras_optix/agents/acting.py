@@ -19,7 +19,7 @@ from keras_optix.experience.actions import (
     MultiBinaryActions,
     MultiDiscreteActions,
 )
-from keras_optix.experience.actor import Actor
+from keras_optix.experience.actor import Actor, NoiseSpec
 from keras_optix.experience.lowering import FunctionActor
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.ops.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution, MultiCategorical
@@ -75,6 +75,11 @@ class PolicyHead:
         """What the actor needs of each version, in order."""
         own = [v for normalizer in self._normalizers if normalizer is not None for v in normalizer.variables]
         return [*self.network.variables, *own, *([] if self._log_std is None else [self._log_std])]
+
+    @property
+    def noise(self) -> NoiseSpec:
+        """The noise that `choose` samples with."""
+        return self.actions.noise
 
     def inputs(self, observations: Any) -> Any:
         """Normalises observations, packed as the space has them, ``[B, ...]`` each."""

@@ -13,6 +13,7 @@ from keras_optix.agents.agent import Agent
 from keras_optix.agents.hyperparameters import Hyperparameter
 from keras_optix.agents.networks import check_network, default_network, network_inputs
 from keras_optix.agents.normalization import RewardScale
+from keras_optix.agents.saving import check_apart, serialized
 from keras_optix.control.search_space import Linear, OneMinusLog, SearchSpace
 from keras_optix.experience.collector import Collector
 from keras_optix.experience.observations import ObservationLayout
@@ -95,8 +96,18 @@ class ActorCriticAgent(Agent):
     def build_networks(self, layout: ObservationLayout) -> None:
         """See `Agent.build_networks`."""
         if self.value is None:
-            self.value = default_network(layout, 1, output_gain=1.0, name="value")
+            self.add_network("value", default_network(layout, 1, output_gain=1.0, name="value"))
         check_network(self.value, "value", layout=layout, outputs=(1,), action_space=None)
+
+    def get_config(self) -> dict[str, Any]:
+        """See `Agent.get_config`.
+
+        Raises:
+            StateError: The networks share weights, which Keras would save as those of two networks.
+        """
+        check_apart(self.policy, self.value)
+        own = {"value": serialized(self.value), "normalize_rewards": self._reward_scale is not None}
+        return super().get_config() | own
 
     def attach_source(self, source: Collector) -> None:
         """See `Agent.attach_source`."""

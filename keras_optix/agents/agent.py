@@ -14,6 +14,7 @@ from keras_optix.agents.hyperparameters import Hyperparameter, Hyperparameters
 from keras_optix.agents.networks import check_network, default_network
 from keras_optix.agents.normalization import RunningMoments
 from keras_optix.agents.progress import FitProgress, ProgressReporter
+from keras_optix.agents.saving import ADDED, agent_of, config_of, serialized
 from keras_optix.agents.state import PolicyClock, StateReader, load_arrays
 from keras_optix.agents.stepping import FitFailureListener, SiblingListener, Sources, Step, in_order, shadowed, tracked
 from keras_optix.control.records import LEARNING_RATE, HyperparamSet
@@ -27,6 +28,7 @@ from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.window import PublishedPolicy, Window
 
 
+@keras.saving.register_keras_serializable("keras_optix")
 class Agent(keras.Model):  # type: ignore[misc]
     """A `keras.Model` that acts in an environment and learns from windows of experience.
 
@@ -85,6 +87,8 @@ class Agent(keras.Model):  # type: ignore[misc]
         self._sources = Sources()
         self._act_actors = ActActors()
         self._lowered = Lowered()
+        self._seed = seed
+        self._added_networks: tuple[str, ...] = ()
         self._act_rng = np.random.default_rng(seed)
         self._updates_paused = False
 
@@ -126,7 +130,7 @@ class Agent(keras.Model):  # type: ignore[misc]
             )
         if self.policy is None:
             gives = outputs_of(actions)[0]
-            self.policy = default_network(layout, gives, output_gain=0.01, name="policy")
+            self.add_network("policy", default_network(layout, gives, output_gain=0.01, name="policy"))
         outputs = check_network(
             self.policy, "policy", layout=layout, outputs=outputs_of(actions), action_space=action_space
         )
@@ -139,6 +143,19 @@ class Agent(keras.Model):  # type: ignore[misc]
 
     def build_networks(self, layout: ObservationLayout) -> None:
         """Builds or checks what an algorithm needs beside the policy, such as a value network."""
+
+    def add_network(self, name: str, network: Any) -> None:
+        """Sets a network that the constructor did not get.
+
+        A saved agent remembers it: the order in which networks are set is the order of the weights and of the
+        optimizer's slots.
+
+        Args:
+            name: The constructor's argument and attribute, such as ``"policy"``.
+            network: A `keras.Model`.
+        """
+        setattr(self, name, network)
+        self._added_networks += (name,)
 
     @property
     def bound(self) -> bool:
@@ -190,6 +207,33 @@ class Agent(keras.Model):  # type: ignore[misc]
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         self._hyperparams.attach_optimizer(self.optimizer)
         self._prepare()
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles a loaded agent; see `keras.Model.compile_from_config`."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments that make this agent, with its hyperparameters and networks as they are now, and its spaces.
+
+        An algorithm of your own adds the arguments that its constructor has beside `Agent`'s and beside those that are
+        named as hyperparameters, and is registered with `keras.saving.register_keras_serializable`.
+
+        Raises:
+            SpaceError: A space is of a kind that cannot be saved.
+        """
+        spaces = (self._observation_space, self._action_space)
+        return config_of(type(self), self._hyperparams, spaces) | {
+            "policy": serialized(self.policy),
+            "normalize_observations": self.normalize_observations,
+            "seed": self._seed,
+            "name": self.name,
+            ADDED: list(self._added_networks),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Any:
+        """Makes the agent that `get_config` described, bound to its spaces; weights are fresh."""
+        return agent_of(cls, config, custom_objects)
 
     def fit(
         self,
@@ -383,7 +427,7 @@ class Agent(keras.Model):  # type: ignore[misc]
     def lowerable(self) -> Lowerable:
         """The policy as what `make_actor` lowers."""
         head = self.head
-        return Lowerable(self.choose, self.publish().arrays, head.layout, head.actions.noise, head.network)
+        return Lowerable(self.choose, self.publish().arrays, head.layout, head.noise, head.network)
 
     def make_actor(self, batch_size: int) -> Actor:
         """Lowers the policy for `batch_size` observations a call; falls back to a compiled function, with a warning."""

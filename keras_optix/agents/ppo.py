@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import keras
 import tensorflow as tf
 
 from keras_optix.agents.actor_critic import ActorCriticAgent, Rows, flatten
@@ -19,6 +20,7 @@ from keras_optix.validation import check_int
 _LOGS = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
 
 
+@keras.saving.register_keras_serializable("keras_optix")
 class PPOAgent(ActorCriticAgent):
     """PPO with a clipped surrogate (Schulman et al. 2017, arXiv 1707.06347).
 
@@ -102,6 +104,10 @@ class PPOAgent(ActorCriticAgent):
         )
         self.epochs = check_int("epochs", epochs, minimum=1)
         self.minibatch_size = check_int("minibatch_size", minibatch_size, minimum=1)
+
+    def get_config(self) -> dict[str, Any]:
+        """See `Agent.get_config`."""
+        return super().get_config() | {"epochs": self.epochs, "minibatch_size": self.minibatch_size}
 
     def train_step(self, window: Window) -> dict[str, Any]:
         """See `Agent.train_step`."""

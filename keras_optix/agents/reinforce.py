@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import tensorflow as tf
 from keras import ops
 
@@ -15,6 +16,7 @@ from keras_optix.ops.returns import discounted_returns
 _MAX_RATIO = 2.0
 
 
+@keras.saving.register_keras_serializable("keras_optix")
 class ReinforceAgent(ActorCriticAgent):
     """REINFORCE (Williams 1992) with a learned baseline: one gradient step per window.
 

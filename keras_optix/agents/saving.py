@@ -1,0 +1,99 @@
+"""An agent as a config for `agent.save` and `keras.saving.load_model`, and back."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_optix.control.records import LEARNING_RATE
+from keras_optix.errors import StateError, describe
+from keras_optix.experience.spaces_json import from_json, to_json
+
+_SPACES = ("observation_space", "action_space")
+ADDED = "added_networks"  # names of the networks that were not given to the constructor
+_REST = "other_hyperparams"
+_NETWORKS = ("policy", "value")
+
+
+def config_of(cls: Any, hyperparams: Mapping[str, float], spaces: tuple[Any, Any]) -> dict[str, Any]:
+    """What every agent's config has: its hyperparameters as they are now, and its environment's spaces.
+
+    A hyperparameter is a constructor argument where the constructor has one of its name, so that the config reads as
+    the call that makes the agent; the rest are set afterwards. The learning rate belongs to the optimizer.
+
+    Args:
+        cls: The agent's class.
+        hyperparams: Values by name.
+        spaces: Observation and action space; each None if the agent is not bound.
+
+    Returns:
+        Values for JSON.
+
+    Raises:
+        SpaceError: A space is of a kind that cannot be saved.
+    """
+    arguments = inspect.signature(cls.__init__).parameters
+    values = {name: value for name, value in hyperparams.items() if name != LEARNING_RATE}
+    config: dict[str, Any] = {name: value for name, value in values.items() if name in arguments}
+    config[_REST] = {name: value for name, value in values.items() if name not in arguments}
+    known = zip(_SPACES, spaces, strict=True)
+    return config | {name: None if space is None else to_json(space) for name, space in known}
+
+
+def serialized(network: Any) -> Any:
+    """A network as a config; None if there is none yet."""
+    return None if network is None else keras.saving.serialize_keras_object(network)
+
+
+def check_apart(policy: Any, value: Any) -> None:
+    """Checks that two networks share no weights: Keras would save a copy of the layers for each, and load neither.
+
+    Args:
+        policy: A `keras.Model`, or None.
+        value: A `keras.Model`, or None.
+
+    Raises:
+        StateError: They share some.
+    """
+    if policy is None or value is None:
+        return
+    of_value = {id(variable) for variable in value.variables}
+    shared = [variable.path for variable in policy.variables if id(variable) in of_value]
+    if shared:
+        raise StateError(
+            describe(
+                "The policy and the value network share weights; Keras cannot save such an agent as a whole.",
+                fix="Use `agent.save_weights(...)`, and load into an agent that the same program builds.",
+                shared=shared[:3],
+            )
+        )
+
+
+def agent_of(cls: Any, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None) -> Any:
+    """Makes an agent of its config, bound to its spaces: Keras loads weights only into those that exist.
+
+    Args:
+        cls: The agent's class.
+        config: What its `get_config` returned.
+        custom_objects: Classes by name, for networks that are not registered.
+
+    Returns:
+        The agent.
+    """
+    arguments = dict(config)
+    rest = arguments.pop(_REST, {})
+    observations, actions = (arguments.pop(name, None) for name in _SPACES)
+    for name in _NETWORKS:
+        if isinstance(arguments.get(name), Mapping):
+            arguments[name] = keras.saving.deserialize_keras_object(arguments[name], custom_objects=custom_objects)
+    added = {name: arguments.pop(name) for name in arguments.pop(ADDED, ())}
+    agent = cls(**arguments)
+    for name, network in added.items():
+        agent.add_network(name, network)
+    agent.hyperparams.assign(rest)
+    if observations is not None and actions is not None:
+        agent.bind(from_json(observations), from_json(actions))
+    return agent
