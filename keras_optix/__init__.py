@@ -19,6 +19,8 @@ _MODULES = {
     "keras_optix.agents.reinforce": ("ReinforceAgent",),
     "keras_optix.callbacks.loop_callback": ("LoopCallback",),
     "keras_optix.callbacks.optix": ("OptixCallback",),
+    "keras_optix.callbacks.policy_manager": ("PolicyManager",),
+    "keras_optix.control.after_shift": ("AfterShift",),
     "keras_optix.control.backoff_optimizer": ("BackoffOptimizer",),
     "keras_optix.control.base_optimizer": ("BaseOptimizer", "TunerDecision"),
     "keras_optix.control.evaluators": ("BaseEvaluator", "GreedyEvaluator", "ReturnEvaluator"),

@@ -12,14 +12,15 @@ import numpy as np
 from keras_optix.agents.acting import ActActors, PolicyHead, distribution_of, outputs_of
 from keras_optix.agents.hyperparameters import Hyperparameter, Hyperparameters
 from keras_optix.agents.networks import check_network, default_network
-from keras_optix.agents.normalization import RunningMoments
+from keras_optix.agents.normalization import RunningMoments, moments_in
 from keras_optix.agents.progress import FitProgress, ProgressReporter
 from keras_optix.agents.saving import ADDED, agent_of, config_of, serialized
 from keras_optix.agents.state import PolicyClock, StateReader, load_arrays
 from keras_optix.agents.stepping import FitFailureListener, SiblingListener, Sources, Step, in_order, shadowed, tracked
+from keras_optix.control.after_shift import AfterShift
 from keras_optix.control.records import LEARNING_RATE, HyperparamSet
 from keras_optix.control.search_space import Log, SearchSpace, infer_space
-from keras_optix.errors import SpaceError, StateError, describe
+from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.collector import Collector
@@ -161,6 +162,16 @@ class Agent(keras.Model):  # type: ignore[misc]
     def bound(self) -> bool:
         """Whether the agent knows its environment's spaces."""
         return self._head is not None
+
+    @property
+    def env_spaces(self) -> tuple[Any, Any]:
+        """Observation and action space of the environment that the agent plays.
+
+        Raises:
+            StateError: The agent is not bound yet.
+        """
+        _ = self.head  # raises if there is none yet
+        return self._observation_space, self._action_space
 
     @property
     def observation_shape(self) -> Any:
@@ -517,6 +528,51 @@ class Agent(keras.Model):  # type: ignore[misc]
     def pause_updates(self, paused: bool) -> None:
         """Switches learning off or on: a paused agent acts and logs, and its weights stay as they are."""
         self._updates_paused = paused
+
+    # After a shift
+
+    def after_shift(self, after: AfterShift) -> None:
+        """Forgets a part of the past, for the world has changed; how the agent acts does not change by it.
+
+        The running statistics of the model, those of observations and of rewards, count for less, and so new data
+        outweigh them sooner. Of replay data the newest are kept, if `after` says how many.
+
+        Args:
+            after: What to keep.
+
+        Raises:
+            ConfigurationError: See `check_after_shift`; then nothing is forgotten.
+        """
+        self.check_after_shift(after)
+        for moments in moments_in(self):
+            moments.forget(after.statistics)
+        if after.replay is not None:
+            for agent in self._replaying():
+                agent.forget_replay(after.replay)
+
+    def check_after_shift(self, after: AfterShift) -> None:
+        """Checks that `after_shift` could do as it is told.
+
+        Raises:
+            ConfigurationError: A share of replay data is named, and the agent keeps none.
+        """
+        if after.replay is not None and not self._replaying():
+            fix = "Leave `replay` out, or override `Agent.forget_replay` in an agent of your own that keeps such data."
+            problem = f"{type(self).__name__} keeps no replay data to forget."
+            raise ConfigurationError(describe(problem, fix=fix, replay=after.replay))
+
+    def forget_replay(self, share: float) -> None:
+        """Keeps the newest of the replay data; an agent that has such data overrides it.
+
+        Args:
+            share: Of the data, kept, in [0, 1].
+        """
+        raise NotImplementedError(f"{type(self).__name__} must override `forget_replay(share)` to forget replay data.")
+
+    def _replaying(self) -> list[Agent]:
+        """Those of this agent and the agents that it is made of that keep replay data."""
+        inner = [found for layer in self.layers if isinstance(layer, Agent) for found in layer._replaying()]
+        return [*([self] if type(self).forget_replay is not Agent.forget_replay else []), *inner]
 
     # The loop's side
 

@@ -62,9 +62,28 @@ class RunningMoments(keras.layers.Layer):  # type: ignore[misc]
         self.mean.assign(self.mean + share * difference)
         self.count.assign_add(added)
 
+    def forget(self, share: float) -> None:
+        """Lets what was seen count for less; mean and variance stay until there is something new.
+
+        Args:
+            share: Of the count, kept, in [0, 1].
+        """
+        self.count.assign(self.count * share)
+
     def get_config(self) -> dict[str, Any]:
         """See `keras.layers.Layer.get_config`."""
         return {"shape": self._shape, "name": self.name}
+
+
+def moments_in(model: Any) -> list[RunningMoments]:
+    """The running statistics in a model and the models that it is made of, each once."""
+    found: dict[int, RunningMoments] = {}
+    for layer in model.layers:
+        if isinstance(layer, RunningMoments):
+            found[id(layer)] = layer
+        elif isinstance(layer, keras.Model):
+            found |= {id(moments): moments for moments in moments_in(layer)}
+    return list(found.values())
 
 
 class RewardScale:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,9 +18,11 @@ from keras_optix.callbacks.trainee import (
     prefixed,
     under,
 )
+from keras_optix.control.after_shift import AfterShift
+from keras_optix.control.contest import Played
 from keras_optix.control.evaluators import BaseEvaluator
-from keras_optix.control.records import EvalMetrics
-from keras_optix.control.score_pool import ScorePool
+from keras_optix.control.records import EpisodeRecord, EvalMetrics
+from keras_optix.control.score_pool import ScorePool, estimate_of
 from keras_optix.control.search_space import SearchSpace
 from keras_optix.errors import StateError, describe
 from keras_optix.experience.actor import Actor
@@ -62,6 +64,10 @@ class LoopAgent(Protocol):
 
     def set_state(self, state: State) -> None:
         """Restores them."""
+        ...
+
+    def after_shift(self, after: AfterShift) -> None:
+        """Forgets what belongs to a world that is gone."""
         ...
 
     def pause_updates(self, paused: bool) -> None:
@@ -180,8 +186,28 @@ class AgentTrainee(Trainee):
 
     def play(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int = 0) -> EvalMetrics | None:
         """Plays episodes on environments of its own; samples actions as in training, unless the evaluator is greedy."""
+        records = self._play(candidate, evaluator, episodes, None)
+        return None if records is None else evaluator.score_episodes(records)
+
+    def compete(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int, seed: int) -> Played | None:
+        """See `Trainee`."""
+        records = self._play(candidate, evaluator, episodes, seed)
+        metrics = None if records is None else evaluator.score_episodes(records)
+        estimate = None if metrics is None else estimate_of(metrics)
+        if records is None or estimate is None:
+            return None
+        scores = evaluator.episode_scores(records)
+        return Played(estimate, None if scores is None else tuple(scores))
+
+    def draw_seed(self) -> int:
+        """See `Trainee`."""
+        return int(self._seeds.integers(2**31))
+
+    def _play(
+        self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int, seed: int | None
+    ) -> tuple[EpisodeRecord, ...] | None:
         recipe = self._sources[0].recipe
-        if recipe is None or candidate.published is None or not evaluator.plays_episodes:
+        if recipe is None or candidate.published is None or evaluator.in_place or not evaluator.plays_episodes:
             return None
         episodes = max(episodes, evaluator.min_episodes or EVALUATION_EPISODES)
         if self._player is None:
@@ -189,18 +215,31 @@ class AgentTrainee(Trainee):
             several = self._sources[0].num_envs
             n = several if _SEVERAL <= several <= MAX_ENVS else min(episodes, MAX_ENVS)
             self._player = EpisodePlayer(make_envs(recipe, n), self._agent.make_actor(n))
-        records = self._player.play(
+        return self._player.play(
             candidate.published.arrays,
             episodes,
-            seed=int(self._seeds.integers(2**31)),
+            seed=self.draw_seed() if seed is None else seed,
             deterministic=evaluator.deterministic,
             version=candidate.policy_version,
         )
-        return evaluator.score_episodes(records)
 
-    def try_out(self, candidate: Candidate, evaluator: BaseEvaluator) -> Trial:
+    def try_out(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int = 0) -> Trial:
         """See `Trainee`."""
-        return Hold(self._agent, candidate, evaluator, self._agent.get_state())
+        return Hold(self._agent, candidate, evaluator, self._agent.get_state(), episodes=episodes)
+
+    def mutate(self, change: Callable[[Any], None]) -> None:
+        """See `Trainee`."""
+        change(self._agent)
+        # What was assigned to variables is no new version by itself.
+        self._agent.set_state(self._agent.get_state())
+
+    def after_shift(self, after: AfterShift) -> None:
+        """See `Trainee`."""
+        self._agent.after_shift(after)
+
+    def mixture_weights(self) -> Sequence[float]:
+        """See `Trainee`."""
+        return [float(weight) for weight in getattr(self._agent, "mixture_weights", ())]
 
     def resume_trial(self, arrays: State, values: Mapping[str, Any], evaluator: BaseEvaluator) -> Trial:
         """See `Trainee`."""
@@ -286,6 +325,7 @@ class Hold(Trial):
         evaluator: Scores windows, as many as it wants episodes, begun and ended by these weights; or one window.
         before: Where training was.
         version: Under which version the weights act; None puts them in force now.
+        episodes: How many (windows, where these are scored), if more than the evaluator wants.
     """
 
     def __init__(
@@ -295,9 +335,10 @@ class Hold(Trial):
         evaluator: BaseEvaluator,
         before: State,
         version: int | None = None,
+        episodes: int = 0,
     ) -> None:
         self.candidate = candidate
-        self.pool = ScorePool(evaluator.min_episodes)
+        self.pool = ScorePool(max(evaluator.min_episodes, episodes))
         self._agent = agent
         self._evaluator = evaluator
         self._before = before

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from keras_optix.callbacks.evolution import Evolution
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
+from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.callbacks.trainee import Candidate, State, Trainee, Trial, Unit, prefixed, under
 from keras_optix.callbacks.tuning import Tuning
 from keras_optix.control.base_optimizer import BaseOptimizer
@@ -52,6 +54,7 @@ class Loop:
         options: What the user asked for.
         callbacks: Hear what happens.
         log: Keeps records.
+        policy_manager: Evolves policies, or None.
 
     Attributes:
         best_snapshot: The best so far, or None.
@@ -59,6 +62,7 @@ class Loop:
         env_steps: Environment steps (batches) of training.
         window_id: Number of the last one taken.
         tuning: The tuner and what it needs.
+        evolution: The policy manager at work, or None.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Loop:
         options: LoopOptions,
         callbacks: Sequence[LoopCallback],
         log: LoopLog,
+        policy_manager: PolicyManager | None = None,
     ) -> None:
         self.trainee = trainee
         self.evaluator = evaluator
@@ -88,7 +93,8 @@ class Loop:
         self._trial: Trial | None = None
         self._trial_hyperparams = HyperparamSet({})
         self._latest: Evaluation | None = None
-        self.tuning = Tuning(tuner, trainee, callbacks, self._note, self._drop_scores)
+        self.tuning = Tuning(tuner, trainee, callbacks, self.note, self._drop_scores)
+        self.evolution = None if policy_manager is None else Evolution(policy_manager, self)
 
     @property
     def state(self) -> LoopState:
@@ -103,6 +109,8 @@ class Loop:
         self.evaluator.reset()
         self.registry.begin_run()
         self.tuning.begin()
+        if self.evolution is not None:
+            self.evolution.begin()
 
     def take(self, unit: Unit) -> None:
         """One window or epoch through the loop: score, evaluate if due, decide, apply."""
@@ -113,9 +121,13 @@ class Loop:
         if self._trial is not None:
             if self._trial.add(unit):
                 self._end_trial(self._trial)
+        elif self.evolution is not None and self.evolution.busy:
+            self.evolution.take(unit)
         else:
             if self.state is not LoopState.WATCHDOG:
                 self.tuning.take_update(unit, self.env_steps)
+            if self.evolution is not None:
+                self.evolution.take_member_scores(unit)
             self.judge(unit.candidate, self._score(unit))
         self._write_scalars(unit.logs)
         if self.options.max_windows is not None and self.units >= self.options.max_windows:
@@ -137,7 +149,7 @@ class Loop:
         due = self.scheduler.due(candidate.window_id)
         if due or not self._single:
             self._pool.add(metrics, candidate.window_id)
-        if due and self._pool.ready:
+        if due and self._pool.ready and not self._evolving:
             self._evaluate(candidate, metrics)
 
     def rescue(self, window_id: int, what: str, before: State | None) -> None:
@@ -158,19 +170,21 @@ class Loop:
         times = f"{self.guard.rescues} of at most {self.guard.max_rescues}"
         lowered = what[0].lower() + what[1:]
         restored = "no weights to go back to" if before is None else "restored the weights before"
-        self._note("non_finite", f"{lowered} was not finite; {restored}{change} ({times})")
+        self.note("non_finite", f"{lowered} was not finite; {restored}{change} ({times})")
         self._pool.drop_until(window_id + self.trainee.ahead)
 
     def end(self) -> None:
         """`fit` is over: restores the best if asked for."""
         if self._trial is not None:
             self._trial.end(keep=False)
+        if self.evolution is not None:
+            self.evolution.end()
         self.trainee.pause_updates(False)
         self.tuning.pause()
         best = self.best_snapshot
         if self.options.restore_best and best is not None:
-            self._restore(best)
-            self._note("restored", f"restored snapshot {best.snapshot_id}")
+            self.restore(best)
+            self.note("restored", f"restored snapshot {best.snapshot_id}")
 
     def write_schedule(self) -> None:
         """Writes the schedule of the weights in force beside the snapshots of the run."""
@@ -179,6 +193,10 @@ class Loop:
         self.tuning.schedule.save(folder / "schedule.json")
 
     # Evaluations and what follows from them
+
+    @property
+    def _evolving(self) -> bool:
+        return self.evolution is not None and self.evolution.busy
 
     @property
     def _single(self) -> bool:
@@ -196,7 +214,7 @@ class Loop:
             metrics = unit.score(self.evaluator)
             notice = self.evaluator.take_notice()
             if notice is not None:
-                self._note("notice", notice)
+                self.note("notice", notice)
             return metrics
         nothing = EvalMetrics(None, episode_id=unit.candidate.window_id)
         if (self.units - 1) % every or not self.scheduler.due(unit.candidate.window_id):
@@ -212,6 +230,8 @@ class Loop:
         )
         evaluation = self.tuning.flagged(replace(evaluation, exact=self.trainee.exact))
         self._latest = evaluation
+        if self.evolution is not None:
+            self.evolution.see(evaluation)
         self._reassess_best(evaluation.score)
         decision = self.scheduler.observe(evaluation)
         if decision.event is not LoopEvent.CANDIDATE:
@@ -220,7 +240,9 @@ class Loop:
         else:
             self._note_decision(decision)
             self._confirm(candidate, metrics, evaluation, decision.evidence)
-        if self.state is LoopState.ACTIVE and self._trial is None:
+        if self.evolution is not None and self._trial is None and not self.evolution.busy:
+            self.evolution.offer()
+        if self.state is LoopState.ACTIVE and self._trial is None and not self._evolving:
             self.tuning.observe(evaluation, candidate)
 
     def _confirm(self, candidate: Candidate, metrics: EvalMetrics, evaluation: Evaluation, evidence: Evidence) -> None:
@@ -257,14 +279,34 @@ class Loop:
         )
         metrics = self.trainee.play(policy, self.evaluator, episodes)
         estimate = None if metrics is None else estimate_of(metrics)
-        if estimate is None:
+        if estimate is not None:
+            self.reassess(estimate)
+
+    def reassess(self, estimate: Estimate) -> None:
+        """Pools another evaluation of the best with what was known of it."""
+        best = self.best_snapshot
+        if best is None:
             return
-        evidence = self.scheduler.reassess(Evaluation(estimate, self.window_id, policy.policy_version, self.env_steps))
+        evidence = self.scheduler.reassess(Evaluation(estimate, self.window_id, best.policy_version, self.env_steps))
         pooled = self.scheduler.state.best
         if pooled is not None:
             known = EvalMetrics(pooled.mean, episode_id=best.window_id, stderr=pooled.stderr, episodes=pooled.n)
             self.best_snapshot = self.registry.rescore(best, known)
-        self._note("reassessed", f"evaluated snapshot {best.snapshot_id} again", evidence)
+        self.note("reassessed", f"evaluated snapshot {best.snapshot_id} again", evidence)
+
+    def crown(self, candidate: Candidate, estimate: Estimate, evidence: Evidence) -> None:
+        """Makes the weights in force the best.
+
+        Args:
+            candidate: The weights in force.
+            estimate: A score of their own.
+            evidence: Why they are the best.
+        """
+        decision = self.scheduler.crown(estimate, evidence)
+        error = estimate.stderr if math.isfinite(estimate.stderr) else None
+        score = EvalMetrics(estimate.mean, episode_id=self.window_id, stderr=error, episodes=estimate.n)
+        self._save(candidate, score, self.trainee.get_hyperparams(), in_force=True)
+        self._apply(decision)
 
     def _end_trial(self, trial: Trial) -> None:
         self._trial = None
@@ -286,6 +328,8 @@ class Loop:
         if trial is not None:
             # Before the decisions are applied: one of them may pause learning or restore weights itself.
             trial.end(keep=crowned)
+            if self.evolution is not None:
+                self.evolution.restored()
         for decision in decisions:
             self._apply(decision)
 
@@ -295,7 +339,9 @@ class Loop:
         if self.trainee.exact and score is not None and (best is None or score > best.score):
             self._save(candidate, metrics, self.trainee.get_hyperparams())
 
-    def _save(self, candidate: Candidate, metrics: EvalMetrics, hyperparams: HyperparamSet) -> None:
+    def _save(
+        self, candidate: Candidate, metrics: EvalMetrics, hyperparams: HyperparamSet, *, in_force: bool = False
+    ) -> None:
         self.best_snapshot = self.registry.save(
             candidate.state(),
             eval_metrics=metrics,
@@ -306,7 +352,11 @@ class Loop:
             era=self.scheduler.state.era,
             crowned=True,
         )
-        self.tuning.crowned(self.best_snapshot.snapshot_id)
+        banked: tuple[int, ...] = ()
+        if self.evolution is not None:
+            self.evolution.crowned(self.best_snapshot)
+            banked = self.evolution.bank.snapshot_ids
+        self.tuning.crowned(self.best_snapshot.snapshot_id, banked, in_force=in_force)
 
     def _apply(self, decision: Decision) -> None:
         """Makes a decision happen."""
@@ -322,43 +372,78 @@ class Loop:
             for callback in self.callbacks:
                 callback.on_plateau(self.window_id)
         elif decision.event is LoopEvent.DEGRADATION:
-            self._recover()
+            self._recover(decision)
+        elif decision.event is LoopEvent.DORMANT and self.evolution is not None:
+            self.evolution.at_dormant()
         elif decision.event is LoopEvent.DORMANT:
-            self._rest()
+            self.rest()
 
-    def _recover(self) -> None:
+    @property
+    def rolls_back(self) -> bool:
+        """Whether a degradation is answered by a rollback."""
+        return self.options.rollback_on_degradation
+
+    def _recover(self, decision: Decision) -> None:
         """After a degradation: roll back if asked for, and learn again."""
+        if self.evolution is not None:
+            self.evolution.at_alarm(decision.evidence, watched=decision.before is LoopState.WATCHDOG)
+            return
         best = self.best_snapshot
-        if self.options.rollback_on_degradation and best is not None:
+        if self.rolls_back and best is not None:
             self.tuning.pause()
-            self._restore(best)
+            self.restore(best)
             self.scheduler.rolled_back()
-            self._note("rollback", f"rolled back to snapshot {best.snapshot_id}")
+            self.note("rollback", f"rolled back to snapshot {best.snapshot_id}")
+        self.learn_again()
+
+    def learn_again(self) -> None:
+        """Goes on learning after a degradation, and says so."""
         self.trainee.pause_updates(False)
         for callback in self.callbacks:
             callback.on_degradation(self.window_id)
 
-    def _rest(self) -> None:
+    def rest(self) -> None:
         """DORMANT: stop, or watch over the best weights."""
         watch = self.options.on_dormant == "watch"
         if watch and self.best_snapshot is not None:
             # What is known of the best is what a drop is measured from.
             self._evaluate_best(_MOST_EPISODES)
-            self._restore(self.best_snapshot)
+            self.restore(self.best_snapshot)
         if watch:
             self.trainee.pause_updates(True)
         else:
             self.trainee.stop()
-        for callback in self.callbacks:
-            callback.on_dormant(self.window_id)
+        if self.evolution is None:
+            self.tell_dormant()
         if watch:
             self._note_decision(self.scheduler.watch())
 
-    def _restore(self, snapshot: PolicySnapshot) -> None:
+    def tell_dormant(self) -> None:
+        """Calls the hooks of a DORMANT."""
+        for callback in self.callbacks:
+            callback.on_dormant(self.window_id)
+
+    def restore(self, snapshot: PolicySnapshot) -> None:
+        """Puts a snapshot in force."""
         self.trainee.set_state(self.registry.load(snapshot))
         if self.options.restore_hyperparams:
             self.tuning.set(snapshot.hyperparams.params, "restored")
         self.tuning.restored(snapshot.snapshot_id)
+        self._replaced()
+
+    def restart(self, state: State) -> None:
+        """Puts the weights in force that the run began with."""
+        self.trainee.set_state(state)
+        self.tuning.restarted()
+        self._replaced()
+
+    def _replaced(self) -> None:
+        if self.evolution is not None:
+            self.evolution.restored()
+        self.forget_scores()
+
+    def forget_scores(self) -> None:
+        """Scores of windows that have begun do not count."""
         self._pool.drop_until(self.window_id + self.trainee.ahead)
 
     def _drop_scores(self) -> None:
@@ -369,9 +454,10 @@ class Loop:
 
     def _note_decision(self, decision: Decision) -> None:
         change = "" if decision.before is decision.after else f" {decision.before.name} -> {decision.after.name}"
-        self._note(decision.event.value, decision.event.value + change, decision.evidence)
+        self.note(decision.event.value, decision.event.value + change, decision.evidence)
 
-    def _note(self, event: str, message: str, evidence: Evidence | None = None, cost: int = 0) -> None:
+    def note(self, event: str, message: str, evidence: Evidence | None = None, cost: int = 0) -> None:
+        """Keeps a record."""
         self.log.note(LoopRecord(event, self.window_id, self.env_steps, self.state, message, evidence, cost))
 
     def _write_scalars(self, logs: Mapping[str, Any]) -> None:
@@ -393,6 +479,8 @@ class Loop:
                 values["loop/stderr"] = self._latest.score.stderr
         if self.best_snapshot is not None:
             values["loop/best"] = self.best_snapshot.score
+        if self.evolution is not None:
+            values |= self.evolution.scalars()
         if self.units == 1 or evaluated:
             # Reading them takes longer than writing everything else.
             values |= {f"hyperparams/{name}": v for name, v in self.trainee.hyperparams.snapshot().items()}
@@ -422,6 +510,10 @@ class Loop:
             saved |= prefixed("trial/", arrays)
         arrays, tuning = self.tuning.save()
         saved |= prefixed("tuning/", arrays)
+        evolution = None
+        if self.evolution is not None:
+            arrays, evolution = self.evolution.save()
+            saved |= prefixed("evolution/", arrays)
         best = self.best_snapshot
         loop = {
             "units": self.units,
@@ -431,6 +523,7 @@ class Loop:
             "scheduler": self.scheduler.state.to_json(),
             "evaluator": self.evaluator.to_json(),
             "tuning": tuning,
+            "evolution": evolution,
             "pool": self._pool.to_json(),
             "best": None if best is None else best.snapshot_id,
             "trial_hyperparams": self._trial_hyperparams.params,
@@ -462,8 +555,10 @@ class Loop:
             self._trial = self.trainee.resume_trial(under("trial/", arrays), values["trial"], self.evaluator)
         self.trainee.pause_updates(self._trial is not None or self.state is LoopState.WATCHDOG)
         self.log.restore([LoopRecord.from_json(record) for record in loop["records"]])
+        if self.evolution is not None and loop["evolution"] is not None:
+            self.evolution.restore(under("evolution/", arrays), loop["evolution"], weights=weights)
         kept = "" if weights else "; newer weights were restored already and stay"
-        self._note("resumed", f"resumed run {self.registry.run_id}{kept}{'; ' if lost else ''}{lost}")
+        self.note("resumed", f"resumed run {self.registry.run_id}{kept}{'; ' if lost else ''}{lost}")
 
     def _resume_best(self, snapshot_id: int | None) -> None:
         """The best of the run on disk, which may be newer than the resumed state."""

@@ -18,6 +18,8 @@ from keras_optix.callbacks.loop import Loop, LoopOptions
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
 from keras_optix.callbacks.model_trainee import ModelTrainee
+from keras_optix.callbacks.policies import check_fits, manager_among
+from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.callbacks.resume import ResumePoint, ResumeStore
 from keras_optix.callbacks.tensorboard import LoopWriter
 from keras_optix.callbacks.trainee import Trainee
@@ -62,6 +64,9 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
             is tuned.
         registry: Where snapshots go. None: one in `checkpoint_dir`.
         checkpoint_dir: Directory for a registry. None, without a registry: a temporary one, gone with the callback.
+        policy_manager: Evolves the policies of an agent: compares current and best on the same seeds before a rollback,
+            tries variants at DORMANT, weighs the members of an ensemble, and looks for a known policy where the world
+            has changed; see `PolicyManager`. The same as ``callbacks=[manager.as_callback(agent)]``.
         on_dormant: ``"stop"`` ends `fit`; ``"watch"`` (agents) goes on as WATCHDOG: the best weights act and are
             scored, and a significant degradation starts learning again.
         max_windows: Stop after this many windows (epochs) in any case. None: no limit.
@@ -99,6 +104,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         tuner: BaseOptimizer | None = None,
         registry: CheckpointRegistry | None = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
+        policy_manager: PolicyManager | None = None,
         on_dormant: str = "stop",
         max_windows: int | None = None,
         rollback_on_degradation: bool = False,
@@ -124,6 +130,10 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._resume = bool(resume)
         self.verbose = check_int("verbose", verbose, minimum=0)
         self.callbacks = list(callbacks)
+        self.policy_manager = manager_among(policy_manager, self.callbacks)
+        if registry is None and checkpoint_dir is None and self.policy_manager is not None:
+            registry = self.policy_manager.own_registry
+            self._persistent = registry is not None
         self.tuner = tuner
         self._variables = dict(hyperparams or {})
         _refuse_contradictions(
@@ -174,6 +184,10 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OptixCallback:
         """A callback with the same options that has not run: KerasTuner makes one per trial."""
+        if self.policy_manager is not None and self.policy_manager.agents:
+            problem = "A callback whose policy manager has agents cannot be copied: they would be copied as well."
+            fix = "Make the agents, the manager and the callback anew for each trial."
+            raise ConfigurationError(describe(problem, fix=fix, agents=len(self.policy_manager.agents)))
         copied = object.__new__(type(self))
         memo[id(self)] = copied
         # What a run leaves behind is not copied: its loop holds files, environments and the model.
@@ -270,8 +284,18 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._point = self._store.find() if self._resume else None
         steps = None if self._point is None else int(self._point.values["loop"]["env_steps"])
         log = LoopLog(self._log_dir, self.verbose, steps, unit=trainee.unit, steps=trainee.steps)
+        if self.policy_manager is not None:
+            self.policy_manager.use_registry(self.registry)
         self._loop = Loop(
-            trainee, self.evaluator, self.scheduler, self.tuner, self.registry, self._options, self.callbacks, log
+            trainee,
+            self.evaluator,
+            self.scheduler,
+            self.tuner,
+            self.registry,
+            self._options,
+            self.callbacks,
+            log,
+            self.policy_manager,
         )
         trainee.open()
         if self.tuner is not None:
@@ -388,7 +412,17 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
                         evaluator=type(self.evaluator).__name__,
                     )
                 )
+            if self.policy_manager is not None:
+                check_fits(self.policy_manager, self.callbacks, self.model, self.evaluator)
             return trainee
+        if self.policy_manager is not None:
+            raise ConfigurationError(
+                describe(
+                    "A policy manager lets policies play; an ordinary model is none.",
+                    fix="Leave `policy_manager` out.",
+                    model=type(self.model).__name__,
+                )
+            )
         if self._default_evaluator:
             self.evaluator = MonitorEvaluator("val_loss")
         if not isinstance(self.evaluator, MonitorEvaluator):

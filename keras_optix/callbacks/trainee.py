@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras_optix.callbacks.tags import HPARAM_METRICS
+from keras_optix.control.after_shift import AfterShift
+from keras_optix.control.contest import Played
 from keras_optix.control.evaluators import BaseEvaluator
 from keras_optix.control.records import EvalMetrics, HyperparamSet
 from keras_optix.control.search_space import SearchSpace
@@ -48,6 +50,7 @@ class Unit:
         logs: Logs of the step or epoch by name.
         score: Its score by an evaluator.
         collected: The window; None for an epoch.
+        member_scores: The scores of the members of an ensemble, None for one without a score; none at all for others.
     """
 
     candidate: Candidate
@@ -55,6 +58,7 @@ class Unit:
     logs: Mapping[str, Any]
     score: Callable[[BaseEvaluator], EvalMetrics]
     collected: CollectedWindow | None = None
+    member_scores: Callable[[BaseEvaluator], Sequence[EvalMetrics | None]] = lambda evaluator: ()
 
 
 class HyperparamAccess(Protocol):
@@ -158,11 +162,48 @@ class Trainee(abc.ABC):
         """
         return None
 
-    # These three are not asked of a trainee whose scores are exact: there is nothing to confirm.
+    # These are not asked of a trainee whose scores are exact: there is nothing to confirm, and no policy to evolve.
 
-    def try_out(self, candidate: Candidate, evaluator: BaseEvaluator) -> Trial:
-        """Begins to evaluate weights in the next windows."""
+    def current(self, window_id: int, env_steps: int) -> Candidate:
+        """The weights as they are now, as a candidate."""
         raise NotImplementedError
+
+    def try_out(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int = 0) -> Trial:
+        """Begins to evaluate weights in the next windows.
+
+        Args:
+            candidate: The weights.
+            evaluator: Scores the windows.
+            episodes: How many (windows, where these are scored), if more than the evaluator asks for.
+        """
+        raise NotImplementedError
+
+    def compete(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int, seed: int) -> Played | None:
+        """Evaluates weights at once, on the episodes that a seed gives; None (the default) where that cannot be done.
+
+        Args:
+            candidate: The weights.
+            evaluator: Scores their episodes.
+            episodes: How many, if more than the evaluator asks for.
+            seed: Equal seeds give equal episodes.
+        """
+        return None
+
+    def draw_seed(self) -> int:
+        """A seed for `compete`, from the generator of the run."""
+        raise NotImplementedError
+
+    def mutate(self, change: Callable[[Any], None]) -> None:
+        """Lets a function change the weights, which makes them a new version."""
+        raise NotImplementedError
+
+    def after_shift(self, after: AfterShift) -> None:
+        """Forgets what belongs to a world that is gone."""
+        raise NotImplementedError
+
+    def mixture_weights(self) -> Sequence[float]:
+        """How much each member of an ensemble counts, as its weights say; nothing for what is none."""
+        return ()
 
     def resume_trial(self, arrays: State, values: Mapping[str, Any], evaluator: BaseEvaluator) -> Trial:
         """Goes on with what `Trial.save` returned."""

@@ -80,7 +80,7 @@ class Tuning:
         self._note = note
         self._disturb = disturb
         self._kept: dict[str, _Kept] = {}
-        self._best: tuple[int, Lineage] | None = None  # snapshot and its lineage
+        self._crowned: dict[int, Lineage] = {}  # by snapshot
         self._in_force: dict[str, float] = {}  # what was seen or set last
         self._settled: dict[str, float] = {}  # values that were meant to stay
         self._steps_before = 0  # steps of the lineage before the latest unit
@@ -116,6 +116,12 @@ class Tuning:
         if decision is not None and decision.keep is not None:
             self._kept[decision.keep] = _Kept(dict(self._trainee.get_state()), tuned, self.lineage)
 
+    def count(self, unit: Unit) -> None:
+        """The trainee learned from a window (epoch) which is not the tuner's business."""
+        self._window_id = unit.candidate.window_id
+        self._steps_before = self.lineage.steps
+        self.lineage = replace(self.lineage, steps=self.lineage.steps + unit.steps)
+
     def take_update(self, unit: Unit, env_steps: int) -> None:
         """The trainee learned from a window (epoch).
 
@@ -123,9 +129,7 @@ class Tuning:
             unit: The window.
             env_steps: Steps of the run.
         """
-        self._window_id = unit.candidate.window_id
-        self._steps_before = self.lineage.steps
-        self.lineage = replace(self.lineage, steps=self.lineage.steps + unit.steps)
+        self.count(unit)
         if self._tuner is None:
             return
         current = self._trainee.get_hyperparams()
@@ -170,14 +174,26 @@ class Tuning:
         self._settled |= params
         self._record(params, kind, settles=True)
 
-    def crowned(self, snapshot_id: int) -> None:
-        """The weights that earned the latest evaluation are a snapshot now."""
-        self._best = snapshot_id, self._lineage_of_candidate()
+    def crowned(self, snapshot_id: int, held: Iterable[int] = (), *, in_force: bool = False) -> None:
+        """Weights are a snapshot now.
+
+        Args:
+            snapshot_id: Its number.
+            held: Other snapshots that may be restored yet.
+            in_force: They are the weights in force, and not those that earned the latest evaluation.
+        """
+        kept = {number: self._crowned[number] for number in held if number in self._crowned}
+        self._crowned = kept | {snapshot_id: self.lineage if in_force else self._lineage_of_candidate()}
 
     def restored(self, snapshot_id: int) -> None:
         """The weights in force are those of a snapshot: their schedule goes on from there."""
-        if self._best is not None and self._best[0] == snapshot_id:
-            self.lineage = self._best[1]
+        self.lineage = self._crowned.get(snapshot_id, self.lineage)
+
+    def restarted(self) -> None:
+        """The weights in force are those that the run began with."""
+        tuned = () if self._tuner is None else self._tuner.names
+        now = self._trainee.hyperparams.snapshot()
+        self.lineage = Lineage(0, Schedule({name: now[name] for name in tuned}))
 
     # What they are made of
 
@@ -288,7 +304,7 @@ class Tuning:
                 name: {"hyperparams": kept.hyperparams, "lineage": kept.lineage.to_json()}
                 for name, kept in self._kept.items()
             },
-            "best": None if self._best is None else [self._best[0], self._best[1].to_json()],
+            "crowned": [[number, lineage.to_json()] for number, lineage in self._crowned.items()],
             "lineage": self.lineage.to_json(),
             "settled": self._settled,
             "steps_before": self._steps_before,
@@ -303,8 +319,7 @@ class Tuning:
             name: _Kept(under(f"{name}/", arrays), dict(kept["hyperparams"]), Lineage.from_json(kept["lineage"]))
             for name, kept in values["kept"].items()
         }
-        best = values["best"]
-        self._best = None if best is None else (best[0], Lineage.from_json(best[1]))
+        self._crowned = {number: Lineage.from_json(lineage) for number, lineage in values["crowned"]}
         self.lineage = Lineage.from_json(values["lineage"])
         self._settled = dict(values["settled"])
         self._steps_before, self._window_id = values["steps_before"], values["window_id"]

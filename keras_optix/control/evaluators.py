@@ -28,6 +28,9 @@ class BaseEvaluator(abc.ABC):
         per_epoch: Whether epochs are scored and not windows. False (the default here).
         reads_logs: Whether scores are logs. They cannot be had a second time for the same weights, so they are neither
             pooled nor confirmed. False (the default here).
+        in_place: Whether weights are only ever evaluated in the training environments, in windows that are not learned
+            from: of a world that cannot be had a second time, a copy says nothing. False (the default here): where the
+            loop can make environments of its own, it plays there.
     """
 
     min_episodes: int = 0
@@ -35,6 +38,7 @@ class BaseEvaluator(abc.ABC):
     deterministic: bool = False
     per_epoch: bool = False
     reads_logs: bool = False
+    in_place: bool = False
 
     @property
     def plays_episodes(self) -> bool:
@@ -63,6 +67,17 @@ class BaseEvaluator(abc.ABC):
 
         Args:
             episodes: At least one episode, all by one version of the policy.
+        """
+        return None
+
+    def episode_scores(self, episodes: Sequence[EpisodeRecord]) -> Sequence[float] | None:
+        """The score of each episode, if the score of several is the mean of theirs.
+
+        Policies that play on the same seeds are then compared episode by episode, which is sharper; without it (None,
+        the default here), by their scores and standard errors.
+
+        Args:
+            episodes: At least one episode.
         """
         return None
 
@@ -97,12 +112,14 @@ class ReturnEvaluator(BaseEvaluator):
         rate_after: Steps of each environment (time steps, not times the number of environments) without an end of an
             episode until the reward rate is scored, at least 1. Defaults to 10,000. If the episodes of an environment
             can be longer, choose more than its longest: an episode that takes 50,000 steps needs 50,001.
+        in_place: Evaluate only in the training environments: of a world that cannot be copied. Defaults to False.
 
     Raises:
         ConfigurationError: An argument is not an integer or too small.
     """
 
-    def __init__(self, min_episodes: int = 10, rate_after: int = 10_000) -> None:
+    def __init__(self, min_episodes: int = 10, rate_after: int = 10_000, in_place: bool = False) -> None:
+        self.in_place = bool(in_place)
         self.rate_after = check_int("rate_after", rate_after, minimum=1)
         self._evaluation_episodes = check_int("min_episodes", min_episodes, minimum=2)
         self.reset()
@@ -132,6 +149,10 @@ class ReturnEvaluator(BaseEvaluator):
     def score_episodes(self, episodes: Sequence[EpisodeRecord]) -> EvalMetrics:
         """See `BaseEvaluator.score_episodes`."""
         return _mean_return(episodes)
+
+    def episode_scores(self, episodes: Sequence[EpisodeRecord]) -> Sequence[float]:
+        """See `BaseEvaluator.episode_scores`."""
+        return [episode.total_reward for episode in episodes]
 
     def to_json(self) -> dict[str, Any]:
         """See `BaseEvaluator.to_json`."""
@@ -206,6 +227,10 @@ class GreedyEvaluator(BaseEvaluator):
     def score_episodes(self, episodes: Sequence[EpisodeRecord]) -> EvalMetrics:
         """See `BaseEvaluator.score_episodes`."""
         return _mean_return(episodes)
+
+    def episode_scores(self, episodes: Sequence[EpisodeRecord]) -> Sequence[float]:
+        """See `BaseEvaluator.episode_scores`."""
+        return [episode.total_reward for episode in episodes]
 
 
 def _mean_return(episodes: Sequence[EpisodeRecord]) -> EvalMetrics:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_optix.errors import ConfigurationError, describe
 from keras_optix.validation import check_float, check_int
 
 _ROUNDING = 1e-12  # a difference below this share of the numbers themselves is none
@@ -185,6 +186,36 @@ def compare(
     spread = first * first / first_dof + second * second / second_dof
     dof = variance**2 / spread if 0.0 < spread < math.inf else math.inf
     return Comparison(evidence, as_normal_score(evidence.z, dof))
+
+
+def compare_pairs(scores: Sequence[float], references: Sequence[float], reason: str) -> Comparison:
+    """Tests whether scores exceed the references that they are paired with, such as episodes of the same seeds.
+
+    Student's paired test: what both of a pair owe to their seed cancels in their difference. A single pair says nothing
+    about the noise, so nothing is significant.
+
+    Args:
+        scores: The scores in question.
+        references: For each of them the score that it is compared with.
+        reason: One sentence for people.
+
+    Returns:
+        The mean difference with its standard error; `n` counts the pairs.
+
+    Raises:
+        ConfigurationError: The lengths differ, or there is no pair.
+    """
+    if len(scores) != len(references) or len(scores) == 0:
+        problem = "Scores and references must come in pairs, and at least one."
+        raise ConfigurationError(describe(problem, scores=len(scores), references=len(references)))
+    pairs = np.asarray([scores, references], dtype=np.float64)
+    estimate = estimate_from_samples(pairs[0] - pairs[1])
+    # Equal pairs, and pairs that differ by a constant, have no noise but rounding.
+    rounding = _ROUNDING * float(np.max(np.abs(pairs)))
+    difference = estimate.mean if abs(estimate.mean) > rounding else 0.0
+    stderr = estimate.stderr if estimate.stderr > rounding else 0.0
+    evidence = Evidence(difference, stderr, estimate.n, reason)
+    return Comparison(evidence, as_normal_score(evidence.z, estimate.dof))
 
 
 def trend(scores: Sequence[float]) -> float:

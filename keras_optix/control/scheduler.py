@@ -289,6 +289,15 @@ class BackoffScheduler:
             self.state, best=score, level=score, recent=(), cusum=0.0, since_best=0, since_active=0, pending=False
         )
 
+    def crown(self, score: Estimate, evidence: Evidence) -> Decision:
+        """Makes weights the best that were found outside training, and the loop ACTIVE with them.
+
+        Args:
+            score: Of an evaluation of their own, not of the one that they were chosen by.
+            evidence: Why they are the best.
+        """
+        return self._crown(dataclasses.replace(self.state, pending=False), score, evidence)
+
     def rolled_back(self) -> None:
         """Says that the best weights act again after a degradation: their score is the reference of the CUSUM."""
         self.state = dataclasses.replace(self.state, level=self.state.best, recent=(), cusum=0.0)
@@ -311,6 +320,20 @@ class BackoffScheduler:
         )
         evidence = Evidence(0.0, 0.0, 0, "trained; watching for a degradation")
         return Decision(LoopEvent.WATCHDOG, LoopState.DORMANT, LoopState.WATCHDOG, evidence)
+
+    def shifted(self) -> None:
+        """Says that the world has changed: a new era begins, ACTIVE and without a best."""
+        self.state = self._next_era(self.state)
+
+    def _next_era(self, state: SchedulerState) -> SchedulerState:
+        """What was best in the old world is no reference in the new one."""
+        return SchedulerState(
+            interval=float(self.base_interval),
+            last_window=state.last_window,
+            evaluations=state.evaluations,
+            era=state.era + 1,
+            cooldown_until=state.evaluations + self.degradation_cooldown,
+        )
 
     def _candidate(self, state: SchedulerState, score: Estimate) -> Evidence | None:
         """Evidence for an improvement: this evaluation, or all since the best was crowned, lies above the best."""
@@ -416,14 +439,7 @@ class BackoffScheduler:
         if not alarm:
             self.state = state
             return Decision(LoopEvent.NONE, state.loop_state, state.loop_state, evidence)
-        # The world has changed: what was best in the old one is no reference in the new one.
-        self.state = SchedulerState(
-            interval=float(self.base_interval),
-            last_window=state.last_window,
-            evaluations=state.evaluations,
-            era=state.era + 1,
-            cooldown_until=state.evaluations + self.degradation_cooldown,
-        )
+        self.state = self._next_era(state)
         return Decision(LoopEvent.DEGRADATION, LoopState.WATCHDOG, LoopState.ACTIVE, evidence)
 
 

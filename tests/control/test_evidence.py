@@ -12,11 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import keras_optix as optix
 from keras_optix.control.evidence import (
     Estimate,
     Evidence,
     as_normal_score,
     compare,
+    compare_pairs,
     estimate_from_samples,
     noise_from_differences,
     pool,
@@ -127,3 +129,47 @@ def test_a_trend_is_a_regression_slope_in_standard_errors() -> None:
     assert trend((0.2 * np.arange(60) + rng.normal(size=60)).tolist()) > 5.0
     assert trend([3.0, 4.0, 5.0, 6.0]) == math.inf
     assert trend([0.1] * 9) == trend([1.0, 2.0]) == trend([]) == 0.0
+
+
+def test_pairs_are_compared_by_their_differences() -> None:
+    """Against a t test by hand: what a seed does to both cancels."""
+    scores, references = [11.0, 103.0, 8.0, 54.0], [10.0, 100.0, 7.0, 51.0]
+    evidence, z = compare_pairs(scores, references, "better on each seed")
+    assert (evidence.difference, evidence.n, evidence.reason) == (2.0, 4, "better on each seed")
+    assert evidence.stderr == pytest.approx(math.sqrt(4 / 3) / 2)  # differences 1, 3, 1, 3
+    assert z == as_normal_score(evidence.z, 3)
+    assert 1.645 < z < evidence.z
+    assert compare_pairs(references, scores, "").z == -z
+    unpaired = compare(estimate_from_samples(scores), estimate_from_samples(references), "")
+    assert unpaired.z < 0.1
+
+
+def test_pairs_without_noise() -> None:
+    assert compare_pairs([1.0, 5.0], [1.0, 5.0], "").z == 0.0
+    # Differences of 0.3, but for rounding: neither noise nor, in the second case, a difference.
+    references = [0.1 * k for k in range(9)]
+    assert compare_pairs([r + 0.3 for r in references], references, "").z == math.inf
+    assert compare_pairs([r - 0.3 for r in references], references, "").z == -math.inf
+    assert compare_pairs([(r + 0.3) - 0.3 for r in references], references, "").z == 0.0
+    assert compare_pairs([1e9, 3.0], [1e9, 3.0 + 1e-9], "").z == 0.0
+
+
+def test_one_pair_says_nothing_and_none_is_an_error() -> None:
+    evidence, z = compare_pairs([9.0], [1.0], "")
+    assert (evidence.difference, evidence.stderr, evidence.n, z) == (8.0, math.inf, 1, 0.0)
+    for scores, references in (([], []), ([1.0, 2.0], [1.0])):
+        with pytest.raises(optix.ConfigurationError, match=r"in pairs.*Received: scores=\d, references=\d"):
+            compare_pairs(scores, references, "")
+
+
+def test_equal_pairs_are_found_different_as_often_as_asked_for() -> None:
+    rng = np.random.default_rng(0)
+    for n in (3, 20):
+        seeds = rng.normal(0.0, 50.0, (4000, n))
+        found = [
+            compare_pairs(one.tolist(), other.tolist(), "").z
+            for one, other in zip(
+                seeds + rng.normal(size=seeds.shape), seeds + rng.normal(size=seeds.shape), strict=True
+            )
+        ]
+        assert np.mean(np.array(found) > 1.645) == pytest.approx(0.05, abs=0.012)

@@ -1,0 +1,410 @@
+"""Several policies of one task: their weights, variants of the best one, and going back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_optix.callbacks.agent_trainee import LoopAgent
+from keras_optix.callbacks.loop_callback import LoopCallback
+from keras_optix.callbacks.rollback import Evolved, roll_back_if_better
+from keras_optix.control.after_shift import AfterShift
+from keras_optix.control.records import HyperparamSet
+from keras_optix.control.regimes import RegimeDetector
+from keras_optix.control.registry import CheckpointRegistry
+from keras_optix.control.score_book import Listener, ScoreBook
+from keras_optix.control.search_space import SearchSpace
+from keras_optix.control.variants import perturbed
+from keras_optix.errors import ConfigurationError, StateError, describe
+from keras_optix.experience.making import EnvLike
+from keras_optix.validation import check_float, check_int
+
+
+class PolicyManager:
+    """Evolves policies: goes back to the best one, tries variants of it, and weighs several against each other.
+
+    Give it to the loop, ``OptixCallback(policy_manager=manager)``. Then
+
+    - at DORMANT the loop plays the current and the best weights on the same seeds, and rolls back if the best are
+      significantly better.
+    - With `auto_spawn` it then spawns up to `max_variants` variants of the policy, one after the other. Each begins
+      with the best weights and perturbed hyperparameters, learns for `variant_windows` windows, and is compared with
+      its parent on the same seeds: adopted if it is significantly better, else discarded. The log says why.
+    - After an alarm, a degradation that the best weights' own score confirms as a changed world, the best and the
+      policies in the bank are auditioned before anything is learned anew, and the agent forgets as `after_shift` says.
+      The bank keeps one snapshot of each regime.
+
+    Several agents act as one in an `EnsembleAgent`; after each evaluation the loop weighs them by their scores
+    (`auto_update_weights`). The methods do all of this by hand.
+
+    Args:
+        registry: Has the best snapshot. None: that of the `OptixCallback` which the manager is given to.
+        score_window: Latest scores that count of each agent, at least 2. Defaults to 10.
+        auto_spawn: Whether the loop spawns variants at DORMANT. Defaults to False.
+        max_variants: Variants for each world that the loop meets, at least 1. Defaults to 3.
+        variant_windows: Windows that each of them learns, at least 1. Defaults to 50.
+        noise_scale: Standard deviation of the noise on a variant's hyperparameters, as a share of the ranges of its
+            `search_spaces`, in [0, 1]. Defaults to 0.05.
+        mutation_fn: Called with each variant, to change it further; see `spawn_variant`. None: nothing further.
+        floor: Least share of an agent once weights follow scores, in [0, 1 / agents]. Defaults to 0.05.
+        regime_detector: Names the regime after each evaluation; when the name changes, the bank's policy of that regime
+            is tried. None: each world that an alarm reveals is a regime of its own.
+        bank: Whether the loop keeps a policy of each regime. Defaults to True.
+        max_regimes: Policies in the bank at most, at least 1. Defaults to 8.
+        after_shift: What the agent keeps of its past after a detected shift. None: `AfterShift` with its defaults.
+        seed: Seeds variants and evaluations. None: they differ from run to run.
+
+    Raises:
+        ConfigurationError: An argument is invalid, or every variant would equal its parent.
+    """
+
+    def __init__(
+        self,
+        registry: CheckpointRegistry | None = None,
+        score_window: int = 10,
+        *,
+        auto_spawn: bool = False,
+        max_variants: int = 3,
+        variant_windows: int = 50,
+        noise_scale: float = 0.05,
+        mutation_fn: Callable[[Any], None] | None = None,
+        floor: float = 0.05,
+        regime_detector: RegimeDetector | None = None,
+        bank: bool = True,
+        max_regimes: int = 8,
+        after_shift: AfterShift | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.auto_spawn = bool(auto_spawn)
+        self.max_variants = check_int("max_variants", max_variants, minimum=1)
+        self.variant_windows = check_int("variant_windows", variant_windows, minimum=1)
+        self.noise_scale = check_float("noise_scale", noise_scale, low=0.0, high=1.0)
+        self.mutation_fn = mutation_fn
+        self.regime_detector: RegimeDetector | None = _checked("regime_detector", regime_detector, RegimeDetector)
+        self.bank = bool(bank)
+        self.max_regimes = check_int("max_regimes", max_regimes, minimum=1)
+        self.after_shift: AfterShift = _checked("after_shift", after_shift, AfterShift) or AfterShift()
+        if mutation_fn is not None and not callable(mutation_fn):
+            raise ConfigurationError(describe("`mutation_fn` must be a function of an agent.", mutation_fn=mutation_fn))
+        if self.auto_spawn and self.noise_scale == 0.0 and mutation_fn is None:
+            problem = "Without noise and without a mutation every variant would equal its parent."
+            raise ConfigurationError(describe(problem, auto_spawn=auto_spawn, noise_scale=noise_scale))
+        self._given: CheckpointRegistry | None = _checked("registry", registry, CheckpointRegistry)
+        self._registry: CheckpointRegistry | None = self._given
+        self._book = ScoreBook(score_window, floor)
+        self._agents: list[Any] = []
+        self._rng = np.random.default_rng(None if seed is None else check_int("seed", seed, minimum=0))
+
+    # The registry
+
+    @property
+    def registry(self) -> CheckpointRegistry:
+        """Has the best snapshot.
+
+        Raises:
+            StateError: None is known yet.
+        """
+        if self._registry is None:
+            raise StateError(
+                "The policy manager knows no registry yet. Make it with `PolicyManager(registry)`, or give it to an "
+                "OptixCallback, whose registry it then uses."
+            )
+        return self._registry
+
+    @property
+    def own_registry(self) -> CheckpointRegistry | None:
+        """The registry that the manager was made with, or None."""
+        return self._given
+
+    def use_registry(self, registry: CheckpointRegistry) -> None:
+        """Takes a loop's registry, which knows the run under way; `OptixCallback` calls it.
+
+        Args:
+            registry: In the directory of the one that the manager was made with, if any.
+
+        Raises:
+            ConfigurationError: The directories differ.
+        """
+        own = self._given
+        if own is not None and own.directory.resolve() != registry.directory.resolve():
+            raise ConfigurationError(
+                describe(
+                    "The policy manager and OptixCallback have registries in different directories.",
+                    fix="Give one registry to both, or none to the policy manager.",
+                    policy_manager=str(own.directory),
+                    optix_callback=str(registry.directory),
+                )
+            )
+        self._registry = registry
+
+    # Agents and their weights
+
+    @property
+    def agents(self) -> tuple[Any, ...]:
+        """The agents, in the order in which they were added."""
+        return tuple(self._agents)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """How much each agent counts, in their order; they sum to 1."""
+        return self._book.weights
+
+    @property
+    def scores(self) -> tuple[tuple[float, ...], ...]:
+        """Latest scores of each agent, oldest first."""
+        return self._book.scores
+
+    def add_agent(self, agent: Any, weight: float = 1.0) -> int:
+        """Adds an agent, before an ensemble is made.
+
+        Args:
+            agent: A `keras_optix.Agent`.
+            weight: How much it counts beside the others, at least 0. Defaults to 1.
+
+        Returns:
+            Its index.
+
+        Raises:
+            ConfigurationError: It is no agent or one of them already, its weight is invalid, or there are too many
+                agents for `floor`.
+            StateError: An ensemble was made, whose members are fixed.
+        """
+        if not isinstance(agent, LoopAgent):
+            raise ConfigurationError(describe("`agent` must be a keras_optix Agent.", agent=type(agent).__name__))
+        if any(agent is other for other in self._agents):
+            problem, fix = "The agent is one of the manager's already.", "Its weight is set with `update_weights`."
+            raise ConfigurationError(describe(problem, fix=fix, index=self.agents.index(agent)))
+        if self._book.in_use:
+            raise StateError(
+                "The manager's weights are in use, by an EnsembleAgent for example, whose members are fixed. Add all "
+                "agents first, or make a new manager and a new ensemble."
+            )
+        index = self._book.add(weight)
+        self._agents.append(agent)
+        return index
+
+    def subscribe(self, listener: Listener) -> None:
+        """Calls the listener with the weights on each change, for as long as it exists.
+
+        Args:
+            listener: A bound method is let go with its object.
+        """
+        self._book.subscribe(listener)
+
+    def record_agent_score(self, i: int, score: float) -> None:
+        """Takes a score of an agent; the latest `score_window` of each count.
+
+        Args:
+            i: Its index.
+            score: Higher is better.
+
+        Raises:
+            ConfigurationError: There is no such agent.
+            NonFiniteError: The score is NaN, infinite or no number.
+        """
+        self._book.record(i, score)
+
+    def forget_scores(self) -> None:
+        """Drops the scores of all agents: they were earned in a world that is gone. Weights stay until there are new.
+
+        The loop does so after a detected shift.
+        """
+        self._book.forget()
+
+    def auto_update_weights(self) -> tuple[float, ...]:
+        """Weighs each agent by the probability that its mean score is the highest.
+
+        The loop does so after each evaluation. Until an agent has two scores nothing says how noisy they are, and the
+        weights stay. See `floor`.
+
+        Returns:
+            The weights.
+        """
+        self._book.rebalance()
+        return self.weights
+
+    def update_weights(self, weights: Mapping[int, float]) -> None:
+        """Sets the weights of some agents by hand.
+
+        Args:
+            weights: By index, in the unit of `add_agent`: the others keep theirs, and `weights` has all of them divided
+                by their sum. Automatic updates keep that sum, so that the unit stays.
+
+        Raises:
+            ConfigurationError: There is no such agent, or a weight is invalid; then none is changed.
+        """
+        self._book.set(weights)
+
+    # Variants
+
+    def next_variant(self, values: Mapping[str, float], spaces: Mapping[str, SearchSpace]) -> dict[str, float]:
+        """Hyperparameters of the next variant: `values` with noise, within their spaces; see `perturbed`.
+
+        Args:
+            values: Those of the parent, by name.
+            spaces: Search spaces; a hyperparameter without one stays as it is.
+        """
+        return perturbed(values, spaces, self.noise_scale, self._rng)
+
+    def spawn_variant(
+        self, shell: Any, noise_scale: float | None = None, mutation_fn: Callable[[Any], None] | None = None
+    ) -> Any:
+        """Makes an agent a variant of the best snapshot: its weights, and its hyperparameters with a little noise.
+
+        The noise is on the hyperparameters that the agent has a search space for; see `Agent.search_spaces`.
+
+        Args:
+            shell: An agent of the same architecture, compiled. If it knows no environment yet, it is bound to that of
+                the manager's agents.
+            noise_scale: Standard deviation of the noise as a share of the ranges. None: the manager's.
+            mutation_fn: Called with the agent at last, to change its weights for example. None: the manager's.
+
+        Returns:
+            `shell`.
+
+        Raises:
+            ConfigurationError: The noise is out of range.
+            RegistryError: There is no snapshot yet, or it cannot be read.
+            StateError: The agent knows no environment, is not compiled or is of another architecture, or there is no
+                registry.
+        """
+        registry = self.registry
+        scale = self.noise_scale if noise_scale is None else check_float("noise_scale", noise_scale, low=0.0, high=1.0)
+        mutate = self.mutation_fn if mutation_fn is None else mutation_fn
+        if not shell.bound:
+            shell.bind(*self._env_spaces())
+        best = registry.load_best(shell, hyperparams=True)
+        shell.set_hyperparams(HyperparamSet(perturbed(best.hyperparams.params, shell.search_spaces, scale, self._rng)))
+        if mutate is not None:
+            mutate(shell)
+            # Variables may have been assigned one by one; other weights are another version.
+            shell.set_state(shell.get_state())
+        return shell
+
+    def _env_spaces(self) -> tuple[Any, Any]:
+        for agent in self._agents:
+            if agent.bound:
+                spaces: tuple[Any, Any] = agent.env_spaces
+                return spaces
+        raise StateError(
+            "The variant knows no environment, and no agent of the manager does. Call "
+            "`shell.bind(observation_space, action_space)`, or add an agent that plays the environment first."
+        )
+
+    # Going back
+
+    def evolve(
+        self,
+        agent: Any,
+        env: EnvLike,
+        episodes: int = 20,
+        seed: int | None = None,
+        *,
+        deterministic: bool = False,
+        confidence: float = 0.95,
+    ) -> Evolved:
+        """Plays the current and the best weights on the same seeds, and loads the best if they are really better.
+
+        Hyperparameters stay as they are. Otherwise the agent is left as it was.
+
+        Args:
+            agent: An agent. If it knows no environment yet, it is bound to this one's spaces.
+            env: As for `keras_optix.evaluate`.
+            episodes: For each of the two, at least 2. Defaults to 20.
+            seed: Seeds environments and actions of both. None: drawn from the manager's generator.
+            deterministic: Take the most likely action instead of sampling, as in training. Defaults to False.
+            confidence: Of the paired test, one-sided, in [0.5, 1). Defaults to 0.95.
+
+        Returns:
+            Both scores, and what was done.
+
+        Raises:
+            ConfigurationError: An argument is invalid.
+            RegistryError: There is no snapshot yet, or it cannot be read.
+            SpaceError: The environment does not fit the agent.
+            StateError: The snapshot is of another architecture, or there is no registry.
+        """
+        seed = int(self._rng.integers(2**31)) if seed is None else check_int("seed", seed, minimum=0)
+        return roll_back_if_better(
+            agent,
+            self.registry,
+            env,
+            episodes=episodes,
+            seed=seed,
+            deterministic=deterministic,
+            confidence=confidence,
+        )
+
+    # The loop's side
+
+    def as_callback(self, agent: Any) -> PolicyManagerCallback:
+        """The manager as a callback: ``OptixCallback(callbacks=[manager.as_callback(agent)])``.
+
+        It does the same as ``OptixCallback(policy_manager=manager)``.
+
+        Args:
+            agent: The agent that `fit` trains, or a member of the ensemble that it trains.
+        """
+        return PolicyManagerCallback(self, agent)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns weights, scores and the generator as JSON values."""
+        return self._book.to_json() | {"random": self._rng.bit_generator.state}
+
+    def from_json(self, values: Mapping[str, Any]) -> None:
+        """Restores what `to_json` returned, and tells the listeners the weights.
+
+        An ensemble's own state is restored after this: it may hold the weights of an older snapshot.
+
+        Raises:
+            StateError: It is not the state of a manager with as many agents; then nothing is changed.
+        """
+        rng = np.random.default_rng()
+        try:
+            rng.bit_generator.state = values["random"]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            problem, fix = "The policy manager's state has no valid generator.", "Start a new run."
+            raise StateError(describe(problem, fix=fix)) from error
+        self._book.from_json(values)
+        self._rng = rng
+
+
+class PolicyManagerCallback(LoopCallback):
+    """A policy manager among the `callbacks` of `OptixCallback`, which finds it there and does the work.
+
+    Args:
+        policy_manager: The manager.
+        agent: The agent that is trained, or a member of the ensemble that is.
+    """
+
+    def __init__(self, policy_manager: PolicyManager, agent: Any) -> None:
+        super().__init__()
+        self.policy_manager = policy_manager
+        self.agent = agent
+        self._in_loop = False
+
+    def on_loop_start(self) -> None:
+        """See `LoopCallback`."""
+        self._in_loop = True
+
+    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Refuses to be one of `fit`'s own callbacks, where nobody asks it for anything.
+
+        Raises:
+            StateError: It is.
+        """
+        if not self._in_loop:
+            raise StateError(
+                "A policy manager works inside the loop: give `manager.as_callback(agent)` to "
+                "`OptixCallback(callbacks=[...])`, not to `fit`."
+            )
+
+
+def _checked(name: str, value: Any, kind: type[Any]) -> Any:
+    """`value`, which is None or of its kind."""
+    if value is not None and not isinstance(value, kind):
+        received: dict[str, Any] = {name: value}
+        raise ConfigurationError(describe(f"`{name}` must be a {kind.__name__}, or None.", **received))
+    return value

@@ -1,0 +1,91 @@
+"""Goes back to the best snapshot if it really is better than what an agent has become."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from keras_optix.control.evaluators import ReturnEvaluator
+from keras_optix.control.evidence import Evidence, compare_pairs
+from keras_optix.control.records import EvalMetrics, HyperparamSet
+from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
+from keras_optix.errors import ConfigurationError, describe
+from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
+from keras_optix.experience.making import EnvLike, is_recipe, make_envs
+from keras_optix.validation import check_float, check_int
+
+
+@dataclass(frozen=True)
+class Evolved:
+    """What `PolicyManager.evolve` found.
+
+    Attributes:
+        rolled_back: Whether the best weights were loaded.
+        evidence: Mean return of the best weights minus that of the current ones, over episodes of the same seeds.
+        current: Score of the weights that the agent had.
+        best: Score of the best weights, in these episodes.
+        snapshot: Where the best weights are.
+    """
+
+    rolled_back: bool
+    evidence: Evidence
+    current: EvalMetrics
+    best: EvalMetrics
+    snapshot: PolicySnapshot
+
+
+def roll_back_if_better(
+    agent: Any,
+    registry: CheckpointRegistry,
+    env: EnvLike,
+    *,
+    episodes: int,
+    seed: int,
+    deterministic: bool,
+    confidence: float,
+) -> Evolved:
+    """Plays the current weights and the registry's best on the same seeds; see `PolicyManager.evolve`."""
+    check_int("episodes", episodes, minimum=2)
+    if check_float("confidence", confidence, low=0.5, high=1.0) == 1.0:
+        raise ConfigurationError(describe("`confidence` must be below 1: nothing is certain.", confidence=confidence))
+    kept = _Kept()
+    snapshot = registry.load_best(kept)
+    owned = is_recipe(env)
+    envs = make_envs(env, min(episodes, MAX_ENVS) if owned else 1)
+    try:
+        agent.bind(envs.observation_space, envs.action_space)
+        published = (agent.publish(), agent.publication_of(kept.state, snapshot.policy_version))
+        player = EpisodePlayer(envs, agent.make_actor(envs.num_envs))
+        current, best = (
+            player.play(policy.arrays, episodes, seed=seed, deterministic=deterministic, version=policy.version)
+            for policy in published
+        )
+    finally:
+        if owned:
+            envs.close()
+    # Environment by environment, and as many of each: equal places have equal seeds.
+    mine, theirs = ([episode.total_reward for episode in played] for played in (current, best))
+    evidence, z = compare_pairs(theirs, mine, "the best weights against the current ones, on the same seeds")
+    rolled_back = z > NormalDist().inv_cdf(confidence)
+    if rolled_back:
+        agent.set_state(kept.state)
+    score = ReturnEvaluator().score_episodes
+    return Evolved(rolled_back, evidence, score(current), score(best), snapshot)
+
+
+class _Kept:
+    """Takes a snapshot's arrays from a registry, for nobody yet."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, np.ndarray] = {}
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """See `Restorable`."""
+        self.state = dict(state)
+
+    def set_hyperparams(self, hyperparams: HyperparamSet) -> None:
+        """See `Restorable`; they are not asked for."""

@@ -1,0 +1,588 @@
+"""A policy manager in the loop, on a toy whose scores are known: no Keras, no environment, milliseconds a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import keras_optix as optix
+from keras_optix.callbacks.loop import Loop, LoopOptions
+from keras_optix.callbacks.loop_log import LoopLog
+from keras_optix.callbacks.policy_manager import PolicyManager
+from keras_optix.callbacks.trainee import Candidate, Trainee, Trial, Unit, under
+from keras_optix.control.contest import Played
+from keras_optix.control.evidence import estimate_from_samples
+from keras_optix.control.records import EvalMetrics
+from keras_optix.control.scheduler_state import LoopState
+
+EPISODES = 10  # in a window
+NOISE = 3.0
+
+
+class Values(dict[str, float]):
+    """Hyperparameters of the toy."""
+
+    def check(self, values: Mapping[str, float]) -> None:
+        pass
+
+    def assign(self, values: Mapping[str, float]) -> None:
+        self.update(values)
+
+    def snapshot(self) -> dict[str, float]:
+        return dict(self)
+
+
+class Toy(Trainee):
+    """Its weights are a number `p`, which a window of learning moves towards `aim`; an episode in a world returns
+    ``100 - 10 |p - target of the world|`` plus noise.
+    """
+
+    def __init__(self, *, copyable: bool = True, seed: int = 0) -> None:
+        self.p = 0.0
+        self.aim = 0.0
+        self.target = 0.0
+        self.offset = 100.0
+        self.copyable = copyable
+        self.paused = False
+        self.stopped = False
+        self.updates = 0
+        self.kept: list[optix.AfterShift] = []
+        self.played: list[tuple[float, int]] = []  # weights and seed of each evaluation
+        self.values = Values(learning_rate=0.5)
+        self.rng = np.random.default_rng(seed)
+        self.seeds = np.random.default_rng((seed, 1))
+
+    def returns(self, p: float, rng: np.random.Generator, episodes: int = EPISODES) -> np.ndarray:
+        return self.offset - 10.0 * abs(p - self.target) + NOISE * rng.standard_normal(episodes)
+
+    def window(self, number: int) -> Unit:
+        """The next window, which is learned from after it was collected."""
+        score = metrics_of(self.returns(self.p, self.rng))
+        candidate = self.candidate_of({"p": np.array(self.p)}, window_id=number, env_steps=number, version=number)
+        if not self.paused:
+            self.updates += 1
+            self.p += self.values["learning_rate"] * (self.aim - self.p)
+        return Unit(candidate, 1, {}, lambda evaluator: score)
+
+    @property
+    def hyperparams(self) -> Any:
+        return self.values
+
+    @property
+    def search_spaces(self) -> Any:
+        return {"learning_rate": optix.Log(1e-3, 1.0)}
+
+    def get_state(self) -> Any:
+        return {"p": np.array(self.p)}
+
+    def set_state(self, state: Any) -> None:
+        self.p = float(state["p"])
+
+    def pause_updates(self, paused: bool) -> None:
+        self.paused = paused
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def current(self, window_id: int, env_steps: int) -> Candidate:
+        return self.candidate_of(self.get_state(), window_id=window_id, env_steps=env_steps, version=window_id)
+
+    def candidate_of(self, state: Any, *, window_id: int, env_steps: int, version: int) -> Candidate:
+        return Candidate(window_id, env_steps, version, lambda: state)
+
+    def play(self, candidate: Candidate, evaluator: Any, episodes: int = 0) -> EvalMetrics | None:
+        n = max(episodes, evaluator.min_episodes)
+        return metrics_of(self.returns(float(candidate.state()["p"]), self.rng, n)) if self.copyable else None
+
+    def compete(self, candidate: Candidate, evaluator: Any, episodes: int, seed: int) -> Played | None:
+        if not self.copyable:
+            return None
+        p = float(candidate.state()["p"])
+        self.played.append((p, seed))
+        scores = self.returns(p, np.random.default_rng(seed), episodes)
+        return Played(estimate_from_samples(scores), tuple(scores))
+
+    def draw_seed(self) -> int:
+        return int(self.seeds.integers(2**31))
+
+    def mutate(self, change: Callable[[Any], None]) -> None:
+        change(self)
+
+    def after_shift(self, after: optix.AfterShift) -> None:
+        self.kept.append(after)
+
+    def try_out(self, candidate: Candidate, evaluator: Any, episodes: int = 0) -> Trial:
+        return InPlace(self, candidate, max(episodes, evaluator.min_episodes))
+
+    def save(self) -> Any:
+        return self.get_state(), {"values": dict(self.values), "seeds": self.seeds.bit_generator.state}
+
+    def restore(self, arrays: Any, values: Any, *, weights: bool) -> str:
+        self.set_state(arrays)
+        self.values.update(values["values"])
+        self.seeds.bit_generator.state = values["seeds"]
+        return ""
+
+    def close(self) -> None:
+        pass
+
+
+class InPlace(Trial):
+    """The candidate's weights collect the next windows."""
+
+    def __init__(self, toy: Toy, candidate: Candidate, episodes: int) -> None:
+        self.candidate = candidate
+        self.toy, self.before, self.left = toy, toy.get_state(), episodes
+        self.scores: list[float] = []
+        toy.set_state(candidate.state())
+        toy.pause_updates(True)
+
+    def add(self, unit: Unit) -> bool:
+        metrics = unit.score(optix.ReturnEvaluator())
+        assert metrics.primary_score is not None
+        self.scores.append(metrics.primary_score)
+        return len(self.scores) * EPISODES >= self.left
+
+    def result(self) -> EvalMetrics:
+        return EvalMetrics(float(np.mean(self.scores)), stderr=NOISE / np.sqrt(self.left), episodes=self.left)
+
+    def end(self, *, keep: bool) -> None:
+        if not keep:
+            self.toy.set_state(self.before)
+        self.toy.pause_updates(False)
+
+    def save(self) -> Any:
+        return {"before/p": self.before["p"]}, {}
+
+
+def metrics_of(scores: np.ndarray) -> EvalMetrics:
+    return EvalMetrics(
+        float(scores.mean()), stderr=float(scores.std(ddof=1)) / len(scores) ** 0.5, episodes=len(scores)
+    )
+
+
+class Hooks(optix.LoopCallback):
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[str] = []
+
+    def on_improvement(self, snapshot: optix.PolicySnapshot) -> None:
+        self.heard.append("improvement")
+
+    def on_dormant(self, window_id: int) -> None:
+        self.heard.append("dormant")
+
+    def on_degradation(self, window_id: int) -> None:
+        self.heard.append("degradation")
+
+
+class Run:
+    """A loop over the toy."""
+
+    def __init__(
+        self,
+        directory: Path,
+        manager: PolicyManager | None,
+        *,
+        copyable: bool = True,
+        on_dormant: str = "watch",
+        rollback: bool = False,
+    ) -> None:
+        self.toy = Toy(copyable=copyable)
+        self.hooks = Hooks()
+        self.registry = optix.CheckpointRegistry(directory)
+        self.loop = Loop(
+            self.toy,
+            optix.ReturnEvaluator(EPISODES),
+            optix.BackoffScheduler(max_interval=2, plateau_threshold=3, dormant_threshold=8),
+            None,
+            self.registry,
+            LoopOptions(on_dormant=on_dormant, rollback_on_degradation=rollback),
+            [self.hooks],
+            LoopLog(None, 0),
+            manager,
+        )
+        self.number = 0
+
+    def begin(self) -> Run:
+        self.loop.begin()
+        return self
+
+    def windows(self, count: int) -> None:
+        for _ in range(count):
+            if self.toy.stopped:
+                return
+            self.loop.take(self.toy.window(self.number))
+            self.number += 1
+
+    def until(self, condition: Callable[[], bool], limit: int = 400) -> int:
+        """Windows until something is the case."""
+        for k in range(limit):
+            if condition():
+                return k
+            self.windows(1)
+        raise AssertionError(f"not within {limit} windows: {self.told()}")
+
+    def told(self, event: str | None = None) -> list[str]:
+        return [record.message for record in self.loop.log.records if event in (None, record.event)]
+
+    def dormant(self) -> bool:
+        return self.loop.state in (LoopState.DORMANT, LoopState.WATCHDOG)
+
+    def evidence(self, event: str) -> Any:
+        return next(record.evidence for record in self.loop.log.records if record.event == event)
+
+
+def manager(**options: Any) -> PolicyManager:
+    return PolicyManager(seed=0, **options)
+
+
+# DORMANT
+
+
+def test_at_dormant_the_best_is_restored_if_it_is_better_on_the_same_seeds(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager(), on_dormant="stop").begin()
+    run.windows(2)
+    run.toy.aim = 0.25  # it drifts off by a little: no alarm, but worse
+    run.until(lambda: run.toy.stopped)
+    (message,) = run.told("rollback")
+    assert "rolled back to snapshot" in message
+    evidence = run.evidence("rollback")
+    assert evidence.difference == pytest.approx(-2.5, abs=0.1)  # noise cancels between episodes of one seed
+    assert evidence.n == 30
+    assert abs(run.toy.p) < 0.01
+    (_, first), (_, second) = run.toy.played
+    assert first == second
+    assert run.hooks.heard[-1] == "dormant"
+
+
+def test_at_dormant_equal_weights_are_kept(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager(), on_dormant="stop").begin()
+    run.until(lambda: run.toy.stopped)
+    assert not run.told("rollback")
+    assert run.told("kept")
+    assert run.hooks.heard.count("dormant") == 1
+
+
+def test_at_dormant_weights_that_are_better_than_the_best_are_crowned(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager(), on_dormant="stop").begin()
+    run.toy.p = run.toy.aim = 2.0
+
+    run.until(lambda: run.loop.scheduler.state.since_best == 7)
+    run.windows(1)
+    run.toy.aim, run.toy.values["learning_rate"] = 0.0, 1.0  # by the window that ends the patience: too late to show
+    run.windows(1)
+    assert "dormant COOLING -> DORMANT" in run.told("dormant")
+    best = run.loop.best_snapshot
+    assert run.loop.state is LoopState.ACTIVE
+    assert best is not None
+    assert best.score == pytest.approx(100.0, abs=2.0)
+    seeds = [seed for _, seed in run.toy.played]
+    assert seeds[0] == seeds[1] != seeds[2] == seeds[3]
+    assert run.hooks.heard[-1] == "improvement"
+
+
+def test_at_dormant_a_best_that_has_fallen_tells_of_another_world(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager(), on_dormant="stop").begin()
+    run.until(lambda: run.loop.scheduler.state.since_best == 7)
+    run.windows(1)
+    window = run.toy.window(run.number)  # collected in the old world, so that nothing alarms
+    run.toy.target = run.toy.aim = 6.0
+    run.loop.take(window)
+    run.number += 1
+    assert run.told("dormant")
+    assert run.told("shift")
+    assert run.loop.state is LoopState.ACTIVE
+    assert "dormant" not in run.hooks.heard
+    run.windows(20)
+    assert run.loop.best_snapshot is not None
+    assert run.loop.best_snapshot.era == 1
+
+
+# Variants
+
+
+def better(toy: Toy) -> None:
+    toy.aim = 0.0
+
+
+def worse(toy: Toy) -> None:
+    toy.aim = 5.0
+
+
+def test_a_better_variant_is_adopted_and_the_loop_is_active_again(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager(auto_spawn=True, variant_windows=6, mutation_fn=better), on_dormant="stop").begin()
+    run.toy.p = run.toy.aim = 2.0  # returns 80; what the mutation leads to returns 100
+    run.until(lambda: any("adopted" in message for message in run.told("variant")))
+    assert run.loop.state is LoopState.ACTIVE
+    best = run.loop.best_snapshot
+    assert best is not None
+    assert best.score == pytest.approx(100.0, abs=2.0)
+    assert best.hyperparams.params["learning_rate"] == run.toy.values["learning_rate"] != 0.5
+    assert float(run.registry.load(best)["p"]) == run.toy.p
+    # Compared twice, and the second time is the score.
+    seeds = [seed for _, seed in run.toy.played]
+    assert len(set(seeds[2:])) == 2
+    assert seeds[2] == seeds[3] != seeds[4] == seeds[5]
+    assert run.hooks.heard[-2:] == ["dormant", "improvement"]
+    run.until(lambda: run.toy.stopped)
+    assert run.loop.summary().startswith("DORMANT")
+
+
+@pytest.mark.parametrize("mutation", [worse, None])
+def test_variants_that_are_no_better_are_discarded_whole(tmp_path: Path, mutation: Any) -> None:
+    """A worse one, and one that is as good: noise adopts nothing."""
+    evolving = manager(auto_spawn=True, max_variants=3, variant_windows=5, mutation_fn=mutation)
+    run = Run(tmp_path, evolving, on_dormant="stop").begin()
+    run.until(lambda: run.toy.stopped)
+    told = run.told("variant")
+    assert [message.split(":")[0] for message in told if "discarded" in message] == [
+        f"discarded variant {k}" for k in (1, 2, 3)
+    ]
+    assert len({message.split("->")[1] for message in told if "learns for 5 windows" in message}) == 3
+    assert run.toy.values["learning_rate"] == 0.5
+    assert abs(run.toy.p) < 0.01
+    assert run.hooks.heard.count("dormant") == 1
+
+
+def test_a_variant_learns_for_its_budget_and_is_not_scored_meanwhile(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager(auto_spawn=True, max_variants=1, variant_windows=7), on_dormant="stop").begin()
+    run.until(lambda: bool(run.told("variant")))
+    updates, evaluations = run.toy.updates, run.loop.scheduler.state.evaluations
+    run.until(lambda: len(run.told("variant")) == 2)
+    assert run.toy.updates == updates + 7
+    assert run.loop.scheduler.state.evaluations == evaluations
+
+
+def test_a_variant_is_given_up_where_fit_ends_within_it(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager(auto_spawn=True, variant_windows=50, mutation_fn=worse), on_dormant="stop").begin()
+    run.until(lambda: bool(run.told("variant")))
+    run.windows(10)
+    assert run.toy.p > 1.0
+    run.loop.end()
+    assert abs(run.toy.p) < 0.01
+    assert run.toy.values["learning_rate"] == 0.5
+    assert "fit ended" in run.told("variant")[-1]
+
+
+# Alarms
+
+
+def test_learning_that_went_wrong_is_no_shift(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager(), rollback=True).begin()
+    run.windows(2)
+    run.toy.aim = 4.0
+    run.until(lambda: "degradation" in run.hooks.heard)
+    assert run.loop.scheduler.state.era == 0
+    assert not run.told("shift")
+    assert run.evidence("rollback").difference > 10.0
+    assert abs(run.toy.p) < 1.0
+
+
+def test_without_rollback_the_weights_stay_also_if_the_best_is_better(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager(), rollback=False).begin()
+    run.windows(2)
+    run.toy.aim = 4.0
+    run.until(lambda: "degradation" in run.hooks.heard)
+    assert not run.told("rollback")
+    assert not run.told("shift")
+    assert run.toy.p > 1.0
+
+
+@pytest.mark.parametrize("copyable", [True, False], ids=["play", "in_place"])
+@pytest.mark.parametrize("watched", [True, False], ids=["watchdog", "active"])
+def test_a_known_world_that_returns_gets_its_policy_back(tmp_path: Path, copyable: bool, watched: bool) -> None:
+    run = Run(tmp_path, manager(after_shift=optix.AfterShift(0.25)), copyable=copyable).begin()
+
+    def trained() -> bool:
+        return run.loop.state is LoopState.WATCHDOG
+
+    if watched:
+        run.until(trained)
+    else:
+        run.windows(6)
+    run.toy.target = run.toy.aim = 6.0  # another world, which takes its own policy
+    run.until(lambda: bool(run.told("shift")))
+    assert run.loop.scheduler.state.era == 1
+    assert run.toy.kept == [optix.AfterShift(0.25)]
+    if watched:
+        run.until(trained)
+    else:
+        run.windows(30)
+    assert run.toy.p == pytest.approx(6.0, abs=0.2)
+    assert not run.told("regime")
+    run.toy.target = 0.0
+    run.toy.values["learning_rate"] = 1e-9  # what comes back is not learned
+    run.until(lambda: bool(run.told("regime")))
+    assert "world 1 is back" in run.told("regime")[0]
+    assert abs(run.toy.p) < 0.2
+    best = run.loop.best_snapshot
+    assert best is not None
+    assert best.era == 2
+    assert best.score == pytest.approx(100.0, abs=3.0)
+    assert run.evidence("regime").difference > 30.0
+    assert run.hooks.heard.count("degradation") == 2
+    # And once more the other one.
+    run.windows(6)
+    run.toy.target = 6.0
+    run.until(lambda: len(run.told("regime")) == 2)
+    assert "world 2 is back" in run.told("regime")[1]
+    assert run.toy.p == pytest.approx(6.0, abs=0.2)
+    assert len(run.registry.held_by("regime:world 1")) == 1
+
+
+def test_without_a_bank_nothing_is_auditioned(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager(bank=False)).begin()
+    run.windows(6)
+    run.toy.target = run.toy.aim = 6.0
+    run.until(lambda: bool(run.told("shift")))
+    run.windows(12)
+    run.toy.target, run.toy.values["learning_rate"] = 0.0, 1e-9
+    run.until(lambda: len(run.told("shift")) == 2)
+    run.windows(10)
+    assert run.toy.p == pytest.approx(6.0, abs=0.2)
+    assert not run.told("regime")
+
+
+def test_in_an_unknown_world_the_best_of_what_is_known_goes_on(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager()).begin()
+    run.windows(6)
+    run.toy.target = run.toy.aim = 6.0
+    run.until(lambda: bool(run.told("shift")))
+    run.windows(12)
+    run.toy.target, run.toy.values["learning_rate"] = -2.0, 1e-9  # 8 from here, 2 from world 1
+    run.until(lambda: len(run.told("shift")) == 2)
+    assert any("goes on from snapshot" in message for message in run.told("rollback"))
+    assert abs(run.toy.p) < 0.2
+    assert not run.told("regime")
+
+
+def test_in_a_world_where_the_untrained_do_better_learning_begins_anew(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager()).begin()
+    run.toy.aim = run.toy.target = 6.0  # it begins at 0
+    run.windows(30)
+    run.toy.target, run.toy.values["learning_rate"] = -6.0, 1e-9
+    run.until(lambda: bool(run.told("shift")))
+    run.windows(2)
+    assert any("goes on from the weights that the run began with" in message for message in run.told("rollback"))
+    assert run.toy.p == pytest.approx(0.0, abs=1e-6)
+
+
+def test_the_bank_is_bounded(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager(max_regimes=2)).begin()
+    for k in range(5):
+        run.windows(8)
+        run.toy.target = run.toy.aim = 6.0 * (k + 1)
+        run.until(lambda k=k: len(run.told("shift")) == k + 1)  # type: ignore[misc]
+    assert run.loop.evolution is not None
+    assert list(run.loop.evolution.bank.to_json()) == ["world 4", "world 5"]
+    assert len(run.registry.held_by("regime:world 1")) == 0
+
+
+def test_a_steady_world_raises_no_alarm(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager()).begin()
+    run.windows(400)
+    assert len(run.told("degradation")) <= 1
+    assert len(run.told("shift")) <= 1
+
+
+# A detector of one's own
+
+
+class Told(optix.RegimeDetector):
+    """Knows the world from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world: Any = "calm"
+
+    def detect(self, metrics_history: Any) -> str:
+        assert all(isinstance(metrics, EvalMetrics) for metrics in metrics_history)
+        return str(self.world) if self.world is not None else self.world  # type: ignore[no-any-return]
+
+
+def test_a_detector_s_regime_is_offered_its_policy_before_any_alarm(tmp_path: Path) -> None:
+    detector = Told()
+    run = Run(tmp_path, manager(regime_detector=detector)).begin()
+    run.windows(8)
+    detector.world, run.toy.target, run.toy.aim = "wild", 6.0, 6.0
+    run.windows(20)
+    run.toy.values["learning_rate"] = 1e-9
+    # The other world pays more, so the weights in force earn what they did: nothing but the detector tells.
+    detector.world, run.toy.target, run.toy.offset = "calm", 0.0, 160.0
+    alarms = len(run.told("degradation"))
+    run.until(lambda: any("calm is back" in message for message in run.told("regime")))
+    assert len(run.told("degradation")) == alarms
+    assert abs(run.toy.p) < 0.2
+
+
+def test_a_detector_s_regime_is_not_believed_without_evidence(tmp_path: Path) -> None:
+    detector = Told()
+    run = Run(tmp_path, manager(regime_detector=detector)).begin()
+    run.windows(8)
+    detector.world, run.toy.target, run.toy.aim = "wild", 6.0, 6.0
+    run.windows(20)
+    detector.world = "calm"  # but the world is as it was
+    run.windows(5)
+    assert run.toy.p == pytest.approx(6.0, abs=0.2)
+    assert any("of calm is not better" in message for message in run.told("kept"))
+
+
+def test_a_detector_that_names_nothing_is_refused(tmp_path: Path) -> None:
+    detector = Told()
+    detector.world = None
+    run = Run(tmp_path, manager(regime_detector=detector)).begin()
+    with pytest.raises(optix.ConfigurationError, match="name of a regime"):
+        run.windows(2)
+
+
+# Resuming
+
+
+def resumed(run: Run, directory: Path, evolving: PolicyManager, **options: Any) -> Run:
+    """A run that goes on with what `run` would have left behind."""
+    import json
+
+    arrays, values = run.loop.save()
+    again = Run(directory, evolving, **options)
+    again.registry.continue_run(str(run.registry.run_id))
+    again.toy.target, again.toy.aim, again.number = run.toy.target, run.toy.aim, run.number
+    again.loop.resume(dict(arrays), json.loads(json.dumps(values)))
+    return again
+
+
+def test_a_run_that_is_cut_off_in_a_variant_gives_it_up_and_goes_on(tmp_path: Path) -> None:
+    options = {"auto_spawn": True, "max_variants": 2, "variant_windows": 20, "mutation_fn": worse}
+    run = Run(tmp_path, manager(**options), on_dormant="stop").begin()
+    run.until(lambda: bool(run.told("variant")))
+    run.windows(10)
+    assert run.toy.p > 1.0
+    again = resumed(run, tmp_path, manager(**options), on_dormant="stop")
+    assert abs(again.toy.p) < 0.01
+    assert again.toy.values["learning_rate"] == 0.5
+    again.toy.aim = 0.0
+    again.until(lambda: again.toy.stopped)
+    assert [message.split(":")[0] for message in again.told("variant") if "discarded" in message] == [
+        "discarded variant 1",
+        "discarded variant 2",
+    ]
+
+
+def test_a_run_that_is_cut_off_in_an_audition_has_its_weights_back_and_auditions_again(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager(), copyable=False).begin()
+    run.windows(6)
+    run.toy.target = run.toy.aim = 6.0
+    run.until(lambda: bool(run.told("shift")))
+    run.windows(12)
+    run.toy.target, run.toy.values["learning_rate"] = 0.0, 1e-9
+    run.until(lambda: len(run.told("degradation")) == 2)
+    in_force = 6.0
+    again = resumed(run, tmp_path, manager(), copyable=False)
+    assert again.toy.p == pytest.approx(in_force, abs=0.2)
+    again.until(lambda: bool(again.told("regime")))
+    assert abs(again.toy.p) < 0.2
+    assert under("evolution/in_force/", run.loop.save()[0])

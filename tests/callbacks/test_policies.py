@@ -1,0 +1,175 @@
+"""A policy manager in `fit`, with real agents: a world that changes, what is refused, what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import keras_optix as optix
+from keras_optix.callbacks import tags
+from keras_optix.testing import CountingEnv, TwoRegimeBandit, WorldClock
+
+MakeAgent = Callable[..., optix.PPOAgent]
+PERIOD = 8_000  # steps of a regime
+
+
+def scalars(log_dir: Path) -> dict[str, list[float]]:
+    events = EventAccumulator(str(log_dir), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+class Reader(WorldClock):
+    """A clock that shows the time of another: environments that only evaluate do not make the world go on."""
+
+    def __init__(self, clock: WorldClock) -> None:
+        self._clock = clock
+
+    @property
+    def steps(self) -> int:  # type: ignore[override]
+        return self._clock.steps
+
+    def tick(self) -> None:
+        pass
+
+
+class Actions(keras.callbacks.Callback):  # type: ignore[misc]
+    """Which action the weights in force prefer, by step of the clock."""
+
+    def __init__(self, clock: WorldClock) -> None:
+        super().__init__()
+        self.clock = clock
+        self.seen: list[tuple[int, int]] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.seen.append((self.clock.steps, int(self.model.act(np.ones(1, np.float32), deterministic=True))))
+
+
+def bandit_run(make: MakeAgent, *, in_place: bool, bank: bool = True, **options: Any) -> tuple[Any, Actions]:
+    """Through regime 0, regime 1 and into regime 0 again."""
+    clock = WorldClock()
+    agent = make(1, 2, gamma=0.5, entropy_coefficient=0.02)
+    agent.optimizer.learning_rate = 0.01
+    clocks = [clock] * 4 + [Reader(clock)] * 20
+    dataset = optix.dataset_from_env(
+        lambda: TwoRegimeBandit(switch_every=PERIOD, clock=clocks.pop(0)), agent, window_size=10, num_envs=4, seed=0
+    )
+    callback = optix.OptixCallback(
+        optix.ReturnEvaluator(in_place=in_place),
+        scheduler=optix.BackoffScheduler(max_interval=2, dormant_threshold=1000),
+        policy_manager=optix.PolicyManager(bank=bank, seed=0),
+        max_windows=int(2.4 * PERIOD / 40),
+        verbose=0,
+        **options,
+    )
+    actions = Actions(clock)
+    agent.fit(dataset, callbacks=[callback, actions], verbose=0)
+    return callback, actions
+
+
+def back_after(actions: Actions) -> int:
+    """Steps after the return of regime 0 until its action is preferred for good."""
+    wrong = [steps for steps, action in actions.seen if steps >= 2 * PERIOD and action == 1]
+    return wrong[-1] - 2 * PERIOD if wrong else 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("in_place", [True, False])
+def test_the_policy_of_a_regime_that_returns_acts_again(small_ppo: MakeAgent, tmp_path: Path, in_place: bool) -> None:
+    callback, actions = bandit_run(small_ppo, in_place=in_place, log_dir=tmp_path / "runs")
+    told = [record for record in callback.events if record.event == "regime"]
+    assert [record.message.split(":")[0] for record in told] == ["world 1 is back"]
+    assert told[0].evidence is not None
+    assert told[0].evidence.z > 3.0
+    assert [record.event for record in callback.events].count("shift") == 2
+    assert 0 < back_after(actions) < 600  # the alarm and the audition
+    assert (callback.evaluation_env_steps == 0) == in_place
+    written = scalars(tmp_path / "runs")
+    assert not tags.undeclared(written)
+    assert max(written["policies/era"]) == 2.0
+    assert written["policies/regime"][-1] == 0.0
+
+
+def test_without_the_bank_it_is_learned_again(small_ppo: MakeAgent) -> None:
+    callback, actions = bandit_run(small_ppo, in_place=True, bank=False)
+    assert not [record for record in callback.events if record.event == "regime"]
+    assert back_after(actions) > 600
+
+
+def test_a_mutated_variant_is_a_version_of_its_own_and_acts(small_ppo: MakeAgent) -> None:
+    """The mutation finds what training with a learning rate of almost zero cannot: the better arm."""
+    agent = small_ppo(1, 2)
+    agent.optimizer.learning_rate = 1e-7
+
+    def find(variant: optix.PPOAgent) -> None:
+        bias = variant.policy.layers[-1].bias
+        bias.assign([-5.0, 5.0])
+
+    manager = optix.PolicyManager(auto_spawn=True, variant_windows=3, mutation_fn=find, seed=0)
+    dataset = optix.dataset_from_env(
+        lambda: TwoRegimeBandit([[0.0, 1.0], [0.0, 1.0]]), agent, window_size=10, num_envs=4, seed=0
+    )
+    scheduler = optix.BackoffScheduler(max_interval=1, plateau_threshold=2, dormant_threshold=4)
+    callback = optix.OptixCallback(policy_manager=manager, scheduler=scheduler, max_windows=300, verbose=0)
+    agent.fit(dataset, callbacks=[callback], verbose=0)
+    assert any("adopted" in record.message for record in callback.events if record.event == "variant")
+    assert callback.best_snapshot is not None
+    assert callback.best_snapshot.score == pytest.approx(10.0, abs=0.2)
+    assert agent.act(np.ones(1, np.float32), deterministic=True) == 1
+    assert callback.state is optix.LoopState.DORMANT
+
+
+def test_given_as_a_callback_it_is_the_same(small_ppo: MakeAgent, tmp_path: Path) -> None:
+    """The page's way: `PolicyManager(registry)` and `callbacks=[pm.as_callback(agent)]`, and nothing else."""
+    agent = small_ppo()
+    registry = optix.CheckpointRegistry(tmp_path)
+    manager = optix.PolicyManager(registry)
+    scheduler = optix.BackoffScheduler(max_interval=1, plateau_threshold=2, dormant_threshold=4)
+    callback = optix.OptixCallback(callbacks=[manager.as_callback(agent)], scheduler=scheduler, verbose=0)
+    dataset = optix.dataset_from_env(CountingEnv, agent, window_size=8, num_envs=2, seed=0)
+    agent.fit(dataset, callbacks=[callback], verbose=0)
+    assert callback.registry is registry
+    assert registry.best is not None
+    assert [record.event for record in callback.events if record.event in ("kept", "rollback")]
+
+
+def test_what_does_not_fit_is_refused_before_the_first_step(small_ppo: MakeAgent, tmp_path: Path) -> None:
+    manager, agent, other = optix.PolicyManager(), small_ppo(), small_ppo()
+    dataset = optix.dataset_from_env(CountingEnv, agent, window_size=8, num_envs=2, seed=0)
+
+    def fit(**options: Any) -> None:
+        agent.fit(dataset, callbacks=[optix.OptixCallback(verbose=0, max_windows=1, **options)], verbose=0)
+
+    with pytest.raises(optix.ConfigurationError, match="must be a PolicyManager"):
+        fit(policy_manager=other)
+    with pytest.raises(optix.ConfigurationError, match="one policy manager"):
+        fit(policy_manager=manager, callbacks=[optix.PolicyManager().as_callback(agent)])
+    with pytest.raises(optix.ConfigurationError, match="another agent"):
+        fit(callbacks=[manager.as_callback(other)])
+    with pytest.raises(optix.ConfigurationError, match="a log says nothing"):
+        fit(policy_manager=manager, monitor="policy_loss")
+    with pytest.raises(optix.ConfigurationError, match="replay"):
+        fit(policy_manager=optix.PolicyManager(after_shift=optix.AfterShift(replay=0.5)))
+    apart = optix.PolicyManager(optix.CheckpointRegistry(tmp_path / "a"))
+    with pytest.raises(optix.ConfigurationError, match="different directories"):
+        fit(policy_manager=apart, checkpoint_dir=tmp_path / "b")
+    stranger = optix.PolicyManager()
+    stranger.add_agent(other)
+    with pytest.raises(optix.ConfigurationError, match="do not act here"):
+        fit(policy_manager=stranger)
+    model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)])
+    model.compile(loss="mse")
+    with pytest.raises(optix.ConfigurationError, match="ordinary model"):
+        model.fit(
+            np.ones((4, 1)),
+            np.ones((4, 1)),
+            callbacks=[optix.OptixCallback(monitor="loss", policy_manager=manager)],
+            verbose=0,
+        )
+    fit(policy_manager=manager)
