@@ -21,7 +21,7 @@ from keras_optix.callbacks.trainee import (
 from keras_optix.control.after_shift import AfterShift
 from keras_optix.control.contest import Played
 from keras_optix.control.evaluators import BaseEvaluator
-from keras_optix.control.records import EpisodeRecord, EvalMetrics
+from keras_optix.control.records import EpisodeData, EpisodeRecord, EvalMetrics
 from keras_optix.control.score_pool import ScorePool, estimate_of
 from keras_optix.control.search_space import SearchSpace
 from keras_optix.errors import StateError, describe
@@ -105,6 +105,35 @@ class LoopAgent(Protocol):
     @property
     def policy_version(self) -> int:
         """Version of the weights."""
+        ...
+
+
+class Split(Protocol):
+    """A window by who played it."""
+
+    @property
+    def own(self) -> EpisodeData | None:
+        """What the members played together."""
+        ...
+
+
+@runtime_checkable
+class MixedAgent(Protocol):
+    """What the loop asks of an ensemble beside: who played what, and what it earned."""
+
+    @property
+    def mixture_weights(self) -> np.ndarray:
+        """How much each member counts."""
+        ...
+
+    def split_window(self, collected: CollectedWindow) -> Split:
+        """Splits a window by who played it."""
+        ...
+
+    def member_metrics(
+        self, collected: CollectedWindow, evaluator: BaseEvaluator, logs: Mapping[str, float]
+    ) -> Sequence[EvalMetrics | None]:
+        """What each member earned in a window."""
         ...
 
 
@@ -239,7 +268,7 @@ class AgentTrainee(Trainee):
 
     def mixture_weights(self) -> Sequence[float]:
         """See `Trainee`."""
-        return [float(weight) for weight in getattr(self._agent, "mixture_weights", ())]
+        return [float(weight) for weight in self._agent.mixture_weights] if isinstance(self._agent, MixedAgent) else ()
 
     def resume_trial(self, arrays: State, values: Mapping[str, Any], evaluator: BaseEvaluator) -> Trial:
         """See `Trainee`."""
@@ -300,11 +329,20 @@ class AgentTrainee(Trainee):
             player.close()
 
     def _unit(self, collected: CollectedWindow, logs: Mapping[str, Any]) -> Unit:
+        agent = self._agent
+
+        def data() -> EpisodeData | None:
+            return agent.split_window(collected).own if isinstance(agent, MixedAgent) else collected.episode_data()
+
         def score(evaluator: BaseEvaluator) -> EvalMetrics:
-            return evaluator.score(collected.episode_data(), logs)
+            own = data()
+            return EvalMetrics(None, {}, collected.window_id) if own is None else evaluator.score(own, logs)
+
+        def member_scores(evaluator: BaseEvaluator) -> Sequence[EvalMetrics | None]:
+            return agent.member_metrics(collected, evaluator, logs) if isinstance(agent, MixedAgent) else ()
 
         candidate = self._candidate(collected.published, collected.window_id, collected.env_steps)
-        return Unit(candidate, int(collected.window.valid.sum()), logs, score, collected)
+        return Unit(candidate, int(collected.window.valid.sum()), logs, score, data, member_scores)
 
     def _candidate(self, published: PublishedPolicy, window_id: int, env_steps: int) -> Candidate:
         def state() -> State:
@@ -349,11 +387,10 @@ class Hold(Trial):
 
     def add(self, unit: Unit) -> bool:
         """See `Trial`."""
-        collected = unit.collected
-        if collected is not None and collected.published.version == self._version:
-            data = collected.episode_data()
+        data = unit.data() if unit.candidate.policy_version == self._version else None
+        if data is not None:
             whole = tuple(episode for episode in data.episodes if episode.first_version == self._version)
-            self.pool.add(self._evaluator.score(replace(data, episodes=whole), unit.logs), collected.window_id)
+            self.pool.add(self._evaluator.score(replace(data, episodes=whole), unit.logs), data.episode_id)
         return self.pool.ready
 
     def result(self) -> EvalMetrics:

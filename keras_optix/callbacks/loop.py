@@ -183,8 +183,11 @@ class Loop:
         self.tuning.pause()
         best = self.best_snapshot
         if self.options.restore_best and best is not None:
-            self.restore(best)
-            self.note("restored", f"restored snapshot {best.snapshot_id}")
+            if best.era == self.scheduler.state.era:
+                self.restore(best)
+                self.note("restored", f"restored snapshot {best.snapshot_id}")
+            else:
+                self.note("kept", f"kept the weights: snapshot {best.snapshot_id} is from a world that is gone")
 
     def write_schedule(self) -> None:
         """Writes the schedule of the weights in force beside the snapshots of the run."""
@@ -230,6 +233,7 @@ class Loop:
         )
         evaluation = self.tuning.flagged(replace(evaluation, exact=self.trainee.exact))
         self._latest = evaluation
+        told = 0 if self.evolution is None else self.evolution.told
         if self.evolution is not None:
             self.evolution.see(evaluation)
         self._reassess_best(evaluation.score)
@@ -240,9 +244,12 @@ class Loop:
         else:
             self._note_decision(decision)
             self._confirm(candidate, metrics, evaluation, decision.evidence)
-        if self.evolution is not None and self._trial is None and not self.evolution.busy:
-            self.evolution.offer()
-        if self.state is LoopState.ACTIVE and self._trial is None and not self._evolving:
+        if self.evolution is not None:
+            if self._trial is None:
+                self.evolution.offer()
+            if self.evolution.told != told:
+                return  # the evaluation belongs to weights, maybe to a world, that are gone
+        if self.state is LoopState.ACTIVE and self._trial is None:
             self.tuning.observe(evaluation, candidate)
 
     def _confirm(self, candidate: Candidate, metrics: EvalMetrics, evaluation: Evaluation, evidence: Evidence) -> None:
@@ -355,7 +362,7 @@ class Loop:
         banked: tuple[int, ...] = ()
         if self.evolution is not None:
             self.evolution.crowned(self.best_snapshot)
-            banked = self.evolution.bank.snapshot_ids
+            banked = self.evolution.banked
         self.tuning.crowned(self.best_snapshot.snapshot_id, banked, in_force=in_force)
 
     def _apply(self, decision: Decision) -> None:
@@ -548,6 +555,10 @@ class Loop:
         self.tuning.restore(under("tuning/", arrays), loop["tuning"])
         self._pool = ScorePool(self.evaluator.min_episodes)
         self._pool.from_json(loop["pool"])
+        evolution = None if self.evolution is None else loop["evolution"]
+        if self.evolution is not None and evolution is not None:
+            # It tells an ensemble its members' weights, which makes a version; the trainee's is restored after it.
+            self.evolution.manager.from_json(evolution["manager"])
         lost = self.trainee.restore(under("trainee/", arrays), values["trainee"], weights=weights)
         self._resume_best(loop["best"])
         if values["trial"] is not None and weights:
@@ -555,8 +566,8 @@ class Loop:
             self._trial = self.trainee.resume_trial(under("trial/", arrays), values["trial"], self.evaluator)
         self.trainee.pause_updates(self._trial is not None or self.state is LoopState.WATCHDOG)
         self.log.restore([LoopRecord.from_json(record) for record in loop["records"]])
-        if self.evolution is not None and loop["evolution"] is not None:
-            self.evolution.restore(under("evolution/", arrays), loop["evolution"], weights=weights)
+        if self.evolution is not None and evolution is not None:
+            self.evolution.restore(under("evolution/", arrays), evolution, weights=weights)
         kept = "" if weights else "; newer weights were restored already and stay"
         self.note("resumed", f"resumed run {self.registry.run_id}{kept}{'; ' if lost else ''}{lost}")
 

@@ -13,10 +13,10 @@ from keras_optix.callbacks.tags import HPARAM_METRICS
 from keras_optix.control.after_shift import AfterShift
 from keras_optix.control.contest import Played
 from keras_optix.control.evaluators import BaseEvaluator
-from keras_optix.control.records import EvalMetrics, HyperparamSet
+from keras_optix.control.records import EpisodeData, EvalMetrics, HyperparamSet
 from keras_optix.control.search_space import SearchSpace
 from keras_optix.experience.position import Saved
-from keras_optix.experience.window import CollectedWindow, PublishedPolicy
+from keras_optix.experience.window import PublishedPolicy
 
 State = Mapping[str, np.ndarray]
 
@@ -49,7 +49,7 @@ class Unit:
         steps: Environment steps (batches) in it.
         logs: Logs of the step or epoch by name.
         score: Its score by an evaluator.
-        collected: The window; None for an epoch.
+        data: The window, as far as these weights played it; None for an epoch, or if they played nothing.
         member_scores: The scores of the members of an ensemble, None for one without a score; none at all for others.
     """
 
@@ -57,7 +57,7 @@ class Unit:
     steps: int
     logs: Mapping[str, Any]
     score: Callable[[BaseEvaluator], EvalMetrics]
-    collected: CollectedWindow | None = None
+    data: Callable[[], EpisodeData | None] = lambda: None
     member_scores: Callable[[BaseEvaluator], Sequence[EvalMetrics | None]] = lambda evaluator: ()
 
 

@@ -110,11 +110,19 @@ class Tuning:
             before = self._trainee.hyperparams.snapshot()
             self._set(decision.params)
             self._note("hyperparams", self._in_words(decision, before), decision.evidence, 0)
-        values = self._trainee.hyperparams.snapshot()
-        tuned = {name: values[name] for name in self._tuner.names}
+        tuned = self._tuned(self._tuner)
         self.lineage, self._settled = Lineage(0, Schedule(tuned)), dict(tuned)
-        if decision is not None and decision.keep is not None:
-            self._kept[decision.keep] = _Kept(dict(self._trainee.get_state()), tuned, self.lineage)
+        self._keep_now(decision, tuned)
+
+    def shifted(self) -> None:
+        """The world has changed: the tuner begins anew."""
+        if self._tuner is None:
+            return
+        decision = self._tuner.shift(self._trainee.get_hyperparams())
+        self._kept = {}
+        if decision is not None and decision.params:
+            self.set(decision.params, "shift")
+        self._keep_now(decision, self._tuned(self._tuner))
 
     def count(self, unit: Unit) -> None:
         """The trainee learned from a window (epoch) which is not the tuner's business."""
@@ -191,9 +199,7 @@ class Tuning:
 
     def restarted(self) -> None:
         """The weights in force are those that the run began with."""
-        tuned = () if self._tuner is None else self._tuner.names
-        now = self._trainee.hyperparams.snapshot()
-        self.lineage = Lineage(0, Schedule({name: now[name] for name in tuned}))
+        self.lineage = Lineage(0, Schedule({} if self._tuner is None else self._tuned(self._tuner)))
 
     # What they are made of
 
@@ -219,6 +225,15 @@ class Tuning:
             self._settled |= params
         if changed or decision.restore is not None:
             self._disturb()
+
+    def _tuned(self, tuner: BaseOptimizer) -> dict[str, float]:
+        values = self._trainee.hyperparams.snapshot()
+        return {name: values[name] for name in tuner.names}
+
+    def _keep_now(self, decision: TunerDecision | None, tuned: dict[str, float]) -> None:
+        """Keeps the state in force, if a decision to begin asks for it."""
+        if decision is not None and decision.keep is not None:
+            self._kept[decision.keep] = _Kept(dict(self._trainee.get_state()), tuned, self.lineage)
 
     def _keep(self, name: str, candidate: Candidate | None, values: Mapping[str, float]) -> None:
         if candidate is None or self._tuner is None:

@@ -131,6 +131,18 @@ class BaseOptimizer(abc.ABC):
         """
         return None
 
+    def shift(self, current: HyperparamSet) -> TunerDecision | None:
+        """The world has changed: earlier scores, and states that earned them, say nothing any more. Here: begins anew.
+
+        Args:
+            current: The hyperparameters in force.
+
+        Returns:
+            As `begin`.
+        """
+        self.reset()
+        return self.begin(current)
+
     def observe_update(self, env_steps: int, logs: Mapping[str, float], current: HyperparamSet) -> TunerDecision | None:
         """Takes the logs of an update, after every window (epoch) that is learned from, whatever the loop's state.
 

@@ -155,6 +155,10 @@ class ReplaySchedule(BaseOptimizer):
         """See `BaseOptimizer.begin`."""
         return TunerDecision("replay", dict(self.schedule.start), settles=True)
 
+    def shift(self, current: HyperparamSet) -> TunerDecision | None:
+        """See `BaseOptimizer.shift`: the schedule goes on."""
+        return None
+
     def observe_update(self, env_steps: int, logs: Mapping[str, float], current: HyperparamSet) -> TunerDecision | None:
         """See `BaseOptimizer.observe_update`."""
         params: dict[str, float] = {}

@@ -191,6 +191,7 @@ class Run:
         copyable: bool = True,
         on_dormant: str = "watch",
         rollback: bool = False,
+        tuner: optix.BaseOptimizer | None = None,
     ) -> None:
         self.toy = Toy(copyable=copyable)
         self.hooks = Hooks()
@@ -199,7 +200,7 @@ class Run:
             self.toy,
             optix.ReturnEvaluator(EPISODES),
             optix.BackoffScheduler(max_interval=2, plateau_threshold=3, dormant_threshold=8),
-            None,
+            tuner,
             self.registry,
             LoopOptions(on_dormant=on_dormant, rollback_on_degradation=rollback),
             [self.hooks],
@@ -478,9 +479,8 @@ def test_the_bank_is_bounded(tmp_path: Path) -> None:
         run.windows(8)
         run.toy.target = run.toy.aim = 6.0 * (k + 1)
         run.until(lambda k=k: len(run.told("shift")) == k + 1)  # type: ignore[misc]
-    assert run.loop.evolution is not None
-    assert list(run.loop.evolution.bank.to_json()) == ["world 4", "world 5"]
-    assert len(run.registry.held_by("regime:world 1")) == 0
+    held = [len(run.registry.held_by(f"regime:world {k}")) for k in (1, 2, 3, 4, 5)]
+    assert held == [0, 0, 0, 1, 1]
 
 
 def test_a_steady_world_raises_no_alarm(tmp_path: Path) -> None:
@@ -488,6 +488,30 @@ def test_a_steady_world_raises_no_alarm(tmp_path: Path) -> None:
     run.windows(400)
     assert len(run.told("degradation")) <= 1
     assert len(run.told("shift")) <= 1
+
+
+def test_a_best_of_a_world_that_is_gone_is_not_restored_at_the_end(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager(bank=False)).begin()
+    run.windows(6)
+    run.toy.target = run.toy.aim = 6.0
+    run.until(lambda: bool(run.told("shift")))
+    in_force = run.toy.p
+    assert in_force > 1.0
+    run.loop.end()
+    assert run.toy.p == in_force
+    assert "world that is gone" in run.told("kept")[-1]
+
+
+def test_a_tuner_begins_anew_in_a_new_world(tmp_path: Path) -> None:
+    """Population based training goes back to what scored well: after a shift, not to what did so in another world."""
+    run = Run(tmp_path, manager(bank=False), tuner=optix.PBTOptimizer({"learning_rate": (1e-3, 1.0)}, seed=0)).begin()
+    run.windows(30)
+    assert run.loop.save()[1]["loop"]["tuning"]["kept"]
+    run.toy.target = run.toy.aim = 6.0
+    run.until(lambda: bool(run.told("shift")))
+    saved = run.loop.save()[1]["loop"]["tuning"]
+    assert all(kept["lineage"] == saved["lineage"] for kept in saved["kept"].values())
+    assert len(saved["tuner"]["records"]) <= 1
 
 
 # A detector of one's own
