@@ -7,62 +7,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from keras_optix.callbacks.evolution import Evolution
+from keras_optix.callbacks.effects import MOST_EPISODES, Effects, LoopOptions
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
 from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.callbacks.trainee import Candidate, State, Trainee, Trial, Unit, prefixed, under
-from keras_optix.callbacks.tuning import Tuning
 from keras_optix.control.base_optimizer import BaseOptimizer
 from keras_optix.control.evaluators import BaseEvaluator
 from keras_optix.control.evidence import Estimate, Evidence
 from keras_optix.control.guard import NonFiniteGuard
 from keras_optix.control.records import LEARNING_RATE, EvalMetrics, HyperparamSet
-from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
-from keras_optix.control.scheduler import BackoffScheduler, Decision, Evaluation, LoopEvent
+from keras_optix.control.registry import CheckpointRegistry
+from keras_optix.control.scheduler import BackoffScheduler, Evaluation, LoopEvent
 from keras_optix.control.scheduler_state import LoopState, SchedulerState
 from keras_optix.control.score_pool import ScorePool, estimate_of
 from keras_optix.errors import StateError
 from keras_optix.experience.position import Saved
 
-_MOST_EPISODES = 100  # of a second evaluation
 
-
-@dataclass(frozen=True)
-class LoopOptions:
-    """What the user asked of the loop; see `OptixCallback`."""
-
-    on_dormant: str = "stop"
-    max_windows: int | None = None
-    rollback_on_degradation: bool = False
-    restore_best: bool = True
-    restore_hyperparams: bool = False
-
-
-class Loop:
-    """One run of the loop.
-
-    Args:
-        trainee: What is trained.
-        evaluator: Scores.
-        scheduler: The state machine.
-        tuner: Tunes, or None.
-        registry: Keeps snapshots.
-        options: What the user asked for.
-        callbacks: Hear what happens.
-        log: Keeps records.
-        policy_manager: Evolves policies, or None.
+class Loop(Effects):
+    """One run of the loop; for the arguments see `Effects`.
 
     Attributes:
-        best_snapshot: The best so far, or None.
         units: Windows (epochs) taken.
-        env_steps: Environment steps (batches) of training.
-        window_id: Number of the last one taken.
-        tuning: The tuner and what it needs.
-        evolution: The policy manager at work, or None.
+        guard: Counts what was not finite.
     """
 
     def __init__(
@@ -77,29 +48,12 @@ class Loop:
         log: LoopLog,
         policy_manager: PolicyManager | None = None,
     ) -> None:
-        self.trainee = trainee
-        self.evaluator = evaluator
-        self.scheduler = scheduler
-        self.registry = registry
-        self.options = options
-        self.callbacks = callbacks
-        self.log = log
+        super().__init__(trainee, evaluator, scheduler, tuner, registry, options, callbacks, log, policy_manager)
         self.guard = NonFiniteGuard()
-        self.best_snapshot: PolicySnapshot | None = None
         self.units = 0
-        self.env_steps = 0
-        self.window_id = -1
-        self._pool = ScorePool(evaluator.min_episodes)
         self._trial: Trial | None = None
         self._trial_hyperparams = HyperparamSet({})
         self._latest: Evaluation | None = None
-        self.tuning = Tuning(tuner, trainee, callbacks, self.note, self._drop_scores)
-        self.evolution = None if policy_manager is None else Evolution(policy_manager, self)
-
-    @property
-    def state(self) -> LoopState:
-        """State of the loop."""
-        return self.scheduler.loop_state
 
     # What comes in
 
@@ -171,7 +125,7 @@ class Loop:
         lowered = what[0].lower() + what[1:]
         restored = "no weights to go back to" if before is None else "restored the weights before"
         self.note("non_finite", f"{lowered} was not finite; {restored}{change} ({times})")
-        self._pool.drop_until(window_id + self.trainee.ahead)
+        self._replaced()
 
     def end(self) -> None:
         """`fit` is over: restores the best if asked for."""
@@ -264,7 +218,7 @@ class Loop:
             return
         hyperparams = self.trainee.get_hyperparams()
         # As many episodes as it rested on: fewer would miss what it could see.
-        again = self.trainee.play(candidate, self.evaluator, min(evaluation.score.n, _MOST_EPISODES))
+        again = self.trainee.play(candidate, self.evaluator, min(evaluation.score.n, MOST_EPISODES))
         if again is None:
             self._trial = self.trainee.try_out(candidate, self.evaluator)
             self._trial_hyperparams = hyperparams
@@ -275,45 +229,6 @@ class Loop:
         """Evaluates the best once more if only its own uncertainty keeps `score` from being better."""
         if self.best_snapshot is not None and not self._single and self.scheduler.doubts_best(score):
             self._evaluate_best()
-
-    def _evaluate_best(self, episodes: int = 0) -> None:
-        """Plays the best again where that is possible, and pools what comes out with what was known."""
-        best = self.best_snapshot
-        if best is None:
-            return
-        policy = self.trainee.candidate_of(
-            self.registry.load(best), window_id=best.window_id, env_steps=best.env_steps, version=best.policy_version
-        )
-        metrics = self.trainee.play(policy, self.evaluator, episodes)
-        estimate = None if metrics is None else estimate_of(metrics)
-        if estimate is not None:
-            self.reassess(estimate)
-
-    def reassess(self, estimate: Estimate) -> None:
-        """Pools another evaluation of the best with what was known of it."""
-        best = self.best_snapshot
-        if best is None:
-            return
-        evidence = self.scheduler.reassess(Evaluation(estimate, self.window_id, best.policy_version, self.env_steps))
-        pooled = self.scheduler.state.best
-        if pooled is not None:
-            known = EvalMetrics(pooled.mean, episode_id=best.window_id, stderr=pooled.stderr, episodes=pooled.n)
-            self.best_snapshot = self.registry.rescore(best, known)
-        self.note("reassessed", f"evaluated snapshot {best.snapshot_id} again", evidence)
-
-    def crown(self, candidate: Candidate, estimate: Estimate, evidence: Evidence) -> None:
-        """Makes the weights in force the best.
-
-        Args:
-            candidate: The weights in force.
-            estimate: A score of their own.
-            evidence: Why they are the best.
-        """
-        decision = self.scheduler.crown(estimate, evidence)
-        error = estimate.stderr if math.isfinite(estimate.stderr) else None
-        score = EvalMetrics(estimate.mean, episode_id=self.window_id, stderr=error, episodes=estimate.n)
-        self._save(candidate, score, self.trainee.get_hyperparams(), in_force=True)
-        self._apply(decision)
 
     def _end_trial(self, trial: Trial) -> None:
         self._trial = None
@@ -346,126 +261,7 @@ class Loop:
         if self.trainee.exact and score is not None and (best is None or score > best.score):
             self._save(candidate, metrics, self.trainee.get_hyperparams())
 
-    def _save(
-        self, candidate: Candidate, metrics: EvalMetrics, hyperparams: HyperparamSet, *, in_force: bool = False
-    ) -> None:
-        self.best_snapshot = self.registry.save(
-            candidate.state(),
-            eval_metrics=metrics,
-            hyperparams=hyperparams,
-            policy_version=candidate.policy_version,
-            window_id=candidate.window_id,
-            env_steps=candidate.env_steps,
-            era=self.scheduler.state.era,
-            crowned=True,
-        )
-        banked: tuple[int, ...] = ()
-        if self.evolution is not None:
-            self.evolution.crowned(self.best_snapshot)
-            banked = self.evolution.banked
-        self.tuning.crowned(self.best_snapshot.snapshot_id, banked, in_force=in_force)
-
-    def _apply(self, decision: Decision) -> None:
-        """Makes a decision happen."""
-        if decision.event is LoopEvent.NONE:
-            return
-        self._note_decision(decision)
-        if decision.after is not LoopState.ACTIVE:
-            self.tuning.pause()
-        if decision.event is LoopEvent.IMPROVEMENT and self.best_snapshot is not None:
-            for callback in self.callbacks:
-                callback.on_improvement(self.best_snapshot)
-        elif decision.event is LoopEvent.PLATEAU:
-            for callback in self.callbacks:
-                callback.on_plateau(self.window_id)
-        elif decision.event is LoopEvent.DEGRADATION:
-            self._recover(decision)
-        elif decision.event is LoopEvent.DORMANT and self.evolution is not None:
-            self.evolution.at_dormant()
-        elif decision.event is LoopEvent.DORMANT:
-            self.rest()
-
-    @property
-    def rolls_back(self) -> bool:
-        """Whether a degradation is answered by a rollback."""
-        return self.options.rollback_on_degradation
-
-    def _recover(self, decision: Decision) -> None:
-        """After a degradation: roll back if asked for, and learn again."""
-        if self.evolution is not None:
-            self.evolution.at_alarm(decision.evidence, watched=decision.before is LoopState.WATCHDOG)
-            return
-        best = self.best_snapshot
-        if self.rolls_back and best is not None:
-            self.tuning.pause()
-            self.restore(best)
-            self.scheduler.rolled_back()
-            self.note("rollback", f"rolled back to snapshot {best.snapshot_id}")
-        self.learn_again()
-
-    def learn_again(self) -> None:
-        """Goes on learning after a degradation, and says so."""
-        self.trainee.pause_updates(False)
-        for callback in self.callbacks:
-            callback.on_degradation(self.window_id)
-
-    def rest(self) -> None:
-        """DORMANT: stop, or watch over the best weights."""
-        watch = self.options.on_dormant == "watch"
-        if watch and self.best_snapshot is not None:
-            # What is known of the best is what a drop is measured from.
-            self._evaluate_best(_MOST_EPISODES)
-            self.restore(self.best_snapshot)
-        if watch:
-            self.trainee.pause_updates(True)
-        else:
-            self.trainee.stop()
-        if self.evolution is None:
-            self.tell_dormant()
-        if watch:
-            self._note_decision(self.scheduler.watch())
-
-    def tell_dormant(self) -> None:
-        """Calls the hooks of a DORMANT."""
-        for callback in self.callbacks:
-            callback.on_dormant(self.window_id)
-
-    def restore(self, snapshot: PolicySnapshot) -> None:
-        """Puts a snapshot in force."""
-        self.trainee.set_state(self.registry.load(snapshot))
-        if self.options.restore_hyperparams:
-            self.tuning.set(snapshot.hyperparams.params, "restored")
-        self.tuning.restored(snapshot.snapshot_id)
-        self._replaced()
-
-    def restart(self, state: State) -> None:
-        """Puts the weights in force that the run began with."""
-        self.trainee.set_state(state)
-        self.tuning.restarted()
-        self._replaced()
-
-    def _replaced(self) -> None:
-        if self.evolution is not None:
-            self.evolution.restored()
-        self.forget_scores()
-
-    def forget_scores(self) -> None:
-        """Scores of windows that have begun do not count."""
-        self._pool.drop_until(self.window_id + self.trainee.ahead)
-
-    def _drop_scores(self) -> None:
-        """The next window is still played by weights that new values have not trained."""
-        self._pool.drop_until(self.window_id + (0 if self.trainee.exact else 1) + self.trainee.ahead)
-
     # Records
-
-    def _note_decision(self, decision: Decision) -> None:
-        change = "" if decision.before is decision.after else f" {decision.before.name} -> {decision.after.name}"
-        self.note(decision.event.value, decision.event.value + change, decision.evidence)
-
-    def note(self, event: str, message: str, evidence: Evidence | None = None, cost: int = 0) -> None:
-        """Keeps a record."""
-        self.log.note(LoopRecord(event, self.window_id, self.env_steps, self.state, message, evidence, cost))
 
     def _write_scalars(self, logs: Mapping[str, Any]) -> None:
         if not self.log.writes:

@@ -14,7 +14,8 @@ from typing import Any, Literal
 import keras
 
 from keras_optix.callbacks.agent_trainee import AgentTrainee, LoopAgent
-from keras_optix.callbacks.loop import Loop, LoopOptions
+from keras_optix.callbacks.effects import LoopOptions
+from keras_optix.callbacks.loop import Loop
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
 from keras_optix.callbacks.model_trainee import ModelTrainee

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import keras_optix as optix
-from keras_optix.callbacks.loop import Loop, LoopOptions
+from keras_optix.callbacks.effects import LoopOptions
+from keras_optix.callbacks.loop import Loop
 from keras_optix.callbacks.loop_log import LoopLog
 from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.callbacks.trainee import Candidate, Trainee, Trial, Unit, under
