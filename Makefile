@@ -10,7 +10,7 @@ WORKERS ?= -n 2 --dist loadscope
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test test-all test-backends lint format bench bench-collect bench-prefetch bench-memory bench-loop \
-	bench-overhead bench-crash bench-registry bench-ensemble bench-tuning bench-regimes clean
+	bench-overhead bench-crash bench-registry bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-policies clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -90,6 +90,15 @@ bench-tuning: $(VENV)/.installed ## tuning: synthetic learner, noise, PBT's toy,
 
 bench-regimes: $(VENV)/.installed ## labelled series against the labels of RegimeDetector (about a minute)
 	$(BIN)/python benchmarks/regimes.py
+
+bench-swap: $(VENV)/.installed $(BENCH_VENV)/.installed ## CartPole whose actions swap, against Stable-Baselines3 (hours)
+	$(BIN)/python benchmarks/swap.py --sb3-python $(BENCH_VENV)/bin/python --resume
+
+bench-market: $(VENV)/.installed ## an ensemble of specialists in a market of changing regimes, ten seeds (an hour)
+	$(BIN)/python benchmarks/market.py
+
+bench-policies: $(VENV)/.installed ## ensembles in every action space, variants within bounds (minutes)
+	$(BIN)/python benchmarks/policies.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(BENCH_VENV) $(BACKENDS_VENV) checkpoints runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -78,16 +78,20 @@ class Evolution:
                 self._go_on(None)
 
     def take_member_scores(self, unit: Unit) -> None:
-        """Records what the members of an ensemble earned in a window."""
-        if self.manager.agents:
-            for k, metrics in enumerate(unit.member_scores(self._host.evaluator)):
-                if metrics is not None and metrics.primary_score is not None:
-                    self.manager.record_agent_score(k, metrics.primary_score)
+        """Records what the members of an ensemble earned in a window, and weighs them again if they earned anything."""
+        if not self.manager.agents:
+            return
+        earned = unit.member_scores(self._host.evaluator)
+        scores = [None if metrics is None else metrics.primary_score for metrics in earned]
+        for k, score in enumerate(scores):
+            if score is not None:
+                self.manager.record_agent_score(k, score)
+        if any(score is not None for score in scores):
+            # At once: where the loop is COOLING, the next evaluation may be far.
+            self.manager.auto_update_weights()
 
     def see(self, evaluation: Evaluation) -> None:
-        """Takes an evaluation, before anything is decided on it: members are weighed, and the regime is looked at."""
-        if self.manager.agents:
-            self.manager.auto_update_weights()
+        """Takes an evaluation, before anything is decided on it: the regime is looked at."""
         message = self._stories.worlds.see(evaluation)
         if message is not None:
             self._host.note("regime", message)

@@ -216,8 +216,8 @@ class PolicyManager:
     def auto_update_weights(self) -> tuple[float, ...]:
         """Weighs each agent by the probability that its mean score is the highest.
 
-        The loop does so after each evaluation. Until an agent has two scores nothing says how noisy they are, and the
-        weights stay. See `floor`.
+        The loop does so whenever agents earned scores. Until an agent has two scores nothing says how noisy they are,
+        and the weights stay. See `floor`.
 
         Returns:
             The weights.
