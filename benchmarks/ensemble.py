@@ -3,9 +3,10 @@
     make bench-ensemble
 
 Calls per second of the lowered actor of an `EnsembleAgent` of five default networks (64-64 tanh) and of one, eight
-CartPole-like observations a call, alternating; first alone, then in windows (a short one, the default one) that begin
-with reading out the weights and giving them to the actor, as collecting does. The ratio is the time of five over that
-of one. The goal is for acting alone: an actor whose weights are constants is fast, but renewing it takes a millisecond.
+CartPole-like observations a call, alternating; first alone (as evaluations act, then as training windows are collected,
+where five environments are played by one member each), then in windows (a short one, the default one) that begin with
+reading out the weights and giving them to the actor, as collecting does. The ratio is the time of five over that of
+one. The goal is for acting alone: an actor whose weights are constants is fast, but renewing it takes a millisecond.
 """
 
 from __future__ import annotations
@@ -56,10 +57,9 @@ def ensemble(members: int) -> Any:
     return made
 
 
-def acting(who: Any, window: int) -> Work:
+def acting(who: Any, actor: Any, window: int = 0) -> Work:
     """Calls with the same weights, or with new ones each `window` calls if that is not 0."""
     steps = window or STEPS
-    actor: Any = who.make_actor(N)
     actor.set_weights(who.publish().arrays)
     rng = np.random.default_rng(0)
     observations = rng.random((steps, N, 4), np.float32)
@@ -86,11 +86,18 @@ def main() -> None:
     keras.utils.set_random_seed(0)
     many, one = ensemble(arguments.members), agent()
     results, table = [], []
-    for window in (0, 32, 200):
-        name = f"acting, new weights each {window} calls" if window else "acting"
-        pairs = alternate(acting(many, window), acting(one, window), rounds=arguments.rounds, seconds=arguments.seconds)
+    single: Any = one.make_actor(N)
+    collecting = many.make_collecting_actor(N)
+    for name, actor, window in (
+        ("acting", many.make_actor(N), 0),
+        ("acting, members play alone", collecting, 0),
+        ("the same, new weights each 32 calls", collecting, 32),
+        ("the same, new weights each 200 calls", collecting, 200),
+    ):
+        works = acting(many, actor, window), acting(one, single, window)
+        pairs = alternate(*works, rounds=arguments.rounds, seconds=arguments.seconds)
         many_us, one_us = (1e6 / statistics.median(rates) for rates in zip(*pairs, strict=True))
-        ratio = statistics.median(single / several for several, single in pairs)
+        ratio = statistics.median(alone / several for several, alone in pairs)
         goal = "-" if window else f"<= {GOAL:g} {ok(ratio <= GOAL)}"
         table.append([name, f"{many_us:.1f}", f"{one_us:.1f}", f"{ratio:.2f}", goal])
         results.append(

@@ -1,26 +1,46 @@
-"""Several agents as one: they act as a weighted mixture, in one lowered graph, and one of them learns."""
+"""Several agents as one: they act as a weighted mixture, in one lowered graph, and one of them or all learn."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_optix.agents.acting import PolicyHead
+from keras_optix.agents.actor_critic import flatten
 from keras_optix.agents.agent import Agent
-from keras_optix.agents.ensemble_head import AVERAGE, MIXTURE, EnsembleHead, EnsembleLowerable
+from keras_optix.agents.credit import (
+    AUTO,
+    CREDITS,
+    IMPORTANCE,
+    NONE,
+    Roster,
+    SplitWindow,
+    importance_score,
+    score_alone,
+    split_window,
+)
+from keras_optix.agents.ensemble_head import AVERAGE, MIXTURE, EnsembleHead, EnsembleLowerable, RoutedActor
+from keras_optix.agents.ensemble_learning import MembersLearning, SourceShare, Updates
+from keras_optix.agents.saving import bind_to, serialized, spaces_config
+from keras_optix.control.evaluators import BaseEvaluator
+from keras_optix.control.records import EvalMetrics
 from keras_optix.control.search_space import SearchSpace
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
+from keras_optix.experience.actor import Actor
 from keras_optix.experience.collector import Collector
-from keras_optix.experience.lowering import Lowerable
-from keras_optix.experience.window import Window
-from keras_optix.validation import check_choice
+from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
+from keras_optix.experience.window import CollectedWindow, Window
+from keras_optix.validation import check_choice, check_int
 
-PRIMARY, NONE = "primary", "none"
+PRIMARY, ALL = "primary", "all"
 _MEMBERS = "members/"  # names of what only a member itself can save, in the arrays of a saved run
 
 
@@ -47,23 +67,56 @@ class WeightedAgents(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class FixedAgents:
+    """Members whose weights nobody changes: what a loaded ensemble has in the place of its policy manager.
+
+    Attributes:
+        agents: The members.
+        weights: How much each of them counts; they sum to 1.
+    """
+
+    agents: Sequence[Agent]
+    weights: Sequence[float]
+
+    def subscribe(self, listener: Callable[[Sequence[float]], None]) -> None:
+        """There will be nothing to tell."""
+
+
+@keras.saving.register_keras_serializable("keras_optix")
 class EnsembleAgent(Agent):
-    """Several agents as one: their policies act as a mixture, and one of them, the primary, learns.
+    """Several agents as one: their policies act as a mixture, and one of them, the primary, learns, or all do.
 
     Discrete, MultiDiscrete and MultiBinary actions are drawn from the exact mixture ``sum_i w_i p_i(action)``. The
-    log-probabilities in the windows are those of the mixture, so the primary's losses correct for actions that another
-    member would have chosen. A rollback restores members and weights as they were in the snapshot.
+    log-probabilities in the windows are those of who acted, the mixture or a member alone, so the primary's losses
+    correct for actions that it would not have chosen. A rollback restores members and weights as they were in the
+    snapshot.
 
     Args:
         policy_manager: Has the members, their weights and their changes; see `WeightedAgents`.
-        primary_agent: The member that learns. Hyperparameters, search spaces and optimizer are its own.
+        primary_agent: The member that learns. Hyperparameters, search spaces and optimizer of the ensemble are its own.
         continuous: What a Box policy is: ``"average"``, the members' weighted average with one noise for all, or
             ``"mixture"``, where each action is one member's.
-        learn: ``"primary"``, or ``"none"`` for an ensemble that only acts. Defaults to ``"primary"``.
+        learn: ``"primary"``; ``"all"``; or ``"none"`` for an ensemble that only acts. Defaults to ``"primary"``, which
+            learns from whole windows, whoever played them. With ``"all"`` each member learns, with its own optimizer
+            and hyperparameters, from what it played alone (see `credit`), and the primary from what the mixture played
+            besides. The primary's logs have their own names, those of member i begin with ``member{i}/``; in a window
+            that it did not learn from, a member's logs are those of the last one that it did.
+        credit: How each member earns a score of its own while windows are collected for training. (`act`, evaluations
+            and deterministic datasets always play the mixture.) ``"slots"``: each member plays one environment alone,
+            the last of them, and the mixture the others; that takes more environments than there are members.
+            ``"turns"``: mixture, member 0, mixture, member 1, ... play all environments, each for `solo_windows`
+            windows. ``"importance"``: nobody plays alone; a member's score is estimated from what the mixture did, see
+            `importance_score`. That is right only where a reward follows from the action right before it. ``"none"``:
+            members have no scores. ``"auto"`` (default): ``"slots"`` where there are enough environments, else
+            ``"turns"``; ``"none"`` for a single member.
+        solo_windows: Windows of a turn. An episode that a turn cuts counts for nobody, so a turn should have room for
+            several episodes. Defaults to 10.
         name: Name of the model.
 
     Raises:
-        ConfigurationError: There is no member, the primary is none of them, a weight is invalid, or an option unknown.
+        ConfigurationError: There is no member, the primary is none of them, a weight is invalid, an option is unknown,
+            or all are to learn and nobody plays alone.
     """
 
     def __init__(
@@ -73,6 +126,8 @@ class EnsembleAgent(Agent):
         *,
         continuous: str = AVERAGE,
         learn: str = PRIMARY,
+        credit: str = AUTO,
+        solo_windows: int = 10,
         name: str | None = None,
     ) -> None:
         members = list(policy_manager.agents)
@@ -90,7 +145,20 @@ class EnsembleAgent(Agent):
         self.members = members
         self.primary_agent = primary_agent
         self.continuous = check_choice("continuous", continuous, (AVERAGE, MIXTURE))
-        self.learn = check_choice("learn", learn, (PRIMARY, NONE))
+        self.learn = check_choice("learn", learn, (PRIMARY, ALL, NONE))
+        self.credit = check_choice("credit", credit, CREDITS)
+        self.solo_windows = check_int("solo_windows", solo_windows, minimum=1)
+        if self.learn == ALL and self.credit in (IMPORTANCE, NONE):
+            raise ConfigurationError(
+                describe(
+                    "With `learn='all'` a member learns from what it plays alone, and with this `credit` nobody does.",
+                    fix="Take `credit='slots'`, 'turns' or 'auto'.",
+                    credit=credit,
+                )
+            )
+        self._roster = Roster(len(members), self.credit, self.solo_windows)
+        self._learning = MembersLearning(members, _place(primary_agent, members), self._roster)
+        self._lowered_for_collecting = Lowered()
         self._hyperparams = primary_agent.hyperparams
         self._mixture = self.add_weight(
             shape=(len(members),),
@@ -149,7 +217,9 @@ class EnsembleAgent(Agent):
                 )
         if self._head is None:
             heads = [member.head for member in self.members]
-            self._head = EnsembleHead(heads, self.primary_agent.head, self._mixture, self.continuous)
+            head = EnsembleHead(heads, self.primary_agent.head, self._mixture, self.continuous)
+            self._member_log_probs = tf.function(head.member_log_probs, autograph=False)
+            self._head = head
             self._observation_space, self._action_space = observation_space, action_space
             self.built = True
             self._prepare()
@@ -158,23 +228,101 @@ class EnsembleAgent(Agent):
         """Parameters of the members' distributions, ``[M, B, P]``, of observations ``[B, ...]``."""
         return self.head.parameters(observations, training=bool(training))
 
+    @property
+    def head(self) -> EnsembleHead:
+        """See `Agent.head`."""
+        return cast(EnsembleHead, super().head)
+
     def lowerable(self) -> Lowerable:
         """See `Agent.lowerable`."""
         head, arrays = self.head, self.publish().arrays
         return EnsembleLowerable(self.choose, arrays, head.layout, head.noise, head.network, len(self.members))
 
+    # Scores of the members
+
+    def players(self, window_id: int, num_envs: int) -> np.ndarray:
+        """Who plays which environment in a window that is collected for training.
+
+        Args:
+            window_id: Number of the window.
+            num_envs: N, environments of the dataset.
+
+        Returns:
+            ``[N]`` int64: i for member i alone, -1 for the mixture.
+
+        Raises:
+            ConfigurationError: With `credit="slots"`, there are no more environments than members.
+        """
+        return self._roster.players(window_id, num_envs)
+
+    def make_collecting_actor(self, batch_size: int) -> Actor:
+        """The actor of training windows: environments are played as `players` says; see `Agent.make_actor`."""
+        if self._roster.mode(batch_size) in (IMPORTANCE, NONE):
+            return self.make_actor(batch_size)
+        head, arrays = self.head, self.publish().arrays
+        policy = EnsembleLowerable(
+            head.choose_by_player, arrays, head.routed_layout, head.noise, head.network, len(self.members)
+        )
+        actor = make_actor(policy, batch_size, self._lowered_for_collecting)
+        return RoutedActor(actor, functools.partial(self.players, num_envs=batch_size))
+
+    def split_window(self, collected: CollectedWindow) -> SplitWindow:
+        """What the mixture and what each member played of a window.
+
+        An episode counts for a player that played all of it; one that changed hands counts for nobody.
+
+        Args:
+            collected: A window that was collected for training.
+
+        Returns:
+            Its parts. With `credit` ``"importance"`` and ``"none"`` the mixture has all of it.
+        """
+        return split_window(collected, self._roster)
+
+    def member_metrics(
+        self, collected: CollectedWindow, evaluator: BaseEvaluator, logs: Mapping[str, float]
+    ) -> tuple[EvalMetrics | None, ...]:
+        """The score of each member in a window.
+
+        The evaluator's own state stays as it is. Whole episodes are scored where the evaluator can do that
+        (`BaseEvaluator.plays_episodes`), else what the member played of the window.
+
+        Args:
+            collected: A window that was collected for training.
+            evaluator: Scores what a member played. With ``credit="importance"`` the score is the member's reward rate,
+                whatever the evaluator.
+            logs: What the train step that followed logged.
+
+        Returns:
+            By member; None where there is no score.
+        """
+        if self._roster.mode(collected.window.rewards.shape[1]) == IMPORTANCE:
+            return self._importance_scores(collected)
+        parts = self.split_window(collected).members
+        return tuple(None if data is None else score_alone(data, evaluator, logs) for data in parts)
+
+    def _importance_scores(self, collected: CollectedWindow) -> tuple[EvalMetrics | None, ...]:
+        window, data = collected.window, collected.episode_data()
+        observations = tf.nest.map_structure(flatten, window.observations)
+        each = self._member_log_probs(observations, flatten(window.actions), list(collected.published.arrays)).numpy()
+        # The mixture acted, so the window has its log-probabilities.
+        log_ratios = each.reshape(len(each), *window.rewards.shape) - window.log_probs
+        return tuple(importance_score(data, ratios) for ratios in log_ratios)
+
     # Learning
 
     def compile(self, optimizer: Any = None, *, jit_compile: Any = "auto", **kwargs: Any) -> None:
-        """Prepares `fit`; see `Agent.compile`. After compiling the primary again, compile the ensemble again too.
+        """Prepares `fit`; see `Agent.compile`. After compiling a member again, compile the ensemble again too.
 
         Args:
             optimizer: None: the primary's. Another one becomes the primary's, which is compiled with it.
-            jit_compile: Defaults to ``"auto"``: as the primary was compiled.
+            jit_compile: Defaults to ``"auto"``: as the primary was compiled; with ``learn="all"``, if all members were
+                compiled so.
             **kwargs: As for `Agent.compile`.
 
         Raises:
-            StateError: No optimizer is given and the primary has none.
+            StateError: No optimizer is given and the primary has none; or, with ``learn="all"``, a member has none.
+            ConfigurationError: With ``learn="all"``, an optimizer averages weights (`use_ema`).
         """
         primary = self.primary_agent
         if optimizer is not None:
@@ -184,18 +332,36 @@ class EnsembleAgent(Agent):
                 "The ensemble learns with its primary's optimizer, and the primary is not compiled. Call "
                 "`ensemble.compile(optimizer=...)`, or compile the primary first."
             )
-        own_jit = primary.jit_compile if jit_compile == "auto" else jit_compile
+        learners = self.members if self.learn == ALL else [primary]
+        for k, member in enumerate(learners):
+            if not member.compiled:
+                raise StateError(
+                    f"All members learn, each with its own optimizer, and member {k}, {member.name}, is not compiled. "
+                    "Call its `compile(optimizer=...)` first."
+                )
+            if self.learn == ALL and member.optimizer.use_ema:
+                raise ConfigurationError(
+                    describe(
+                        "With `learn='all'` no optimizer can average weights: `fit` ends with the averages of one.",
+                        fix="Leave out `use_ema`.",
+                        member=k,
+                    )
+                )
+        own_jit = all(member.jit_compile for member in learners) if jit_compile == "auto" else jit_compile
         super().compile(primary.optimizer, jit_compile=own_jit, **kwargs)
 
     def train_step(self, window: Window) -> dict[str, Any]:
-        """See `Agent.train_step`: the primary's, or none."""
+        """See `Agent.train_step`: the primary's, that of all members, or none."""
+        if self.learn == ALL:
+            return self._learning.step(window)
         logs: dict[str, Any] = {} if self.learn == NONE else self.primary_agent.train_step(window)
         return logs
 
     @property
     def trainable_variables(self) -> list[Any]:
-        """What the optimizer updates: the primary's."""
-        return list(self.primary_agent.trainable_variables)
+        """What `fit` updates: the primary's, or those of all members."""
+        learners = self.members if self.learn == ALL else [self.primary_agent]
+        return [variable for member in learners for variable in member.trainable_variables]
 
     @property
     def search_spaces(self) -> Mapping[str, SearchSpace]:
@@ -203,10 +369,21 @@ class EnsembleAgent(Agent):
         return self.primary_agent.search_spaces
 
     def attach_source(self, source: Collector) -> None:
-        """See `Agent.attach_source`."""
+        """See `Agent.attach_source`.
+
+        Raises:
+            ConfigurationError: See `players`.
+        """
+        if not source.deterministic:
+            self.players(0, source.num_envs)
         super().attach_source(source)
-        # It may keep statistics by environment.
-        self.primary_agent.attach_source(source)
+        # Those that learn may keep statistics by environment.
+        if self.learn != ALL or source.deterministic:
+            self.primary_agent.attach_source(source)
+            return
+        for k, member in enumerate(self.members):
+            share: Any = SourceShare(source, self._learning.environments_of(k, source.num_envs))
+            member.attach_source(share)
 
     # State
 
@@ -249,15 +426,31 @@ class EnsembleAgent(Agent):
             member.restore_run(member.get_state() | extra, member_values, same_episodes=same_episodes)
 
     def get_config(self) -> dict[str, Any]:
-        """An ensemble has none: it is made of a policy manager.
+        """The members with their configs, how much each counts, and the options; see `Agent.get_config`.
 
-        Raises:
-            NotImplementedError: Always.
+        The policy manager is not saved: a loaded ensemble has a `FixedAgents` in its place.
         """
-        raise NotImplementedError(
-            "An ensemble is not saved as a model, because its policy manager is none. Save each member with `save`, or "
-            "the weights of all with `ensemble.save_weights`."
-        )
+        return {
+            "members": [serialized(member) for member in self.members],
+            "primary": _place(self.primary_agent, self.members),
+            "weights": self.mixture_weights.tolist(),
+            "continuous": self.continuous,
+            "learn": self.learn,
+            "credit": self.credit,
+            "solo_windows": self.solo_windows,
+            "name": self.name,
+        } | spaces_config((self._observation_space, self._action_space))
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Any:
+        """See `Agent.from_config`."""
+        members = [
+            keras.saving.deserialize_keras_object(member, custom_objects=custom_objects) for member in config["members"]
+        ]
+        options = {name: config[name] for name in ("continuous", "learn", "credit", "solo_windows", "name")}
+        ensemble = cls(FixedAgents(members, config["weights"]), members[config["primary"]], **options)
+        bind_to(ensemble, config)
+        return ensemble
 
     def _state_variables(self) -> dict[str, Any]:
         """See `Agent._state_variables`; each member has its own optimizer."""
@@ -268,6 +461,12 @@ class EnsembleAgent(Agent):
             named |= {f"optimizer/{k:03d}{name.removeprefix('optimizer')}": slot for name, slot in slots.items()}
         return named
 
+    def _prepare(self) -> None:
+        """See `Agent._prepare`; an update of any member that learns makes a new version."""
+        super()._prepare()
+        if self.learn == ALL and self.compiled and self.bound:
+            self._clock.follow(Updates([member.optimizer for member in self.members]))
+
     @contextlib.contextmanager
     def _members_replaced(self) -> Iterator[None]:
         """Gives members new versions after their weights were replaced together."""
@@ -275,6 +474,11 @@ class EnsembleAgent(Agent):
         yield
         for member, version in zip(self.members, before, strict=True):
             member._replaced(version)
+
+
+def _place(agent: Agent, members: Sequence[Agent]) -> int:
+    """The number of an agent among the members."""
+    return next(k for k, member in enumerate(members) if member is agent)
 
 
 def _checked_weights(weights: Sequence[float], members: int) -> np.ndarray:

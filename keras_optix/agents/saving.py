@@ -39,12 +39,28 @@ def config_of(cls: Any, hyperparams: Mapping[str, float], spaces: tuple[Any, Any
     values = {name: value for name, value in hyperparams.items() if name != LEARNING_RATE}
     config: dict[str, Any] = {name: value for name, value in values.items() if name in arguments}
     config[_REST] = {name: value for name, value in values.items() if name not in arguments}
+    return config | spaces_config(spaces)
+
+
+def spaces_config(spaces: tuple[Any, Any]) -> dict[str, Any]:
+    """The part of a config that has an environment's spaces; raises as `config_of` does.
+
+    Args:
+        spaces: Observation and action space; each None if the agent is not bound.
+    """
     known = zip(_SPACES, spaces, strict=True)
-    return config | {name: None if space is None else to_json(space) for name, space in known}
+    return {name: None if space is None else to_json(space) for name, space in known}
+
+
+def bind_to(agent: Any, config: Mapping[str, Any]) -> None:
+    """Binds an agent to the spaces of a config, if it has them: Keras loads weights only into those that exist."""
+    observations, actions = (config.get(name) for name in _SPACES)
+    if observations is not None and actions is not None:
+        agent.bind(from_json(observations), from_json(actions))
 
 
 def serialized(network: Any) -> Any:
-    """A network as a config; None if there is none yet."""
+    """A network, or an agent, as a config; None if there is none yet."""
     return None if network is None else keras.saving.serialize_keras_object(network)
 
 
@@ -73,7 +89,7 @@ def check_apart(policy: Any, value: Any) -> None:
 
 
 def agent_of(cls: Any, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None) -> Any:
-    """Makes an agent of its config, bound to its spaces: Keras loads weights only into those that exist.
+    """Makes an agent of its config, bound to its spaces.
 
     Args:
         cls: The agent's class.
@@ -83,9 +99,8 @@ def agent_of(cls: Any, config: Mapping[str, Any], custom_objects: Mapping[str, A
     Returns:
         The agent.
     """
-    arguments = dict(config)
+    arguments = {name: value for name, value in config.items() if name not in _SPACES}
     rest = arguments.pop(_REST, {})
-    observations, actions = (arguments.pop(name, None) for name in _SPACES)
     for name in _NETWORKS:
         if isinstance(arguments.get(name), Mapping):
             arguments[name] = keras.saving.deserialize_keras_object(arguments[name], custom_objects=custom_objects)
@@ -94,6 +109,5 @@ def agent_of(cls: Any, config: Mapping[str, Any], custom_objects: Mapping[str, A
     for name, network in added.items():
         agent.add_network(name, network)
     agent.hyperparams.assign(rest)
-    if observations is not None and actions is not None:
-        agent.bind(from_json(observations), from_json(actions))
+    bind_to(agent, config)
     return agent

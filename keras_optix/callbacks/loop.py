@@ -98,6 +98,8 @@ class Loop(Effects):
             skipped = self._pool.skip_until
             self._pool = ScorePool(self.evaluator.min_episodes)
             self._pool.drop_until(skipped)
+            if self.evolution is not None:
+                self.evolution.manager.forget_scores()
         for callback in self.callbacks:
             callback.on_episode_end(candidate.window_id, metrics)
         due = self.scheduler.due(candidate.window_id)

@@ -22,12 +22,16 @@ class EpisodeRecord(NamedTuple):
         first_version: Policy version that chose its first action.
         last_version: Policy version that chose its last action. Equal to `first_version` when one set of weights
             played the whole episode.
+        env: Number of the environment that it was played in.
+        first_window: Number of the window that it began in.
     """
 
     total_reward: float
     length: int
     first_version: int
     last_version: int
+    env: int = 0
+    first_window: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
@@ -35,12 +35,34 @@ class PolicyPublisher(Protocol):
         ...
 
 
+@runtime_checkable
+class CollectingPublisher(Protocol):
+    """A publisher whose policy acts otherwise where windows are collected for training: it tries something out."""
+
+    def make_collecting_actor(self, batch_size: int) -> Actor:
+        """Returns an actor for `batch_size` environments that are trained on."""
+        ...
+
+
+@runtime_checkable
+class WindowListener(Protocol):
+    """An actor that wants to know which window it acts in."""
+
+    def begin_window(self, window_id: int) -> None:
+        """Called before the first action of each window.
+
+        Args:
+            window_id: The window's number.
+        """
+        ...
+
+
 class Collector:
     """Collects windows, continuing from one to the next: an environment is reset only when an episode ends.
 
     Args:
         envs: The environments; the collector owns and closes them.
-        publisher: Gives the policy and its actor.
+        publisher: Gives the policy and its actor; see also `CollectingPublisher` and `WindowListener`.
         window_size: `T`, rows of a window.
         seed: Seeds the environments (environment i with ``seed + i``) and the actions.
         deterministic: Take the most likely action instead of sampling, and count only episodes as recent that the
@@ -229,9 +251,11 @@ class Collector:
 
     def _collect(self, published: PublishedPolicy) -> tuple[CollectedWindow, Position]:
         if self._actor is None:
-            self._actor = self._publisher.make_actor(self.num_envs)
+            self._actor = self._make_actor()
         actor, envs, before = self._actor, self.envs, self._position
         actor.set_weights(published.arrays)
+        if isinstance(actor, WindowListener):
+            actor.begin_window(before.window_id)
         steps, n = self.window_size, self.num_envs
         rollout = Rollout(envs.layout, steps, n)
         observations = rollout.observations
@@ -252,7 +276,7 @@ class Collector:
         envs.finish(rollout)
         following = rollout.next_observations()
         self._check(observations, following, rollout.rewards, before.window_id)
-        book, episodes = before.book.after(rollout, published.version, one_version=self.deterministic)
+        book, episodes = before.book.after(rollout, published.version, before.window_id, one_version=self.deterministic)
         window = Window(
             observations=envs.layout.pack([leaf[:-1] for leaf in observations]),
             actions=choices,
@@ -276,6 +300,12 @@ class Collector:
             [leaf[-1].copy() for leaf in observations],
         )
         return CollectedWindow(window, infos, episodes, published, self._position.env_steps), self._position
+
+    def _make_actor(self) -> Actor:
+        publisher = self._publisher
+        if isinstance(publisher, CollectingPublisher) and not self.deterministic:
+            return publisher.make_collecting_actor(self.num_envs)
+        return publisher.make_actor(self.num_envs)
 
     def _reset_seed(self, window_id: int) -> int | None:
         """The seed of environments whose first episodes begin with this window."""

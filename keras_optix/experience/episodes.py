@@ -21,18 +21,21 @@ class EpisodeBook:
         lengths: ``[N]`` int64, their environment steps so far.
         first_versions: ``[N]`` int64, the policy version that chose their first action; where the length is 0, none
             did yet.
+        first_windows: ``[N]`` int64, the number of the window in which that was.
         recent: The last 100 episodes that ended and count, oldest first.
     """
 
     returns: np.ndarray
     lengths: np.ndarray
     first_versions: np.ndarray
+    first_windows: np.ndarray
     recent: tuple[EpisodeRecord, ...] = ()
 
     @classmethod
     def blank(cls, num_envs: int, recent: tuple[EpisodeRecord, ...] = ()) -> EpisodeBook:
         """The account of `num_envs` episodes that have not begun."""
-        return cls(np.zeros(num_envs), np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64), recent)
+        lengths, versions, windows = (np.zeros(num_envs, np.int64) for _ in range(3))
+        return cls(np.zeros(num_envs), lengths, versions, windows, recent)
 
     @property
     def mean_return(self) -> np.float32:
@@ -45,13 +48,14 @@ class EpisodeBook:
         return np.float32(np.mean([e.length for e in self.recent]) if self.recent else np.nan)
 
     def after(
-        self, rollout: Rollout, version: int, *, one_version: bool
+        self, rollout: Rollout, version: int, window_id: int, *, one_version: bool
     ) -> tuple[EpisodeBook, tuple[EpisodeRecord, ...]]:
         """Adds a window to the running episodes.
 
         Args:
             rollout: The window.
             version: Policy version that acted in it.
+            window_id: Its number.
             one_version: Whether an episode counts as recent only while it was begun and ended by the version that
                 acts.
 
@@ -59,6 +63,7 @@ class EpisodeBook:
             The account after the window, and the episodes that ended in it, in the order of their ends.
         """
         first_versions = np.where(self.lengths == 0, version, self.first_versions)
+        first_windows = np.where(self.lengths == 0, window_id, self.first_windows)
         # Environment by environment, in memory too: along a strided axis a running sum takes ten times as long.
         returns = np.cumsum(rollout.rewards.T.astype(np.float64, order="C"), axis=1) + self.returns[:, None]
         lengths = np.cumsum(rollout.valid.T.astype(np.int64, order="C"), axis=1) + self.lengths[:, None]
@@ -66,18 +71,25 @@ class EpisodeBook:
         # Within an environment, an episode is what was added since the one before it ended.
         same = envs[1:] == envs[:-1]
         totals, steps = returns[envs, times], lengths[envs, times]
-        rewards, sizes, first = totals.copy(), steps.copy(), first_versions[envs]
+        rewards, sizes = totals.copy(), steps.copy()
+        first, first_in = first_versions[envs], first_windows[envs]
         rewards[1:][same] -= totals[:-1][same]
         sizes[1:][same] -= steps[:-1][same]
         first[1:][same] = version
+        first_in[1:][same] = window_id
         running_returns, running_lengths = returns[:, -1].copy(), lengths[:, -1].copy()
         last = np.append(~same, True)[: len(envs)]
         running_returns[envs[last]] -= totals[last]
         running_lengths[envs[last]] -= steps[last]
-        first_versions[envs] = version
-        columns = [values[np.argsort(times, kind="stable")].tolist() for values in (rewards, sizes, first)]
-        ended = tuple(EpisodeRecord(total, size, begun, version) for total, size, begun in zip(*columns, strict=True))
+        first_versions[envs], first_windows[envs] = version, window_id
+        order = np.argsort(times, kind="stable")
+        columns = [values[order].tolist() for values in (rewards, sizes, first, envs, first_in)]
+        ended = tuple(
+            EpisodeRecord(total, size, begun, version, env, window)
+            for total, size, begun, env, window in zip(*columns, strict=True)
+        )
         recent = (*self.recent, *ended)
         if one_version:
             recent = tuple(e for e in recent if e.first_version == version == e.last_version)
-        return EpisodeBook(running_returns, running_lengths, first_versions, recent[-_RECENT_EPISODES:]), ended
+        kept = recent[-_RECENT_EPISODES:]
+        return EpisodeBook(running_returns, running_lengths, first_versions, first_windows, kept), ended

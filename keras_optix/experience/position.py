@@ -15,6 +15,7 @@ from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.savable import join_state, split_state
 
 Saved = tuple[dict[str, np.ndarray], dict[str, Any]]  # arrays by name, and what goes into JSON
+_OLD_FIELDS = 4  # of an episode, before it was noted where and since which window it was played
 EnvStates = Sequence[Mapping[str, Any]]
 
 
@@ -57,6 +58,7 @@ class Position:
             "returns": book.returns,
             "lengths": book.lengths,
             "first_versions": book.first_versions,
+            "first_windows": book.first_windows,
             "recent_episodes": np.array(book.recent, np.float64).reshape(-1, len(EpisodeRecord._fields)),
         }
         arrays |= {f"observations/{k}": leaf for k, leaf in enumerate(at.current or ())}
@@ -80,6 +82,9 @@ def read_position(
     arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], layout: ObservationLayout, num_envs: int
 ) -> tuple[Position, EnvStates | None, bool]:
     """Reads what `Position.save` returned.
+
+    Where an older one did not note in which window an episode began, that is window 0: then no single member of an
+    ensemble is said to have played what it may not have played.
 
     Args:
         arrays: The arrays.
@@ -112,13 +117,19 @@ def read_position(
         return found.copy()
 
     try:
-        fields = len(EpisodeRecord._fields)
-        recent = array("recent_episodes", (len(arrays["recent_episodes"]), fields), np.float64).tolist()
+        count, fields = arrays["recent_episodes"].shape
+        if fields != _OLD_FIELDS:
+            fields = len(EpisodeRecord._fields)
+        recent = array("recent_episodes", (count, fields), np.float64).tolist()
+        since = (
+            array("first_windows", (num_envs,), np.int64) if "first_windows" in arrays else np.zeros(num_envs, np.int64)
+        )
         book = EpisodeBook(
             array("returns", (num_envs,), np.float64),
             array("lengths", (num_envs,), np.int64),
             array("first_versions", (num_envs,), np.int64),
-            tuple(EpisodeRecord(total, int(n), int(first), int(last)) for total, n, first, last in recent),
+            since,
+            tuple(EpisodeRecord(total, *map(int, rest)) for total, *rest in recent),
         )
         rng: Any = values["rng"]
         np.random.PCG64(0).state = rng  # raises if it is none

@@ -1,7 +1,8 @@
 """Mixtures of the distributions of several policies: pure functions of what their networks give.
 
-A mixture takes the parameters of its M members, ``[M, B, P]``, and their weights ``[M]``, which sum to 1; a weight of 0
-takes a member out. As in `distributions`, `sample` gets its randomness as an argument, and zeros give a greedy choice.
+A mixture takes the parameters of its M members, ``[M, B, P]``, and their weights, ``[M, B]`` or ``[M, 1]`` for all rows
+alike; those of a row sum to 1, and a weight of 0 takes a member out. As in `distributions`, `sample` gets its randomness
+as an argument, and zeros give a greedy choice.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Mixture(Protocol):
     """A mixture of M members' distributions over choices."""
 
     def sample(self, parameters: Tensor, weights: Tensor, noise: Tensor) -> Tensor:
-        """Chooses: parameters ``[M, B, P]``, weights ``[M]`` and noise ``[B, ...]`` to choices ``[B, ...]``."""
+        """Chooses: parameters ``[M, B, P]``, weights ``[M, B]`` and noise ``[B, ...]`` to choices ``[B, ...]``."""
         ...
 
     def log_prob(self, parameters: Tensor, weights: Tensor, choices: Tensor) -> Tensor:
@@ -54,7 +55,7 @@ class CategoricalMixture:
 
     def _log_probs(self, parameters: Tensor, weights: Tensor) -> Tensor:
         """Log-probabilities ``[B, n]``: ``log sum_i w_i p_i``."""
-        return _log_sum_exp(_log_weights(weights)[:, None, None] + ops.log_softmax(parameters, axis=-1))
+        return _log_sum_exp(_log_weights(weights)[:, :, None] + ops.log_softmax(parameters, axis=-1))
 
 
 class MultiCategoricalMixture:
@@ -75,7 +76,7 @@ class MultiCategoricalMixture:
 
     def sample(self, parameters: Tensor, weights: Tensor, noise: Tensor) -> Tensor:
         """See `Mixture.sample`; noise ``[B, P]`` is Gumbel; choices are ``[B, k]`` int64."""
-        posterior = _log_weights(weights)[:, None]
+        posterior = _log_weights(weights)
         chosen = []
         for a, b in self._parts:
             log_probs = ops.log_softmax(parameters[:, :, a:b], axis=-1)
@@ -86,7 +87,7 @@ class MultiCategoricalMixture:
 
     def log_prob(self, parameters: Tensor, weights: Tensor, choices: Tensor) -> Tensor:
         """See `Mixture.log_prob`."""
-        joint = _log_weights(weights)[:, None]
+        joint = _log_weights(weights)
         for k, (a, b) in enumerate(self._parts):
             joint = joint + _picked(ops.log_softmax(parameters[:, :, a:b], axis=-1), choices[:, k])
         return _log_sum_exp(joint)
@@ -108,7 +109,7 @@ class BernoulliMixture:
         """See `Mixture.sample`; noise ``[B, n]`` is logistic; choices are ``[B, n]`` int64."""
         # log sigmoid(x) = -softplus(-x)
         log_yes, log_no = -ops.softplus(-parameters), -ops.softplus(parameters)
-        posterior = _log_weights(weights)[:, None]
+        posterior = _log_weights(weights)
         chosen = []
         for k in range(self._n):
             yes, no = log_yes[:, :, k], log_no[:, :, k]
@@ -121,7 +122,7 @@ class BernoulliMixture:
         """See `Mixture.log_prob`."""
         chosen = ops.cast(choices, parameters.dtype)
         each = chosen * parameters - ops.softplus(parameters)
-        return _log_sum_exp(_log_weights(weights)[:, None] + ops.sum(each, axis=-1))
+        return _log_sum_exp(_log_weights(weights) + ops.sum(each, axis=-1))
 
 
 class AveragedGaussian:
@@ -151,7 +152,7 @@ class AveragedGaussian:
 
     def _moments(self, parameters: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, ``[B, d]`` each."""
-        share = weights[:, None, None]
+        share = weights[:, :, None]
         means, stds = parameters[:, :, : self._d], ops.exp(parameters[:, :, self._d :])
         return ops.sum(share * means, axis=0), ops.sum(share * stds, axis=0)
 
@@ -179,7 +180,7 @@ class GaussianMixture:
         d, middle = self._d, self._d + self._members
         squares = ops.square(noise[:, d:middle]) + ops.square(noise[:, middle:])
         gumbel = -ops.log(ops.maximum(0.5 * squares, _SMALLEST))
-        member = tf.argmax(_log_weights(weights) + gumbel, axis=-1, output_type=tf.int64)
+        member = tf.argmax(ops.transpose(_log_weights(weights)) + gumbel, axis=-1, output_type=tf.int64)
         mine = ops.transpose(ops.one_hot(member, self._members, dtype=parameters.dtype))
         chosen = ops.sum(mine[:, :, None] * parameters, axis=0)
         return chosen[:, :d] + ops.exp(chosen[:, d:]) * noise[:, :d]
@@ -189,11 +190,11 @@ class GaussianMixture:
         means, log_stds = parameters[:, :, : self._d], parameters[:, :, self._d :]
         each = -0.5 * ops.square((choices - means) * ops.exp(-log_stds)) - log_stds
         members = ops.sum(each, axis=-1) - 0.5 * self._d * math.log(2.0 * math.pi)
-        return _log_sum_exp(_log_weights(weights)[:, None] + members)
+        return _log_sum_exp(_log_weights(weights) + members)
 
 
 def _log_weights(weights: Tensor) -> Tensor:
-    """Logarithms ``[M]``, finite where a weight is 0."""
+    """Logarithms, finite where a weight is 0."""
     return tf.where(weights > 0.0, ops.log(ops.maximum(weights, _TINY)), _NEVER)
 
 

@@ -20,7 +20,7 @@ from keras_optix.ops.mixtures import (
     MultiCategoricalMixture,
 )
 
-WEIGHTS = np.array([0.3, 0.7], np.float32)
+WEIGHTS = np.array([[0.3], [0.7]], np.float32)  # of all rows alike
 FINITE: dict[str, tuple[Mixture, Distribution, NoiseSpec, list[Any]]] = {
     "categorical": (CategoricalMixture(3), Categorical(3), NoiseSpec("gumbel", (3,)), [0, 1, 2]),
     "multi": (
@@ -52,7 +52,7 @@ def by_hand(distribution: Distribution, parameters: np.ndarray, weights: np.ndar
     """Probabilities of the outcomes: the weighted sum of the members' own."""
     choices = np.array(outcomes, np.int64)
     each = [np.exp(distribution.log_prob(np.repeat(p, len(outcomes), 0), choices)) for p in parameters]
-    return np.tensordot(weights, np.array(each), 1)
+    return np.sum(weights * np.array(each), 0)
 
 
 @pytest.mark.parametrize("name", FINITE)
@@ -90,7 +90,7 @@ def test_a_member_with_all_the_weight_is_the_ensemble(name: str) -> None:
     n = 2_000
     parameters = np.repeat(members_of(distribution, 20.0), n, 1)
     drawn = noise.draw(np.random.default_rng(1), (n,))
-    weights = np.array([0.0, 1.0], np.float32)
+    weights = np.array([[0.0], [1.0]], np.float32)
     choices = mixture.sample(parameters, weights, drawn)
     np.testing.assert_array_equal(choices, distribution.sample(parameters[1], drawn))
     every = np.resize(np.array(outcomes, np.int64), np.shape(choices))
@@ -147,7 +147,7 @@ def test_a_gaussian_with_all_the_weight_is_the_ensemble(name: str, member: int) 
     gaussian, rng = DiagonalGaussian(2), np.random.default_rng(0)
     parameters = rng.normal(size=(2, 500, 4)).astype(np.float32)
     drawn = noise.draw(rng, (500,))
-    weights = np.eye(2, dtype=np.float32)[member]
+    weights = np.eye(2, dtype=np.float32)[:, [member]]
     choices = mixture.sample(parameters, weights, drawn)
     np.testing.assert_allclose(choices, gaussian.sample(parameters[member], drawn[:, :2]), rtol=1e-6)
     expected = gaussian.log_prob(parameters[member], choices)

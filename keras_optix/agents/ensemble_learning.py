@@ -1,0 +1,154 @@
+"""How all members of an ensemble learn in one compiled step, each from what it played."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_optix.agents.agent import Agent
+from keras_optix.agents.credit import EVERYBODY, TURNS, Roster
+from keras_optix.errors import ConfigurationError, describe
+from keras_optix.experience.window import Window
+
+_COLUMNS = (
+    "observations",
+    "actions",
+    "rewards",
+    "terminated",
+    "truncated",
+    "valid",
+    "next_observations",
+    "log_probs",
+)  # fields of a window that have an axis of environments
+_MAX_LOGS = 64
+
+
+class MembersLearning:
+    """Trains each member on what it played alone, and the primary on what the mixture played besides.
+
+    The log-probabilities in a window are those of who played, so the primary's losses correct for the other members'
+    part in the mixture. The primary's logs have their own names, which the loop reads; those of member i begin with
+    ``member{i}/``. In a window that another one played, a member's logs are those of the last one that it learned from
+    (0 before the first).
+
+    Args:
+        members: The members.
+        primary: Number of the primary.
+        roster: Who plays.
+    """
+
+    def __init__(self, members: Sequence[Agent], primary: int, roster: Roster) -> None:
+        self._members = members
+        self._primary = primary
+        self._roster = roster
+        # What each logged last. They are made here, for a compiled step that makes variables is traced twice.
+        self._last = [tf.Variable(tf.zeros(_MAX_LOGS), trainable=False, name="last_logs") for _ in members]
+
+    def environments_of(self, member: int, num_envs: int) -> int:
+        """How many environments a window for a member has, of a dataset of `num_envs`."""
+        return num_envs if self._roster.mode(num_envs) == TURNS else len(self._columns(member, num_envs))
+
+    def step(self, window: Window) -> dict[str, Any]:
+        """See `Agent.train_step`."""
+        num_envs = int(window.rewards.shape[1])
+        if self._roster.mode(num_envs) == TURNS:
+            return self._step_in_turns(window)
+        logs: dict[str, Any] = {}
+        for k, member in enumerate(self._members):
+            columns = self._columns(k, num_envs)
+            if len(columns):
+                logs |= self._named(k, member.train_step(_part(window, columns)))
+        return logs
+
+    def _columns(self, member: int, num_envs: int) -> np.ndarray:
+        """The environments that a member learns from, where these are the same in all windows."""
+        players = self._roster.players(0, num_envs)
+        return np.flatnonzero(np.where(players == EVERYBODY, self._primary, players) == member)
+
+    def _step_in_turns(self, window: Window) -> dict[str, Any]:
+        player = self._roster.in_turn(window.window_id)
+        learner = tf.cast(tf.where(player == EVERYBODY, tf.cast(self._primary, player.dtype), player), tf.int32)
+        names: dict[int, list[str]] = {}
+
+        def step_of(k: int) -> Any:
+            def step(window: Window) -> Any:
+                logs = self._members[k].train_step(window)
+                names[k] = list(logs)
+                values = [tf.cast(value, tf.float32) for value in logs.values()]
+                if len(values) > _MAX_LOGS:
+                    problem = f"Where members take turns, each can log {_MAX_LOGS} values."
+                    raise ConfigurationError(describe(problem, member=k, values=len(values)))
+                return tf.stack([*values, *[tf.zeros(())] * (_MAX_LOGS - len(values))])
+
+            return tf.function(step, autograph=False).get_concrete_function(window)
+
+        # Traced before they are branches: each branch must know what the others log.
+        numbers = range(len(self._members))
+        steps = [step_of(k) for k in numbers]
+
+        def branch_of(k: int) -> Any:
+            def branch() -> tuple[Any, ...]:
+                found = steps[k](window)
+                # What is not finite is for the loop to see once, not until the next turn.
+                last = self._last[k].read_value()
+                self._last[k].assign(tf.where(tf.math.is_finite(found), found, last))
+                return tuple(found if j == k else self._last[j].read_value() for j in numbers)
+
+            return branch
+
+        logged = tf.switch_case(learner, [branch_of(k) for k in numbers])
+        logs: dict[str, Any] = {}
+        for k in numbers:
+            logs |= self._named(k, {name: logged[k][place] for place, name in enumerate(names[k])})
+        return logs
+
+    def _named(self, k: int, logs: dict[str, Any]) -> dict[str, Any]:
+        return logs if k == self._primary else {f"member{k}/{name}": value for name, value in logs.items()}
+
+
+class Updates:
+    """The updates of several optimizers, as the iterations that a `PolicyClock` follows.
+
+    Args:
+        optimizers: The optimizers.
+    """
+
+    def __init__(self, optimizers: Sequence[Any]) -> None:
+        self._optimizers = list(optimizers)
+
+    @property
+    def value(self) -> Any:
+        """Their number, an int64 tensor."""
+        return tf.add_n([tf.cast(optimizer.iterations.value, tf.int64) for optimizer in self._optimizers])
+
+    def numpy(self) -> Any:
+        """Their number."""
+        return self.value.numpy()
+
+
+class SourceShare:
+    """A collector, as a member sees it that learns from some of its environments.
+
+    Args:
+        source: The collector.
+        num_envs: How many.
+    """
+
+    def __init__(self, source: Any, num_envs: int) -> None:
+        self._source = source
+        self.num_envs = num_envs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+
+def _part(window: Window, columns: np.ndarray) -> Window:
+    """Some environments of a window of tensors."""
+
+    def taken(values: Any) -> Any:
+        return tf.nest.map_structure(lambda tensor: tf.gather(tensor, columns, axis=1), values)
+
+    return window._replace(**{name: taken(getattr(window, name)) for name in _COLUMNS})
