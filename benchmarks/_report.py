@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,6 +60,19 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def ok(reached: bool) -> str:
     """What a table says of a goal."""
     return "OK" if reached else "short"
+
+
+def commit_in_force() -> str:
+    """The commit, with a plus sign if files of the library are not as they were then."""
+    root = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str:
+        # Without locks: somebody may be committing.
+        command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "keras_optix")
+    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
 def write_results(name: str, results: Any) -> None:

@@ -25,7 +25,6 @@ import math
 import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -38,7 +37,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _naive import NaiveOptimizer
-from _report import interquartile_mean, interval, ok, print_table, write_results
+from _report import commit_in_force, interquartile_mean, interval, ok, print_table, write_results
 
 import keras_optix as optix
 
@@ -448,19 +447,6 @@ def _row(key: tuple[str, float | None], results: Sequence[Result]) -> list[str]:
         f"{median('evaluation_env_steps'):,.0f}",
         f"{median('seconds'):.0f}",
     ]
-
-
-def commit_in_force() -> str:
-    """The commit, with a plus sign if files of the library are not as they were then."""
-    root = Path(__file__).parents[1]
-
-    def git(*arguments: str) -> str:
-        # Without locks: somebody may be committing.
-        command = ["git", "--no-optional-locks", "-C", str(root), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    changed = git("status", "--porcelain", "--", "keras_optix")
-    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
 def missing(specs: Iterable[Spec], *, of_any_commit: bool) -> list[Spec]:

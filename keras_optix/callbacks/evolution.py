@@ -17,6 +17,7 @@ from keras_optix.control.evidence import Evidence
 from keras_optix.control.records import EvalMetrics
 from keras_optix.control.registry import PolicySnapshot
 from keras_optix.control.scheduler import Evaluation
+from keras_optix.control.scheduler_state import LoopState
 from keras_optix.control.score_pool import estimate_of
 from keras_optix.errors import StateError
 from keras_optix.experience.position import Saved
@@ -150,6 +151,8 @@ class Evolution:
                 asked = self._story.send(played)
             except StopIteration:
                 self._story = self._kind = None
+                # An evaluation in place ends with learning switched on, and a watched policy may have been replaced.
+                host.trainee.pause_updates(host.scheduler.loop_state is LoopState.WATCHDOG)
                 host.forget_scores()
                 return
             if isinstance(asked, Learn):

@@ -372,18 +372,23 @@ class Stories:
             if highest is None or played.estimate.mean > highest[1].estimate.mean:
                 highest = (UNTRAINED, played)
         self.worlds.enter_new()
-        if highest is not None:
-            self._go_on_from(*highest, current)
+        if highest is not None and highest[1].estimate.mean > current.estimate.mean:
+            yield from self._go_on_from(highest[0])
         host.tuning.shifted()
 
-    def _go_on_from(self, policy: Policy, played: Played, current: Played) -> None:
-        """Takes the best of what was tried in a new world, if it is clearly better than what is in force."""
+    def _go_on_from(self, policy: Policy) -> Story:
+        """Takes the policy that did best in a new world if it really is better than what is in force.
+
+        It was the highest of several, so this rests on episodes of its own.
+        """
         host = self._host
         name = f"snapshot {policy.snapshot_id}" if isinstance(policy, PolicySnapshot) else policy.value
-        evidence, z = versus(
-            played, current, f"{name}, the best of those tried, against those in force", self.worlds.scores
-        )
-        if z <= SURE_Z:
+        seed = host.trainee.draw_seed()
+        current = yield from self._play(IN_FORCE, _COMPARISON, seed)
+        played = yield from self._play(policy, _COMPARISON, seed)
+        reason = f"{name}, the best of those tried, against those in force"
+        evidence, z = versus(played, current, reason, self.worlds.scores)
+        if z <= LIKELY_Z:
             host.note("kept", "goes on with the weights in force", evidence)
             return
         if isinstance(policy, PolicySnapshot):

@@ -1,8 +1,8 @@
 """Mixtures of the distributions of several policies: pure functions of what their networks give.
 
 A mixture takes the parameters of its M members, ``[M, B, P]``, and their weights, ``[M, B]`` or ``[M, 1]`` for all rows
-alike; those of a row sum to 1, and a weight of 0 takes a member out. As in `distributions`, `sample` gets its randomness
-as an argument, and zeros give a greedy choice.
+alike; those of a row sum to 1, and a weight of 0 takes a member out. As in `distributions`, `sample` gets its
+randomness as an argument, and zeros give a greedy choice.
 """
 
 from __future__ import annotations

@@ -557,6 +557,24 @@ def test_a_detector_s_regime_is_not_believed_without_evidence(tmp_path: Path) ->
     assert any("of calm is not better" in message for message in run.told("kept"))
 
 
+@pytest.mark.parametrize("returns", [True, False], ids=["true", "false"])
+@pytest.mark.parametrize("copyable", [True, False], ids=["play", "in_place"])
+def test_a_watched_policy_learns_again_only_if_it_is_replaced(tmp_path: Path, copyable: bool, returns: bool) -> None:
+    detector = Told()
+    run = Run(tmp_path, manager(regime_detector=detector), copyable=copyable).begin()
+    run.windows(8)
+    detector.world, run.toy.target, run.toy.aim = "wild", 6.0, 6.0
+    run.until(lambda: bool(run.told("shift")))
+    run.until(lambda: run.loop.state is LoopState.WATCHDOG)
+    assert run.toy.paused
+    detector.world = "calm"
+    if returns:
+        run.toy.target, run.toy.offset = 0.0, 160.0  # the weights in force earn what they did, others earn more
+    run.until(lambda: any("calm is back" in message or "of calm is not better" in message for message in run.told()))
+    assert run.toy.paused is not returns
+    assert run.loop.state is (LoopState.ACTIVE if returns else LoopState.WATCHDOG)
+
+
 def test_a_detector_that_names_nothing_is_refused(tmp_path: Path) -> None:
     detector = Told()
     detector.world = None
