@@ -44,10 +44,10 @@ class LoopCallback(keras.callbacks.Callback):  # type: ignore[misc]
         """ACTIVE became COOLING."""
 
     def on_dormant(self, window_id: int) -> None:
-        """The loop became DORMANT: trained."""
+        """The loop became DORMANT: trained. With a policy manager, its variants have their chance after this."""
 
     def on_degradation(self, window_id: int) -> None:
-        """A significant degradation; the loop is ACTIVE again."""
+        """A significant degradation, or a changed world that a policy manager found; the loop is ACTIVE again."""
 
     def on_hyperparam_update(self, old: HyperparamSet, new: HyperparamSet) -> None:
         """The loop changed hyperparameters: the tuner, a rollback, or the guard against NaN."""

@@ -173,3 +173,97 @@ def test_what_does_not_fit_is_refused_before_the_first_step(small_ppo: MakeAgent
             verbose=0,
         )
     fit(policy_manager=manager)
+
+
+class Weights(keras.callbacks.Callback):  # type: ignore[misc]
+    """The mixture and the manager's weights after each window, by step of the clock."""
+
+    def __init__(self, clock: WorldClock, manager: optix.PolicyManager) -> None:
+        super().__init__()
+        self.clock, self.manager = clock, manager
+        self.rows: list[tuple[int, float, float]] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.rows.append((self.clock.steps, float(self.model.mixture_weights[0]), self.manager.weights[0]))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("credit", ["slots", "importance"])
+def test_an_ensemble_follows_the_regime_by_itself(small_ppo: MakeAgent, tmp_path: Path, credit: str) -> None:
+    """Two members, each right in one of two regimes; nobody records a score by hand."""
+    clock, period = WorldClock(), 3_000
+    manager = optix.PolicyManager(seed=0)
+    members = [small_ppo(1, 2), small_ppo(1, 2)]
+    for member in members:
+        manager.add_agent(member)
+    ensemble = optix.EnsembleAgent(manager, members[0], learn="none", credit=credit)
+    ensemble.compile()
+    dataset = optix.dataset_from_env(
+        lambda: TwoRegimeBandit(switch_every=period, clock=clock), ensemble, window_size=10, num_envs=4, seed=0
+    )
+    for k, member in enumerate(members):
+        member.policy.layers[-1].bias.assign([5.0 * (1 - k), 5.0 * k])
+    weights = Weights(clock, manager)
+    callback = optix.OptixCallback(
+        optix.ReturnEvaluator(in_place=True),
+        policy_manager=manager,
+        scheduler=optix.BackoffScheduler(max_interval=2, dormant_threshold=1000),
+        max_windows=3 * period // 40,
+        restore_best=False,
+        log_dir=tmp_path,
+        verbose=0,
+    )
+    ensemble.fit(dataset, callbacks=[callback, weights], verbose=0)
+    # In the last quarter of each regime, its member has all but the floor of the other.
+    late = [(steps // period, mixture) for steps, mixture, _ in weights.rows if steps % period > 0.75 * period]
+    assert all(mixture > 0.9 for regime, mixture in late if regime % 2 == 0)
+    assert all(mixture < 0.1 for regime, mixture in late if regime % 2 == 1)
+    told = {record.event for record in callback.events}
+    assert "shift" in told
+    # Also after snapshots came back: what the manager says is what acts.
+    assert all(mixture == pytest.approx(said, abs=1e-6) for _, mixture, said in weights.rows[-40:])
+    written = scalars(tmp_path)
+    assert not tags.undeclared(written)
+    assert written["policies/weight_0"][-1] == pytest.approx(weights.rows[-1][2])
+    assert {"policies/score_0", "policies/score_1"} <= written.keys()
+
+
+def test_an_ensemble_that_is_cut_off_goes_on_with_its_weights(small_ppo: MakeAgent, tmp_path: Path) -> None:
+    class Cut(keras.callbacks.Callback):  # type: ignore[misc]
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch == 30:
+                raise ConnectionError("power")
+
+    def start(directory: Path, *callbacks: Any) -> tuple[optix.PolicyManager, Any, Any]:
+        keras.utils.set_random_seed(0)
+        manager = optix.PolicyManager(seed=0)
+        members = [small_ppo(1, 2), small_ppo(1, 2)]
+        for member in members:
+            manager.add_agent(member)
+        ensemble = optix.EnsembleAgent(manager, members[0], learn="all")
+        ensemble.compile()
+        dataset = optix.dataset_from_env(
+            lambda: TwoRegimeBandit([[1.0, 0.0], [1.0, 0.0]]), ensemble, window_size=10, num_envs=4, seed=0
+        )
+        callback = optix.OptixCallback(
+            policy_manager=manager,
+            checkpoint_dir=directory,
+            resume=True,
+            resume_interval=0.0,
+            max_windows=45,
+            restore_best=False,
+            verbose=0,
+        )
+        ensemble.fit(dataset, callbacks=[callback, *callbacks], verbose=0)
+        return manager, ensemble, callback
+
+    whole_manager, whole, whole_callback = start(tmp_path / "whole")
+    with pytest.raises(ConnectionError, match="power"):
+        start(tmp_path / "cut", Cut())
+    manager, ensemble, callback = start(tmp_path / "cut")
+    assert [record.event for record in callback.events].count("resumed") == 1
+    assert manager.weights == whole_manager.weights
+    assert manager.scores == whole_manager.scores
+    for ours, theirs in zip(ensemble.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert callback.env_steps == whole_callback.env_steps

@@ -215,3 +215,10 @@ def test_a_pool_follows_an_evaluator_that_needs_no_episodes_any_more() -> None:
     assert not pool.ready
     pool.min_episodes = 0
     assert pool.ready
+
+
+@pytest.mark.parametrize("evaluator", [ReturnEvaluator(), GreedyEvaluator()])
+def test_the_score_of_episodes_is_the_mean_of_theirs(evaluator: ReturnEvaluator | GreedyEvaluator) -> None:
+    episodes = [EpisodeRecord(total, 3, 0, 0) for total in (1.0, 2.0, 6.0)]
+    assert evaluator.episode_scores(episodes) == [1.0, 2.0, 6.0]
+    assert evaluator.score_episodes(episodes).primary_score == 3.0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_optix.control.evidence import Estimate, estimate_from_samples
+from keras_optix.control.evidence import Estimate, Evidence, estimate_from_samples
 from keras_optix.control.scheduler import (
     BackoffScheduler,
     Decision,
@@ -477,3 +477,36 @@ def test_slow_progress_under_noise_is_no_plateau(seed: int) -> None:
     flat = BackoffScheduler(max_interval=1)
     run((score_of(0.0) for _ in range(300)), flat, lambda k: score_of(0.0))
     assert flat.loop_state is DORMANT
+
+
+def test_a_shift_begins_an_era_without_a_best() -> None:
+    scheduler = BackoffScheduler()
+    evaluation = Evaluation(Estimate(10.0, 1.0, 10), window_id=5)
+    scheduler.observe(evaluation)
+    scheduler.confirm(evaluation)
+    scheduler.shifted()
+    state = scheduler.state
+    assert (state.era, state.best, state.baseline, state.last_window) == (1, None, None, 5)
+    assert state.loop_state is LoopState.ACTIVE
+    # What was far below the best of the world that is gone is a candidate now.
+    assert scheduler.observe(Evaluation(Estimate(1.0, 1.0, 10), window_id=6)).event is LoopEvent.CANDIDATE
+
+
+def test_weights_found_outside_training_can_be_crowned_in_any_state() -> None:
+    scheduler = BackoffScheduler(plateau_threshold=1, dormant_threshold=2)
+    first = Evaluation(Estimate(10.0, 1.0, 10), window_id=0)
+    scheduler.observe(first)
+    scheduler.confirm(first)
+    for k in range(1, 8):
+        scheduler.observe(Evaluation(Estimate(10.0, 1.0, 10), window_id=k))
+    assert scheduler.loop_state is LoopState.DORMANT
+    evidence = Evidence(5.0, 1.0, 30, "a variant")
+    decision = scheduler.crown(Estimate(15.0, 1.0, 30), evidence)
+    assert (decision.event, decision.before, decision.after) == (
+        LoopEvent.IMPROVEMENT,
+        LoopState.DORMANT,
+        LoopState.ACTIVE,
+    )
+    assert decision.evidence is evidence
+    assert scheduler.state.best == Estimate(15.0, 1.0, 30)
+    assert scheduler.state.since_best == 0
