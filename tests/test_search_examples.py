@@ -61,6 +61,7 @@ def test_keras_tuner_makes_trials_that_train_and_score_themselves(tmp_path: Path
     assert len(runs(tmp_path / "checkpoints")) == 2
 
 
+@pytest.mark.slow
 def test_optuna_makes_trials_of_their_own_and_prunes_only_below_the_median(tmp_path: Path, env_id: str) -> None:
     example = load("optuna_search")
     options = {"--env": env_id, "--trials": 3, "--startup-trials": 1, "--max-windows": 12, "--report-every": 2}

@@ -33,6 +33,7 @@ from keras_optix.errors import RegistryError, StateError, describe
 
 _AUDITION = 10  # episodes (windows) by which a changed world is told and a known policy found, at the least
 _COMPARISON = 30  # and by which two policies of one world are compared
+_KNOWN_AGAINST = "the policy known for it against the weights in force, same seeds"
 _UNTRAINED_FILE = "untrained.npz"
 DORMANT, ALARM, RETURN = "dormant", "alarm", "return"  # the stories
 
@@ -358,8 +359,7 @@ class Stories:
         highest: tuple[Policy, Played] | None = None if fallen is None else (best, fallen)
         for regime, entry in others:
             played = yield from self._play(entry, _AUDITION, seed)
-            reason = f"snapshot {entry.snapshot_id} ({regime}) against the weights in force, same seeds"
-            better, z = versus(played, current, reason, self.worlds.scores)
+            better, z = versus(played, current, _KNOWN_AGAINST, self.worlds.scores)
             known = self._known(entry)
             if z > LIKELY_Z and known is not None and holds(played, known, SURE_Z, self.worlds.scores)[0]:
                 self._return_to(regime, entry, played, better)
@@ -386,7 +386,7 @@ class Stories:
         seed = host.trainee.draw_seed()
         current = yield from self._play(IN_FORCE, _COMPARISON, seed)
         played = yield from self._play(policy, _COMPARISON, seed)
-        reason = f"{name}, the best of those tried, against those in force"
+        reason = "the best of those tried against the weights in force, same seeds"
         evidence, z = versus(played, current, reason, self.worlds.scores)
         if z <= LIKELY_Z:
             host.note("kept", "goes on with the weights in force", evidence)
@@ -415,8 +415,7 @@ class Stories:
         seed = host.trainee.draw_seed()
         current = yield from self._play(IN_FORCE, _AUDITION, seed)
         played = yield from self._play(entry, _AUDITION, seed)
-        reason = f"snapshot {entry.snapshot_id} ({regime}) against the weights in force, same seeds"
-        evidence, z = versus(played, current, reason, self.worlds.scores)
+        evidence, z = versus(played, current, _KNOWN_AGAINST, self.worlds.scores)
         if z > LIKELY_Z:
             host.scheduler.shifted()
             self.variants = 0

@@ -117,7 +117,7 @@ def test_a_last_minibatch_that_is_not_full_sees_each_row_once() -> None:
     np.testing.assert_allclose(np.sort(np.concatenate(seen)), np.sort(rows.returns.numpy()))
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", ["ppo", pytest.param("reinforce", marks=pytest.mark.slow)])
 def test_it_learns_the_identity_to_nine_tenths(name: str) -> None:
     """Optimum 10, random 2.5; the control (learning rate 0) stays there."""
 

@@ -96,6 +96,7 @@ def test_the_policy_of_a_regime_that_returns_acts_again(small_ppo: MakeAgent, tm
     assert written["policies/regime"][-1] == 0.0
 
 
+@pytest.mark.slow
 def test_without_the_bank_it_is_learned_again(small_ppo: MakeAgent) -> None:
     callback, actions = bandit_run(small_ppo, in_place=True, bank=False)
     assert not [record for record in callback.events if record.event == "regime"]
@@ -231,7 +232,7 @@ def test_an_ensemble_follows_the_regime_by_itself(small_ppo: MakeAgent, tmp_path
 def test_an_ensemble_that_is_cut_off_goes_on_with_its_weights(small_ppo: MakeAgent, tmp_path: Path) -> None:
     class Cut(keras.callbacks.Callback):  # type: ignore[misc]
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            if batch == 30:
+            if batch == 7:
                 raise ConnectionError("power")
 
     def start(directory: Path, *callbacks: Any) -> tuple[optix.PolicyManager, Any, Any]:
@@ -250,7 +251,7 @@ def test_an_ensemble_that_is_cut_off_goes_on_with_its_weights(small_ppo: MakeAge
             checkpoint_dir=directory,
             resume=True,
             resume_interval=0.0,
-            max_windows=45,
+            max_windows=14,
             restore_best=False,
             verbose=0,
         )

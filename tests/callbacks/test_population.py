@@ -56,6 +56,7 @@ def toy(**options: Any) -> tuple[float, optix.OptixCallback]:
     return 1.2 - float(np.square(keras.ops.convert_to_numpy(model.w)).sum()), callback
 
 
+@pytest.mark.slow
 def test_a_real_population_in_one_fit_solves_the_paper_s_toy() -> None:
     alone, _ = toy(exploit=False, explore=False, seed=0)
     assert alone == pytest.approx(0.39, abs=0.01)

@@ -103,7 +103,7 @@ def test_prefetch_is_one_update_behind_and_no_more(small_ppo: MakeAgent, steps_p
     assert max(lags.lags) == 2.0
 
 
-@pytest.mark.parametrize("prefetch", [0, 1])
+@pytest.mark.parametrize("prefetch", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_two_runs_with_one_seed_are_equal_bit_by_bit(prefetch: int) -> None:
     """Weights, slots and logs, with XLA as by default; another seed gives others."""
 
