@@ -64,7 +64,13 @@ def choices(ensemble: Any, deterministic: bool) -> tuple[np.ndarray, np.ndarray]
     return actor.act([observations], noise)
 
 
-@pytest.mark.parametrize("action_space", [spaces.Discrete(3, start=1), spaces.Box(-1.0, 1.0, (2,))], ids=["n", "box"])
+@pytest.mark.parametrize(
+    "action_space",
+    [
+        pytest.param(spaces.Discrete(3, start=1), id="n"),
+        pytest.param(spaces.Box(-1.0, 1.0, (2,)), id="box", marks=pytest.mark.slow),
+    ],
+)
 def test_everything_comes_back(action_space: Any, tmp_path: Path) -> None:
     ensemble = trained(action_space)
     again = reloaded(ensemble, tmp_path)

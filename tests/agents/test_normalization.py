@@ -117,7 +117,7 @@ def test_nothing_to_normalise_is_an_error() -> None:
         agent_on(lambda: RandomEnv(spaces.Discrete(3), spaces.Discrete(2)), normalize_observations=True)
 
 
-@pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
+@pytest.mark.parametrize("algorithm", ["ppo", pytest.param("reinforce", marks=pytest.mark.slow)])
 def test_the_whole_step_compiles_with_xla(algorithm: str) -> None:
     options = {"normalize_observations": True, "normalize_rewards": True}
     agent: Any = optix.PPOAgent(epochs=1, **options) if algorithm == "ppo" else optix.ReinforceAgent(**options)

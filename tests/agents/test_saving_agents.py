@@ -91,7 +91,7 @@ def test_everything_comes_back(case: str, tmp_path: Path) -> None:
     assert_same([agent.act(observations, deterministic=True)], [again.act(observations, deterministic=True)])
 
 
-@pytest.mark.parametrize("case", AGENTS)
+@pytest.mark.parametrize("case", ["ppo", *(pytest.param(k, marks=pytest.mark.slow) for k in AGENTS if k != "ppo")])
 def test_training_goes_on_alike(case: str, tmp_path: Path) -> None:
     agent = trained(case)
     again = reloaded(agent, tmp_path)

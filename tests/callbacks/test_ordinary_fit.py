@@ -202,7 +202,7 @@ def crash(epoch: int) -> At:
     return At(epoch, 1, action)
 
 
-@pytest.mark.parametrize("epoch", [1, 7])
+@pytest.mark.parametrize("epoch", [7, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_that_was_cut_off_goes_on_bit_by_bit(tmp_path: Path, epoch: int) -> None:
     def callback(directory: str, resume: bool) -> optix.OptixCallback:
         return optix.OptixCallback(
