@@ -18,6 +18,7 @@ from keras_optix.callbacks.tuning import Tuning
 from keras_optix.control.base_optimizer import BaseOptimizer
 from keras_optix.control.evaluators import BaseEvaluator
 from keras_optix.control.evidence import Estimate, Evidence
+from keras_optix.control.guard import NonFiniteGuard
 from keras_optix.control.records import EvalMetrics, HyperparamSet
 from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
 from keras_optix.control.scheduler import BackoffScheduler, Decision, Evaluation, LoopEvent
@@ -58,6 +59,7 @@ class Effects:
         window_id: Number of the last one taken.
         tuning: The tuner and what it needs.
         evolution: The policy manager at work, or None.
+        guard: Counts what was not finite.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Effects:
         self.options = options
         self.callbacks = callbacks
         self.log = log
+        self.guard = NonFiniteGuard()
         self.best_snapshot: PolicySnapshot | None = None
         self.env_steps = 0
         self.window_id = -1

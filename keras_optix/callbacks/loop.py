@@ -6,22 +6,16 @@ What it trains is behind `Trainee`; it calls neither Keras nor TensorFlow.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from keras_optix.callbacks.effects import MOST_EPISODES, Effects, LoopOptions
-from keras_optix.callbacks.loop_callback import LoopCallback
-from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
-from keras_optix.callbacks.policy_manager import PolicyManager
-from keras_optix.callbacks.trainee import Candidate, State, Trainee, Trial, Unit, prefixed, under
-from keras_optix.control.base_optimizer import BaseOptimizer
-from keras_optix.control.evaluators import BaseEvaluator
+from keras_optix.callbacks.effects import MOST_EPISODES, Effects
+from keras_optix.callbacks.loop_log import LoopRecord
+from keras_optix.callbacks.trainee import Candidate, State, Trial, Unit, prefixed, under
 from keras_optix.control.evidence import Estimate, Evidence
-from keras_optix.control.guard import NonFiniteGuard
 from keras_optix.control.records import LEARNING_RATE, EvalMetrics, HyperparamSet
-from keras_optix.control.registry import CheckpointRegistry
-from keras_optix.control.scheduler import BackoffScheduler, Evaluation, LoopEvent
+from keras_optix.control.scheduler import Evaluation, LoopEvent
 from keras_optix.control.scheduler_state import LoopState, SchedulerState
 from keras_optix.control.score_pool import ScorePool, estimate_of
 from keras_optix.errors import StateError
@@ -33,27 +27,12 @@ class Loop(Effects):
 
     Attributes:
         units: Windows (epochs) taken.
-        guard: Counts what was not finite.
     """
 
-    def __init__(
-        self,
-        trainee: Trainee,
-        evaluator: BaseEvaluator,
-        scheduler: BackoffScheduler,
-        tuner: BaseOptimizer | None,
-        registry: CheckpointRegistry,
-        options: LoopOptions,
-        callbacks: Sequence[LoopCallback],
-        log: LoopLog,
-        policy_manager: PolicyManager | None = None,
-    ) -> None:
-        super().__init__(trainee, evaluator, scheduler, tuner, registry, options, callbacks, log, policy_manager)
-        self.guard = NonFiniteGuard()
-        self.units = 0
-        self._trial: Trial | None = None
-        self._trial_hyperparams = HyperparamSet({})
-        self._latest: Evaluation | None = None
+    units = 0
+    _trial: Trial | None = None
+    _trial_hyperparams = HyperparamSet({})  # those in force when it began
+    _latest: Evaluation | None = None
 
     # What comes in
 
