@@ -27,17 +27,18 @@ class PolicyManager:
 
     Give it to the loop, ``OptixCallback(policy_manager=manager)``. Then
 
-    - at DORMANT the loop plays the current and the best weights on the same seeds, and rolls back if the best are
-      significantly better.
+    - at DORMANT the loop plays the current and the best weights on the same seeds. It rolls back if the best are
+      significantly better, and goes on if the current ones win twice.
     - With `auto_spawn` it then spawns up to `max_variants` variants of the policy, one after the other. Each begins
       with the best weights and perturbed hyperparameters, learns for `variant_windows` windows, and is compared with
-      its parent on the same seeds: adopted if it is significantly better, else discarded. The log says why.
-    - After an alarm, a degradation that the best weights' own score confirms as a changed world, the best and the
-      policies in the bank are auditioned before anything is learned anew, and the agent forgets as `after_shift` says.
-      The bank keeps one snapshot of each regime.
+      its parent on the same seeds: adopted if it wins twice, else discarded. The log says why.
+    - After a degradation the best weights are evaluated again. If they still earn what they did, learning went wrong,
+      and ``OptixCallback(rollback_on_degradation=True)`` goes back to them. If not, the world has changed: the policies
+      in the bank, which keeps one of each regime, and the weights that the run began with play before anything is
+      learned anew, and the agent forgets as `after_shift` says. A policy that earns what it is known for acts again.
 
-    Several agents act as one in an `EnsembleAgent`; after each evaluation the loop weighs them by their scores
-    (`auto_update_weights`). The methods do all of this by hand.
+    Several agents act as one in an `EnsembleAgent`; whenever they earned scores, the loop weighs them by these
+    (`auto_update_weights`). The methods do by hand what the loop does.
 
     Args:
         registry: Has the best snapshot. None: that of the `OptixCallback` which the manager is given to.
@@ -51,7 +52,8 @@ class PolicyManager:
         floor: Least share of an agent once weights follow scores, in [0, 1 / agents]. Defaults to 0.05.
         regime_detector: Names the regime after each evaluation; when the name changes, the bank's policy of that regime
             is tried. None: each world that an alarm reveals is a regime of its own.
-        bank: Whether the loop keeps a policy of each regime. Defaults to True.
+        bank: Whether the loop keeps a policy of each regime, and the weights that the run began with, to go on from in
+            a changed world. Defaults to True. Without it a policy that is too sure of itself may never learn another.
         max_regimes: Policies in the bank at most, at least 1. Defaults to 8.
         after_shift: What the agent keeps of its past after a detected shift. None: `AfterShift` with its defaults.
         seed: Seeds variants and evaluations. None: they differ from run to run.
