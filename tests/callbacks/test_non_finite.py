@@ -60,18 +60,16 @@ def test_the_weights_before_come_back(make: Callable[..., Breaking], what: str, 
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             after[batch] = agent.get_state()
 
-    source_of: list[Any] = []
-    publish = agent.publish
+    dataset = optix.dataset_from_env(CountingEnv, agent, window_size=8, seed=0, prefetch=prefetch)
+    (source,) = agent.sources
+    collect = source.collect
 
     def spy() -> Any:
-        published = publish()
-        if source_of:
-            acted[source_of[0].windows] = agent.state_of(published)
-        return published
+        collected = collect()
+        acted[collected.window_id] = agent.state_of(collected.published)
+        return collected
 
-    agent.publish = spy
-    dataset = optix.dataset_from_env(CountingEnv, agent, window_size=8, seed=0, prefetch=prefetch)
-    source_of.append(agent.sources[0])
+    source.collect = spy  # type: ignore[method-assign]
     callback = optix.OptixCallback(max_windows=8, restore_best=False, verbose=0)
     agent.fit(dataset, callbacks=[callback, Notes()], verbose=0)
     (record,) = [record for record in callback.events if record.event == "non_finite"]
