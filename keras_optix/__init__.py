@@ -37,6 +37,7 @@ _MODULES = {
     "keras_optix.errors": (
         "ConfigurationError",
         "EnvError",
+        "FeedError",
         "HyperparameterError",
         "LoweringError",
         "NonFiniteError",
@@ -47,7 +48,19 @@ _MODULES = {
     ),
     "keras_optix.experience.dataset": ("dataset_from_env",),
     "keras_optix.experience.evaluation": ("evaluate",),
+    "keras_optix.experience.feeds": (
+        "Boundary",
+        "Feed",
+        "Reconnect",
+        "StreamStep",
+        "every_n_seconds",
+        "every_n_steps",
+        "on_done",
+    ),
+    "keras_optix.experience.replay": ("ReplayFeed", "replay_feed"),
     "keras_optix.experience.savable": ("SavableEnv",),
+    "keras_optix.experience.stream": ("FeedCounts",),
+    "keras_optix.experience.stream_dataset": ("dataset_from_stream",),
     "keras_optix.experience.window": ("Window",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

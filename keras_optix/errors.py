@@ -31,6 +31,10 @@ class EnvError(OptixError, RuntimeError):
     """An environment broke its contract (wrong shape, NaN observation, missing final observation)."""
 
 
+class FeedError(OptixError, ConnectionError):
+    """A live feed is gone: reconnecting to it was given up."""
+
+
 class LoweringError(OptixError, RuntimeError):
     """A policy cannot be lowered to a LiteRT actor; acting falls back to a compiled function."""
 

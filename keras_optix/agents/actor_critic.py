@@ -15,8 +15,8 @@ from keras_optix.agents.networks import check_network, default_network, network_
 from keras_optix.agents.normalization import RewardScale
 from keras_optix.agents.saving import check_apart, serialized
 from keras_optix.control.search_space import Linear, OneMinusLog, SearchSpace
-from keras_optix.experience.collector import Collector
 from keras_optix.experience.observations import ObservationLayout
+from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses
 
@@ -109,7 +109,7 @@ class ActorCriticAgent(Agent):
         own = {"value": serialized(self.value), "normalize_rewards": self._reward_scale is not None}
         return super().get_config() | own
 
-    def attach_source(self, source: Collector) -> None:
+    def attach_source(self, source: WindowSource) -> None:
         """See `Agent.attach_source`."""
         super().attach_source(source)
         if self._reward_scale is not None:

@@ -11,7 +11,8 @@ import numpy as np
 
 from keras_optix.agents.acting import ActActors, PolicyHead, distribution_of, outputs_of
 from keras_optix.agents.hyperparameters import Hyperparameter, Hyperparameters
-from keras_optix.agents.networks import check_network, default_network
+from keras_optix.agents.live import LiveSource, WarmUp, feeds_may_end
+from keras_optix.agents.networks import check_network, default_network, spaces_of_network
 from keras_optix.agents.normalization import RunningMoments, moments_in
 from keras_optix.agents.progress import FitProgress, ProgressReporter
 from keras_optix.agents.saving import ADDED, agent_of, config_of, serialized
@@ -23,9 +24,9 @@ from keras_optix.control.search_space import Log, SearchSpace, infer_space
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
-from keras_optix.experience.collector import Collector
 from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
 from keras_optix.experience.observations import ObservationLayout
+from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import PublishedPolicy, Window
 
 
@@ -86,6 +87,7 @@ class Agent(keras.Model):  # type: ignore[misc]
         self._clock = PolicyClock()
         self._reader: StateReader | None = None
         self._sources = Sources()
+        self._warm_up = WarmUp(self)
         self._act_actors = ActActors()
         self._lowered = Lowered()
         self._seed = seed
@@ -172,6 +174,16 @@ class Agent(keras.Model):  # type: ignore[misc]
         """
         _ = self.head  # raises if there is none yet
         return self._observation_space, self._action_space
+
+    def known_spaces(self) -> tuple[Any, Any] | None:
+        """Observation and action space as far as the agent knows them; None if it does not.
+
+        They are those that it is bound to. Before that, a policy that was given says what a feed without spaces could
+        be: numbers in the shape of its input, and a Discrete action for each output.
+        """
+        if self.bound:
+            return self.env_spaces
+        return None if self.policy is None else spaces_of_network(self.policy)
 
     @property
     def observation_shape(self) -> Any:
@@ -261,7 +273,7 @@ class Agent(keras.Model):  # type: ignore[misc]
         environment reaches the caller as it was raised.
 
         Args:
-            x: A dataset from `dataset_from_env`.
+            x: A dataset from `dataset_from_env` or `dataset_from_stream`.
             callbacks: Keras callbacks, such as `OptixCallback`.
             verbose: 0 is silent, 1 and ``"auto"`` show one line of progress, 2 a line per epoch.
             shuffle: Windows come in their order; leave it off.
@@ -272,6 +284,7 @@ class Agent(keras.Model):  # type: ignore[misc]
 
         Raises:
             StateError: The agent is not compiled, or no dataset was made for it.
+            ConfigurationError: A live feed cannot be waited for in the middle of several steps at once.
         """
         if not self.compiled:
             raise StateError("The agent is not compiled. Call `agent.compile(optimizer=...)` before `fit`.")
@@ -280,8 +293,15 @@ class Agent(keras.Model):  # type: ignore[misc]
                 "The agent knows no environment. Make its dataset with `dataset_from_env(env, agent, ...)`."
             )
         given = _listed(callbacks, verbose)
+        self._sources.begin(x)
+        self._warm_up.settle()
+        if isinstance(self._sources.fitting, LiveSource) and self.steps_per_execution != 1:
+            problem = "On a live feed each window is waited for, so steps cannot be run several at once."
+            received = {"steps_per_execution": self.steps_per_execution}
+            raise ConfigurationError(describe(problem, fix="Compile with `steps_per_execution=1`.", **received))
         try:
-            history = super().fit(x, callbacks=given, verbose=verbose, shuffle=shuffle, **kwargs)
+            with feeds_may_end():
+                history = super().fit(x, callbacks=given, verbose=verbose, shuffle=shuffle, **kwargs)
         except BaseException as error:
             # What an environment raises reaches us as an error of the TensorFlow runtime, without its cause.
             original = self._sources.take_error() or error
@@ -292,7 +312,7 @@ class Agent(keras.Model):  # type: ignore[misc]
                 raise
             raise original from None
         finally:
-            # A window that is being collected ahead must not step the environments behind the caller's back.
+            # Nothing may happen to the environments behind the caller's back.
             self._sources.settle()
         if self.optimizer.use_ema:
             # Keras has put the averages in the place of the weights.
@@ -323,6 +343,11 @@ class Agent(keras.Model):  # type: ignore[misc]
         learn = self._compiled(tracked(self.train_step, self._clock, lambda: self.trainable_variables))
 
         def learn_or_watch(iterator: Any) -> Any:
+            source = self._sources.fitting
+            if isinstance(source, LiveSource):
+                self._warm_up.run((learn, watch), source.blank)
+                learns = source.prepare(lambda: bool(self.stop_training)) and not self._updates_paused
+                return {**(learn if learns else watch)(iterator), **source.logs()}
             # Several steps in one execution would ask for a window while the step before it still updates the weights:
             # nothing orders the two in a graph. Keras steps through a Python iterator in order.
             windows = iterator if self.steps_per_execution == 1 else in_order(iterator)
@@ -576,14 +601,19 @@ class Agent(keras.Model):  # type: ignore[misc]
 
     # The loop's side
 
-    def attach_source(self, source: Collector) -> None:
-        """Tells the agent where its windows come from; `dataset_from_env` calls it."""
+    def attach_source(self, source: WindowSource) -> None:
+        """Tells the agent where its windows come from; `dataset_from_env` and `dataset_from_stream` call it."""
         self._sources.add(source)
 
     @property
-    def sources(self) -> tuple[Collector, ...]:
+    def sources(self) -> tuple[WindowSource, ...]:
         """The collectors of the datasets that were made for this agent, in their order."""
         return self._sources.all()
+
+    @property
+    def fitting(self) -> WindowSource | None:
+        """Where the windows of the running `fit` come from; None if it does not run, or that is not known."""
+        return self._sources.fitting
 
     @property
     def last_window_id(self) -> int:

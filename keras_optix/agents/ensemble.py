@@ -35,8 +35,8 @@ from keras_optix.control.records import EvalMetrics
 from keras_optix.control.search_space import SearchSpace
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
 from keras_optix.experience.actor import Actor
-from keras_optix.experience.collector import Collector
 from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
+from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import CollectedWindow, Window
 from keras_optix.validation import check_choice, check_int
 
@@ -368,7 +368,7 @@ class EnsembleAgent(Agent):
         """The primary's; see `Agent.search_spaces`."""
         return self.primary_agent.search_spaces
 
-    def attach_source(self, source: Collector) -> None:
+    def attach_source(self, source: WindowSource) -> None:
         """See `Agent.attach_source`.
 
         Raises:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import gymnasium
 import keras
 import numpy as np
 import tensorflow as tf
@@ -102,6 +103,26 @@ def _convolved(shape: tuple[int, ...], tensor: Any) -> Any:
     if min(shape[:2]) >= 3:
         image = convolution(16, 3, 1)(image)
     return _dense(128, "relu")(layers.Flatten()(image))
+
+
+def spaces_of_network(network: Any) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]] | None:
+    """Spaces that a policy would fit, if it says its shapes: numbers as it takes them, one action for each output.
+
+    Args:
+        network: Observations ``[B, ...]`` to parameters of a distribution ``[B, P]``.
+
+    Returns:
+        Observation and action space; None of a network that is not built, or that takes several inputs.
+    """
+    if not getattr(network, "built", False):
+        return None
+    takes, gives = getattr(network, "inputs", None), getattr(network, "outputs", None)
+    if not takes or not gives or len(takes) != 1 or len(gives) != 1:
+        return None
+    shape, outputs = tuple(takes[0].shape[1:]), gives[0].shape[-1]
+    if None in shape or outputs is None:
+        return None
+    return gymnasium.spaces.Box(-np.inf, np.inf, shape, np.float32), gymnasium.spaces.Discrete(int(outputs))
 
 
 def network_inputs(network: Any, observations: Any, layout: ObservationLayout) -> Any:

@@ -90,8 +90,8 @@ class RewardScale:
     """Divides rewards by the running deviation of their discounted return, and clips them to -10 .. 10.
 
     The scheme of OpenAI's baselines (`VecNormalize`; Engstrom et al. 2020, arXiv 2005.12729, section 3): the return of
-    each environment, ``R[t] = gamma R[t-1] + r[t]``, starts at 0 with each episode. Rewards are not centred, which
-    would change the task.
+    each environment, ``R[t] = gamma R[t-1] + r[t]``, starts at 0 with each episode. A row that is no transition takes
+    no time: R stays as it is. Rewards are not centred, which would change the task.
     """
 
     def __init__(self) -> None:
@@ -120,17 +120,19 @@ class RewardScale:
         Args:
             rewards: ``[T, N]``.
             done: ``[T, N]`` bool.
-            valid: ``[T, N]`` bool.
+            valid: ``[T, N]`` bool, False on rows that are no transition.
             gamma: Scalar, discount.
 
         Returns:
-            ``[T, N]``.
+            ``[T, N]``, zero on invalid rows.
         """
         running = self._running[int(rewards.shape[1])]
-        goes_on = 1.0 - tf.cast(done, tf.float32)
-        inputs = tf.concat([rewards[:1] + gamma * running[None], rewards[1:]], 0)
+        rewards = tf.where(valid, rewards, 0.0)
+        goes_on = 1.0 - tf.cast(tf.logical_and(done, valid), tf.float32)
+        discounts = tf.where(valid, gamma, 1.0)
+        inputs = tf.concat([rewards[:1] + discounts[:1] * running[None], rewards[1:]], 0)
         # The recurrence runs backwards in time, returns forwards.
-        coefficients = tf.concat([gamma * tf.reverse(goes_on[:-1], [0]), tf.zeros_like(goes_on[:1])], 0)
+        coefficients = tf.concat([tf.reverse(discounts[1:] * goes_on[:-1], [0]), tf.zeros_like(goes_on[:1])], 0)
         returns = tf.reverse(linear_recurrence(tf.reverse(inputs, [0]), coefficients), [0])
         running.assign(returns[-1] * goes_on[-1])
         self.moments.update(tf.reshape(returns, [-1]), tf.reshape(tf.cast(valid, tf.float32), [-1]))

@@ -29,7 +29,8 @@ class PPOAgent(ActorCriticAgent):
 
     A window gives one update: advantages by GAE (truncated episodes are bootstrapped), then `epochs` passes over its
     transitions in shuffled minibatches, all inside one compiled step. Advantages are standardised per minibatch and
-    gradients clipped by their global norm (Huang et al. 2022, "The 37 implementation details of PPO").
+    gradients clipped by their global norm (Huang et al. 2022, "The 37 implementation details of PPO"). Rows that are no
+    transition fill no minibatch: a window of nothing else gives no update, and logs of 0.
 
     Logs, each a mean over the minibatches of the last window unless it says otherwise: `loss`, `policy_loss`,
     `value_loss`, `entropy` (nats), `approx_kl`, `clip_fraction`, and `explained_variance` (of the returns by the values
@@ -115,12 +116,14 @@ class PPOAgent(ActorCriticAgent):
         size = int(rows.actions.shape[0])
         batch = min(self.minibatch_size, size)
         batches = -(-size // batch)
+        # A minibatch without a transition has no gradient, but an optimizer with momentum would move the weights.
+        filled = (tf.math.count_nonzero(window.valid, dtype=tf.int32) + batch - 1) // batch
         if batches == 1:
-            sums = self._run(lambda _: rows, self.epochs)
+            sums = self._run(lambda _: rows, self.epochs * filled, self.epochs)
         else:
-            sums = self._run_shuffled(rows, window.seed, batch, batches)
+            sums = self._run_shuffled(rows, window.seed, batch, batches, filled)
         self.update_statistics(window)
-        means = sums / float(self.epochs * batches)
+        means = sums * (1.0 / tf.cast(tf.maximum(self.epochs * filled, 1), tf.float32))
         return {name: means[k] for k, name in enumerate(_LOGS)} | {"explained_variance": explained}
 
     def prepare(self, window: Window) -> tuple[Rows, Any]:
@@ -152,6 +155,8 @@ class PPOAgent(ActorCriticAgent):
         clip_ratio = self.hyperparams.tensor("clip_ratio")
         parameters = self.head.parameters(rows.observations, training=True)
         log_ratio = self.head.distribution.log_prob(parameters, rows.actions) - rows.log_probs
+        # Where nobody acted, the ratio means nothing: it may be infinite, and times a weight of 0 that is NaN.
+        log_ratio = tf.where(rows.weights > 0.0, log_ratio, 0.0)
         advantages = losses.standardise(rows.advantages, rows.weights)
         policy_loss = losses.clipped_surrogate(log_ratio, advantages, clip_ratio, rows.weights)
         loss, value_loss, entropy = self.total_loss(policy_loss, parameters, rows)
@@ -166,23 +171,24 @@ class PPOAgent(ActorCriticAgent):
         self.apply_clipped(tape, loss)
         return logged
 
-    def _run(self, rows_at: Callable[[Any], Rows], steps: int) -> Any:
-        """Runs `steps` gradient steps and returns the sum of what they log."""
+    def _run(self, rows_at: Callable[[Any], Rows], steps: Any, at_most: int) -> Any:
+        """Runs `steps` gradient steps, a tensor, and returns the sum of what they log."""
 
         def body(k: Any, sums: Any) -> tuple[Any, Any]:
             return k + 1, sums + self._update(rows_at(k))
 
         # A Python loop would be unrolled and take half a minute to compile.
         start = (0, tf.zeros(len(_LOGS)))
-        return tf.while_loop(lambda k, _: k < steps, body, start, maximum_iterations=steps)[1]
+        return tf.while_loop(lambda k, _: k < steps, body, start, maximum_iterations=at_most)[1]
 
-    def _run_shuffled(self, rows: Rows, seed: Any, batch: int, batches: int) -> Any:
-        """Runs all epochs, each over a new permutation of the rows."""
+    def _run_shuffled(self, rows: Rows, seed: Any, batch: int, batches: int, filled: Any) -> Any:
+        """Runs all epochs, each over a new permutation of the rows, the first `filled` of its `batches` minibatches."""
         size = int(rows.actions.shape[0])
         padding = batches * batch - size
+        behind = 2.0 * (1.0 - rows.weights)  # sorts the rows that are no transition behind all others
 
         def epoch(e: Any, sums: Any) -> tuple[Any, Any]:
-            order = tf.argsort(tf.random.stateless_uniform((size,), seed + tf.stack([e, 0])))
+            order = tf.argsort(tf.random.stateless_uniform((size,), seed + tf.stack([e, 0])) + behind)
             shuffled = tf.nest.map_structure(lambda values: tf.gather(values, order), rows)
             if padding:
                 # The last minibatch is filled up with rows of no weight, so that shapes are static.
@@ -190,7 +196,7 @@ class PPOAgent(ActorCriticAgent):
                 blank = tf.concat([shuffled.weights[:size], tf.zeros(padding)], 0)
                 shuffled = shuffled._replace(weights=blank)
             cut = tf.nest.map_structure(lambda v: tf.reshape(v, (batches, batch, *v.shape[1:])), shuffled)
-            return e + 1, sums + self._run(lambda m: tf.nest.map_structure(lambda v: v[m], cut), batches)
+            return e + 1, sums + self._run(lambda m: tf.nest.map_structure(lambda v: v[m], cut), filled, batches)
 
         start = (0, tf.zeros(len(_LOGS)))
         return tf.while_loop(lambda e, _: e < self.epochs, epoch, start, maximum_iterations=self.epochs)[1]

@@ -25,7 +25,8 @@ class ReinforceAgent(ActorCriticAgent):
 
     The loss is ``-mean(log pi(a|s) A)``, where ``A`` is the discounted reward to go minus the value of the observation,
     standardised over the window. Returns stop at episode ends; where the data stops early (truncation, the end of the
-    window) the value network stands in for what would have followed. Actions are sampled.
+    window, a row that is no transition) the value network stands in for what would have followed. Actions are sampled.
+    A window without any transition gives no step, and logs of 0.
 
     Where an older policy acted (`prefetch=1`), each term is weighted by ``min(pi(a|s) / pi_old(a|s), 2)``, held
     constant: truncated importance sampling (Ionides 2008, "Truncated importance sampling"; the truncated weights of
@@ -98,7 +99,8 @@ class ReinforceAgent(ActorCriticAgent):
         rows = self.rows_of(window, returns - values, returns)
         with tf.GradientTape() as tape:
             loss, logs = self.compute_losses(rows)
-        self.apply_clipped(tape, loss)
+        # Without a transition there is no gradient, but an optimizer with momentum would move the weights.
+        tf.cond(tf.reduce_any(window.valid), lambda: self.apply_clipped(tape, loss), lambda: None)
         self.update_statistics(window)
         explained = losses.explained_variance(rows.returns - rows.advantages, rows.returns, rows.weights)
         return logs | {"explained_variance": explained}

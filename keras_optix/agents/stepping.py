@@ -10,7 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import tensorflow as tf
 
 from keras_optix.agents.state import PolicyClock
-from keras_optix.experience.collector import Collector
+from keras_optix.experience.dataset import source_of
+from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import Window
 
 Step = Callable[[Window], dict[str, Any]]
@@ -35,21 +36,34 @@ class SiblingListener(Protocol):
 
 
 class Sources:
-    """Collectors that feed an agent. A plain object, so that Keras does not track what it holds."""
+    """What feeds an agent. A plain object, so that Keras does not track what it holds.
+
+    Attributes:
+        fitting: What the windows of the running `fit` come from; None if it does not run, or that is not known.
+    """
 
     def __init__(self) -> None:
-        self._collectors: list[Collector] = []
+        self._collectors: list[WindowSource] = []
+        self.fitting: WindowSource | None = None
 
-    def add(self, collector: Collector) -> None:
+    def add(self, collector: WindowSource) -> None:
         """Adds a collector."""
         self._collectors.append(collector)
 
-    def all(self) -> tuple[Collector, ...]:
+    def all(self) -> tuple[WindowSource, ...]:
         """All collectors, in their order."""
         return tuple(self._collectors)
 
+    def begin(self, dataset: Any) -> None:
+        """A `fit` begins."""
+        source = source_of(dataset)
+        if source is None and len(self._collectors) == 1:
+            source = self._collectors[0]  # a dataset that was transformed
+        self.fitting = source if source in self._collectors else None
+
     def settle(self) -> None:
-        """Waits for windows that are being collected ahead; they are kept for the next `fit`."""
+        """A `fit` has ended: waits for windows that are being collected ahead, and closes live feeds."""
+        self.fitting = None
         for collector in self._collectors:
             collector.settle()
 

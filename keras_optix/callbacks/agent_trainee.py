@@ -26,10 +26,10 @@ from keras_optix.control.score_pool import ScorePool, estimate_of
 from keras_optix.control.search_space import SearchSpace
 from keras_optix.errors import StateError, describe
 from keras_optix.experience.actor import Actor
-from keras_optix.experience.collector import Collector
 from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
 from keras_optix.experience.making import make_envs
 from keras_optix.experience.position import Saved
+from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
 
 _SEVERAL = 4
@@ -93,8 +93,13 @@ class LoopAgent(Protocol):
         ...
 
     @property
-    def sources(self) -> tuple[Collector, ...]:
+    def sources(self) -> tuple[WindowSource, ...]:
         """The collectors of its datasets."""
+        ...
+
+    @property
+    def fitting(self) -> WindowSource | None:
+        """The collector of the dataset that `fit` runs on, if that is known."""
         ...
 
     @property
@@ -149,7 +154,8 @@ class AgentTrainee(Trainee):
 
     def __init__(self, agent: LoopAgent) -> None:
         self._agent = agent
-        self._sources = [source for source in agent.sources if not source.deterministic]
+        known = agent.sources if agent.fitting is None else (agent.fitting,)
+        self._sources = [source for source in known if not source.deterministic]
         if not self._sources:
             raise StateError("The agent has no training data. Make it with `dataset_from_env(env, agent, ...)`.")
         self._player: EpisodePlayer | None = None
@@ -176,7 +182,16 @@ class AgentTrainee(Trainee):
     @property
     def ahead(self) -> int:
         """See `Trainee`."""
-        return max(source.prefetch for source in self._sources)
+        return max(source.ahead for source in self._sources)
+
+    @property
+    def endless(self) -> bool:
+        """See `Trainee`."""
+        return any(source.endless for source in self._sources)
+
+    def notices(self) -> list[str]:
+        """See `Trainee`."""
+        return [notice for source in self._sources for notice in source.take_notices()]
 
     @property
     def evaluation_steps(self) -> int:  # type: ignore[override]

@@ -32,7 +32,7 @@ MOST_EPISODES = 100  # of a second evaluation
 class LoopOptions:
     """What the user asked of the loop; see `OptixCallback`."""
 
-    on_dormant: str = "stop"
+    on_dormant: str = "stop"  # or "watch"
     max_windows: int | None = None
     rollback_on_degradation: bool = False
     restore_best: bool = True

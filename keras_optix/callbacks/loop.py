@@ -51,6 +51,8 @@ class Loop(Effects):
         self.window_id = unit.candidate.window_id
         self.env_steps += unit.steps
         self.log.tick(self.env_steps, self.window_id)
+        for notice in self.trainee.notices():
+            self.note("feed", notice)
         if self._trial is not None:
             if self._trial.add(unit):
                 self._end_trial(self._trial)

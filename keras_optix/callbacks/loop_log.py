@@ -15,6 +15,7 @@ from keras_optix.control.scheduler_state import LoopState
 __all__ = ["LoopLog", "LoopRecord"]
 
 _RATE_WINDOWS = 20
+_FEED = "feed_"  # logs of a live feed begin with it
 _SHORTEST = 1e-3  # seconds
 _EVENTS = 50  # in one text
 _STATE_NUMBERS = {state: float(k) for k, state in enumerate(LoopState)}
@@ -113,14 +114,14 @@ class LoopLog:
             state: State of the loop.
             env_steps: Environment steps of the run.
             values: By tag.
-            logs: Of the train step, by name; they get the groups ``rollout/`` and ``train/``. Those of an ordinary
-                model's epoch get ``epoch/``.
+            logs: Of the train step, by name; they get the groups ``rollout/``, ``feed/`` and ``train/``. Those of an
+                ordinary model's epoch get ``epoch/``.
         """
         if self._writer is None:
             return
         tagged = {"loop/state": _STATE_NUMBERS[state], "time/env_steps_per_second": self._rate(), **values}
         for name, value in logs.items():
-            tagged[f"{self._group(name)}/{name}"] = float(value)
+            tagged[self._tag(name)] = float(value)
         self._writer.scalars(env_steps, tagged)
 
     def close(self, status: str = "success") -> None:
@@ -143,10 +144,12 @@ class LoopLog:
         # With `steps_per_execution` several windows come at once, and no time has passed between them.
         return (last_steps - first_steps) / elapsed if elapsed > _SHORTEST else math.nan
 
-    def _group(self, log: str) -> str:
+    def _tag(self, log: str) -> str:
         if self._unit != "window":
-            return self._unit
-        return "rollout" if log.startswith("episode_") else "train"
+            return f"{self._unit}/{log}"
+        if log.startswith(_FEED):
+            return f"feed/{log.removeprefix(_FEED)}"
+        return f"rollout/{log}" if log.startswith("episode_") else f"train/{log}"
 
     def _events(self) -> str:
         """The latest events, newest first: TensorBoard shows the last text of a step, and not all steps."""

@@ -9,6 +9,7 @@ import tempfile
 import warnings
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import keras
@@ -32,7 +33,7 @@ from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
 from keras_optix.control.schedule import Schedule
 from keras_optix.control.scheduler import BackoffScheduler
 from keras_optix.control.scheduler_state import LoopState
-from keras_optix.errors import ConfigurationError, StateError, describe
+from keras_optix.errors import ConfigurationError, FeedError, StateError, describe
 from keras_optix.validation import check_choice, check_float, check_int
 
 _OWNERS = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
@@ -69,7 +70,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
             tries variants at DORMANT, weighs the members of an ensemble, and looks for a known policy where the world
             has changed; see `PolicyManager`. The same as ``callbacks=[manager.as_callback(agent)]``.
         on_dormant: ``"stop"`` ends `fit`; ``"watch"`` (agents) goes on as WATCHDOG: the best weights act and are
-            scored, and a significant degradation starts learning again.
+            scored, and a significant degradation starts learning again. ``"auto"`` (the default) watches on a live
+            feed, and stops otherwise.
         max_windows: Stop after this many windows (epochs) in any case. None: no limit.
         rollback_on_degradation: Restore the best snapshot (weights, optimizer slots, statistics) on a degradation.
         restore_best: Restore the best snapshot when `fit` ends.
@@ -106,7 +108,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         registry: CheckpointRegistry | None = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         policy_manager: PolicyManager | None = None,
-        on_dormant: str = "stop",
+        on_dormant: str = "auto",
         max_windows: int | None = None,
         rollback_on_degradation: bool = False,
         restore_best: bool = True,
@@ -120,7 +122,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         self._options = LoopOptions(
-            on_dormant=check_choice("on_dormant", on_dormant, ("stop", "watch")),
+            on_dormant=check_choice("on_dormant", on_dormant, ("auto", "stop", "watch")),
             max_windows=None if max_windows is None else check_int("max_windows", max_windows, minimum=1),
             rollback_on_degradation=bool(rollback_on_degradation),
             restore_best=bool(restore_best),
@@ -182,6 +184,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._offset = 0  # epochs before the one that Keras calls the first
         self._warned = False
         self._siblings: list[Any] = []
+        self._stop_asked = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OptixCallback:
         """A callback with the same options that has not run: KerasTuner makes one per trial."""
@@ -244,6 +247,16 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         """
         return None if self._loop is None or self.tuner is None else self._loop.tuning.schedule
 
+    def stop(self) -> None:
+        """Ends `fit` cleanly, from any thread: after the step that runs, with the best weights restored.
+
+        On a live feed the window at hand closes at once. Where no `fit` runs, it ends the next one as soon as that has
+        begun: what must not go on is not forgotten.
+        """
+        self._stop_asked = True
+        if self._loop is not None:
+            self._loop.trainee.stop()
+
     def progress(self) -> dict[str, str]:
         """What the progress line of `fit` shows of the loop."""
         best = self.best_snapshot
@@ -277,6 +290,9 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Checks that everything fits together, before the first step."""
         trainee = self._make_trainee()
+        options = self._options
+        if options.on_dormant == "auto":
+            options = replace(options, on_dormant="watch" if trainee.endless else "stop")
         if self.tuner is not None:
             self.tuner.bind(trainee.search_spaces)
             for values in self.tuner.values_to_check():
@@ -293,7 +309,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
             self.scheduler,
             self.tuner,
             self.registry,
-            self._options,
+            options,
             self.callbacks,
             log,
             self.policy_manager,
@@ -313,6 +329,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         )
         self._offset = 0
         self._limit = None
+        if self._stop_asked:
+            trainee.stop()
         if self._children is not None:
             self._children.on_train_begin(logs)
         for callback in self.callbacks:
@@ -359,6 +377,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Restores the best weights and closes what was opened."""
         loop = self._running()
+        self._stop_asked = False
         loop.end()
         if self.schedule is not None and self._persistent:
             loop.write_schedule()
@@ -374,7 +393,13 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_fit_failed(self, error: BaseException) -> None:
         """Closes what was opened; snapshots are complete on disk, and so is the last point to resume from."""
+        self._stop_asked = False
+        if isinstance(error, FeedError) and self._store is not None and self._store.writes:
+            # It was waited for between two steps, so everything is as after a step: nothing needs to be repeated.
+            self._store.write(*self._running().save())
         self._close("failure")
+        if self.verbose and self._loop is not None and isinstance(error, FeedError | KeyboardInterrupt):
+            print(f"\n{self._loop.summary()}")
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """See `keras.callbacks.Callback`."""

@@ -54,6 +54,11 @@ class ResumeStore:
         self._began = time.time_ns()
 
     @property
+    def writes(self) -> bool:
+        """Whether points are written at all."""
+        return self._interval is not None
+
+    @property
     def due(self) -> bool:
         """Whether it is time for a point."""
         return self._interval is not None and time.monotonic() - self._last >= self._interval

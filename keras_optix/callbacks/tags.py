@@ -30,6 +30,7 @@ class Tag:
 
 
 _WINDOW = "every window"
+_WINDOW_OF_FEED = "every window of a live feed"
 _EVALUATION = "every evaluation"
 _EPISODES = "every window since one has ended"
 _LATEST = "latest value"
@@ -46,6 +47,14 @@ TAGS = (
     Tag("rollout/episode_return", "Return of an episode", "mean of the last 100 episodes", _EPISODES),
     Tag("rollout/episode_length", "Steps of an episode", "mean of the last 100 episodes", _EPISODES),
     Tag("train/<log>", "Log of the train step (losses, `policy_lag`)", "as the algorithm logs it", _WINDOW),
+    Tag("feed/observations", "Observations that a live feed gave", "sum", _WINDOW_OF_FEED),
+    Tag("feed/dropped", "Env steps that the learner was too busy for", "sum", _WINDOW_OF_FEED),
+    Tag("feed/waiting", "Env steps that wait for the learner", _LATEST, _WINDOW_OF_FEED),
+    Tag("feed/unanswered", "Actions whose consequence never arrived", "sum", _WINDOW_OF_FEED),
+    Tag("feed/late", "Actions that went out after the deadline", "sum", _WINDOW_OF_FEED),
+    Tag("feed/reconnects", "Connections after the first one", "sum", _WINDOW_OF_FEED),
+    Tag("feed/latency_p50_ms", "From observation to action, ms", "median of the latest 4,096", _WINDOW_OF_FEED),
+    Tag("feed/latency_p99_ms", "From observation to action, ms", "99th percentile of them", _WINDOW_OF_FEED),
     Tag("epoch/<log>", "Log of an ordinary model", "as Keras logs it", "every epoch"),
     Tag("hyperparams/<name>", "Hyperparameter in force", _LATEST, "first window and every evaluation"),
     Tag("policies/era", "Detected changes of the world", "count", "every window with a policy manager"),

@@ -133,6 +133,15 @@ class Trainee(abc.ABC):
         """Units that older weights have already begun when a decision is applied."""
         return 0
 
+    @property
+    def endless(self) -> bool:
+        """Whether it goes on when it is trained, until somebody stops it: an agent on a live feed."""
+        return False
+
+    def notices(self) -> list[str]:
+        """What happened to the data since the last call that people should know."""
+        return []
+
     def last_good(self) -> State | None:
         """The last state that is known to be finite, if the trainee keeps one."""
         return None

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -20,44 +19,11 @@ from keras_optix.experience.episodes import EpisodeBook
 from keras_optix.experience.observations import check_finite
 from keras_optix.experience.position import Position, Saved, read_position
 from keras_optix.experience.rollout import Rollout
+from keras_optix.experience.source import PolicyPublisher, WindowListener, WindowSource
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Window
 
 
-class PolicyPublisher(Protocol):
-    """Who trains the policy that acts: an agent."""
-
-    def publish(self) -> PublishedPolicy:
-        """Returns the current version of the weights."""
-        ...
-
-    def make_actor(self, batch_size: int) -> Actor:
-        """Returns an actor for `batch_size` environments."""
-        ...
-
-
-@runtime_checkable
-class CollectingPublisher(Protocol):
-    """A publisher whose policy acts otherwise where windows are collected for training: it tries something out."""
-
-    def make_collecting_actor(self, batch_size: int) -> Actor:
-        """Returns an actor for `batch_size` environments that are trained on."""
-        ...
-
-
-@runtime_checkable
-class WindowListener(Protocol):
-    """An actor that wants to know which window it acts in."""
-
-    def begin_window(self, window_id: int) -> None:
-        """Called before the first action of each window.
-
-        Args:
-            window_id: The window's number.
-        """
-        ...
-
-
-class Collector:
+class Collector(WindowSource):
     """Collects windows, continuing from one to the next: an environment is reset only when an episode ends.
 
     Args:
@@ -85,15 +51,10 @@ class Collector:
         check_bounds: bool = True,
         recipe: Callable[[], gymnasium.Env] | None = None,
     ) -> None:
+        super().__init__(publisher, window_size=window_size, seed=seed, deterministic=deterministic, recipe=recipe)
         self.envs = envs
-        self.recipe = recipe
-        self.window_size = window_size
-        self.deterministic = deterministic
-        self.seed = seed
         self.prefetch = prefetch
-        self.error: BaseException | None = None
         self._check_bounds = check_bounds
-        self._publisher = publisher
         self._actor: Actor | None = None
         self._actions = actions_for(envs.action_space)
         self._rng = np.random.default_rng(None if seed is None else (seed, 1))
@@ -104,12 +65,16 @@ class Collector:
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "keras_optix_collector") if prefetch else None
         self._ahead: Future[tuple[CollectedWindow, Position]] | None = None
-        self._delivered: deque[CollectedWindow] | None = None
 
     @property
     def num_envs(self) -> int:
         """`N`, environments."""
         return self.envs.num_envs
+
+    @property
+    def ahead(self) -> int:
+        """See `WindowSource`: with `prefetch`, one."""
+        return self.prefetch
 
     @property
     def windows(self) -> int:
@@ -125,17 +90,6 @@ class Collector:
     def recent_episodes(self) -> tuple[EpisodeRecord, ...]:
         """The last 100 episodes that ended, oldest first; if `deterministic`, only those of the last version."""
         return self._position.book.recent
-
-    def keep_delivered(self, keep: bool) -> None:
-        """Switches on that collected windows wait for `take_delivered`; off, they are only handed to the dataset."""
-        self._delivered = deque() if keep else None
-
-    def take_delivered(self, up_to: int) -> list[CollectedWindow]:
-        """Returns and forgets the collected windows with a number up to `up_to`, oldest first."""
-        taken = []
-        while self._delivered and self._delivered[0].window_id <= up_to:
-            taken.append(self._delivered.popleft())
-        return taken
 
     def collect(self) -> CollectedWindow:
         """Returns the next window: collected now with the current weights, or ahead with the ones before.
@@ -163,9 +117,7 @@ class Collector:
             self.error = error
             raise
         self._handed_out = position
-        if self._delivered is not None:
-            self._delivered.append(collected)
-        return collected
+        return self._deliver(collected)
 
     def settle(self) -> None:
         """Waits for a window that is being collected ahead; it is handed out next."""
@@ -211,8 +163,7 @@ class Collector:
             self._check_open()
             position, states, interrupted = read_position(arrays, values, self.envs.layout, self.num_envs)
             self._ahead = None
-            if self._delivered is not None:
-                self._delivered.clear()
+            self._forget_delivered()
             self._rng.bit_generator.state = position.rng
             # First of all without the environments: one of them may raise.
             self._position = self._handed_out = position.with_new_episodes()
@@ -300,12 +251,6 @@ class Collector:
             [leaf[-1].copy() for leaf in observations],
         )
         return CollectedWindow(window, infos, episodes, published, self._position.env_steps), self._position
-
-    def _make_actor(self) -> Actor:
-        publisher = self._publisher
-        if isinstance(publisher, CollectingPublisher) and not self.deterministic:
-            return publisher.make_collecting_actor(self.num_envs)
-        return publisher.make_actor(self.num_envs)
 
     def _reset_seed(self, window_id: int) -> int | None:
         """The seed of environments whose first episodes begin with this window."""

@@ -11,10 +11,14 @@ import tensorflow as tf
 
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.experience.actions import actions_for
-from keras_optix.experience.collector import Collector, PolicyPublisher
+from keras_optix.experience.collector import Collector
 from keras_optix.experience.making import EnvLike, is_recipe, make_envs, recipe_of
+from keras_optix.experience.observations import ObservationLayout
+from keras_optix.experience.source import PolicyPublisher, WindowSource
 from keras_optix.experience.window import Window
 from keras_optix.validation import check_int
+
+_SOURCE = "_keras_optix_source"  # attribute of a dataset
 
 
 class Learner(PolicyPublisher, Protocol):
@@ -24,7 +28,7 @@ class Learner(PolicyPublisher, Protocol):
         """Fits the agent to the spaces, or raises."""
         ...
 
-    def attach_source(self, source: Collector) -> None:
+    def attach_source(self, source: WindowSource) -> None:
         """Tells the agent where its windows come from."""
         ...
 
@@ -118,12 +122,19 @@ def dataset_from_env(
     return _dataset_of(collector)
 
 
-def _dataset_of(collector: Collector) -> tf.data.Dataset:
-    layout = collector.envs.layout
-    actions = actions_for(collector.envs.action_space)
-    rows = (collector.window_size, collector.num_envs)
+def window_spec(layout: ObservationLayout, action_space: Any, window_size: int, num_envs: int) -> Window:
+    """What a dataset's elements are: a `Window` of `tf.TensorSpec`.
+
+    Args:
+        layout: The observations.
+        action_space: Of one environment.
+        window_size: `T`.
+        num_envs: `N`.
+    """
+    actions = actions_for(action_space)
+    rows = (window_size, num_envs)
     observations = layout.pack([tf.TensorSpec(rows + leaf.shape, leaf.dtype) for leaf in layout.leaves])
-    spec = Window(
+    return Window(
         observations=observations,
         actions=tf.TensorSpec(rows + actions.shape, actions.dtype),
         rewards=tf.TensorSpec(rows, tf.float32),
@@ -138,6 +149,32 @@ def _dataset_of(collector: Collector) -> tf.data.Dataset:
         episode_return=tf.TensorSpec((), tf.float32),
         episode_length=tf.TensorSpec((), tf.float32),
     )
+
+
+def from_source(windows: tf.data.Dataset, source: WindowSource) -> tf.data.Dataset:
+    """The dataset as it is handed out: marked with its source, and without what TensorFlow would add to it.
+
+    Args:
+        windows: What it holds.
+        source: Where they come from.
+    """
+    options = tf.data.Options()
+    # Autotuning injects a prefetch: windows would come 0 to 4 updates stale, and the process could hang at exit.
+    options.autotune.enabled = False
+    dataset = windows.with_options(options)
+    setattr(dataset, _SOURCE, weakref.ref(source))  # the agent keeps it, and closes it when it goes
+    return dataset
+
+
+def source_of(dataset: Any) -> WindowSource | None:
+    """Where the windows of a dataset come from; None of one that was not made here, or was transformed since."""
+    source: weakref.ref[WindowSource] | None = getattr(dataset, _SOURCE, None)
+    return None if source is None else source()
+
+
+def _dataset_of(collector: Collector) -> tf.data.Dataset:
+    envs = collector.envs
+    spec = window_spec(envs.layout, envs.action_space, collector.window_size, collector.num_envs)
     flat_spec = tf.nest.flatten(spec)
 
     # TensorFlow keeps the function of a dataset that was iterated for ever; it must not keep the environments, too.
@@ -156,7 +193,4 @@ def _dataset_of(collector: Collector) -> tf.data.Dataset:
         packed: Window = tf.nest.pack_sequence_as(spec, tensors)
         return packed
 
-    options = tf.data.Options()
-    # Autotuning injects a prefetch: windows would come 0 to 4 updates stale, and the process could hang at exit.
-    options.autotune.enabled = False
-    return tf.data.Dataset.counter().map(window).with_options(options)
+    return from_source(tf.data.Dataset.counter().map(window), collector)

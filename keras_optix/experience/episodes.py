@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_optix.control.records import EpisodeRecord
-from keras_optix.experience.rollout import Rollout, ends
+from keras_optix.experience.rollout import Steps, ends
 
 _RECENT_EPISODES = 100
 
@@ -48,12 +48,12 @@ class EpisodeBook:
         return np.float32(np.mean([e.length for e in self.recent]) if self.recent else np.nan)
 
     def after(
-        self, rollout: Rollout, version: int, window_id: int, *, one_version: bool
+        self, rows: Steps, version: int, window_id: int, *, one_version: bool
     ) -> tuple[EpisodeBook, tuple[EpisodeRecord, ...]]:
         """Adds a window to the running episodes.
 
         Args:
-            rollout: The window.
+            rows: The window, at least one row of it.
             version: Policy version that acted in it.
             window_id: Its number.
             one_version: Whether an episode counts as recent only while it was begun and ended by the version that
@@ -65,9 +65,9 @@ class EpisodeBook:
         first_versions = np.where(self.lengths == 0, version, self.first_versions)
         first_windows = np.where(self.lengths == 0, window_id, self.first_windows)
         # Environment by environment, in memory too: along a strided axis a running sum takes ten times as long.
-        returns = np.cumsum(rollout.rewards.T.astype(np.float64, order="C"), axis=1) + self.returns[:, None]
-        lengths = np.cumsum(rollout.valid.T.astype(np.int64, order="C"), axis=1) + self.lengths[:, None]
-        envs, times = np.nonzero(ends(rollout).T)
+        returns = np.cumsum(rows.rewards.T.astype(np.float64, order="C"), axis=1) + self.returns[:, None]
+        lengths = np.cumsum(rows.valid.T.astype(np.int64, order="C"), axis=1) + self.lengths[:, None]
+        envs, times = np.nonzero(ends(rows).T)
         # Within an environment, an episode is what was added since the one before it ended.
         same = envs[1:] == envs[:-1]
         totals, steps = returns[envs, times], lengths[envs, times]

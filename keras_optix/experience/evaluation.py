@@ -11,10 +11,10 @@ from keras_optix.control.evaluators import ReturnEvaluator
 from keras_optix.control.records import EpisodeRecord, EvalMetrics
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
-from keras_optix.experience.collector import PolicyPublisher
 from keras_optix.experience.envs import Envs
 from keras_optix.experience.making import EnvLike, is_recipe, make_envs
 from keras_optix.experience.rollout import Rollout, ends
+from keras_optix.experience.source import PolicyPublisher
 from keras_optix.validation import check_int
 
 MAX_ENVS = 20

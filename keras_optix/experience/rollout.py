@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -56,6 +56,30 @@ class Rollout:
         self.finals.clear()
 
 
-def ends(rollout: Rollout) -> Any:
+class Steps(Protocol):
+    """What the account of episodes wants to know of `T` steps of `N` environments; a `Rollout` is one."""
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """``[T, N]`` float32."""
+        ...
+
+    @property
+    def terminated(self) -> np.ndarray:
+        """``[T, N]`` bool."""
+        ...
+
+    @property
+    def truncated(self) -> np.ndarray:
+        """``[T, N]`` bool."""
+        ...
+
+    @property
+    def valid(self) -> np.ndarray:
+        """``[T, N]`` bool."""
+        ...
+
+
+def ends(steps: Steps) -> Any:
     """``[T, N]`` bool, True where an episode ended."""
-    return np.logical_or(rollout.terminated, rollout.truncated)
+    return np.logical_or(steps.terminated, steps.truncated)

@@ -3,7 +3,8 @@
 Shapes are ``[T, N]`` (time, environments). Row ``t`` holds the reward that followed the action at ``t`` and the two
 flags of that same step. Termination and truncation meet only here, and never merge: termination removes the value of
 the next observation, either one stops the recursion from reaching into the next episode, and ``valid`` is False on
-rows that are no transition (the reset row of a next-step autoreset).
+rows that are no transition (the reset row of a next-step autoreset, the padding after the last step). The recursion
+does not reach over such a row: a transition before it that ended no episode is bootstrapped, as the last row is.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ def gae(
         A[t] = delta[t] + gamma lambda (1 - done[t]) A[t+1],    A[T] = 0,    done = terminated or truncated
 
     ``s'[t]`` is the true successor of ``s[t]``, the final observation where an episode ended: a truncated episode is
-    bootstrapped with its value (Pardo et al. 2018, arXiv 1712.00378), a terminated one is not, and the window's last
-    row is bootstrapped like any other.
+    bootstrapped with its value (Pardo et al. 2018, arXiv 1712.00378), a terminated one is not, and the last row before
+    the window's end, or before an invalid row, is bootstrapped like any other.
 
     Args:
         rewards: ``[T, N]``, reward at t follows action at t.
@@ -78,7 +79,7 @@ def gae(
     same_episode = alive * (1.0 - ops.cast(truncated, dtype))
     mask = ops.cast(valid, dtype)
     deltas = (rewards + gamma * alive * next_values - values) * mask
-    # An invalid row sits between two episodes, so cutting at it loses nothing.
+    # An invalid row has no advantage, so nothing reaches over it; the row before it keeps its bootstrapped delta.
     advantages = linear_recurrence(deltas, gamma * gae_lambda * same_episode * mask)
     return advantages, (advantages + values) * mask
 
@@ -94,14 +95,14 @@ def discounted_returns(
     """Discounted reward to go, stopped at episode ends and bootstrapped where the data stops early.
 
     ``G[t] = r[t] + gamma G[t+1]`` inside an episode. ``G[t] = r[t]`` where it terminated, and
-    ``G[t] = r[t] + gamma V(s'[t])`` where it was truncated or where the window ends.
+    ``G[t] = r[t] + gamma V(s'[t])`` where it was truncated, where the window ends, or where an invalid row follows.
 
     Args:
         rewards: ``[T, N]``.
         next_values: ``[T, N]``, V of the observation that the step at t led to; read only where the data stops.
         terminated: ``[T, N]`` bool.
         truncated: ``[T, N]`` bool.
-        valid: ``[T, N]`` bool.
+        valid: ``[T, N]`` bool, False on rows that are no transition.
         gamma: Scalar, discount.
 
     Returns:
@@ -110,7 +111,7 @@ def discounted_returns(
     dtype = next_values.dtype
     alive = 1.0 - ops.cast(terminated, dtype)
     mask = ops.cast(valid, dtype)
-    last_row = ops.concatenate([ops.zeros_like(rewards[:-1]), ops.ones_like(rewards[-1:])], axis=0)
-    stops = ops.maximum(ops.cast(truncated, dtype), last_row)
+    following = ops.concatenate([mask[1:], ops.zeros_like(mask[:1])], axis=0)
+    stops = ops.maximum(ops.cast(truncated, dtype), 1.0 - following)
     inputs = (rewards + gamma * alive * stops * next_values) * mask
     return linear_recurrence(inputs, gamma * alive * (1.0 - stops) * mask) * mask

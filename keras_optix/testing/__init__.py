@@ -1,17 +1,20 @@
-"""Environments whose every row or best return is known in advance, for testing policies, collectors and agents."""
+"""Environments and feeds whose every row or best return is known in advance, for testing policies and agents."""
 
 from keras_optix.testing.envs import ConstantRewardEnv, CountingEnv, IdentityEnv, MatchEnv, RaisingEnv, RandomEnv
+from keras_optix.testing.feeds import CountingFeed, ScriptedFeed
 from keras_optix.testing.market import MarketEnv, jump_fading_position, momentum_position, reversion_position
 from keras_optix.testing.switching import SwitchingCartPole, TwoRegimeBandit, WorldClock
 
 __all__ = [
     "ConstantRewardEnv",
     "CountingEnv",
+    "CountingFeed",
     "IdentityEnv",
     "MarketEnv",
     "MatchEnv",
     "RaisingEnv",
     "RandomEnv",
+    "ScriptedFeed",
     "SwitchingCartPole",
     "TwoRegimeBandit",
     "WorldClock",

@@ -68,6 +68,56 @@ def test_rows_that_are_no_transition_do_not_count() -> None:
     assert float(scale.moments.variance) == pytest.approx(np.var([1.0, 2.5, 3.0]), rel=1e-4)
 
 
+def running_return(scale: RewardScale, num_envs: int) -> np.ndarray:
+    return scale.save()[str(num_envs)]
+
+
+@pytest.mark.parametrize("padding", ["none", "tail", "anywhere"])
+def test_rows_that_are_no_transition_take_no_time(padding: str) -> None:
+    """Against a loop over the valid rows only; the others hold garbage, and one window has nothing else."""
+    rng = np.random.default_rng(0)
+    gamma, steps, n = 0.9, 12, 3
+    scale = RewardScale()
+    scale.prepare(n)
+    running = np.zeros(n)
+    seen: list[float] = []
+    for lengths in ([5, 1, 12], [0, 0, 0], [12, 7, 0], [3, 12, 8]):
+        rewards = rng.normal(1.0, 2.0, (steps, n)).astype(np.float32)
+        done = rng.random((steps, n)) < 0.2
+        valid = np.ones((steps, n), bool)
+        for i, length in enumerate(lengths):
+            if padding == "tail":
+                valid[length:, i] = False
+            elif padding == "anywhere":
+                valid[rng.permutation(steps)[length:], i] = False
+        for t in range(steps):
+            for i in np.flatnonzero(valid[t]):
+                running[i] = gamma * running[i] + rewards[t, i]
+                seen.append(running[i])
+                running[i] *= not done[t, i]
+        scaled = scale(tf.constant(rewards), tf.constant(done), tf.constant(valid), tf.constant(gamma))
+        np.testing.assert_allclose(running_return(scale, n), running, rtol=1e-4, atol=1e-5)
+        expected = np.where(valid, np.clip(rewards / np.sqrt(np.var(seen) + 1e-8), -10, 10), 0.0)
+        np.testing.assert_allclose(scaled, expected, rtol=1e-3)
+    assert float(scale.moments.count) == len(seen)
+    assert float(scale.moments.mean) == pytest.approx(np.mean(seen), rel=1e-4)
+    assert float(scale.moments.variance) == pytest.approx(np.var(seen), rel=1e-4)
+
+
+def test_a_padded_window_leaves_the_same_running_return_as_an_unpadded_one() -> None:
+    """Rewards 1, 2 and padding, then 3: by hand, R is 1, then 0.5 + 2 = 2.5, then 1.25 + 3 = 4.25."""
+    gamma = tf.constant(0.5)
+    cut, padded = RewardScale(), RewardScale()
+    for scale, windows in ((cut, ([1.0, 2.0], [3.0])), (padded, ([1.0, 2.0, 0.0, 0.0], [0.0, 3.0, 0.0, 0.0]))):
+        scale.prepare(1)
+        for rewards in windows:
+            column = tf.constant(rewards)[:, None]
+            scale(column, tf.zeros_like(column, tf.bool), column > 0.0, gamma)
+        assert running_return(scale, 1) == 4.25
+        assert float(scale.moments.mean) == pytest.approx(np.mean([1.0, 2.5, 4.25]), rel=1e-5)
+        assert float(scale.moments.variance) == pytest.approx(np.var([1.0, 2.5, 4.25]), rel=1e-5)
+
+
 def agent_on(env: Any, **options: Any) -> tuple[optix.PPOAgent, Any]:
     agent = optix.PPOAgent(epochs=1, **options)
     agent.compile(optimizer="adam", jit_compile=False)

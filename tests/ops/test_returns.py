@@ -86,6 +86,59 @@ def test_discounted_returns_stop_at_episode_ends() -> None:
     np.testing.assert_allclose(np.asarray(returns)[:, 0], [1.5, 1.0, 4.0, 6.0, 4.0, 6.0])
 
 
+def test_discounted_returns_are_bootstrapped_before_a_padded_tail() -> None:
+    """Rewards 1, 2, 4, then padding that holds garbage; V of every true successor is 10."""
+    rewards = np.array([[1.0], [2.0], [4.0], [7.0], [9.0]], np.float32)
+    following = np.array([[10.0], [10.0], [10.0], [50.0], [60.0]], np.float32)
+    none = np.zeros((5, 1), bool)
+    valid = np.array([[True], [True], [True], [False], [False]])
+    returns = discounted_returns(rewards, following, none, none, valid, np.float32(0.5))
+    # 4 + 0.5 * 10 = 9, 2 + 0.5 * 9 = 6.5, 1 + 0.5 * 6.5 = 4.25
+    np.testing.assert_array_equal(np.asarray(returns)[:, 0], [4.25, 6.5, 9.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("ending", "expected"),
+    [
+        # The rows after the hole are 1 + 0.5 * 6 = 4 and 1 + 0.5 * 10 = 6 each time.
+        ("goes on", [4.0, 6.0, 0.0, 4.0, 6.0]),  # bootstrapped at the hole, as the data stops there
+        ("terminated", [1.5, 1.0, 0.0, 4.0, 6.0]),
+        ("truncated", [4.0, 6.0, 0.0, 4.0, 6.0]),
+    ],
+)
+def test_discounted_returns_before_a_single_row_that_is_no_transition(ending: str, expected: list[float]) -> None:
+    """A hole in the middle, or the reset row of a next-step autoreset; rewards 1, V of every true successor 10."""
+    rewards = np.array([[1.0], [1.0], [7.0], [1.0], [1.0]], np.float32)
+    following = np.array([[10.0], [10.0], [50.0], [10.0], [10.0]], np.float32)
+    valid = np.array([[True], [True], [False], [True], [True]])
+    ended = np.array([[False], [True], [False], [False], [False]])
+    none = np.zeros((5, 1), bool)
+    terminated, truncated = (ended if ending == flag else none for flag in ("terminated", "truncated"))
+    returns = discounted_returns(rewards, following, terminated, truncated, valid, np.float32(0.5))
+    np.testing.assert_array_equal(np.asarray(returns)[:, 0], expected)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 13, 63, 64])
+def test_a_padded_window_is_as_good_as_one_of_its_true_length(length: int) -> None:
+    steps, gamma, lam = 64, np.float32(0.97), np.float32(0.9)
+    w = random_window(length, steps, 2)
+    w["valid"][length:] = False
+    w["terminated"][length:] = w["truncated"][length:] = False
+    if length:
+        w["terminated"][length - 1] = w["truncated"][length - 1] = False
+    padded = [*gae(**w, gamma=gamma, gae_lambda=lam)]
+    names = ("rewards", "next_values", "terminated", "truncated", "valid")
+    padded.append(discounted_returns(**{name: w[name] for name in names}, gamma=gamma))
+    for result in padded:
+        np.testing.assert_array_equal(np.asarray(result)[length:], 0.0)
+    if length:
+        short = {name: array[:length] for name, array in w.items()}
+        cut = [*gae(**short, gamma=gamma, gae_lambda=lam)]
+        cut.append(discounted_returns(**{name: short[name] for name in names}, gamma=gamma))
+        for result, expected in zip(padded, cut, strict=True):
+            np.testing.assert_allclose(np.asarray(result)[:length], np.asarray(expected), rtol=1e-5, atol=1e-5)
+
+
 def test_rows_that_are_no_transition_change_nothing() -> None:
     """A next-step autoreset inserts a row after each episode; the others must be as without it."""
     rewards = np.array([[1.0], [2.0], [3.0], [4.0]], np.float32)

@@ -1,0 +1,267 @@
+"""A recording as a feed: what came from a live feed comes again, and what was chosen for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from keras_optix.errors import ConfigurationError, describe
+from keras_optix.experience.observations import Leaf, ObservationLayout
+from keras_optix.experience.recording import RecordedItem, RecordedWindow, Taken
+from keras_optix.experience.recording_file import (
+    CHUNK,
+    DROPPED,
+    DROPPED_MARK,
+    FORMAT,
+    HEADER,
+    MAGIC,
+    VERSION,
+    WINDOW,
+    WINDOW_MARK,
+    decode_chunk,
+    read_head,
+    read_payload,
+)
+from keras_optix.experience.spaces_json import from_json
+from keras_optix.validation import check_choice, check_float
+
+
+def replay_feed(path: str | os.PathLike[str], *, actions: str = "recorded", speed: float | None = None) -> ReplayFeed:
+    """Opens a recording of a live feed, made with ``record=path``, as a feed.
+
+    With ``actions="recorded"`` a run on it is the recorded run again: the same actions, and windows that are equal bit
+    for bit. So a run that went wrong can be looked into, or another learner can be compared on the same data.
+
+    With ``actions="agent"`` the agent chooses an action for each observation, as on a live feed. What follows is still
+    what the feed answered to the *recorded* actions. So this is for feeds that do not depend on the action (prices,
+    sensors that are only watched); on any other the agent learns from answers that it did not cause.
+
+    A recording that a kill tore, or that was damaged later, ends where it is no longer whole; a warning says how much
+    there is. One that is still being written is replayed up to where it is now.
+
+    Args:
+        path: The file.
+        actions: ``"recorded"`` or ``"agent"``.
+        speed: None reads as fast as the consumer takes. A number replays at the pace of the recording times it: 1.0 as
+            it was, 2.0 in half the time.
+
+    Returns:
+        The feed.
+
+    Raises:
+        ConfigurationError: The file is no recording, is of a newer format, or cannot be read; or another argument is
+            invalid.
+
+    Example::
+
+        dataset = optix.dataset_from_stream(feed, agent, boundary=optix.every_n_steps(256), record="monday.rec")
+        agent.fit(dataset, epochs=10)
+
+        # The same windows again, for an agent that learns otherwise:
+        monday = optix.replay_feed("monday.rec")
+        dataset = optix.dataset_from_stream(monday, other, boundary=optix.every_n_steps(256))
+
+        # Or just to look:
+        for obs, reward, terminated, truncated, info in monday.stream():
+            print(reward, info)
+    """
+    return ReplayFeed(path, actions=actions, speed=speed)
+
+
+class ReplayFeed:
+    """A recording of a live feed, as a feed; `replay_feed` makes one.
+
+    It can be streamed any number of times, and from several threads: each `stream` reads the file for itself, a part
+    at a time. The file must stay where it is.
+
+    Args:
+        path: The file.
+        actions: ``"recorded"`` or ``"agent"``, see `replay_feed`.
+        speed: None, or how many times the pace of the recording.
+
+    Attributes:
+        path: The file.
+        observation_space: What the observations are.
+        action_space: What the actions are.
+        actions: As given.
+        window_size: `T`, rows of the arrays of a window in the recorded run.
+        windows: A `RecordedWindow` for each window that closed, in the order in which they closed.
+
+    Raises:
+        ConfigurationError: See `replay_feed`.
+
+    Example::
+
+        feed = optix.replay_feed("monday.rec", speed=10.0)
+        print(feed.observation_space, len(feed.windows), sum(window.rows for window in feed.windows))
+        for item in feed.stream():
+            obs, reward, terminated, truncated, info = item
+            print(f"{item.time:.3f} s: {reward}", "connected" if item.first else "", item.taken)
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, actions: str, speed: float | None) -> None:
+        self.path = Path(path)
+        self.actions = check_choice("actions", actions, ("recorded", "agent"))
+        self._speed = None if speed is None else check_float("speed", speed, low=0.0, low_open=True)
+        try:
+            with self.path.open("rb") as file:
+                window_size = self._open(file)
+                self._begin = file.tell()
+                self._scan(file)
+        except OSError as error:
+            raise ConfigurationError(
+                describe(f"The recording cannot be read: {error}", fix="Check the path.", path=str(path))
+            ) from error
+        self._layout = ObservationLayout(self.observation_space)
+        # A recorder that was not told how long windows are leaves the longest one to go by.
+        self.window_size = window_size or max((window.rows for window in self.windows), default=0) or 1
+
+    def stream(self) -> Generator[RecordedItem, Any, None]:
+        """Yields the items from the beginning; what is sent is ignored.
+
+        A part of the file that is damaged ends it, with a warning that says how much came before.
+
+        Raises:
+            ConfigurationError: The file cannot be read any more, or holds what no recorder writes.
+        """
+        began: tuple[float, float] | None = None
+        for item in self._items():
+            if self._speed is not None:
+                now = monotonic()
+                if began is None:
+                    began = now, item.time
+                wait = began[0] + (item.time - began[1]) / self._speed - now
+                if wait > 0.0:
+                    sleep(wait)
+            yield item
+
+    def _open(self, file: BinaryIO) -> int | None:
+        """Reads how the file begins."""
+        beginning = file.read(len(MAGIC) + VERSION.size)
+        if not beginning.startswith(MAGIC) or len(beginning) < len(MAGIC) + VERSION.size:
+            raise ConfigurationError(
+                describe("This file is no recording.", fix="Give a file that `record=` made.", path=str(self.path))
+            )
+        (version,) = VERSION.unpack(beginning[len(MAGIC) :])
+        if version != FORMAT:
+            raise ConfigurationError(
+                describe(
+                    f"This recording has format {version}, and this release of keras_optix reads format {FORMAT}.",
+                    fix="Replay it with the release that made it, or a later one.",
+                    path=str(self.path),
+                )
+            )
+        head = read_head(file)
+        payload = None if head is None or head.kind != HEADER else read_payload(file, head)
+        try:
+            about = json.loads(payload or b"")
+            self.observation_space = from_json(about["observation_space"])
+            self.action_space = from_json(about["action_space"])
+            window_size: int | None = about["window_size"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise ConfigurationError(
+                describe(
+                    "This recording is torn or damaged before its first item: nothing in it can be replayed.",
+                    path=str(self.path),
+                )
+            ) from error
+        return window_size
+
+    def _scan(self, file: BinaryIO) -> None:
+        """Finds the windows and where the last whole record ends, without reading the items."""
+        size = os.fstat(file.fileno()).st_size
+        windows: list[RecordedWindow] = []
+        last: dict[int, int] = {}  # a run that went back to a snapshot counts its windows from there again
+        # Where in the file the mark of each window ends, to say how many there are before a damage.
+        self._places: list[int] = []
+        self._end, items = self._begin, 0
+        while (head := read_head(file)) is not None and file.tell() + head.length <= size:
+            if head.kind == CHUNK:
+                items += head.items
+                file.seek(head.length, os.SEEK_CUR)
+            elif head.kind not in (WINDOW, DROPPED) or (payload := read_payload(file, head)) is None:
+                break
+            elif head.kind == WINDOW:
+                window_id, rows, *seed = WINDOW_MARK.unpack(payload)
+                last[window_id] = len(windows)
+                windows.append(RecordedWindow(window_id, rows, np.array(seed, np.int32), dropped=False))
+                self._places.append(file.tell())
+            else:
+                (window_id,) = DROPPED_MARK.unpack(payload)
+                windows[last[window_id]] = replace(windows[last[window_id]], dropped=True)
+            self._end = file.tell()
+        self.windows = tuple(windows)
+        if self._end < size:
+            self._warn(self._end, items, stacklevel=5)
+
+    def _warn(self, place: int, items: int, *, stacklevel: int) -> None:
+        windows = sum(end <= place for end in self._places)
+        warnings.warn(
+            f"The recording {self.path} is torn or damaged at byte {place}. Replayed is what comes before: "
+            f"{items} items, {windows} windows.",
+            stacklevel=stacklevel,
+        )
+
+    def _chunks(self) -> Iterator[bytes]:
+        """The payloads of the chunks, one at a time."""
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._begin)
+                items = 0
+                while (place := file.tell()) < self._end:
+                    head = read_head(file)
+                    payload = None if head is None else read_payload(file, head)
+                    if head is None or payload is None:
+                        self._warn(place, items, stacklevel=5)
+                        return
+                    if head.kind == CHUNK:
+                        items += head.items
+                        yield payload
+        except OSError as error:
+            raise ConfigurationError(
+                describe(f"The recording cannot be read any more: {error}", path=str(self.path))
+            ) from error
+
+    def _items(self) -> Iterator[RecordedItem]:
+        """The items, each held back until the next: what was chosen for the last of a chunk may be in the next one."""
+        held: RecordedItem | None = None
+        for payload in self._chunks():
+            arrays, infos = decode_chunk(payload)
+            taken = _taken(arrays) if self.actions == "recorded" else {}
+            if held is not None:
+                held.taken = taken.get(-1, held.taken)
+            # Lists: an element of one costs a tenth of an element of an array.
+            scalars = [arrays[name].tolist() for name in ("reward", "terminated", "truncated", "first", "time")]
+            parts = [_of_space(arrays[f"leaf{k}"], leaf) for k, leaf in enumerate(self._layout.leaves)]
+            for k, (reward, terminated, truncated, first, time) in enumerate(zip(*scalars, strict=True)):
+                if held is not None:
+                    yield held
+                # Copies, so that an observation that is kept does not keep its chunk, and may be changed.
+                observation = self._layout.pack([part[k, ...].copy() for part in parts])
+                values = observation, reward, terminated, truncated, infos.get(k, {})
+                held = RecordedItem(values, first=first, taken=taken.get(k), time=time)
+        if held is not None:
+            yield held
+
+
+def _of_space(values: np.ndarray, leaf: Leaf) -> np.ndarray:
+    """What the feed gave for a leaf, where windows keep something else."""
+    restored = values.astype(leaf.space.dtype, copy=False)
+    return restored if leaf.start is None else restored + np.asarray(leaf.start, restored.dtype)
+
+
+def _taken(arrays: dict[str, np.ndarray]) -> dict[int, Taken]:
+    """What was chosen, by the item's place in the chunk; -1 is the last one before the chunk."""
+    columns = (arrays[name].tolist() for name in ("taken", "log_prob", "version"))
+    return {
+        place: Taken(arrays["choice"][row, ...].copy(), log_prob, version)
+        for row, (place, log_prob, version) in enumerate(zip(*columns, strict=True))
+    }

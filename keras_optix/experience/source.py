@@ -1,0 +1,144 @@
+"""Where windows come from, as an agent and the loop see it: environments that are stepped, or a live feed."""
+
+from __future__ import annotations
+
+import abc
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium
+import numpy as np
+
+from keras_optix.experience.actor import Actor
+from keras_optix.experience.position import Saved
+from keras_optix.experience.window import CollectedWindow, PublishedPolicy
+
+
+class PolicyPublisher(Protocol):
+    """Who trains the policy that acts: an agent."""
+
+    def publish(self) -> PublishedPolicy:
+        """Returns the current version of the weights."""
+        ...
+
+    def make_actor(self, batch_size: int) -> Actor:
+        """Returns an actor for `batch_size` environments."""
+        ...
+
+
+@runtime_checkable
+class CollectingPublisher(Protocol):
+    """A publisher whose policy acts otherwise where windows are collected for training: it tries something out."""
+
+    def make_collecting_actor(self, batch_size: int) -> Actor:
+        """Returns an actor for `batch_size` environments that are trained on."""
+        ...
+
+
+@runtime_checkable
+class WindowListener(Protocol):
+    """An actor that wants to know which window it acts in."""
+
+    def begin_window(self, window_id: int) -> None:
+        """Called before the first action of each window.
+
+        Args:
+            window_id: The window's number.
+        """
+        ...
+
+
+class WindowSource(abc.ABC):
+    """Hands out windows, one after the other, each collected by one version of a policy.
+
+    Args:
+        publisher: Gives the policy and its actor; see also `CollectingPublisher` and `WindowListener`.
+        window_size: `T`, rows of a window.
+        seed: Of everything random, or None.
+        deterministic: Whether the most likely action is taken.
+        recipe: Makes one more such environment, for evaluations; None if nothing does.
+
+    Attributes:
+        endless: Whether the windows go on by themselves, and somebody else says when it is enough: a live feed.
+        error: What ended the collecting, until somebody takes it.
+    """
+
+    endless = False
+
+    def __init__(
+        self,
+        publisher: PolicyPublisher,
+        *,
+        window_size: int,
+        seed: int | None,
+        deterministic: bool,
+        recipe: Callable[[], gymnasium.Env] | None = None,
+    ) -> None:
+        self.window_size = window_size
+        self.seed = seed
+        self.deterministic = deterministic
+        self.recipe = recipe
+        self.error: BaseException | None = None
+        self._publisher = publisher
+        self._delivered: deque[CollectedWindow] | None = None
+
+    @property
+    @abc.abstractmethod
+    def num_envs(self) -> int:
+        """`N`, environments."""
+
+    @property
+    @abc.abstractmethod
+    def ahead(self) -> int:
+        """Windows that have begun and are not handed out: no weights published from now on act in them."""
+
+    @abc.abstractmethod
+    def collect(self) -> CollectedWindow:
+        """Returns the next window."""
+
+    @abc.abstractmethod
+    def settle(self) -> None:
+        """Makes sure that nothing happens to the environments behind the caller's back."""
+
+    @abc.abstractmethod
+    def save(self) -> Saved:
+        """Returns what `restore` needs to go on after the last window that was handed out."""
+
+    @abc.abstractmethod
+    def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
+        """Goes on where the source was that `save` was called on; returns whether all goes on as it would have."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Closes the environments, for good."""
+
+    def take_notices(self) -> list[str]:
+        """Returns and forgets what people should be told. By default there is nothing to tell."""
+        return []
+
+    def keep_delivered(self, keep: bool) -> None:
+        """Switches on that collected windows wait for `take_delivered`; off, they are only handed to the dataset."""
+        self._delivered = deque() if keep else None
+
+    def take_delivered(self, up_to: int) -> list[CollectedWindow]:
+        """Returns and forgets the collected windows with a number up to `up_to`, oldest first."""
+        taken = []
+        while self._delivered and self._delivered[0].window_id <= up_to:
+            taken.append(self._delivered.popleft())
+        return taken
+
+    def _deliver(self, collected: CollectedWindow) -> CollectedWindow:
+        if self._delivered is not None:
+            self._delivered.append(collected)
+        return collected
+
+    def _forget_delivered(self) -> None:
+        if self._delivered is not None:
+            self._delivered.clear()
+
+    def _make_actor(self) -> Actor:
+        publisher = self._publisher
+        if isinstance(publisher, CollectingPublisher) and not self.deterministic:
+            return publisher.make_collecting_actor(self.num_envs)
+        return publisher.make_actor(self.num_envs)
