@@ -10,7 +10,8 @@ WORKERS ?= -n 2 --dist loadscope
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test test-all test-backends lint format bench bench-collect bench-prefetch bench-memory bench-loop \
-	bench-overhead bench-crash bench-registry bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-policies clean
+	bench-overhead bench-crash bench-registry bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-policies \
+	bench-live-restarts bench-live-interrupts clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -99,6 +100,12 @@ bench-market: $(VENV)/.installed ## an ensemble of specialists in a market of ch
 
 bench-policies: $(VENV)/.installed ## ensembles in every action space, variants within bounds (minutes)
 	$(BIN)/python benchmarks/policies.py
+
+bench-live-restarts: $(VENV)/.installed ## kills the server of a live feed ten times, then for good (minutes)
+	$(BIN)/python benchmarks/live_restarts.py
+
+bench-live-interrupts: $(VENV)/.installed ## Ctrl-C at twenty random moments of a live run (ten minutes)
+	$(BIN)/python benchmarks/live_interrupts.py
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(BENCH_VENV) $(BACKENDS_VENV) checkpoints runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -35,10 +35,14 @@ TICKS = 200  # of an episode, and of a window
 
 
 class Cart:
-    """A cart that is pushed left (0), not at all (1) or right (2), and should stay near a point that drifts."""
+    """A cart that is pushed left (0), not at all (1) or right (2), and should stay near a point that drifts.
 
-    def __init__(self) -> None:
-        self.action = 1  # the last one that arrived
+    Args:
+        action: The one in force.
+    """
+
+    def __init__(self, action: int = 1) -> None:
+        self.action = action
         self.position, self.speed = random.uniform(-1.0, 1.0), 0.0
         self.point, self.drift = 0.0, 0.0
 
@@ -78,8 +82,7 @@ async def play(link: ServerConnection, rate: float) -> None:
             due += 1.0 / rate
             await asyncio.sleep(due - now())
             if ended:
-                action, cart, reward = cart.action, Cart(), 0.0
-                cart.action = action
+                cart, reward = Cart(cart.action), 0.0
             else:
                 reward = cart.step()
     except (OSError, WebSocketException):
@@ -195,7 +198,8 @@ def train(feed: optix.Feed, arguments: argparse.Namespace) -> None:
     if arguments.seconds is not None:
         timer.start()
     try:
-        agent.fit(dataset, callbacks=[callback])
+        # What acted in a recording was another agent: there are no weights here to be scored and kept.
+        agent.fit(dataset, callbacks=[] if arguments.replay else [callback])
     finally:
         timer.cancel()
         print(agent.sources[-1].counts)
@@ -221,6 +225,8 @@ def main() -> None:
     parser.add_argument("--checkpoint-dir", default="checkpoints/live_feed")
     parser.add_argument("--log-dir", default="runs/live_feed")
     arguments = parser.parse_args()
+    if arguments.replay and (arguments.seconds is not None or arguments.resume):
+        parser.error("a replay ends by itself, and begins at its beginning")
 
     if arguments.serve:
         asyncio.run(run_server(arguments.port, arguments.rate, arguments.until_eof))

@@ -293,13 +293,13 @@ class Agent(keras.Model):  # type: ignore[misc]
                 "The agent knows no environment. Make its dataset with `dataset_from_env(env, agent, ...)`."
             )
         given = _listed(callbacks, verbose)
-        self._sources.begin(x)
         self._warm_up.settle()
-        if isinstance(self._sources.fitting, LiveSource) and self.steps_per_execution != 1:
-            problem = "On a live feed each window is waited for, so steps cannot be run several at once."
-            received = {"steps_per_execution": self.steps_per_execution}
-            raise ConfigurationError(describe(problem, fix="Compile with `steps_per_execution=1`.", **received))
+        self._sources.begin(x)
         try:
+            if isinstance(self._sources.fitting, LiveSource) and self.steps_per_execution != 1:
+                problem = "On a live feed each window is waited for, so steps cannot be run several at once."
+                received = {"steps_per_execution": self.steps_per_execution}
+                raise ConfigurationError(describe(problem, fix="Compile with `steps_per_execution=1`.", **received))
             with feeds_may_end():
                 history = super().fit(x, callbacks=given, verbose=verbose, shuffle=shuffle, **kwargs)
         except BaseException as error:
@@ -310,7 +310,7 @@ class Agent(keras.Model):  # type: ignore[misc]
                     callback.on_fit_failed(original)
             if original is error:
                 raise
-            raise original from None
+            raise original from original.__cause__
         finally:
             # Nothing may happen to the environments behind the caller's back.
             self._sources.settle()

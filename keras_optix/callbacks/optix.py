@@ -254,8 +254,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         begun: what must not go on is not forgotten.
         """
         self._stop_asked = True
-        if self._loop is not None:
-            self._loop.trainee.stop()
+        if self._loop is not None and isinstance(self._loop.trainee, AgentTrainee):
+            self._loop.trainee.stop()  # it may be waiting; an ordinary model is told after its step
 
     def progress(self) -> dict[str, str]:
         """What the progress line of `fit` shows of the loop."""
@@ -350,6 +350,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Takes the windows that were collected since the last call through the loop."""
         loop, named = self._running(), logs or {}
+        if self._stop_asked:
+            loop.trainee.stop()
         if isinstance(loop.trainee, ModelTrainee):
             loop.trainee.note_batch(batch)
             loss = named.get("loss")

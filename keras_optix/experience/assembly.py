@@ -209,10 +209,15 @@ class Assembly:
 
         Close the window first, if it has rows: no row may follow the last one.
         """
-        self.unanswered += self._pending is not None
-        self._pending, self._ignored = None, False
+        self.lose_action()
+        self._ignored = False
         self._open.acted = False
         self.forget_episode()
+
+    def lose_action(self) -> None:
+        """The consequence of the action on its way, if there is one, will never arrive."""
+        self.unanswered += self._pending is not None
+        self._pending = None
 
     def forget_episode(self) -> None:
         """The running episode counts nowhere."""

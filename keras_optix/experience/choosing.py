@@ -30,8 +30,8 @@ class Chooser(Protocol):
         """Offers a newer version of the policy."""
         ...
 
-    def choose(self, leaves: Leaves, item: Any, window_id: int, *, begins: bool) -> Taken:
-        """Chooses an action.
+    def choose(self, leaves: Leaves, item: Any, window_id: int, *, begins: bool) -> Taken | None:
+        """Chooses an action; None where nobody did: a recording ends there, or its connection.
 
         Args:
             leaves: The observation.
@@ -94,6 +94,7 @@ class RecordedChooser:
     def __init__(self, published: PublishedPolicy) -> None:
         self._known = {published.version: published}
         self._last = published
+        self._unanswered = False  # the last observation
 
     @property
     def in_force(self) -> PublishedPolicy:
@@ -106,15 +107,18 @@ class RecordedChooser:
         while len(self._known) > _VERSIONS_KEPT:
             del self._known[next(iter(self._known))]
 
-    def choose(self, leaves: Leaves, item: Any, window_id: int, *, begins: bool) -> Taken:
+    def choose(self, leaves: Leaves, item: Any, window_id: int, *, begins: bool) -> Taken | None:
         """See `Chooser`.
 
         Raises:
-            StateError: The recording holds no action for the observation.
+            StateError: The recording holds an observation that nobody answered, and yet one that followed.
         """
-        taken = item.taken if isinstance(item, RecordedItem) else None
-        if taken is None:
+        if not isinstance(item, RecordedItem) or (self._unanswered and not item.first):
             raise StateError("The recording holds an observation without an action in the middle of a connection.")
+        taken = item.taken
+        self._unanswered = taken is None
+        if taken is None:
+            return None
         if taken.version != self._last.version:
             self._last = self._known.get(taken.version) or PublishedPolicy(taken.version, (), lambda: _gone(taken))
         return taken

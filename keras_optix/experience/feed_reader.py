@@ -15,6 +15,7 @@ from keras_optix.experience.feeds import ClosableFeed, Feed, Reconnect
 from keras_optix.experience.latency import LatencyMeter
 
 _JOIN_SECONDS = 0.5
+_CLOSINGS = 2  # the first one may have come before there was something to close: while it connected
 
 
 class Desk(Protocol):
@@ -88,15 +89,22 @@ class FeedReader:
         self._thread.start()
 
     def stop(self) -> None:
-        """Closes the feed, and waits for half a second at most until the thread has ended."""
+        """Closes the feed, and waits for half a second at most until the thread has ended.
+
+        A feed that is not ended by that after half of the time is closed once more.
+        """
         if self._stop.is_set():
             return
         self._stop.set()
-        if isinstance(self._feed, ClosableFeed):
-            with contextlib.suppress(*self._reconnect.on):  # to close what is broken already may fail
-                self._feed.close()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(_JOIN_SECONDS)
+        for _ in range(_CLOSINGS):
+            if isinstance(self._feed, ClosableFeed):
+                with contextlib.suppress(*self._reconnect.on):  # to close what is broken already may fail
+                    self._feed.close()
+            if not self._thread.is_alive() or self._thread is threading.current_thread():
+                return
+            self._thread.join(_JOIN_SECONDS / _CLOSINGS)
+            if not self._thread.is_alive():
+                return
 
     def _run(self) -> None:
         error: BaseException | None = None
@@ -140,16 +148,17 @@ class FeedReader:
         stream: Any = None
         try:
             stream = iter(self._feed.stream())
-            send = getattr(stream, "send", None)
             item = next(stream)
             while True:
                 arrived = time.perf_counter()
                 action = self._answer(item)
                 self._latency.add(time.perf_counter() - arrived)
-                item = next(stream) if send is None else send(action)
+                item = stream.send(action) if _takes_actions(stream) else next(stream)
         except StopIteration:
             return None
         except _Ours as ours:
+            if isinstance(ours.error, StopIteration):  # such as a boundary function's; it would look like the end
+                raise RuntimeError("Whoever answers the feed raised StopIteration.") from ours.error
             raise ours.error from ours.error.__cause__
         except self._reconnect.on as lost:
             return lost
@@ -174,6 +183,13 @@ class FeedReader:
             raise _Ours(error) from error
         finally:
             self._seen = True
+
+
+def _takes_actions(stream: Any) -> bool:
+    """Whether something can be sent: not to a plain iterator, nor to a generator in a ``yield from`` of one."""
+    while (inner := getattr(stream, "gi_yieldfrom", None)) is not None:
+        stream = inner
+    return hasattr(stream, "send")
 
 
 class _Ours(Exception):

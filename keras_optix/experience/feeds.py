@@ -122,7 +122,9 @@ def observed(item: Any, layout: ObservationLayout, number: int, *, bounds: bool)
         raise EnvError(describe(problem, fix=f"Yield {_ITEM}.", reward=reward)) from None
     leaves = _checked(observation, layout, f"item {number} of the feed", bounds)
     if not abs(earned) <= _LARGEST_REWARD:
-        raise EnvError(describe(f"A feed must give finite float32 rewards; that of item {number} is none.", reward=reward))
+        raise EnvError(
+            describe(f"A feed must give finite float32 rewards; that of item {number} is none.", reward=reward)
+        )
     final = None
     if (terminated or truncated) and isinstance(info, dict) and info.get("final_obs") is not None:
         final = _checked(info["final_obs"], layout, f"final_obs of item {number} of the feed", bounds)

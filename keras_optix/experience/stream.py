@@ -23,7 +23,7 @@ from keras_optix.experience.feeds import Boundary, Feed, Reconnect, StreamStep, 
 from keras_optix.experience.latency import LatencyMeter
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.position import Position, Saved, read_position
-from keras_optix.experience.recording import RecordedWindow, Recorder
+from keras_optix.experience.recording import RecordedItem, RecordedWindow, Recorder
 from keras_optix.experience.replay import ReplayFeed
 from keras_optix.experience.source import PolicyPublisher, WindowSource
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Window
@@ -150,6 +150,8 @@ class StreamCollector(WindowSource):
         self._reserved: ClosedWindow | None = None  # what `prepare` promised to hand out next
         self._connected = False
         self._shut = False
+        if recorder is not None:
+            weakref.finalize(self, recorder.close)  # what it noted last is in the file, however the process ends
 
     # What others ask
 
@@ -283,7 +285,7 @@ class StreamCollector(WindowSource):
             if self._reserved is not None:
                 self._closed_windows.appendleft(self._reserved)
                 self._reserved = None
-        if self._recorder is not None:
+        if self._recorder is not None and not self._shut:
             self._recorder.flush()
 
     def close(self) -> None:
@@ -297,9 +299,7 @@ class StreamCollector(WindowSource):
         """See `WindowSource`. Where the feed is cannot be saved."""
         with self._changed:
             rng = self._rng.bit_generator.state
-            position = Position(
-                self._next_window, self._steps_before + self._delivered_steps, rng, self._assembly.book
-            )
+            position = Position(self._next_window, self._steps_before + self._delivered_steps, rng, self._assembly.book)
         return position.save(self.layout, None)
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
@@ -343,26 +343,30 @@ class StreamCollector(WindowSource):
     def exchange(self, reader: FeedReader, item: Any, *, first: bool) -> Any:
         """See `Desk`."""
         now = time.monotonic()
+        first = first or (isinstance(item, RecordedItem) and item.first)
         seen = observed(item, self.layout, self._observations, bounds=self._options.check_bounds)
         chooser, recorder = self._chooser, self._recorder
         if chooser is None:
             raise StateError("The feed was read before a policy was published.")
         with self._changed:
             _check(reader)
-            if recorder is not None:
-                recorder.observation(
-                    seen.leaves, seen.reward, seen.terminated, seen.truncated, seen.info, first=first, time=now
-                )
             if now >= self._deadline:
                 self._close_when_room(reader)
             if first:
                 self._connect(reader)
-            self._observations += 1  # not before it counts as a start or a step, whatever was waited for
+            # Not before all waiting for room is over: what was not observed is neither counted nor recorded.
+            if recorder is not None:
+                recorder.observation(
+                    seen.leaves, seen.reward, seen.terminated, seen.truncated, seen.info, first=first, time=now
+                )
+            self._observations += 1
             step = self._assembly.observe(seen, now)
             if step is not None and self._closes(step):
                 self._close_when_room(reader)
             begins, window_id = not self._assembly.acted, self._next_window
         taken = chooser.choose(seen.leaves, item, window_id, begins=begins)
+        if taken is None:
+            return None
         with self._changed:
             _check(reader)
             self._assembly.act(seen.leaves, taken)
@@ -376,6 +380,7 @@ class StreamCollector(WindowSource):
             what = "was lost" if self._connected else "was not reached"
             self._disconnects += self._connected
             self._connected = False
+            self._assembly.lose_action()
             why = f"{type(error).__name__}: {error}"
             self._notices.append(f"the feed {what} ({why}); try {tries} to reach it in {delay:.2f} s")
 

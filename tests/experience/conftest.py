@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,10 +11,16 @@ import numpy as np
 import pytest
 from gymnasium.vector import VectorEnv
 
-from keras_optix.experience.actor import NoiseSpec
+from keras_optix.experience.actions import Actions, ContinuousActions, DiscreteActions, actions_for
+from keras_optix.experience.actor import Actor, NoiseSpec
 from keras_optix.experience.collector import Collector
 from keras_optix.experience.envs import VectorEnvs
+from keras_optix.experience.feeds import Boundary
 from keras_optix.experience.making import make_envs
+from keras_optix.experience.recording import Recorder
+from keras_optix.experience.replay import ReplayFeed
+from keras_optix.experience.source import PolicyPublisher
+from keras_optix.experience.stream import StreamCollector, StreamOptions
 from keras_optix.experience.window import PublishedPolicy
 
 
@@ -89,3 +97,75 @@ def collector() -> Iterator[Callable[..., Collector]]:
     yield make
     for one in made:
         one.close()
+
+
+class SpaceActor:
+    """Chooses for any action space by its noise; its log-probabilities are minus the policy version."""
+
+    def __init__(self, actions: Actions) -> None:
+        self.noise = actions.noise
+        self._actions = actions
+
+    def set_weights(self, arrays: Sequence[np.ndarray]) -> None:
+        self.arrays = arrays
+
+    def act(self, observations: Sequence[np.ndarray], noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        log_probs = np.full(len(noise), -self.arrays[0][0], np.float32)
+        actions = self._actions
+        if isinstance(actions, ContinuousActions):
+            return noise, log_probs
+        if isinstance(actions, DiscreteActions):
+            return noise.argmax(-1), log_probs
+        sizes = getattr(actions, "sizes", None)
+        if sizes is None:
+            return (noise > 0.0).astype(np.int64), log_probs
+        parts = np.split(noise, np.cumsum(sizes)[:-1], -1)
+        return np.stack([part.argmax(-1) for part in parts], -1), log_probs
+
+
+class SpacePublisher(Publisher):
+    """A `Publisher` for any action space; only a test makes a new version."""
+
+    def __init__(self, action_space: Any) -> None:
+        super().__init__(trained=True)
+        self._space = action_space
+
+    def make_actor(self, batch_size: int) -> Actor:
+        return SpaceActor(actions_for(self._space))
+
+
+def feed_threads() -> list[threading.Thread]:
+    """The threads that read feeds."""
+    return [thread for thread in threading.enumerate() if thread.name == "keras_optix_feed"]
+
+
+@pytest.fixture
+def stream() -> Iterator[Callable[..., StreamCollector]]:
+    """Makes collectors of a live feed that drop nothing, and checks after the test that no thread reads any more."""
+    made: list[StreamCollector] = []
+
+    def make(
+        feed: Any,
+        boundary: Boundary | None = None,
+        *,
+        window_size: int = 8,
+        overflow: str = "block",
+        publisher: PolicyPublisher | None = None,
+        recorder: Recorder | None = None,
+        **options: Any,
+    ) -> StreamCollector:
+        spaces = feed.observation_space, feed.action_space
+        if boundary is None and not isinstance(feed, ReplayFeed):
+            boundary = Boundary(steps=window_size)
+        how = StreamOptions(boundary, window_size, overflow, **options)
+        made.append(StreamCollector(feed, publisher or SpacePublisher(feed.action_space), *spaces, how, recorder))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+    made.clear()
+    limit = time.monotonic() + 10.0
+    while feed_threads() and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert not feed_threads()

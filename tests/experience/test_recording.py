@@ -389,6 +389,15 @@ def boundaries(path: Path) -> list[int]:
     return found
 
 
+def test_a_torn_file_is_said_when_it_is_opened_and_not_again(path: Path) -> None:
+    small(path)
+    with path.open("r+b") as file:
+        file.truncate(boundaries(path)[1] + 500)  # in the middle of the first chunk
+    with pytest.warns(UserWarning, match="torn or damaged"):
+        feed = replay_feed(path)
+    assert list(feed.stream()) == []
+
+
 @pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_file_that_was_cut_anywhere_gives_a_beginning(path: Path, every: int) -> None:
     script = small(path)

@@ -1,0 +1,145 @@
+"""A recorded run, played back: the same windows, and the same weights learned from them, bit by bit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import keras
+import numpy as np
+import pytest
+
+import keras_optix as optix
+
+MakeAgent = Callable[..., optix.PPOAgent]
+STEPS = 2000
+
+
+class Moody:
+    """A two-way feed with episodes, disconnects, pauses and infos, different each time: nothing is seeded."""
+
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float64)
+    action_space = gymnasium.spaces.Discrete(2, start=1)
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng()
+        self.given = 0
+
+    def stream(self) -> Generator[Any, Any, None]:
+        """Ends after `STEPS` items; about each hundredth one is the last of its connection."""
+        reward, ended = 0.0, False
+        while self.given < STEPS:
+            self.given += 1
+            info = {"number": self.given, "quote": self.rng.normal(size=2)}
+            action = yield self.rng.normal(size=2), reward, ended, False, info
+            reward, ended = float(action) + self.rng.normal(), not ended and self.rng.random() < 0.05
+            if self.rng.random() < 0.01:
+                raise ConnectionResetError("moody")
+            if self.rng.random() < 0.05:
+                time.sleep(0.002)
+
+
+class Slow(keras.callbacks.Callback):
+    """A learner that is too slow for the feed."""
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Takes its time."""
+        time.sleep(0.03)
+
+
+def trained(agent: optix.PPOAgent, feed: Any, slow: bool, **options: Any) -> tuple[list[optix.Window], Any]:
+    """The windows that the agent learned from, and the counts."""
+    dataset = optix.dataset_from_stream(feed, agent, **options)
+    source = agent.sources[-1]
+    source.keep_delivered(True)
+    agent.fit(dataset, callbacks=[Slow()] if slow else [], verbose=0)
+    return [collected.window for collected in source.take_delivered(2**60)], source.counts
+
+
+@pytest.mark.parametrize(
+    "boundary",
+    [optix.every_n_steps(16), optix.every_n_seconds(0.02), optix.on_done()],
+    ids=["steps", "seconds", "done"],
+)
+def test_a_replay_gives_the_same_windows_and_the_same_weights(
+    boundary: optix.Boundary, small_ppo: MakeAgent, tmp_path: Path
+) -> None:
+    path = tmp_path / "run.rec"
+    live, again = small_ppo(normalize_observations=True), small_ppo(normalize_observations=True)
+    live.bind(Moody.observation_space, Moody.action_space)
+    again.bind(Moody.observation_space, Moody.action_space)
+    again.set_weights(live.get_weights())
+    reconnect = optix.Reconnect(first_delay=0.001, max_delay=0.001)
+    options = {"boundary": boundary, "window_size": 64 if boundary.steps is None else None}
+    first, counts = trained(live, Moody(), True, buffer=2, reconnect=reconnect, record=path, **options)
+    second, replayed = trained(again, optix.replay_feed(path), False)
+    # The control: the run had what a replay could get wrong.
+    assert counts.reconnects > 0
+    assert counts.starts > counts.reconnects + 1
+    if boundary.steps is not None:
+        assert counts.dropped > 0
+    assert (replayed.steps, replayed.starts, replayed.dropped) == (counts.steps, counts.starts, counts.dropped)
+    assert len(first) == len(second) > 3
+    for window, same in zip(first, second, strict=True):
+        for name, array, equal in zip(window._fields, window, same, strict=True):
+            assert np.asarray(array).dtype == np.asarray(equal).dtype
+            assert np.asarray(array).tobytes() == np.asarray(equal).tobytes(), f"{name} of window {window.window_id}"
+    state, same_state = live.get_state(), again.get_state()
+    assert all(np.array_equal(state[name], same_state[name]) for name in state)
+    assert any(
+        np.any(array != before) for array, before in zip(live.get_weights(), small_ppo().get_weights(), strict=False)
+    )
+
+
+def test_an_agent_may_choose_anew_in_a_replay(small_ppo: MakeAgent, tmp_path: Path) -> None:
+    path = tmp_path / "run.rec"
+    boundary = optix.every_n_steps(16)
+    first, _ = trained(small_ppo(), Moody(), False, boundary=boundary, record=path, overflow="block")
+    other = small_ppo()
+    again, counts = trained(other, optix.replay_feed(path, actions="agent"), False, boundary=optix.every_n_steps(8))
+    assert counts.dropped == 0
+    assert again[0].rewards.shape == (8, 1)
+    assert np.array_equal(first[0].observations[:8], again[0].observations)
+    assert sum(int(window.valid.sum()) for window in again) == sum(int(window.valid.sum()) for window in first)
+
+
+def test_the_loop_decides_the_same_in_a_replay(small_ppo: MakeAgent, tmp_path: Path) -> None:
+    path = tmp_path / "run.rec"
+    live, again = small_ppo(), small_ppo()
+    live.bind(Moody.observation_space, Moody.action_space)
+    again.bind(Moody.observation_space, Moody.action_space)
+    again.set_weights(live.get_weights())
+
+    def callback() -> optix.OptixCallback:
+        return optix.OptixCallback(optix.ReturnEvaluator(4), verbose=0)
+
+    feed = Moody()
+    reconnect = optix.Reconnect(first_delay=0.001, max_delay=0.001)
+    dataset = optix.dataset_from_stream(
+        feed, live, boundary=optix.every_n_steps(16), record=path, overflow="block", reconnect=reconnect
+    )
+    first = callback()
+    live.fit(dataset, callbacks=[first], verbose=0)
+    second = callback()
+    again.fit(optix.dataset_from_stream(optix.replay_feed(path), again), callbacks=[second], verbose=0)
+    told = [(event.event, event.window_id, event.evidence) for event in first.events if event.event != "feed"]
+    assert len(told) > 2
+    assert told == [(event.event, event.window_id, event.evidence) for event in second.events if event.event != "feed"]
+    assert first.best_snapshot is not None
+    assert second.best_snapshot is not None
+    assert first.best_snapshot.score == second.best_snapshot.score
+
+
+def test_a_replay_waits_and_keeps_its_windows(small_ppo: MakeAgent, tmp_path: Path) -> None:
+    path = tmp_path / "run.rec"
+    trained(small_ppo(), Moody(), False, boundary=optix.every_n_steps(16), record=path)
+    feed = optix.replay_feed(path)
+    with pytest.raises(optix.ConfigurationError, match="nothing is dropped"):
+        optix.dataset_from_stream(feed, small_ppo(), overflow="latest")
+    with pytest.raises(optix.ConfigurationError, match="those of the recording"):
+        optix.dataset_from_stream(feed, small_ppo(), window_size=64)
+    with pytest.raises(optix.ConfigurationError, match=r"run\.rec"):
+        optix.dataset_from_stream(Moody(), small_ppo(), record=path)
