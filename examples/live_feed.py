@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 import json
 import random
+import signal
 import statistics
 import subprocess
 import sys
@@ -198,8 +199,7 @@ def train(feed: optix.Feed, arguments: argparse.Namespace) -> None:
     if arguments.seconds is not None:
         timer.start()
     try:
-        # What acted in a recording was another agent: there are no weights here to be scored and kept.
-        agent.fit(dataset, callbacks=[] if arguments.replay else [callback])
+        agent.fit(dataset, callbacks=[callback])
     finally:
         timer.cancel()
         print(agent.sources[-1].counts)
@@ -239,5 +239,15 @@ def main() -> None:
             train(CartFeed(f"ws://127.0.0.1:{arguments.port}"), arguments)
 
 
+def die_of_ctrl_c() -> None:
+    """Ends the process at once, as Ctrl-C does: `fit` has closed everything, and TensorFlow takes seconds to end."""
+    sys.stdout.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGINT)
+
+
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        die_of_ctrl_c()

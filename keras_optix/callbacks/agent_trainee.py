@@ -345,6 +345,11 @@ class AgentTrainee(Trainee):
 
     def _unit(self, collected: CollectedWindow, logs: Mapping[str, Any]) -> Unit:
         agent = self._agent
+        if not collected.published.available:
+            # Nobody knows whose score it would be.
+            nothing = EvalMetrics(None, {}, collected.window_id)
+            candidate = self._candidate(collected.published, collected.window_id, collected.env_steps)
+            return Unit(candidate, int(collected.window.valid.sum()), logs, lambda evaluator: nothing)
 
         def data() -> EpisodeData | None:
             return agent.split_window(collected).own if isinstance(agent, MixedAgent) else collected.episode_data()

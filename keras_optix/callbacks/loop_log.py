@@ -15,6 +15,7 @@ from keras_optix.control.scheduler_state import LoopState
 __all__ = ["LoopLog", "LoopRecord"]
 
 _RATE_WINDOWS = 20
+_FOR_ALL = ("notice", "feed")  # events that people should know of
 _FEED = "feed_"  # logs of a live feed begin with it
 _SHORTEST = 1e-3  # seconds
 _EVENTS = 50  # in one text
@@ -26,7 +27,7 @@ class LoopLog:
 
     Args:
         log_dir: Directory for TensorBoard, or None.
-        verbose: 0 prints nothing, 1 what people should know ("notice"), 2 every record.
+        verbose: 0 prints nothing, 1 what people should know ("notice", "feed"), 2 every record.
         purge_from: The run is resumed at this environment step: TensorBoard forgets what `log_dir` holds after it.
             None: a new run.
         unit: What the loop counts: ``"window"``, or ``"epoch"`` for an ordinary model.
@@ -92,7 +93,7 @@ class LoopLog:
             self._writer.text(record.env_steps, "loop/events", self._events())
             if record.state is not self._drawn:
                 self._draw()
-        if self._verbose >= (1 if record.event == "notice" else 2):
+        if self._verbose >= (1 if record.event in _FOR_ALL else 2):
             print(f"\n{record.describe(self._unit, self._steps)}")
 
     def tick(self, env_steps: int, window_id: int) -> None:

@@ -473,7 +473,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         units, last, finite = trainee.take(logs)
         if not finite:
             # The weights that collected the first of these windows are from before the update that failed.
-            loop.rescue(last, "A loss or a weight", units[0].candidate.state() if units else None)
+            before = units[0].candidate.state() if units and units[0].candidate.known else None
+            loop.rescue(last, "A loss or a weight", before)
         for unit in units:
             loop.take(unit)
         if units:

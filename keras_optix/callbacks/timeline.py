@@ -19,7 +19,7 @@ class LoopRecord:
 
     Attributes:
         event: A `LoopEvent` value, or ``"hyperparams"``, ``"rollback"``, ``"restored"``, ``"reassessed"``,
-            ``"non_finite"``, ``"resumed"``, ``"notice"``.
+            ``"non_finite"``, ``"resumed"``, ``"notice"``, ``"feed"``.
         window_id: Number of the window (epoch) after which it happened.
         env_steps: Environment steps (batches) of the run until then.
         state: State of the loop after it.

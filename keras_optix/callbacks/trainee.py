@@ -39,6 +39,11 @@ class Candidate:
     state: Callable[[], State]
     published: PublishedPolicy | None = None
 
+    @property
+    def known(self) -> bool:
+        """Whether there are weights to read out; not of a policy that only a recording tells of."""
+        return self.published is None or self.published.available
+
 
 @dataclass(frozen=True)
 class Unit:

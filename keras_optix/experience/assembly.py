@@ -64,22 +64,26 @@ class ClosedWindow:
         window_id: Its number.
         rows: Steps in it; the rows after them are padding.
         episodes: That ended in it.
+        published: The policy that acted in it.
     """
 
     window_id: int
     rows: int
     episodes: tuple[EpisodeRecord, ...]
+    published: PublishedPolicy
     _content: _OpenWindow
     _seed: np.ndarray
-    _published: PublishedPolicy
     _book: EpisodeBook
 
-    def collected(self, layout: ObservationLayout, env_steps: int) -> CollectedWindow:
+    def collected(
+        self, layout: ObservationLayout, env_steps: int, published: PublishedPolicy | None = None
+    ) -> CollectedWindow:
         """The window as it is handed out.
 
         Args:
             layout: The observations.
             env_steps: Handed out so far, with those of this one.
+            published: The policy that acted in it, if more is known of it by now.
         """
         content, book = self._content, self._book
         window = Window(
@@ -93,12 +97,12 @@ class ClosedWindow:
             log_probs=content.log_probs,
             seed=self._seed,
             window_id=np.int64(self.window_id),
-            policy_version=np.int64(self._published.version),
+            policy_version=np.int64(self.published.version),
             episode_return=book.mean_return,
             episode_length=book.mean_length,
         )
         infos = [*content.infos, *([{}] for _ in range(len(content.valid) - self.rows))]
-        return CollectedWindow(window, infos, self.episodes, self._published, env_steps)
+        return CollectedWindow(window, infos, self.episodes, published or self.published, env_steps)
 
 
 @dataclass(frozen=True)
@@ -241,7 +245,7 @@ class Assembly:
             )
             episodes += ended
         self._open = _OpenWindow(self._layout, self._actions, self._size)
-        return ClosedWindow(window_id, rows, episodes, window, seed, published, self.book)
+        return ClosedWindow(window_id, rows, episodes, published, window, seed, self.book)
 
 
 def _runs(versions: Sequence[int]) -> list[tuple[int, int]]:

@@ -30,6 +30,10 @@ class Chooser(Protocol):
         """Offers a newer version of the policy."""
         ...
 
+    def resolve(self, published: PublishedPolicy) -> PublishedPolicy:
+        """What is known, when a window is handed out, of the policy that acted in it."""
+        ...
+
     def choose(self, leaves: Leaves, item: Any, window_id: int, *, begins: bool) -> Taken | None:
         """Chooses an action; None where nobody did: a recording ends there, or its connection.
 
@@ -66,6 +70,10 @@ class PolicyChooser:
         """See `Chooser`."""
         self._latest = published
 
+    def resolve(self, published: PublishedPolicy) -> PublishedPolicy:
+        """See `Chooser`: all of it."""
+        return published
+
     def choose(self, leaves: Leaves, item: Any, window_id: int, *, begins: bool) -> Taken:
         """See `Chooser`."""
         actor = self._actor
@@ -93,7 +101,7 @@ class RecordedChooser:
 
     def __init__(self, published: PublishedPolicy) -> None:
         self._known = {published.version: published}
-        self._last = published
+        self._last = unknown_policy(published.version)
         self._unanswered = False  # the last observation
 
     @property
@@ -106,6 +114,11 @@ class RecordedChooser:
         self._known[published.version] = published
         while len(self._known) > _VERSIONS_KEPT:
             del self._known[next(iter(self._known))]
+
+    def resolve(self, published: PublishedPolicy) -> PublishedPolicy:
+        """See `Chooser`: its weights, if this agent has had the same under that version."""
+        known = self._known.get(published.version)
+        return known if known is not None and known.fingerprint == published.fingerprint else published
 
     def choose(self, leaves: Leaves, item: Any, window_id: int, *, begins: bool) -> Taken | None:
         """See `Chooser`.
@@ -120,16 +133,21 @@ class RecordedChooser:
         if taken is None:
             return None
         if taken.version != self._last.version:
-            self._last = self._known.get(taken.version) or PublishedPolicy(taken.version, (), lambda: _gone(taken))
+            self._last = unknown_policy(taken.version)
         return taken
 
 
-def _gone(taken: Taken) -> Any:
-    raise StateError(
-        describe(
-            "The policy that played this window of the recording was never this agent's.",
-            fix="Replay with the agent, the seeds and the callbacks of the recorded run, without a callback that wants "
-            'the weights behind a score, or with replay_feed(path, actions="agent").',
-            policy_version=taken.version,
+def unknown_policy(version: int, fingerprint: int = 0) -> PublishedPolicy:
+    """A policy of which a recording tells that it acted.
+
+    Args:
+        version: Its version.
+        fingerprint: Of its weights.
+    """
+
+    def state() -> Any:
+        raise StateError(
+            describe("The weights of a policy that acted in a recording are not known.", policy_version=version)
         )
-    )
+
+    return PublishedPolicy(version, (), state, fingerprint, available=False)

@@ -91,12 +91,16 @@ class RecordedWindow:
         rows: Transitions in it, which may be 0.
         seed: ``[2]`` int32, the learner's.
         dropped: Whether it never reached the learner.
+        version: Of the policy that acted in it.
+        fingerprint: Of that policy; see `PublishedPolicy`.
     """
 
     window_id: int
     rows: int
     seed: np.ndarray
     dropped: bool
+    version: int = 0
+    fingerprint: int = 0
 
 
 @dataclass
@@ -207,18 +211,20 @@ class Recorder:
                 batch.actions.append((len(batch.items) - 1, copied, log_prob, version))
                 self._noted += 1
 
-    def window(self, window_id: int, rows: int, seed: np.ndarray) -> None:
+    def window(self, window_id: int, rows: int, seed: np.ndarray, version: int = 0, fingerprint: int = 0) -> None:
         """Notes that a window closed.
 
         Args:
             window_id: Its number.
             rows: Transitions in it.
             seed: ``[2]`` int32, the learner's.
+            version: Of the policy that acted in it.
+            fingerprint: Of that policy.
 
         Raises:
             StateError: Writing failed, or the recorder is closed.
         """
-        self._mark(record(WINDOW, WINDOW_MARK.pack(window_id, rows, *seed.tolist())))
+        self._mark(record(WINDOW, WINDOW_MARK.pack(window_id, rows, *seed.tolist(), version, fingerprint)))
 
     def dropped(self, window_id: int) -> None:
         """Notes that a window that closed earlier was dropped; may be called from any thread.

@@ -34,7 +34,7 @@ MAGIC = b"keras_optix recording\n"
 VERSION = struct.Struct("<H")
 FORMAT = 1
 HEADER, CHUNK, WINDOW, DROPPED = b"H", b"C", b"W", b"D"
-WINDOW_MARK = struct.Struct("<qqii")
+WINDOW_MARK = struct.Struct("<qqiiqI")
 DROPPED_MARK = struct.Struct("<q")
 
 _HEAD = struct.Struct("<cQII")

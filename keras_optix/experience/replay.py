@@ -190,9 +190,9 @@ class ReplayFeed:
             elif head.kind not in (WINDOW, DROPPED) or (payload := read_payload(file, head)) is None:
                 break
             elif head.kind == WINDOW:
-                window_id, rows, *seed = WINDOW_MARK.unpack(payload)
+                window_id, rows, *seed, version, fingerprint = WINDOW_MARK.unpack(payload)
                 last[window_id] = len(windows)
-                windows.append(RecordedWindow(window_id, rows, np.array(seed, np.int32), dropped=False))
+                windows.append(RecordedWindow(window_id, rows, np.array(seed, np.int32), False, version, fingerprint))
                 self._places.append(file.tell())
             else:
                 (window_id,) = DROPPED_MARK.unpack(payload)

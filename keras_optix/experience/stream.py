@@ -17,7 +17,7 @@ from gymnasium import spaces
 from keras_optix.errors import StateError
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.assembly import Assembly, ClosedWindow
-from keras_optix.experience.choosing import Chooser, PolicyChooser, RecordedChooser
+from keras_optix.experience.choosing import Chooser, PolicyChooser, RecordedChooser, unknown_policy
 from keras_optix.experience.feed_reader import FeedReader, Stopped
 from keras_optix.experience.feeds import Boundary, Feed, Reconnect, StreamStep, observed
 from keras_optix.experience.latency import LatencyMeter
@@ -30,6 +30,7 @@ from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Wind
 
 _POLL_SECONDS = 0.05  # how often somebody who waits looks whether it should stop
 _END = StopIteration("The feed has ended.")
+_NOT_SCORED = "policies that this agent never had played the recording: its windows are learned from, and not scored"
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ class StreamCollector(WindowSource):
         self._reserved: ClosedWindow | None = None  # what `prepare` promised to hand out next
         self._connected = False
         self._shut = False
+        self._told = False  # that windows are not scored
         if recorder is not None:
             weakref.finalize(self, recorder.close)  # what it noted last is in the file, however the process ends
 
@@ -266,7 +268,13 @@ class StreamCollector(WindowSource):
             if closed is None:
                 self.settle()  # the next window that is asked for opens the feed again
                 raise ending or StateError("The feed was closed while a window was waited for.")
-            return self._deliver(closed.collected(self.layout, self._steps_before + self._delivered_steps))
+            published = closed.published if self._chooser is None else self._chooser.resolve(closed.published)
+            if not published.available and not self._told:
+                self._told = True
+                with self._changed:
+                    self._notices.append(_NOT_SCORED)
+            env_steps = self._steps_before + self._delivered_steps
+            return self._deliver(closed.collected(self.layout, env_steps, published))
         except StopIteration:
             raise
         except BaseException as error:
@@ -317,6 +325,8 @@ class StreamCollector(WindowSource):
 
     def _open(self, published: PublishedPolicy) -> None:
         """Offers the policy to whoever chooses, and begins to read if nobody does."""
+        if self._recorder is not None or isinstance(self._feed, ReplayFeed):
+            published = published.with_fingerprint()
         if self._chooser is not None:
             self._chooser.publish(published)
         elif self._recorded is not None or (isinstance(self._feed, ReplayFeed) and self._feed.actions == "recorded"):
@@ -437,9 +447,12 @@ class StreamCollector(WindowSource):
         seed = self._rng.integers(0, 2**31 - 1, 2, np.int32) if mark is None else mark.seed
         window_id = self._next_window if mark is None else mark.window_id
         self._next_window = window_id + 1
-        closed = self._assembly.close(window_id, seed, chooser.in_force)
+        published = chooser.in_force
+        if mark is not None and not published.available:
+            published = unknown_policy(mark.version, mark.fingerprint)
+        closed = self._assembly.close(window_id, seed, published)
         if self._recorder is not None:
-            self._recorder.window(window_id, closed.rows, seed)
+            self._recorder.window(window_id, closed.rows, seed, published.version, published.fingerprint)
         if now >= self._deadline:
             # On the grid of its period: lateness does not add up.
             self._deadline += self._seconds * (1 + math.floor((now - self._deadline) / self._seconds))

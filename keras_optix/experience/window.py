@@ -17,8 +17,9 @@ A vector environment with next-step autoreset inserts a row per episode that is 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,8 +112,19 @@ class PublishedPolicy:
         arrays: The policy's variables in order, for the actor.
         state: Everything a snapshot saves of this version, in a form that only its owner understands; reading it out
             costs nothing until a snapshot is taken.
+        fingerprint: CRC-32 of the arrays, where it was asked for; else 0.
+        available: Whether there are weights at all; a recording tells only that a version acted.
     """
 
     version: int
     arrays: tuple[np.ndarray, ...]
     state: Any = None
+    fingerprint: int = 0
+    available: bool = True
+
+    def with_fingerprint(self) -> PublishedPolicy:
+        """The same, with its fingerprint."""
+        found = 0
+        for array in self.arrays:
+            found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
+        return replace(self, fingerprint=found)
