@@ -48,7 +48,7 @@ _MODULES = {
     ),
     "keras_optix.experience.dataset": ("dataset_from_env",),
     "keras_optix.experience.evaluation": ("evaluate",),
-    "keras_optix.experience.feeds": (
+    "keras_optix.experience.live.feeds": (
         "Boundary",
         "Feed",
         "Reconnect",
@@ -57,10 +57,10 @@ _MODULES = {
         "every_n_steps",
         "on_done",
     ),
-    "keras_optix.experience.replay": ("ReplayFeed", "replay_feed"),
+    "keras_optix.experience.live.replay": ("ReplayFeed", "replay_feed"),
     "keras_optix.experience.savable": ("SavableEnv",),
-    "keras_optix.experience.stream": ("FeedCounts",),
-    "keras_optix.experience.stream_dataset": ("dataset_from_stream",),
+    "keras_optix.experience.live.stream": ("FeedCounts",),
+    "keras_optix.experience.live.stream_dataset": ("dataset_from_stream",),
     "keras_optix.experience.window": ("Window",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

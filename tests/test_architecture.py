@@ -22,7 +22,7 @@ FORBIDDEN = {
     "testing": {"tensorflow", "keras"},
     "experience": {"tensorflow", "keras"},
 }
-WITH_TENSORFLOW = {"experience/dataset.py", "experience/lowering.py", "experience/stream_dataset.py"}
+WITH_TENSORFLOW = {"experience/dataset.py", "experience/lowering.py", "experience/live/stream_dataset.py"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

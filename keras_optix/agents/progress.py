@@ -27,8 +27,8 @@ class ProgressReporter(Protocol):
 class FitProgress(keras.callbacks.ProgbarLogger):  # type: ignore[misc]
     """Takes the place of Keras' progress bar, which prints every log and scrolls once they are wider than the screen.
 
-    Shows windows, time, the mean episode return and what the other callbacks add. In a terminal the line is redrawn in
-    place; elsewhere a line is printed every ten seconds and at the end of an epoch.
+    Shows windows, time, the mean episode return, what the other callbacks add, and how a live feed is answered. In a
+    terminal the line is redrawn in place; elsewhere a line is printed every ten seconds and at the end of an epoch.
 
     Args:
         reporters: Callbacks that add to the line.
@@ -87,7 +87,16 @@ class FitProgress(keras.callbacks.ProgbarLogger):  # type: ignore[misc]
             parts.append(f"val_return {_shown(logs['val_episode_return'])}")
         for reporter in self._reporters:
             parts += [f"{label} {text}" for label, text in reporter.progress().items()]
+        if "feed_dropped" in logs:
+            parts += _of_feed(logs)
         return " · ".join(parts)
+
+
+def _of_feed(logs: Mapping[str, Any]) -> list[str]:
+    """How quickly a live feed is answered, and what was lost of it, if anything was."""
+    parts = [f"latency p99 {float(logs['feed_latency_p99_ms']):.1f}ms"]
+    losses = {"dropped": "feed_dropped", "late": "feed_late", "reconnects": "feed_reconnects"}
+    return parts + [f"{label} {int(logs[name])}" for label, name in losses.items() if logs[name]]
 
 
 def _shown(value: Any) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 import keras_optix as optix
 from keras_optix.agents import progress
-from keras_optix.testing import CountingEnv
+from keras_optix.testing import CountingEnv, CountingFeed
 
 
 def run(agent: optix.PPOAgent, windows: int, **options: Any) -> None:
@@ -54,3 +54,20 @@ def test_epochs_have_a_line_each(small_ppo: Callable[..., optix.PPOAgent], capsy
     out = capsys.readouterr().out
     assert re.findall(r"Epoch \d/3", out) == ["Epoch 1/3", "Epoch 2/3", "Epoch 3/3"]
     assert out.count("window 2/2") == 3
+
+
+def test_a_live_feed_shows_how_it_is_answered_and_what_was_lost(
+    small_ppo: Callable[..., optix.PPOAgent], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Broken(CountingFeed):
+        def stream(self) -> Any:
+            items = super().stream()
+            item = next(items)
+            for _ in range(20):
+                item = items.send((yield item))
+            if self.connections == 1:
+                raise ConnectionResetError
+
+    agent = small_ppo()
+    agent.fit(optix.dataset_from_stream(Broken(), agent, boundary=optix.every_n_steps(4), overflow="block"))
+    assert re.search(r"latency p99 \d+\.\dms · reconnects 1\n", capsys.readouterr().out)

@@ -15,12 +15,12 @@ from keras_optix.experience.actions import Actions, ContinuousActions, DiscreteA
 from keras_optix.experience.actor import Actor, NoiseSpec
 from keras_optix.experience.collector import Collector
 from keras_optix.experience.envs import VectorEnvs
-from keras_optix.experience.feeds import Boundary
+from keras_optix.experience.live.feeds import Boundary
+from keras_optix.experience.live.recording import Recorder
+from keras_optix.experience.live.replay import ReplayFeed
+from keras_optix.experience.live.stream import StreamCollector, StreamOptions
 from keras_optix.experience.making import make_envs
-from keras_optix.experience.recording import Recorder
-from keras_optix.experience.replay import ReplayFeed
 from keras_optix.experience.source import PolicyPublisher
-from keras_optix.experience.stream import StreamCollector, StreamOptions
 from keras_optix.experience.window import PublishedPolicy
 
 

@@ -14,9 +14,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from keras_optix.errors import ConfigurationError, describe
-from keras_optix.experience.observations import Leaf, ObservationLayout
-from keras_optix.experience.recording import RecordedItem, RecordedWindow, Taken
-from keras_optix.experience.recording_file import (
+from keras_optix.experience.live.recording import RecordedItem, RecordedWindow, Taken
+from keras_optix.experience.live.recording_file import (
     CHUNK,
     DROPPED,
     DROPPED_MARK,
@@ -30,6 +29,7 @@ from keras_optix.experience.recording_file import (
     read_head,
     read_payload,
 )
+from keras_optix.experience.observations import Leaf, ObservationLayout
 from keras_optix.experience.spaces_json import from_json
 from keras_optix.validation import check_choice, check_float
 

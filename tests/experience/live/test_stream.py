@@ -17,10 +17,10 @@ import keras_optix as optix
 from keras_optix.errors import ConfigurationError, EnvError, FeedError, SpaceError, StateError
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor, NoiseSpec
-from keras_optix.experience.feeds import Boundary, Reconnect, StreamStep, every_n_seconds, every_n_steps, on_done
-from keras_optix.experience.recording import Recorder
-from keras_optix.experience.replay import ReplayFeed
-from keras_optix.experience.stream import FeedCounts, StreamCollector, StreamOptions
+from keras_optix.experience.live.feeds import Boundary, Reconnect, StreamStep, every_n_seconds, every_n_steps, on_done
+from keras_optix.experience.live.recording import Recorder
+from keras_optix.experience.live.replay import ReplayFeed
+from keras_optix.experience.live.stream import FeedCounts, StreamCollector, StreamOptions
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
 from keras_optix.testing import CountingFeed, ScriptedFeed
 

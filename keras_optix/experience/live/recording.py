@@ -19,8 +19,7 @@ import numpy as np
 from gymnasium import spaces
 
 from keras_optix.errors import ConfigurationError, StateError, describe
-from keras_optix.experience.observations import Leaves, ObservationLayout
-from keras_optix.experience.recording_file import (
+from keras_optix.experience.live.recording_file import (
     CHUNK,
     DROPPED,
     DROPPED_MARK,
@@ -36,6 +35,7 @@ from keras_optix.experience.recording_file import (
     record,
     recordable,
 )
+from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.spaces_json import to_json
 
 _CHUNK_ITEMS = 1000

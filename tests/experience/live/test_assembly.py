@@ -9,10 +9,10 @@ import pytest
 from gymnasium import spaces
 
 from keras_optix.experience.actions import actions_for
-from keras_optix.experience.assembly import Assembly, ClosedWindow
-from keras_optix.experience.feeds import StreamStep, observed
+from keras_optix.experience.live.assembly import Assembly, ClosedWindow
+from keras_optix.experience.live.feeds import StreamStep, observed
+from keras_optix.experience.live.recording import Taken
 from keras_optix.experience.observations import ObservationLayout
-from keras_optix.experience.recording import Taken
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
 
 SPACE = spaces.Box(-np.inf, np.inf, (1,))

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from keras_optix.errors import FeedError
-from keras_optix.experience.feeds import ClosableFeed, Feed, Reconnect
-from keras_optix.experience.latency import LatencyMeter
+from keras_optix.experience.live.feeds import ClosableFeed, Feed, Reconnect
+from keras_optix.experience.live.latency import LatencyMeter
 
 _JOIN_SECONDS = 0.5
 _CLOSINGS = 2  # the first one may have come before there was something to close: while it connected

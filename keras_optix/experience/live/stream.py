@@ -16,15 +16,15 @@ from gymnasium import spaces
 
 from keras_optix.errors import StateError
 from keras_optix.experience.actions import actions_for
-from keras_optix.experience.assembly import Assembly, ClosedWindow
-from keras_optix.experience.choosing import Chooser, PolicyChooser, RecordedChooser, unknown_policy
-from keras_optix.experience.feed_reader import FeedReader, Stopped
-from keras_optix.experience.feeds import Boundary, Feed, Reconnect, StreamStep, observed
-from keras_optix.experience.latency import LatencyMeter
+from keras_optix.experience.live.assembly import Assembly, ClosedWindow
+from keras_optix.experience.live.choosing import Chooser, PolicyChooser, RecordedChooser, unknown_policy
+from keras_optix.experience.live.feed_reader import FeedReader, Stopped
+from keras_optix.experience.live.feeds import Boundary, Feed, Reconnect, StreamStep, observed
+from keras_optix.experience.live.latency import LatencyMeter
+from keras_optix.experience.live.recording import RecordedItem, RecordedWindow, Recorder
+from keras_optix.experience.live.replay import ReplayFeed
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.position import Position, Saved, read_position
-from keras_optix.experience.recording import RecordedItem, RecordedWindow, Recorder
-from keras_optix.experience.replay import ReplayFeed
 from keras_optix.experience.source import PolicyPublisher, WindowSource
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Window
 

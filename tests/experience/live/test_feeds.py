@@ -12,7 +12,7 @@ import pytest
 from gymnasium import spaces
 
 from keras_optix.errors import ConfigurationError, EnvError
-from keras_optix.experience.feeds import (
+from keras_optix.experience.live.feeds import (
     Boundary,
     ClosableFeed,
     Reconnect,

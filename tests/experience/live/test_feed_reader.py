@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from keras_optix.errors import FeedError
-from keras_optix.experience.feed_reader import FeedReader, Stopped
-from keras_optix.experience.feeds import Reconnect
-from keras_optix.experience.latency import LatencyMeter
+from keras_optix.experience.live.feed_reader import FeedReader, Stopped
+from keras_optix.experience.live.feeds import Reconnect
+from keras_optix.experience.live.latency import LatencyMeter
 
 PATIENCE = 20.0
 

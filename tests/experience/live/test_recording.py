@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 
 from keras_optix.errors import ConfigurationError, SpaceError, StateError
 from keras_optix.experience import recording, replay
+from keras_optix.experience.live.recording import RecordedItem, RecordedWindow, Recorder, Taken
+from keras_optix.experience.live.recording_file import CHUNK, FORMAT, MAGIC, VERSION, read_head, record
+from keras_optix.experience.live.replay import ReplayFeed, replay_feed
 from keras_optix.experience.observations import Leaves, ObservationLayout
-from keras_optix.experience.recording import RecordedItem, RecordedWindow, Recorder, Taken
-from keras_optix.experience.recording_file import CHUNK, FORMAT, MAGIC, VERSION, read_head, record
-from keras_optix.experience.replay import ReplayFeed, replay_feed
 
 DISCRETE = spaces.Discrete(3)
 SPACES = {

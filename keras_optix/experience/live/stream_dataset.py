@@ -14,10 +14,10 @@ from gymnasium import spaces
 
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
 from keras_optix.experience.dataset import Learner, from_source, window_spec
-from keras_optix.experience.feeds import Boundary, Feed, Reconnect, StreamStep, every_n_steps
-from keras_optix.experience.recording import Recorder
-from keras_optix.experience.replay import ReplayFeed
-from keras_optix.experience.stream import StreamCollector, StreamOptions
+from keras_optix.experience.live.feeds import Boundary, Feed, Reconnect, StreamStep, every_n_steps
+from keras_optix.experience.live.recording import Recorder
+from keras_optix.experience.live.replay import ReplayFeed
+from keras_optix.experience.live.stream import StreamCollector, StreamOptions
 from keras_optix.experience.window import Window
 from keras_optix.validation import check_choice, check_float, check_int
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from keras_optix.errors import StateError, describe
 from keras_optix.experience.actor import Actor
+from keras_optix.experience.live.recording import RecordedItem, Taken
 from keras_optix.experience.observations import Leaves
-from keras_optix.experience.recording import RecordedItem, Taken
 from keras_optix.experience.source import WindowListener
 from keras_optix.experience.window import PublishedPolicy
 
