@@ -345,6 +345,8 @@ class Agent(keras.Model):  # type: ignore[misc]
         def learn_or_watch(iterator: Any) -> Any:
             source = self._sources.fitting
             if isinstance(source, LiveSource):
+                if self.stop_training:
+                    raise StopIteration  # before the feed is opened; Keras ends the epoch
                 self._warm_up.run((learn, watch), source.blank)
                 learns = source.prepare(lambda: bool(self.stop_training)) and not self._updates_paused
                 return {**(learn if learns else watch)(iterator), **source.logs()}

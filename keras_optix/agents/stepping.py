@@ -60,6 +60,8 @@ class Sources:
         if source is None and len(self._collectors) == 1:
             source = self._collectors[0]  # a dataset that was transformed
         self.fitting = source if source in self._collectors else None
+        for collector in self._collectors:
+            collector.error = None  # of windows that somebody asked for before
 
     def settle(self) -> None:
         """A `fit` has ended: waits for windows that are being collected ahead, and closes live feeds."""

@@ -251,7 +251,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         """Ends `fit` cleanly, from any thread: after the step that runs, with the best weights restored.
 
         On a live feed the window at hand closes at once. Where no `fit` runs, it ends the next one as soon as that has
-        begun: what must not go on is not forgotten.
+        begun, before a live feed is opened: what must not go on is not forgotten.
         """
         self._stop_asked = True
         if self._loop is not None and isinstance(self._loop.trainee, AgentTrainee):
