@@ -40,7 +40,7 @@ class Interrupt:
     Attributes:
         moment: Seconds from the start of the process.
         phase: That it had reached, by what it had printed.
-        traceback: Seconds from the signal to Python's traceback; what follows is TensorFlow's own end.
+        left: Seconds from the signal until `fit` was left and everything closed; NaN if it had not begun.
         seconds: From the signal to the end of the process.
         code: Its return code, -2 if SIGINT ended it.
         snapshots: In the manifest, all of them readable.
@@ -49,7 +49,7 @@ class Interrupt:
 
     moment: float
     phase: str
-    traceback: float = float("nan")
+    left: float = float("nan")
     seconds: float = 0.0
     code: int | None = None
     snapshots: int = 0
@@ -109,8 +109,8 @@ def interrupt(folder: Path, moment: float) -> Interrupt:
     process.send_signal(signal.SIGINT)
     while process.poll() is None:
         now = time.perf_counter() - sent
-        if math.isnan(result.traceback) and "KeyboardInterrupt" in output.read_text(errors="replace"):
-            result.traceback = now
+        if math.isnan(result.left) and "FeedCounts(" in output.read_text(errors="replace"):
+            result.left = now
         if now > HANGS:
             result.faults.append("it hung")
             process.kill()
@@ -151,11 +151,11 @@ def main() -> None:
         print(f"run {run + 1}: {done[-1].seconds:.2f} s{' (late)' if late else ''}", *done[-1].faults, flush=True)
 
     rows = [
-        [one.phase, *(f"{value:.2f}" for value in (one.moment, one.traceback, one.seconds))]
+        [one.phase, *(f"{value:.2f}" for value in (one.moment, one.left, one.seconds))]
         + [str(value) for value in (one.code, one.snapshots, len(one.faults))]
         for one in sorted(done, key=lambda one: one.moment)
     ]
-    print_table(("reached", "moment s", "to traceback s", "to exit s", "code", "snapshots", "faults"), rows)
+    print_table(("reached", "moment s", "to end of fit s", "to exit s", "code", "snapshots", "faults"), rows)
     longest, broken = max(one.seconds for one in done), sum(bool(one.faults) for one in done)
     reached = longest <= arguments.limit and not broken
     print(f"longest {longest:.2f} s of at most {arguments.limit:g}, {broken} broken: {'OK' if reached else 'FAILED'}")
