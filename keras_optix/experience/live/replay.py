@@ -38,7 +38,9 @@ def replay_feed(path: str | os.PathLike[str], *, actions: str = "recorded", spee
     """Opens a recording of a live feed, made with ``record=path``, as a feed.
 
     With ``actions="recorded"`` a run on it is the recorded run again: the same actions, and windows that are equal bit
-    for bit. So a run that went wrong can be looked into, or another learner can be compared on the same data.
+    for bit, what was dropped left out. An agent that begins with the same weights, options and callbacks goes the same
+    way again, so a run that went wrong can be looked into. Another agent learns from the same data; `OptixCallback`
+    does not score it, for what the windows earned belongs to policies that it never had.
 
     With ``actions="agent"`` the agent chooses an action for each observation, as on a live feed. What follows is still
     what the feed answered to the *recorded* actions. So this is for feeds that do not depend on the action (prices,
@@ -63,11 +65,11 @@ def replay_feed(path: str | os.PathLike[str], *, actions: str = "recorded", spee
     Example::
 
         dataset = optix.dataset_from_stream(feed, agent, boundary=optix.every_n_steps(256), record="monday.rec")
-        agent.fit(dataset, epochs=10)
+        agent.fit(dataset, callbacks=[optix.OptixCallback()])  # until Ctrl-C
 
-        # The same windows again, for an agent that learns otherwise:
+        # The same windows again:
         monday = optix.replay_feed("monday.rec")
-        dataset = optix.dataset_from_stream(monday, other, boundary=optix.every_n_steps(256))
+        dataset = optix.dataset_from_stream(monday, agent_as_it_was)
 
         # Or just to look:
         for obs, reward, terminated, truncated, info in monday.stream():
