@@ -62,20 +62,23 @@ class Ticks:
             self._link.close()
 
 
-class Numbers(optix.ReturnEvaluator):
-    """Also keeps the numbers of the observations in all windows that reached the learner, and the rewards."""
+class Numbers(keras.callbacks.Callback):
+    """Keeps the numbers of the observations in all windows that reached the learner, and the rewards."""
 
-    def __init__(self) -> None:
+    def __init__(self, source: Any) -> None:
         super().__init__()
         self.seen: list[int] = []
         self.rewards: list[float] = []
+        self._source = source
+        source.keep_delivered(True)
 
-    def score(self, episode_data: Any, train_diagnostics: Any) -> Any:
-        """Scores the window."""
-        rows = episode_data.valid[:, 0]
-        self.seen += [info[0]["number"] for info, valid in zip(episode_data.infos, rows, strict=True) if valid]
-        self.rewards.append(float(episode_data.rewards[rows].mean()) if rows.any() else 0.0)
-        return super().score(episode_data, train_diagnostics)
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Takes the windows that were learned from."""
+        for collected in self._source.take_delivered(self.model.last_window_id):
+            window = collected.window
+            rows = window.valid[:, 0]
+            self.seen += [info[0]["number"] for info, valid in zip(collected.infos, rows, strict=True) if valid]
+            self.rewards.append(float(window.rewards[rows].mean()) if rows.any() else 0.0)
 
 
 def run(overflow: str, slowness: int, seed: int, rate: float, seconds: float, epochs: int) -> dict[str, Any]:
@@ -92,13 +95,10 @@ def run(overflow: str, slowness: int, seed: int, rate: float, seconds: float, ep
     agent.compile(optimizer=keras.optimizers.Adam(1e-3))
     boundary = optix.every_n_steps(WINDOW)
     dataset = optix.dataset_from_stream(Ticks(port), agent, boundary=boundary, seed=seed, overflow=overflow)
-    evaluator = Numbers()
-    # Never tired: it trains as long as the feed ticks.
-    scheduler = optix.BackoffScheduler(plateau_threshold=10**6, dormant_threshold=2 * 10**6)
-    callback = optix.OptixCallback(evaluator, scheduler=scheduler, restore_best=False, verbose=0)
-    began = time.perf_counter()
-    agent.fit(dataset, callbacks=[callback], verbose=0)
     source = agent.sources[-1]
+    numbers = Numbers(source)
+    began = time.perf_counter()
+    agent.fit(dataset, callbacks=[numbers], verbose=0)
     counts, logs = source.counts, source.logs()
     said = json.loads(server.stdout.readline())
     server.wait(10)
@@ -106,7 +106,7 @@ def run(overflow: str, slowness: int, seed: int, rate: float, seconds: float, ep
     # The last window may not be full: it is delivered when the server hangs up.
     accounted = counts.observations == counts.starts + counts.steps
     accounted &= counts.steps == counts.delivered + counts.dropped + counts.waiting
-    accounted &= len(evaluator.seen) == len(set(evaluator.seen)) == counts.delivered
+    accounted &= len(numbers.seen) == len(set(numbers.seen)) == counts.delivered
     accounted &= said["sent"] == counts.observations == len(durations)
     return {
         "overflow": overflow,
@@ -116,20 +116,20 @@ def run(overflow: str, slowness: int, seed: int, rate: float, seconds: float, ep
         "answered": len(durations),
         "backlog": said["backlog"],
         "delivered": counts.delivered,
-        "delivered_by_windows": len(evaluator.seen),
+        "delivered_by_windows": len(numbers.seen),
         "dropped": counts.dropped,
         "waiting": counts.waiting,
         "late": counts.late,
         "accounted": bool(accounted),
-        "windows": len(evaluator.rewards),
+        "windows": len(numbers.rewards),
         "seconds": time.perf_counter() - began,
         "round_p50": float(np.percentile(durations, 50)),
         "round_p99": float(np.percentile(durations, 99)),
         "round_max": float(durations.max()),
         "library_p50": logs["feed_latency_p50_ms"],
         "library_p99": logs["feed_latency_p99_ms"],
-        "reward_first": float(np.mean(evaluator.rewards[:4])),
-        "reward_last": float(np.mean(evaluator.rewards[-4:])),
+        "reward_first": float(np.mean(numbers.rewards[:4])),
+        "reward_last": float(np.mean(numbers.rewards[-4:])),
     }
 
 
