@@ -19,6 +19,7 @@ import time
 
 TICK = struct.Struct("<qfff")  # number, two values, reward
 ANSWER = struct.Struct("<qi")  # number, action
+PATIENCE = 4.0  # times the time that it ticks: a client that waits for its learner answers late
 
 
 def play(link: socket.socket, rate: float, seconds: float) -> dict[str, object]:
@@ -46,8 +47,8 @@ def play(link: socket.socket, rate: float, seconds: float) -> dict[str, object]:
                 del outgoing[: link.send(outgoing)]
             except BlockingIOError:
                 backlog = max(backlog, len(outgoing) // TICK.size)
-        if not outgoing and now - began >= seconds + 2.0:  # answers under way still count
-            break
+        if now - began >= seconds and (not sent_at or now - began >= PATIENCE * seconds):
+            break  # all answers are there
         if selector.select(max(min(due - time.perf_counter(), 0.01), 0.0)):
             data = link.recv(65536)
             if not data:
@@ -71,9 +72,9 @@ def main() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         print(listener.getsockname()[1], flush=True)
         link, _ = listener.accept()
-        with link:
-            measured = play(link, arguments.rate, arguments.seconds)
-        print(json.dumps(measured), flush=True)  # nobody reads it before the connection is closed
+    with link:
+        measured = play(link, arguments.rate, arguments.seconds)
+    print(json.dumps(measured), flush=True)  # nobody reads it before the connection is closed
 
 
 if __name__ == "__main__":

@@ -187,7 +187,10 @@ class StreamCollector(WindowSource):
             )
 
     def logs(self) -> dict[str, float]:
-        """Counts since the dataset was made, and the latency of the latest 4,096 actions, for the logs of `fit`."""
+        """Counts since the dataset was made, and the latency of the latest 4,096 actions, for the logs of `fit`.
+
+        Latency begins when the feed yields: what waited before, in a socket, is not seen here.
+        """
         counts = self.counts
         half, most = self._latency.percentiles(50.0, 99.0)
         return {
