@@ -66,7 +66,8 @@ def dataset_from_stream(
     Ctrl-C, ``agent.stop_training = True`` or ``callback.stop()``, from any thread.
 
     The logs of `fit` (`feed/...` in TensorBoard) count what the feed gave and what became of it, and tell the latency
-    from the moment that the feed yields an observation until its action goes out; ``agent.sources[-1].counts`` has all counts.
+    from the moment that the feed yields an observation until its action goes out; ``agent.sources[-1].counts`` has all
+    counts.
 
     Args:
         feed: The feed, or what `replay_feed` returns; see `Feed`.
