@@ -131,7 +131,8 @@ class StreamCollector(WindowSource):
         self._actions = actions_for(action_space)
         self._rng = np.random.default_rng(None if options.seed is None else (options.seed, 1))
         self._chooser: Chooser | None = None
-        self._latency = LatencyMeter(options.deadline)
+        # What was chosen long ago is not late; a replay waits for the learner.
+        self._latency = LatencyMeter(options.deadline if self.endless else math.inf)
         # All that follows is shared by the threads, under the condition.
         self._changed = threading.Condition()
         self._assembly = Assembly(self.layout, self._actions, options.window_size, one_version=options.deterministic)
