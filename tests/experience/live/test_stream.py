@@ -241,7 +241,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         for module in ("stream", "assembly"):
-            monkeypatch.setattr(f"keras_optix.experience.{module}.time", self)
+            monkeypatch.setattr(f"keras_optix.experience.live.{module}.time", self)
 
     def monotonic(self) -> float:
         return self.now
