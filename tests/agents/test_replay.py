@@ -112,6 +112,21 @@ def test_an_agent_may_choose_anew_in_a_replay(small_ppo: MakeAgent, tmp_path: Pa
     assert sum(int(window.valid.sum()) for window in again) == sum(int(window.valid.sum()) for window in first)
 
 
+def test_an_agent_that_chooses_anew_has_the_windows_of_the_recording(small_ppo: MakeAgent, tmp_path: Path) -> None:
+    path = tmp_path / "run.rec"
+    reconnect = optix.Reconnect(first_delay=0.001, max_delay=0.001)
+    options = {"boundary": optix.every_n_steps(16), "overflow": "block", "reconnect": reconnect}
+    first, counts = trained(small_ppo(), Moody(), False, record=path, **options)
+    other = small_ppo()
+    again, replayed = trained(other, optix.replay_feed(path, actions="agent"), False)
+    assert (replayed.steps, replayed.starts, replayed.delivered) == (counts.steps, counts.starts, counts.delivered)
+    for window, same in zip(first, again, strict=True):
+        for name in ("observations", "rewards", "valid", "next_observations", "seed", "window_id"):
+            assert np.array_equal(getattr(window, name), getattr(same, name))
+    # The control: the actions are its own.
+    assert any(np.any(window.actions != same.actions) for window, same in zip(first, again, strict=True))
+
+
 def test_the_loop_decides_the_same_in_a_replay(small_ppo: MakeAgent, tmp_path: Path) -> None:
     path = tmp_path / "run.rec"
     live, again = twins(small_ppo)

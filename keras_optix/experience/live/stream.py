@@ -29,7 +29,6 @@ from keras_optix.experience.source import PolicyPublisher, WindowSource
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Window
 
 _POLL_SECONDS = 0.05  # how often somebody who waits looks whether it should stop
-_END = StopIteration("The feed has ended.")
 _NOT_SCORED = "policies that this agent never had played the recording: its windows are learned from, and not scored"
 
 
@@ -127,6 +126,7 @@ class StreamCollector(WindowSource):
         self._feed = feed
         self._options = options
         self._recorder = recorder
+        self._replays = isinstance(feed, ReplayFeed) and feed.actions == "recorded"  # else somebody chooses
         self._recorded = feed.windows if isinstance(feed, ReplayFeed) and options.boundary is None else None
         self._actions = actions_for(action_space)
         self._rng = np.random.default_rng(None if options.seed is None else (options.seed, 1))
@@ -329,11 +329,11 @@ class StreamCollector(WindowSource):
 
     def _open(self, published: PublishedPolicy) -> None:
         """Offers the policy to whoever chooses, and begins to read if nobody does."""
-        if self._recorder is not None or isinstance(self._feed, ReplayFeed):
+        if self._recorder is not None or self._replays:
             published = published.with_fingerprint()
         if self._chooser is not None:
             self._chooser.publish(published)
-        elif self._recorded is not None or (isinstance(self._feed, ReplayFeed) and self._feed.actions == "recorded"):
+        elif self._replays:
             self._chooser = RecordedChooser(published)
         else:
             deterministic = self.deterministic
@@ -405,7 +405,7 @@ class StreamCollector(WindowSource):
                 return
             if self._assembly.rows and self._recorded is None:
                 self._close_window(time.monotonic())
-            self._ending = _END if error is None else error
+            self._ending = StopIteration("The feed has ended.") if error is None else error
             self._changed.notify_all()
 
     # Under the condition

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -661,6 +662,18 @@ def test_a_collector_that_nobody_keeps_ends_its_thread() -> None:
     gc.collect()
     until(lambda: not any(thread.name == "keras_optix_feed" for thread in threading.enumerate()))
     assert (feed.closed, feed.finished) == (1, 1)
+
+
+def test_a_collector_whose_feed_has_ended_is_not_kept() -> None:
+    feed = CountingFeed(None, items=5)
+    options = StreamOptions(every_n_steps(4), 4, "block")
+    publisher = PublisherOf(SlowActor(set(), 0.0))
+    collector = StreamCollector(feed, publisher, feed.observation_space, feed.action_space, options)
+    take_all(collector)
+    kept = weakref.ref(collector)
+    del collector
+    gc.collect()
+    assert kept() is None
 
 
 def test_save_and_restore_go_on_with_the_numbers(stream: MakeStream) -> None:
