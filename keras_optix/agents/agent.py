@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -296,11 +297,12 @@ class Agent(keras.Model):  # type: ignore[misc]
         self._warm_up.settle()
         self._sources.begin(x)
         try:
-            if isinstance(self._sources.fitting, LiveSource) and self.steps_per_execution != 1:
+            live = isinstance(self._sources.fitting, LiveSource)
+            if live and self.steps_per_execution != 1:
                 problem = "On a live feed each window is waited for, so steps cannot be run several at once."
                 received = {"steps_per_execution": self.steps_per_execution}
                 raise ConfigurationError(describe(problem, fix="Compile with `steps_per_execution=1`.", **received))
-            with feeds_may_end():
+            with feeds_may_end() if live else contextlib.nullcontext():
                 history = super().fit(x, callbacks=given, verbose=verbose, shuffle=shuffle, **kwargs)
         except BaseException as error:
             # What an environment raises reaches us as an error of the TensorFlow runtime, without its cause.

@@ -392,6 +392,13 @@ def test_stop_ends_the_fit_of_an_ordinary_model() -> None:
     assert len(again.logs) == 1
 
 
+def test_an_environment_that_runs_out_of_windows_is_still_warned_of(eager_ppo: MakeAgent) -> None:
+    agent = eager_ppo()
+    dataset = optix.dataset_from_env(optix.testing.CountingEnv, agent, window_size=8).take(2)
+    with pytest.warns(UserWarning, match="ran out of data"):
+        agent.fit(dataset, steps_per_epoch=3, verbose=0)
+
+
 # What the loop does when the policy is trained
 
 
