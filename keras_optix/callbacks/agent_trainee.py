@@ -345,24 +345,23 @@ class AgentTrainee(Trainee):
 
     def _unit(self, collected: CollectedWindow, logs: Mapping[str, Any]) -> Unit:
         agent = self._agent
-        if not collected.published.available:
+        candidate = self._candidate(collected.published, collected.window_id, collected.env_steps)
+        steps, nothing = int(collected.window.valid.sum()), EvalMetrics(None, {}, collected.window_id)
+        if not candidate.known:
             # Nobody knows whose score it would be.
-            nothing = EvalMetrics(None, {}, collected.window_id)
-            candidate = self._candidate(collected.published, collected.window_id, collected.env_steps)
-            return Unit(candidate, int(collected.window.valid.sum()), logs, lambda evaluator: nothing)
+            return Unit(candidate, steps, logs, lambda evaluator: nothing)
 
         def data() -> EpisodeData | None:
             return agent.split_window(collected).own if isinstance(agent, MixedAgent) else collected.episode_data()
 
         def score(evaluator: BaseEvaluator) -> EvalMetrics:
             own = data()
-            return EvalMetrics(None, {}, collected.window_id) if own is None else evaluator.score(own, logs)
+            return nothing if own is None else evaluator.score(own, logs)
 
         def member_scores(evaluator: BaseEvaluator) -> Sequence[EvalMetrics | None]:
             return agent.member_metrics(collected, evaluator, logs) if isinstance(agent, MixedAgent) else ()
 
-        candidate = self._candidate(collected.published, collected.window_id, collected.env_steps)
-        return Unit(candidate, int(collected.window.valid.sum()), logs, score, data, member_scores)
+        return Unit(candidate, steps, logs, score, data, member_scores)
 
     def _candidate(self, published: PublishedPolicy, window_id: int, env_steps: int) -> Candidate:
         def state() -> State:

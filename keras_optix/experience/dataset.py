@@ -151,6 +151,19 @@ def window_spec(layout: ObservationLayout, action_space: Any, window_size: int, 
     )
 
 
+def packed(tensors: Any, spec: Window) -> Window:
+    """What a `tf.numpy_function` gave, as a window with the shapes that it forgets.
+
+    Args:
+        tensors: In the order of the flattened window.
+        spec: See `window_spec`.
+    """
+    for tensor, field in zip(tensors, tf.nest.flatten(spec), strict=True):
+        tensor.set_shape(field.shape)
+    window: Window = tf.nest.pack_sequence_as(spec, tensors)
+    return window
+
+
 def from_source(windows: tf.data.Dataset, source: WindowSource) -> tf.data.Dataset:
     """The dataset as it is handed out: marked with its source, and without what TensorFlow would add to it.
 
@@ -175,7 +188,6 @@ def source_of(dataset: Any) -> WindowSource | None:
 def _dataset_of(collector: Collector) -> tf.data.Dataset:
     envs = collector.envs
     spec = window_spec(envs.layout, envs.action_space, collector.window_size, collector.num_envs)
-    flat_spec = tf.nest.flatten(spec)
 
     # TensorFlow keeps the function of a dataset that was iterated for ever; it must not keep the environments, too.
     alive = weakref.ref(collector)
@@ -187,10 +199,6 @@ def _dataset_of(collector: Collector) -> tf.data.Dataset:
         return list(tf.nest.flatten(source.collect().window))
 
     def window(counter: Any) -> Window:
-        tensors = tf.numpy_function(collect, [counter], [field.dtype for field in flat_spec])
-        for tensor, field in zip(tensors, flat_spec, strict=True):
-            tensor.set_shape(field.shape)
-        packed: Window = tf.nest.pack_sequence_as(spec, tensors)
-        return packed
+        return packed(tf.numpy_function(collect, [counter], [field.dtype for field in tf.nest.flatten(spec)]), spec)
 
     return from_source(tf.data.Dataset.counter().map(window), collector)

@@ -156,11 +156,6 @@ class Assembly:
         """Whether an action of consequence was chosen since the window at hand began."""
         return self._open.acted
 
-    @property
-    def waits(self) -> bool:
-        """Whether an action is on its way."""
-        return self._pending is not None
-
     def opened(self, now: float) -> None:
         """The feed is opened: a window without rows begins now.
 

@@ -290,7 +290,7 @@ class StreamCollector(WindowSource):
         reader, self._reader = self._reader, None
         self._prepared = False
         if reader is not None:
-            reader.stop()
+            self._stop_reading()
         with self._changed:
             self._ending = None
             self._deadline = math.inf
@@ -341,7 +341,8 @@ class StreamCollector(WindowSource):
         if self._reader is not None:
             return
         reader = FeedReader(self._feed, self, self._options.reconnect, self._latency, self.seed)
-        weakref.finalize(self, reader.stop)  # also before the interpreter ends: its thread must not run then
+        # Also before the interpreter ends: its thread must not run then. Once called, it is forgotten.
+        self._stop_reading = weakref.finalize(self, reader.stop)
         with self._changed:
             self._reader, self._ending = reader, None
             now = time.monotonic()

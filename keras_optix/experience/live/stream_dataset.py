@@ -13,7 +13,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
-from keras_optix.experience.dataset import Learner, from_source, window_spec
+from keras_optix.experience.dataset import Learner, from_source, packed, window_spec
 from keras_optix.experience.live.feeds import Boundary, Feed, Reconnect, StreamStep, every_n_steps
 from keras_optix.experience.live.recording import Recorder
 from keras_optix.experience.live.replay import ReplayFeed
@@ -155,11 +155,9 @@ def _dataset_of(collector: StreamCollector) -> tf.data.Dataset:
     def window(counter: Any) -> tuple[Any, Window]:
         goes_on, *tensors = tf.numpy_function(collect, [counter], [tf.bool, *(field.dtype for field in flat_spec)])
         goes_on.set_shape(())
-        for tensor, field in zip(tensors, flat_spec, strict=True):
-            tensor.set_shape(field.shape)
-        return goes_on, tf.nest.pack_sequence_as(spec, tensors)
+        return goes_on, packed(tensors, spec)
 
-    windows = tf.data.Dataset.counter().map(window).take_while(lambda goes_on, _: goes_on).map(lambda _, packed: packed)
+    windows = tf.data.Dataset.counter().map(window).take_while(lambda goes_on, _: goes_on).map(lambda _, found: found)
     return from_source(windows, collector)
 
 

@@ -577,7 +577,7 @@ def test_the_first_row_after_a_window_that_the_clock_closed_is_of_the_version_be
     feed = ScriptedFeed([number(0), gate, *numbers(1, 2), number(3, 3.0, ends=True)])
     collector = stream(feed, window_size=3, publisher=trainer)
     collector._open(trainer.publish())
-    until(lambda: collector._assembly.waits)
+    until(lambda: collector._assembly._pending is not None)
     trainer.version = 5
     empty = now_or_never(collector)  # closed while the action for item 0 was on its way
     assert empty.window.policy_version == 0
