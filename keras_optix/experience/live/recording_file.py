@@ -9,7 +9,8 @@ record       payload
 ============ ===============================================================================================
 ``HEADER``   JSON: the spaces and when the recording began; the first record, and only that
 ``CHUNK``    items, and what was chosen for them, as arrays of an npz archive (see `encode_chunk`)
-``WINDOW``   a window that closed: its id, rows and seed; the items of it are in the records before this one
+``WINDOW``   a window that closed: its id, rows and seed, version and fingerprint of the policy that acted in it; the
+             items of it are in the records before this one
 ``DROPPED``  the id of a window that closed earlier and never reached the learner
 ============ ===============================================================================================
 """
