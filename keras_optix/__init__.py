@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from keras_optix.registration import register_saved_classes
+
 __version__ = "0.1.0"
 
 _MODULES = {
@@ -66,6 +68,8 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = sorted(_MODULE_OF)
+
+register_saved_classes()
 
 
 def __getattr__(name: str) -> Any:

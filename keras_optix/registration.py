@@ -1,0 +1,101 @@
+"""Lets Keras load a saved agent after `import keras_optix` alone.
+
+Keras finds the class of a saved model among those that were registered. Ours register when their modules are imported,
+and those import TensorFlow, which `import keras_optix` must not. So a stand-in is registered for each class; it imports
+the class when a model is loaded that needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+_SAVING = "keras.saving"
+_REGISTRY = "get_custom_objects"  # the function of `keras.saving` that returns the registered classes by name
+_MODULES = {
+    "Agent": "keras_optix.agents.agent",
+    "EnsembleAgent": "keras_optix.agents.ensemble",
+    "PPOAgent": "keras_optix.agents.ppo",
+    "ReinforceAgent": "keras_optix.agents.reinforce",
+    "RunningMoments": "keras_optix.agents.normalization",
+}
+
+
+class ClassToImport:
+    """Stands for a class until a model is loaded that needs it; the class then takes its place.
+
+    Args:
+        name: Name of the class.
+        module: Where it is.
+    """
+
+    def __init__(self, name: str, module: str) -> None:
+        self._name = name
+        self._module = module
+
+    def from_config(self, config: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Imports the class, which registers it, and makes an object of a config."""
+        return getattr(importlib.import_module(self._module), self._name).from_config(config, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<class '{self._module}.{self._name}'>"
+
+
+def register_saved_classes() -> None:
+    """Registers the stand-ins: now if Keras is imported already, else as soon as it is."""
+    saving = sys.modules.get(_SAVING)
+    if saving is not None and hasattr(saving, _REGISTRY):
+        _register(saving)
+    elif not any(isinstance(finder, _KerasImport) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _KerasImport())
+
+
+def _register(saving: ModuleType) -> None:
+    registered = getattr(saving, _REGISTRY)()
+    for name, module in _MODULES.items():
+        registered.setdefault(f"keras_optix>{name}", ClassToImport(name, module))
+
+
+class _KerasImport(MetaPathFinder):
+    """Notices that Keras is imported. It finds nothing itself, and is gone afterwards."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """What the other finders find, with a loader that registers."""
+        if fullname != _SAVING:
+            return None
+        others = [finder for finder in sys.meta_path if finder is not self]
+        specs = (finder.find_spec(fullname, path, target) for finder in others)
+        spec = next((found for found in specs if found is not None), None)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _RegisteringLoader(spec.loader, self)
+        return spec
+
+
+class _RegisteringLoader(Loader):
+    """Loads `keras.saving` as its own loader does, and registers the stand-ins."""
+
+    def __init__(self, loader: Loader, finder: MetaPathFinder) -> None:
+        self._loader = loader
+        self._finder = finder
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """See `importlib.abc.Loader`."""
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """See `importlib.abc.Loader`."""
+        # Nothing of us stays behind: resources and reloads are for the module's own loader.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        _register(module)
+        if self._finder in sys.meta_path:
+            sys.meta_path.remove(self._finder)
