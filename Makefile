@@ -10,8 +10,8 @@ WORKERS ?= -n 2 --dist loadscope
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test test-all test-backends lint format bench bench-collect bench-prefetch bench-memory bench-loop \
-	bench-overhead bench-crash bench-registry bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-policies \
-	bench-live bench-live-restarts bench-live-interrupts clean
+	bench-overhead bench-compile bench-crash bench-registry bench-ensemble bench-tuning bench-regimes bench-swap bench-market \
+	bench-policies bench-live bench-live-restarts bench-live-interrupts clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -75,6 +75,9 @@ bench-loop: $(VENV)/.installed ## the original's defects and the run lengths of 
 
 bench-overhead: $(VENV)/.installed ## what the callback costs in an ordinary fit and an agent's (some minutes)
 	$(BIN)/python benchmarks/overhead.py
+
+bench-compile: $(VENV)/.installed $(BENCH_VENV)/.installed ## with XLA, without, as chosen; and Stable-Baselines3 (ten minutes)
+	$(BIN)/python benchmarks/compile.py --sb3-python $(BENCH_VENV)/bin/python --resume
 
 bench-crash: $(VENV)/.installed ## a hundred kills at random moments, and resuming after each (half an hour)
 	$(BIN)/python benchmarks/crash.py

@@ -92,7 +92,11 @@ class PolicyHead:
     def parameters(self, observations: Any, training: bool) -> Any:
         """Parameters of the distribution, ``[B, P]``, for observations ``[B, ...]``."""
         inputs = network_inputs(self.network, self.inputs(observations), self.layout)
-        outputs = tf.cast(self.network(inputs, training=training), tf.float32)
+        return self.parameters_of(self.network(inputs, training=training))
+
+    def parameters_of(self, outputs: Any) -> Any:
+        """Parameters of the distribution, ``[B, P]``, of what the network gave."""
+        outputs = tf.cast(outputs, tf.float32)
         if self._log_std is None:
             return outputs
         return tf.concat([outputs, tf.zeros_like(outputs) + self._log_std.value], -1)

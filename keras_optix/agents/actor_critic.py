@@ -10,11 +10,15 @@ import tensorflow as tf
 from keras import ops
 
 from keras_optix.agents.agent import Agent
+from keras_optix.agents.default_networks import default_network, default_network_beside, has_images
 from keras_optix.agents.hyperparameters import Hyperparameter
-from keras_optix.agents.networks import check_network, default_network, network_inputs
+from keras_optix.agents.network_checks import check_kind, check_network
+from keras_optix.agents.networks import network_inputs
 from keras_optix.agents.normalization import RewardScale
-from keras_optix.agents.saving import check_apart, serialized
+from keras_optix.agents.saving import SHARED, serialized
+from keras_optix.agents.shared_layers import JointNetwork, join, shared_layers
 from keras_optix.control.search_space import Linear, OneMinusLog, SearchSpace
+from keras_optix.errors import ConfigurationError, SpaceError, describe
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import Window
@@ -51,6 +55,11 @@ class ActorCriticAgent(Agent):
     weights of at most 0.01. The weight of the value loss and the largest gradient norm are left out: they matter little
     where the networks share no weights and the optimizer rescales gradients, as Adam does.
 
+    Policy and value network may share layers: ``value=keras.Model(policy.inputs, Dense(1)(features))``, where
+    ``features`` is a tensor inside the policy, or two models that begin with the same layer objects. Shared layers get
+    the gradients of both losses. They are computed once in a gradient step, and saved once, where both networks are
+    functional or sequential models.
+
     Args:
         policy: Maps observations to the parameters of a distribution over actions; see `Agent`. None builds one.
         value: Maps observations to values ``[B, 1]``. None builds a network.
@@ -60,8 +69,14 @@ class ActorCriticAgent(Agent):
         max_grad_norm: Largest global norm of the gradient.
         normalize_rewards: Scale rewards by the running deviation of their discounted return; see `RewardScale`. Logged
             episode returns are those of the environment. Defaults to False.
+        share_features: Whether the default networks of observations with images share the convolutions and the dense
+            layer behind them. Defaults to True. Of networks that you give, share layers yourself.
         hyperparams: Further hyperparameters of the algorithm.
         **kwargs: As for `Agent`.
+
+    Raises:
+        ConfigurationError: An argument is out of range.
+        SpaceError: A network is no `keras.Model`.
     """
 
     default_spaces: ClassVar[Mapping[str, SearchSpace | tuple[float, float]]] = {
@@ -79,6 +94,7 @@ class ActorCriticAgent(Agent):
         value_coefficient: float,
         max_grad_norm: float,
         normalize_rewards: bool = False,
+        share_features: bool = True,
         hyperparams: Mapping[str, Hyperparameter] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -88,25 +104,46 @@ class ActorCriticAgent(Agent):
             "value_coefficient": Hyperparameter(value_coefficient),
             "max_grad_norm": Hyperparameter(max_grad_norm, 1e-6),
         }
+        check_kind(value, "value")
+        if not isinstance(share_features, bool):
+            raise ConfigurationError(describe("`share_features` must be True or False.", share_features=share_features))
         super().__init__(policy, hyperparams=shared | dict(hyperparams or {}), **kwargs)
         self.value = value
+        self.share_features = share_features
+        self._joint: JointNetwork | None = None
         self._reward_scale = RewardScale() if normalize_rewards else None
         self.reward_moments = None if self._reward_scale is None else self._reward_scale.moments
 
     def build_networks(self, layout: ObservationLayout) -> None:
         """See `Agent.build_networks`."""
         if self.value is None:
-            self.add_network("value", default_network(layout, 1, output_gain=1.0, name="value"))
+            share = self.share_features and has_images(layout) and "policy" in self._added_networks
+            sizes: dict[str, Any] = {"output_gain": 1.0, "name": "value"}
+            if share:
+                self.add_network("value", default_network_beside(self.policy, layout, 1, **sizes))
+            else:
+                self.add_network("value", default_network(layout, 1, **sizes))
+        if self.value is self.policy:
+            raise SpaceError(
+                describe(
+                    "`policy` and `value` are one model; the gradients of both would go to the same output.",
+                    fix="Give each its own last layer; they may share the layers before it.",
+                    policy=self.policy,
+                )
+            )
         check_network(self.value, "value", layout=layout, outputs=(1,), action_space=None)
+        self._joint = join(self.policy, self.value)
 
     def get_config(self) -> dict[str, Any]:
         """See `Agent.get_config`.
 
         Raises:
-            StateError: The networks share weights, which Keras would save as those of two networks.
+            StateError: The networks share weights in a way that Keras cannot save.
         """
-        check_apart(self.policy, self.value)
-        own = {"value": serialized(self.value), "normalize_rewards": self._reward_scale is not None}
+        own = {SHARED: shared_layers(self.policy, self.value)}
+        own |= {"value": serialized(self.value), "normalize_rewards": self._reward_scale is not None}
+        if not self.share_features:
+            own["share_features"] = False
         return super().get_config() | own
 
     def attach_source(self, source: WindowSource) -> None:
@@ -137,6 +174,21 @@ class ActorCriticAgent(Agent):
         inputs = network_inputs(self.value, head.inputs(observations), head.layout)
         return tf.cast(self.value(inputs, training=training), tf.float32)[:, 0]
 
+    def parameters_and_values(self, observations: Any, training: bool) -> tuple[Any, Any]:
+        """What both networks say of observations; layers that they share are computed once.
+
+        Args:
+            observations: ``[B, ...]``.
+            training: As for `keras.Model.call`.
+
+        Returns:
+            Parameters of the policy's distribution ``[B, P]``, and values ``[B]``.
+        """
+        if self._joint is None:
+            return self.head.parameters(observations, training), self.value_of(observations, training)
+        outputs, values = self._joint(self.head.inputs(observations), training)
+        return self.head.parameters_of(outputs), tf.cast(values, tf.float32)[:, 0]
+
     def values_of(self, window: Window) -> tuple[Any, Any]:
         """Values of the observations and of their successors, both ``[T, N]``, in one call of the network."""
         steps, n = (int(k) for k in window.rewards.shape)
@@ -162,18 +214,19 @@ class ActorCriticAgent(Agent):
         observations = tf.nest.map_structure(flatten, window.observations)
         self.head.update_statistics(observations, tf.cast(flatten(window.valid), tf.float32))
 
-    def total_loss(self, policy_loss: Any, parameters: Any, rows: Rows) -> tuple[Any, Any, Any]:
+    def total_loss(self, policy_loss: Any, parameters: Any, values: Any, rows: Rows) -> tuple[Any, Any, Any]:
         """Adds the value loss and the entropy bonus to the policy's loss.
 
         Args:
             policy_loss: Scalar.
             parameters: Of the policy's distribution, ``[B, P]``.
+            values: Of the observations, ``[B]``.
             rows: The rows.
 
         Returns:
             ``(loss, value_loss, entropy)``.
         """
-        errors = rows.returns - self.value_of(rows.observations, training=True)
+        errors = rows.returns - values
         value_loss = losses.weighted_mean(0.5 * ops.square(errors), rows.weights)
         entropy = losses.weighted_mean(self.head.distribution.entropy(parameters), rows.weights)
         value_coefficient = self.hyperparams.tensor("value_coefficient")

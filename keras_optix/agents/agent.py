@@ -11,9 +11,12 @@ import keras
 import numpy as np
 
 from keras_optix.agents.acting import ActActors, PolicyHead, distribution_of, outputs_of
+from keras_optix.agents.default_networks import default_network
 from keras_optix.agents.hyperparameters import Hyperparameter, Hyperparameters
+from keras_optix.agents.jit import AUTO, JitChoice, apply_choice, check_jit, choose_jit
 from keras_optix.agents.live import LiveSource, WarmUp, feeds_may_end
-from keras_optix.agents.networks import check_network, default_network, spaces_of_network
+from keras_optix.agents.network_checks import check_kind, check_network
+from keras_optix.agents.networks import spaces_of_network
 from keras_optix.agents.normalization import RunningMoments, moments_in
 from keras_optix.agents.progress import FitProgress, ProgressReporter
 from keras_optix.agents.saving import ADDED, agent_of, config_of, serialized
@@ -78,6 +81,7 @@ class Agent(keras.Model):  # type: ignore[misc]
         seed: int | None = None,
         name: str | None = None,
     ) -> None:
+        check_kind(policy, "policy")
         super().__init__(name=name)
         self.policy = policy
         self.normalize_observations = normalize_observations
@@ -95,6 +99,10 @@ class Agent(keras.Model):  # type: ignore[misc]
         self._added_networks: tuple[str, ...] = ()
         self._act_rng = np.random.default_rng(seed)
         self._updates_paused = False
+        self._jit_given: Any = AUTO
+        self._jit_is_ours = False
+        self._jit_choice: JitChoice | None = None
+        self._jit_told = False
 
     # Spaces and networks
 
@@ -136,7 +144,12 @@ class Agent(keras.Model):  # type: ignore[misc]
             gives = outputs_of(actions)[0]
             self.add_network("policy", default_network(layout, gives, output_gain=0.01, name="policy"))
         outputs = check_network(
-            self.policy, "policy", layout=layout, outputs=outputs_of(actions), action_space=action_space
+            self.policy,
+            "policy",
+            layout=layout,
+            outputs=outputs_of(actions),
+            action_space=action_space,
+            beside=getattr(self, "value", None),
         )
         self.build_networks(layout)
         self._head = self._make_head(layout, actions, outputs)
@@ -221,16 +234,41 @@ class Agent(keras.Model):  # type: ignore[misc]
 
         Args:
             optimizer: A Keras optimizer or its name. Its learning rate becomes the hyperparameter `learning_rate`.
-            jit_compile: Compile `train_step` with XLA. Defaults to ``"auto"``: yes where the algorithm (`prefers_jit`)
-                and all layers support it, for the seconds it takes at the start come back within minutes.
+            jit_compile: Compile `train_step` with XLA. Defaults to ``"auto"``: chosen by the layers of the networks and
+                the machine, once both are known; `jit_choice` says what and why. On a CPU XLA makes dense layers up to
+                three times faster, and convolutions many times slower. An algorithm that does not `prefers_jit` leaves
+                it to Keras, which uses XLA on accelerators.
             **kwargs: `run_eagerly`, `steps_per_execution`; losses and metrics are the algorithm's own.
         """
-        if jit_compile == "auto" and self.prefers_jit and not kwargs.get("run_eagerly", False):
-            networks = [layer for layer in self.layers if isinstance(layer, keras.Model)]
-            jit_compile = all(layer.supports_jit for network in networks for layer in network.layers)
-        super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        check_jit(jit_compile)
+        # What is chosen now stands until the networks are there, and for an algorithm that leaves it to Keras.
+        ours = jit_compile == AUTO and self.prefers_jit and not kwargs.get("run_eagerly", False)
+        super().compile(optimizer=optimizer, jit_compile=False if ours else jit_compile, **kwargs)
+        self._jit_given, self._jit_is_ours, self._jit_choice, self._jit_told = jit_compile, ours, None, False
         self._hyperparams.attach_optimizer(self.optimizer)
         self._prepare()
+
+    @property
+    def jit_choice(self) -> JitChoice | None:
+        """What ``jit_compile="auto"`` came to, and why; `jit_compile` itself is Keras' own attribute.
+
+        None where the user said it, where Keras chooses (`prefers_jit` is False), and until the agent is compiled and
+        knows its networks.
+        """
+        return self._jit_choice
+
+    def choose_jit(self) -> JitChoice:
+        """Chooses for ``jit_compile="auto"``, once the networks are there."""
+        networks = [(name, getattr(self, name)) for name in ("policy", "value") if hasattr(self, name)]
+        known = {id(network) for _, network in networks}
+        others = [layer for layer in self.layers if isinstance(layer, keras.Model) and id(layer) not in known]
+        return choose_jit(networks + [(layer.name, layer) for layer in others])
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """What `compile` was called with; see `keras.Model.get_compile_config`."""
+        config: dict[str, Any] = super().get_compile_config()
+        # Keras has what "auto" came to on this machine, with these networks.
+        return config | {"jit_compile": self._jit_given} if config else config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compiles a loaded agent; see `keras.Model.compile_from_config`."""
@@ -294,6 +332,9 @@ class Agent(keras.Model):  # type: ignore[misc]
                 "The agent knows no environment. Make its dataset with `dataset_from_env(env, agent, ...)`."
             )
         given = _listed(callbacks, verbose)
+        if verbose and self._jit_choice is not None and not self._jit_told:
+            self._jit_told = True
+            print(self._jit_choice)
         self._warm_up.settle()
         self._sources.begin(x)
         try:
@@ -651,6 +692,8 @@ class Agent(keras.Model):  # type: ignore[misc]
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
             self._clock.follow(self.optimizer.iterations)
+            if self._jit_is_ours:
+                self._jit_choice = apply_choice(self, self.choose_jit())
 
     def _make_head(self, layout: ObservationLayout, actions: Any, outputs: int) -> PolicyHead:
         """Makes what belongs to the policy beside its network, as parts of the model."""

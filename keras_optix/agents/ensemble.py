@@ -29,6 +29,7 @@ from keras_optix.agents.credit import (
 )
 from keras_optix.agents.ensemble_head import AVERAGE, MIXTURE, EnsembleHead, EnsembleLowerable, RoutedActor
 from keras_optix.agents.ensemble_learning import MembersLearning, SourceShare, Updates
+from keras_optix.agents.jit import JitChoice
 from keras_optix.agents.saving import bind_to, serialized, spaces_config
 from keras_optix.control.evaluators import BaseEvaluator
 from keras_optix.control.records import EvalMetrics
@@ -118,6 +119,8 @@ class EnsembleAgent(Agent):
         ConfigurationError: There is no member, the primary is none of them, a weight is invalid, an option is unknown,
             or all are to learn and nobody plays alone.
     """
+
+    prefers_jit = True
 
     def __init__(
         self,
@@ -347,8 +350,16 @@ class EnsembleAgent(Agent):
                         member=k,
                     )
                 )
-        own_jit = all(member.jit_compile for member in learners) if jit_compile == "auto" else jit_compile
-        super().compile(primary.optimizer, jit_compile=own_jit, **kwargs)
+        super().compile(primary.optimizer, jit_compile=jit_compile, **kwargs)
+
+    def choose_jit(self) -> JitChoice:
+        """See `Agent.choose_jit`: as those that learn were compiled."""
+        learners = self.members if self.learn == ALL else [self.primary_agent]
+        for member in learners:
+            if not member.jit_compile:
+                reason = "it was compiled so" if member.jit_choice is None else member.jit_choice.reason
+                return JitChoice(False, f"{member.name} is compiled without it ({reason})")
+        return JitChoice(True, "all that learn are compiled with it")
 
     def train_step(self, window: Window) -> dict[str, Any]:
         """See `Agent.train_step`: the primary's, that of all members, or none."""

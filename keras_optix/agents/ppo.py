@@ -55,6 +55,8 @@ class PPOAgent(ActorCriticAgent):
             Defaults to False.
         normalize_rewards: Scale rewards by the running deviation of their discounted return; logged episode returns
             are those of the environment. Defaults to False.
+        share_features: Whether the default networks of observations with images share the convolutions and the dense
+            layer behind them. Defaults to True.
         seed: Seeds `act`.
         name: Name of the model.
 
@@ -84,6 +86,7 @@ class PPOAgent(ActorCriticAgent):
         minibatch_size: int = 64,
         normalize_observations: bool = False,
         normalize_rewards: bool = False,
+        share_features: bool = True,
         seed: int | None = None,
         name: str | None = None,
     ) -> None:
@@ -100,6 +103,7 @@ class PPOAgent(ActorCriticAgent):
             },
             normalize_observations=normalize_observations,
             normalize_rewards=normalize_rewards,
+            share_features=share_features,
             seed=seed,
             name=name,
         )
@@ -153,13 +157,13 @@ class PPOAgent(ActorCriticAgent):
             ``(loss, [loss, policy_loss, value_loss, entropy, approx_kl, clip_fraction])``.
         """
         clip_ratio = self.hyperparams.tensor("clip_ratio")
-        parameters = self.head.parameters(rows.observations, training=True)
+        parameters, values = self.parameters_and_values(rows.observations, training=True)
         log_ratio = self.head.distribution.log_prob(parameters, rows.actions) - rows.log_probs
         # Where nobody acted, the ratio means nothing: it may be infinite, and times a weight of 0 that is NaN.
         log_ratio = tf.where(rows.weights > 0.0, log_ratio, 0.0)
         advantages = losses.standardise(rows.advantages, rows.weights)
         policy_loss = losses.clipped_surrogate(log_ratio, advantages, clip_ratio, rows.weights)
-        loss, value_loss, entropy = self.total_loss(policy_loss, parameters, rows)
+        loss, value_loss, entropy = self.total_loss(policy_loss, parameters, values, rows)
         kl = losses.approximate_kl(log_ratio, rows.weights)
         clipped = losses.clip_fraction(log_ratio, clip_ratio, rows.weights)
         return loss, tf.stack([loss, policy_loss, value_loss, entropy, kl, clipped])

@@ -49,6 +49,8 @@ class ReinforceAgent(ActorCriticAgent):
             Defaults to False.
         normalize_rewards: Scale rewards by the running deviation of their discounted return; logged episode returns
             are those of the environment. Defaults to False.
+        share_features: Whether the default networks of observations with images share the convolutions and the dense
+            layer behind them. Defaults to True.
         seed: Seeds `act`.
         name: Name of the model.
 
@@ -69,6 +71,7 @@ class ReinforceAgent(ActorCriticAgent):
         max_grad_norm: float = 0.5,
         normalize_observations: bool = False,
         normalize_rewards: bool = False,
+        share_features: bool = True,
         seed: int | None = None,
         name: str | None = None,
     ) -> None:
@@ -81,6 +84,7 @@ class ReinforceAgent(ActorCriticAgent):
             max_grad_norm=max_grad_norm,
             normalize_observations=normalize_observations,
             normalize_rewards=normalize_rewards,
+            share_features=share_features,
             seed=seed,
             name=name,
         )
@@ -111,10 +115,10 @@ class ReinforceAgent(ActorCriticAgent):
         Returns:
             ``(loss, logs)``.
         """
-        parameters = self.head.parameters(rows.observations, training=True)
+        parameters, values = self.parameters_and_values(rows.observations, training=True)
         log_probs = self.head.distribution.log_prob(parameters, rows.actions)
         ratio = ops.stop_gradient(ops.minimum(ops.exp(log_probs - rows.log_probs), _MAX_RATIO))
         advantages = losses.standardise(rows.advantages, rows.weights)
         policy_loss = -losses.weighted_mean(ratio * log_probs * advantages, rows.weights)
-        loss, value_loss, entropy = self.total_loss(policy_loss, parameters, rows)
+        loss, value_loss, entropy = self.total_loss(policy_loss, parameters, values, rows)
         return loss, {"loss": loss, "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}

@@ -8,12 +8,14 @@ from typing import Any
 
 import keras
 
+from keras_optix.agents.networks import names_may_differ
+from keras_optix.agents.shared_layers import tie
 from keras_optix.control.records import LEARNING_RATE
-from keras_optix.errors import StateError, describe
 from keras_optix.experience.spaces_json import from_json, to_json
 
 _SPACES = ("observation_space", "action_space")
 ADDED = "added_networks"  # names of the networks that were not given to the constructor
+SHARED = "shared_layers"  # names of the layers that the value network has in common with the policy
 _REST = "other_hyperparams"
 _NETWORKS = ("policy", "value")
 
@@ -64,30 +66,6 @@ def serialized(network: Any) -> Any:
     return None if network is None else keras.saving.serialize_keras_object(network)
 
 
-def check_apart(policy: Any, value: Any) -> None:
-    """Checks that two networks share no weights: Keras would save a copy of the layers for each, and load neither.
-
-    Args:
-        policy: A `keras.Model`, or None.
-        value: A `keras.Model`, or None.
-
-    Raises:
-        StateError: They share some.
-    """
-    if policy is None or value is None:
-        return
-    of_value = {id(variable) for variable in value.variables}
-    shared = [variable.path for variable in policy.variables if id(variable) in of_value]
-    if shared:
-        raise StateError(
-            describe(
-                "The policy and the value network share weights; Keras cannot save such an agent as a whole.",
-                fix="Use `agent.save_weights(...)`, and load into an agent that the same program builds.",
-                shared=shared[:3],
-            )
-        )
-
-
 def agent_of(cls: Any, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None) -> Any:
     """Makes an agent of its config, bound to its spaces.
 
@@ -103,7 +81,11 @@ def agent_of(cls: Any, config: Mapping[str, Any], custom_objects: Mapping[str, A
     rest = arguments.pop(_REST, {})
     for name in _NETWORKS:
         if isinstance(arguments.get(name), Mapping):
-            arguments[name] = keras.saving.deserialize_keras_object(arguments[name], custom_objects=custom_objects)
+            with names_may_differ():
+                arguments[name] = keras.saving.deserialize_keras_object(arguments[name], custom_objects=custom_objects)
+    shared = arguments.pop(SHARED, ())
+    if shared:
+        arguments["value"] = tie(arguments["value"], arguments["policy"], shared)
     added = {name: arguments.pop(name) for name in arguments.pop(ADDED, ())}
     agent = cls(**arguments)
     for name, network in added.items():

@@ -27,6 +27,8 @@ from keras_optix.errors import EnvError, SpaceError, describe
 
 Leaves = list[np.ndarray]
 
+_PLANE = 8  # pixels; what is smaller than this on a side is no image, unless it has channels
+
 
 @dataclass(frozen=True, eq=False)
 class Leaf:
@@ -58,9 +60,15 @@ class Leaf:
         return self.dtype.kind == "f"
 
     @property
+    def bytes(self) -> bool:
+        """Whether it holds bytes of which all values are legal, 0 to 255."""
+        return self.dtype == np.uint8 and self.low is None
+
+    @property
     def image(self) -> bool:
-        """Whether it looks like an image or a stack of images: uint8 of three or four axes."""
-        return self.dtype == np.uint8 and len(self.shape) in (3, 4)
+        """Whether it looks like an image or a stack of images: uint8 of three or four axes, or a plane of all bytes."""
+        plane = len(self.shape) == 2 and self.bytes and min(self.shape) >= _PLANE
+        return plane or (self.dtype == np.uint8 and len(self.shape) in (3, 4))
 
     def is_plain(self, value: Any, leading: tuple[int, ...]) -> bool:
         """Whether a value is an array as a window keeps it, so that `take` would return it as it is."""

@@ -1,0 +1,167 @@
+"""The networks that an agent builds when it is given none."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_optix.agents.networks import names_may_differ, network_dtype
+from keras_optix.experience.observations import Leaf, ObservationLayout
+
+_HIDDEN = 64
+_NATURE_SIZE = 36  # pixels; the first convolution of the Nature network leaves nothing of smaller images
+_FEATURES = "features"  # the layer at which policy and value may part
+_CHANNELS = "channels_last"  # whatever Keras' global setting is: TensorFlow has no others on a CPU
+
+_NAME = re.compile(r"[A-Za-z][0-9A-Za-z_]*")
+_OURS = re.compile(  # names that Keras gives to what a default network is made of
+    r"(concatenate|conv2d|dense|features|flatten|get_item|observation|one_hot|permute|rescaling|reshape)(_[0-9_a-zA-Z]*)?"
+)
+
+
+def default_network(layout: ObservationLayout, outputs: int, *, output_gain: float, name: str) -> Any:
+    """Builds a network for a space.
+
+    - A vector: two hidden layers of 64 tanh units. Bytes are divided by 255.
+    - A uint8 image (``[H, W, C]``, ``[C, H, W]``, a stack of either, or ``[H, W]`` of all bytes): values / 255, the
+      convolutions and the dense layer of Mnih et al. 2015 ("Human-level control through deep reinforcement learning",
+      Nature 518); for images under 36 pixels one convolution of 16 filters and a dense layer of 128 (Young and Tian
+      2019, "MinAtar", arXiv 1903.03176). Channels are the axis that is shorter than height and width; where there is
+      none such, ``keras.config.image_data_format()`` says which one they are.
+    - A category: one-hot.
+    - A dict or tuple: each part as above, joined, and two hidden layers of 64 tanh units.
+
+    Weights are orthogonal as in PPO's reference implementation (Huang et al. 2022, "The 37 implementation details of
+    proximal policy optimization", details 2 and 13).
+
+    Args:
+        layout: The observations.
+        outputs: Size of the last layer.
+        output_gain: Gain of the last layer: 0.01 for a policy, 1 for a value.
+        name: Name of the model.
+
+    Returns:
+        A built `keras.Model`, observations ``[B, ...]`` to ``[B, outputs]``.
+    """
+    inputs = [
+        # Images stay bytes until they are scaled.
+        keras.layers.Input(leaf.shape, dtype="uint8" if leaf.image else network_dtype(leaf), name=name_of_input)
+        for leaf, name_of_input in zip(layout.leaves, _input_names(layout), strict=True)
+    ]
+    parts = [_encoded(leaf, tensor) for leaf, tensor in zip(layout.leaves, inputs, strict=True)]
+    # A name for what is there already, so that another head can be put on it.
+    features = keras.layers.Identity(name=_FEATURES)(parts[0] if len(parts) == 1 else keras.layers.Concatenate()(parts))
+    with names_may_differ():
+        return keras.Model(layout.pack(inputs), _head(layout, features, outputs, output_gain), name=name)
+
+
+def default_network_beside(
+    network: Any, layout: ObservationLayout, outputs: int, *, output_gain: float, name: str
+) -> Any:
+    """Builds a network like `default_network` that shares the layers of another one up to its features.
+
+    What is shared are the layers of each image (with the dense layer behind the convolutions), and one-hot vectors;
+    the hidden layers of 64 units are each network's own.
+
+    Args:
+        network: What `default_network` built of the same layout.
+        layout: The observations.
+        outputs: Size of the last layer.
+        output_gain: Gain of the last layer.
+        name: Name of the model.
+
+    Returns:
+        A built `keras.Model` on the inputs of `network`.
+    """
+    features = network.get_layer(_FEATURES).output
+    with names_may_differ():
+        return keras.Model(network.input, _head(layout, features, outputs, output_gain), name=name)
+
+
+def has_images(layout: ObservationLayout) -> bool:
+    """Whether a default network convolves a part of the observations."""
+    return any(leaf.image for leaf in layout.leaves)
+
+
+def _input_names(layout: ObservationLayout) -> list[str]:
+    """Names that no layer of the network has, and that TensorFlow takes, whatever the keys in the space are.
+
+    Keras wants the key of a dict as the name. Where that could be another layer's name too, or none at all, it is the
+    number of the leaf with what is readable of its path.
+    """
+    names = []
+    for k, leaf in enumerate(layout.leaves):
+        if _NAME.fullmatch(leaf.path) and not _OURS.fullmatch(leaf.path):
+            names.append(leaf.path)
+        else:
+            readable = re.sub(r"[^0-9A-Za-z]+", "_", leaf.path).strip("_")
+            names.append(f"observation_{k}_{readable}" if readable else f"observation_{k}")
+    return names
+
+
+def _head(layout: ObservationLayout, features: Any, outputs: int, gain: float) -> Any:
+    if len(layout.leaves) > 1 or not layout.leaves[0].image:
+        for _ in range(2):
+            features = _dense(_HIDDEN, "tanh")(features)
+    return _dense(outputs, None, gain)(features)
+
+
+def _dense(units: int, activation: str | None, gain: float = math.sqrt(2.0)) -> Any:
+    return keras.layers.Dense(units, activation=activation, kernel_initializer=keras.initializers.Orthogonal(gain))
+
+
+def _encoded(leaf: Leaf, tensor: Any) -> Any:
+    """A leaf as a vector ``[B, features]``."""
+    layers = keras.layers
+    if leaf.categories is not None:
+        if leaf.shape == ():
+            return keras.ops.one_hot(tensor, leaf.categories[0])
+        flat = layers.Reshape((len(leaf.categories),))(tensor)
+        one_hots = [keras.ops.one_hot(flat[:, k], n) for k, n in enumerate(leaf.categories)]
+        return one_hots[0] if len(one_hots) == 1 else layers.Concatenate()(one_hots)
+    if leaf.image:
+        return _convolved(leaf.shape, tensor)
+    if leaf.bytes:
+        tensor = layers.Rescaling(1.0 / 255.0)(tensor)
+    return tensor if len(leaf.shape) == 1 else layers.Reshape((int(np.prod(leaf.shape)),))(tensor)
+
+
+def _channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether an image of three axes is ``[C, H, W]``."""
+    first, last = shape[0] < min(shape[1:]), shape[-1] < min(shape[:-1])
+    return first if first or last else bool(keras.config.image_data_format() == "channels_first")
+
+
+def _convolved(shape: tuple[int, ...], tensor: Any) -> Any:
+    layers = keras.layers
+    image = layers.Rescaling(1.0 / 255.0)(tensor)
+    if len(shape) == 2:
+        shape = (*shape, 1)
+        image = layers.Reshape(shape)(image)
+    elif len(shape) == 4:
+        # A stack of images, [frames, ...]: its frames become channels.
+        first = _channels_first(shape[1:])
+        image = layers.Permute((3, 4, 1, 2) if first else (2, 3, 1, 4))(image)
+        shape = (*(shape[2:] if first else shape[1:3]), shape[0] * shape[1 if first else 3])
+        image = layers.Reshape(shape)(image)
+    elif _channels_first(shape):
+        image = layers.Permute((2, 3, 1))(image)
+        shape = (shape[1], shape[2], shape[0])
+
+    def convolution(filters: int, size: int, stride: int) -> Any:
+        orthogonal = keras.initializers.Orthogonal(math.sqrt(2.0))
+        return layers.Conv2D(
+            filters, size, stride, activation="relu", kernel_initializer=orthogonal, data_format=_CHANNELS
+        )
+
+    if min(shape[:2]) >= _NATURE_SIZE:
+        for filters, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+            image = convolution(filters, size, stride)(image)
+        return _dense(512, "relu")(layers.Flatten(data_format=_CHANNELS)(image))
+    if min(shape[:2]) >= 3:
+        image = convolution(16, 3, 1)(image)
+    return _dense(128, "relu")(layers.Flatten(data_format=_CHANNELS)(image))

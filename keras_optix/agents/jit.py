@@ -1,0 +1,149 @@
+"""Whether a train step is compiled with XLA where `compile(jit_compile="auto")` leaves that open.
+
+TABLE
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from keras_optix.agents.networks import declared_inputs
+from keras_optix.errors import ConfigurationError, describe
+
+AUTO = "auto"
+_FAST = frozenset(
+    {
+        keras.layers.Activation,
+        keras.layers.ActivityRegularization,
+        keras.layers.Add,
+        keras.layers.AdditiveAttention,
+        keras.layers.Attention,
+        keras.layers.Average,
+        keras.layers.BatchNormalization,
+        keras.layers.Concatenate,
+        keras.layers.Dense,
+        keras.layers.Dot,
+        keras.layers.Dropout,
+        keras.layers.ELU,
+        keras.layers.EinsumDense,
+        keras.layers.Embedding,
+        keras.layers.Flatten,
+        keras.layers.GaussianNoise,
+        keras.layers.GlobalAveragePooling1D,
+        keras.layers.GroupNormalization,
+        keras.layers.Identity,
+        keras.layers.InputLayer,
+        keras.layers.LayerNormalization,
+        keras.layers.LeakyReLU,
+        keras.layers.Maximum,
+        keras.layers.Minimum,
+        keras.layers.MultiHeadAttention,
+        keras.layers.Multiply,
+        keras.layers.Normalization,
+        keras.layers.PReLU,
+        keras.layers.Permute,
+        keras.layers.RMSNormalization,
+        keras.layers.ReLU,
+        keras.layers.RepeatVector,
+        keras.layers.Rescaling,
+        keras.layers.Reshape,
+        keras.layers.Softmax,
+        keras.layers.Subtract,
+        keras.layers.UnitNormalization,
+    }
+)
+# Operations of `keras.ops` in a functional model; all others work on single elements or move them.
+_SLOW_OPERATIONS = ("conv", "pool", "fft", "scan", "loop", "map", "sort", "top", "solve", "eig", "svd", "qr", "lstm")
+
+
+class JitChoice(NamedTuple):
+    """What ``jit_compile="auto"`` came to.
+
+    Attributes:
+        use: Whether the train step is compiled with XLA.
+        reason: Why, a clause.
+    """
+
+    use: bool
+    reason: str
+
+    def __str__(self) -> str:
+        return f"jit_compile='auto' compiles the train step {'with' if self.use else 'without'} XLA: {self.reason}"
+
+
+def check_jit(jit_compile: object) -> None:
+    """Checks an argument `jit_compile`.
+
+    Raises:
+        ConfigurationError: It is neither a bool nor ``"auto"``.
+    """
+    if not isinstance(jit_compile, bool) and jit_compile != AUTO:
+        raise ConfigurationError(describe("`jit_compile` must be True, False or 'auto'.", jit_compile=jit_compile))
+
+
+def choose_jit(networks: Sequence[tuple[str, Any]]) -> JitChoice:
+    """Chooses by what is compiled and where.
+
+    Args:
+        networks: What an agent trains: names and `keras.Model`s.
+
+    Returns:
+        The choice.
+    """
+    found = [(role, layer) for role, network in networks for layer in _parts(network)]
+    for role, layer in found:
+        if not getattr(layer, "supports_jit", True):
+            return JitChoice(False, f"{_said(role, layer)} does not support it")
+    if any(device.device_type != "CPU" for device in tf.config.get_visible_devices()):
+        return JitChoice(True, "there is an accelerator, and all layers support it")
+    for role, layer in found:
+        if not _is_fast(layer):
+            return JitChoice(False, f"on a CPU {_said(role, layer)} may be many times slower with it")
+    return JitChoice(True, "on a CPU all layers of the networks are faster with it")
+
+
+def apply_choice(model: Any, choice: JitChoice) -> JitChoice:
+    """Sets `model.jit_compile`; returns the choice that came of it, for Keras may know better."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Model doesn't support `jit_compile=True`", UserWarning)
+        model.jit_compile = choice.use
+    return choice if bool(model.jit_compile) == choice.use else JitChoice(False, "Keras says that the model cannot")
+
+
+def _parts(network: Any) -> Iterator[Any]:
+    """All that a network computes with: layers and operations, inside nested models and wrappers, too."""
+    if isinstance(network, keras.Model) and not _says_all(network):
+        yield network
+        return
+    for part in getattr(network, "operations", None) or network.layers:
+        if isinstance(part, keras.Model):
+            yield from _parts(part)
+        elif isinstance(part, keras.layers.TimeDistributed):
+            yield part.layer
+        else:
+            yield part
+
+
+def _says_all(network: Any) -> bool:
+    """Whether a network does what its layers say and nothing else: it is of one of Keras' own classes."""
+    return _is_keras(network) and (declared_inputs(network) is not None or isinstance(network, keras.Sequential))
+
+
+def _is_fast(part: Any) -> bool:
+    if isinstance(part, keras.Layer):
+        return type(part) in _FAST
+    name = type(part).__name__.lower()
+    return _is_keras(part) and not any(word in name for word in _SLOW_OPERATIONS)
+
+
+def _is_keras(part: Any) -> bool:
+    return type(part).__module__.split(".")[0] == "keras"
+
+
+def _said(role: str, part: Any) -> str:
+    return f"the {role}'s {part.name} ({type(part).__name__})"
