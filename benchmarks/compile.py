@@ -23,16 +23,19 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from _compile_cases import LAYERS, NETWORKS, Case, Stored
+import numpy as np
+from _compile_cases import LAYERS, NETWORKS, Case, Stored, dense
 from _report import commit_in_force, ok, print_table
 
 RESULTS = Path(__file__).parent / "results" / "compile.json"
 CASES = {"networks": NETWORKS, "layers": LAYERS}
 ON, OFF, AUTO, SB3 = "on", "off", "auto", "sb3"
 JIT: dict[str, Any] = {ON: True, OFF: False, AUTO: "auto"}
+GRADIENT_STEPS = 8
 WITHIN = 1.10  # how much slower than the better way "auto" may be
 Times = dict[str, list[float]]
 
@@ -213,14 +216,52 @@ def work(group: str, name: str, way: str) -> None:
         print(json.dumps({"seconds": seconds, "jit": jit}), flush=True)
 
 
+def steps_of(case: Case, way: str) -> Callable[[int], list[float]]:
+    """A function that returns the seconds of so many runs of gradient steps, as many as PPO makes of a window."""
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(0)
+    env = Stored(case.shape, case.categories)
+    observations = tf.constant(np.stack([env.reset()[0]] * case.minibatch))
+    inputs = keras.layers.Input(case.shape, dtype="int32" if case.categories else None)
+    tensor = keras.layers.Rescaling(1 / 255)(inputs) if len(case.shape) == 3 else inputs
+    for layer in [*(case.hidden or dense(64))(keras.layers), keras.layers.Dense(6)]:
+        tensor = layer(tensor)
+    network = keras.Model(inputs, tensor)
+    optimizer = keras.optimizers.Adam(1e-3)
+    optimizer.build(network.trainable_variables)
+
+    def step(k: Any) -> Any:
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(network(tf.cast(observations, inputs.dtype), training=True) ** 2)
+        gradients = tape.gradient(loss, network.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
+        return k + 1
+
+    @tf.function(jit_compile=JIT[way], autograph=False)  # type: ignore[untyped-decorator]
+    def run() -> Any:
+        return tf.while_loop(lambda k: k < GRADIENT_STEPS, step, (0,), maximum_iterations=GRADIENT_STEPS)
+
+    def timed(runs: int) -> list[float]:
+        seconds = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    return timed
+
+
 def measure_layer(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
-    """As `measure`, of a layer, in this process: starting one takes longer than all windows."""
-    trainers = {way: trainer_of(case, way) for way in (OFF, ON)}
-    turns: dict[str, list[list[float]]] = {way: [] for way in trainers}
-    again = {way: train(2)[0][-1] for way, train in trainers.items()}
+    """As `measure`, of a layer: gradient steps alone, in this process, for starting one takes longer than all of it."""
+    timers = {way: steps_of(case, way) for way in (OFF, ON)}
+    turns: dict[str, list[list[float]]] = {way: [] for way in timers}
+    again = {way: timer(2)[-1] for way, timer in timers.items()}
     for _ in range(arguments.turns):
-        for way, train in trainers.items():
-            turns[way].append(train(max(1, round(arguments.seconds / again[way])))[0])
+        for way, timer in timers.items():
+            turns[way].append(timer(max(1, round(arguments.seconds / again[way]))))
     return {"turns": turns, "limit": arguments.limit}
 
 
@@ -309,7 +350,7 @@ def print_layers(results: dict[str, Any]) -> None:
         gain = ratio(turns, OFF, ON)
         times = [shown(median(turns[way]), limit) for way in (ON, OFF)]
         rows.append([name, *times, "-" if gain is None else f"{gain:.2f}"])
-    print_table(["a window", "XLA", "without", "without / XLA"], rows)
+    print_table([f"{GRADIENT_STEPS} gradient steps", "XLA", "without", "without / XLA"], rows)
 
 
 def main() -> None:

@@ -140,7 +140,7 @@ class ActorCriticAgent(Agent):
         Raises:
             StateError: The networks share weights in a way that Keras cannot save.
         """
-        own = {SHARED: shared_layers(self.policy, self.value)}
+        own: dict[str, Any] = {SHARED: shared_layers(self.policy, self.value)}
         own |= {"value": serialized(self.value), "normalize_rewards": self._reward_scale is not None}
         if not self.share_features:
             own["share_features"] = False
