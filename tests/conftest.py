@@ -10,9 +10,35 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 import pytest
 
 import keras_optix as optix
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--seed-shift",
+        type=int,
+        default=0,
+        help="run every test on other seeds than its own: finds what rests on one seed (`make test-seeds`)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With `--seed-shift K` each seed stands for another one, the same in the tests and in the library."""
+    shift = config.getoption("--seed-shift")
+    if not shift:
+        return
+    set_random_seed, default_rng = keras.utils.set_random_seed, np.random.default_rng
+
+    def shifted_rng(seed: Any = None) -> np.random.Generator:
+        if isinstance(seed, (int, np.integer)):
+            return default_rng((int(seed), 5, shift))
+        return default_rng((*seed, 5, shift)) if isinstance(seed, (tuple, list)) else default_rng(seed)
+
+    keras.utils.set_random_seed = lambda seed: set_random_seed(seed + 1_000_003 * shift)
+    np.random.default_rng = shifted_rng
 
 
 @pytest.fixture(autouse=True)

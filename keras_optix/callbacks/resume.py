@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from keras_optix.callbacks.trainee import State
-from keras_optix.control.registry import UNREADABLE, CheckpointRegistry, read_arrays, write_atomically
+from keras_optix.control.registry import UNREADABLE, CheckpointRegistry, read_arrays, write_arrays
 from keras_optix.errors import RegistryError, describe
 
 _FILE = "resume.npz"
@@ -74,7 +74,7 @@ class ResumeStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with_text = dict(arrays) | {_JSON: np.frombuffer(text.encode(), np.uint8)}
-            write_atomically(path, lambda file: np.savez(file, allow_pickle=False, **with_text))
+            write_arrays(path, with_text)
         except OSError as error:
             raise RegistryError(describe(f"The resume point could not be written: {error}.", path=str(path))) from error
         self._last = time.monotonic()

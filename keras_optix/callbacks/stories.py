@@ -11,8 +11,6 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.callbacks.trainee import Candidate, State, Trainee
 from keras_optix.callbacks.tuning import Tuning
@@ -24,7 +22,7 @@ from keras_optix.control.registry import (
     CheckpointRegistry,
     PolicySnapshot,
     read_arrays,
-    write_atomically,
+    write_arrays,
 )
 from keras_optix.control.scheduler import BackoffScheduler
 from keras_optix.control.score_pool import estimate_of
@@ -185,7 +183,7 @@ class Stories:
         if self._manager.bank:
             state, folder = self._host.trainee.get_state(), self._host.registry.run_folder
             folder.mkdir(exist_ok=True)
-            write_atomically(folder / _UNTRAINED_FILE, lambda file: np.savez(file, allow_pickle=False, **state))
+            write_arrays(folder / _UNTRAINED_FILE, state)
 
     def tell(self, kind: str) -> Story:
         """The story of a kind: `DORMANT`, `ALARM` or `RETURN`."""

@@ -43,7 +43,15 @@ from keras_optix.control.records import EvalMetrics, HyperparamSet
 from keras_optix.errors import ConfigurationError, RegistryError, describe
 from keras_optix.validation import check_int
 
-__all__ = ["UNREADABLE", "CheckpointRegistry", "PolicySnapshot", "Restorable", "read_arrays", "write_atomically"]
+__all__ = [
+    "UNREADABLE",
+    "CheckpointRegistry",
+    "PolicySnapshot",
+    "Restorable",
+    "read_arrays",
+    "write_arrays",
+    "write_atomically",
+]
 
 _MANIFEST = "manifest.json"
 _LOCK = ".lock"
@@ -188,7 +196,7 @@ class CheckpointRegistry:
             _check(snapshot)
             target = self.directory / snapshot.path
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target, lambda file: np.savez(file, allow_pickle=False, **state))
+            write_arrays(target, state)
             snapshots = [*self._snapshots, snapshot]
             dropped = self._too_many(snapshots)
             self._write([s for s in snapshots if s.key not in dropped])
@@ -311,7 +319,8 @@ class CheckpointRegistry:
         """The manifest as it is now, and nobody else to change it."""
         try:
             # Made each time: a registry can so be copied, and used by several threads.
-            with FileLock(self.directory / _LOCK, timeout=_LOCK_SECONDS, poll_interval=0.005):
+            lock = FileLock(self.directory / _LOCK)
+            with lock.acquire(timeout=_LOCK_SECONDS, poll_interval=0.005):
                 self._refresh()
                 yield
         except Timeout as error:
@@ -412,6 +421,23 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads a file of arrays by name, without pickle; raises one of `UNREADABLE` if it is missing or damaged."""
     with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
+
+
+def write_arrays(target: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes a file for `read_arrays`, atomically.
+
+    Raises:
+        RegistryError: An array holds Python objects, which only pickle could write.
+        OSError: The file cannot be written.
+    """
+    plain = {name: np.asanyarray(array) for name, array in arrays.items()}
+    objects = sorted(name for name, array in plain.items() if array.dtype.hasobject)
+    if objects:
+        raise RegistryError(
+            describe("Arrays of Python objects cannot be saved.", fix="Give arrays of numbers.", objects=objects)
+        )
+    # Not `allow_pickle=False`: an older NumPy takes it for one more array, of that name.
+    write_atomically(target, lambda file: np.savez(file, **plain))
 
 
 def write_atomically(target: Path, write: Any) -> None:

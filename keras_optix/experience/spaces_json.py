@@ -60,7 +60,18 @@ def from_json(values: Mapping[str, Any]) -> spaces.Space[Any]:
     """
     kind = values.get("type")
     if kind == "Discrete":
-        return spaces.Discrete(values["n"], start=values["start"], dtype=np.dtype(values["dtype"]).type)
+        # Gymnasium before 1.2 knows only int64, and no argument for it.
+        dtype: Any = {} if values["dtype"] == "int64" else {"dtype": np.dtype(values["dtype"]).type}
+        try:
+            return spaces.Discrete(values["n"], start=values["start"], **dtype)
+        except TypeError as error:
+            raise SpaceError(
+                describe(
+                    "The Gymnasium installed here knows no Discrete space of this dtype.",
+                    fix="Install gymnasium>=1.2, with which it was saved.",
+                    dtype=values["dtype"],
+                )
+            ) from error
     if kind == "MultiDiscrete":
         dtype = np.dtype(values["dtype"]).type
         return spaces.MultiDiscrete(np.array(values["nvec"], dtype), dtype, start=np.array(values["start"], dtype))

@@ -94,6 +94,23 @@ def test_a_save_that_fails_leaves_everything_as_it_was(tmp_path: Path, monkeypat
     assert CheckpointRegistry(tmp_path).best.score == 1.0
 
 
+def test_a_file_holds_the_arrays_that_were_given_and_no_other(tmp_path: Path) -> None:
+    """An older NumPy takes an option of `np.savez` that it does not know for one more array."""
+    registry = CheckpointRegistry(tmp_path)
+    assert set(registry.load(save(registry, 1.0))) == {"model/000", "optimizer/000"}
+
+
+def test_arrays_of_objects_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+    registry = CheckpointRegistry(tmp_path)
+    save(registry, 1.0)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(RegistryError, match=r"Arrays of Python objects.*Received: objects=\['b'\]"):
+        registry.save(
+            {"a": np.zeros(2), "b": np.array([None])}, eval_metrics=EvalMetrics(2.0), hyperparams=HyperparamSet({})
+        )
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
 def test_paths_in_the_manifest_are_relative(tmp_path: Path) -> None:
     save(CheckpointRegistry(tmp_path / "a"), 1.0)
     (tmp_path / "a").rename(tmp_path / "b")

@@ -72,7 +72,7 @@ def through_files(saved: Saved) -> Saved:
     """What another process reads: arrays without pickle, and JSON."""
     file = io.BytesIO()
     arrays, values = saved
-    np.savez(file, allow_pickle=False, **arrays)  # type: ignore[arg-type]
+    np.savez(file, **arrays)  # type: ignore[arg-type]
     file.seek(0)
     with np.load(file, allow_pickle=False) as read:
         return {name: read[name] for name in read.files}, json.loads(json.dumps(values))
