@@ -4,14 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := .venv-sb3
 BACKENDS_VENV := .venv-backends
+OLDEST_VENV := .venv-oldest
+NEWEST_VENV := .venv-newest
 # Tests of one module stay in one process, for agents are costly to compile.
 WORKERS ?= -n 2 --dist loadscope
 # TensorFlow's start-up messages would hide the one line of progress.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-all test-backends lint format bench bench-collect bench-prefetch bench-memory bench-loop \
-	bench-overhead bench-compile bench-crash bench-registry bench-ensemble bench-tuning bench-regimes bench-swap bench-market \
-	bench-policies bench-live bench-live-restarts bench-live-interrupts clean
+.PHONY: help demo test test-all test-numerics test-oldest test-versions newest test-backends lint format bench \
+	bench-collect bench-prefetch bench-memory bench-loop bench-overhead bench-compile bench-crash bench-registry \
+	bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-policies bench-live bench-live-restarts \
+	bench-live-interrupts clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -30,6 +33,40 @@ test: $(VENV)/.installed ## tests that run in minutes; `make test-all` adds the 
 
 test-all: $(VENV)/.installed ## all tests
 	$(BIN)/python -m pytest $(WORKERS)
+
+# Each line computes in another way: with the instructions of an older CPU, without oneDNN, with one thread.
+test-numerics: $(VENV)/.installed ## what computes with TensorFlow: as it is, as on another CPU, without oneDNN, one thread
+	$(BIN)/python -m pytest -m "numerics and not slow" $(WORKERS)
+	XLA_FLAGS=--xla_cpu_max_isa=AVX2 ONEDNN_MAX_CPU_ISA=AVX2 OPENBLAS_CORETYPE=Haswell \
+		$(BIN)/python -m pytest -m "numerics and not slow" $(WORKERS)
+	TF_ENABLE_ONEDNN_OPTS=0 $(BIN)/python -m pytest -m "numerics and not slow" $(WORKERS)
+	TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -m "numerics and not slow" $(WORKERS)
+
+$(OLDEST_VENV)/.installed: pyproject.toml tests/oldest-constraints.txt
+	$(PYTHON) -m venv $(OLDEST_VENV)
+	$(OLDEST_VENV)/bin/pip install --quiet --disable-pip-version-check --constraint tests/oldest-constraints.txt \
+		--editable '.[test]'
+	touch $@
+
+# Whatever is the newest today, so it is asked for each time.
+newest:
+	$(PYTHON) -m venv $(NEWEST_VENV)
+	$(NEWEST_VENV)/bin/pip install --quiet --disable-pip-version-check --pre --upgrade --upgrade-strategy eager \
+		--editable '.[test]'
+
+# What reads and writes files: there the versions of NumPy, filelock and Gymnasium show.
+OLDEST_TESTS := tests/test_versions.py tests/control/test_registry.py tests/control/test_schedule.py \
+	tests/callbacks/test_resume.py tests/agents/test_saving_agents.py tests/experience/test_spaces_json.py
+
+test-oldest: $(OLDEST_VENV)/.installed ## the quick start and the tests of files on the oldest versions that are declared
+	$(OLDEST_VENV)/bin/python examples/cartpole.py --max-windows 20 --checkpoint-dir $(OLDEST_VENV)/checkpoints \
+		--log-dir $(OLDEST_VENV)/runs
+	$(OLDEST_VENV)/bin/python -m pytest -m "not slow" $(WORKERS) $(OLDEST_TESTS)
+
+test-versions: $(OLDEST_VENV)/.installed newest ## all quick tests on the oldest versions declared and the newest (pre-release)
+	$(OLDEST_VENV)/bin/python -m pytest -m "not slow" $(WORKERS)
+	$(NEWEST_VENV)/bin/python -m pytest -m "not slow" $(WORKERS)
 
 $(BACKENDS_VENV)/.installed: tests/backends-requirements.txt pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(BACKENDS_VENV)
@@ -114,4 +151,4 @@ bench-live-interrupts: $(VENV)/.installed ## Ctrl-C at twenty random moments of 
 	$(BIN)/python benchmarks/live_interrupts.py
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(BENCH_VENV) $(BACKENDS_VENV) checkpoints runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(BACKENDS_VENV) $(OLDEST_VENV) $(NEWEST_VENV) checkpoints runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

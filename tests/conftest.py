@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -25,6 +27,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_report_header() -> str:
+    """The versions on which the tests run."""
+    installed = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()}
+    names = ("numpy", "tensorflow", "keras", "gymnasium", "ai-edge-litert", "tensorboard", "filelock")
+    return "versions: " + ", ".join(f"{name} {installed.get(name, 'is not installed')}" for name in names)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """With `--seed-shift K` each seed stands for another one, the same in the tests and in the library."""
     shift = config.getoption("--seed-shift")
@@ -39,6 +48,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
     keras.utils.set_random_seed = lambda seed: set_random_seed(seed + 1_000_003 * shift)
     np.random.default_rng = shifted_rng
+
+
+# What compares numbers that TensorFlow, LiteRT and NumPy computed, or learns: `make test-numerics` runs it as on other
+# CPUs. A folder, or one file of it.
+NUMERICS = (
+    "ops",
+    "agents",
+    "callbacks/test_optix.py",
+    "callbacks/test_ordinary_fit.py",
+    "callbacks/test_policies.py",
+    "callbacks/test_resume.py",
+    "callbacks/test_scores.py",
+    "experience/test_evaluation.py",
+    "experience/test_lowering.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if any(item.path.is_relative_to(here / part) for part in NUMERICS):
+            item.add_marker("numerics")
 
 
 @pytest.fixture(autouse=True)
