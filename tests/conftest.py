@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--seed-shift",
         type=int,
         default=0,
-        help="run every test on other seeds than its own: finds what rests on one seed (`make test-seeds`)",
+        help="run every test on other seeds than its own: finds what rests on one seed",
     )
 
 

@@ -52,3 +52,9 @@ def test_python_is_the_one_that_is_declared_everywhere() -> None:
     assert tools["mypy"]["python_version"] == oldest
     assert tools["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
     assert f"Python >= {oldest}" in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["TensorFlow", "Keras", "NumPy", "Gymnasium"])
+def test_the_readme_names_the_oldest_versions(name: str) -> None:
+    (requirement,) = (one for one in DECLARED if one.name == name.lower())
+    assert f"{name} {minimum(requirement)}" in " ".join((ROOT / "README.md").read_text().split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from typing import Any
 
@@ -15,7 +16,8 @@ from keras_optix.experience.spaces_json import from_json, to_json
 SPACES = [
     spaces.Discrete(3),
     spaces.Discrete(4, start=-2),
-    spaces.Discrete(5, dtype=np.int32),
+    # Gymnasium before 1.2 has no Discrete of another dtype than int64.
+    *([spaces.Discrete(5, dtype=np.int32)] if "dtype" in inspect.signature(spaces.Discrete).parameters else []),
     spaces.MultiDiscrete([2, 3]),
     spaces.MultiDiscrete([[2, 3], [4, 5]], start=[[1, 0], [-1, 7]], dtype=np.int32),
     spaces.MultiBinary(4),
@@ -62,6 +64,19 @@ def test_an_image_is_small() -> None:
 def test_other_spaces_are_refused(space: spaces.Space[Any]) -> None:
     with pytest.raises(SpaceError, match="cannot be saved"):
         to_json(space)
+
+
+def test_a_dtype_that_this_gymnasium_does_not_know_is_refused_and_the_usual_one_never_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Older(spaces.Discrete):
+        def __init__(self, n: int, *, start: int = 0) -> None:
+            super().__init__(n, start=start)
+
+    monkeypatch.setattr(spaces, "Discrete", Older)
+    assert from_json({"type": "Discrete", "n": 3, "start": 1, "dtype": "int64"}) == Older(3, start=1)
+    with pytest.raises(SpaceError, match=r"no Discrete space of this dtype.*Received: dtype='int32'"):
+        from_json({"type": "Discrete", "n": 3, "start": 1, "dtype": "int32"})
 
 
 def test_unknown_kinds_are_refused() -> None:
