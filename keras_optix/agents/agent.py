@@ -259,7 +259,8 @@ class Agent(keras.Model):  # type: ignore[misc]
 
     def choose_jit(self) -> JitChoice:
         """Chooses for ``jit_compile="auto"``, once the networks are there."""
-        networks = [(name, getattr(self, name)) for name in ("policy", "value") if hasattr(self, name)]
+        named = [(name, getattr(self, name, None)) for name in ("policy", "value")]
+        networks = [(name, network) for name, network in named if network is not None]
         known = {id(network) for _, network in networks}
         others = [layer for layer in self.layers if isinstance(layer, keras.Model) and id(layer) not in known]
         return choose_jit(networks + [(layer.name, layer) for layer in others])
@@ -686,14 +687,16 @@ class Agent(keras.Model):  # type: ignore[misc]
         self._clock.forgive()
 
     def _prepare(self) -> None:
-        """Builds the optimizer once networks and optimizer are both there."""
+        """Builds the optimizer once networks and optimizer are both there, and chooses how steps are compiled."""
         self._reader = None
+        if self._jit_is_ours:
+            choice = apply_choice(self, self.choose_jit())
+            # Without networks it is what `jit_compile` would be if they were like those that are there.
+            self._jit_choice = choice if self.bound else None
         if self.compiled and self.bound:
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
             self._clock.follow(self.optimizer.iterations)
-            if self._jit_is_ours:
-                self._jit_choice = apply_choice(self, self.choose_jit())
 
     def _make_head(self, layout: ObservationLayout, actions: Any, outputs: int) -> PolicyHead:
         """Makes what belongs to the policy beside its network, as parts of the model."""
