@@ -10,8 +10,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import scipy.stats
-
 Work = Callable[[], int]
 """Does a piece of work and returns how many steps that was."""
 
@@ -39,6 +37,8 @@ def interquartile_mean(values: Sequence[float]) -> float:
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
     """95 % bootstrap percentile interval of the interquartile mean; the runs of one task are one stratum."""
+    import scipy.stats  # which the environment with Stable-Baselines3 does not have
+
     found = scipy.stats.bootstrap(
         (values,),
         lambda sample, axis: scipy.stats.trim_mean(sample, 0.25, axis=axis),

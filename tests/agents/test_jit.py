@@ -49,10 +49,10 @@ class OwnModel(keras.Model):  # type: ignore[misc]
 
 FAST: dict[str, Callable[[], Any]] = {
     "dense": lambda: network(layers.Dense(64, activation="tanh"), shape=(3,)),
-    "normalised": lambda: network(layers.BatchNormalization(), layers.LayerNormalization(), layers.Dropout(0.1)),
+    "normalised": lambda: network(layers.BatchNormalization(), layers.LayerNormalization(), layers.PReLU()),
     "nested": lambda: network(keras.Sequential([layers.Dense(4), layers.ReLU()])),
     "operations": lambda: keras.Model(x := layers.Input((3,)), keras.ops.tanh(layers.Dense(2)(2.0 * x + 1.0))),
-    "distributed": lambda: network(layers.TimeDistributed(layers.Dense(4))),
+    "embedded": lambda: network(layers.Embedding(5, 4), shape=(3,)),
 }
 SLOW: dict[str, Callable[[], Any]] = {
     "conv1d": lambda: network(layers.Conv1D(4, 3)),
@@ -66,6 +66,7 @@ SLOW: dict[str, Callable[[], Any]] = {
         x := layers.Input((8, 8, 2)),
         layers.Dense(2)(layers.Flatten()(keras.ops.conv(x, np.ones((3, 3, 2, 4), np.float32)))),
     ),
+    "dropout": lambda: network(layers.Dropout(0.1)),
     "own_layer": lambda: network(Own(4)),
     "lambda": lambda: network(layers.Lambda(lambda x: 2.0 * x)),
     "own_model": OwnModel,
