@@ -1,7 +1,7 @@
 """Whether a train step is compiled with XLA where `compile(jit_compile="auto")` leaves that open.
 
-On a CPU it depends on the layers. How many times faster gradient steps are with XLA than without (two cores; minibatches
-of 64 rows; `benchmarks/compile.py --layers` measures it anew, and without arguments whole windows):
+On a CPU it depends on the layers. How many times faster gradient steps are with XLA than without (two cores,
+minibatches of 64 rows; `benchmarks/compile.py --layers` measures that anew, without arguments it measures whole windows):
 
 ========================================= ===================
 layer                                     without / with XLA
@@ -17,8 +17,8 @@ Dropout, GaussianNoise                    0.05 to 0.12
 Conv2D, as in the Nature network          0.04
 ========================================= ===================
 
-The mistakes are not of one size: a dense network without XLA takes three times as long at most, a convolution with it 26
-times. So XLA is for networks of layers that were measured to gain, and of such as only reshape, add or join; a layer
+The mistakes are not of one size: a dense network without XLA takes three times as long at most, a convolution with it
+26 times. So XLA is for networks of layers that were measured to gain, and of such as only reshape, add or join; a layer
 that nobody measured, or of somebody else's making, is compiled without. It is a rule and not a trial at the start, so
 that two runs with one seed compute the same numbers.
 
@@ -76,22 +76,8 @@ _FAST = frozenset(
     }
 )
 # Operations of `keras.ops` in a functional model; all others work on single elements or move them.
-_SLOW_OPERATIONS = (
-    "conv",
-    "pool",
-    "fft",
-    "scan",
-    "loop",
-    "map",
-    "sort",
-    "top",
-    "solve",
-    "eig",
-    "svd",
-    "qr",
-    "attention",
-    "dropout",
-    "random",
+_SLOW_OPERATIONS = frozenset(
+    "conv pool fft scan loop map sort top solve eig svd qr attention dropout random lstm".split()
 )
 
 
