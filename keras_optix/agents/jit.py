@@ -1,7 +1,7 @@
 """Whether a train step is compiled with XLA where `compile(jit_compile="auto")` leaves that open.
 
 On a CPU it depends on the layers. How many times faster gradient steps are with XLA than without (two cores,
-minibatches of 64 rows; `benchmarks/compile.py --layers` measures that anew, without arguments it measures whole windows):
+minibatches of 64 rows; `benchmarks/compile.py --layers` measures that anew):
 
 ========================================= ===================
 layer                                     without / with XLA
@@ -27,6 +27,7 @@ On an accelerator XLA is Keras' own choice wherever all layers support it, and s
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -75,9 +76,9 @@ _FAST = frozenset(
         keras.layers.UnitNormalization,
     }
 )
-# Operations of `keras.ops` in a functional model; all others work on single elements or move them.
-_SLOW_OPERATIONS = frozenset(
-    "conv pool fft scan loop map sort top solve eig svd qr attention dropout random lstm".split()
+# Operations of `keras.ops` in a functional model; all others work on single elements, multiply matrices or move things.
+_SLOW_OPERATION = re.compile(
+    r".*conv.*|.*pool|.*fft.*|.*attention|.*scan|.*loop|.*map|.*sort|topk|solve.*|lstsq|eig.*|svd|qr|cholesky.*|inv"
 )
 
 
@@ -155,8 +156,7 @@ def _says_all(network: Any) -> bool:
 def _is_fast(part: Any) -> bool:
     if isinstance(part, keras.Layer):
         return type(part) in _FAST
-    name = type(part).__name__.lower()
-    return _is_keras(part) and not any(word in name for word in _SLOW_OPERATIONS)
+    return _is_keras(part) and _SLOW_OPERATION.fullmatch(type(part).__name__.lower()) is None
 
 
 def _is_keras(part: Any) -> bool:
