@@ -7,6 +7,8 @@ which only collects experience stays small.
 from __future__ import annotations
 
 import importlib
+import os
+import sys
 from typing import Any
 
 from keras_optix.registration import register_saved_classes
@@ -70,6 +72,10 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = sorted(_MODULE_OF)
 
 register_saved_classes()
+if "tensorflow" not in sys.modules:
+    # TensorFlow reads this once, when it is imported. Its remarks on its own start ("this binary is optimized to use",
+    # "XLA service initialized", ...) would surround the line of progress; its warnings and errors stay.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 
 def __getattr__(name: str) -> Any:

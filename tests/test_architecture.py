@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,19 @@ import keras_optix
 
 PACKAGE = Path(keras_optix.__file__).parent
 # A module may import from its own folder and from those below it.
-ORDER = ["callbacks", "agents", "experience", "control", "ops", "testing", "validation", "errors", "registration"]
+ORDER = [
+    "callbacks",
+    "agents",
+    "experience",
+    "control",
+    "ops",
+    "testing",
+    "validation",
+    "errors",
+    "formatting",
+    "terminal",
+    "registration",
+]
 FORBIDDEN = {
     "control": {"tensorflow", "keras", "gymnasium"},
     "testing": {"tensorflow", "keras"},
@@ -96,6 +109,16 @@ def loaded_after(statement: str) -> set[str]:
 )
 def test_what_must_not_load_tensorflow_does_not(statement: str) -> None:
     assert not {"tensorflow", "keras", "torch", "jax"} & loaded_after(statement)
+
+
+def test_tensorflow_makes_no_remarks_unless_the_user_asks_for_them() -> None:
+    show = "import os; print(os.environ.get('TF_CPP_MIN_LOG_LEVEL'))"
+    for before, after in ((None, "1"), ("0", "0"), ("3", "3")):
+        environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+        environment |= {} if before is None else {"TF_CPP_MIN_LOG_LEVEL": before}
+        code = f"import keras_optix; {show}"
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == after
 
 
 def test_every_public_name_loads_and_unknown_ones_are_named() -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import shutil
 import sys
 import time
+import weakref
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import keras
 
+from keras_optix.formatting import format_number, format_per_unit, format_seconds
+from keras_optix.terminal import STATUS, redraws
+
 _TTY_INTERVAL = 0.1  # seconds between redraws
-_FILE_INTERVAL = 10.0  # seconds between lines where the output is no terminal
+_FILE_INTERVAL = 10.0  # seconds between lines where a line cannot be redrawn
+_RATE_STEPS = 50  # the rate is that of so many steps
+_COMPILED: weakref.WeakSet[Any] = weakref.WeakSet()  # train functions that have made a step
 
 
 @runtime_checkable
@@ -27,8 +32,9 @@ class ProgressReporter(Protocol):
 class FitProgress(keras.callbacks.ProgbarLogger):  # type: ignore[misc]
     """Takes the place of Keras' progress bar, which prints every log and scrolls once they are wider than the screen.
 
-    Shows windows, time, the mean episode return, what the other callbacks add, and how a live feed is answered. In a
-    terminal the line is redrawn in place; elsewhere a line is printed every ten seconds and at the end of an epoch.
+    Shows how many windows were learned from, time, the mean episode return, what the other callbacks add, and how a
+    live feed is answered. In a terminal or a notebook the line is redrawn in place; elsewhere a line is printed every
+    ten seconds and at the end of an epoch. The first step, which compiles, is no part of the time per window.
 
     Args:
         reporters: Callbacks that add to the line.
@@ -39,57 +45,68 @@ class FitProgress(keras.callbacks.ProgbarLogger):  # type: ignore[misc]
         self._reporters = reporters
         self._started = 0.0
         self._drawn_at = 0.0
-        self._width = 0
+        self._steps: deque[tuple[float, int]] = deque(maxlen=_RATE_STEPS + 1)  # time and windows after a step
+
+    def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
+        """See `keras.callbacks.Callback`."""
+        super().on_train_begin(logs)
+        self._steps.clear()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """See `keras.callbacks.Callback`."""
         self._started = time.monotonic()
         self._drawn_at = 0.0
         self.seen = 0
+        self._steps.clear()
         if self.verbose and self.epochs > 1:
-            print(f"Epoch {epoch + 1}/{self.epochs}")
+            STATUS.say(f"Epoch {epoch + 1}/{self.epochs}")
+
+    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """See `keras.callbacks.Callback`."""
+        compiles = batch == 0 and self.model.train_function not in _COMPILED
+        if compiles and self.verbose == 1 and redraws(sys.stdout):
+            # TensorFlow's remarks on compiling go to the same screen: they shall begin at the left.
+            STATUS.draw("compiling")
+            sys.stdout.write("\r")
+            sys.stdout.flush()
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """See `keras.callbacks.Callback`."""
+        _COMPILED.add(self.model.train_function)
         self.seen = batch + 1
         now = time.monotonic()
-        in_place = sys.stdout.isatty()
+        self._steps.append((now, self.seen))
+        in_place = redraws(sys.stdout)
         due = now - max(self._drawn_at, self._started) >= (_TTY_INTERVAL if in_place else _FILE_INTERVAL)
         if self.verbose == 1 and due:
             self._drawn_at = now
-            self._draw(logs or {}, "" if in_place else "\n")
+            (STATUS.draw if in_place else STATUS.finish)(self._line(logs or {}))
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """See `keras.callbacks.Callback`."""
         if self.verbose:
-            self._draw(logs or {}, "\n")
-
-    def _draw(self, logs: Mapping[str, Any], end: str) -> None:
-        line = self._line(logs)
-        if sys.stdout.isatty():
-            # One column is left free: a line that fills the last one wraps in some terminals.
-            line = line[: shutil.get_terminal_size().columns - 1]
-            padding = " " * max(self._width - len(line), 0)
-            self._width = 0 if end else len(line)
-            sys.stdout.write("\r" + line + padding + end)
-        else:
-            sys.stdout.write(line + end)
-        sys.stdout.flush()
+            STATUS.finish(self._line(logs or {}))
 
     def _line(self, logs: Mapping[str, Any]) -> str:
-        elapsed = time.monotonic() - self._started
-        total = "" if self.target is None else f"/{self.target}"
-        parts = [f"window {self.seen}{total}", f"{elapsed:.0f}s"]
-        if self.seen:
-            parts.append(f"{1000.0 * elapsed / self.seen:.0f}ms/window")
-        parts.append(f"return {_shown(logs.get('episode_return', math.nan))}")
+        count = f"{self.seen}" if self.target is None else f"{self.seen}/{self.target}"
+        windows = "window" if count == "1" else "windows"
+        parts = [f"{count} {windows}", format_seconds(time.monotonic() - self._started)]
+        parts += self._rate()
+        parts.append(f"return {_shown(logs, 'episode_return')}")
         if "val_episode_return" in logs:
-            parts.append(f"val_return {_shown(logs['val_episode_return'])}")
+            parts.append(f"val_return {_shown(logs, 'val_episode_return')}")
         for reporter in self._reporters:
             parts += [f"{label} {text}" for label, text in reporter.progress().items()]
         if "feed_dropped" in logs:
             parts += _of_feed(logs)
         return " · ".join(parts)
+
+    def _rate(self) -> list[str]:
+        """The time that the latest windows took, once two steps are known."""
+        if len(self._steps) < 2:
+            return []
+        (begin, before), (end, after) = self._steps[0], self._steps[-1]
+        return [format_per_unit((end - begin) / (after - before), "window")]
 
 
 def _of_feed(logs: Mapping[str, Any]) -> list[str]:
@@ -99,7 +116,6 @@ def _of_feed(logs: Mapping[str, Any]) -> list[str]:
     return parts + [f"{label} {int(logs[name])}" for label, name in losses.items() if logs[name]]
 
 
-def _shown(value: Any) -> str:
-    """A return, or a dash where no episode has ended."""
-    number = float(value)
-    return "-" if math.isnan(number) else f"{number:.1f}"
+def _shown(logs: Mapping[str, Any], name: str) -> str:
+    """A log, or a dash where no episode has ended."""
+    return format_number(float(logs.get(name, float("nan"))))

@@ -24,6 +24,7 @@ from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
 from keras_optix.control.scheduler import BackoffScheduler, Decision, Evaluation, LoopEvent
 from keras_optix.control.scheduler_state import LoopState
 from keras_optix.control.score_pool import ScorePool, estimate_of
+from keras_optix.formatting import format_estimate
 
 MOST_EPISODES = 100  # of a second evaluation
 
@@ -106,8 +107,16 @@ class Effects:
         self.log.note(LoopRecord(event, self.window_id, self.env_steps, self.state, message, evidence, cost))
 
     def _note_decision(self, decision: Decision) -> None:
+        best = self.best_snapshot if decision.event is LoopEvent.IMPROVEMENT else None
+        reached = "" if best is None else f" to {self.shown(best)}"
         change = "" if decision.before is decision.after else f" {decision.before.name} -> {decision.after.name}"
-        self.note(decision.event.value, decision.event.value + change, decision.evidence)
+        if reached and change:
+            change = f",{change}"
+        self.note(decision.event.value, decision.event.value + reached + change, decision.evidence)
+
+    def shown(self, snapshot: PolicySnapshot) -> str:
+        """The score of a snapshot as people see it: of a loss, the loss and not its negative."""
+        return format_estimate(snapshot.score * self.evaluator.sign, snapshot.eval_metrics.stderr)
 
     # Decisions
 

@@ -172,7 +172,7 @@ class Evolution:
         for k, (weight, scores) in enumerate(zip(self.manager.weights, self.manager.scores, strict=True)):
             values[f"policies/weight_{k}"] = weight
             if scores:
-                values[f"policies/score_{k}"] = sum(scores) / len(scores)
+                values[f"policies/score_{k}"] = sum(scores) / len(scores) * self._host.evaluator.sign
         return values
 
     def save(self) -> Saved:

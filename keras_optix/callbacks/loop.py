@@ -249,7 +249,7 @@ class Loop(Effects):
     def _write_scalars(self, logs: Mapping[str, Any]) -> None:
         if not self.log.writes:
             return
-        scheduler = self.scheduler.state
+        scheduler, sign = self.scheduler.state, self.evaluator.sign
         values = {
             "loop/interval": scheduler.interval,
             "loop/since_best": float(scheduler.since_best),
@@ -260,11 +260,11 @@ class Loop(Effects):
         }
         evaluated = self._latest is not None and self._latest.window_id == self.window_id
         if self._latest is not None and evaluated:
-            values["loop/score"] = self._latest.score.mean
+            values["loop/score"] = self._latest.score.mean * sign
             if math.isfinite(self._latest.score.stderr):
                 values["loop/stderr"] = self._latest.score.stderr
         if self.best_snapshot is not None:
-            values["loop/best"] = self.best_snapshot.score
+            values["loop/best"] = self.best_snapshot.score * sign
         if self.evolution is not None:
             values |= self.evolution.scalars()
         if self.units == 1 or evaluated:
@@ -272,17 +272,19 @@ class Loop(Effects):
             values |= {f"hyperparams/{name}": v for name, v in self.trainee.hyperparams.snapshot().items()}
         self.log.scalars(self.state, self.env_steps, values, logs)
 
-    def summary(self) -> str:
-        """How the run ended, in one line."""
-        best = self.best_snapshot
-        ended = f"{self.state.name} after {self.units} {self.trainee.unit}s, {self.env_steps} {self.trainee.steps}"
+    def summary(self, *, where: bool = True) -> str:
+        """How the run ended, in one line.
+
+        Args:
+            where: Say where the best snapshot is.
+        """
+        best, steps = self.best_snapshot, self.trainee.steps
+        units = self.trainee.unit if self.units == 1 else f"{self.trainee.unit}s"
+        ended = f"{self.state.name} after {self.units:,} {units}, {self.env_steps:,} {steps}"
         if best is None:
             return f"{ended}. No evaluation was made: no episode ended often enough, or nothing was logged to score."
-        error = best.eval_metrics.stderr
-        score = f"{best.score:.4g}" if self.trainee.exact else f"{best.score:.1f}"
-        score += "" if error is None else f" ± {error:.1f}"
-        where = self.registry.directory / best.path
-        return f"{ended}. Best {score} at {best.env_steps} {self.trainee.steps}: {where}"
+        found = f"{ended}. Best {self.shown(best)} at {best.env_steps:,} {steps}"
+        return f"{found}: {self.registry.directory / best.path}" if where else f"{found}."
 
     # Resuming
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from keras_optix.callbacks.tensorboard import HParam, LoopWriter
 from keras_optix.callbacks.timeline import LoopRecord, in_cell, timeline
 from keras_optix.control.scheduler_state import LoopState
+from keras_optix.terminal import STATUS
 
 __all__ = ["LoopLog", "LoopRecord"]
 
@@ -94,7 +95,7 @@ class LoopLog:
             if record.state is not self._drawn:
                 self._draw()
         if self._verbose >= (1 if record.event in _FOR_ALL else 2):
-            print(f"\n{record.describe(self._unit, self._steps)}")
+            STATUS.say(record.describe(self._unit, self._steps))
 
     def tick(self, env_steps: int, window_id: int) -> None:
         """Notes that a window was taken; the rate of environment steps comes from these.

@@ -34,6 +34,8 @@ from keras_optix.control.schedule import Schedule
 from keras_optix.control.scheduler import BackoffScheduler
 from keras_optix.control.scheduler_state import LoopState
 from keras_optix.errors import ConfigurationError, FeedError, StateError, describe
+from keras_optix.formatting import UNKNOWN
+from keras_optix.terminal import STATUS
 from keras_optix.validation import check_choice, check_float, check_int
 
 _OWNERS = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
@@ -259,8 +261,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
 
     def progress(self) -> dict[str, str]:
         """What the progress line of `fit` shows of the loop."""
-        best = self.best_snapshot
-        return {"best": "-" if best is None else f"{best.score:.1f}", "state": self.state.name}
+        loop, best = self._loop, self.best_snapshot
+        return {"best": UNKNOWN if loop is None or best is None else loop.shown(best), "state": self.state.name}
 
     # Keras hooks
 
@@ -391,7 +393,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         for callback in self.callbacks:
             callback.on_loop_stop()
         if self.verbose:
-            print(loop.summary())
+            STATUS.say(loop.summary(where=self._persistent))
 
     def on_fit_failed(self, error: BaseException) -> None:
         """Closes what was opened; snapshots are complete on disk, and so is the last point to resume from."""
@@ -401,7 +403,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
             self._store.write(*self._running().save())
         self._close("failure")
         if self.verbose and self._loop is not None and isinstance(error, FeedError | KeyboardInterrupt):
-            print(f"\n{self._loop.summary()}")
+            STATUS.say(self._loop.summary(where=self._persistent))
 
     def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """See `keras.callbacks.Callback`."""

@@ -358,7 +358,7 @@ class BackoffOptimizer(BaseOptimizer):
         """Evidence that the score fell far below where the block began."""
         if len(probe.scores) < probe.begun + len(state.recent):
             return None
-        reason = f"the score fell with {probe.name} {self._probed(probe)[probe.name]:.4g}"
+        reason = f"the score got worse with {probe.name} {self._probed(probe)[probe.name]:.4g}"
         evidence, z = compare(_pooled(state), Estimate.from_json(probe.level), reason, history=state.history)
         return evidence if z < -_FALL else None
 

@@ -31,6 +31,8 @@ class BaseEvaluator(abc.ABC):
         in_place: Whether weights are only ever evaluated in the training environments, in windows that are not learned
             from: of a world that cannot be had a second time, a copy says nothing. False (the default here): where the
             loop can make environments of its own, it plays there.
+        sign: What people are shown is the score times this: -1.0 where the score is the negative of something that is
+            better lower, such as a loss or a cost. 1.0 (the default here): the score itself.
     """
 
     min_episodes: int = 0
@@ -39,6 +41,7 @@ class BaseEvaluator(abc.ABC):
     per_epoch: bool = False
     reads_logs: bool = False
     in_place: bool = False
+    sign: float = 1.0
 
     @property
     def plays_episodes(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_optix.errors import ConfigurationError, describe
+from keras_optix.formatting import format_number
 from keras_optix.validation import check_float, check_int
 
 _ROUNDING = 1e-12  # a difference below this share of the numbers themselves is none
@@ -61,7 +62,8 @@ class Evidence:
     """Why a decision was taken: a difference, its standard error and the number of samples behind it.
 
     Attributes:
-        difference: Score in question minus the score it was compared with.
+        difference: Score in question minus the score it was compared with; positive is better, also where the score
+            is the negative of a loss.
         stderr: Standard error of `difference`.
         n: Samples behind the score in question.
         reason: One sentence for people.
@@ -87,7 +89,8 @@ class Evidence:
         return cls(float(values["difference"]), float(values["stderr"]), values["n"], values["reason"])
 
     def __str__(self) -> str:
-        return f"{self.reason} (difference {self.difference:+.4g}, standard error {self.stderr:.3g}, n {self.n})"
+        difference = format_number(self.difference, self.stderr, signed=True)
+        return f"{self.reason} (difference {difference}, standard error {self.stderr:.3g}, n {self.n})"
 
 
 def _json(value: Any) -> Any:

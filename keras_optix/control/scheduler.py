@@ -228,7 +228,7 @@ class BackoffScheduler:
         if state.best is None:
             evidence = Evidence(0.0, score.stderr, score.n, "first confirmed score")
             return (self._crown(state, score, evidence),)
-        evidence, z = self._above_best(state, score, state.best, "confirmed above the best")
+        evidence, z = self._above_best(state, score, state.best, "confirmed better than the best")
         if z > _ONE_SIDED_Z[self.confidence]:
             return (self._crown(state, score, evidence),)
         rejected = dataclasses.replace(evidence, reason="a second evaluation did not confirm the improvement")
@@ -340,14 +340,14 @@ class BackoffScheduler:
         if state.best is None:
             return Evidence(0.0, score.stderr, score.n, "first evaluation")
         limit = _ONE_SIDED_Z[self.confidence]
-        evidence, z = self._above_best(state, score, state.best, "above the best")
+        evidence, z = self._above_best(state, score, state.best, "better than the best")
         if z > limit:
             return evidence
         if state.level is not None and (state.since_best > 0 or state.recent):
             # Many small steps up: none of them is significant, but together they are. The evaluation at hand must be
             # above the best too, for its weights are the ones that would be crowned.
             together = functools.reduce(pool, (*state.recent, score), state.level)
-            evidence, z = self._above_best(state, together, state.best, "above the best on average")
+            evidence, z = self._above_best(state, together, state.best, "better than the best on average")
             if z > limit and score.mean > state.best.mean + self.improvement_margin:
                 return evidence
         return None

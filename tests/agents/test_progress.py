@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,9 +30,42 @@ def test_a_terminal_sees_one_line_with_return_best_and_state(
     out = capsys.readouterr().out
     assert out.count("\n") == 1
     lines = out.rstrip("\n").split("\r")[1:]
-    assert len(lines) == 7
+    assert len(lines) == 9
     assert all(len(line) < 60 for line in lines)
-    assert re.match(r"window 6 · \d+s · \d+ms/window · return 6\.0 · best 6\.0", lines[-1])
+    # The first step compiles: until it is through, the line says so, and it is no part of the time per window.
+    assert lines[:2] == ["compiling", ""]
+    assert re.match(r"1 window · \d+s · return ", lines[2])
+    assert re.match(r"6 windows · \d+s · [\d.]+ms/window · return 6\.0 · best 6\.0", lines[-1])
+
+
+def test_a_step_that_is_compiled_already_is_not_announced(
+    small_ppo: Callable[..., optix.PPOAgent], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    agent = small_ppo()
+    run(agent, 2)
+    assert "compiling" in capsys.readouterr().out
+    run(agent, 2)
+    assert "compiling" not in capsys.readouterr().out
+
+
+def test_the_time_per_window_is_that_of_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that of compiling, nor of a time long ago."""
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    shown = progress.FitProgress([])
+    model = SimpleNamespace(train_function=lambda: None)
+    shown.set_model(model)
+    shown.set_params({"verbose": 0, "epochs": 1, "steps": None})
+    shown.on_epoch_begin(0)
+    rates = []
+    for batch, seconds in enumerate([40.0] + 60 * [2.0] + 60 * [0.02]):
+        now += seconds
+        shown.on_train_batch_end(batch)
+        rates.append(shown._rate())
+    assert rates[0] == []
+    assert rates[1] == rates[60] == ["2000ms/window"]
+    assert rates[-1] == ["20ms/window"]
 
 
 def test_a_file_sees_whole_lines(small_ppo: Callable[..., optix.PPOAgent], capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,7 +87,7 @@ def test_epochs_have_a_line_each(small_ppo: Callable[..., optix.PPOAgent], capsy
     agent.fit(dataset, steps_per_epoch=2, epochs=3)
     out = capsys.readouterr().out
     assert re.findall(r"Epoch \d/3", out) == ["Epoch 1/3", "Epoch 2/3", "Epoch 3/3"]
-    assert out.count("window 2/2") == 3
+    assert out.count("2/2 windows") == 3
 
 
 def test_a_live_feed_shows_how_it_is_answered_and_what_was_lost(

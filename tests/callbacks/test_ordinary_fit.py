@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import keras_optix as optix
+from keras_optix.formatting import format_number
 
 Options = dict[str, Any]
 
@@ -355,3 +358,26 @@ def test_another_owner_of_the_learning_rate_is_named() -> None:
 def test_no_tensorflow_is_loaded_on_other_backends(tmp_path: Path) -> None:
     fit(make(), [optix.OptixCallback(log_dir=tmp_path, checkpoint_dir=tmp_path / "c", verbose=0)], epochs=2)
     assert "tensorflow" not in sys.modules
+
+
+def test_a_loss_is_shown_as_a_loss(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Inside the loop higher is better; whoever looks sees what Keras logged."""
+    callback = optix.OptixCallback(monitor="val_loss", log_dir=tmp_path, verbose=2)
+    history = fit(make(0.01), [callback], epochs=4)
+    losses = history.history["val_loss"]
+    best = callback.best_snapshot
+    assert best is not None
+    assert best.score == -min(losses)
+
+    shown = format_number(min(losses))
+    assert callback.progress()["best"] == shown
+    out = capsys.readouterr().out
+    assert re.search(rf"^ACTIVE after 4 epochs, 16 steps\. Best {re.escape(shown)} at \d+ steps\.$", out, re.MULTILINE)
+    assert re.search(rf"^epoch \d, \d+ steps, ACTIVE: improvement to {re.escape(format_number(losses[0]))}", out)
+    assert "\n\n" not in out
+    assert f"improvement to -{shown}" not in out
+
+    events = EventAccumulator(str(tmp_path)).Reload()
+    scores = [event.value for event in events.Scalars("loop/score")]
+    assert scores == pytest.approx(losses, rel=1e-6)
+    assert events.Scalars("loop/best")[-1].value == pytest.approx(min(losses), rel=1e-6)
