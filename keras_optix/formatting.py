@@ -53,6 +53,13 @@ def format_estimate(value: float, stderr: float | None = None) -> str:
     return f"{format_number(value, stderr)} ± {error}"
 
 
+def format_any(value: object) -> str:
+    """Formats what should be a number and may be anything, for whoever looks for a mistake."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return format_number(value) if isinstance(value, float) else str(value)
+    return " ".join(repr(value).split())
+
+
 def format_seconds(seconds: float) -> str:
     """Formats a duration: ``35s``, ``12m 05s``, ``3h 04m``."""
     whole = int(seconds)

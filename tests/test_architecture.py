@@ -27,6 +27,7 @@ ORDER = [
     "validation",
     "errors",
     "formatting",
+    "reprs",
     "terminal",
     "registration",
 ]

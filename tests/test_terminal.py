@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -35,15 +36,23 @@ def seen(stream: io.StringIO) -> list[str]:
     return lines
 
 
+Show = Callable[[], io.StringIO]
+
+
 @pytest.fixture(params=[Terminal, OutStream])
-def screen(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    stream = request.param()
-    monkeypatch.setattr(sys, "stdout", stream)
-    monkeypatch.setenv("COLUMNS", "20")
-    return stream
+def show(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Show:
+    """Puts a screen in the place of standard output; in the test itself, for pytest changes it between the two."""
+
+    def shown() -> Any:
+        monkeypatch.setattr(sys, "stdout", request.param())
+        monkeypatch.setenv("COLUMNS", "20")
+        return sys.stdout
+
+    return shown
 
 
-def test_a_line_is_drawn_over_the_one_before(screen: io.StringIO) -> None:
+def test_a_line_is_drawn_over_the_one_before(show: Show) -> None:
+    screen = show()
     status = StatusLine()
     status.draw("a long line")
     status.draw("short")
@@ -52,7 +61,8 @@ def test_a_line_is_drawn_over_the_one_before(screen: io.StringIO) -> None:
     assert seen(screen) == ["last", ""]
 
 
-def test_what_is_said_stays_and_the_line_goes_on_below(screen: io.StringIO) -> None:
+def test_what_is_said_stays_and_the_line_goes_on_below(show: Show) -> None:
+    screen = show()
     status = StatusLine()
     status.say("Epoch 1/2")
     status.draw("3 windows, 2 s")
@@ -61,7 +71,8 @@ def test_what_is_said_stays_and_the_line_goes_on_below(screen: io.StringIO) -> N
     assert seen(screen) == ["Epoch 1/2", "new best", "of all", "4 windows"]
 
 
-def test_only_a_terminal_has_a_width(screen: io.StringIO) -> None:
+def test_only_a_terminal_has_a_width(show: Show) -> None:
+    screen = show()
     StatusLine().draw("x" * 30)
     assert seen(screen) == ["x" * (19 if screen.isatty() else 30)]
 
@@ -74,7 +85,8 @@ def test_a_file_gets_whole_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sys.stdout.getvalue() == "3 windows\nnew best\n"  # type: ignore[attr-defined]
 
 
-def test_another_output_has_no_line_yet(screen: io.StringIO, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_output_has_no_line_yet(show: Show, monkeypatch: pytest.MonkeyPatch) -> None:
+    show()
     status = StatusLine()
     status.draw("3 windows")
     monkeypatch.setattr(sys, "stdout", io.StringIO())

@@ -23,6 +23,7 @@ from keras_optix.experience.actor import Actor, NoiseSpec
 from keras_optix.experience.lowering import FunctionActor
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.ops.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution, MultiCategorical
+from keras_optix.reprs import OneLineRepr
 
 
 def distribution_of(actions: Actions) -> Distribution:
@@ -42,7 +43,7 @@ def outputs_of(actions: Actions) -> tuple[int, ...]:
     return (parameters // 2, parameters) if isinstance(actions, ContinuousActions) else (parameters,)
 
 
-class PolicyHead:
+class PolicyHead(OneLineRepr):
     """The policy network, the observation normaliser and the log standard deviations, put together.
 
     A plain object: the agent holds the layers and variables, so that Keras tracks each of them once.

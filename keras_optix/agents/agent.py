@@ -104,6 +104,15 @@ class Agent(keras.Model):  # type: ignore[misc]
         self._jit_choice: JitChoice | None = None
         self._jit_told = False
 
+    def __repr__(self) -> str:
+        # Keras shows a model while its constructor is still at work, in errors.
+        if getattr(self, "_head", None) is None:
+            return f"<{type(self).__name__} name={self.name}, bound to no environment>"
+        observations, actions = self.env_spaces
+        values = ", ".join(f"{name}={value:g}" for name, value in self._hyperparams.snapshot().items())
+        spaces = f"observations={observations}, actions={actions}"
+        return f"<{type(self).__name__} name={self.name}, {spaces}, policy_version={self.policy_version}, {values}>"
+
     # Spaces and networks
 
     def bind(self, observation_space: Any, action_space: Any) -> None:

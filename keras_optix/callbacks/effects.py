@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keras_optix.callbacks.evolution import Evolution
+from keras_optix.callbacks.history import LoopHistory
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
 from keras_optix.callbacks.policy_manager import PolicyManager
@@ -60,6 +61,7 @@ class Effects:
         window_id: Number of the last one taken.
         tuning: The tuner and what it needs.
         evolution: The policy manager at work, or None.
+        history: A row for each evaluation (epoch).
         guard: Counts what was not finite.
     """
 
@@ -82,6 +84,7 @@ class Effects:
         self.options = options
         self.callbacks = callbacks
         self.log = log
+        self.history = LoopHistory()
         self.guard = NonFiniteGuard()
         self.best_snapshot: PolicySnapshot | None = None
         self.env_steps = 0

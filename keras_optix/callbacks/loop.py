@@ -6,8 +6,10 @@ What it trains is behind `Trainee`; it calls neither Keras nor TensorFlow.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from keras_optix.callbacks.effects import MOST_EPISODES, Effects
@@ -33,11 +35,15 @@ class Loop(Effects):
     _trial: Trial | None = None
     _trial_hyperparams = HyperparamSet({})  # those in force when it began
     _latest: Evaluation | None = None
+    _scored_under: Mapping[str, float] = MappingProxyType({})  # hyperparameters when that was taken
+    _started = 0.0  # by the clock
+    _seconds_before = 0.0  # of the run that is resumed
 
     # What comes in
 
     def begin(self) -> None:
         """A new run: everything forgets the one before."""
+        self._started = time.monotonic()
         self.scheduler.reset()
         self.evaluator.reset()
         self.registry.begin_run()
@@ -63,13 +69,26 @@ class Loop(Effects):
                 self.tuning.take_update(unit, self.env_steps)
             if self.evolution is not None:
                 self.evolution.take_member_scores(unit)
-            self.judge(unit.candidate, self._score(unit))
+            self.judge(unit.candidate, self._score(unit), unit.logs)
         self._write_scalars(unit.logs)
         if self.options.max_windows is not None and self.units >= self.options.max_windows:
             self.trainee.stop()
 
-    def judge(self, candidate: Candidate, metrics: EvalMetrics) -> None:
-        """Takes the score that some weights earned, and decides if an evaluation is due."""
+    def judge(self, candidate: Candidate, metrics: EvalMetrics, logs: Mapping[str, Any]) -> None:
+        """Takes the score that some weights earned, and decides if an evaluation is due.
+
+        Args:
+            candidate: The weights.
+            metrics: Their score.
+            logs: Of the window (epoch), by name.
+        """
+        latest = self._latest
+        self._judge(candidate, metrics)
+        evaluated = None if self._latest is latest else self._latest
+        if evaluated is not None or self.trainee.exact:
+            self._add_row(candidate.window_id, evaluated, metrics, logs)
+
+    def _judge(self, candidate: Candidate, metrics: EvalMetrics) -> None:
         score = metrics.primary_score
         if score is not None and not math.isfinite(score):
             self.rescue(candidate.window_id, "A score", self._last_good())
@@ -169,7 +188,7 @@ class Loop(Effects):
             at_end=self.trainee.exact or self.evaluator.per_epoch,
         )
         evaluation = self.tuning.flagged(replace(evaluation, exact=self.trainee.exact))
-        self._latest = evaluation
+        self._latest, self._scored_under = evaluation, self.trainee.hyperparams.snapshot()
         told = 0 if self.evolution is None else self.evolution.told
         if self.evolution is not None:
             self.evolution.see(evaluation)
@@ -246,6 +265,30 @@ class Loop(Effects):
 
     # Records
 
+    def _add_row(
+        self, window_id: int, evaluation: Evaluation | None, metrics: EvalMetrics, logs: Mapping[str, Any]
+    ) -> None:
+        """A row of the table: what was scored, under which hyperparameters, and what the loop made of it."""
+        best, score, sign = self.best_snapshot, metrics.primary_score, self.evaluator.sign
+        nothing = Estimate(math.nan if score is None else score, math.inf, 0)
+        estimate = nothing if evaluation is None else evaluation.score
+        row = {
+            "window": window_id,
+            "env_steps": self.env_steps,
+            "seconds": self._seconds(),
+            "state": self.state,
+            "score": estimate.mean * sign,
+            "stderr": estimate.stderr if math.isfinite(estimate.stderr) else math.nan,
+            "n": estimate.n,
+            "best": math.nan if best is None else best.score * sign,
+        }
+        hyperparams = self.trainee.hyperparams.snapshot() if evaluation is None else self._scored_under
+        self.history.append(row, hyperparams, logs)
+
+    def _seconds(self) -> float:
+        """Seconds of the run until now."""
+        return self._seconds_before + time.monotonic() - self._started
+
     def _write_scalars(self, logs: Mapping[str, Any]) -> None:
         if not self.log.writes:
             return
@@ -302,8 +345,12 @@ class Loop(Effects):
         if self.evolution is not None:
             arrays, evolution = self.evolution.save()
             saved |= prefixed("evolution/", arrays)
+        table, columns = self.history.save()
+        saved |= prefixed("history/", table)
         best = self.best_snapshot
         loop = {
+            "history": columns,
+            "seconds": self._seconds(),
             "units": self.units,
             "window_id": self.window_id,
             "env_steps": self.env_steps,
@@ -328,6 +375,8 @@ class Loop(Effects):
             weights: Also restore the weights; not if something restored newer ones already.
         """
         loop = values["loop"]
+        self._started, self._seconds_before = time.monotonic(), loop["seconds"]
+        self.history.restore(under("history/", arrays), loop["history"])
         self.units, self.env_steps = loop["units"], loop["env_steps"]
         self.window_id = loop["window_id"]
         self.guard.rescues = loop["rescues"]

@@ -6,9 +6,10 @@ import keras
 
 from keras_optix.control.records import EvalMetrics, HyperparamSet
 from keras_optix.control.registry import PolicySnapshot
+from keras_optix.reprs import OneLineRepr
 
 
-class LoopCallback(keras.callbacks.Callback):  # type: ignore[misc]
+class LoopCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc]
     """A Keras callback that also hears what the loop decides. Give it in ``OptixCallback(callbacks=[...])``.
 
     Override what you need. Each hook fires once per transition, after the loop has carried it out: `on_degradation`

@@ -16,6 +16,7 @@ import keras
 
 from keras_optix.callbacks.agent_trainee import AgentTrainee, LoopAgent
 from keras_optix.callbacks.effects import LoopOptions
+from keras_optix.callbacks.history import LoopHistory, spread
 from keras_optix.callbacks.loop import Loop
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
@@ -35,6 +36,7 @@ from keras_optix.control.scheduler import BackoffScheduler
 from keras_optix.control.scheduler_state import LoopState
 from keras_optix.errors import ConfigurationError, FeedError, StateError, describe
 from keras_optix.formatting import UNKNOWN
+from keras_optix.reprs import OneLineRepr
 from keras_optix.terminal import STATUS
 from keras_optix.validation import check_choice, check_float, check_int
 
@@ -42,7 +44,7 @@ _OWNERS = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateSchedu
 _RUN = ("_loop", "_model", "_children", "_store", "_point", "_limit")  # attributes that a run leaves behind
 
 
-class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
+class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc]
     """Scores, tunes, checkpoints, rolls back, and stops when what it trains is trained.
 
     On an agent, ``agent.fit(dataset, callbacks=[OptixCallback()])`` runs until DORMANT. Windows are scored, and a new
@@ -94,6 +96,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         state: State of the loop, a `LoopState`.
         best_snapshot: The best `PolicySnapshot`, or None.
         events: What happened, a list of `LoopRecord`.
+        history: The run as a table, a `LoopHistory`: arrays by column (env steps, score, best, state, hyperparameters,
+            logs), with a row for each evaluation (epoch); ``history.to_pandas()`` is a frame.
 
     Raises:
         ConfigurationError: Options are invalid or contradict each other, or a directory cannot be written.
@@ -207,6 +211,11 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         copied.scheduler.reset()
         return copied
 
+    def _facts(self) -> Mapping[str, str]:
+        if self._loop is None:
+            return {"state": "has not run"}
+        return {"windows": str(self._loop.units), "env_steps": str(self.env_steps), **self.progress()}
+
     @property
     def registry(self) -> CheckpointRegistry:
         """Where snapshots go."""
@@ -230,6 +239,11 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
     def events(self) -> list[LoopRecord]:
         """What the loop did, with its evidence, oldest first."""
         return [] if self._loop is None else self._loop.log.records
+
+    @property
+    def history(self) -> LoopHistory:
+        """The run as a table: a row for each evaluation of an agent, for each epoch of an ordinary model."""
+        return LoopHistory() if self._loop is None else self._loop.history
 
     @property
     def env_steps(self) -> int:
@@ -374,7 +388,7 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
             self._after_unit(loop)
         elif isinstance(loop.trainee, AgentTrainee) and self.evaluator.per_epoch:
             window_id = loop.window_id
-            loop.judge(loop.trainee.current(window_id, loop.env_steps), self._monitored(named, window_id))
+            loop.judge(loop.trainee.current(window_id, loop.env_steps), self._monitored(named, window_id), named)
         if self._children is not None:
             self._children.on_epoch_end(epoch, logs)
 
@@ -388,6 +402,8 @@ class OptixCallback(keras.callbacks.Callback):  # type: ignore[misc]
         if self._store is not None:
             self._store.clear()
         self._close()
+        if isinstance(loop.trainee, AgentTrainee) and self.params["steps"] is None and self.params["epochs"] == 1:
+            spread(self.model.history.history, loop.history)
         if self._children is not None:
             self._children.on_train_end(logs)
         for callback in self.callbacks:

@@ -19,10 +19,11 @@ from keras_optix.control.search_space import SearchSpace
 from keras_optix.control.variants import perturbed
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.experience.making import EnvLike
+from keras_optix.reprs import OneLineRepr
 from keras_optix.validation import check_float, check_int
 
 
-class PolicyManager:
+class PolicyManager(OneLineRepr):
     """Evolves policies: goes back to the best one, tries variants of it, and weighs several against each other.
 
     Give it to the loop, ``OptixCallback(policy_manager=manager)``. Then
@@ -142,6 +143,10 @@ class PolicyManager:
         self._registry = registry
 
     # Agents and their weights
+
+    def _facts(self) -> Mapping[str, str]:
+        weights = ", ".join(f"{weight:.3g}" for weight in self.weights)
+        return {"agents": str(len(self._agents)), "weights": f"({weights})"}
 
     @property
     def agents(self) -> tuple[Any, ...]:

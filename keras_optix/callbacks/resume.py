@@ -21,7 +21,7 @@ from keras_optix.errors import RegistryError, describe
 
 _FILE = "resume.npz"
 _JSON = "json"
-_SCHEMA = 1
+_SCHEMA = 2
 
 
 @dataclass(frozen=True)

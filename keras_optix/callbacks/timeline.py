@@ -39,6 +39,9 @@ class LoopRecord:
     def __str__(self) -> str:
         return self.describe()
 
+    def __repr__(self) -> str:
+        return f"LoopRecord({self.event}: {self.describe()})"
+
     @property
     def because(self) -> str:
         """The evidence in words, with its numbers where something was measured."""

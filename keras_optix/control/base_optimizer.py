@@ -12,6 +12,7 @@ from keras_optix.control.records import HyperparamSet
 from keras_optix.control.scheduler import Evaluation
 from keras_optix.control.search_space import SearchSpace, infer_spaces
 from keras_optix.errors import ConfigurationError, StateError, describe
+from keras_optix.reprs import OneLineRepr, describe_value
 
 Bounds = Mapping[str, SearchSpace | tuple[float, float]]
 
@@ -45,7 +46,7 @@ class TunerDecision:
     settles: bool = False
 
 
-class BaseOptimizer(abc.ABC):
+class BaseOptimizer(OneLineRepr, abc.ABC):
     """Tunes hyperparameters from evaluations. Subclass it for an algorithm of your own.
 
     Args:
@@ -56,6 +57,10 @@ class BaseOptimizer(abc.ABC):
     Raises:
         ConfigurationError: A bound is invalid.
     """
+
+    def _facts(self) -> Mapping[str, str]:
+        spaces = "of the agent" if self._spaces is None else describe_value(dict(self._spaces))
+        return {"spaces": spaces}
 
     def __init__(self, param_bounds: Bounds | None = None) -> None:
         self._given = None if param_bounds is None else infer_spaces(param_bounds)

@@ -12,10 +12,11 @@ import numpy as np
 from keras_optix.control.evidence import estimate_from_samples
 from keras_optix.control.records import EpisodeData, EpisodeRecord, EvalMetrics
 from keras_optix.errors import StateError, describe
+from keras_optix.reprs import OneLineRepr
 from keras_optix.validation import check_float, check_int
 
 
-class BaseEvaluator(abc.ABC):
+class BaseEvaluator(OneLineRepr, abc.ABC):
     """Scores windows. Subclass it and override `score`; higher must be better.
 
     Attributes:
@@ -84,14 +85,14 @@ class BaseEvaluator(abc.ABC):
         """
         return None
 
-    def reset(self) -> None:  # noqa: B027 (not abstract: most evaluators have no state)
+    def reset(self) -> None:
         """Forgets what earlier windows taught: a new run begins. By default there is nothing to forget."""
 
     def to_json(self) -> dict[str, Any]:
         """Returns all state as JSON values. By default there is none."""
         return {}
 
-    def from_json(self, values: Mapping[str, Any]) -> None:  # noqa: B027
+    def from_json(self, values: Mapping[str, Any]) -> None:
         """Restores what `to_json` returned."""
 
     def take_notice(self) -> str | None:
@@ -131,6 +132,9 @@ class ReturnEvaluator(BaseEvaluator):
     def plays_episodes(self) -> bool:
         """See `BaseEvaluator.plays_episodes`. Not while the reward rate is scored."""
         return self._measure != "rate"
+
+    def _facts(self) -> Mapping[str, str]:
+        return {"measure": self._measure or "undecided"}
 
     def reset(self) -> None:
         """See `BaseEvaluator.reset`."""
@@ -238,7 +242,8 @@ class GreedyEvaluator(BaseEvaluator):
 
 def _mean_return(episodes: Sequence[EpisodeRecord]) -> EvalMetrics:
     """The mean return of episodes, with its standard error."""
-    returns = np.array([episode.total_reward for episode in episodes])
+    returns = np.array([episode.total_reward for episode in episodes], np.float64)
+    lengths = np.array([episode.length for episode in episodes], np.int64)
     estimate = estimate_from_samples(returns)
     return EvalMetrics(
         primary_score=estimate.mean,
@@ -246,10 +251,12 @@ def _mean_return(episodes: Sequence[EpisodeRecord]) -> EvalMetrics:
             "episode_return_std": float(returns.std(ddof=1)) if estimate.n > 1 else 0.0,
             "episode_return_min": float(returns.min()),
             "episode_return_max": float(returns.max()),
-            "episode_length": sum(episode.length for episode in episodes) / estimate.n,
+            "episode_length": float(lengths.mean()),
         },
         stderr=estimate.stderr if estimate.n > 1 else None,
         episodes=estimate.n,
+        episode_returns=returns,
+        episode_lengths=lengths,
     )
 
 

@@ -10,10 +10,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from keras_optix.control.records import EvalMetrics, HyperparamSet
+from keras_optix.formatting import format_estimate
+from keras_optix.reprs import call_repr
 from keras_optix.validation import is_finite_number
 
 _SCHEMA = 2
@@ -53,6 +55,18 @@ class PolicySnapshot:
     created: float
     crowned: bool = False
     held_by: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        metrics = self.eval_metrics
+        return call_repr(
+            self,
+            score=format_estimate(self.score, metrics.stderr),
+            episodes=str(metrics.episodes),
+            window_id=str(self.window_id),
+            env_steps=str(self.env_steps),
+            policy_version=str(self.policy_version),
+            path=repr(self.path),
+        )
 
     @property
     def score(self) -> float:
@@ -142,14 +156,15 @@ def read_manifest(data: bytes) -> tuple[str, list[PolicySnapshot]]:
 
 def _to_json(snapshot: PolicySnapshot) -> dict[str, Any]:
     # Not `asdict`, which copies what is in there and takes ten times as long.
-    nested = {"eval_metrics": vars(snapshot.eval_metrics), "hyperparams": vars(snapshot.hyperparams)}
+    metrics = {name: getattr(snapshot.eval_metrics, name) for name in _METRICS}
+    nested = {"eval_metrics": metrics, "hyperparams": vars(snapshot.hyperparams)}
     return vars(snapshot) | nested
 
 
 def _snapshot(name: str, entry: Any) -> PolicySnapshot:
-    values = _record(name, entry, PolicySnapshot, _SNAPSHOT)
-    metrics = _record(f"{name}.eval_metrics", values["eval_metrics"], EvalMetrics, _METRICS)
-    hyperparams = _record(f"{name}.hyperparams", values["hyperparams"], HyperparamSet, _HYPERPARAMS)
+    values = _record(name, entry, _SNAPSHOT)
+    metrics = _record(f"{name}.eval_metrics", values["eval_metrics"], _METRICS)
+    hyperparams = _record(f"{name}.hyperparams", values["hyperparams"], _HYPERPARAMS)
     expected = path_of(values["run_id"], values["snapshot_id"])
     if values["path"] != expected:
         raise ValueError(f"`{name}.path` must be {expected!r}, not {values['path']!r}")
@@ -157,9 +172,9 @@ def _snapshot(name: str, entry: Any) -> PolicySnapshot:
     return PolicySnapshot(**(values | records | {"held_by": tuple(values["held_by"])}))
 
 
-def _record(name: str, entry: Any, record: Any, kinds: dict[str, _Kind]) -> dict[str, Any]:
-    """The fields of a dataclass, each of its kind."""
-    _check_names(f"`{name}`", entry, [field.name for field in fields(record)])
+def _record(name: str, entry: Any, kinds: dict[str, _Kind]) -> dict[str, Any]:
+    """The fields of a record, each of its kind."""
+    _check_names(f"`{name}`", entry, tuple(kinds))
     return {field: _checked(f"{name}.{field}", entry[field], *kinds[field]) for field in entry}
 
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_optix.errors import ConfigurationError, describe
+from keras_optix.formatting import format_any, format_estimate, format_number
+from keras_optix.reprs import call_repr
 
 LEARNING_RATE = "learning_rate"  # the one hyperparameter that every optimizer has
 
@@ -75,6 +77,19 @@ class EpisodeData:
         """Environment steps in the window (rows that are transitions)."""
         return int(np.count_nonzero(self.valid))
 
+    def __repr__(self) -> str:
+        steps, environments = np.shape(self.rewards)
+        returns = self.episode_returns
+        return call_repr(
+            self,
+            window=str(self.episode_id),
+            steps=str(steps),
+            environments=str(environments),
+            valid=str(self.length),
+            episodes=str(len(returns)),
+            mean_return=format_number(returns.mean()) if len(returns) else "None",
+        )
+
     @property
     def episode_returns(self) -> np.ndarray:
         """Undiscounted returns of the episodes that ended in the window."""
@@ -91,6 +106,9 @@ class EvalMetrics:
         episode_id: Number of the window, or 0.
         stderr: Standard error of `primary_score`, or None if unknown; the loop then estimates it from the history.
         episodes: How many episodes `primary_score` is the mean of, or None.
+        episode_returns: Undiscounted return of each of these episodes, an array of `episodes` floats; None where they
+            are not known. `evaluate` gives them; what is saved keeps none.
+        episode_lengths: Environment steps of each, likewise.
     """
 
     primary_score: float | None
@@ -98,6 +116,16 @@ class EvalMetrics:
     episode_id: int = 0
     stderr: float | None = None
     episodes: int | None = None
+    episode_returns: np.ndarray | None = field(default=None, compare=False)
+    episode_lengths: np.ndarray | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        score = format_any(self.primary_score)
+        if isinstance(self.primary_score, float) and isinstance(self.stderr, float):
+            score = format_estimate(self.primary_score, self.stderr)
+        shown = {} if self.episodes is None else {"episodes": str(self.episodes)}
+        shown |= {name: format_any(value) for name, value in self.metrics.items()}
+        return call_repr(self, primary_score=score, **shown)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import numpy as np
 
 from keras_optix.control.records import EvalMetrics
 from keras_optix.errors import NonFiniteError, describe
+from keras_optix.reprs import OneLineRepr
 from keras_optix.validation import check_float, check_int, is_finite_number
 
 TRENDING, RANGING, VOLATILE = "trending", "ranging", "volatile"
@@ -49,7 +50,7 @@ class _Evidence(NamedTuple):
     trend_spread: float
 
 
-class RegimeDetector:
+class RegimeDetector(OneLineRepr):
     """Says whether scores are ``"trending"``, ``"ranging"`` or ``"volatile"``. Subclass it and override `detect`.
 
     The last `window` scores are split into a straight line and residuals. Both are measured against the level, which

@@ -41,6 +41,7 @@ from keras_optix.control.manifest import (
 )
 from keras_optix.control.records import EvalMetrics, HyperparamSet
 from keras_optix.errors import ConfigurationError, RegistryError, describe
+from keras_optix.reprs import OneLineRepr
 from keras_optix.validation import check_int
 
 __all__ = [
@@ -73,7 +74,7 @@ class Restorable(Protocol):
         ...
 
 
-class CheckpointRegistry:
+class CheckpointRegistry(OneLineRepr):
     """Keeps the snapshots of runs in a directory.
 
     A registry that is opened on an existing directory sees the latest run in it; `begin_run` starts a new one, and the

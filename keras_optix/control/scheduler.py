@@ -22,11 +22,14 @@ import dataclasses
 import enum
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from keras_optix.control.evidence import Comparison, Estimate, Evidence, compare, pool, trend
 from keras_optix.control.scheduler_state import LoopState, SchedulerState
 from keras_optix.errors import ConfigurationError, NonFiniteError, StateError, describe
+from keras_optix.formatting import format_estimate
+from keras_optix.reprs import OneLineRepr
 from keras_optix.validation import check_float, check_int
 
 _REFERENCE_LAG = 8  # evaluations after which a score becomes part of the reference of the CUSUM
@@ -84,7 +87,7 @@ class Decision:
     evidence: Evidence
 
 
-class BackoffScheduler:
+class BackoffScheduler(OneLineRepr):
     """Decides from evaluations when the loop improves, plateaus, is trained, or has degraded.
 
     Patience counts evaluations. In env steps: an evaluation takes as many windows as end the `min_episodes` episodes of
@@ -170,6 +173,11 @@ class BackoffScheduler:
     def loop_state(self) -> LoopState:
         """The state of the loop."""
         return self.state.loop_state
+
+    def _facts(self) -> Mapping[str, str]:
+        state = self.state
+        best = "None" if state.best is None else format_estimate(state.best.mean, state.best.stderr)
+        return {"state": state.loop_state.name, "evaluations": str(state.evaluations), "best": best}
 
     def reset(self) -> None:
         """Forgets everything: a new run begins."""

@@ -23,9 +23,10 @@ from gymnasium import spaces
 
 from keras_optix.errors import SpaceError, describe
 from keras_optix.experience.actor import NoiseSpec
+from keras_optix.reprs import OneLineRepr
 
 
-class DiscreteActions:
+class DiscreteActions(OneLineRepr):
     """Actions of a `Discrete` space.
 
     Args:
@@ -47,7 +48,7 @@ class DiscreteActions:
         return actions if actions.dtype == self._env_dtype else actions.astype(self._env_dtype)
 
 
-class MultiDiscreteActions:
+class MultiDiscreteActions(OneLineRepr):
     """Actions of a `MultiDiscrete` space.
 
     Args:
@@ -69,7 +70,7 @@ class MultiDiscreteActions:
         return (choices.reshape(len(choices), *self._env_shape) + self._start).astype(self._env_dtype)
 
 
-class MultiBinaryActions:
+class MultiBinaryActions(OneLineRepr):
     """Actions of a `MultiBinary` space.
 
     Args:
@@ -89,7 +90,7 @@ class MultiBinaryActions:
         return choices.reshape(len(choices), *self._env_shape).astype(self._env_dtype)
 
 
-class ContinuousActions:
+class ContinuousActions(OneLineRepr):
     """Actions of a floating-point `Box` space, flattened to a vector.
 
     Args:

@@ -17,6 +17,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_optix.errors import LoweringError
+from keras_optix.reprs import OneLineRepr
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class Actor(Protocol):
         ...
 
 
-class LiteRTActor:
+class LiteRTActor(OneLineRepr):
     """An `Actor` in the LiteRT interpreter: microseconds a call for small policies. Not thread-safe.
 
     Args:

@@ -14,6 +14,7 @@ from keras_optix.errors import ConfigurationError, EnvError, SpaceError, describ
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.rollout import Rollout, ends
 from keras_optix.experience.savable import SavableEnv
+from keras_optix.reprs import OneLineRepr
 
 _WORKER_DIED = (BrokenPipeError, EOFError, ConnectionResetError)
 
@@ -61,7 +62,7 @@ class Envs(Protocol):
         ...
 
 
-class SequentialEnvs:
+class SequentialEnvs(OneLineRepr):
     """Steps single environments one after the other, without a vector environment between.
 
     Semantics are those of Gymnasium's same-step autoreset: an environment whose episode ended is reset at once, so
@@ -179,7 +180,7 @@ class SequentialEnvs:
             raise EnvError(f"{error} Environment {index}: {self._envs[index]}.") from None
 
 
-class VectorEnvs:
+class VectorEnvs(OneLineRepr):
     """A Gymnasium vector environment, in any of its three autoreset modes.
 
     Args:

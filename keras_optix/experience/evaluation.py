@@ -134,7 +134,8 @@ def evaluate(
 
     Returns:
         `primary_score` is the mean undiscounted return, `stderr` its standard error, `episodes` their number;
-        `metrics` has `episode_return_std`, `_min`, `_max` and `episode_length`.
+        `metrics` has `episode_return_std`, `_min`, `_max` and `episode_length`; `episode_returns` and
+        `episode_lengths` are arrays with a value for each episode, environment by environment.
 
     Raises:
         ConfigurationError: An argument is invalid.

@@ -24,6 +24,7 @@ import numpy as np
 from gymnasium import spaces
 
 from keras_optix.errors import EnvError, SpaceError, describe
+from keras_optix.reprs import OneLineRepr
 
 Leaves = list[np.ndarray]
 
@@ -116,7 +117,7 @@ class Leaf:
         return converted
 
 
-class ObservationLayout:
+class ObservationLayout(OneLineRepr):
     """The leaves of an observation space.
 
     Args:

@@ -13,6 +13,7 @@ import numpy as np
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.position import Saved
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
+from keras_optix.reprs import OneLineRepr
 
 
 class PolicyPublisher(Protocol):
@@ -49,7 +50,7 @@ class WindowListener(Protocol):
         ...
 
 
-class WindowSource(abc.ABC):
+class WindowSource(OneLineRepr, abc.ABC):
     """Hands out windows, one after the other, each collected by one version of a policy.
 
     Args:
@@ -116,6 +117,9 @@ class WindowSource(abc.ABC):
     def take_notices(self) -> list[str]:
         """Returns and forgets what people should be told. By default there is nothing to tell."""
         return []
+
+    def _facts(self) -> Mapping[str, str]:
+        return {"num_envs": str(self.num_envs)}
 
     def keep_delivered(self, keep: bool) -> None:
         """Switches on that collected windows wait for `take_delivered`; off, they are only handed to the dataset."""

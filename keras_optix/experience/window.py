@@ -17,14 +17,16 @@ A vector environment with next-step autoreset inserts a row per episode that is 
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_optix.control.records import EpisodeData, EpisodeRecord
+from keras_optix.reprs import call_repr
 
 
 class Window(NamedTuple):
@@ -63,6 +65,16 @@ class Window(NamedTuple):
     episode_return: Any
     episode_length: Any
 
+    def __repr__(self) -> str:
+        shape = tuple(getattr(self.rewards, "shape", ()))
+        if len(shape) != 2:
+            return tuple.__repr__(self)
+        shown = {"steps": str(shape[0]), "environments": str(shape[1])}
+        for name in ("window_id", "policy_version"):
+            with contextlib.suppress(TypeError):  # in a graph there are no values
+                shown[name] = str(int(getattr(self, name)))
+        return call_repr(self, **shown)
+
 
 @dataclass(frozen=True)
 class CollectedWindow:
@@ -77,7 +89,7 @@ class CollectedWindow:
     """
 
     window: Window
-    infos: Sequence[Any]
+    infos: Sequence[Any] = field(repr=False)
     episodes: tuple[EpisodeRecord, ...]
     published: PublishedPolicy
     env_steps: int
@@ -121,6 +133,9 @@ class PublishedPolicy:
     state: Any = None
     fingerprint: int = 0
     available: bool = True
+
+    def __repr__(self) -> str:
+        return call_repr(self, version=str(self.version), arrays=str(len(self.arrays)), available=str(self.available))
 
     def with_fingerprint(self) -> PublishedPolicy:
         """The same, with its fingerprint."""

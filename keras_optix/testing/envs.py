@@ -9,10 +9,12 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from keras_optix.reprs import OneLineRepr
+
 Step = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
 
 
-class CountingEnv(gymnasium.Env[np.ndarray, np.int64]):
+class CountingEnv(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
     """Counts: the observation is ``[episode, step]``, the reward the number of the step that it rewards (1, 2, ...).
 
     Args:
@@ -71,7 +73,7 @@ class CountingEnv(gymnasium.Env[np.ndarray, np.int64]):
         return np.array([self.resets - 1, self._step], np.float32)
 
 
-class ConstantRewardEnv(gymnasium.Env[np.ndarray, np.int64]):
+class ConstantRewardEnv(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
     """Pays `reward` each step and looks the same for ever; truncated every `truncate_after` steps.
 
     The value of its one observation is ``reward / (1 - gamma)``, if truncation is bootstrapped.
@@ -110,7 +112,7 @@ class ConstantRewardEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._step = state["step"]
 
 
-class IdentityEnv(gymnasium.Env[np.ndarray, np.int64]):
+class IdentityEnv(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
     """Shows one of `actions` symbols, one-hot; naming it pays 1, anything else 0. The best return is `episode_length`.
 
     Args:
@@ -177,7 +179,7 @@ class RaisingEnv(CountingEnv):
         return super().step(action)
 
 
-class RandomEnv(gymnasium.Env[Any, Any]):
+class RandomEnv(OneLineRepr, gymnasium.Env[Any, Any]):
     """Shows random members of an observation space and pays 1 a step; refuses actions outside its action space.
 
     Args:
@@ -230,7 +232,7 @@ class RandomEnv(gymnasium.Env[Any, Any]):
         return self.observation_space.sample()
 
 
-class MatchEnv(gymnasium.Env[np.ndarray, Any]):
+class MatchEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
     """Shows a random target and pays for actions close to it: 1 for the target itself, 0 for the farthest action.
 
     The best return is `episode_length`. The observation is ``[k]`` float32 in -1 .. 1, the target on each axis of the

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from keras_optix.reprs import OneLineRepr
+
 Item = tuple[Any, float, bool, bool, dict[str, Any]]
 
 
-class CountingFeed:
+class CountingFeed(OneLineRepr):
     """A two-way feed that counts: an observation is ``[episode, step]``, a reward the sum of the action's numbers.
 
     So a row shows which action earned its reward, and the observation that begins an episode earns nothing.
@@ -103,7 +105,7 @@ class CountingFeed:
         return np.array([self._episode, step], np.float32)
 
 
-class ScriptedFeed:
+class ScriptedFeed(OneLineRepr):
     """Plays a script, which goes on with the next line when the feed is streamed again.
 
     Args:

@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from keras_optix.errors import ConfigurationError, describe
+from keras_optix.reprs import OneLineRepr
 from keras_optix.testing.envs import Step
 from keras_optix.testing.switching import WorldClock, check_clock
 from keras_optix.validation import check_choice, check_float, check_int
@@ -45,7 +46,7 @@ _REGIMES = {
 }
 
 
-class MarketEnv(gymnasium.Env[np.ndarray, Any]):
+class MarketEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
     """A market to trade in, whose regime changes by the clock and is not observed.
 
     Each step takes a position in -1 (short) .. 1 (long), and the reward, in percent of the capital, is the position

@@ -12,11 +12,12 @@ from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from keras_optix.errors import ConfigurationError, describe
+from keras_optix.reprs import OneLineRepr
 from keras_optix.testing.envs import Step
 from keras_optix.validation import check_float, check_int
 
 
-class WorldClock:
+class WorldClock(OneLineRepr):
     """Counts the steps of all environments that share it; what they call the world depends on this count alone.
 
     Environments that one factory makes share a clock: a second copy of them, made for evaluation, is then in the same
@@ -55,7 +56,7 @@ def check_clock(clock: object) -> WorldClock:
     return clock
 
 
-class SwitchingCartPole(CartPoleEnv):
+class SwitchingCartPole(OneLineRepr, CartPoleEnv):
     """Gymnasium's CartPole in a world that changes at given steps of a clock; without changes it is CartPole-v1.
 
     The observation is ``[4]`` float32, the action 0 or 1 and the reward 1 a step, as in Gymnasium.
@@ -139,7 +140,7 @@ class SwitchingCartPole(CartPoleEnv):
         self.polemass_length = self.masspole * self.length
 
 
-class TwoRegimeBandit(gymnasium.Env[np.ndarray, np.int64]):
+class TwoRegimeBandit(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
     """A bandit with two regimes, which alternate by the clock; what is best in one may be worst in the other.
 
     The observation is ``[1]`` float32, always 1, so only rewards tell of the regime: the payoff of the arm plus

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_optix.errors import ConfigurationError, EnvError, describe
 from keras_optix.experience.observations import Leaves, ObservationLayout
+from keras_optix.reprs import call_repr, describe_value
 from keras_optix.validation import check_float, check_int
 
 _LARGEST_EXPONENT = 500.0  # of what a float can hold
@@ -193,6 +194,10 @@ class Boundary:
             fix = "Give a function of a StreamStep that returns True to close the window."
             raise ConfigurationError(describe("`closes` cannot be called.", fix=fix, closes=self.closes))
 
+    def __repr__(self) -> str:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return call_repr(self, **{name: describe_value(value) for name, value in given.items()})
+
 
 def every_n_steps(n: int) -> Boundary:
     """Windows of `n` environment steps.
@@ -220,7 +225,11 @@ def every_n_seconds(seconds: float) -> Boundary:
 
 def on_done() -> Boundary:
     """Windows that are episodes: one closes when an episode ends."""
-    return Boundary(closes=lambda step: step.done)
+    return Boundary(closes=_is_done)
+
+
+def _is_done(step: StreamStep) -> bool:
+    return step.done
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from keras_optix.experience.live.recording_file import (
 )
 from keras_optix.experience.observations import Leaf, ObservationLayout
 from keras_optix.experience.spaces_json import from_json
+from keras_optix.reprs import OneLineRepr
 from keras_optix.validation import check_choice, check_float
 
 
@@ -78,7 +79,7 @@ def replay_feed(path: str | os.PathLike[str], *, actions: str = "recorded", spee
     return ReplayFeed(path, actions=actions, speed=speed)
 
 
-class ReplayFeed:
+class ReplayFeed(OneLineRepr):
     """A recording of a live feed, as a feed; `replay_feed` makes one.
 
     It can be streamed any number of times, and from several threads: each `stream` reads the file for itself, a part
