@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import re
 from collections.abc import Mapping
 from pathlib import PurePath
 
 _LONGEST = 80  # characters of an argument
 _MISSING = object()
+_ADDRESS = re.compile(r"( object)? at 0x[0-9a-fA-F]+")  # of what has no `repr` of its own
 
 
 def call_repr(obj: object, **shown: str) -> str:
@@ -49,7 +51,7 @@ def describe_value(value: object) -> str:
         return repr(str(value))
     if inspect.isroutine(value) or isinstance(value, type):
         return str(getattr(value, "__qualname__", value))
-    text = " ".join(repr(value).split())
+    text = " ".join(_ADDRESS.sub("", repr(value)).split())
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 

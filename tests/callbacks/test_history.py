@@ -1,4 +1,4 @@
-"""The run as a table, and what `fit` returns."""
+"""The run as a table, and what `fit` returns. For a run that is resumed see `test_resume.py`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import math
 import pickle
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,31 +81,6 @@ def test_a_run_without_an_evaluation_has_no_rows(small_ppo: Callable[..., optix.
     callback, history = run(small_ppo(), 2, evaluator=optix.ReturnEvaluator(100))
     assert callback.history.num_rows == 0
     assert len(history.history["episode_return"]) == 1
-
-
-def test_the_table_of_a_resumed_run_is_that_of_one_that_was_not_cut_off(
-    small_ppo: Callable[..., optix.PPOAgent], tmp_path: Path
-) -> None:
-    class Cut(optix.LoopCallback):
-        def on_episode_end(self, episode_id: int, eval_metrics: optix.EvalMetrics) -> None:
-            if episode_id == 6:
-                raise KeyboardInterrupt
-
-    def tuner() -> optix.BackoffOptimizer:
-        return optix.BackoffOptimizer({"learning_rate": (1e-4, 1e-2)})
-
-    whole, _ = run(small_ppo(), 12, tuner=tuner())
-    with pytest.raises(KeyboardInterrupt):
-        run(small_ppo(), 12, tuner=tuner(), checkpoint_dir=tmp_path, resume_interval=0.0, callbacks=[Cut()])
-    resumed, history = run(small_ppo(), 12, tuner=tuner(), checkpoint_dir=tmp_path, resume=True)
-    assert len(history.history["loop/score"]) == whole.history.num_rows > 6
-    mine, other = dict(resumed.history), dict(whole.history)
-    assert (np.diff(mine.pop("seconds")) > 0.0).all()
-    del other["seconds"]
-    assert list(mine) == list(other)
-    assert len(set(mine["learning_rate"])) > 1
-    for name, column in mine.items():
-        np.testing.assert_array_equal(column, other[name], err_msg=name)
 
 
 def test_saving_gives_it_back() -> None:

@@ -89,6 +89,13 @@ def assert_same_run(
     assert callback.tuner.to_json() == callback2.tuner.to_json()
     assert callback.env_steps == callback2.env_steps
     assert callback.evaluation_env_steps == callback2.evaluation_env_steps
+    tables = [dict(c.history) for c in (callback, callback2)]
+    for table in tables:
+        assert (np.diff(table.pop("seconds")) > 0.0).all()
+    assert list(tables[0]) == list(tables[1])
+    assert len(tables[0]["score"]) > 3
+    for name, column in tables[0].items():
+        np.testing.assert_array_equal(column, tables[1][name], err_msg=name)
     told = [[str(r) for r in c.events if r.event != "resumed"] for c in (callback, callback2)]
     assert told[0] == told[1]
     assert agent.act(np.eye(4, dtype="float32")).tolist() == agent2.act(np.eye(4, dtype="float32")).tolist()
