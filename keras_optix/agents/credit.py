@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import keras
 import numpy as np
@@ -14,7 +14,11 @@ from keras_optix.control.records import EpisodeData, EvalMetrics
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.experience.window import CollectedWindow
 
-AUTO, SLOTS, TURNS, IMPORTANCE, NONE = "auto", "slots", "turns", "importance", "none"
+AUTO: Final = "auto"
+SLOTS: Final = "slots"
+TURNS: Final = "turns"
+IMPORTANCE: Final = "importance"
+NONE: Final = "none"
 CREDITS = (AUTO, SLOTS, TURNS, IMPORTANCE, NONE)
 EVERYBODY = -1  # the mixture, as a player; `in_turn` counts on the number
 _MAX_RATIO = 20.0  # of probabilities; the mixture's bound for a member with a share of 1 in 20

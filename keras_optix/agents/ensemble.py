@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Final, Literal, Protocol, cast
 
 import keras
 import numpy as np
@@ -41,7 +41,8 @@ from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import CollectedWindow, Window
 from keras_optix.validation import check_choice, check_int
 
-PRIMARY, ALL = "primary", "all"
+PRIMARY: Final = "primary"
+ALL: Final = "all"
 _MEMBERS = "members/"  # names of what only a member itself can save, in the arrays of a saved run
 
 
@@ -127,9 +128,9 @@ class EnsembleAgent(Agent):
         policy_manager: WeightedAgents,
         primary_agent: Agent,
         *,
-        continuous: str = AVERAGE,
-        learn: str = PRIMARY,
-        credit: str = AUTO,
+        continuous: Literal["average", "mixture"] = AVERAGE,
+        learn: Literal["primary", "all", "none"] = PRIMARY,
+        credit: Literal["auto", "slots", "turns", "importance", "none"] = AUTO,
         solo_windows: int = 10,
         name: str | None = None,
     ) -> None:

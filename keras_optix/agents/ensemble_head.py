@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import keras
 import numpy as np
@@ -26,7 +26,8 @@ from keras_optix.ops.mixtures import (
     MultiCategoricalMixture,
 )
 
-AVERAGE, MIXTURE = "average", "mixture"
+AVERAGE: Final = "average"
+MIXTURE: Final = "mixture"
 
 
 def mixture_of(actions: Actions, members: int, continuous: str) -> tuple[Mixture, NoiseSpec]:

@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping
+from typing import Literal
 
 from keras_optix.control.evaluators import BaseEvaluator
 from keras_optix.control.records import EpisodeData, EvalMetrics
@@ -53,7 +54,7 @@ class MonitorEvaluator(BaseEvaluator):
 
     reads_logs = True
 
-    def __init__(self, monitor: str, mode: str = "auto") -> None:
+    def __init__(self, monitor: str, mode: Literal["auto", "min", "max"] = "auto") -> None:
         if not isinstance(monitor, str) or not monitor:
             raise ConfigurationError(describe("`monitor` must be the name of a log.", monitor=monitor))
         check_choice("mode", mode, ("auto", "min", "max"))

@@ -44,6 +44,12 @@ optix.OptixCallback(max_windows="100")  # wrong: arg-type
 optix.OptixCallback(tuner={"learning_rate": (1e-5, 1e-1)})  # wrong: arg-type
 optix.OptixCallback(scheduler=optix.BackoffOptimizer())  # wrong: arg-type
 optix.OptixCallback(callbacks=[print])  # wrong: list-item
+optix.OptixCallback(monitor="val_loss", mode="minimum")  # wrong: arg-type
+optix.OptixCallback(on_dormant="rest")  # wrong: arg-type
+optix.MonitorEvaluator("val_loss", "lower")  # wrong: arg-type
+optix.dataset_from_stream(CountingFeed(), agent, overflow="drop")  # wrong: arg-type
+optix.EnsembleAgent(optix.PolicyManager(), agent, learn="each")  # wrong: arg-type
+optix.replay_feed("run.feed", actions="again")  # wrong: arg-type
 optix.BackoffOptimizer({"learning_rate": "log"})  # wrong: dict-item
 optix.BackoffScheduler(plateau_threshold="5")  # wrong: arg-type
 optix.dataset_from_env(CountingFeed(), agent)  # wrong: arg-type

@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -35,7 +35,9 @@ from keras_optix.reprs import OneLineRepr
 from keras_optix.validation import check_choice, check_float
 
 
-def replay_feed(path: str | os.PathLike[str], *, actions: str = "recorded", speed: float | None = None) -> ReplayFeed:
+def replay_feed(
+    path: str | os.PathLike[str], *, actions: Literal["recorded", "agent"] = "recorded", speed: float | None = None
+) -> ReplayFeed:
     """Opens a recording of a live feed, made with ``record=path``, as a feed.
 
     With ``actions="recorded"`` a run on it is the recorded run again: the same actions, and windows that are equal bit

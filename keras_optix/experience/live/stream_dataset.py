@@ -6,7 +6,7 @@ import inspect
 import os
 import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import tensorflow as tf
@@ -42,7 +42,7 @@ def dataset_from_stream(
     window_size: int | None = None,
     seed: int | None = None,
     deterministic: bool = False,
-    overflow: str | None = None,
+    overflow: Literal["drop_oldest", "latest", "block"] | None = None,
     buffer: int = 8,
     reconnect: Reconnect | None = None,
     deadline: float = 0.1,
