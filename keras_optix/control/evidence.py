@@ -89,7 +89,7 @@ class Evidence:
         return cls(float(values["difference"]), float(values["stderr"]), values["n"], values["reason"])
 
     def __str__(self) -> str:
-        difference = format_number(self.difference, self.stderr, signed=True)
+        difference = format_number(self.difference, signed=True)
         return f"{self.reason} (difference {difference}, standard error {self.stderr:.3g}, n {self.n})"
 
 

@@ -734,10 +734,10 @@ def test_a_progress_bar_that_is_given_takes_the_place_of_our_line(
     assert "2/2" in out
     assert re.search(r"episode_return: 3\.0", out) if verbose == 2 else "episode_return: " in out
     assert "loss: 7.0000" in out
-    assert "window 2/2" not in out
+    assert "2/2 windows" not in out
     agent.fit(training, steps_per_epoch=2, epochs=2, verbose=verbose, callbacks=[*loop])
     out = capsys.readouterr().out
-    assert out.count("window 2/2") == 2
+    assert out.count("2/2 windows") == 2
     assert "loss: " not in out
 
 

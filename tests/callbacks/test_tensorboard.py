@@ -227,7 +227,7 @@ def test_records_survive_strict_json(evidence: Evidence | None) -> None:
     assert LoopRecord.from_json(json.loads(json.dumps(before.to_json(), allow_nan=False))) == before
 
 
-@pytest.mark.parametrize(("verbose", "printed"), [(0, ""), (1, ""), (2, "\nepoch 3, 40 steps, COOLING: plateau\n")])
+@pytest.mark.parametrize(("verbose", "printed"), [(0, ""), (1, ""), (2, "epoch 3, 40 steps, COOLING: plateau\n")])
 def test_verbose_prints_every_record(capsys: pytest.CaptureFixture[str], verbose: int, printed: str) -> None:
     log = LoopLog(None, verbose, unit="epoch", steps="steps")
     log.note(record("plateau", 3, COOLING))
