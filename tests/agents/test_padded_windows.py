@@ -158,7 +158,8 @@ def test_ppo_shows_each_transition_once_in_an_epoch(make_agent: MakeAgent, monke
     assert [len(returns) for returns in seen] == [8, 8, 5] * 2
     wanted = np.sort(np.asarray(expected.returns)[np.asarray(expected.weights) > 0.0])
     for epoch in (seen[:3], seen[3:]):
-        np.testing.assert_array_equal(np.sort(np.concatenate(epoch)), wanted)
+        # Computed twice: nothing promises that sums are associated alike.
+        np.testing.assert_allclose(np.sort(np.concatenate(epoch)), wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

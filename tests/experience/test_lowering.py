@@ -64,6 +64,12 @@ def policy_of(name: str) -> tuple[Any, spaces.Box]:
     return keras.Sequential([L.Input(space.shape, dtype=dtype), *layers(), L.Dense(2)]), space
 
 
+def check_best(actions: Any, values: np.ndarray, scale: float = 1.0) -> None:
+    """Actions are those of the largest values, up to what two compilations differ by where two are as good as equal."""
+    chosen = np.take_along_axis(values, np.asarray(actions)[:, None], -1)[:, 0]
+    np.testing.assert_allclose(chosen / scale, values.max(-1) / scale, atol=1e-5)
+
+
 def check_against_keras(agent: optix.PPOAgent, policy: Any, actor: Any, space: Any, batch_size: int) -> None:
     rng = np.random.default_rng(0)
     space.seed(0)
@@ -77,8 +83,8 @@ def check_against_keras(agent: optix.PPOAgent, policy: Any, actor: Any, space: A
         actions, log_probs = actor.act([observations], noise)
         logits = np.asarray(policy(observations, training=False))
         expected = np.asarray(keras.ops.log_softmax(logits))
-        np.testing.assert_array_equal(actions, (logits + noise).argmax(-1))
         scale = max(1.0, float(np.abs(logits).max()))
+        check_best(actions, logits + noise, scale)
         np.testing.assert_allclose(log_probs / scale, expected[np.arange(batch_size), actions] / scale, atol=1e-5)
 
 
@@ -172,7 +178,7 @@ def test_dict_observations_with_preprocessing_layers() -> None:
     batch = [np.stack(leaves) for leaves in zip(*(layout.take(space.sample()) for _ in range(2)), strict=True)]
     actions, log_probs = actor.act(batch, NOISE.zeros((2,)))
     logits = np.asarray(policy(layout.pack(batch)))
-    np.testing.assert_array_equal(actions, logits.argmax(-1))
+    check_best(actions, logits)
     expected = np.asarray(keras.ops.log_softmax(logits)).max(-1)
     np.testing.assert_allclose(log_probs, expected, atol=1e-5)
 
@@ -246,7 +252,7 @@ def test_what_cannot_be_lowered_falls_back_to_a_compiled_function_and_says_so() 
     actor.set_weights(agent.publish().arrays)
     observations = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
     actions, _ = actor.act([observations], NOISE.zeros((3,)))
-    np.testing.assert_array_equal(actions, np.asarray(policy(observations)).argmax(-1))
+    check_best(actions, np.asarray(policy(observations)))
 
 
 def test_attention_is_lowered() -> None:

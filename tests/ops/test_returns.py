@@ -136,7 +136,8 @@ def test_a_padded_window_is_as_good_as_one_of_its_true_length(length: int) -> No
         cut = [*gae(**short, gamma=gamma, gae_lambda=lam)]
         cut.append(discounted_returns(**{name: short[name] for name in names}, gamma=gamma))
         for result, expected in zip(padded, cut, strict=True):
-            np.testing.assert_allclose(np.asarray(result)[:length], np.asarray(expected), rtol=1e-5, atol=1e-5)
+            # The scan associates 64 steps in another order than `length`; sums of that many are of the order of 10.
+            np.testing.assert_allclose(np.asarray(result)[:length], np.asarray(expected), rtol=1e-4, atol=1e-4)
 
 
 def test_rows_that_are_no_transition_change_nothing() -> None:
@@ -162,7 +163,8 @@ def test_rows_that_are_no_transition_change_nothing() -> None:
         gamma,
         lam,
     )
-    np.testing.assert_allclose(np.delete(np.asarray(advantages), 2, 0), np.asarray(without), rtol=1e-5)
+    # The scan associates five steps in another order than four; the control differs by 7 or more.
+    np.testing.assert_allclose(np.delete(np.asarray(advantages), 2, 0), np.asarray(without), rtol=1e-5, atol=1e-5)
     assert float(np.asarray(advantages)[2, 0]) == 0.0
     assert float(np.asarray(returns)[2, 0]) == 0.0
 
