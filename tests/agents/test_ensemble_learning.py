@@ -76,7 +76,9 @@ def test_each_member_learns_as_it_would_alone_from_its_environments(primary: int
     for k, (twin, one) in enumerate(zip(alone, members, strict=True)):
         assert changed(before[k], one)
         for a, b in zip(twin.get_weights(), one.get_weights(), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+            # Gradients of other slices are associated in another order, and Adam moves by its rate, 0.05, whatever the
+            # size of a gradient: near zero a rounding error counts. Other rows make a difference of that rate.
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
         assert one.reward_moments.count.numpy() == 10 * len(columns[k])
 
 
@@ -167,7 +169,8 @@ def test_a_run_of_learning_members_goes_on() -> None:
     expected, found = ensemble.get_state(), other.get_state()
     assert any(not np.array_equal(expected[name], before[name]) for name in expected)
     for name, array in expected.items():
-        np.testing.assert_allclose(found[name], array, rtol=1e-6, atol=1e-7, err_msg=name)
+        # Two compilations of one function; a step of Adam is of 0.05.
+        np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
 def test_members_that_cannot_learn() -> None:

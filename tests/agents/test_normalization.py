@@ -140,7 +140,7 @@ def test_statistics_are_part_of_the_model_and_of_its_actor() -> None:
     actor.set_weights(agent.publish().arrays)
     log_prob = actor.act([observation[None]], actor.noise.zeros((1,)))[1][0]
     logits = agent.policy((observation[None] - moments.mean) / np.sqrt(moments.variance))
-    assert log_prob == pytest.approx(float(np.max(keras.ops.log_softmax(logits))), abs=1e-5)
+    assert log_prob == pytest.approx(float(np.max(keras.ops.log_softmax(logits))), abs=1e-4)  # LiteRT and TensorFlow
     agent.set_state(first)
     assert float(moments.count) == 0.0
     agent.set_state(trained)

@@ -102,7 +102,7 @@ def test_training_goes_on_alike(case: str, tmp_path: Path) -> None:
             one._reward_scale.restore({"1": np.zeros(1, np.float32)})
         one.train_step(window)
     for one, other in zip(agent.variables, again.variables, strict=True):
-        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(one.numpy(), other.numpy(), rtol=1e-5, atol=1e-5)
 
     before = again.policy_version
     again.fit(windows(again, *AGENTS[case][1:]), steps_per_epoch=2, epochs=1, verbose=0)

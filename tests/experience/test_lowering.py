@@ -191,7 +191,8 @@ def test_sampled_actions_follow_the_policy() -> None:
     observations = np.zeros((1000, 2), np.float32)
     rng = np.random.default_rng(0)
     share = np.mean([actor.act([observations], NOISE.draw(rng, (1000,)))[0] for _ in range(20)])
-    assert share == pytest.approx(1 / (1 + np.exp(-1.0)), abs=0.01)
+    # Five standard errors of 20,000 draws.
+    assert share == pytest.approx(1 / (1 + np.exp(-1.0)), abs=0.0157)
 
 
 @pytest.mark.parametrize("as_constants", [False, True])
