@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_optix.agents.networks import network_inputs
 from keras_optix.agents.normalization import RunningMoments
+from keras_optix.agents.precision import in_float32
 from keras_optix.errors import SpaceError, describe
 from keras_optix.experience.actions import (
     Actions,
@@ -70,6 +71,7 @@ class PolicyHead(OneLineRepr):
         self.distribution = distribution_of(actions)
         self._normalizers = list(normalizers)
         self._log_std = log_std
+        self._acting: PolicyHead | None = None
 
     @property
     def variables(self) -> list[Any]:
@@ -100,13 +102,22 @@ class PolicyHead(OneLineRepr):
         outputs = tf.cast(outputs, tf.float32)
         if self._log_std is None:
             return outputs
-        return tf.concat([outputs, tf.zeros_like(outputs) + self._log_std.value], -1)
+        return tf.concat([outputs, tf.zeros_like(outputs) + tf.cast(self._log_std.value, tf.float32)], -1)
+
+    def acting(self) -> PolicyHead:
+        """This head in float32, in which it acts; made once. Itself where the network is in float32."""
+        if self._acting is None:
+            network = in_float32(self.network)
+            same = network is self.network
+            parts = (self.layout, self.actions, self._normalizers, self._log_std)
+            self._acting = self if same else PolicyHead(network, *parts)
+        return self._acting
 
     def choose(self, observations: Any, noise: Any, weights: Sequence[Any]) -> tuple[Any, Any]:
         """See `Agent.choose`."""
-        mapping = list(zip(self.variables, weights, strict=True))
-        with keras.StatelessScope(state_mapping=mapping):
-            parameters = self.parameters(observations, training=False)
+        head = self.acting()
+        with keras.StatelessScope(state_mapping=mapped(head.variables, weights)):
+            parameters = head.parameters(observations, training=False)
         choices = self.distribution.sample(parameters, noise)
         return choices, self.distribution.log_prob(parameters, choices)
 
@@ -133,6 +144,11 @@ class PolicyHead(OneLineRepr):
             raise SpaceError(describe(problem, shape=self.layout.pack(shapes)))
         size = len(given[0])
         return [leaf.take(array, (size,)) for leaf, array in zip(self.layout.leaves, given, strict=True)], single
+
+
+def mapped(variables: Sequence[Any], weights: Sequence[Any]) -> list[tuple[Any, Any]]:
+    """Weights as published, for the variables that they stand for."""
+    return [(v, tf.cast(weight, v.dtype)) for v, weight in zip(variables, weights, strict=True)]
 
 
 class ActActors:

@@ -191,7 +191,7 @@ class ActorCriticAgent(Agent):
 
     def values_of(self, window: Window) -> tuple[Any, Any]:
         """Values of the observations and of their successors, both ``[T, N]``, in one call of the network."""
-        steps, n = (int(k) for k in window.rewards.shape)
+        steps, n = size_of(window)
         both = tf.nest.map_structure(
             lambda now, later: tf.concat([flatten(now), flatten(later)], 0),
             window.observations,
@@ -244,11 +244,23 @@ class ActorCriticAgent(Agent):
             weights=tf.cast(flatten(window.valid), tf.float32),
         )
 
-    def apply_clipped(self, tape: Any, loss: Any) -> None:
-        """One optimizer step, the gradient clipped to the global norm `max_grad_norm`."""
-        variables = self.trainable_variables
-        gradients, _ = tf.clip_by_global_norm(tape.gradient(loss, variables), self.hyperparams.tensor("max_grad_norm"))
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+
+def size_of(window: Window) -> tuple[int, int]:
+    """``(T, N)`` of a window of tensors.
+
+    Raises:
+        ConfigurationError: The dataset does not say how large its windows are.
+    """
+    steps, n = window.rewards.shape
+    if steps is None or n is None:
+        raise ConfigurationError(
+            describe(
+                "The windows of a dataset must have one size, known beforehand: the learner is compiled for it.",
+                fix="Do not batch, unbatch or filter the rows of the dataset; transform whole windows with `.map`.",
+                shape=tuple(window.rewards.shape),
+            )
+        )
+    return int(steps), int(n)
 
 
 def flatten(values: Any) -> Any:

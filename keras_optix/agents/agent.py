@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import gymnasium
@@ -12,7 +12,8 @@ import numpy as np
 
 from keras_optix.agents.acting import ActActors, PolicyHead, distribution_of, outputs_of
 from keras_optix.agents.default_networks import default_network
-from keras_optix.agents.hyperparameters import Hyperparameter, Hyperparameters
+from keras_optix.agents.gradient_step import averages_weights, complete, gradient_step, scaling_where_needed
+from keras_optix.agents.hyperparameters import Hyperparameter, Hyperparameters, learning_rate_of
 from keras_optix.agents.jit import AUTO, JitChoice, apply_choice, check_jit, choose_jit
 from keras_optix.agents.live import LiveSource, WarmUp, feeds_may_end
 from keras_optix.agents.network_checks import check_kind, check_network
@@ -20,8 +21,18 @@ from keras_optix.agents.networks import spaces_of_network
 from keras_optix.agents.normalization import RunningMoments, moments_in
 from keras_optix.agents.progress import FitProgress, ProgressReporter
 from keras_optix.agents.saving import ADDED, agent_of, config_of, serialized
-from keras_optix.agents.state import PolicyClock, StateReader, load_arrays
-from keras_optix.agents.stepping import FitFailureListener, SiblingListener, Sources, Step, in_order, shadowed, tracked
+from keras_optix.agents.state import PolicyClock, StateReader, as_published, load_arrays
+from keras_optix.agents.stepping import (
+    ByWindow,
+    FitFailureListener,
+    SiblingListener,
+    Sources,
+    Step,
+    in_order,
+    shadowed,
+    tracked,
+)
+from keras_optix.agents.trainer import WindowTrainer, refuse_distribution, refuse_losses
 from keras_optix.control.after_shift import AfterShift
 from keras_optix.control.records import LEARNING_RATE, HyperparamSet
 from keras_optix.control.search_space import Log, SearchSpace, infer_space
@@ -32,10 +43,11 @@ from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import PublishedPolicy, Window
+from keras_optix.validation import check_int
 
 
 @keras.saving.register_keras_serializable("keras_optix")
-class Agent(keras.Model):  # type: ignore[misc]
+class Agent(WindowTrainer):
     """A `keras.Model` that acts in an environment and learns from windows of experience.
 
     Subclass it for an algorithm of your own and override `train_step(window)`: it gets a `Window` of tensors, updates
@@ -81,8 +93,10 @@ class Agent(keras.Model):  # type: ignore[misc]
         seed: int | None = None,
         name: str | None = None,
     ) -> None:
+        refuse_distribution()
         check_kind(policy, "policy")
-        super().__init__(name=name)
+        # Without `autocast`, as observations reach `call` in their own dtype whatever the networks compute in.
+        super().__init__(name=name, autocast=False)
         self.policy = policy
         self.normalize_observations = normalize_observations
         self._hyperparams = Hyperparameters(hyperparams or {})
@@ -103,6 +117,8 @@ class Agent(keras.Model):  # type: ignore[misc]
         self._jit_is_ours = False
         self._jit_choice: JitChoice | None = None
         self._jit_told = False
+        self._losses_read = False
+        self._trained: dict[int, str] | None = None
 
     def __repr__(self) -> str:
         # Keras shows a model while its constructor is still at work, in errors.
@@ -247,9 +263,19 @@ class Agent(keras.Model):  # type: ignore[misc]
                 the machine, once both are known; `jit_choice` says what and why. On a CPU XLA makes dense layers up to
                 three times faster, and convolutions many times slower. An algorithm that does not `prefers_jit` leaves
                 it to Keras, which uses XLA on accelerators.
-            **kwargs: `run_eagerly`, `steps_per_execution`; losses and metrics are the algorithm's own.
+            **kwargs: `run_eagerly`, `steps_per_execution`, `auto_scale_loss` (whether to wrap the optimizer in a
+                `LossScaleOptimizer` where a network computes in float16 with float32 weights; True). Losses and metrics
+                are the algorithm's own.
+
+        Raises:
+            ConfigurationError: A loss or metrics are given, or an argument is out of range.
         """
+        refuse_distribution()
         check_jit(jit_compile)
+        refuse_losses(kwargs)
+        check_int("steps_per_execution", kwargs.get("steps_per_execution", 1), minimum=1)
+        if kwargs.get("auto_scale_loss", True):
+            optimizer = scaling_where_needed(optimizer, self)
         # What is chosen now stands until the networks are there, and for an algorithm that leaves it to Keras.
         ours = jit_compile == AUTO and self.prefers_jit and not kwargs.get("run_eagerly", False)
         super().compile(optimizer=optimizer, jit_compile=False if ours else jit_compile, **kwargs)
@@ -332,15 +358,15 @@ class Agent(keras.Model):  # type: ignore[misc]
             A `keras.callbacks.History`.
 
         Raises:
-            StateError: The agent is not compiled, or no dataset was made for it.
-            ConfigurationError: A live feed cannot be waited for in the middle of several steps at once.
+            StateError: The agent is not compiled, no dataset was made for it, or what is trainable has changed since.
+            ConfigurationError: A live feed cannot be waited for in the middle of several steps at once, or the model is
+                to be spread over devices.
         """
-        if not self.compiled:
-            raise StateError("The agent is not compiled. Call `agent.compile(optimizer=...)` before `fit`.")
-        if not self.bound:
-            raise StateError(
-                "The agent knows no environment. Make its dataset with `dataset_from_env(env, agent, ...)`."
-            )
+        self._check_ready("fit")
+        refuse_distribution()
+        self.check_trainable()
+        averaging = averages_weights(self.optimizer)
+        untrained = self.get_weights() if averaging and not self._clock.updates() else None
         given = _listed(callbacks, verbose)
         if verbose and self._jit_choice is not None and not self._jit_told:
             self._jit_told = True
@@ -367,8 +393,10 @@ class Agent(keras.Model):  # type: ignore[misc]
         finally:
             # Nothing may happen to the environments behind the caller's back.
             self._sources.settle()
-        if self.optimizer.use_ema:
+        if averaging:
             # Keras has put the averages in the place of the weights.
+            if untrained is not None and not self._clock.updates():
+                super().set_weights(untrained)  # without an update they are zeros
             self._clock.move_past(self.policy_version)
         return history
 
@@ -383,6 +411,41 @@ class Agent(keras.Model):  # type: ignore[misc]
         """
         raise NotImplementedError(f"{type(self).__name__} must override `train_step(window)`.")
 
+    def minimize(
+        self,
+        compute: Callable[[], tuple[Any, Mapping[str, Any]]],
+        *,
+        max_grad_norm: Any = None,
+        where: Any = None,
+    ) -> dict[str, Any]:
+        """Makes one gradient step of the optimizer: for `train_step`, as often as an algorithm has such steps.
+
+        What Keras' own trainer does is done here too. Regularizers and `add_loss` of the networks are part of the loss,
+        each once, `add_loss` of a network's last call in `compute`. An optimizer that scales losses (`mixed_float16`)
+        gets its scaled loss, and the clipped gradient is the one that the loss would have without. A step that such an
+        optimizer skips, because a gradient overflowed, is no update.
+
+        Args:
+            compute: Called once, without arguments. Returns ``(loss, logs)``, a scalar and scalars by name.
+            max_grad_norm: Largest global norm of the gradient, a number or a scalar tensor. None does not clip. With
+                `gradient_accumulation_steps` each of the accumulated gradients is clipped.
+            where: Scalar bool tensor: whether to update at all. None updates.
+
+        Returns:
+            The logs, with `loss`; and `regularization_loss`, what the networks added to it, if they have such losses.
+        """
+        return gradient_step(self, compute, max_grad_norm=max_grad_norm, where=where)
+
+    @property
+    def losses(self) -> list[Any]:
+        """Losses of the networks: regularizers, and `add_loss` of the last call; see `keras.Model.losses`."""
+        self._losses_read = True
+        return list(super().losses)
+
+    def learners(self) -> list[Agent]:
+        """The agents whose optimizers make the updates: this one."""
+        return [self]
+
     def test_step(self, window: Window) -> dict[str, Any]:
         """Learns nothing from a window; its episodes are in the logs."""
         return {}
@@ -392,10 +455,16 @@ class Agent(keras.Model):  # type: ignore[misc]
         compiled = getattr(self, "train_function", None)
         if compiled is not None and not force:
             return compiled
-        watch = self._compiled(tracked(self.test_step, self._clock, lambda: ()))
-        learn = self._compiled(tracked(self.train_step, self._clock, lambda: self.trainable_variables))
+        step = complete(self.train_step, self.learners())
+        functions = ByWindow(
+            lambda: (
+                self._compiled(tracked(step, self._clock, lambda: self.trainable_variables)),
+                self._compiled(tracked(self.test_step, self._clock, lambda: ())),
+            )
+        )
 
         def learn_or_watch(iterator: Any) -> Any:
+            (learn, watch), iterator = functions.of(iterator)
             source = self._sources.fitting
             if isinstance(source, LiveSource):
                 if self.stop_training:
@@ -416,15 +485,25 @@ class Agent(keras.Model):  # type: ignore[misc]
         compiled = getattr(self, "test_function", None)
         if compiled is not None and not force:
             return compiled
-        with shadowed(self, "test_step", tracked(self.test_step, self._clock, None)):
-            super().make_test_function(force)
-        return self.test_function
+        step = tracked(self.test_step, self._clock, None)
+        functions = ByWindow(lambda: self._compiled(step, "test"))
 
-    def _compiled(self, step: Step) -> Any:
-        """What Keras makes of a step that `fit` runs on training windows."""
-        with shadowed(self, "train_step", step):
-            super().make_train_function(force=True)
-        return self.train_function
+        def watch(iterator: Any) -> Any:
+            function, iterator = functions.of(iterator)
+            return function(iterator)
+
+        self.test_function: Any = watch
+        return watch
+
+    def _compiled(self, step: Step, kind: str = "train") -> Any:
+        """What Keras makes of a step: a function of an iterator."""
+        name = f"{kind}_function"
+        before = getattr(self, name)
+        with shadowed(self, f"{kind}_step", step):
+            getattr(super(), f"make_{name}")(force=True)
+        function = getattr(self, name)
+        setattr(self, name, before)
+        return function
 
     @property
     def metrics(self) -> list[Any]:
@@ -518,7 +597,7 @@ class Agent(keras.Model):  # type: ignore[misc]
     def lowerable(self) -> Lowerable:
         """The policy as what `make_actor` lowers."""
         head = self.head
-        return Lowerable(self.choose, self.publish().arrays, head.layout, head.noise, head.network)
+        return Lowerable(self.choose, self.publish().arrays, head.layout, head.noise, head.acting().network)
 
     def make_actor(self, batch_size: int) -> Actor:
         """Lowers the policy for `batch_size` observations a call; falls back to a compiled function, with a warning."""
@@ -582,7 +661,7 @@ class Agent(keras.Model):  # type: ignore[misc]
         missing = [name for name in wanted if name not in state]
         if missing:
             raise StateError(describe("The state is of another architecture.", missing=missing[:5]))
-        return PublishedPolicy(version, tuple(state[name] for name in wanted), lambda: dict(state))
+        return PublishedPolicy(version, tuple(as_published(state[name]) for name in wanted), lambda: dict(state))
 
     def save_run(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Returns all that a run which is cut off needs to go on: arrays by name, and values for JSON."""
@@ -685,7 +764,8 @@ class Agent(keras.Model):  # type: ignore[misc]
         named = {f"model/{k:03d}": variable for k, variable in enumerate(self.variables)}
         if self.compiled and self.optimizer.built:
             # A new learning rate is a decision of the tuner, which restoring weights must not undo.
-            slots = [v for v in self.optimizer.variables if v is not self.optimizer.learning_rate]
+            rate = learning_rate_of(self.optimizer)
+            slots = [v for v in self.optimizer.variables if v is not rate]
             named |= {f"optimizer/{k:03d}": variable for k, variable in enumerate(slots)}
         return named
 
@@ -705,7 +785,8 @@ class Agent(keras.Model):  # type: ignore[misc]
         if self.compiled and self.bound:
             if not self.optimizer.built:
                 self.optimizer.build(self.trainable_variables)
-            self._clock.follow(self.optimizer.iterations)
+            self._trained = {id(variable): variable.path for variable in self.trainable_variables}
+            self._clock.follow([learner.optimizer for learner in self.learners()])
 
     def _make_head(self, layout: ObservationLayout, actions: Any, outputs: int) -> PolicyHead:
         """Makes what belongs to the policy beside its network, as parts of the model."""
@@ -724,7 +805,9 @@ class Agent(keras.Model):  # type: ignore[misc]
         wanted = distribution_of(actions).parameters
         self.log_std = None
         if outputs != wanted:
-            self.log_std = self.add_weight(shape=(wanted - outputs,), initializer="zeros", name="log_std")
+            self.log_std = self.add_weight(
+                shape=(wanted - outputs,), initializer="zeros", dtype="float32", name="log_std"
+            )
         return PolicyHead(self.policy, layout, actions, normalizers, self.log_std)
 
 

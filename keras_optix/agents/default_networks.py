@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_optix.agents.initializers import orthogonal
 from keras_optix.agents.networks import names_may_differ, network_dtype
 from keras_optix.experience.observations import Leaf, ObservationLayout
 
@@ -111,7 +112,7 @@ def _head(layout: ObservationLayout, features: Any, outputs: int, gain: float) -
 
 
 def _dense(units: int, activation: str | None, gain: float = math.sqrt(2.0)) -> Any:
-    return keras.layers.Dense(units, activation=activation, kernel_initializer=keras.initializers.Orthogonal(gain))
+    return keras.layers.Dense(units, activation=activation, kernel_initializer=orthogonal(gain))
 
 
 def _encoded(leaf: Leaf, tensor: Any) -> Any:
@@ -153,9 +154,9 @@ def _convolved(shape: tuple[int, ...], tensor: Any) -> Any:
         shape = (shape[1], shape[2], shape[0])
 
     def convolution(filters: int, size: int, stride: int) -> Any:
-        orthogonal = keras.initializers.Orthogonal(math.sqrt(2.0))
+        initializer = orthogonal(math.sqrt(2.0))
         return layers.Conv2D(
-            filters, size, stride, activation="relu", kernel_initializer=orthogonal, data_format=_CHANNELS
+            filters, size, stride, activation="relu", kernel_initializer=initializer, data_format=_CHANNELS
         )
 
     if min(shape[:2]) >= _NATURE_SIZE:

@@ -28,7 +28,8 @@ from keras_optix.agents.credit import (
     split_window,
 )
 from keras_optix.agents.ensemble_head import AVERAGE, MIXTURE, EnsembleHead, EnsembleLowerable, RoutedActor
-from keras_optix.agents.ensemble_learning import MembersLearning, SourceShare, Updates
+from keras_optix.agents.ensemble_learning import MembersLearning, SourceShare
+from keras_optix.agents.gradient_step import averages_weights
 from keras_optix.agents.jit import JitChoice
 from keras_optix.agents.saving import bind_to, serialized, spaces_config
 from keras_optix.control.evaluators import BaseEvaluator
@@ -168,6 +169,7 @@ class EnsembleAgent(Agent):
             shape=(len(members),),
             initializer=keras.initializers.Constant(shares),
             trainable=False,
+            dtype="float32",
             name="mixture_weights",
         )
         policy_manager.subscribe(self.set_mixture_weights)
@@ -240,7 +242,8 @@ class EnsembleAgent(Agent):
     def lowerable(self) -> Lowerable:
         """See `Agent.lowerable`."""
         head, arrays = self.head, self.publish().arrays
-        return EnsembleLowerable(self.choose, arrays, head.layout, head.noise, head.network, len(self.members))
+        network = head.acting().network
+        return EnsembleLowerable(self.choose, arrays, head.layout, head.noise, network, len(self.members))
 
     # Scores of the members
 
@@ -264,8 +267,9 @@ class EnsembleAgent(Agent):
         if self._roster.mode(batch_size) in (IMPORTANCE, NONE):
             return self.make_actor(batch_size)
         head, arrays = self.head, self.publish().arrays
+        network = head.acting().network
         policy = EnsembleLowerable(
-            head.choose_by_player, arrays, head.routed_layout, head.noise, head.network, len(self.members)
+            head.choose_by_player, arrays, head.routed_layout, head.noise, network, len(self.members)
         )
         actor = make_actor(policy, batch_size, self._lowered_for_collecting)
         return RoutedActor(actor, functools.partial(self.players, num_envs=batch_size))
@@ -336,14 +340,14 @@ class EnsembleAgent(Agent):
                 "The ensemble learns with its primary's optimizer, and the primary is not compiled. Call "
                 "`ensemble.compile(optimizer=...)`, or compile the primary first."
             )
-        learners = self.members if self.learn == ALL else [primary]
+        learners = self.learners()
         for k, member in enumerate(learners):
             if not member.compiled:
                 raise StateError(
                     f"All members learn, each with its own optimizer, and member {k}, {member.name}, is not compiled. "
                     "Call its `compile(optimizer=...)` first."
                 )
-            if self.learn == ALL and member.optimizer.use_ema:
+            if self.learn == ALL and averages_weights(member.optimizer):
                 raise ConfigurationError(
                     describe(
                         "With `learn='all'` no optimizer can average weights: `fit` ends with the averages of one.",
@@ -351,12 +355,12 @@ class EnsembleAgent(Agent):
                         member=k,
                     )
                 )
-        super().compile(primary.optimizer, jit_compile=jit_compile, **kwargs)
+        # Only members make gradient steps, and each has its optimizer wrapped if it needs that.
+        super().compile(primary.optimizer, jit_compile=jit_compile, **{**kwargs, "auto_scale_loss": False})
 
     def choose_jit(self) -> JitChoice:
         """See `Agent.choose_jit`: as those that learn were compiled."""
-        learners = self.members if self.learn == ALL else [self.primary_agent]
-        for member in learners:
+        for member in self.learners():
             if not member.jit_compile:
                 reason = "it was compiled so" if member.jit_choice is None else member.jit_choice.reason
                 return JitChoice(False, f"{member.name} is compiled without it ({reason})")
@@ -372,8 +376,12 @@ class EnsembleAgent(Agent):
     @property
     def trainable_variables(self) -> list[Any]:
         """What `fit` updates: the primary's, or those of all members."""
-        learners = self.members if self.learn == ALL else [self.primary_agent]
-        return [variable for member in learners for variable in member.trainable_variables]
+        return [variable for member in self.learners() for variable in member.trainable_variables]
+
+    @property
+    def trainable_weights(self) -> list[Any]:
+        """See `trainable_variables`; Keras puts the averages of an optimizer in their place."""
+        return self.trainable_variables
 
     @property
     def search_spaces(self) -> Mapping[str, SearchSpace]:
@@ -473,11 +481,9 @@ class EnsembleAgent(Agent):
             named |= {f"optimizer/{k:03d}{name.removeprefix('optimizer')}": slot for name, slot in slots.items()}
         return named
 
-    def _prepare(self) -> None:
-        """See `Agent._prepare`; an update of any member that learns makes a new version."""
-        super()._prepare()
-        if self.learn == ALL and self.compiled and self.bound:
-            self._clock.follow(Updates([member.optimizer for member in self.members]))
+    def learners(self) -> list[Agent]:
+        """See `Agent.learners`."""
+        return self.members if self.learn == ALL else [self.primary_agent]
 
     @contextlib.contextmanager
     def _members_replaced(self) -> Iterator[None]:

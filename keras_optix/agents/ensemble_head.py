@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from keras_optix.agents.acting import PolicyHead
+from keras_optix.agents.acting import PolicyHead, mapped
 from keras_optix.agents.credit import EVERYBODY
 from keras_optix.experience.actions import Actions, DiscreteActions, MultiBinaryActions, MultiDiscreteActions
 from keras_optix.experience.actor import Actor, NoiseSpec
@@ -67,6 +67,17 @@ class EnsembleHead(PolicyHead):
         self._members = list(members)
         self._primary = primary
         self._weights = weights
+        self._continuous = continuous
+        self._together: EnsembleHead | None = None
+
+    def acting(self) -> EnsembleHead:
+        """See `PolicyHead.acting`."""
+        if self._together is None:
+            members = [member.acting() for member in self._members]
+            same = all(acting is member for acting, member in zip(members, self._members, strict=True))
+            parts = (self._primary.acting(), self._weights, self._continuous)
+            self._together = self if same else EnsembleHead(members, *parts)
+        return self._together
 
     @property
     def variables(self) -> list[Any]:
@@ -117,9 +128,9 @@ class EnsembleHead(PolicyHead):
 
     def _parts(self, observations: Any, weights: Sequence[Any]) -> tuple[Any, Any]:
         """The members' parameters ``[M, B, P]`` and their shares ``[M]``, for values of `variables`."""
-        mapping = list(zip(self.variables, weights, strict=True))
-        with keras.StatelessScope(state_mapping=mapping):
-            return self.parameters(observations, training=False), self._weights.value
+        head = self.acting()
+        with keras.StatelessScope(state_mapping=mapped(head.variables, weights)):
+            return head.parameters(observations, training=False), self._weights.value
 
     def _drawn(self, parameters: Any, shares: Any, noise: Any) -> tuple[Any, Any]:
         choices = self.mixture.sample(parameters, shares, noise)

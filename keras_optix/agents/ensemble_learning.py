@@ -109,26 +109,6 @@ class MembersLearning:
         return logs if k == self._primary else {f"member{k}/{name}": value for name, value in logs.items()}
 
 
-class Updates:
-    """The updates of several optimizers, as the iterations that a `PolicyClock` follows.
-
-    Args:
-        optimizers: The optimizers.
-    """
-
-    def __init__(self, optimizers: Sequence[Any]) -> None:
-        self._optimizers = list(optimizers)
-
-    @property
-    def value(self) -> Any:
-        """Their number, an int64 tensor."""
-        return tf.add_n([tf.cast(optimizer.iterations.value, tf.int64) for optimizer in self._optimizers])
-
-    def numpy(self) -> Any:
-        """Their number."""
-        return self.value.numpy()
-
-
 class SourceShare:
     """A collector, as a member sees it that learns from some of its environments.
 

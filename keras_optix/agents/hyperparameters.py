@@ -33,6 +33,12 @@ class Hyperparameter:
     high: float = math.inf
 
 
+def learning_rate_of(optimizer: Any) -> Any:
+    """The variable of an optimizer's learning rate; None if it has a schedule, or several learning rates."""
+    variable = getattr(optimizer, "learning_rate", None)  # a `MultiOptimizer` raises AttributeError
+    return variable if isinstance(variable, keras.Variable) else None
+
+
 class Hyperparameters(MutableMapping[str, float]):
     """A mapping of name to value whose values are variables.
 
@@ -55,10 +61,10 @@ class Hyperparameters(MutableMapping[str, float]):
     def attach_optimizer(self, optimizer: Any) -> None:
         """Makes the optimizer's learning rate the hyperparameter `learning_rate`.
 
-        With a `LearningRateSchedule` there is no such variable: the schedule owns the learning rate.
+        With a `LearningRateSchedule`, and with several optimizers in one, there is no such variable.
         """
-        variable = optimizer.learning_rate
-        if isinstance(variable, keras.Variable):
+        variable = learning_rate_of(optimizer)
+        if variable is not None:
             self._specs[LEARNING_RATE] = Hyperparameter(float(variable.numpy()))
             self._variables[LEARNING_RATE] = variable
         else:
@@ -138,7 +144,8 @@ class Hyperparameters(MutableMapping[str, float]):
         if name == LEARNING_RATE:
             raise StateError(
                 "There is no tunable learning rate: the agent is not compiled, or its optimizer has a "
-                "LearningRateSchedule. Call `agent.compile(optimizer=...)` with a number as learning rate first."
+                "LearningRateSchedule or several learning rates. Call `agent.compile(optimizer=...)` with a number as "
+                "learning rate first."
             )
         raise HyperparameterError(
             describe(

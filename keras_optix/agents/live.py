@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import Future
@@ -62,7 +63,7 @@ class WarmUp:
 
     def __init__(self, agent: Restorable) -> None:
         self._agent = agent
-        self._warm: list[TrainFunction] = []
+        self._warm: weakref.WeakSet[Any] = weakref.WeakSet()
         self._left: tuple[Future[None], Saved] | None = None
 
     def run(self, functions: Sequence[TrainFunction], blank: Callable[[], Window]) -> None:
@@ -96,7 +97,7 @@ class WarmUp:
                 pass
         self.settle()
         finished.result()
-        self._warm = list(functions)
+        self._warm.update(functions)
 
     def settle(self) -> None:
         """Waits for what an interrupted `fit` left behind, and puts the agent back into its state."""

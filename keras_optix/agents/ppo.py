@@ -9,6 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_optix.agents.actor_critic import ActorCriticAgent, Rows, flatten
+from keras_optix.agents.gradient_step import REGULARIZATION
 from keras_optix.agents.hyperparameters import Hyperparameter
 from keras_optix.control.records import LEARNING_RATE
 from keras_optix.control.search_space import Linear, Log, OneMinusLog, SearchSpace
@@ -34,7 +35,8 @@ class PPOAgent(ActorCriticAgent):
 
     Logs, each a mean over the minibatches of the last window unless it says otherwise: `loss`, `policy_loss`,
     `value_loss`, `entropy` (nats), `approx_kl`, `clip_fraction`, and `explained_variance` (of the returns by the values
-    before the update), with `episode_return`, `episode_length` and `policy_lag` of every agent.
+    before the update), with `episode_return`, `episode_length` and `policy_lag` of every agent. Where the networks have
+    regularizers or call `add_loss`, `regularization_loss` is what they add to `loss`.
 
     `search_spaces`, in this order: learning_rate Log(1e-5, 1e-2), entropy_coefficient Linear(0, 0.05), gamma
     OneMinusLog(0.9, 0.9999), clip_ratio Linear(0.1, 0.4), gae_lambda OneMinusLog(0.8, 0.99). They hold all that the
@@ -109,6 +111,7 @@ class PPOAgent(ActorCriticAgent):
         )
         self.epochs = check_int("epochs", epochs, minimum=1)
         self.minibatch_size = check_int("minibatch_size", minibatch_size, minimum=1)
+        self._regularized = False
 
     def get_config(self) -> dict[str, Any]:
         """See `Agent.get_config`."""
@@ -128,7 +131,10 @@ class PPOAgent(ActorCriticAgent):
             sums = self._run_shuffled(rows, window.seed, batch, batches, filled)
         self.update_statistics(window)
         means = sums * (1.0 / tf.cast(tf.maximum(self.epochs * filled, 1), tf.float32))
-        return {name: means[k] for k, name in enumerate(_LOGS)} | {"explained_variance": explained}
+        named = {name: means[k] for k, name in enumerate((*_LOGS, REGULARIZATION))}
+        if not self._regularized:
+            del named[REGULARIZATION]
+        return named | {"explained_variance": explained}
 
     def prepare(self, window: Window) -> tuple[Rows, Any]:
         """Computes advantages and returns of a window.
@@ -150,11 +156,11 @@ class PPOAgent(ActorCriticAgent):
         rows = self.rows_of(window, advantages, returns)
         return rows, losses.explained_variance(flatten(values), rows.returns, rows.weights)
 
-    def compute_losses(self, rows: Rows) -> tuple[Any, Any]:
+    def compute_losses(self, rows: Rows) -> tuple[Any, dict[str, Any]]:
         """The loss of a minibatch, and what is logged of it.
 
         Returns:
-            ``(loss, [loss, policy_loss, value_loss, entropy, approx_kl, clip_fraction])``.
+            ``(loss, logs)``: `policy_loss`, `value_loss`, `entropy`, `approx_kl` and `clip_fraction`.
         """
         clip_ratio = self.hyperparams.tensor("clip_ratio")
         parameters, values = self.parameters_and_values(rows.observations, training=True)
@@ -166,14 +172,21 @@ class PPOAgent(ActorCriticAgent):
         loss, value_loss, entropy = self.total_loss(policy_loss, parameters, values, rows)
         kl = losses.approximate_kl(log_ratio, rows.weights)
         clipped = losses.clip_fraction(log_ratio, clip_ratio, rows.weights)
-        return loss, tf.stack([loss, policy_loss, value_loss, entropy, kl, clipped])
+        return loss, {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "approx_kl": kl,
+            "clip_fraction": clipped,
+        }
 
     def _update(self, rows: Rows) -> Any:
         """One gradient step; returns what is logged of it."""
-        with tf.GradientTape() as tape:
-            loss, logged = self.compute_losses(rows)
-        self.apply_clipped(tape, loss)
-        return logged
+        norm = self.hyperparams.tensor("max_grad_norm")
+        logs = self.minimize(lambda: self.compute_losses(rows), max_grad_norm=norm)
+        # Whether the networks have losses of their own is known when they were called once.
+        self._regularized = REGULARIZATION in logs
+        return tf.stack([*(logs[name] for name in _LOGS), logs.get(REGULARIZATION, tf.zeros(()))])
 
     def _run(self, rows_at: Callable[[Any], Rows], steps: Any, at_most: int) -> Any:
         """Runs `steps` gradient steps, a tensor, and returns the sum of what they log."""
@@ -182,12 +195,12 @@ class PPOAgent(ActorCriticAgent):
             return k + 1, sums + self._update(rows_at(k))
 
         # A Python loop would be unrolled and take half a minute to compile.
-        start = (0, tf.zeros(len(_LOGS)))
+        start = (0, tf.zeros(len(_LOGS) + 1))
         return tf.while_loop(lambda k, _: k < steps, body, start, maximum_iterations=at_most)[1]
 
     def _run_shuffled(self, rows: Rows, seed: Any, batch: int, batches: int, filled: Any) -> Any:
         """Runs all epochs, each over a new permutation of the rows, the first `filled` of its `batches` minibatches."""
-        size = int(rows.actions.shape[0])
+        size = int(rows.weights.shape[0])
         padding = batches * batch - size
         behind = 2.0 * (1.0 - rows.weights)  # sorts the rows that are no transition behind all others
 
@@ -202,5 +215,5 @@ class PPOAgent(ActorCriticAgent):
             cut = tf.nest.map_structure(lambda v: tf.reshape(v, (batches, batch, *v.shape[1:])), shuffled)
             return e + 1, sums + self._run(lambda m: tf.nest.map_structure(lambda v: v[m], cut), filled, batches)
 
-        start = (0, tf.zeros(len(_LOGS)))
+        start = (0, tf.zeros(len(_LOGS) + 1))
         return tf.while_loop(lambda e, _: e < self.epochs, epoch, start, maximum_iterations=self.epochs)[1]

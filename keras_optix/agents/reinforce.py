@@ -33,7 +33,8 @@ class ReinforceAgent(ActorCriticAgent):
     V-trace, Espeholt et al. 2018, arXiv 1802.01561). It is 1 otherwise.
 
     Logs, each of the last window: `loss`, `policy_loss`, `value_loss`, `entropy` (nats), `explained_variance`, with
-    `episode_return`, `episode_length` and `policy_lag` of every agent.
+    `episode_return`, `episode_length` and `policy_lag` of every agent. Where the networks have regularizers or call
+    `add_loss`, `regularization_loss` is what they add to `loss`.
 
     `search_spaces`, in this order: learning_rate Log(1e-5, 1e-1), entropy_coefficient Linear(0, 0.05), gamma
     OneMinusLog(0.9, 0.9999).
@@ -101,10 +102,12 @@ class ReinforceAgent(ActorCriticAgent):
             self.hyperparams.tensor("gamma"),
         )
         rows = self.rows_of(window, returns - values, returns)
-        with tf.GradientTape() as tape:
-            loss, logs = self.compute_losses(rows)
-        # Without a transition there is no gradient, but an optimizer with momentum would move the weights.
-        tf.cond(tf.reduce_any(window.valid), lambda: self.apply_clipped(tape, loss), lambda: None)
+        logs = self.minimize(
+            lambda: self.compute_losses(rows),
+            max_grad_norm=self.hyperparams.tensor("max_grad_norm"),
+            # Without a transition there is no gradient, but an optimizer with momentum would move the weights.
+            where=tf.reduce_any(window.valid),
+        )
         self.update_statistics(window)
         explained = losses.explained_variance(rows.returns - rows.advantages, rows.returns, rows.weights)
         return logs | {"explained_variance": explained}
@@ -121,4 +124,4 @@ class ReinforceAgent(ActorCriticAgent):
         advantages = losses.standardise(rows.advantages, rows.weights)
         policy_loss = -losses.weighted_mean(ratio * log_probs * advantages, rows.weights)
         loss, value_loss, entropy = self.total_loss(policy_loss, parameters, values, rows)
-        return loss, {"loss": loss, "policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
+        return loss, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}

@@ -9,12 +9,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_optix.agents.precision import OTHER_FLOATS
 from keras_optix.experience.window import PublishedPolicy
 from keras_optix.validation import check_architecture
 
 
 class PolicyClock:
-    """Counts versions of the weights: the optimizer's iterations plus an offset that restores add to.
+    """Counts versions of the weights: the optimizers' updates plus an offset that restores add to.
 
     The variables are held by a plain object, so they are not weights of the model.
     """
@@ -23,19 +24,24 @@ class PolicyClock:
         self._offset = keras.Variable(0, dtype="int64", trainable=False, name="policy_version_offset")
         # The last window, and whether all was finite since the last look: one variable, for reading costs 0.1 ms.
         self._last = keras.Variable([-1, 1], dtype="int64", trainable=False, name="last_window")
-        self._iterations: Any = None
+        self._optimizers: tuple[Any, ...] = ()
 
-    def follow(self, iterations: Any) -> None:
-        """Counts the updates of an optimizer from now on."""
-        if self._iterations is not iterations:
+    def follow(self, optimizers: Sequence[Any]) -> None:
+        """Counts the updates of optimizers from now on."""
+        if self._optimizers != tuple(optimizers):
             before = self.now()
-            self._iterations = iterations
-            self._offset.assign(before - int(iterations.numpy()))
+            self._optimizers = tuple(optimizers)
+            self._offset.assign_add(before - self.now())
 
     def tensor(self) -> Any:
         """The version as an int64 tensor."""
-        offset = self._offset.value
-        return tf.identity(offset) if self._iterations is None else offset + tf.cast(self._iterations.value, tf.int64)
+        # An optimizer that accumulates gradients has no variable of its updates: it divides its steps.
+        updates = [tf.cast(keras.ops.convert_to_tensor(each.iterations), tf.int64) for each in self._optimizers]
+        return tf.add_n([tf.identity(self._offset.value), *updates])
+
+    def updates(self) -> int:
+        """How many updates the optimizers have made."""
+        return int(self.tensor().numpy()) - int(self._offset.numpy())
 
     def now(self) -> int:
         """The version."""
@@ -83,7 +89,7 @@ class StateReader:
     """
 
     def __init__(self, policy_variables: Sequence[Any], state_variables: Mapping[str, Any], clock: PolicyClock) -> None:
-        policy = _Layout({str(k): variable for k, variable in enumerate(policy_variables)})
+        policy = _Layout({str(k): variable for k, variable in enumerate(policy_variables)}, in_float32=True)
         state = _Layout(state_variables)
 
         @tf.function(autograph=False, jit_compile=True)  # type: ignore[untyped-decorator]
@@ -107,18 +113,25 @@ class StateReader:
 
 
 class _Layout:
-    """Where each variable lies in the concatenation of all variables of its dtype."""
+    """Where each variable lies in the concatenation of all variables of its dtype.
 
-    def __init__(self, variables: Mapping[str, Any]) -> None:
+    Args:
+        variables: By name.
+        in_float32: Whether all floating dtypes become float32, in which policies act.
+    """
+
+    def __init__(self, variables: Mapping[str, Any], *, in_float32: bool = False) -> None:
         self._variables = dict(variables)
         self._by_dtype: dict[str, list[str]] = {}
         for name, variable in variables.items():
-            self._by_dtype.setdefault(str(variable.dtype), []).append(name)
+            dtype = str(variable.dtype)
+            dtype = "float32" if in_float32 and dtype in OTHER_FLOATS else dtype
+            self._by_dtype.setdefault(dtype, []).append(name)
 
     def concatenate(self) -> dict[str, Any]:
         """One flat tensor per dtype."""
         return {
-            dtype: tf.concat([tf.reshape(self._variables[name].value, [-1]) for name in names], 0)
+            dtype: tf.concat([tf.cast(tf.reshape(self._variables[name].value, [-1]), dtype) for name in names], 0)
             for dtype, names in self._by_dtype.items()
         }
 
@@ -134,6 +147,11 @@ class _Layout:
                 arrays[name] = flat[start : start + size].reshape(shape)
                 start += size
         return {name: arrays[name] for name in self._variables}
+
+
+def as_published(array: np.ndarray) -> np.ndarray:
+    """A weight out of a snapshot, in the dtype in which policies act."""
+    return array.astype(np.float32) if array.dtype.name in OTHER_FLOATS else array
 
 
 def load_arrays(variables: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> None:

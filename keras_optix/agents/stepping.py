@@ -78,6 +78,42 @@ class Sources:
         return None
 
 
+class ByWindow:
+    """What is compiled of a step, once for each kind of window: each window size, number of environments and dtype.
+
+    Keras would compile again with shapes relaxed to those that all windows have had in common so far, None where they
+    differ, and a step that counts on the size of its window then fails.
+
+    Args:
+        compiled: Makes what is to be called, of a step that was not traced yet.
+    """
+
+    def __init__(self, compiled: Callable[[], Any]) -> None:
+        self._compiled = compiled
+        self._by_signature: dict[str, Any] = {}
+        self._last: tuple[Any, Any] = (None, None)
+
+    def of(self, iterator: Any) -> tuple[Any, Any]:
+        """What belongs to the windows of an iterator, and the iterator to go on with.
+
+        Args:
+            iterator: A `tf.data.Iterator`, or a Python iterator over tensors or arrays.
+        """
+        spec = getattr(iterator, "element_spec", None)
+        if spec is None:
+            first = next(iterator)
+            spec = tf.nest.map_structure(tf.type_spec_from_value, tf.nest.map_structure(tf.convert_to_tensor, first))
+            iterator = itertools.chain([first], iterator)
+        if spec is not self._last[0]:
+            self._last = spec, self._named(repr(spec))
+        return self._last[1], iterator
+
+    def _named(self, signature: str) -> Any:
+        if signature not in self._by_signature:
+            self._by_signature[signature] = self._compiled()
+        return self._by_signature[signature]
+
+
 def in_order(iterator: Iterator[Window]) -> Iterator[Window]:
     """A Python iterator over what is left; raises StopIteration at once if nothing is."""
     return itertools.chain([next(iterator)], iterator)

@@ -1,0 +1,411 @@
+"""What an agent has of Keras' trainer, and what it refuses: windows in the place of x and y.
+
+`docs/keras-trainer.md` lists all of it, method by method and argument by argument.
+"""
+
+from __future__ import annotations
+
+import abc
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
+from keras_optix.experience.dataset import window_spec
+from keras_optix.experience.window import Window
+
+_PER_ROW = {
+    "y": "Actions, rewards and all else are in the windows.",
+    "class_weight": "There are no classes; weigh rewards in the environment or by a wrapper.",
+    "sample_weight": "`Window.valid` says which rows count.",
+}  # arguments about arrays of rows, and what to do instead
+_LOSSES = {
+    "loss": "Override `train_step`, or add to it with `add_loss` in a layer.",
+    "loss_weights": "`value_coefficient` and `entropy_coefficient` are hyperparameters of the agent.",
+    "metrics": "Return what you want logged from `train_step`.",
+    "weighted_metrics": "Return what you want logged from `train_step`.",
+}
+
+
+class WindowTrainer(keras.Model):  # type: ignore[misc]
+    """A `keras.Model` whose batches are windows of experience: base of `Agent`.
+
+    What makes sense of windows works as it does in any Keras model; the rest raises an error that says what to do.
+    """
+
+    _trained: dict[int, str] | None  # what was trainable when the agent was compiled and bound, by its variable's id
+
+    @property
+    @abc.abstractmethod
+    def bound(self) -> bool:
+        """See `Agent.bound`."""
+
+    @property
+    @abc.abstractmethod
+    def head(self) -> Any:
+        """See `Agent.head`."""
+
+    @property
+    @abc.abstractmethod
+    def env_spaces(self) -> tuple[Any, Any]:
+        """See `Agent.env_spaces`."""
+
+    # On windows
+
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """Learns from one window, as a step of `fit` does.
+
+        Args:
+            x: A `Window` of arrays or tensors, such as ``next(iter(dataset))``.
+            y: Refused.
+            sample_weight: Refused.
+            class_weight: Refused.
+            return_dict: Return the logs by name instead of as a list in the order of their names.
+
+        Returns:
+            The logs, as numbers.
+
+        Raises:
+            StateError: The agent is not compiled or knows no environment.
+            ConfigurationError: An argument is refused, or `x` is no window of the agent's environment.
+        """
+        self._check_ready("train_on_batch")
+        refuse_rows(y=y, sample_weight=sample_weight, class_weight=class_weight)
+        self.check_trainable()
+        window = self._window_of(x)
+        self.make_train_function()
+        return _returned(self.train_function(iter(tf.data.Dataset.from_tensors(window))), return_dict)
+
+    def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
+        """Runs `test_step` on one window; see `train_on_batch`.
+
+        Args:
+            x: A `Window` of arrays or tensors.
+            y: Refused.
+            sample_weight: Refused.
+            return_dict: Return the logs by name instead of as a list in the order of their names.
+
+        Returns:
+            The logs, as numbers.
+
+        Raises:
+            StateError: The agent is not compiled or knows no environment.
+            ConfigurationError: An argument is refused, or `x` is no window of the agent's environment.
+        """
+        self._check_ready("test_on_batch")
+        refuse_rows(y=y, sample_weight=sample_weight)
+        window = self._window_of(x)
+        self.make_test_function()
+        return _returned(self.test_function(iter(tf.data.Dataset.from_tensors(window))), return_dict)
+
+    # On observations
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> Any:
+        """Parameters of the distribution over actions of many observations; `act` chooses actions.
+
+        Args:
+            x: Observations ``[B, ...]``; dicts or tuples of these where the environment has such. Or a
+                `tf.data.Dataset` of batches of observations.
+            batch_size: Observations in a batch. Defaults to 32.
+            verbose: As for `keras.Model.predict`.
+            steps: Batches, of an endless dataset.
+            callbacks: Keras callbacks.
+
+        Returns:
+            ``[B, P]`` (Discrete: logits).
+
+        Raises:
+            StateError: The agent knows no environment.
+            SpaceError: The observations do not fit the environment's.
+        """
+        self._check_bound("predict")
+        if isinstance(x, tf.data.Dataset):
+            batches = x.map(lambda *rows: (rows[0] if len(rows) == 1 else rows,))
+        else:
+            batches = tf.data.Dataset.from_tensor_slices((self._rows_of(x, "predict"),)).batch(batch_size or 32)
+        return super().predict(batches, verbose=verbose, steps=steps, callbacks=callbacks)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Parameters of the distribution over actions, ``[B, P]``, of observations ``[B, ...]``; see `predict`."""
+        self._check_bound("predict_on_batch")
+        rows = self._rows_of(x, "predict_on_batch")
+        return super().predict_on_batch(keras.tree.map_structure(tf.convert_to_tensor, rows))
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Shape of what `call` returns, of observations of any batch size.
+
+        Args:
+            input_shape: Of observations; they are those of the environment.
+
+        Raises:
+            StateError: The agent knows no environment.
+        """
+        self._check_bound("compute_output_shape")
+        layout = self.head.layout
+        leaves = [keras.KerasTensor((None, *leaf.shape), str(leaf.dtype)) for leaf in layout.leaves]
+        return tuple(self.compute_output_spec(layout.pack(leaves)).shape)
+
+    def count_params(self) -> int:
+        """How many weights there are; see `keras.Model.count_params`.
+
+        Raises:
+            StateError: The agent knows no environment, so its networks may not be built.
+        """
+        self._check_bound("count_params")
+        return int(super().count_params())
+
+    def export(
+        self,
+        filepath: str | os.PathLike[str],
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Exports `call` for serving: parameters of the distribution over actions, of observations ``[B, ...]``.
+
+        Statistics of observations are part of it; sampling and the environment's action range are not: of logits take
+        the argmax, of a Box the first half are the means. See `keras.Model.export`.
+
+        Args:
+            filepath: Where to.
+            format: ``"tf_saved_model"``, ``"litert"``, ``"onnx"`` or ``"openvino"``, as far as they are installed.
+            verbose: Whether to print the signature.
+            input_signature: Defaults to the environment's observations, of any batch size.
+            **kwargs: As for `keras.Model.export`.
+
+        Raises:
+            StateError: The agent knows no environment.
+        """
+        self._check_bound("export")
+        if input_signature is None:
+            layout = self.head.layout
+            leaves = [
+                keras.layers.InputSpec(shape=(None, *leaf.shape), dtype=str(leaf.dtype), name=f"observation{k}")
+                for k, leaf in enumerate(layout.leaves)
+            ]
+            input_signature = [layout.pack(leaves)]
+        # Keras exports only what was called; the networks were, when the agent was bound.
+        self(layout_zeros(self.head.layout))
+        super().export(str(filepath), format=format, verbose=verbose, input_signature=input_signature, **kwargs)
+
+    # What windows have no place for
+
+    def compute_loss(
+        self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        """Refused: the loss of an agent is made of windows, in `train_step`.
+
+        Args:
+            x: Not used.
+            y: Not used.
+            y_pred: Not used.
+            sample_weight: Not used.
+            training: Not used.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise _refused("compute_loss", "Override `train_step(window)`, and make its step with `self.minimize`.")
+
+    def compiled_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused; see `compute_loss`."""
+        raise _refused("compiled_loss", "Override `train_step(window)`, and make its step with `self.minimize`.")
+
+    def compute_metrics(self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Refused: an agent logs what `train_step` returns.
+
+        Args:
+            x: Not used.
+            y: Not used.
+            y_pred: Not used.
+            sample_weight: Not used.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise _refused("compute_metrics", "Return what you want logged from `train_step`.")
+
+    def stateless_compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused; see `compute_loss`."""
+        raise _refused("stateless_compute_loss", "Override `train_step(window)`.")
+
+    def quantize(self, mode: Any = None, config: Any = None, filters: Any = None, **kwargs: Any) -> None:
+        """Refused: quantised weights cannot be trained.
+
+        Args:
+            mode: Not used.
+            config: Not used.
+            filters: Not used.
+            **kwargs: Not used.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise _refused(
+            "quantize",
+            "Quantise a copy of the trained policy: `keras.models.clone_model(agent.policy)` with its weights, then "
+            "`.quantize(...)`.",
+        )
+
+    # Checks
+
+    def check_trainable(self) -> None:
+        """Checks that what is trainable is what was so when the agent was compiled.
+
+        Raises:
+            StateError: It is not, or nothing is trainable.
+        """
+        now = {id(variable): variable.path for variable in self.trainable_variables}
+        if not now:
+            raise StateError(
+                "Nothing of the agent is trainable. Set `trainable = True` on a network, and compile the agent again."
+            )
+        then = self._trained
+        if then is not None and set(then) != set(now):
+            changed = sorted({**then, **now}[key] for key in set(then) ^ set(now))
+            raise StateError(
+                describe(
+                    "What is trainable has changed since the agent was compiled; the compiled step does not know it.",
+                    fix="Call `agent.compile(optimizer=...)` again, with a new optimizer.",
+                    changed=changed[:5],
+                )
+            )
+
+    def _check_bound(self, method: str) -> None:
+        if not self.bound:
+            raise StateError(
+                f"The agent knows no environment, which `{method}` needs. Make a dataset with "
+                "`dataset_from_env(env, agent, ...)`, or call `agent.bind(observation_space, action_space)`."
+            )
+
+    def _check_ready(self, method: str) -> None:
+        if not self.compiled:
+            raise StateError(f"The agent is not compiled. Call `agent.compile(optimizer=...)` before `{method}`.")
+        self._check_bound(method)
+
+    def _window_of(self, x: Any) -> Window:
+        """A window of tensors, checked against the environment's spaces."""
+        if not isinstance(x, Window):
+            raise ConfigurationError(
+                describe(
+                    "An agent learns from windows.",
+                    fix="Take one of a dataset: `next(iter(dataset_from_env(env, agent, ...)))`.",
+                    x=type(x).__name__,
+                )
+            )
+        rewards = np.shape(x.rewards)
+        if len(rewards) != 2:
+            raise ConfigurationError(describe("`Window.rewards` must have shape [T, N].", shape=rewards))
+        observation_space, action_space = self.env_spaces
+        spec = window_spec(self.head.layout, action_space, *rewards)
+        try:
+            tf.nest.assert_same_structure(x, spec, check_types=False)
+        except (ValueError, TypeError) as error:
+            problem = "The window's observations are not made as those of the environment."
+            raise SpaceError(describe(problem, observation_space=observation_space)) from error
+        fields = []
+        for value, wanted, path in zip(tf.nest.flatten(x), tf.nest.flatten(spec), _paths(spec), strict=True):
+            shape = tuple(np.shape(value))
+            if shape != tuple(wanted.shape):
+                problem = f"`Window.{path}` must have shape {tuple(wanted.shape)}."
+                raise SpaceError(describe(problem, shape=shape))
+            fields.append(tf.cast(value, wanted.dtype))
+        window: Window = tf.nest.pack_sequence_as(spec, fields)
+        return window
+
+    def _rows_of(self, x: Any, method: str) -> Any:
+        """Observations ``[B, ...]`` in the dtypes of their space."""
+        batch, single = self.head.batch_of(x)
+        if single:
+            raise SpaceError(
+                describe(
+                    f"`{method}` takes observations with a batch axis in front, and gives parameters of distributions.",
+                    fix="`agent.act(observation)` chooses an action for one observation.",
+                    shape=layout_shape(self.head.layout),
+                )
+            )
+        return self.head.layout.pack(batch)
+
+
+def layout_shape(layout: Any) -> Any:
+    """Shape of one observation."""
+    return layout.pack([leaf.shape for leaf in layout.leaves])
+
+
+def layout_zeros(layout: Any) -> Any:
+    """One observation of zeros, with a batch axis."""
+    return layout.pack([tf.zeros((1, *leaf.shape), leaf.dtype) for leaf in layout.leaves])
+
+
+def refuse_rows(**given: Any) -> None:
+    """Refuses arguments of Keras' trainer that are about arrays of rows.
+
+    Args:
+        **given: The arguments by name, as they were given.
+
+    Raises:
+        ConfigurationError: One of them was given.
+    """
+    for name, value in given.items():
+        if value is not None:
+            problem = f"`{name}` has no meaning for an agent, which learns from windows."
+            raise ConfigurationError(describe(problem, fix=_PER_ROW[name], **{name: type(value).__name__}))
+
+
+def refuse_losses(given: Mapping[str, Any]) -> None:
+    """Refuses losses and metrics in `compile`.
+
+    Args:
+        given: The arguments of `compile` by name.
+
+    Raises:
+        ConfigurationError: One of them was given.
+    """
+    for name, fix in _LOSSES.items():
+        if given.get(name) is not None:
+            problem = f"An agent computes its losses and logs from windows, so `compile` takes no `{name}`."
+            raise ConfigurationError(describe(problem, fix=fix, **{name: given[name]}))
+
+
+def refuse_distribution() -> None:
+    """Refuses what spreads a model over devices.
+
+    Raises:
+        ConfigurationError: A strategy of `tf.distribute` or a distribution of Keras is in force.
+    """
+    fix = "Leave it out; environments are played side by side with `num_envs`."
+    if tf.distribute.has_strategy():
+        problem = "An agent cannot be spread over devices by `tf.distribute`: its step has many updates in a loop."
+        raise ConfigurationError(describe(problem, fix=fix, strategy=type(tf.distribute.get_strategy()).__name__))
+    distribution = keras.distribution.distribution()
+    if distribution is not None:
+        problem = "An agent cannot be spread over devices by `keras.distribution`."
+        raise ConfigurationError(describe(problem, fix=fix, distribution=type(distribution).__name__))
+
+
+def _refused(method: str, fix: str) -> ConfigurationError:
+    return ConfigurationError(describe(f"`{method}` has no meaning for an agent, which learns from windows.", fix=fix))
+
+
+def _paths(spec: Window) -> list[str]:
+    """The fields of a window, one for each leaf."""
+    return [name for name, field in spec._asdict().items() for _ in tf.nest.flatten(field)]
+
+
+def _returned(logs: Mapping[str, Any], return_dict: bool) -> Any:
+    numbers = {name: np.asarray(value).item() for name, value in logs.items()}
+    return numbers if return_dict else [numbers[name] for name in sorted(numbers)]
