@@ -234,6 +234,10 @@ class EnsembleAgent(Agent):
         """Parameters of the members' distributions, ``[M, B, P]``, of observations ``[B, ...]``."""
         return self.head.parameters(observations, training=bool(training))
 
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """See `WindowTrainer.compute_output_shape`."""
+        return (len(self.members), *super().compute_output_shape(input_shape))
+
     @property
     def head(self) -> EnsembleHead:
         """See `Agent.head`."""

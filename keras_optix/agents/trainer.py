@@ -154,9 +154,7 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
             StateError: The agent knows no environment.
         """
         self._check_bound("compute_output_shape")
-        layout = self.head.layout
-        leaves = [keras.KerasTensor((None, *leaf.shape), str(leaf.dtype)) for leaf in layout.leaves]
-        return tuple(self.compute_output_spec(layout.pack(leaves)).shape)
+        return (None, self.head.distribution.parameters)
 
     def count_params(self) -> int:
         """How many weights there are; see `keras.Model.count_params`.
@@ -238,6 +236,10 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
             ConfigurationError: Always.
         """
         raise _refused("compute_metrics", "Return what you want logged from `train_step`.")
+
+    def add_metric(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused; see `compute_metrics`."""
+        raise _refused("add_metric", "Return what you want logged from `train_step`.")
 
     def stateless_compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Refused; see `compute_loss`."""
