@@ -189,6 +189,11 @@ class AgentTrainee(Trainee):
         """See `Trainee`."""
         return any(source.endless for source in self._sources)
 
+    @property
+    def between_steps(self) -> bool:
+        """See `Trainee`: while a live feed is waited for."""
+        return any(source.waited_for for source in self._sources)
+
     def notices(self) -> list[str]:
         """See `Trainee`."""
         return [notice for source in self._sources for notice in source.take_notices()]

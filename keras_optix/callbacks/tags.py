@@ -52,6 +52,7 @@ TAGS = (
     Tag("feed/waiting", "Env steps that wait for the learner", _LATEST, _WINDOW_OF_FEED),
     Tag("feed/unanswered", "Actions whose consequence never arrived", "sum", _WINDOW_OF_FEED),
     Tag("feed/late", "Actions that went out after the deadline", "sum", _WINDOW_OF_FEED),
+    Tag("feed/invalid", "Observations that came with NaN or infinities, and were dropped", "sum", _WINDOW_OF_FEED),
     Tag("feed/reconnects", "Connections after the first one", "sum", _WINDOW_OF_FEED),
     Tag("feed/latency_p50_ms", "From observation to action, ms", "median of the latest 4,096", _WINDOW_OF_FEED),
     Tag("feed/latency_p99_ms", "From observation to action, ms", "99th percentile of them", _WINDOW_OF_FEED),

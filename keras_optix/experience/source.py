@@ -63,9 +63,11 @@ class WindowSource(OneLineRepr, abc.ABC):
     Attributes:
         endless: Whether the windows go on by themselves, and somebody else says when it is enough: a live feed.
         error: What ended the collecting, until somebody takes it.
+        waited_for: Whether a learner waits for a window, between two of its steps, and does nothing else meanwhile.
     """
 
     endless = False
+    waited_for = False
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ import tensorflow as tf
 from gymnasium import spaces
 
 import keras_optix as optix
-from keras_optix.errors import ConfigurationError, FeedError, SpaceError
+from keras_optix.errors import ConfigurationError, EnvError, FeedError, SpaceError
 from keras_optix.testing import ConstantRewardEnv, CountingFeed, ScriptedFeed
 
 MakeAgent = Callable[..., optix.PPOAgent]
@@ -304,6 +304,63 @@ def test_a_bug_of_the_feed_reaches_the_caller_as_it_is(eager_ppo: MakeAgent) -> 
         agent.fit(dataset, verbose=0)
     assert raised.value is error
     assert feed.closed == 1
+
+
+@pytest.mark.parametrize("kind", ["nan", "bug", "boundary", "given up"])
+def test_whatever_a_feed_fails_with_the_run_can_be_resumed(eager_ppo: MakeAgent, tmp_path: Path, kind: str) -> None:
+    def item(value: float = 0.0, reward: float = 1.0) -> Any:
+        return np.full(2, value, np.float32), reward, False, False, {}
+
+    def closes(step: optix.StreamStep) -> bool:
+        if step.reward == 5.0:
+            raise KeyError("a bug of the boundary")
+        return step.steps == 4
+
+    lost = ConnectionRefusedError("nobody there")
+    lines: dict[str, tuple[list[Any], type[BaseException]]] = {
+        "nan": ([item(np.nan)], EnvError),
+        "bug": ([TypeError("a bug")], TypeError),
+        "boundary": ([item(reward=5.0)], KeyError),
+        "given up": ([lost, lost], FeedError),
+    }
+    last, error = lines[kind]
+
+    def run(script: list[Any]) -> optix.OptixCallback:
+        agent = eager_ppo()
+        feed = ScriptedFeed(script, observation_space=spaces.Box(-np.inf, np.inf, (2,)))
+        again = optix.Reconnect(tries=1, first_delay=0.0)
+        dataset = optix.dataset_from_stream(feed, agent, boundary=closes, window_size=8, reconnect=again)
+        # So long an interval that no other point is written.
+        callback = optix.OptixCallback(checkpoint_dir=tmp_path, resume=True, resume_interval=3600.0, verbose=0)
+        callbacks.append(callback)
+        agent.fit(dataset, callbacks=[callback], verbose=0)
+        return callback
+
+    callbacks: list[optix.OptixCallback] = []
+    with pytest.raises(error):
+        run([*[item()] * 11, *last])
+    assert callbacks[0].env_steps >= 8
+    assert len(list(tmp_path.rglob("resume.npz"))) == 1
+    resumed = run([item()] * 9)
+    assert "resumed" in [record.event for record in resumed.events]
+    assert resumed.env_steps == callbacks[0].env_steps + 8
+    assert not list(tmp_path.rglob("resume.npz"))
+
+
+def test_one_nan_does_not_end_a_run_where_such_items_are_dropped(eager_ppo: MakeAgent) -> None:
+    agent = eager_ppo()
+    good = (np.zeros(2, np.float32), 1.0, False, False, {})
+    bad = (np.full(2, np.nan, np.float32), 1.0, False, False, {})
+    feed = ScriptedFeed([*[good] * 3, bad, *[good] * 7], observation_space=spaces.Box(-1.0, 1.0, (2,)))
+    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.every_n_steps(3), on_invalid="drop")
+    watch = Watch()
+    callback = optix.OptixCallback(verbose=0)
+    agent.fit(dataset, callbacks=[watch, callback], verbose=0)
+    assert len(watch.logs) == 3
+    assert watch.logs[-1]["feed_invalid"] == 1.0
+    assert agent.sources[-1].counts.invalid == 1
+    assert any("is left out" in record.message for record in callback.events if record.event == "feed")
+    assert all(np.isfinite(array).all() for array in agent.get_state().values())
 
 
 class Stopper:

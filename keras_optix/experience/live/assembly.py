@@ -156,6 +156,11 @@ class Assembly:
         """Whether an action of consequence was chosen since the window at hand began."""
         return self._open.acted
 
+    @property
+    def acted_on(self) -> Leaves | None:
+        """The observation whose action is on its way; None where none is."""
+        return None if self._pending is None else self._pending.leaves
+
     def opened(self, now: float) -> None:
         """The feed is opened: a window without rows begins now.
 
@@ -204,7 +209,7 @@ class Assembly:
             self._pending = _Pending(leaves, taken)
 
     def interrupt(self) -> None:
-        """A connection was lost: the action on its way has no consequence, the running episode counts nowhere.
+        """A connection was lost, or the end of an episode: its action has no consequence, and it counts nowhere.
 
         Close the window first, if it has rows: no row may follow the last one.
         """

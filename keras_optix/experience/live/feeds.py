@@ -17,6 +17,7 @@ from keras_optix.validation import check_float, check_int
 
 _LARGEST_EXPONENT = 500.0  # of what a float can hold
 _ITEM = "(observation, reward, terminated, truncated, info)"
+_DROP = '`dataset_from_stream(on_invalid="drop")` lets such items pass, and counts them.'
 _LARGEST_REWARD = float(np.finfo(np.float32).max)  # windows are float32
 
 
@@ -75,7 +76,7 @@ class ClosableFeed(Protocol):
 
 @dataclass(frozen=True)
 class Observed:
-    """What a feed gave, checked.
+    """What a feed gave, checked; finite, but for a `Flawed`.
 
     Attributes:
         leaves: The observation to act on, leaves of ``[...]``.
@@ -99,6 +100,37 @@ class Observed:
         return self.terminated or self.truncated
 
 
+@dataclass(frozen=True)
+class Flawed:
+    """What a feed gave where something in it is not finite.
+
+    Attributes:
+        leaves: The observation to act on; None if it is not finite.
+        final: The last observation of the episode that ended, where the feed gives it beside the next one; None if it
+            does not, or if it is not finite.
+        resets: Whether the feed began the next episode with this item, so that `leaves` belongs to that.
+        reward: For the action before; None if it is not finite.
+        terminated: Whether the episode terminated.
+        truncated: Whether it was cut off.
+        info: As given.
+        what: What is not finite, in words.
+    """
+
+    leaves: Leaves | None
+    final: Leaves | None
+    resets: bool
+    reward: float | None
+    terminated: bool
+    truncated: bool
+    info: Any
+    what: str
+
+    @property
+    def ended(self) -> bool:
+        """Whether an episode ended."""
+        return self.terminated or self.truncated
+
+
 def observed(item: Any, layout: ObservationLayout, number: int, *, bounds: bool) -> Observed:
     """Takes apart what a feed gave.
 
@@ -111,6 +143,14 @@ def observed(item: Any, layout: ObservationLayout, number: int, *, bounds: bool)
     Raises:
         EnvError: It is not what the spaces say, or not finite.
     """
+    seen = examined(item, layout, number, bounds=bounds, flaws=False)
+    if isinstance(seen, Flawed):
+        raise EnvError(describe(f"A feed must give finite values; item {number} has {seen.what}.", fix=_DROP))
+    return seen
+
+
+def examined(item: Any, layout: ObservationLayout, number: int, *, bounds: bool, flaws: bool) -> Observed | Flawed:
+    """As `observed`, but with `flaws` what is not finite is told and no error."""
     try:
         observation, reward, terminated, truncated, info = item
     except (TypeError, ValueError):
@@ -121,23 +161,40 @@ def observed(item: Any, layout: ObservationLayout, number: int, *, bounds: bool)
     except (TypeError, ValueError):
         problem = f"A feed must give a number as reward; that of item {number} is none."
         raise EnvError(describe(problem, fix=f"Yield {_ITEM}.", reward=reward)) from None
-    leaves = _checked(observation, layout, f"item {number} of the feed", bounds)
-    if not abs(earned) <= _LARGEST_REWARD:
+    leaves = _checked(observation, layout, f"item {number} of the feed", bounds, flaws)
+    bounded = abs(earned) <= _LARGEST_REWARD
+    if not bounded and not flaws:
         raise EnvError(
-            describe(f"A feed must give finite float32 rewards; that of item {number} is none.", reward=reward)
+            describe(
+                f"A feed must give finite float32 rewards; that of item {number} is none.", fix=_DROP, reward=reward
+            )
         )
     final = None
-    if (terminated or truncated) and isinstance(info, dict) and info.get("final_obs") is not None:
-        final = _checked(info["final_obs"], layout, f"final_obs of item {number} of the feed", bounds)
-    return Observed(leaves, final, earned, bool(terminated), bool(truncated), info)
+    resets = bool(terminated or truncated) and isinstance(info, dict) and info.get("final_obs") is not None
+    if resets:
+        final = _checked(info["final_obs"], layout, f"final_obs of item {number} of the feed", bounds, flaws)
+    if bounded and leaves is not None and (final is not None or not resets):
+        return Observed(leaves, final, earned, bool(terminated), bool(truncated), info)
+    flawed = {
+        f"reward={reward!r}": not bounded,
+        "its observation": leaves is None,
+        "its final_obs": resets and final is None,
+    }
+    what = " and ".join(name for name, wrong in flawed.items() if wrong)
+    rewarded = earned if bounded else None
+    return Flawed(leaves, final, resets, rewarded, bool(terminated), bool(truncated), info, what)
 
 
-def _checked(observation: Any, layout: ObservationLayout, where: str, bounds: bool) -> Leaves:
+def _checked(observation: Any, layout: ObservationLayout, where: str, bounds: bool, flaws: bool) -> Leaves | None:
     try:
         # Copies: a feed may write its next observation into the array of this one.
         leaves = [leaf.copy() for leaf in layout.take(observation)]
     except EnvError as error:
         raise EnvError(f"{error} It was {where}.") from None
+    if not all(np.isfinite(leaf).all() for leaf in leaves if leaf.dtype.kind == "f"):
+        if flaws:
+            return None
+        where += f". {_DROP[:-1]}"
     layout.check([leaf[None, None] for leaf in leaves], where, bounds=bounds)
     return leaves
 

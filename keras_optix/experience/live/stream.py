@@ -18,8 +18,9 @@ from keras_optix.errors import StateError
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.live.assembly import Assembly, ClosedWindow
 from keras_optix.experience.live.choosing import Chooser, PolicyChooser, RecordedChooser, unknown_policy
+from keras_optix.experience.live.dropping import Dropping
 from keras_optix.experience.live.feed_reader import FeedReader, Stopped
-from keras_optix.experience.live.feeds import Boundary, Feed, Reconnect, StreamStep, observed
+from keras_optix.experience.live.feeds import Boundary, Feed, Flawed, Observed, Reconnect, StreamStep, examined
 from keras_optix.experience.live.latency import LatencyMeter
 from keras_optix.experience.live.recording import RecordedItem, RecordedWindow, Recorder
 from keras_optix.experience.live.replay import ReplayFeed
@@ -37,16 +38,18 @@ class FeedCounts:
     """What became of everything that a feed gave; the first line of each group is the sum of what follows.
 
     Attributes:
-        observations: That arrived.
+        observations: That arrived: starts, steps, and the invalid ones that were left out.
         starts: Of these, those that no action led to: the first of an episode or of a connection.
         steps: The others: each completed an environment step.
         delivered: Of the steps, those handed to the learner.
         dropped: Those that were not, because it was busy.
         waiting: Those that are still to be handed out.
-        unanswered: Actions whose consequence never arrived, because the connection was lost.
+        unanswered: Actions whose consequence never arrived: the connection was lost, or it was not finite.
         late: Actions that went out later than the deadline.
         disconnects: Connections that were lost.
         reconnects: Connections after the first one.
+        invalid: Observations that came with something that is not finite, where these are dropped. One that ended an
+            episode, with a finite reward, completed a step in spite of it.
     """
 
     observations: int = 0
@@ -59,6 +62,7 @@ class FeedCounts:
     late: int = 0
     disconnects: int = 0
     reconnects: int = 0
+    invalid: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class StreamOptions:
         seed: Of the actions and of the learner's randomness.
         deterministic: Take the most likely action.
         check_bounds: Whether an observation outside its Box is an error.
+        on_invalid: ``"raise"`` or ``"drop"``: what is done with an item in which something is not finite.
     """
 
     boundary: Boundary | None
@@ -86,6 +91,7 @@ class StreamOptions:
     seed: int | None = None
     deterministic: bool = False
     check_bounds: bool = True
+    on_invalid: str = "raise"
 
 
 class StreamCollector(WindowSource):
@@ -130,6 +136,8 @@ class StreamCollector(WindowSource):
         self._recorded = feed.windows if isinstance(feed, ReplayFeed) and options.boundary is None else None
         self._actions = actions_for(action_space)
         self._rng = np.random.default_rng(None if options.seed is None else (options.seed, 1))
+        self._dropping = Dropping(action_space)
+        self._severed = False  # whether an episode was cut off: no step leads from what was last to what comes next
         self._chooser: Chooser | None = None
         # What was chosen long ago is not late; a replay waits for the learner.
         self._latency = LatencyMeter(options.deadline if self.endless else math.inf)
@@ -185,6 +193,7 @@ class StreamCollector(WindowSource):
                 late=self._latency.late,
                 disconnects=self._disconnects,
                 reconnects=max(self._connections - 1, 0),
+                invalid=self._dropping.invalid,
             )
 
     def logs(self) -> dict[str, float]:
@@ -200,6 +209,7 @@ class StreamCollector(WindowSource):
             "feed_waiting": float(counts.waiting),
             "feed_unanswered": float(counts.unanswered),
             "feed_late": float(counts.late),
+            "feed_invalid": float(counts.invalid),
             "feed_reconnects": float(counts.reconnects),
             "feed_latency_p50_ms": 1000.0 * half,
             "feed_latency_p99_ms": 1000.0 * most,
@@ -229,6 +239,7 @@ class StreamCollector(WindowSource):
         """
         if self._shut:
             raise StateError("The feed was closed for good; make a new dataset to go on.")
+        self.waited_for = True
         self._open(self._publisher.publish())
         self._prepared = True
         with self._changed:
@@ -278,6 +289,7 @@ class StreamCollector(WindowSource):
                 with self._changed:
                     self._notices.append(_NOT_SCORED)
             env_steps = self._steps_before + self._delivered_steps
+            self.waited_for = False
             return self._deliver(closed.collected(self.layout, env_steps, published))
         except StopIteration:
             raise
@@ -359,7 +371,8 @@ class StreamCollector(WindowSource):
         """See `Desk`."""
         now = time.monotonic()
         first = first or (isinstance(item, RecordedItem) and item.first)
-        seen = observed(item, self.layout, self._observations, bounds=self._options.check_bounds)
+        flaws = self._options.on_invalid == "drop"
+        given = examined(item, self.layout, self._observations, bounds=self._options.check_bounds, flaws=flaws)
         chooser, recorder = self._chooser, self._recorder
         if chooser is None:
             raise StateError("The feed was read before a policy was published.")
@@ -369,6 +382,11 @@ class StreamCollector(WindowSource):
                 self._close_when_room(reader)
             if first:
                 self._connect(reader)
+            seen = self._dropping.admit(given) if isinstance(given, Observed) else self._mended(given, reader)
+            if seen is None:
+                self._observations += 1
+                return self._dropping.answer
+            first, self._severed = first or self._severed, False
             # Not before all waiting for room is over: what was not observed is neither counted nor recorded.
             if recorder is not None:
                 recorder.observation(
@@ -387,7 +405,9 @@ class StreamCollector(WindowSource):
             self._assembly.act(seen.leaves, taken)
             if recorder is not None:
                 recorder.action(taken.choice, taken.log_prob, taken.version)
-        return self._actions.to_env(taken.choice[None])[0]
+        action = self._actions.to_env(taken.choice[None])[0]
+        self._dropping.note_answer(action)
+        return action
 
     def disconnected(self, error: BaseException, tries: int, delay: float) -> None:
         """See `Desk`."""
@@ -396,6 +416,7 @@ class StreamCollector(WindowSource):
             self._disconnects += self._connected
             self._connected = False
             self._assembly.lose_action()
+            self._dropping.forget()
             why = f"{type(error).__name__}: {error}"
             self._notices.append(f"the feed {what} ({why}); try {tries} to reach it in {delay:.2f} s")
 
@@ -423,8 +444,32 @@ class StreamCollector(WindowSource):
             self._notices.append(f"the feed is back: connection {self._connections}")
         if self._assembly.rows:
             self._close_when_room(reader)
-        self._assembly.interrupt()
+        self._sever()
         self._connected = True
+
+    def _mended(self, flawed: Flawed, reader: FeedReader) -> Observed | None:
+        """What can be learned from an item in which something is not finite; None if it is to be dropped."""
+        dropping, assembly = self._dropping, self._assembly
+        acted_on = assembly.acted_on
+        seen = dropping.mend(flawed, acted_on)
+        notice = dropping.notice(flawed, self._observations)
+        if notice is not None:
+            self._notices.append(notice)
+        if seen is not None or acted_on is None or not flawed.ended:
+            return seen
+        # It ended the episode with a reward that nobody knows: what the episode earned is not known either.
+        if assembly.rows:
+            self._close_when_room(reader)
+        self._sever()
+        if flawed.resets and flawed.leaves is not None:
+            return Observed(flawed.leaves, None, 0.0, False, False, flawed.info)
+        return None
+
+    def _sever(self) -> None:
+        """Nothing of what was goes on."""
+        self._assembly.interrupt()
+        self._dropping.forget()
+        self._severed = True
 
     def _closes(self, step: StreamStep) -> bool:
         """Whether the window at hand closes after a step."""

@@ -49,6 +49,7 @@ def dataset_from_stream(
     observation_space: spaces.Space[Any] | None = None,
     action_space: spaces.Space[Any] | None = None,
     check_bounds: bool = True,
+    on_invalid: str = "raise",
     record: str | os.PathLike[str] | None = None,
 ) -> tf.data.Dataset:
     """Makes a dataset of windows of experience out of a source that does not wait: a market, a robot, a live system.
@@ -92,6 +93,13 @@ def dataset_from_stream(
             one action for each output of its policy.
         check_bounds: Whether a value outside the bounds of a Box observation space is an error. NaN, and a category
             that does not exist, always are. Defaults to True.
+        on_invalid: What is done with an item whose reward or observation is NaN or infinite. ``"raise"`` (the default)
+            ends `fit` with an `EnvError`. ``"drop"`` leaves it out and counts it (`feed/invalid`): the episode goes on,
+            the feed is answered with the action before once more, and a reward that is finite is added to that of the
+            next item, which the same action earned. An item that ends an episode completes its step, with the last
+            finite observation in the place of one that is not; only if its reward is not finite, the episode is cut off
+            there as by a disconnect. Before the first finite observation the answer is the neutral action: 0 where the
+            space has it. A recording keeps what is left after that.
         record: Path of a file that keeps what comes in and goes out, for `replay_feed`. It must not exist yet.
 
     Returns:
@@ -127,6 +135,7 @@ def dataset_from_stream(
         seed=seed,
         deterministic=bool(deterministic),
         check_bounds=bool(check_bounds),
+        on_invalid=check_choice("on_invalid", on_invalid, ("raise", "drop")),
     )
     seen, played = _spaces_of(feed, agent, observation_space, action_space)
     agent.bind(seen, played)
