@@ -16,11 +16,12 @@ from keras_optix.callbacks.effects import MOST_EPISODES, Effects
 from keras_optix.callbacks.loop_log import LoopRecord
 from keras_optix.callbacks.trainee import Candidate, State, Trial, Unit, prefixed, under
 from keras_optix.control.evidence import Estimate, Evidence
+from keras_optix.control.log_values import kind_of, numbers_in
 from keras_optix.control.records import LEARNING_RATE, EvalMetrics, HyperparamSet
 from keras_optix.control.scheduler import Evaluation, LoopEvent
 from keras_optix.control.scheduler_state import LoopState, SchedulerState
 from keras_optix.control.score_pool import ScorePool, estimate_of
-from keras_optix.errors import StateError
+from keras_optix.errors import NonFiniteError, StateError, describe
 from keras_optix.experience.position import Saved
 
 
@@ -38,6 +39,8 @@ class Loop(Effects):
     _scored_under: Mapping[str, float] = MappingProxyType({})  # hyperparameters when that was taken
     _started = 0.0  # by the clock
     _seconds_before = 0.0  # of the run that is resumed
+    _told_of_scores = False  # that one was not finite
+    _left_out: frozenset[str] = frozenset()  # logs that TensorBoard cannot show, once they were told
 
     # What comes in
 
@@ -82,6 +85,7 @@ class Loop(Effects):
             metrics: Their score.
             logs: Of the window (epoch), by name.
         """
+        metrics = self._finite(metrics)
         latest = self._latest
         self._judge(candidate, metrics)
         evaluated = None if self._latest is latest else self._latest
@@ -89,10 +93,6 @@ class Loop(Effects):
             self._add_row(candidate.window_id, evaluated, metrics, logs)
 
     def _judge(self, candidate: Candidate, metrics: EvalMetrics) -> None:
-        score = metrics.primary_score
-        if score is not None and not math.isfinite(score):
-            self.rescue(candidate.window_id, "A score", self._last_good())
-            return
         if self._pool.min_episodes != self.evaluator.min_episodes:
             # The evaluator measures something else from now on: never both in one history.
             skipped = self._pool.skip_until
@@ -116,13 +116,24 @@ class Loop(Effects):
         """
         if before is not None:
             self.trainee.set_state(before)
+        if not self.trainee.is_finite():
+            raise NonFiniteError(
+                describe(
+                    f"{what} is not finite, and no update before was: there are no finite weights to go back to.",
+                    fix="Look at the first batches of the data (NaN, infinities, labels that the loss does not take), "
+                    "at the learning rate, and at a loss of your own.",
+                    window_id=window_id,
+                )
+            )
         self.window_id = window_id
         self.tuning.pause()
-        rate = self.trainee.hyperparams.snapshot().get(LEARNING_RATE)
-        after = self.guard.rescue(window_id, what, rate)
-        if after is not None:
-            self.tuning.set({LEARNING_RATE: after}, "rescue")
-        change = "" if after is None else f", learning rate {rate:.4g} -> {after:.4g}"
+        values = self.trainee.hyperparams.snapshot()
+        rates = {name: values[name] for name in self.trainee.rates}
+        after = self.guard.rescue_all(window_id, what, rates)
+        if after:
+            self.tuning.set(after, "rescue")
+        words = {LEARNING_RATE: "learning rate"}
+        change = "".join(f", {words.get(name, name)} {rates[name]:.4g} -> {rate:.4g}" for name, rate in after.items())
         times = f"{self.guard.rescues} of at most {self.guard.max_rescues}"
         lowered = what[0].lower() + what[1:]
         restored = "no weights to go back to" if before is None else "restored the weights before"
@@ -162,19 +173,27 @@ class Loop(Effects):
         """Whether a score cannot be had a second time for the same weights: then none are pooled or confirmed."""
         return self.trainee.exact or self.evaluator.reads_logs
 
-    def _last_good(self) -> State | None:
-        good, best = self.trainee.last_good(), self.best_snapshot
-        return self.registry.load(best) if good is None and best is not None else good
+    def _finite(self, metrics: EvalMetrics) -> EvalMetrics:
+        """The score of a window; one that is not finite says nothing, as long as losses and weights are finite.
+
+        That is what the guard looks at. A ratio of 0 / 0 in an evaluator or a metric is no reason to undo anything.
+        """
+        notice = self.evaluator.take_notice()
+        if notice is not None:
+            self.note("notice", notice)
+        score = metrics.primary_score
+        if score is None or math.isfinite(score):
+            return metrics
+        if not self._told_of_scores:
+            self._told_of_scores = True
+            self.note("notice", f"a score was {score}: it is no evidence, and nothing is done about it (said once)")
+        return replace(metrics, primary_score=None, stderr=None)
 
     def _score(self, unit: Unit) -> EvalMetrics:
         """The score of a window; where the evaluator plays episodes of its own, that of every so many windows."""
         every = self.evaluator.every
         if not every:
-            metrics = unit.score(self.evaluator)
-            notice = self.evaluator.take_notice()
-            if notice is not None:
-                self.note("notice", notice)
-            return metrics
+            return unit.score(self.evaluator)
         nothing = EvalMetrics(None, episode_id=unit.candidate.window_id)
         if (self.units - 1) % every or not self.scheduler.due(unit.candidate.window_id):
             return nothing
@@ -221,7 +240,7 @@ class Loop(Effects):
         hyperparams = self.trainee.get_hyperparams()
         # As many episodes as it rested on: fewer would miss what it could see.
         again = self.trainee.play(candidate, self.evaluator, min(evaluation.score.n, MOST_EPISODES))
-        if again is None:
+        if again is None or estimate_of(again) is None:
             self._trial = self.trainee.try_out(candidate, self.evaluator)
             self._trial_hyperparams = hyperparams
         else:
@@ -313,7 +332,13 @@ class Loop(Effects):
         if self.units == 1 or evaluated:
             # Reading them takes longer than writing everything else.
             values |= {f"hyperparams/{name}": v for name, v in self.trainee.hyperparams.snapshot().items()}
-        self.log.scalars(self.state, self.env_steps, values, logs)
+        shown = numbers_in(logs)
+        left_out = {name for name in logs if name not in shown} - self._left_out
+        if left_out:
+            self._left_out |= left_out
+            kinds = ", ".join(f"{name} ({kind_of(logs[name])})" for name in sorted(left_out))
+            self.note("notice", f"log_dir shows single numbers only, and leaves out {kinds} (this is said once)")
+        self.log.scalars(self.state, self.env_steps, values, shown)
 
     def summary(self, *, where: bool = True) -> str:
         """How the run ended, in one line.

@@ -123,7 +123,7 @@ class LoopLog:
             return
         tagged = {"loop/state": _STATE_NUMBERS[state], "time/env_steps_per_second": self._rate(), **values}
         for name, value in logs.items():
-            tagged[self._tag(name)] = float(value)
+            tagged[self._tag(name)] = value
         self._writer.scalars(env_steps, tagged)
 
     def close(self, status: str = "success") -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 import tempfile
 import warnings
@@ -34,7 +33,7 @@ from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
 from keras_optix.control.schedule import Schedule
 from keras_optix.control.scheduler import BackoffScheduler
 from keras_optix.control.scheduler_state import LoopState
-from keras_optix.errors import ConfigurationError, FeedError, StateError, describe
+from keras_optix.errors import ConfigurationError, FeedError, OptixError, StateError, describe
 from keras_optix.formatting import UNKNOWN
 from keras_optix.reprs import OneLineRepr
 from keras_optix.terminal import STATUS
@@ -188,9 +187,9 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
         self._point: ResumePoint | None = None
         self._limit: int | None = None  # windows (epochs) of the whole run, where it is resumed
         self._offset = 0  # epochs before the one that Keras calls the first
-        self._warned = False
         self._siblings: list[Any] = []
         self._stop_asked = False
+        self._waits = False  # whether the tuner waits until it is known what trains
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OptixCallback:
         """A callback with the same options that has not run: KerasTuner makes one per trial."""
@@ -305,16 +304,16 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Checks that everything fits together, before the first step."""
+        self._store = ResumeStore(self.registry, self._interval if self._persistent else None)
+        self._point = self._store.find() if self._resume else None
         trainee = self._make_trainee()
         options = self._options
         if options.on_dormant == "auto":
             options = replace(options, on_dormant="watch" if trainee.endless else "stop")
-        if self.tuner is not None:
-            self.tuner.bind(trainee.search_spaces)
-            for values in self.tuner.values_to_check():
-                trainee.hyperparams.check(values)
-        self._store = ResumeStore(self.registry, self._interval if self._persistent else None)
-        self._point = self._store.find() if self._resume else None
+        self._waits = self.tuner is not None and not trainee.knows(self.tuner.names)
+        tuner = None if self._waits else self.tuner
+        if tuner is not None:
+            self._bind(tuner, trainee)
         steps = None if self._point is None else int(self._point.values["loop"]["env_steps"])
         log = LoopLog(self._log_dir, self.verbose, steps, unit=trainee.unit, steps=trainee.steps)
         if self.policy_manager is not None:
@@ -323,7 +322,7 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
             trainee,
             self.evaluator,
             self.scheduler,
-            self.tuner,
+            tuner,
             self.registry,
             options,
             self.callbacks,
@@ -337,7 +336,7 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
             self._loop.begin()
         else:
             self.registry.continue_run(self._point.run_id)
-        tuned = () if self.tuner is None else self.tuner.names
+        tuned = () if tuner is None else tuner.names
         log.hparams(
             {"model": type(self.model).__name__, **trainee.hyperparams.snapshot()},
             trainee.metrics,
@@ -369,10 +368,11 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
         if self._stop_asked:
             loop.trainee.stop()
         if isinstance(loop.trainee, ModelTrainee):
-            loop.trainee.note_batch(batch)
-            loss = named.get("loss")
-            if loss is not None and not math.isfinite(loss):
-                self._rescue_epoch(loop, loop.trainee)
+            if loop.trainee.note_batch(batch):
+                loop.tuning.keep_start()
+            trouble = loop.trainee.trouble_in(named)
+            if trouble:
+                self._rescue_epoch(loop, loop.trainee, trouble)
         elif isinstance(loop.trainee, AgentTrainee):
             self._take_windows(loop, loop.trainee, dict(named))
         if self._children is not None:
@@ -382,9 +382,7 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
         """Takes an epoch of an ordinary model, or a score of an agent's validation, through the loop."""
         loop, named = self._running(), dict(logs or {})
         if isinstance(loop.trainee, ModelTrainee):
-            number = epoch + self._offset
-            loop.take(loop.trainee.take(number, named, self._monitored(named, number)))
-            loop.trainee.begin_epoch()
+            self._take_epoch(loop, loop.trainee, epoch + self._offset, named)
             self._after_unit(loop)
         elif isinstance(loop.trainee, AgentTrainee) and self.evaluator.per_epoch:
             window_id = loop.window_id
@@ -396,6 +394,8 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
         """Restores the best weights and closes what was opened."""
         loop = self._running()
         self._stop_asked = False
+        if isinstance(self.evaluator, MonitorEvaluator):
+            self.evaluator.warn_if_never_seen()
         loop.end()
         if self.schedule is not None and self._persistent:
             loop.write_schedule()
@@ -414,9 +414,14 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
     def on_fit_failed(self, error: BaseException) -> None:
         """Closes what was opened; snapshots are complete on disk, and so is the last point to resume from."""
         self._stop_asked = False
-        if isinstance(error, FeedError) and self._store is not None and self._store.writes:
-            # It was waited for between two steps, so everything is as after a step: nothing needs to be repeated.
-            self._store.write(*self._running().save())
+        loop, store = self._loop, self._store
+        if loop is not None and store is not None and store.writes and loop.trainee.between_steps:
+            # A feed was waited for between two steps, whatever it failed with: all is as after a step, and nothing
+            # needs to be repeated.
+            try:
+                store.write(*loop.save())
+            except OptixError as unwritten:
+                error.add_note(f"And there is no point to resume from: {unwritten}")
         self._close("failure")
         if self.verbose and self._loop is not None and isinstance(error, FeedError | KeyboardInterrupt):
             STATUS.say(self._loop.summary(where=self._persistent))
@@ -485,7 +490,8 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
             )
         if self._default_scheduler:
             self.scheduler = BackoffScheduler(max_interval=1)
-        return ModelTrainee(lambda: self.model, self._variables)
+        resumed = None if self._point is None else self._point.values["trainee"]
+        return ModelTrainee(lambda: self.model, self._variables, resumed)
 
     def _take_windows(self, loop: Loop, trainee: AgentTrainee, logs: dict[str, Any]) -> None:
         units, last, finite = trainee.take(logs)
@@ -498,26 +504,39 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
         if units:
             self._after_unit(loop)
 
-    def _rescue_epoch(self, loop: Loop, trainee: ModelTrainee) -> None:
+    def _bind(self, tuner: BaseOptimizer, trainee: Trainee) -> None:
+        tuner.bind(trainee.search_spaces)
+        for values in tuner.values_to_check():
+            trainee.hyperparams.check(values)
+
+    def _take_epoch(self, loop: Loop, trainee: ModelTrainee, number: int, logs: Mapping[str, Any]) -> None:
+        unbound = self._waits and self.tuner is not None and not self.tuner.bound
+        names = () if self.tuner is None else self.tuner.names
+        if trainee.end_epoch(None if unbound else names):
+            metrics = self._monitored(logs, number)
+        else:
+            # The score in the logs belongs to weights that are gone.
+            metrics = EvalMetrics(None, episode_id=number)
+            self._rescue_epoch(loop, trainee, "A weight")
+        loop.take(trainee.take(number, logs, metrics))
+        if self._waits and self.tuner is not None:
+            # Which optimizers train is known after an epoch, and so what there is to tune.
+            self._waits = False
+            self._bind(self.tuner, trainee)
+            loop.tuning.join(self.tuner)
+        trainee.begin_epoch()
+
+    def _rescue_epoch(self, loop: Loop, trainee: ModelTrainee, what: str) -> None:
         """The loss of an epoch is a running mean: it stays NaN until it is reset."""
         model = self.model
-        loop.rescue(trainee.epoch + self._offset, "The loss", trainee.last_good())
+        loop.rescue(trainee.epoch + self._offset, what, trainee.last_good())
         model.reset_metrics()
 
     def _monitored(self, logs: Mapping[str, Any], unit_id: int) -> EvalMetrics:
-        """The score in the logs of an epoch; none where validation did not run in it."""
+        """The score in the logs of an epoch."""
         evaluator = self.evaluator
         if not isinstance(evaluator, MonitorEvaluator):
             raise ConfigurationError(describe("An epoch is scored by a log.", evaluator=type(evaluator).__name__))
-        if evaluator.per_epoch and not any(name.startswith("val_") for name in logs):
-            if not self._warned:
-                self._warned = True
-                warnings.warn(
-                    f"There is no {evaluator.monitor!r} in the logs of this epoch ({', '.join(sorted(logs))}): nothing "
-                    "is scored until validation runs. Give `fit` its `validation_data`, or monitor another log.",
-                    stacklevel=2,
-                )
-            return EvalMetrics(None, episode_id=unit_id)
         return evaluator.score_logs(logs, unit_id)
 
     def _after_unit(self, loop: Loop) -> None:

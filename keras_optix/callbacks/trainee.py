@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,7 +13,7 @@ from keras_optix.callbacks.tags import HPARAM_METRICS
 from keras_optix.control.after_shift import AfterShift
 from keras_optix.control.contest import Played
 from keras_optix.control.evaluators import BaseEvaluator
-from keras_optix.control.records import EpisodeData, EvalMetrics, HyperparamSet
+from keras_optix.control.records import LEARNING_RATE, EpisodeData, EvalMetrics, HyperparamSet
 from keras_optix.control.search_space import SearchSpace
 from keras_optix.experience.position import Saved
 from keras_optix.experience.window import PublishedPolicy
@@ -113,6 +113,7 @@ class Trainee(abc.ABC):
         exact: Whether evaluating the same weights again gives the same score. Then nothing is confirmed, and the
             highest score is the best even where it is not significantly higher.
         metrics: Scalar tags that TensorBoard's HParams tab shows.
+        ready: Whether there is a state to read; not before the first batch has built a model.
         hyperparams: What a tuner may change.
         evaluation_steps: Environment steps that evaluations took beside training.
     """
@@ -121,12 +122,26 @@ class Trainee(abc.ABC):
     steps = "env steps"
     exact = False
     metrics: Sequence[str] = HPARAM_METRICS
+    ready = True
     evaluation_steps = 0
 
     @property
     @abc.abstractmethod
     def hyperparams(self) -> HyperparamAccess:
         """What a tuner may change."""
+
+    @property
+    def rates(self) -> tuple[str, ...]:
+        """The names of the learning rates that make updates and can be set."""
+        return tuple(name for name in (LEARNING_RATE,) if name in self.hyperparams.snapshot())
+
+    def knows(self, names: Iterable[str]) -> bool:
+        """Whether it is known which variables the names of hyperparameters mean.
+
+        Args:
+            names: Of a tuner; none where it was given no bounds.
+        """
+        return True
 
     @property
     def search_spaces(self) -> Mapping[str, SearchSpace]:
@@ -143,6 +158,11 @@ class Trainee(abc.ABC):
         """Whether it goes on when it is trained, until somebody stops it: an agent on a live feed."""
         return False
 
+    @property
+    def between_steps(self) -> bool:
+        """Whether it waits for data between two steps, so that its state is as after a step."""
+        return False
+
     def notices(self) -> list[str]:
         """What happened to the data since the last call that people should know."""
         return []
@@ -150,6 +170,10 @@ class Trainee(abc.ABC):
     def last_good(self) -> State | None:
         """The last state that is known to be finite, if the trainee keeps one."""
         return None
+
+    def is_finite(self) -> bool:
+        """Whether all weights are finite. Here it is not asked: an agent's step looks itself."""
+        return True
 
     @abc.abstractmethod
     def get_state(self) -> State:

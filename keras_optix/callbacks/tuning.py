@@ -12,6 +12,7 @@ from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.trainee import Candidate, State, Trainee, Unit, prefixed, under
 from keras_optix.control.base_optimizer import BaseOptimizer, TunerDecision
 from keras_optix.control.evidence import Evidence
+from keras_optix.control.log_values import numbers_in
 from keras_optix.control.records import HyperparamSet
 from keras_optix.control.schedule import Schedule, ScheduleStep
 from keras_optix.control.scheduler import Evaluation
@@ -86,6 +87,7 @@ class Tuning:
         self._steps_before = 0  # steps of the lineage before the latest unit
         self._logs: Mapping[str, Any] = {}  # of the latest unit
         self._window_id = -1  # the latest
+        self._start: tuple[str, dict[str, float]] | None = None  # a state to be kept once there is one
         self.lineage = Lineage(0, Schedule({}))
         self.warn_of_other_owners = True
 
@@ -104,14 +106,39 @@ class Tuning:
         """A new run."""
         if self._tuner is None:
             return
-        self._tuner.reset()
-        decision = self._tuner.begin(self._trainee.get_hyperparams())
+        self._begin(self._tuner)
+
+    def join(self, tuner: BaseOptimizer) -> None:
+        """A tuner that waited until it was known what it tunes: from now on it decides.
+
+        Args:
+            tuner: It is bound.
+        """
+        self._tuner = tuner
+        self._begin(tuner)
+
+    def keep_start(self) -> None:
+        """There is a state now: keeps it, if the tuner asked for that of the beginning."""
+        if self._start is not None:
+            name, tuned = self._start
+            self._start = None
+            self._kept[name] = _Kept(dict(self._trainee.get_state()), tuned, self.lineage)
+
+    def _begin(self, tuner: BaseOptimizer) -> None:
+        tuner.reset()
+        before = self._tuned(tuner)
+        decision = tuner.begin(self._trainee.get_hyperparams())
         if decision is not None and decision.params:
-            before = self._trainee.hyperparams.snapshot()
+            values = self._trainee.hyperparams.snapshot()
             self._set(decision.params)
-            self._note("hyperparams", self._in_words(decision, before), decision.evidence, 0)
-        tuned = self._tuned(self._tuner)
-        self.lineage, self._settled = Lineage(0, Schedule(tuned)), dict(tuned)
+            self._note("hyperparams", self._in_words(decision, values), decision.evidence, 0)
+        tuned = self._tuned(tuner)
+        # Steps before it joined were made under the values that were there.
+        steps = self.lineage.steps
+        self.lineage = Lineage(steps, Schedule(before if steps else tuned))
+        if steps and tuned != before:
+            self._extend(ScheduleStep(steps, tuned, "" if decision is None else decision.kind, True))
+        self._settled = dict(tuned)
         self._keep_now(decision, tuned)
 
     def shifted(self) -> None:
@@ -143,7 +170,7 @@ class Tuning:
         current = self._trainee.get_hyperparams()
         self._record_others(self._tuner, current.params)
         # With `steps_per_execution` several windows come with the logs of one: an update counts once.
-        logs: Mapping[str, Any] = {} if unit.logs is self._logs else unit.logs
+        logs = {} if unit.logs is self._logs else numbers_in(unit.logs)
         self._logs = unit.logs
         decision = self._tuner.observe_update(env_steps, logs, current)
         if decision is not None:
@@ -233,7 +260,9 @@ class Tuning:
     def _keep_now(self, decision: TunerDecision | None, tuned: dict[str, float]) -> None:
         """Keeps the state in force, if a decision to begin asks for it."""
         if decision is not None and decision.keep is not None:
-            self._kept[decision.keep] = _Kept(dict(self._trainee.get_state()), tuned, self.lineage)
+            self._start = decision.keep, tuned
+        if self._trainee.ready:
+            self.keep_start()
 
     def _keep(self, name: str, candidate: Candidate | None, values: Mapping[str, float]) -> None:
         if candidate is None or self._tuner is None:

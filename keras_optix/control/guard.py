@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from keras_optix.control.records import LEARNING_RATE
 from keras_optix.errors import NonFiniteError, describe
 
 MAX_RESCUES = 5
@@ -26,7 +28,7 @@ class NonFiniteGuard:
     rescues: int = 0
 
     def rescue(self, window_id: int, what: str, learning_rate: float | None) -> float | None:
-        """Counts a rescue.
+        """Counts a rescue; see `rescue_all`, for one learning rate or none.
 
         Args:
             window_id: Number of the window whose update failed.
@@ -39,7 +41,25 @@ class NonFiniteGuard:
         Raises:
             NonFiniteError: There were too many.
         """
+        rates = {} if learning_rate is None else {LEARNING_RATE: learning_rate}
+        return self.rescue_all(window_id, what, rates).get(LEARNING_RATE)
+
+    def rescue_all(self, window_id: int, what: str, rates: Mapping[str, float]) -> dict[str, float]:
+        """Counts a rescue.
+
+        Args:
+            window_id: Number of the window whose update failed.
+            what: What is not finite.
+            rates: The learning rates in force, by name; none where none can be changed.
+
+        Returns:
+            The learning rates to go on with.
+
+        Raises:
+            NonFiniteError: There were too many.
+        """
         if self.rescues >= self.max_rescues:
+            shown: Mapping[str, float | None] = rates or {LEARNING_RATE: None}
             raise NonFiniteError(
                 describe(
                     f"{what} is not finite, for the {self.rescues + 1}th time in this run; the last finite weights are "
@@ -47,8 +67,8 @@ class NonFiniteGuard:
                     fix="Look at the rewards and observations (normalize_rewards and normalize_observations scale "
                     "them), the network's outputs, and a loss of your own.",
                     window_id=window_id,
-                    learning_rate=learning_rate,
+                    **shown,
                 )
             )
         self.rescues += 1
-        return None if learning_rate is None else learning_rate * LEARNING_RATE_FACTOR
+        return {name: rate * LEARNING_RATE_FACTOR for name, rate in rates.items()}

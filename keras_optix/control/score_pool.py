@@ -12,8 +12,8 @@ from keras_optix.control.scheduler import Evaluation
 
 
 def estimate_of(metrics: EvalMetrics) -> Estimate | None:
-    """The score of a window as an `Estimate`, or None if the window is no evidence."""
-    if metrics.primary_score is None:
+    """The score of a window as an `Estimate`, or None if the window is no evidence: none, or not finite (0 / 0)."""
+    if metrics.primary_score is None or not math.isfinite(metrics.primary_score):
         return None
     stderr = math.inf if metrics.stderr is None else float(metrics.stderr)
     return Estimate(float(metrics.primary_score), stderr, 1 if metrics.episodes is None else int(metrics.episodes))

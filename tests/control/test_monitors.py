@@ -105,7 +105,48 @@ def test_before_the_first_episode_ended_there_is_no_evidence(name: str) -> None:
     assert MonitorEvaluator(name).score_logs({name: math.nan}, 4) == EvalMetrics(None, {}, 4)
 
 
-def test_any_other_nan_stays_one() -> None:
-    score = MonitorEvaluator("val_loss").score_logs({"val_loss": math.nan}, 4).primary_score
-    assert score is not None
-    assert math.isnan(score)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32(np.nan), np.array([np.nan])])
+def test_what_is_not_finite_is_no_evidence_and_said_once(value: object) -> None:
+    """An F1 score of 0 / 0 says nothing of the weights; whether these are finite is the guard's business."""
+    evaluator = MonitorEvaluator("val_loss")
+    for epoch in range(3):
+        assert evaluator.score_logs({"val_loss": value}, epoch) == EvalMetrics(None, {}, epoch)
+    assert evaluator.score_logs({"val_loss": 2.0}, 3).primary_score == -2.0
+    notice = evaluator.take_notice()
+    assert notice is not None
+    assert "no evidence" in notice
+    assert evaluator.take_notice() is None
+
+
+@pytest.mark.parametrize("value", [np.ones(3), [[1.0, 2.0]], "0.5", {"a": 1.0}, None])
+def test_what_is_no_number_is_no_evidence_and_the_reader_is_told_what_to_do(value: object) -> None:
+    evaluator = MonitorEvaluator("val_f1_score")
+    with pytest.warns(UserWarning, match=r"val_f1_score.*not one number.*macro.*before OptixCallback"):
+        assert evaluator.score_logs({"val_f1_score": value}, 0).primary_score is None
+    assert evaluator.score_logs({"val_f1_score": value}, 1).primary_score is None  # without another warning
+    assert evaluator.score_logs({"val_f1_score": np.array([0.5])}, 2).primary_score == 0.5
+
+
+def test_a_log_that_was_there_may_be_missing_and_one_that_never_was_is_an_error() -> None:
+    evaluator = MonitorEvaluator("val_f1")
+    assert evaluator.score_logs({"loss": 1.0}, 0).primary_score is None  # validation did not run
+    with pytest.raises(ConfigurationError, match=r"no such log.*val_f1_score, .*stand before OptixCallback"):
+        evaluator.score_logs({"loss": 1.0, "val_loss": 1.0, "val_f1_score": 1.0}, 1)
+    assert evaluator.score_logs({"loss": 1.0, "val_f1": 1.0}, 2).primary_score == 1.0
+    assert evaluator.score_logs({"loss": 1.0, "val_loss": 1.0}, 3).primary_score is None
+    restored = MonitorEvaluator("val_f1")
+    restored.from_json(evaluator.to_json())
+    assert restored.score_logs({"loss": 1.0, "val_loss": 1.0}, 4).primary_score is None
+    evaluator.reset()
+    with pytest.raises(ConfigurationError, match="no such log"):
+        evaluator.score_logs({"val_loss": 1.0}, 0)
+
+
+def test_validation_that_never_runs_is_warned_of_once() -> None:
+    evaluator = MonitorEvaluator("val_loss")
+    for epoch in range(9):
+        evaluator.score_logs({"loss": 1.0}, epoch)
+    with pytest.warns(UserWarning, match="no 'val_loss' in the logs of 10 epochs.*validation_data"):
+        evaluator.score_logs({"loss": 1.0}, 9)
+    evaluator.score_logs({"loss": 1.0}, 10)
+    evaluator.warn_if_never_seen()

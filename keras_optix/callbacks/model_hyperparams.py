@@ -1,0 +1,188 @@
+"""What a tuner may change in an ordinary model: learning rates that train it, and variables that the user names."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+
+from keras_optix.callbacks.optimizers import Optimizers
+from keras_optix.control.records import LEARNING_RATE, shortest
+from keras_optix.control.search_space import Log, SearchSpace
+from keras_optix.errors import ConfigurationError, HyperparameterError, describe
+from keras_optix.validation import is_finite_number
+
+_RATES = Log(1e-5, 1e-1)  # where a tuner without bounds looks
+_NAME_IT = "Name a variable with `hyperparams={name: variable}`"
+
+
+class VariableHyperparams:
+    """Learning rates and variables by name, as hyperparameters.
+
+    With one optimizer its learning rate is ``learning_rate``. With several, each has the name of its attribute before
+    it (``d_optimizer.learning_rate``), and ``learning_rate`` is that of the only one that trains, once that is known:
+    at the end of the first epoch, see `resolve`.
+
+    Args:
+        optimizers: Those of the model.
+        named: Variables that the user named; they come before all others.
+        resolved: Whether it is known already which optimizers train, of a run that is resumed.
+    """
+
+    def __init__(self, optimizers: Optimizers, named: Mapping[str, Any], *, resolved: bool = False) -> None:
+        self._optimizers = optimizers
+        self._named = dict(named)
+        self._resolved = resolved or optimizers.certain
+        self.variables: dict[str, Any] = {}
+        self._refresh()
+
+    @property
+    def known(self) -> bool:
+        """Whether it is known what ``learning_rate`` means."""
+        return self._resolved or LEARNING_RATE in self._named or len(self._optimizers.found) == 1
+
+    @property
+    def resolved(self) -> bool:
+        """Whether it is known which optimizers train."""
+        return self._resolved
+
+    @property
+    def all_rates(self) -> list[Any]:
+        """All learning rates, those that nobody uses too, and the named variables: what is no part of a snapshot."""
+        return [*self._optimizers.rates.values(), *self._named.values()]
+
+    @property
+    def names_in_use(self) -> tuple[str, ...]:
+        """The names of the learning rates that make updates, as far as that is known."""
+        if LEARNING_RATE in self._named:
+            return (LEARNING_RATE,)
+        in_use = self._optimizers.in_use
+        single = self.variables.get(LEARNING_RATE)
+        if len(in_use) == 1 and any(rate is single for rate in in_use.values()):
+            return (LEARNING_RATE,)
+        # Where there is one optimizer only, its learning rate has no longer name.
+        return tuple(name for name in map(_rate_of, in_use) if name in self.variables)
+
+    @property
+    def search_spaces(self) -> Mapping[str, SearchSpace]:
+        """Where a tuner without bounds looks: at the learning rates that train."""
+        values = self.snapshot()
+        names = self.names_in_use if self._resolved else (LEARNING_RATE,)
+        return {name: _RATES for name in names if name in values and values[name] in _RATES}
+
+    def resolve(self, tuned: Iterable[str] | None) -> None:
+        """The first epoch has ended: which optimizers train is known now.
+
+        Args:
+            tuned: Names that a tuner sets, or is to set; None: all learning rates that train.
+
+        Raises:
+            HyperparameterError: One of them is the learning rate of an optimizer that does not train, or of several.
+        """
+        self._resolved = True
+        self._refresh()
+        if tuned is None:
+            tuned = () if self._optimizers.in_use else (LEARNING_RATE,)
+        for name in tuned:
+            if name in self._named:
+                continue
+            if name == LEARNING_RATE:
+                self._check_rate()
+            elif name.removesuffix(f".{LEARNING_RATE}") in set(self._optimizers.found) - self._optimizers.used:
+                warnings.warn(
+                    f"The tuner sets {name!r}, and this optimizer made no update in the first epoch: until it makes "
+                    "one, that has no effect.",
+                    stacklevel=2,
+                )
+
+    def check(self, values: Mapping[str, float]) -> None:
+        """Raises `HyperparameterError` for a name or value that is not legal."""
+        for name, value in values.items():
+            if name not in self.variables:
+                known = ", ".join(sorted(self.variables)) or "none"
+                raise HyperparameterError(
+                    describe(
+                        "The model has no such hyperparameter.",
+                        fix=f"Known are: {known}. {_NAME_IT}. "
+                        "A learning rate under a LearningRateSchedule cannot be tuned.",
+                        name=name,
+                    )
+                )
+            if not is_finite_number(value) or (name.endswith(LEARNING_RATE) and value < 0):
+                received: dict[str, Any] = {name: value}
+                raise HyperparameterError(describe(f"Hyperparameter {name!r} cannot be this.", **received))
+
+    def check_tracked(self, model: Any) -> None:
+        """On JAX a compiled step reads only variables of the model.
+
+        Raises:
+            ConfigurationError: A named variable is none of these.
+        """
+        optimizer = getattr(model, "optimizer", None)
+        known = {id(variable) for variable in model.variables}
+        known |= set() if optimizer is None else {id(variable) for variable in optimizer.variables}
+        for name, variable in self._named.items():
+            if id(variable) not in known:
+                raise ConfigurationError(
+                    describe(
+                        "On JAX a compiled step reads only the model's own variables; this one would be a constant.",
+                        fix="Make it an attribute of a layer.",
+                        name=name,
+                    )
+                )
+
+    def assign(self, values: Mapping[str, float]) -> None:
+        """Sets several values, all or none."""
+        self.check(values)
+        for name, value in values.items():
+            self.variables[name].assign(value)
+
+    def snapshot(self) -> dict[str, float]:
+        """All values."""
+        read = keras.ops.convert_to_numpy
+        return {name: shortest(read(variable)) for name, variable in self.variables.items()}
+
+    def _refresh(self) -> None:
+        rates = self._optimizers.rates
+        found: dict[str, Any] = {}
+        single = list(rates.values())
+        if len(self._optimizers.found) > 1:
+            found = {_rate_of(path): rate for path, rate in rates.items()}
+            single = list(self._optimizers.in_use.values()) if self._resolved else []
+        if len(single) == 1:
+            found[LEARNING_RATE] = single[0]
+        self.variables = found | self._named
+
+    def _check_rate(self) -> None:
+        in_use = self._optimizers.in_use
+        if len(in_use) == 1 and any(rate is self.variables.get(LEARNING_RATE) for rate in in_use.values()):
+            return
+        trained = sorted(self._optimizers.used)
+        if len(in_use) > 1:
+            names = ", ".join(repr(_rate_of(path)) for path in in_use)
+            raise HyperparameterError(
+                describe(
+                    "Several optimizers train this model, so `learning_rate` does not say which one is meant.",
+                    fix=f"Give the tuner bounds for {names}, or no bounds at all: then it tunes all of them.",
+                    optimizers=trained,
+                )
+            )
+        if trained:
+            fix = "A learning rate under a LearningRateSchedule cannot be tuned; give the tuner other names."
+            problem = "The optimizer that trains this model has no learning rate that can be set."
+            raise HyperparameterError(describe(problem, fix=fix, optimizers=trained))
+        raise HyperparameterError(
+            describe(
+                "No optimizer of this model made an update in the first epoch: `train_step` uses none that is an "
+                "attribute of the model, so its learning rate is not known.",
+                fix=f"{_NAME_IT}, such as `hyperparams={{'learning_rate': optimizer.learning_rate}}`, or make the "
+                "optimizer an attribute of the model.",
+                optimizers=sorted(self._optimizers.found),
+            )
+        )
+
+
+def _rate_of(path: str) -> str:
+    return f"{path}.{LEARNING_RATE}"

@@ -1,0 +1,162 @@
+"""Which optimizers an ordinary model has, and which of them train it.
+
+A model may ignore the optimizer that it was compiled with: `compile` makes an RMSprop where none is given, and a GAN
+has two of its own. A learning rate that nobody uses must not be tuned, so this looks at what really makes updates.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import keras
+
+_COMPILED = "optimizer"  # the attribute of the one that `compile` was given
+_METHODS = ("train_step", "make_train_function")
+_COUNTERS = ("iteration", "iterations")  # names of the variable that counts updates
+_LIBRARIES = frozenset({"keras", "tensorflow", "jax", "jaxlib", "torch", "numpy", "builtins", "keras_optix", "pandas"})
+_MOST_OBJECTS = 200_000
+_LONGEST = 1000  # a longer list holds data
+_DEPTH = 24
+
+
+class Optimizers:
+    """The optimizers of a model by the path of the attribute that holds them, such as ``"d_optimizer"``.
+
+    Where `train_step` is Keras' own, that is the one that the model was compiled with, and nothing else needs to be
+    looked for. Else it is every Keras optimizer that is an attribute of the model, of its layers and sub-models, or
+    stands in a list or a dict of one; and `look` sees which of them count updates.
+
+    Args:
+        model: The model.
+        used: Paths of those that are known to train, of a run that is resumed.
+
+    Attributes:
+        certain: Whether `train_step` is Keras' own.
+        found: Optimizers by path; the one that the model was compiled with comes first.
+        used: Paths of those that made an update, as far as that was seen.
+    """
+
+    def __init__(self, model: Any, used: tuple[str, ...] = ()) -> None:
+        self.certain = all(
+            getattr(type(model), name, None) is getattr(keras.Model, name, None) and name not in vars(model)
+            for name in _METHODS
+        )
+        self.found: dict[str, Any] = {}
+        self.used: set[str] = set(used)
+        self._counts: dict[str, int] = {}
+        self.find(model)
+        if self.certain:
+            self.used = set(self.found)
+        # One that was there before the first step may have made updates in an earlier `fit`.
+        self._counts = {path: _updates(optimizer) for path, optimizer in self.found.items()}
+
+    def find(self, model: Any) -> None:
+        """Looks for optimizers, also again: some are made by the first step only."""
+        if self.certain:
+            optimizer = getattr(model, _COMPILED, None)
+            self.found = {} if optimizer is None else {_COMPILED: optimizer}
+            return
+        before = {id(optimizer) for optimizer in self.found.values()}
+        for path, part in _walk(model):
+            if isinstance(part, keras.optimizers.Optimizer) and id(part) not in before:
+                self.found[path] = part
+
+    def look(self) -> None:
+        """Notes which optimizers made updates since the last look."""
+        if self.certain:
+            return
+        for path, optimizer in self.found.items():
+            count = _updates(optimizer)
+            if count != self._counts.get(path, 0):
+                self._counts[path] = count
+                self.used.add(path)
+
+    @property
+    def rates(self) -> dict[str, keras.Variable]:
+        """The learning rates by path of their optimizer; none where a LearningRateSchedule owns it.
+
+        On JAX a compiled step reads those of the optimizer only that the model was compiled with; others are constants.
+        """
+        paths = (_COMPILED,) if keras.backend.backend() == "jax" else tuple(self.found)
+        rates = {path: getattr(self.found[path], "learning_rate", None) for path in paths if path in self.found}
+        return {path: rate for path, rate in rates.items() if isinstance(rate, keras.Variable)}
+
+    @property
+    def in_use(self) -> dict[str, keras.Variable]:
+        """The learning rates that count, by path: of an optimizer around another one, the inner one's."""
+        return {path: rate for path, rate in self.rates.items() if path in self.used and not self._wraps(path)}
+
+    @property
+    def scaled(self) -> bool:
+        """Whether updates that are not finite are skipped, because a loss is scaled until they are."""
+        kind = keras.optimizers.LossScaleOptimizer
+        return any(isinstance(optimizer, kind) for optimizer in self.found.values())
+
+    def _wraps(self, path: str) -> bool:
+        """Whether another optimizer in use lies within this one, with a learning rate of its own."""
+        rate = self.found[path].learning_rate
+        inner = (other for other in self.used if other.startswith(f"{path}.") and other in self.found)
+        return any(self.found[other].learning_rate is not rate for other in inner)
+
+    def variables(self) -> dict[str, list[Any]]:
+        """Their variables by path; a variable that several have (of a wrapped optimizer) only once."""
+        seen: set[int] = set()
+        found: dict[str, list[Any]] = {}
+        for path, optimizer in self.found.items():
+            new = [variable for variable in optimizer.variables if id(variable) not in seen]
+            seen |= {id(variable) for variable in new}
+            if new:
+                found[path] = new
+        return found
+
+
+def _updates(optimizer: Any) -> int:
+    """How many updates it has made; with gradient accumulation, how many gradients it took.
+
+    Where gradients are accumulated, `iterations` is a quotient that moves late; so the variable behind it is read.
+    """
+    counters = [variable for variable in optimizer.variables if variable.name in _COUNTERS]
+    read = keras.ops.convert_to_numpy
+    return sum(int(read(counter)) for counter in counters) if counters else int(read(optimizer.iterations))
+
+
+def layers_of(model: Any) -> list[Any]:
+    """The model and all layers in it, nested ones too."""
+    return [part for _, part in _walk(model) if isinstance(part, keras.Layer)]
+
+
+def _walk(model: Any) -> Iterator[tuple[str, Any]]:
+    """Yields what a model is made of, the nearest first, with the path of its attribute."""
+    queue: deque[tuple[str, Any, int]] = deque([("", model, 0)])
+    seen: set[int] = {id(model)}
+    while queue and len(seen) < _MOST_OBJECTS:
+        path, owner, depth = queue.popleft()
+        yield path, owner
+        if depth >= _DEPTH or isinstance(owner, keras.optimizers.LossScaleOptimizer):
+            continue  # a LossScaleOptimizer is one with what it wraps: it has its variables and its learning rate
+        for step, value in _parts(owner):
+            if id(value) not in seen and _may_hold(value):
+                seen.add(id(value))
+                queue.append((f"{path}{step}" if path else step.removeprefix("."), value, depth + 1))
+
+
+def _parts(owner: Any) -> list[tuple[str, Any]]:
+    """What an object holds, with the step from its path to theirs; attributes that are no secret come first."""
+    if isinstance(owner, Mapping | list | tuple | set | frozenset) and len(owner) > _LONGEST:
+        return []
+    if isinstance(owner, Mapping):
+        return [(f"[{key!r}]", value) for key, value in owner.items()]
+    if isinstance(owner, list | tuple | set | frozenset):
+        return [(f"[{k}]", value) for k, value in enumerate(owner)]
+    attributes = sorted(vars(owner).items(), key=lambda item: (item[0] != _COMPILED, item[0].startswith("_")))
+    return [(f".{name.lstrip('_')}", value) for name, value in attributes]
+
+
+def _may_hold(value: Any) -> bool:
+    """Whether there may be an optimizer in it: in layers, containers, and objects of a user's own classes."""
+    if isinstance(value, keras.optimizers.Optimizer | keras.Layer | Mapping | list | tuple | set | frozenset):
+        return True
+    library = type(value).__module__.partition(".")[0]
+    return library not in _LIBRARIES and not isinstance(value, type) and hasattr(value, "__dict__")
