@@ -77,7 +77,7 @@ $(BACKENDS_VENV)/.installed: tests/backends-requirements.txt pyproject.toml cons
 test-backends: $(BACKENDS_VENV)/.installed ## an ordinary fit on JAX and Torch, where TensorFlow is not even installed
 	for backend in jax torch; do \
 		KERAS_BACKEND=$$backend $(BACKENDS_VENV)/bin/python -m pytest tests/callbacks/test_ordinary_fit.py \
-			tests/callbacks/test_population.py && \
+			tests/callbacks/test_any_model.py tests/callbacks/test_population.py tests/control/test_log_values.py && \
 		KERAS_BACKEND=$$backend $(BACKENDS_VENV)/bin/python examples/supervised.py || exit 1; \
 	done
 

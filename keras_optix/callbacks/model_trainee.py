@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from keras_optix.callbacks.model_hyperparams import VariableHyperparams
-from keras_optix.callbacks.optimizers import Optimizers, layers_of
+from keras_optix.callbacks.optimizers import COMPILED, Optimizers, layers_of
 from keras_optix.callbacks.trainee import (
     Candidate,
     HyperparamAccess,
@@ -220,6 +220,7 @@ class ModelTrainee(Trainee):
         if weights:
             state = under("model/", arrays)
             self._build(values.get("shapes"))
+            self._build_optimizer(state)
             if self.ready and set(self._variables()) == set(state):
                 self._assign(self._variables(), state)
             elif self.ready and self._optimizers.certain:
@@ -261,6 +262,19 @@ class ModelTrainee(Trainee):
             # Where it fails, Keras warns or raises what the model's own code raises. The first batch builds it then.
             warnings.simplefilter("ignore")
             self._model().build_from_config(_as_shapes(shapes))
+            self._prepare(run=True)
+
+    def _build_optimizer(self, state: State) -> None:
+        """Builds the optimizer of `compile` as it was when a state was read, also for a `train_step` of one's own.
+
+        What such a step trains is known from the state only: its slots tell.
+        """
+        model, optimizer = self._model(), self._optimizers.found.get(COMPILED)
+        if self.ready or optimizer is None or optimizer.built or not _is_built(model):
+            return
+        slots = [state[name].shape for name in sorted(state) if _group(name) == COMPILED]
+        if _slots_of(optimizer, model.trainable_variables) == slots:
+            optimizer.build(model.trainable_variables)
             self._prepare(run=True)
 
     def _keep_good(self) -> None:
@@ -315,6 +329,16 @@ def _is_built(model: Any) -> bool:
     if model.built and getattr(model, "inputs", None):
         return True
     return all(layer.built for layer in layers_of(model) if layer is not model)
+
+
+def _slots_of(optimizer: Any, variables: Any) -> list[tuple[int, ...]] | None:
+    """The shapes of what an optimizer would keep beside its learning rate, or None if that cannot be said."""
+    with contextlib.suppress(Exception):  # one of a user's own may not be made again from its config
+        other = type(optimizer).from_config(optimizer.get_config())
+        other.build(variables)
+        rate = other.learning_rate
+        return [tuple(variable.shape) for variable in other.variables if variable is not rate]
+    return None
 
 
 def _group(name: str) -> str:

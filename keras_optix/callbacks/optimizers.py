@@ -12,7 +12,7 @@ from typing import Any
 
 import keras
 
-_COMPILED = "optimizer"  # the attribute of the one that `compile` was given
+COMPILED = "optimizer"  # the attribute of the one that `compile` was given
 _METHODS = ("train_step", "make_train_function")
 _COUNTERS = ("iteration", "iterations")  # names of the variable that counts updates
 _LIBRARIES = frozenset({"keras", "tensorflow", "jax", "jaxlib", "torch", "numpy", "builtins", "keras_optix", "pandas"})
@@ -55,8 +55,8 @@ class Optimizers:
     def find(self, model: Any) -> None:
         """Looks for optimizers, also again: some are made by the first step only."""
         if self.certain:
-            optimizer = getattr(model, _COMPILED, None)
-            self.found = {} if optimizer is None else {_COMPILED: optimizer}
+            optimizer = getattr(model, COMPILED, None)
+            self.found = {} if optimizer is None else {COMPILED: optimizer}
             return
         before = {id(optimizer) for optimizer in self.found.values()}
         for path, part in _walk(model):
@@ -79,7 +79,7 @@ class Optimizers:
 
         On JAX a compiled step reads those of the optimizer only that the model was compiled with; others are constants.
         """
-        paths = (_COMPILED,) if keras.backend.backend() == "jax" else tuple(self.found)
+        paths = (COMPILED,) if keras.backend.backend() == "jax" else tuple(self.found)
         rates = {path: getattr(self.found[path], "learning_rate", None) for path in paths if path in self.found}
         return {path: rate for path, rate in rates.items() if isinstance(rate, keras.Variable)}
 
@@ -150,7 +150,7 @@ def _parts(owner: Any) -> list[tuple[str, Any]]:
         return [(f"[{key!r}]", value) for key, value in owner.items()]
     if isinstance(owner, list | tuple | set | frozenset):
         return [(f"[{k}]", value) for k, value in enumerate(owner)]
-    attributes = sorted(vars(owner).items(), key=lambda item: (item[0] != _COMPILED, item[0].startswith("_")))
+    attributes = sorted(vars(owner).items(), key=lambda item: (item[0] != COMPILED, item[0].startswith("_")))
     return [(f".{name.lstrip('_')}", value) for name, value in attributes]
 
 
