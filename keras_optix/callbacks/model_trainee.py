@@ -272,7 +272,9 @@ class ModelTrainee(Trainee):
         model, optimizer = self._model(), self._optimizers.found.get(COMPILED)
         if self.ready or optimizer is None or optimizer.built or not _is_built(model):
             return
-        slots = [state[name].shape for name in sorted(state) if _group(name) == COMPILED]
+        slots = [
+            state[name].shape for name in sorted(state, key=lambda name: (len(name), name)) if _group(name) == COMPILED
+        ]
         if _slots_of(optimizer, model.trainable_variables) == slots:
             optimizer.build(model.trainable_variables)
             self._prepare(run=True)
