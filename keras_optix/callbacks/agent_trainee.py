@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
@@ -24,10 +25,10 @@ from keras_optix.control.evaluators import BaseEvaluator
 from keras_optix.control.records import EpisodeData, EpisodeRecord, EvalMetrics
 from keras_optix.control.score_pool import ScorePool, estimate_of
 from keras_optix.control.search_space import SearchSpace
-from keras_optix.errors import StateError, describe
+from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.experience.actor import Actor
+from keras_optix.experience.copies import Copies
 from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
-from keras_optix.experience.making import make_envs
 from keras_optix.experience.position import Saved
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
@@ -158,7 +159,10 @@ class AgentTrainee(Trainee):
         self._sources = [source for source in known if not source.deterministic]
         if not self._sources:
             raise StateError("The agent has no training data. Make it with `dataset_from_env(env, agent, ...)`.")
+        self._copies: Copies | None = None
         self._player: EpisodePlayer | None = None
+        self._in_place = ""  # why evaluations take place in the training environments
+        self._notices: list[str] = []
         self._played_before = 0
         seed = self._sources[0].seed
         self._seeds = np.random.default_rng(None if seed is None else (seed, 3))
@@ -196,7 +200,16 @@ class AgentTrainee(Trainee):
 
     def notices(self) -> list[str]:
         """See `Trainee`."""
-        return [notice for source in self._sources for notice in source.take_notices()]
+        return self._notices_of("feed")
+
+    def environment_notices(self) -> list[str]:
+        """See `Trainee`."""
+        taken, self._notices = self._notices, []
+        return self._notices_of("environment") + taken
+
+    def _notices_of(self, kind: str) -> list[str]:
+        told = (source for source in self._sources if source.notices_are_of == kind)
+        return [notice for source in told for notice in source.take_notices()]
 
     @property
     def evaluation_steps(self) -> int:  # type: ignore[override]
@@ -252,25 +265,99 @@ class AgentTrainee(Trainee):
         """See `Trainee`."""
         return int(self._seeds.integers(2**31))
 
+    @property
+    def plays_copies(self) -> bool:
+        """See `Trainee`."""
+        return self._player is not None
+
+    def stay_in_place(self, why: str) -> None:
+        """See `Trainee`."""
+        self._in_place = why
+        self._close_copies()
+
     def _play(
         self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int, seed: int | None
     ) -> tuple[EpisodeRecord, ...] | None:
-        recipe = self._sources[0].recipe
-        if recipe is None or candidate.published is None or evaluator.in_place or not evaluator.plays_episodes:
+        if candidate.published is None or evaluator.in_place or not evaluator.plays_episodes:
             return None
         episodes = max(episodes, evaluator.min_episodes or EVALUATION_EPISODES)
-        if self._player is None:
-            # As many as in training, if these are some: the policy is lowered for that batch already.
-            several = self._sources[0].num_envs
-            n = several if _SEVERAL <= several <= MAX_ENVS else min(episodes, MAX_ENVS)
-            self._player = EpisodePlayer(make_envs(recipe, n), self._agent.make_actor(n))
-        return self._player.play(
-            candidate.published.arrays,
-            episodes,
-            seed=self.draw_seed() if seed is None else seed,
-            deterministic=evaluator.deterministic,
-            version=candidate.policy_version,
+        new = self._player is None
+        player = self._player or self._new_player(episodes, evaluator)
+        if player is None:
+            return None
+        copies = self._copies
+        try:
+            if copies is not None:
+                if new:
+                    copies.begin_looking()
+                copies.take_statistics()
+            played = player.play(
+                candidate.published.arrays,
+                episodes,
+                seed=self.draw_seed() if seed is None else seed,
+                deterministic=evaluator.deterministic,
+                version=candidate.policy_version,
+            )
+        except Exception as error:
+            self._refuse(evaluator, f"a second environment failed when it was played ({_in_words(error)})", error)
+            return None
+        why = copies.suspicion() if copies is not None and new else ""
+        if why and evaluator.every:
+            # All its scores are from copies, so they are of one kind.
+            self._notices.append(f"evaluations play copies of the training environment, which may differ: {why}")
+        elif why:
+            self._refuse(evaluator, f"a copy may be another environment: {why}", None)
+            return None
+        return played
+
+    def _new_player(self, episodes: int, evaluator: BaseEvaluator) -> EpisodePlayer | None:
+        """Makes environments for evaluations; None, and from now on never, where none can be made."""
+        source = self._sources[0]
+        if self._in_place:
+            return None
+        if source.recipe is None:
+            if source.obstacle:
+                self._refuse(evaluator, source.obstacle, None)
+            return None
+        # As many as in training, if these are some: the policy is lowered for that batch already.
+        several = source.num_envs
+        n = several if _SEVERAL <= several <= MAX_ENVS else min(episodes, MAX_ENVS)
+        try:
+            self._copies = source.make_copies(n)
+        except Exception as error:
+            self._refuse(evaluator, f"no second environment can be made ({_in_words(error)})", error)
+            return None
+        copies = self._copies
+        if copies.shortage:
+            made = copies.envs.num_envs
+            self._notices.append(f"evaluations have {made} environments, and not {n}: {copies.shortage}")
+        taken = copies.take_statistics()
+        if taken:
+            self._notices.append(
+                f"evaluations take over what {', '.join(taken)} of the training environments has seen, and add nothing"
+            )
+        self._player = EpisodePlayer(copies.envs, self._agent.make_actor(copies.envs.num_envs))
+        return self._player
+
+    def _refuse(self, evaluator: BaseEvaluator, why: str, cause: BaseException | None) -> None:
+        """Evaluates in place from now on, and says so; an evaluator that cannot do that ends the run."""
+        if evaluator.every:
+            problem = f"This evaluator plays on environments of its own, but {why}."
+            fix = "Use ReturnEvaluator, which evaluates in the training environments then."
+            raise ConfigurationError(describe(problem, fix=fix, evaluator=type(evaluator).__name__)) from cause
+        self._notices.append(
+            f"second evaluations take place in the training environments, while learning pauses: {why}"
         )
+        self.stay_in_place(why)
+
+    def _close_copies(self) -> None:
+        self._played_before = self.evaluation_steps
+        player, copies, self._player, self._copies = self._player, self._copies, None, None
+        if player is not None:
+            with contextlib.suppress(Exception):  # a copy that failed may fail again
+                player.close()
+        elif copies is not None:
+            copies.close()
 
     def try_out(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int = 0) -> Trial:
         """See `Trainee`."""
@@ -315,7 +402,11 @@ class AgentTrainee(Trainee):
             mine, values = source.save()
             saved |= prefixed(f"source{k}/", mine)
             sources.append(values)
-        played = {"evaluation_steps": self.evaluation_steps, "seeds": self._seeds.bit_generator.state}
+        played = {
+            "evaluation_steps": self.evaluation_steps,
+            "seeds": self._seeds.bit_generator.state,
+            "in_place": self._in_place,
+        }
         return saved, {"agent": agent, "sources": sources, **played, "hyperparams": self.hyperparams.snapshot()}
 
     def restore(self, arrays: State, values: Mapping[str, Any], *, weights: bool) -> str:
@@ -336,6 +427,7 @@ class AgentTrainee(Trainee):
         self.hyperparams.assign(values["hyperparams"])
         self._played_before = values["evaluation_steps"]
         self._seeds.bit_generator.state = values["seeds"]
+        self._in_place = values.get("in_place", "")
         return "" if all(exact) else "the environments begin new episodes"
 
     def close(self) -> None:
@@ -343,10 +435,7 @@ class AgentTrainee(Trainee):
         self._agent.pause_updates(False)
         for source in self._sources:
             source.keep_delivered(False)
-        if self._player is not None:
-            self._played_before, player = self.evaluation_steps, self._player
-            self._player = None
-            player.close()
+        self._close_copies()
 
     def _unit(self, collected: CollectedWindow, logs: Mapping[str, Any]) -> Unit:
         agent = self._agent
@@ -373,6 +462,10 @@ class AgentTrainee(Trainee):
             return self._agent.state_of(published)
 
         return Candidate(window_id, env_steps, published.version, state, published)
+
+
+def _in_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 class Hold(Trial):

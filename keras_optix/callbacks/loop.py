@@ -15,6 +15,7 @@ from typing import Any
 from keras_optix.callbacks.effects import MOST_EPISODES, Effects
 from keras_optix.callbacks.loop_log import LoopRecord
 from keras_optix.callbacks.trainee import Candidate, State, Trial, Unit, prefixed, under
+from keras_optix.control.agreement import Agreement
 from keras_optix.control.evidence import Estimate, Evidence
 from keras_optix.control.log_values import kind_of, numbers_in
 from keras_optix.control.records import LEARNING_RATE, EvalMetrics, HyperparamSet
@@ -23,6 +24,11 @@ from keras_optix.control.scheduler_state import LoopState, SchedulerState
 from keras_optix.control.score_pool import ScorePool, estimate_of
 from keras_optix.errors import NonFiniteError, StateError, describe
 from keras_optix.experience.position import Saved
+
+_OTHER_COPIES = (
+    "second evaluations take place in the training environments from now on, while learning pauses, and what was best "
+    "before does not count: the copies of the environment that were evaluated are other environments"
+)
 
 
 class Loop(Effects):
@@ -33,6 +39,7 @@ class Loop(Effects):
     """
 
     units = 0
+    _agreement: Agreement
     _trial: Trial | None = None
     _trial_hyperparams = HyperparamSet({})  # those in force when it began
     _latest: Evaluation | None = None
@@ -42,6 +49,10 @@ class Loop(Effects):
     _told_of_scores = False  # that one was not finite
     _left_out: frozenset[str] = frozenset()  # logs that TensorBoard cannot show, once they were told
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._agreement = Agreement()
+
     # What comes in
 
     def begin(self) -> None:
@@ -49,6 +60,7 @@ class Loop(Effects):
         self._started = time.monotonic()
         self.scheduler.reset()
         self.evaluator.reset()
+        self._agreement.reset()
         self.registry.begin_run()
         self.tuning.begin()
         if self.evolution is not None:
@@ -73,6 +85,8 @@ class Loop(Effects):
             if self.evolution is not None:
                 self.evolution.take_member_scores(unit)
             self.judge(unit.candidate, self._score(unit), unit.logs)
+        for notice in self.trainee.environment_notices():
+            self.note("environment", notice)
         self._write_scalars(unit.logs)
         if self.options.max_windows is not None and self.units >= self.options.max_windows:
             self.trainee.stop()
@@ -208,6 +222,7 @@ class Loop(Effects):
         )
         evaluation = self.tuning.flagged(replace(evaluation, exact=self.trainee.exact))
         self._latest, self._scored_under = evaluation, self.trainee.hyperparams.snapshot()
+        self._compare_places(evaluation)
         told = 0 if self.evolution is None else self.evolution.told
         if self.evolution is not None:
             self.evolution.see(evaluation)
@@ -244,7 +259,33 @@ class Loop(Effects):
             self._trial = self.trainee.try_out(candidate, self.evaluator)
             self._trial_hyperparams = hyperparams
         else:
+            estimate = estimate_of(again)
+            if estimate is not None and self._comparable:
+                self._agreement.played(evaluation.score, estimate)
             self._settle(candidate, again, hyperparams)
+
+    @property
+    def _comparable(self) -> bool:
+        """Whether what is played beside training should earn what windows of training do."""
+        return self.trainee.plays_copies and not self.evaluator.deterministic and not self.evaluator.every
+
+    def _compare_places(self, evaluation: Evaluation) -> None:
+        """Looks whether the copies that evaluations play are other environments than those that are trained on."""
+        evidence = self._agreement.observe(evaluation.score) if self._comparable else None
+        if evidence is None:
+            return
+        self.note("environment", _OTHER_COPIES, evidence)
+        self.trainee.stay_in_place("copies were other environments")
+        self._agreement.reset()
+        # What was best was best in the copies.
+        self.best_snapshot = None
+        self.scheduler.shifted()
+        if self.evolution is not None:
+            self.evolution.manager.forget_scores()
+
+    def _replaced(self) -> None:
+        self._agreement.cancel()
+        super()._replaced()
 
     def _reassess_best(self, score: Estimate) -> None:
         """Evaluates the best once more if only its own uncertainty keeps `score` from being better."""
@@ -382,6 +423,7 @@ class Loop(Effects):
             "rescues": self.guard.rescues,
             "scheduler": self.scheduler.state.to_json(),
             "evaluator": self.evaluator.to_json(),
+            "agreement": self._agreement.to_json(),
             "tuning": tuning,
             "evolution": evolution,
             "pool": self._pool.to_json(),
@@ -407,6 +449,8 @@ class Loop(Effects):
         self.guard.rescues = loop["rescues"]
         self.scheduler.state = SchedulerState.from_json(loop["scheduler"])
         self.evaluator.from_json(loop["evaluator"])
+        if "agreement" in loop:  # not in a run of before
+            self._agreement.from_json(loop["agreement"])
         self.tuning.restore(under("tuning/", arrays), loop["tuning"])
         self._pool = ScorePool(self.evaluator.min_episodes)
         self._pool.from_json(loop["pool"])

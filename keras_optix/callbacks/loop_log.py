@@ -16,7 +16,7 @@ from keras_optix.terminal import STATUS
 __all__ = ["LoopLog", "LoopRecord"]
 
 _RATE_WINDOWS = 20
-_FOR_ALL = ("notice", "feed")  # events that people should know of
+_FOR_ALL = ("notice", "feed", "environment")  # events that people should know of
 _FEED = "feed_"  # logs of a live feed begin with it
 _SHORTEST = 1e-3  # seconds
 _EVENTS = 50  # in one text
@@ -28,7 +28,7 @@ class LoopLog:
 
     Args:
         log_dir: Directory for TensorBoard, or None.
-        verbose: 0 prints nothing, 1 what people should know ("notice", "feed"), 2 every record.
+        verbose: 0 prints nothing, 1 what people should know ("notice", "feed", "environment"), 2 every record.
         purge_from: The run is resumed at this environment step: TensorBoard forgets what `log_dir` holds after it.
             None: a new run.
         unit: What the loop counts: ``"window"``, or ``"epoch"`` for an ordinary model.

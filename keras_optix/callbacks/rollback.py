@@ -65,8 +65,7 @@ def roll_back_if_better(
             for policy in published
         )
     finally:
-        if owned:
-            envs.close()
+        envs.close() if owned else envs.release()
     # Environment by environment, and as many of each: equal places have equal seeds.
     mine, theirs = ([episode.total_reward for episode in played] for played in (current, best))
     evidence, z = compare_pairs(theirs, mine, "the best weights against the current ones, on the same seeds")

@@ -19,7 +19,8 @@ class LoopRecord:
 
     Attributes:
         event: A `LoopEvent` value, or ``"hyperparams"``, ``"rollback"``, ``"restored"``, ``"reassessed"``,
-            ``"non_finite"``, ``"resumed"``, ``"notice"``, ``"feed"``.
+            ``"non_finite"``, ``"resumed"``, ``"notice"``, ``"feed"``,
+            ``"environment"`` (where evaluations take place, what is scored, somebody else used the environment).
         window_id: Number of the window (epoch) after which it happened.
         env_steps: Environment steps (batches) of the run until then.
         state: State of the loop after it.

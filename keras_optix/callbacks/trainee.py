@@ -167,6 +167,22 @@ class Trainee(abc.ABC):
         """What happened to the data since the last call that people should know."""
         return []
 
+    def environment_notices(self) -> list[str]:
+        """What people should know of where evaluations take place, and of what."""
+        return []
+
+    @property
+    def plays_copies(self) -> bool:
+        """Whether `play` evaluated on environments of its own, so that its scores may be of another kind."""
+        return False
+
+    def stay_in_place(self, why: str) -> None:  # noqa: B027 (not abstract: nothing but an agent plays copies)
+        """Evaluates only where it trains from now on.
+
+        Args:
+            why: One sentence.
+        """
+
     def last_good(self) -> State | None:
         """The last state that is known to be finite, if the trainee keeps one."""
         return None

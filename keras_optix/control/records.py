@@ -43,7 +43,8 @@ class EpisodeData:
     Attributes:
         observations: ``[T, N, ...]``.
         actions: ``[T, N, ...]``, as the policy chose them.
-        rewards: ``[T, N]``.
+        rewards: ``[T, N]``, the environment's own: beneath a wrapper that normalises rewards, which the agent learns
+            from.
         terminated: ``[T, N]`` bool.
         truncated: ``[T, N]`` bool.
         valid: ``[T, N]`` bool, False on rows that are no transition.

@@ -3,24 +3,37 @@
 from __future__ import annotations
 
 import threading
+import warnings
+import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
-import gymnasium
 import numpy as np
 
 from keras_optix.control.records import EpisodeRecord
 from keras_optix.errors import StateError
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
+from keras_optix.experience.copies import Copies
 from keras_optix.experience.envs import Envs
 from keras_optix.experience.episodes import EpisodeBook
 from keras_optix.experience.observations import check_finite
 from keras_optix.experience.position import Position, Saved, read_position
 from keras_optix.experience.rollout import Rollout
 from keras_optix.experience.source import PolicyPublisher, WindowListener, WindowSource
+from keras_optix.experience.statistics import read_all, write_all
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Window
+
+_USED = (
+    "an environment that is trained on was reset or stepped by somebody else between two windows: the episode that was "
+    "running in it is cut and counts nowhere, and a new one began"
+)
+_OWN_REWARDS = (
+    "scores and logged episode returns are in the environment's own rewards, beneath the wrapper that normalises them; "
+    "the agent learns from the normalised ones"
+)
 
 
 class Collector(WindowSource):
@@ -37,6 +50,7 @@ class Collector(WindowSource):
             that training; 0 collects a window when it is asked for.
         check_bounds: Whether an observation outside its Box is an error.
         recipe: Makes one more such environment, for evaluations; None if nothing does.
+        obstacle: Why nothing does.
     """
 
     def __init__(
@@ -49,9 +63,17 @@ class Collector(WindowSource):
         deterministic: bool = False,
         prefetch: int = 0,
         check_bounds: bool = True,
-        recipe: Callable[[], gymnasium.Env] | None = None,
+        recipe: Callable[[], Any] | None = None,
+        obstacle: str = "",
     ) -> None:
-        super().__init__(publisher, window_size=window_size, seed=seed, deterministic=deterministic, recipe=recipe)
+        super().__init__(
+            publisher,
+            window_size=window_size,
+            seed=seed,
+            deterministic=deterministic,
+            recipe=recipe,
+            obstacle=obstacle,
+        )
         self.envs = envs
         self.prefetch = prefetch
         self._check_bounds = check_bounds
@@ -65,6 +87,13 @@ class Collector(WindowSource):
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "keras_optix_collector") if prefetch else None
         self._ahead: Future[tuple[CollectedWindow, Position]] | None = None
+        self._notices: list[str] = []
+        self._told: set[str] = set()
+        envs.tenant.watch()
+        # The environments may be somebody's who goes on with them when the agent is gone.
+        weakref.finalize(self, envs.release)
+        if envs.own_rewards:
+            self._tell(_OWN_REWARDS, warn=False)
 
     @property
     def num_envs(self) -> int:
@@ -124,6 +153,17 @@ class Collector(WindowSource):
         if self._ahead is not None:
             self._ahead.exception()
 
+    def make_copies(self, num_envs: int) -> Copies:
+        """See `WindowSource`."""
+        if self.recipe is None:
+            return super().make_copies(num_envs)
+        return Copies(self.recipe, num_envs, self.envs)
+
+    def take_notices(self) -> list[str]:
+        """See `WindowSource`: who else used the environments, what is scored."""
+        taken, self._notices = self._notices, []
+        return taken
+
     def save(self) -> Saved:
         """Returns what `restore` needs to go on after the last window that was handed out.
 
@@ -140,7 +180,10 @@ class Collector(WindowSource):
         with self._lock:
             at = self._handed_out
             reachable = at is self._position and at.current is not None and not self._closed
-            return at.save(self.envs.layout, self.envs.save() if reachable else None)
+            if reachable and self.envs.tenant.used_by_others():
+                reachable = False
+            arrays, values = at.save(self.envs.layout, self.envs.save() if reachable else None)
+            return arrays | read_all(self.envs.members()), values
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
         """Goes on where the collector was that `save` was called on; its `window_size` may be another.
@@ -167,9 +210,11 @@ class Collector(WindowSource):
             self._rng.bit_generator.state = position.rng
             # First of all without the environments: one of them may raise.
             self._position = self._handed_out = position.with_new_episodes()
-            if states is None:
-                return not interrupted
-            went_on = self.envs.restore(states)
+            with self.envs.use():
+                write_all(self.envs.members(), arrays)
+                if states is None:
+                    return not interrupted
+                went_on = self.envs.restore(states)
             if went_on:
                 self._position = self._handed_out = position
             return went_on
@@ -195,12 +240,19 @@ class Collector(WindowSource):
         with self._lock:
             self._check_open()
             try:
-                return self._collect(published)
+                with self.envs.use() as used:
+                    return self._collect(published, used)
             except BaseException:
                 self._close()
                 raise
 
-    def _collect(self, published: PublishedPolicy) -> tuple[CollectedWindow, Position]:
+    def _collect(self, published: PublishedPolicy, used: np.ndarray) -> tuple[CollectedWindow, Position]:
+        """Collects a window.
+
+        Args:
+            published: The policy.
+            used: ``[N]`` bool, environments that somebody else used since the last one.
+        """
         if self._actor is None:
             self._actor = self._make_actor()
         actor, envs, before = self._actor, self.envs, self._position
@@ -208,13 +260,17 @@ class Collector(WindowSource):
         if isinstance(actor, WindowListener):
             actor.begin_window(before.window_id)
         steps, n = self.window_size, self.num_envs
-        rollout = Rollout(envs.layout, steps, n)
+        rollout = Rollout(envs.layout, steps, n, own_rewards=envs.own_rewards)
         observations = rollout.observations
         if before.current is None:
             envs.reset(self._reset_seed(before.window_id), observations)
         else:
             for leaf, current in zip(observations, before.current, strict=True):
                 leaf[0] = current
+            if used.any():
+                envs.reset(self._reset_seed(before.window_id), observations, used)
+                before = replace(before, book=before.book.cut(used))
+                self._tell(_USED, warn=True)
         choices: np.ndarray = np.empty((steps, n, *self._actions.shape), self._actions.dtype)
         log_probs = np.empty((steps, n), np.float32)
         noise = actor.noise.zeros((steps, n)) if self.deterministic else actor.noise.draw(self._rng, (steps, n))
@@ -226,8 +282,14 @@ class Collector(WindowSource):
             infos.append(step(to_env(chosen), rollout, t))
         envs.finish(rollout)
         following = rollout.next_observations()
-        self._check(observations, following, rollout.rewards, before.window_id)
-        book, episodes = before.book.after(rollout, published.version, before.window_id, one_version=self.deterministic)
+        self._check(observations, following, rollout.rewards, rollout.own_rewards, before.window_id)
+        book, episodes = before.book.after(
+            rollout,
+            published.version,
+            before.window_id,
+            one_version=self.deterministic,
+            rewards=rollout.own_rewards,
+        )
         window = Window(
             observations=envs.layout.pack([leaf[:-1] for leaf in observations]),
             actions=choices,
@@ -250,7 +312,17 @@ class Collector(WindowSource):
             book,
             [leaf[-1].copy() for leaf in observations],
         )
-        return CollectedWindow(window, infos, episodes, published, self._position.env_steps), self._position
+        own = rollout.own_rewards if envs.own_rewards else None
+        return CollectedWindow(window, infos, episodes, published, self._position.env_steps, own), self._position
+
+    def _tell(self, notice: str, *, warn: bool) -> None:
+        """Says something once: to the loop, or by a warning where no loop listens."""
+        if notice in self._told:
+            return
+        self._told.add(notice)
+        self._notices.append(notice)
+        if warn and self._delivered is None:
+            warnings.warn(f"{notice[0].upper()}{notice[1:]}.", stacklevel=2)
 
     def _reset_seed(self, window_id: int) -> int | None:
         """The seed of environments whose first episodes begin with this window."""
@@ -259,10 +331,17 @@ class Collector(WindowSource):
         return int(np.random.default_rng((self.seed, 4, window_id)).integers(2**31))
 
     def _check(
-        self, observations: list[np.ndarray], following: list[np.ndarray], rewards: np.ndarray, window_id: int
+        self,
+        observations: list[np.ndarray],
+        following: list[np.ndarray],
+        rewards: np.ndarray,
+        own_rewards: np.ndarray,
+        window_id: int,
     ) -> None:
         where = f"window {window_id}"
         # `following` first: its rows are those of the steps. The other has the first observations of episodes besides.
         for leaves in (following, observations):
             self.envs.layout.check(leaves, where, bounds=self._check_bounds)
         check_finite("a reward", rewards, where)
+        if own_rewards is not rewards:
+            check_finite("a reward", own_rewards, where)

@@ -6,14 +6,17 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import gymnasium
 import numpy as np
 import tensorflow as tf
+from gymnasium.vector import VectorEnv
 
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.collector import Collector
 from keras_optix.experience.making import EnvLike, is_recipe, make_envs, recipe_of
 from keras_optix.experience.observations import ObservationLayout
+from keras_optix.experience.second import obstacle_to
 from keras_optix.experience.source import PolicyPublisher, WindowSource
 from keras_optix.experience.window import Window
 from keras_optix.validation import check_int
@@ -111,6 +114,7 @@ def dataset_from_env(
             prefetch=prefetch,
             check_bounds=check_bounds,
             recipe=recipe_of(env, env_kwargs),
+            obstacle=obstacle_to(env) if isinstance(env, gymnasium.Env | VectorEnv) else "",
         )
     except BaseException:
         if made_here:

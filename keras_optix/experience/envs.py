@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import gymnasium
@@ -11,9 +13,26 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 
 from keras_optix.errors import ConfigurationError, EnvError, SpaceError, describe
+from keras_optix.experience.contract import (
+    FLAGS,
+    NUMBERS,
+    Where,
+    final_observation,
+    flag_of,
+    flags_of,
+    info_of,
+    infos_of,
+    reset_of,
+    reward_of,
+    rewards_of,
+    step_of,
+)
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.rollout import Rollout, ends
 from keras_optix.experience.savable import SavableEnv
+from keras_optix.experience.statistics import RewardsBeneath
+from keras_optix.experience.taps import untapped
+from keras_optix.experience.usage import Tenant, innermost_of
 from keras_optix.reprs import OneLineRepr
 
 _WORKER_DIED = (BrokenPipeError, EOFError, ConnectionResetError)
@@ -26,9 +45,18 @@ class Envs(Protocol):
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
     layout: ObservationLayout
+    tenant: Tenant
+    own_rewards: bool
 
-    def reset(self, seed: int | None, observations: Leaves) -> None:
-        """Resets all environments and writes the first observations, leaves of ``[T + 1, N, ...]``, at row 0."""
+    def reset(self, seed: int | None, observations: Leaves, only: np.ndarray | None = None) -> None:
+        """Resets environments and writes the first observations, leaves of ``[T + 1, N, ...]``, at row 0.
+
+        Args:
+            seed: Seeds them; None goes on with their generators.
+            observations: The leaves.
+            only: ``[N]`` bool: the others go on with their episodes. Of environments that only reset together, all or
+                none are given. None: all.
+        """
         ...
 
     def step(self, actions: np.ndarray, rollout: Rollout, t: int, wanted: np.ndarray | None = None) -> Any:
@@ -57,6 +85,18 @@ class Envs(Protocol):
         """Puts the environments into saved states; returns False, and changes nothing, if that cannot be done."""
         ...
 
+    def members(self) -> list[Any]:
+        """The environments as they are stepped: the single ones, or the vector environment."""
+        ...
+
+    def use(self) -> AbstractContextManager[np.ndarray]:
+        """While the environments are stepped or reset; yields ``[N]`` bool, which somebody else did that to before."""
+        ...
+
+    def release(self) -> None:
+        """Leaves the environments as they were given, and open."""
+        ...
+
     def close(self) -> None:
         """Closes all environments."""
         ...
@@ -71,13 +111,17 @@ class SequentialEnvs(OneLineRepr):
     Args:
         envs: At least one environment, all with the same spaces.
 
+    Attributes:
+        tenant: Notices who else uses them.
+        own_rewards: Whether they tell their own rewards beside normalised ones.
+
     Raises:
         SpaceError: The observation space is not supported, or spaces differ between environments.
+        ConfigurationError: One environment was given twice.
     """
 
     def __init__(self, envs: list[gymnasium.Env]) -> None:
         self._envs = envs
-        self._steps = [env.step for env in envs]
         self.num_envs = len(envs)
         self._all = range(len(envs))
         self.observation_space = envs[0].observation_space
@@ -91,13 +135,25 @@ class SequentialEnvs(OneLineRepr):
                         other=(env.observation_space, env.action_space),
                     )
                 )
+        if len({id(innermost_of(env)) for env in envs}) < len(envs):
+            raise ConfigurationError(
+                describe(
+                    "One environment cannot be stepped as several, but the factory returned the same one again.",
+                    fix="Make a new environment in each call of the factory.",
+                    num_envs=len(envs),
+                )
+            )
         self._scalar_box = isinstance(self.action_space, spaces.Box) and self.action_space.shape == ()
         self.layout = ObservationLayout(self.observation_space)
         self._single = self.layout.single
+        self._beneath = [RewardsBeneath(env, 0.0) for env in envs]
+        self.own_rewards = all(rewards.wrapper for rewards in self._beneath)
+        self.tenant = Tenant(envs)
+        self._take_methods()
 
-    def reset(self, seed: int | None, observations: Leaves) -> None:
+    def reset(self, seed: int | None, observations: Leaves, only: np.ndarray | None = None) -> None:
         """See `Envs.reset`. Environment i is seeded with ``seed + i``."""
-        for i in range(self.num_envs):
+        for i in self._all if only is None else np.flatnonzero(only).tolist():
             _write(observations, 0, i, self._reset_one(i, None if seed is None else seed + i))
 
     def step(
@@ -116,11 +172,20 @@ class SequentialEnvs(OneLineRepr):
             try:
                 observation, reward, terminated, truncated, info = result
             except (TypeError, ValueError):
-                raise self._wrong_api(i, "step", "(observation, reward, terminated, truncated, info)", result) from None
+                observation, reward, terminated, truncated, info = step_of(result, self._where(i, t))
+            # What almost every environment returns is taken as it is.
+            if type(reward) not in NUMBERS:
+                reward = reward_of(reward, self._where(i, t))
+            if type(terminated) not in FLAGS or type(truncated) not in FLAGS:
+                terminated = flag_of("terminated", terminated, self._where(i, t))
+                truncated = flag_of("truncated", truncated, self._where(i, t))
+            if type(info) is not dict:
+                info = info_of(info, self._where(i, t))
             infos.append(info)
             row[i] = reward
+            if self.own_rewards:
+                rollout.own_rewards[t, i] = self._beneath[i].take()
             if single is not None and single.is_plain(observation, ()):
-                # What almost every environment returns, without the general way's two microseconds.
                 first[after, i] = observation
             else:
                 _write(following, after, i, self._take(i, observation))
@@ -148,8 +213,28 @@ class SequentialEnvs(OneLineRepr):
             env.load_state(state)
         return True
 
+    def members(self) -> list[Any]:
+        """See `Envs.members`."""
+        return list(self._envs)
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[np.ndarray]:
+        """See `Envs.use`."""
+        with self.tenant.use() as used:
+            self._take_methods()
+            for rewards in self._beneath:
+                rewards.take()  # what others earned
+            yield used
+
+    def release(self) -> None:
+        """See `Envs.release`."""
+        self.tenant.release()
+        for rewards in self._beneath:
+            rewards.release()
+
     def close(self) -> None:
         """See `Envs.close`."""
+        self.release()
         for env in self._envs:
             env.close()
 
@@ -157,21 +242,17 @@ class SequentialEnvs(OneLineRepr):
         savable: list[SavableEnv] = [env for env in self._envs if isinstance(env, SavableEnv)]
         return savable if len(savable) == self.num_envs else None
 
-    def _reset_one(self, index: int, seed: int | None) -> Leaves:
-        result = self._envs[index].reset(seed=seed)
-        if not isinstance(result, tuple) or len(result) != 2:
-            raise self._wrong_api(index, "reset", "(observation, info)", result)
-        return self._take(index, result[0])
+    def _take_methods(self) -> None:
+        """Takes the methods past whoever listens for others; they may have been replaced since."""
+        self._steps = [untapped(env, "step") for env in self._envs]
+        self._resets = [untapped(env, "reset") for env in self._envs]
 
-    def _wrong_api(self, index: int, method: str, wanted: str, result: Any) -> EnvError:
-        returned = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
-        return EnvError(
-            describe(
-                f"The environment's `{method}` must return {wanted}, as Gymnasium has it.",
-                fix=f"Environment {index}: {self._envs[index]}.",
-                returned=returned,
-            )
-        )
+    def _reset_one(self, index: int, seed: int | None) -> Leaves:
+        return self._take(index, reset_of(self._resets[index](seed=seed), self._where(index, None)))
+
+    def _where(self, index: int, t: int | None) -> Where:
+        at = "" if t is None else f", row {t} of the window"
+        return lambda: f"Environment {index}{at}: {self._envs[index]}"
 
     def _take(self, index: int, observation: Any) -> Leaves:
         try:
@@ -197,7 +278,9 @@ class VectorEnvs(OneLineRepr):
         self.observation_space = env.single_observation_space
         self.action_space = env.single_action_space
         self.layout = ObservationLayout(self.observation_space)
-        mode = (env.metadata or {}).get("autoreset_mode")
+        mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
+        if isinstance(mode, str) and mode in {known.value for known in AutoresetMode}:
+            mode = AutoresetMode(mode)
         if not isinstance(mode, AutoresetMode):
             raise ConfigurationError(
                 describe(
@@ -209,20 +292,28 @@ class VectorEnvs(OneLineRepr):
         self._mode = mode
         self._ended = np.zeros(self.num_envs, bool)
         self._single, self._leading = self.layout.single, (self.num_envs,)
+        self._beneath = RewardsBeneath(env, np.zeros(self.num_envs))
+        self.own_rewards = bool(self._beneath.wrapper)
+        self.tenant = Tenant([env])
+        self._take_methods()
 
-    def reset(self, seed: int | None, observations: Leaves) -> None:
-        """See `Envs.reset`."""
-        first, _ = self._ask(self._env.reset, seed=seed)
+    def reset(self, seed: int | None, observations: Leaves, only: np.ndarray | None = None) -> None:
+        """See `Envs.reset`. All are reset together."""
+        first = reset_of(self._ask(self._reset, seed=seed), self._where(None))
         self._ended = np.zeros(self.num_envs, bool)
         for leaf, values in zip(observations, self.layout.take(first, self.num_envs), strict=True):
             leaf[0] = values
 
     def step(self, actions: np.ndarray, rollout: Rollout, t: int, wanted: np.ndarray | None = None) -> Any:
         """See `Envs.step`."""
-        observation, rewards, terminated, truncated, info = self._ask(self._env.step, actions)
-        rollout.rewards[t] = rewards
-        rollout.terminated[t] = terminated
-        rollout.truncated[t] = truncated
+        result, where, n = self._ask(self._step, actions), self._where(t), self.num_envs
+        observation, rewards, terminated, truncated, info = step_of(result, where)
+        rollout.rewards[t] = rewards_of(rewards, n, where)
+        rollout.terminated[t] = flags_of("terminated", terminated, n, where)
+        rollout.truncated[t] = flags_of("truncated", truncated, n, where)
+        info = infos_of(info, n, where)
+        if self.own_rewards:
+            rollout.own_rewards[t] = self._beneath.take()
         if self._single is not None and self._single.is_plain(observation, self._leading):
             rollout.observations[0][t + 1] = observation
         else:
@@ -246,7 +337,7 @@ class VectorEnvs(OneLineRepr):
         skipped = np.concatenate([self._ended[None], ended[:-1]])
         self._ended = ended[-1].copy()
         np.logical_not(skipped, out=rollout.valid)
-        for rows in (rollout.rewards, rollout.terminated, rollout.truncated):
+        for rows in (rollout.rewards, rollout.own_rewards, rollout.terminated, rollout.truncated):
             rows[skipped] = 0
 
     def save(self) -> list[Mapping[str, Any]] | None:
@@ -257,30 +348,57 @@ class VectorEnvs(OneLineRepr):
         """See `Envs.restore`. Gymnasium has no way to do it."""
         return False
 
+    def members(self) -> list[Any]:
+        """See `Envs.members`."""
+        return [self._env]
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[np.ndarray]:
+        """See `Envs.use`. Whoever uses it uses all of them."""
+        with self.tenant.use() as used:
+            self._take_methods()
+            self._beneath.take()
+            yield np.repeat(used, self.num_envs)
+
+    def release(self) -> None:
+        """See `Envs.release`."""
+        self.tenant.release()
+        self._beneath.release()
+
     def close(self) -> None:
         """See `Envs.close`."""
+        self.release()
         self._env.close()
 
-    def _begin_episodes(self, rollout: Rollout, t: int, ended_now: np.ndarray, info: dict[str, Any]) -> None:
+    def _take_methods(self) -> None:
+        """Takes the methods past whoever listens for others."""
+        self._step, self._reset = untapped(self._env, "step"), untapped(self._env, "reset")
+
+    def _where(self, t: int | None) -> Where:
+        at = "" if t is None else f" in row {t} of the window"
+        return lambda: f"The vector environment{at}: {self._env}"
+
+    def _begin_episodes(self, rollout: Rollout, t: int, ended_now: np.ndarray, info: Any) -> None:
         """Keeps the last observations of episodes that ended; the first ones of the next take their place."""
         following = rollout.observations
         ended = [int(i) for i in np.flatnonzero(ended_now)]
         if self._mode is AutoresetMode.DISABLED:
             rollout.finals += [(t, i, [leaf[t + 1, i].copy() for leaf in following]) for i in ended]
-            observation, _ = self._ask(self._env.reset, options={"reset_mask": ended_now})
+            observation = reset_of(self._ask(self._reset, options={"reset_mask": ended_now}), self._where(t))
             for leaf, values in zip(following, self.layout.take(observation, self.num_envs), strict=True):
                 leaf[t + 1, ended] = values[ended]
             return
-        final = info.get("final_obs")
-        if final is None:
-            raise EnvError(
-                describe(
-                    "A vector environment with same-step autoreset must give the last observation of an episode in "
-                    "`info['final_obs']`; without it a truncated episode cannot be bootstrapped.",
-                    info_keys=sorted(info),
+        for i in ended:
+            final = final_observation(info, i)
+            if final is None:
+                raise EnvError(
+                    describe(
+                        "A vector environment with same-step autoreset must give the last observation of an episode in "
+                        "`info['final_obs']`; without it a truncated episode cannot be bootstrapped.",
+                        info_keys=sorted(info[i] if isinstance(info, list) else info),
+                    )
                 )
-            )
-        rollout.finals += [(t, i, self.layout.take(final[i])) for i in ended]
+            rollout.finals.append((t, i, self.layout.take(final)))
 
     def _ask(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls a method of the vector environment."""

@@ -37,6 +37,21 @@ class EpisodeBook:
         lengths, versions, windows = (np.zeros(num_envs, np.int64) for _ in range(3))
         return cls(np.zeros(num_envs), lengths, versions, windows, recent)
 
+    def cut(self, envs: np.ndarray) -> EpisodeBook:
+        """The account without the episodes that run in some environments: they count nowhere.
+
+        Args:
+            envs: ``[N]`` bool, which.
+        """
+        blank = EpisodeBook.blank(len(envs), self.recent)
+        return EpisodeBook(
+            np.where(envs, blank.returns, self.returns),
+            np.where(envs, blank.lengths, self.lengths),
+            np.where(envs, blank.first_versions, self.first_versions),
+            np.where(envs, blank.first_windows, self.first_windows),
+            self.recent,
+        )
+
     @property
     def mean_return(self) -> np.float32:
         """Mean return of the recent episodes, NaN if there are none."""
@@ -48,7 +63,13 @@ class EpisodeBook:
         return np.float32(np.mean([e.length for e in self.recent]) if self.recent else np.nan)
 
     def after(
-        self, rows: Steps, version: int, window_id: int, *, one_version: bool
+        self,
+        rows: Steps,
+        version: int,
+        window_id: int,
+        *,
+        one_version: bool,
+        rewards: np.ndarray | None = None,
     ) -> tuple[EpisodeBook, tuple[EpisodeRecord, ...]]:
         """Adds a window to the running episodes.
 
@@ -56,6 +77,7 @@ class EpisodeBook:
             rows: The window, at least one row of it.
             version: Policy version that acted in it.
             window_id: Its number.
+            rewards: ``[T, N]``, what counts where it is something else than the rewards of the rows.
             one_version: Whether an episode counts as recent only while it was begun and ended by the version that
                 acts.
 
@@ -65,7 +87,8 @@ class EpisodeBook:
         first_versions = np.where(self.lengths == 0, version, self.first_versions)
         first_windows = np.where(self.lengths == 0, window_id, self.first_windows)
         # Environment by environment, in memory too: along a strided axis a running sum takes ten times as long.
-        returns = np.cumsum(rows.rewards.T.astype(np.float64, order="C"), axis=1) + self.returns[:, None]
+        earned = rows.rewards if rewards is None else rewards
+        returns = np.cumsum(earned.T.astype(np.float64, order="C"), axis=1) + self.returns[:, None]
         lengths = np.cumsum(rows.valid.T.astype(np.int64, order="C"), axis=1) + self.lengths[:, None]
         envs, times = np.nonzero(ends(rows).T)
         # Within an environment, an episode is what was added since the one before it ended.

@@ -74,34 +74,35 @@ class EpisodePlayer:
         left = np.full(n, episodes // n) + (np.arange(n) < episodes % n)
         rng = np.random.default_rng(None if seed is None else (seed, 2))
         noise_of = self._actor.noise
-        rollout = Rollout(self._envs.layout, 1, n)
+        rollout = Rollout(self._envs.layout, 1, n, own_rewards=self._envs.own_rewards)
         self._actor.set_weights(arrays)
         played: list[list[EpisodeRecord]] = [[] for _ in range(n)]
         still = noise_of.zeros((n,))
         # One round plays all, unless an episode is cut: there are environments that cannot be reset one by one, so its
         # environment waits until the others are through, and the next round resets them all.
-        while left.any():
-            self._envs.reset(seed, rollout.observations)
-            seed = None  # later rounds draw on from the same generators
-            returns, lengths = np.zeros(n), np.zeros(n, np.int64)
-            wanted = left > 0
-            while wanted.any():
-                noise = still if deterministic else noise_of.draw(rng, (n,))
-                chosen, _ = self._actor.act([leaf[0] for leaf in rollout.observations], noise)
-                self._envs.step(self._actions.to_env(chosen), rollout, 0, wanted)
-                self._envs.finish(rollout)
-                counted = np.logical_and(rollout.valid[0], wanted)
-                returns[counted] += rollout.rewards[0, counted]
-                lengths += counted
-                self.env_steps += int(np.count_nonzero(counted))
-                ended = np.logical_and(counted, ends(rollout)[0])
-                cut = np.logical_and(counted, ~ended & (lengths >= self._max_steps))
-                for i in np.flatnonzero(ended | cut):
-                    played[i].append(EpisodeRecord(float(returns[i]), int(lengths[i]), version, version))
-                    returns[i], lengths[i] = 0.0, 0
-                    left[i] -= 1
-                wanted &= (left > 0) & ~cut
-                rollout.restart()
+        with self._envs.use():
+            while left.any():
+                self._envs.reset(seed, rollout.observations)
+                seed = None  # later rounds draw on from the same generators
+                returns, lengths = np.zeros(n), np.zeros(n, np.int64)
+                wanted = left > 0
+                while wanted.any():
+                    noise = still if deterministic else noise_of.draw(rng, (n,))
+                    chosen, _ = self._actor.act([leaf[0] for leaf in rollout.observations], noise)
+                    self._envs.step(self._actions.to_env(chosen), rollout, 0, wanted)
+                    self._envs.finish(rollout)
+                    counted = np.logical_and(rollout.valid[0], wanted)
+                    returns[counted] += rollout.own_rewards[0, counted]
+                    lengths += counted
+                    self.env_steps += int(np.count_nonzero(counted))
+                    ended = np.logical_and(counted, ends(rollout)[0])
+                    cut = np.logical_and(counted, ~ended & (lengths >= self._max_steps))
+                    for i in np.flatnonzero(ended | cut):
+                        played[i].append(EpisodeRecord(float(returns[i]), int(lengths[i]), version, version))
+                        returns[i], lengths[i] = 0.0, 0
+                        left[i] -= 1
+                    wanted &= (left > 0) & ~cut
+                    rollout.restart()
         return tuple(record for mine in played for record in mine)
 
     def close(self) -> None:
@@ -153,5 +154,4 @@ def evaluate(
         )
         return ReturnEvaluator().score_episodes(records)
     finally:
-        if owned:
-            envs.close()
+        envs.close() if owned else envs.release()

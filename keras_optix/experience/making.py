@@ -12,8 +12,9 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.experience.envs import Envs, SequentialEnvs, VectorEnvs
+from keras_optix.experience.second import obstacle_to
 
-EnvLike = str | EnvSpec | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env]
+EnvLike = str | EnvSpec | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env] | Callable[[], VectorEnv]
 
 # Where environments live that register themselves on import, by the beginning of their id.
 _PACKAGES = {
@@ -74,9 +75,13 @@ def make_envs(env: EnvLike, num_envs: int, env_kwargs: Mapping[str, Any] | None 
     if isinstance(env, str | EnvSpec):
         return _closing_on_error(lambda: _make_by_id(env, env_kwargs or {}), num_envs)
     if callable(env):
-        return _closing_on_error(lambda: _called(env), num_envs)
+        return _by_factory(env, num_envs)
     raise ConfigurationError(
-        describe("`env` must be a Gymnasium id, an Env, a VectorEnv or a factory of an Env.", env=type(env).__name__)
+        describe(
+            "`env` must be a Gymnasium id, an Env, a VectorEnv or a factory of one of these.",
+            fix=_how_to_adapt(env),
+            env=type(env).__name__,
+        )
     )
 
 
@@ -85,29 +90,36 @@ def is_recipe(env: EnvLike) -> bool:
     return not isinstance(env, gymnasium.Env | VectorEnv)
 
 
-def recipe_of(env: EnvLike, env_kwargs: Mapping[str, Any] | None = None) -> Callable[[], gymnasium.Env] | None:
-    """A factory of another environment like `env`; None where nothing makes one."""
+def recipe_of(env: EnvLike, env_kwargs: Mapping[str, Any] | None = None) -> Callable[[], Any] | None:
+    """A factory of another environment like `env`; None where nothing makes one (see `obstacle_to`)."""
     if isinstance(env, gymnasium.Env | VectorEnv):
-        spec = env.spec
-        # Only a spec that is registered by name can be made again, and only wrappers that record their arguments.
-        if spec is None or spec.id not in gymnasium.registry:
+        if obstacle_to(env):
             return None
-        if any(wrapper.kwargs is None for wrapper in spec.additional_wrappers):
-            return None
-        if isinstance(env, gymnasium.Env):
-            return lambda: gymnasium.make(spec)
-        # One environment of it would be without the wrappers of a vector environment.
-        return _one_of(spec) if env is env.unwrapped else None
+        spec: Any = env.spec
+        return (lambda: gymnasium.make(spec)) if isinstance(env, gymnasium.Env) else _one_of(spec)
     if isinstance(env, str | EnvSpec):
         kwargs = dict(env_kwargs or {})
         return lambda: _make_by_id(env, kwargs)
     return env
 
 
-def _called(factory: Callable[[], gymnasium.Env]) -> gymnasium.Env:
-    made = factory()
-    if not isinstance(made, gymnasium.Env):
-        raise ConfigurationError(describe("The factory must return a gymnasium.Env.", returned=type(made).__name__))
+def _by_factory(factory: Callable[[], Any], num_envs: int) -> Envs:
+    first = factory()
+    if not isinstance(first, VectorEnv):
+        waiting = [first]
+        return _closing_on_error(lambda: _checked(waiting.pop() if waiting else factory()), num_envs)
+    try:
+        return make_envs(first, num_envs)
+    except BaseException:
+        first.close()
+        raise
+
+
+def _checked(made: Any) -> gymnasium.Env:
+    if not isinstance(made, gymnasium.Env) or isinstance(made, VectorEnv):
+        raise ConfigurationError(
+            describe("The factory must return a gymnasium.Env or VectorEnv.", returned=type(made).__name__)
+        )
     return made
 
 
@@ -121,6 +133,12 @@ def _closing_on_error(make: Callable[[], gymnasium.Env], num_envs: int) -> Seque
         for env in made:
             env.close()
         raise
+
+
+def _how_to_adapt(env: Any) -> str:
+    if hasattr(env, "step") and hasattr(env, "reset"):
+        return "It has `step` and `reset`; derive it from gymnasium.Env, or adapt it (shimmy has adapters)."
+    return ""
 
 
 def _one_of(spec: EnvSpec) -> Callable[[], gymnasium.Env]:

@@ -20,19 +20,23 @@ class Rollout:
         layout: The observations.
         steps: `T`.
         num_envs: `N`.
+        own_rewards: Whether the environments tell their own rewards beside those that are learned from.
 
     Attributes:
         observations: Leaves, ``[T + 1, N, ...]`` each.
         rewards: ``[T, N]`` float32.
+        own_rewards: ``[T, N]`` float32, what is scored: the rewards beneath a wrapper that normalises them (see
+            `RewardsBeneath`); the same array as `rewards` where there is none.
         terminated: ``[T, N]`` bool, False unless an environment writes otherwise.
         truncated: ``[T, N]`` bool, likewise.
         valid: ``[T, N]`` bool, True unless an environment writes otherwise.
         finals: ``(t, environment, leaves)`` of each episode end after which row ``t + 1`` begins another episode.
     """
 
-    def __init__(self, layout: ObservationLayout, steps: int, num_envs: int) -> None:
+    def __init__(self, layout: ObservationLayout, steps: int, num_envs: int, *, own_rewards: bool = False) -> None:
         self.observations = layout.empty(steps + 1, num_envs)
         self.rewards = np.zeros((steps, num_envs), np.float32)
+        self.own_rewards = np.zeros_like(self.rewards) if own_rewards else self.rewards
         self.terminated = np.zeros((steps, num_envs), bool)
         self.truncated = np.zeros((steps, num_envs), bool)
         self.valid = np.ones((steps, num_envs), bool)

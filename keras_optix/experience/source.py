@@ -7,10 +7,11 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-import gymnasium
 import numpy as np
 
+from keras_optix.errors import StateError
 from keras_optix.experience.actor import Actor
+from keras_optix.experience.copies import Copies
 from keras_optix.experience.position import Saved
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
 from keras_optix.reprs import OneLineRepr
@@ -59,15 +60,18 @@ class WindowSource(OneLineRepr, abc.ABC):
         seed: Of everything random, or None.
         deterministic: Whether the most likely action is taken.
         recipe: Makes one more such environment, for evaluations; None if nothing does.
+        obstacle: Why nothing does.
 
     Attributes:
         endless: Whether the windows go on by themselves, and somebody else says when it is enough: a live feed.
+        notices_are_of: What `take_notices` tells of: ``"environment"`` or ``"feed"``.
         error: What ended the collecting, until somebody takes it.
         waited_for: Whether a learner waits for a window, between two of its steps, and does nothing else meanwhile.
     """
 
     endless = False
     waited_for = False
+    notices_are_of = "environment"
 
     def __init__(
         self,
@@ -76,12 +80,14 @@ class WindowSource(OneLineRepr, abc.ABC):
         window_size: int,
         seed: int | None,
         deterministic: bool,
-        recipe: Callable[[], gymnasium.Env] | None = None,
+        recipe: Callable[[], Any] | None = None,
+        obstacle: str = "",
     ) -> None:
         self.window_size = window_size
         self.seed = seed
         self.deterministic = deterministic
         self.recipe = recipe
+        self.obstacle = obstacle
         self.error: BaseException | None = None
         self._publisher = publisher
         self._delivered: deque[CollectedWindow] | None = None
@@ -115,6 +121,18 @@ class WindowSource(OneLineRepr, abc.ABC):
     @abc.abstractmethod
     def close(self) -> None:
         """Closes the environments, for good."""
+
+    def make_copies(self, num_envs: int) -> Copies:
+        """Makes environments for evaluations, by the recipe.
+
+        Args:
+            num_envs: How many are wanted.
+
+        Raises:
+            StateError: There is no recipe.
+            Exception: Whatever kept the first one from being made.
+        """
+        raise StateError("There is no second environment.")
 
     def take_notices(self) -> list[str]:
         """Returns and forgets what people should be told. By default there is nothing to tell."""

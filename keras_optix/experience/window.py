@@ -86,6 +86,8 @@ class CollectedWindow:
         episodes: Episodes that ended in the window.
         published: The policy that acted, as its owner published it (see `PublishedPolicy`).
         env_steps: Environment steps of the run up to the end of this window.
+        own_rewards: ``[T, N]`` float32, the rewards of the environment beneath a wrapper that normalises them; None
+            where those of the window are its own.
     """
 
     window: Window
@@ -93,6 +95,7 @@ class CollectedWindow:
     episodes: tuple[EpisodeRecord, ...]
     published: PublishedPolicy
     env_steps: int
+    own_rewards: np.ndarray | None = None
 
     @property
     def window_id(self) -> int:
@@ -105,7 +108,7 @@ class CollectedWindow:
         return EpisodeData(
             observations=w.observations,
             actions=w.actions,
-            rewards=w.rewards,
+            rewards=w.rewards if self.own_rewards is None else self.own_rewards,
             terminated=w.terminated,
             truncated=w.truncated,
             valid=w.valid,

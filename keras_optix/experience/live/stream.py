@@ -129,6 +129,7 @@ class StreamCollector(WindowSource):
         self.layout = ObservationLayout(observation_space)
         self.action_space = action_space
         self.endless = not isinstance(feed, ReplayFeed)
+        self.notices_are_of = "feed"
         self._feed = feed
         self._options = options
         self._recorder = recorder

@@ -1,0 +1,199 @@
+"""What `reset` and `step` of an environment may return, and what is said of anything else.
+
+The collector takes the usual types as they are (see `NUMBERS` and `FLAGS`) and asks here about all others: an array
+of one number is that number, and what could mean two things is an error that names it.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_optix.errors import EnvError, describe
+
+NUMBERS = frozenset({float, int, np.float64, np.float32, np.int64, np.int32, bool, np.bool_})
+FLAGS = frozenset({bool, np.bool_})
+
+_STEP = "(observation, reward, terminated, truncated, info)"
+_RESET = "(observation, info)"
+_OLD_STEP = "That is the API of Gym before 0.26: wrap the environment with `shimmy.GymV21CompatibilityV0(env=env)`."
+_SEVERAL = (
+    "For several objectives, make one number of them: `gymnasium.wrappers.TransformReward(env, lambda reward: "
+    "float(weights @ reward))`."
+)
+
+Where = Callable[[], str]
+
+
+def step_of(result: Any, where: Where) -> tuple[Any, Any, Any, Any, Any]:
+    """What `step` returned, as five values.
+
+    Raises:
+        EnvError: It is not a tuple (list) of five.
+    """
+    if isinstance(result, tuple | list) and len(result) == 5:
+        observation, reward, terminated, truncated, info = result
+        return observation, reward, terminated, truncated, info
+    old = isinstance(result, tuple | list) and len(result) == 4
+    raise _wrong_api("step", _STEP, result, where, _OLD_STEP if old else "")
+
+
+def reset_of(result: Any, where: Where) -> Any:
+    """The observation of what `reset` returned.
+
+    Raises:
+        EnvError: It is not ``(observation, info)``.
+    """
+    # An observation of the old API may be a tuple of two itself; then the second is no info.
+    if isinstance(result, tuple | list) and len(result) == 2 and _is_info(result[1]):
+        return result[0]
+    raise _wrong_api("reset", _RESET, result, where, "")
+
+
+def reward_of(value: Any, where: Where) -> float:
+    """A reward as a number; an array of one number is one.
+
+    Raises:
+        EnvError: It is none, or several.
+    """
+    array = _numbers(value)
+    if array is not None and array.size == 1:
+        return float(array.reshape(()))
+    raise EnvError(
+        describe(
+            f"The reward of a step must be one number, but `step` returned {_in_words(value)}.",
+            fix=f"{where()}.{f' {_SEVERAL}' if array is not None and array.size > 1 else ''}",
+            reward=value,
+        )
+    )
+
+
+def flag_of(name: str, value: Any, where: Where) -> bool:
+    """`terminated` or `truncated` as a bool; 0 and 1 and arrays of one of them are bools, too.
+
+    Raises:
+        EnvError: It is none, or several.
+    """
+    array = _numbers(value)
+    if array is not None and array.size == 1:
+        number = array.reshape(())
+        if number == 0 or number == 1:
+            return bool(number)
+    problem = f"`{name}` of a step must be True or False, but `step` returned {_in_words(value)}."
+    received: dict[str, Any] = {name: value}
+    raise EnvError(describe(problem, fix=f"{where()}.", **received))
+
+
+def info_of(value: Any, where: Where) -> Mapping[str, Any]:
+    """The info of a step; None is an empty one.
+
+    Raises:
+        EnvError: It is neither a dict nor None.
+    """
+    if _is_info(value):
+        return {} if value is None else value
+    problem = f"The info of a step must be a dict, but `step` returned {_in_words(value)}."
+    raise EnvError(describe(problem, fix=f"{where()}.", info=value))
+
+
+def rewards_of(value: Any, num_envs: int, where: Where) -> np.ndarray:
+    """The rewards ``[N]`` of a step of a vector environment; an axis of one more is left out.
+
+    Raises:
+        EnvError: They are not one number for each environment.
+    """
+    array = _numbers(value)
+    if array is not None and array.shape in ((num_envs,), (num_envs, 1)):
+        return array.reshape(num_envs)
+    raise EnvError(
+        describe(
+            f"The rewards of a step must be one number for each of {num_envs} environments, but `step` returned "
+            f"{_in_words(value)}.",
+            fix=f"{where()}.{f' {_SEVERAL}' if array is not None and array.ndim > 1 else ''}",
+        )
+    )
+
+
+def flags_of(name: str, value: Any, num_envs: int, where: Where) -> np.ndarray:
+    """`terminated` or `truncated` ``[N]`` of a step of a vector environment.
+
+    Raises:
+        EnvError: They are not one bool (0, 1) for each environment.
+    """
+    array = _numbers(value)
+    if array is not None and array.shape in ((num_envs,), (num_envs, 1)) and ((array == 0) | (array == 1)).all():
+        return array.reshape(num_envs).astype(bool)
+    raise EnvError(
+        describe(
+            f"`{name}` of a step must be True or False for each of {num_envs} environments, but `step` returned "
+            f"{_in_words(value)}.",
+            fix=f"{where()}.",
+        )
+    )
+
+
+def infos_of(value: Any, num_envs: int, where: Where) -> Any:
+    """The infos of a step of a vector environment: its dict, or a list of a dict for each environment.
+
+    Raises:
+        EnvError: They are neither.
+    """
+    if _is_info(value):
+        return {} if value is None else value
+    if isinstance(value, list | tuple) and len(value) == num_envs and all(_is_info(info) for info in value):
+        return [{} if info is None else info for info in value]
+    raise EnvError(
+        describe(
+            f"The infos of a step must be a dict of arrays, or a list of {num_envs} dicts, but `step` returned "
+            f"{_in_words(value)}.",
+            fix=f"{where()}.",
+        )
+    )
+
+
+def final_observation(infos: Any, i: int) -> Any:
+    """The last observation of the episode that ended in environment `i`, out of the infos of a step; or None."""
+    if isinstance(infos, list):
+        return infos[i].get("final_obs")
+    finals = infos.get("final_obs")
+    return None if finals is None else finals[i]
+
+
+def _is_info(value: Any) -> bool:
+    return value is None or isinstance(value, Mapping)
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """A value as an array of booleans or real numbers; None if it is something else."""
+    if isinstance(value, numbers.Real) and not isinstance(value, int | float):
+        value = float(value)  # a Fraction, say
+    if value is None or isinstance(value, str | bytes):
+        return None
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        return None
+    return array if array.dtype.kind in "biuf" else None
+
+
+def _in_words(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        return f"an array of shape {shape} and dtype {getattr(value, 'dtype', 'unknown')}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)}"
+    return f"{value!r} ({type(value).__name__})"
+
+
+def _wrong_api(method: str, wanted: str, result: Any, where: Where, hint: str) -> EnvError:
+    returned = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
+    return EnvError(
+        describe(
+            f"The environment's `{method}` must return {wanted}, as Gymnasium has it.",
+            fix=f"{where()}.{f' {hint}' if hint else ''}",
+            returned=returned,
+        )
+    )

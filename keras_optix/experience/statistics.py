@@ -1,0 +1,194 @@
+"""Wrappers with running statistics: what they have seen, and the rewards beneath them.
+
+Gymnasium's `NormalizeObservation` and `NormalizeReward`, single or of vectors, and any wrapper that keeps an object
+with `mean`, `var` and `count` in an attribute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_optix.experience.contract import NUMBERS, reward_of, rewards_of, step_of
+from keras_optix.experience.taps import listen
+from keras_optix.experience.usage import layers_of
+
+_FIELDS = ("mean", "var", "count")
+_RETURNS = ("return_rms", "ret_rms")  # of a wrapper that normalises rewards
+_SWITCH = "update_running_mean"  # Gymnasium's
+
+
+@dataclass(frozen=True)
+class RunningStatistics:
+    """The running statistics that a wrapper keeps.
+
+    Attributes:
+        layer: The wrapper.
+        name: The attribute.
+        depth: How many of the same name lie between it and the innermost environment.
+    """
+
+    layer: Any
+    name: str
+    depth: int
+
+    @property
+    def values(self) -> Any:
+        """The object with `mean`, `var` and `count`."""
+        return vars(self.layer)[self.name]
+
+    @property
+    def key(self) -> str:
+        """Tells it from others of one environment."""
+        return f"{type(self.layer).__name__}.{self.name}.{self.depth}"
+
+    def __str__(self) -> str:
+        return f"{type(self.layer).__name__}.{self.name}"
+
+    def read(self) -> dict[str, np.ndarray]:
+        """Copies of what it has seen, by field."""
+        return {field: np.array(getattr(self.values, field)) for field in _FIELDS}
+
+    def write(self, fields: Mapping[str, np.ndarray]) -> None:
+        """Puts what another one has seen in its place."""
+        for field in _FIELDS:
+            now = getattr(self.values, field)
+            copied = np.array(fields[field])
+            setattr(self.values, field, copied if isinstance(now, np.ndarray) else copied[()])
+
+    def freeze(self) -> None:
+        """Lets nothing new be seen, for good: of an environment that only evaluates."""
+        if hasattr(self.layer, _SWITCH):
+            setattr(self.layer, _SWITCH, False)
+        elif hasattr(self.values, "update"):
+            self.values.update = _nothing
+
+
+def statistics_of(env: Any) -> list[RunningStatistics]:
+    """The running statistics in the wrappers of an environment, from the innermost to the outermost."""
+    found: list[RunningStatistics] = []
+    seen: dict[str, int] = {}
+    for layer in reversed(layers_of(env)):
+        for name, value in getattr(layer, "__dict__", {}).items():
+            if not all(hasattr(value, field) for field in _FIELDS) or not _are_numbers(value):
+                continue
+            depth = seen.get(name, 0)
+            seen[name] = depth + 1
+            found.append(RunningStatistics(layer, name, depth))
+    return found
+
+
+def copy_statistics(trained: Sequence[Any], copies: Sequence[Any]) -> list[str]:
+    """Gives copies of environments what those have seen that are trained on: copy i gets that of i modulo their number.
+
+    The copies see nothing new from then on.
+
+    Args:
+        trained: Environments that are trained on.
+        copies: Others that are made like them.
+
+    Returns:
+        Names of the statistics that were copied.
+    """
+    named: list[str] = []
+    for i, copy in enumerate(copies):
+        seen = {found.key: found for found in statistics_of(trained[i % len(trained)])}
+        for found in statistics_of(copy):
+            if found.key in seen:
+                found.write(seen[found.key].read())
+                found.freeze()
+                named.append(str(found))
+    return sorted(set(named))
+
+
+class RewardsBeneath:
+    """Listens to the rewards beneath the innermost wrapper that normalises rewards.
+
+    Its scale drifts while the policy gets better, so that scores in normalised rewards of two days are of two kinds.
+
+    Args:
+        env: One environment, or a vector environment.
+        zero: What a step earns to begin with: 0.0, or an array of as many as there are environments.
+
+    Attributes:
+        wrapper: The wrapper's name; empty if there is none.
+    """
+
+    def __init__(self, env: Any, zero: Any) -> None:
+        self.wrapper = ""
+        self._zero = zero
+        self._earned = zero
+        self._beneath: Any = None
+        self._end: Callable[[], None] | None = None
+        for layer in reversed(layers_of(env)):
+            if _normalises_rewards(layer):
+                self._beneath = layer.env
+                self._end = listen(layer.env, "step", self._heard)
+                self.wrapper = "" if self._end is None else type(layer).__name__
+                return
+
+    def take(self) -> Any:
+        """What was earned since the last call: by several steps, where a wrapper above repeats actions."""
+        earned, self._earned = self._earned, self._zero
+        return earned
+
+    def release(self) -> None:
+        """Listens no more."""
+        if self._end is not None:
+            self._end()
+            self._end = None
+
+    def _heard(self, result: Any) -> None:
+        reward = step_of(result, self._where)[1]
+        if np.ndim(self._zero):
+            self._earned = self._earned + rewards_of(reward, len(self._zero), self._where)
+        else:
+            self._earned = self._earned + (reward if type(reward) in NUMBERS else reward_of(reward, self._where))
+
+    def _where(self) -> str:
+        return f"Beneath {self.wrapper}: {self._beneath}"
+
+
+def read_all(envs: Sequence[Any]) -> dict[str, np.ndarray]:
+    """What the wrappers of several environments have seen, as arrays by name."""
+    return {
+        f"statistics/{i}/{found.key}/{field}": value
+        for i, env in enumerate(envs)
+        for found in statistics_of(env)
+        for field, value in found.read().items()
+    }
+
+
+def write_all(envs: Sequence[Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Puts back what `read_all` returned; what is not in it stays."""
+    for i, env in enumerate(envs):
+        for found in statistics_of(env):
+            fields = {field: arrays.get(f"statistics/{i}/{found.key}/{field}") for field in _FIELDS}
+            known = {field: value for field, value in fields.items() if value is not None}
+            if len(known) == len(_FIELDS) and _shapes(known) == _shapes(found.read()):
+                found.write(known)
+
+
+def _shapes(fields: Mapping[str, np.ndarray]) -> list[tuple[int, ...]]:
+    return [fields[field].shape for field in _FIELDS]
+
+
+def _normalises_rewards(layer: Any) -> bool:
+    inside = getattr(layer, "__dict__", {})
+    return "env" in inside and any(_are_numbers(inside.get(name)) for name in _RETURNS)
+
+
+def _are_numbers(value: Any) -> bool:
+    return all(_kinds(value))
+
+
+def _kinds(value: Any) -> Iterator[bool]:
+    for field in _FIELDS:
+        yield np.asarray(getattr(value, field, None)).dtype.kind in "iuf"
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    """In the place of an `update`."""

@@ -1,0 +1,138 @@
+"""Who uses an environment: whoever steps or resets it between two windows cuts the episode that is running in it."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from keras_optix.experience.taps import listen
+
+_METHODS = ("reset", "step")
+
+
+class Usage:
+    """The use that is made of one environment, that is of the innermost one, whatever is wrapped around it.
+
+    Attributes:
+        lock: Held by whoever of ours uses it.
+        user: Who of ours did so last.
+        calls: `reset` and `step` that nobody of ours called.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.user: object = None
+        self.calls = 0
+        self._ours = False
+
+    def heard_outside(self, _: Any) -> None:
+        """A call of the object that people hold; ours go past it."""
+        self.calls += 1
+
+    def heard_inside(self, _: Any) -> None:
+        """A call of the innermost environment, by anybody."""
+        if not self._ours:
+            self.calls += 1
+
+    @contextlib.contextmanager
+    def by(self, user: object) -> Iterator[None]:
+        """While one of ours uses it."""
+        with self.lock:
+            outer, self._ours = self._ours, True
+            self.user = user
+            try:
+                yield
+            finally:
+                self._ours = outer
+
+
+_usages: weakref.WeakKeyDictionary[Any, Usage] = weakref.WeakKeyDictionary()
+
+
+def usage_of(env: Any) -> Usage:
+    """The use that is made of an environment: one for all that are wrapped around the same."""
+    innermost = innermost_of(env)
+    try:
+        return _usages.setdefault(innermost, Usage())
+    except TypeError:  # it cannot be hashed, or no weak reference be made
+        return Usage()
+
+
+def innermost_of(env: Any) -> Any:
+    """The environment beneath all wrappers, also where `unwrapped` fails."""
+    return layers_of(env)[-1]
+
+
+def layers_of(env: Any) -> list[Any]:
+    """An environment and what it is wrapped around, from the outermost to the innermost."""
+    layers = [env]
+    while isinstance(inner := getattr(layers[-1], "__dict__", {}).get("env"), gymnasium.Env | VectorEnv):
+        layers.append(inner)
+    return layers
+
+
+class Tenant:
+    """One of our users of some environments: a collector, or an evaluation.
+
+    Args:
+        envs: The environments as they are stepped: single ones, or one vector environment.
+    """
+
+    def __init__(self, envs: Sequence[Any]) -> None:
+        self._envs = envs
+        self._token = object()  # not itself: what is known of an environment must not keep it alive
+        self._usages = [usage_of(env) for env in envs]
+        self._seen = [usage.calls for usage in self._usages]
+        # In one order everywhere, so that no two users wait for each other.
+        self._order = sorted({id(usage): usage for usage in self._usages}.items())
+        self._ends: list[Callable[[], None]] = []
+
+    def watch(self) -> None:
+        """Listens from now on to calls of others, by the environments as they were given and by the innermost ones."""
+        if self._ends:
+            return
+        for env, usage in zip(self._envs, self._usages, strict=True):
+            innermost = innermost_of(env)
+            for method in _METHODS:
+                self._ends += filter(None, [listen(env, method, usage.heard_outside)])
+                if innermost is not env:
+                    self._ends += filter(None, [listen(innermost, method, usage.heard_inside)])
+
+    def release(self) -> None:
+        """Listens no more."""
+        ends, self._ends = self._ends, []
+        for end in ends:
+            end()
+
+    def used_by_others(self) -> bool:
+        """Whether somebody else used one of the environments since the last time."""
+        return bool(self._used().any())
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[np.ndarray]:
+        """While it uses the environments; others of ours wait meanwhile.
+
+        Yields:
+            For each environment whether somebody else used it since the last time.
+        """
+        with contextlib.ExitStack() as stack:
+            for _, usage in self._order:
+                stack.enter_context(usage.lock)
+            used = self._used()
+            for _, usage in self._order:
+                stack.enter_context(usage.by(self._token))
+            # What others call from now on, while it is in use, counts for the next time.
+            self._seen = [usage.calls for usage in self._usages]
+            yield used
+
+    def _used(self) -> np.ndarray:
+        """``[N]`` bool: somebody else used it since the last time."""
+        pairs = zip(self._usages, self._seen, strict=True)
+        return np.array([usage.user is not self._token or usage.calls != seen for usage, seen in pairs])
