@@ -13,8 +13,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test test-all test-numerics test-oldest test-versions newest test-backends lint format bench \
 	bench-collect bench-prefetch bench-memory bench-loop bench-overhead bench-compile bench-crash bench-registry \
-	bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-policies bench-live bench-live-restarts \
-	bench-live-interrupts clean
+	bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-normalized bench-policies bench-live \
+	bench-live-restarts bench-live-interrupts clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -137,6 +137,9 @@ bench-swap: $(VENV)/.installed $(BENCH_VENV)/.installed ## CartPole whose action
 
 bench-market: $(VENV)/.installed ## an ensemble of specialists in a market of changing regimes, ten seeds (an hour)
 	$(BIN)/python benchmarks/market.py
+
+bench-normalized: $(VENV)/.installed ## wrappers with running statistics: what training reached, what fit left (half an hour)
+	$(BIN)/python benchmarks/normalized.py
 
 bench-policies: $(VENV)/.installed ## ensembles in every action space, variants within bounds (minutes)
 	$(BIN)/python benchmarks/policies.py

@@ -14,7 +14,7 @@ from keras_optix.control.evidence import Evidence, compare_pairs
 from keras_optix.control.records import EvalMetrics, HyperparamSet
 from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
 from keras_optix.errors import ConfigurationError, describe
-from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
+from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer, take_statistics
 from keras_optix.experience.making import EnvLike, is_recipe, make_envs
 from keras_optix.validation import check_float, check_int
 
@@ -58,6 +58,8 @@ def roll_back_if_better(
     envs = make_envs(env, min(episodes, MAX_ENVS) if owned else 1)
     try:
         agent.bind(envs.observation_space, envs.action_space)
+        if owned:
+            take_statistics(envs, agent)
         published = (agent.publish(), agent.publication_of(kept.state, snapshot.policy_version))
         player = EpisodePlayer(envs, agent.make_actor(envs.num_envs))
         current, best = (

@@ -23,7 +23,7 @@ from keras_optix.experience.observations import check_finite
 from keras_optix.experience.position import Position, Saved, read_position
 from keras_optix.experience.rollout import Rollout
 from keras_optix.experience.source import PolicyPublisher, WindowListener, WindowSource
-from keras_optix.experience.statistics import read_all, write_all
+from keras_optix.experience.statistics import copy_statistics, read_all, write_all
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Window
 
 _USED = (
@@ -158,6 +158,10 @@ class Collector(WindowSource):
         if self.recipe is None:
             return super().make_copies(num_envs)
         return Copies(self.recipe, num_envs, self.envs)
+
+    def give_statistics(self, envs: Envs) -> bool:
+        """See `WindowSource`."""
+        return bool(copy_statistics(self.envs.members(), envs.members()))
 
     def take_notices(self) -> list[str]:
         """See `WindowSource`: who else used the environments, what is scored."""

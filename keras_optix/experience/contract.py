@@ -105,6 +105,8 @@ def rewards_of(value: Any, num_envs: int, where: Where) -> np.ndarray:
     Raises:
         EnvError: They are not one number for each environment.
     """
+    if type(value) is np.ndarray and value.shape == (num_envs,) and value.dtype.kind in "fiu":
+        return value  # what almost every environment returns
     array = _numbers(value)
     if array is not None and array.shape in ((num_envs,), (num_envs, 1)):
         return array.reshape(num_envs)
@@ -123,6 +125,8 @@ def flags_of(name: str, value: Any, num_envs: int, where: Where) -> np.ndarray:
     Raises:
         EnvError: They are not one bool (0, 1) for each environment.
     """
+    if type(value) is np.ndarray and value.shape == (num_envs,) and value.dtype.kind == "b":
+        return value
     array = _numbers(value)
     if array is not None and array.shape in ((num_envs,), (num_envs, 1)) and ((array == 0) | (array == 1)).all():
         return array.reshape(num_envs).astype(bool)
@@ -141,6 +145,8 @@ def infos_of(value: Any, num_envs: int, where: Where) -> Any:
     Raises:
         EnvError: They are neither.
     """
+    if type(value) is dict:
+        return value
     if _is_info(value):
         return {} if value is None else value
     if isinstance(value, list | tuple) and len(value) == num_envs and all(_is_info(info) for info in value):
@@ -160,6 +166,14 @@ def final_observation(infos: Any, i: int) -> Any:
         return infos[i].get("final_obs")
     finals = infos.get("final_obs")
     return None if finals is None else finals[i]
+
+
+def name_of(env: Any) -> str:
+    """An environment in words, also where its own `__str__` fails (it may ask a spec of another kind for its id)."""
+    try:
+        return str(env)
+    except Exception:
+        return f"<{type(env).__name__}>"
 
 
 def _is_info(value: Any) -> bool:

@@ -16,6 +16,7 @@ from keras_optix.experience.usage import innermost_of, layers_of
 Recipe = Callable[[], Any]  # makes one more environment, or vector environment
 
 _SEED = 0  # of the resets by which copies are looked at
+_LOOKS = 20  # steps of an episode that are looked at
 _MOST_NUMBERS = 1000  # in an attribute that is looked at
 _KNOWN = "gymnasium.wrappers"  # what these keep is known
 _ABSENT = object()
@@ -84,14 +85,26 @@ class Copies:
                 return f"`{after.name(place)}` outlives episodes, and copies do not share it"
         others = [_Attributes(env) for env in self._singles[1:]]
         trained = [_Attributes(env) for env in self._trained.members()]
+        changing = self._changing(one, [first, played, after])
         for place, value in after.values.items():
-            constant = first.same(after, place) and played.same(after, place)
-            if not constant or after.is_known(place) or not all(after.same(other, place) for other in others):
+            if place in changing or after.is_known(place) or not all(after.same(other, place) for other in others):
                 continue  # it changes anyhow, or is each copy's own (a port, a number)
             if all(env.differs(after, place) for env in trained):
                 name, theirs = after.name(place), trained[0].values[place]
                 return f"`{name}` of the environment that is trained on is {theirs!r}, a new one has {value!r}"
         return ""
+
+    @staticmethod
+    def _changing(env: Any, seen: list[_Attributes]) -> set[tuple[int, str]]:
+        """The attributes that are not the same in all that was seen, or change within some steps of an episode."""
+        env.action_space.seed(_SEED)
+        for _ in range(_LOOKS):
+            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            seen.append(_Attributes(env))
+            if terminated or truncated:
+                break
+        last = seen[-1]
+        return {place for place in last.values if not all(last.same(other, place) for other in seen)}
 
     def close(self) -> None:
         """Closes the copies."""

@@ -22,6 +22,7 @@ from keras_optix.experience.contract import (
     flags_of,
     info_of,
     infos_of,
+    name_of,
     reset_of,
     reward_of,
     rewards_of,
@@ -167,8 +168,9 @@ class SequentialEnvs(OneLineRepr):
         single = self._single
         first, after, row = following[0], t + 1, rollout.rewards[t]
         infos = []
+        steps, beneath = self._steps, self._beneath if self.own_rewards else None
         for i in indices:
-            result = self._steps[i](each[i])
+            result = steps[i](each[i])
             try:
                 observation, reward, terminated, truncated, info = result
             except (TypeError, ValueError):
@@ -183,8 +185,8 @@ class SequentialEnvs(OneLineRepr):
                 info = info_of(info, self._where(i, t))
             infos.append(info)
             row[i] = reward
-            if self.own_rewards:
-                rollout.own_rewards[t, i] = self._beneath[i].take()
+            if beneath is not None:
+                rollout.own_rewards[t, i] = beneath[i].take()
             if single is not None and single.is_plain(observation, ()):
                 first[after, i] = observation
             else:
@@ -252,13 +254,13 @@ class SequentialEnvs(OneLineRepr):
 
     def _where(self, index: int, t: int | None) -> Where:
         at = "" if t is None else f", row {t} of the window"
-        return lambda: f"Environment {index}{at}: {self._envs[index]}"
+        return lambda: f"Environment {index}{at}: {name_of(self._envs[index])}"
 
     def _take(self, index: int, observation: Any) -> Leaves:
         try:
             return self.layout.take(observation)
         except EnvError as error:
-            raise EnvError(f"{error} Environment {index}: {self._envs[index]}.") from None
+            raise EnvError(f"{error} {self._where(index, None)()}.") from None
 
 
 class VectorEnvs(OneLineRepr):
@@ -307,7 +309,9 @@ class VectorEnvs(OneLineRepr):
     def step(self, actions: np.ndarray, rollout: Rollout, t: int, wanted: np.ndarray | None = None) -> Any:
         """See `Envs.step`."""
         result, where, n = self._ask(self._step, actions), self._where(t), self.num_envs
-        observation, rewards, terminated, truncated, info = step_of(result, where)
+        if type(result) is not tuple or len(result) != 5:
+            result = step_of(result, where)
+        observation, rewards, terminated, truncated, info = result
         rollout.rewards[t] = rewards_of(rewards, n, where)
         rollout.terminated[t] = flags_of("terminated", terminated, n, where)
         rollout.truncated[t] = flags_of("truncated", truncated, n, where)
@@ -376,7 +380,7 @@ class VectorEnvs(OneLineRepr):
 
     def _where(self, t: int | None) -> Where:
         at = "" if t is None else f" in row {t} of the window"
-        return lambda: f"The vector environment{at}: {self._env}"
+        return lambda: f"The vector environment{at}: {name_of(self._env)}"
 
     def _begin_episodes(self, rollout: Rollout, t: int, ended_now: np.ndarray, info: Any) -> None:
         """Keeps the last observations of episodes that ended; the first ones of the next take their place."""
@@ -417,7 +421,7 @@ class VectorEnvs(OneLineRepr):
             env.closed = True
         return EnvError(
             f"A worker process of the vector environment died ({type(error).__name__}); its environment may have "
-            f"crashed or run out of memory. The environments are closed. Environment: {self._env}."
+            f"crashed or run out of memory. The environments are closed. Environment: {name_of(self._env)}."
         )
 
 

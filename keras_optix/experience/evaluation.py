@@ -14,7 +14,7 @@ from keras_optix.experience.actor import Actor
 from keras_optix.experience.envs import Envs
 from keras_optix.experience.making import EnvLike, is_recipe, make_envs
 from keras_optix.experience.rollout import Rollout, ends
-from keras_optix.experience.source import PolicyPublisher
+from keras_optix.experience.source import PolicyPublisher, WindowSource
 from keras_optix.validation import check_int
 
 MAX_ENVS = 20
@@ -27,6 +27,22 @@ class Evaluable(PolicyPublisher, Protocol):
     def bind(self, observation_space: Any, action_space: Any) -> None:
         """Fits the agent to the spaces, or raises."""
         ...
+
+
+def take_statistics(envs: Envs, agent: Any) -> None:
+    """Gives environments that were made for an evaluation what those have seen that the agent was trained on.
+
+    With `NormalizeObservation` in a factory, a new environment would show the policy observations that it has never
+    seen the like of.
+
+    Args:
+        envs: The environments.
+        agent: Whose policy is to play; it may have been trained on none.
+    """
+    sources: Sequence[WindowSource] = getattr(agent, "sources", ())
+    for source in sorted(sources, key=lambda source: source.deterministic):
+        if source.give_statistics(envs):
+            return
 
 
 class EpisodePlayer:
@@ -124,10 +140,15 @@ def evaluate(
     An episode that has not ended after 100,000 environment steps is cut, and what it returned so far counts: without a
     time limit, a good policy may play for ever.
 
+    Wrappers with running statistics (Gymnasium's `NormalizeObservation` and `NormalizeReward`) in environments that are
+    made here take over what those of the agent's training environments have seen, and add nothing. Returns are in the
+    environment's own rewards, beneath a wrapper that normalises them.
+
     Args:
         agent: The agent. If it has seen no environment yet, it is bound to this one's spaces.
         env: A Gymnasium id, an environment, a vector environment or a factory. An environment that was passed in is
-            stepped and reset, and left open; others are made and closed here.
+            stepped and reset, and left open; others are made and closed here. If the agent trains on it, the episode
+            that is running there is cut: the next window begins a new one.
         episodes: How many, at least 1. Defaults to 10.
         seed: Seeds environments and actions; equal seeds give equal episodes.
         deterministic: Take the most likely action (default) instead of sampling.
@@ -147,6 +168,8 @@ def evaluate(
     envs = make_envs(env, min(episodes, MAX_ENVS) if owned else 1, env_kwargs)
     try:
         agent.bind(envs.observation_space, envs.action_space)
+        if owned:
+            take_statistics(envs, agent)
         player = EpisodePlayer(envs, agent.make_actor(envs.num_envs))
         published = agent.publish()
         records = player.play(

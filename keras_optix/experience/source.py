@@ -12,6 +12,7 @@ import numpy as np
 from keras_optix.errors import StateError
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.copies import Copies
+from keras_optix.experience.envs import Envs
 from keras_optix.experience.position import Saved
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
 from keras_optix.reprs import OneLineRepr
@@ -133,6 +134,10 @@ class WindowSource(OneLineRepr, abc.ABC):
             Exception: Whatever kept the first one from being made.
         """
         raise StateError("There is no second environment.")
+
+    def give_statistics(self, envs: Envs) -> bool:
+        """Gives other environments what the wrappers of these have seen; returns whether there was anything to give."""
+        return False
 
     def take_notices(self) -> list[str]:
         """Returns and forgets what people should be told. By default there is nothing to tell."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_optix.experience.contract import NUMBERS, reward_of, rewards_of, step_of
+from keras_optix.experience.contract import NUMBERS, name_of, reward_of, rewards_of, step_of
 from keras_optix.experience.taps import listen
 from keras_optix.experience.usage import layers_of
 
@@ -97,8 +97,9 @@ def copy_statistics(trained: Sequence[Any], copies: Sequence[Any]) -> list[str]:
     for i, copy in enumerate(copies):
         seen = {found.key: found for found in statistics_of(trained[i % len(trained)])}
         for found in statistics_of(copy):
-            if found.key in seen:
-                found.write(seen[found.key].read())
+            fields = seen[found.key].read() if found.key in seen else None
+            if fields is not None and _shapes(fields) == _shapes(found.read()):
+                found.write(fields)
                 found.freeze()
                 named.append(str(found))
     return sorted(set(named))
@@ -149,7 +150,7 @@ class RewardsBeneath:
             self._earned = self._earned + (reward if type(reward) in NUMBERS else reward_of(reward, self._where))
 
     def _where(self) -> str:
-        return f"Beneath {self.wrapper}: {self._beneath}"
+        return f"Beneath {self.wrapper}: {name_of(self._beneath)}"
 
 
 def read_all(envs: Sequence[Any]) -> dict[str, np.ndarray]:

@@ -37,7 +37,7 @@ class Usage:
         self.calls += 1
 
     def heard_inside(self, _: Any) -> None:
-        """A call of the innermost environment, by anybody."""
+        """A reset of the innermost environment, by anybody."""
         if not self._ours:
             self.calls += 1
 
@@ -95,15 +95,16 @@ class Tenant:
         self._ends: list[Callable[[], None]] = []
 
     def watch(self) -> None:
-        """Listens from now on to calls of others, by the environments as they were given and by the innermost ones."""
+        """Listens from now on: to `reset` and `step` of what was given, and to `reset` of the innermost environment."""
         if self._ends:
             return
         for env, usage in zip(self._envs, self._usages, strict=True):
             innermost = innermost_of(env)
-            for method in _METHODS:
-                self._ends += filter(None, [listen(env, method, usage.heard_outside)])
-                if innermost is not env:
-                    self._ends += filter(None, [listen(innermost, method, usage.heard_inside)])
+            taps = [listen(env, method, usage.heard_outside) for method in _METHODS]
+            if innermost is not env:
+                # Our own steps pass here, too, and would be slower: who uses it otherwise begins with a reset.
+                taps.append(listen(innermost, "reset", usage.heard_inside))
+            self._ends += filter(None, taps)
 
     def release(self) -> None:
         """Listens no more."""
