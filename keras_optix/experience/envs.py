@@ -178,7 +178,9 @@ class SequentialEnvs(OneLineRepr):
             # What almost every environment returns is taken as it is.
             if type(reward) not in NUMBERS:
                 reward = reward_of(reward, self._where(i, t))
-            if type(terminated) not in FLAGS or type(truncated) not in FLAGS:
+            if (terminated is not False and type(terminated) not in FLAGS) or (
+                truncated is not False and type(truncated) not in FLAGS
+            ):
                 terminated = flag_of("terminated", terminated, self._where(i, t))
                 truncated = flag_of("truncated", truncated, self._where(i, t))
             if type(info) is not dict:

@@ -41,16 +41,17 @@ class Usage:
         if not self._ours:
             self.calls += 1
 
-    @contextlib.contextmanager
-    def by(self, user: object) -> Iterator[None]:
-        """While one of ours uses it."""
-        with self.lock:
-            outer, self._ours = self._ours, True
-            self.user = user
-            try:
-                yield
-            finally:
-                self._ours = outer
+    def enter(self, user: object) -> bool:
+        """One of ours begins to use it; returns what `leave` wants to know."""
+        self.lock.acquire()
+        outer, self._ours = self._ours, True
+        self.user = user
+        return outer
+
+    def leave(self, outer: bool) -> None:
+        """It has ended."""
+        self._ours = outer
+        self.lock.release()
 
 
 _usages: weakref.WeakKeyDictionary[Any, Usage] = weakref.WeakKeyDictionary()
@@ -91,7 +92,7 @@ class Tenant:
         self._usages = [usage_of(env) for env in envs]
         self._seen = [usage.calls for usage in self._usages]
         # In one order everywhere, so that no two users wait for each other.
-        self._order = sorted({id(usage): usage for usage in self._usages}.items())
+        self._order = sorted(set(self._usages), key=id)
         self._ends: list[Callable[[], None]] = []
 
     def watch(self) -> None:
@@ -123,15 +124,18 @@ class Tenant:
         Yields:
             For each environment whether somebody else used it since the last time.
         """
-        with contextlib.ExitStack() as stack:
-            for _, usage in self._order:
-                stack.enter_context(usage.lock)
-            used = self._used()
-            for _, usage in self._order:
-                stack.enter_context(usage.by(self._token))
-            # What others call from now on, while it is in use, counts for the next time.
-            self._seen = [usage.calls for usage in self._usages]
+        for usage in self._order:
+            usage.lock.acquire()
+        used = self._used()
+        entered = [usage.enter(self._token) for usage in self._order]
+        # What others call from now on, while it is in use, counts for the next time.
+        self._seen = [usage.calls for usage in self._usages]
+        try:
             yield used
+        finally:
+            for usage, outer in zip(self._order, entered, strict=True):
+                usage.leave(outer)
+                usage.lock.release()
 
     def _used(self) -> np.ndarray:
         """``[N]`` bool: somebody else used it since the last time."""
