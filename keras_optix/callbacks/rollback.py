@@ -55,7 +55,7 @@ def roll_back_if_better(
     kept = _Kept()
     snapshot = registry.load_best(kept)
     owned = is_recipe(env)
-    envs = make_envs(env, min(episodes, MAX_ENVS) if owned else 1)
+    envs = make_envs(env, min(episodes, MAX_ENVS) if owned else 1, exactly=False)
     try:
         agent.bind(envs.observation_space, envs.action_space)
         if owned:

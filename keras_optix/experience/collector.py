@@ -19,6 +19,7 @@ from keras_optix.experience.actor import Actor
 from keras_optix.experience.copies import Copies
 from keras_optix.experience.envs import Envs
 from keras_optix.experience.episodes import EpisodeBook
+from keras_optix.experience.evaluation import take_statistics
 from keras_optix.experience.observations import check_finite
 from keras_optix.experience.position import Position, Saved, read_position
 from keras_optix.experience.rollout import Rollout
@@ -51,6 +52,8 @@ class Collector(WindowSource):
         check_bounds: Whether an observation outside its Box is an error.
         recipe: Makes one more such environment, for evaluations; None if nothing does.
         obstacle: Why nothing does.
+        takes_statistics: Whether the environments were made for a validation: their wrappers take over the running
+            statistics of the environments that the publisher trains on.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class Collector(WindowSource):
         check_bounds: bool = True,
         recipe: Callable[[], Any] | None = None,
         obstacle: str = "",
+        takes_statistics: bool = False,
     ) -> None:
         super().__init__(
             publisher,
@@ -77,6 +81,7 @@ class Collector(WindowSource):
         self.envs = envs
         self.prefetch = prefetch
         self._check_bounds = check_bounds
+        self._takes_statistics = takes_statistics
         self._actor: Actor | None = None
         self._actions = actions_for(envs.action_space)
         self._rng = np.random.default_rng(None if seed is None else (seed, 1))
@@ -261,6 +266,8 @@ class Collector(WindowSource):
             self._actor = self._make_actor()
         actor, envs, before = self._actor, self.envs, self._position
         actor.set_weights(published.arrays)
+        if self._takes_statistics:
+            take_statistics(envs, self._publisher)
         if isinstance(actor, WindowListener):
             actor.begin_window(before.window_id)
         steps, n = self.window_size, self.num_envs

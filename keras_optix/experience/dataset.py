@@ -72,7 +72,8 @@ def dataset_from_env(
         seed: Seeds the environments (environment i with ``seed + i``), the actions and the learner's shuffling.
         deterministic: Take the most likely action instead of sampling: for `validation_data`. `episode_return` is then
             about the weights at hand: the mean of the episodes that they began and ended, NaN until there is one. So
-            give a validation enough steps for whole episodes.
+            give a validation enough steps for whole episodes. Environments that are made here take over the running
+            statistics (`NormalizeObservation`) of those that the agent trains on.
         prefetch: 1 collects the next window in a thread while the current one trains. The weights that collect it are
             one update older (`policy_lag` in the logs), which PPO's and REINFORCE's losses correct for by the stored
             log-probabilities. Defaults to 0.
@@ -115,6 +116,7 @@ def dataset_from_env(
             check_bounds=check_bounds,
             recipe=recipe_of(env, env_kwargs),
             obstacle=obstacle_to(env) if isinstance(env, gymnasium.Env | VectorEnv) else "",
+            takes_statistics=made_here and deterministic,
         )
     except BaseException:
         if made_here:

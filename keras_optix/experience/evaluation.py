@@ -40,8 +40,8 @@ def take_statistics(envs: Envs, agent: Any) -> None:
         agent: Whose policy is to play; it may have been trained on none.
     """
     sources: Sequence[WindowSource] = getattr(agent, "sources", ())
-    for source in sorted(sources, key=lambda source: source.deterministic):
-        if source.give_statistics(envs):
+    for source in sources:
+        if not source.deterministic and source.give_statistics(envs):
             return
 
 
@@ -165,7 +165,7 @@ def evaluate(
     """
     check_int("episodes", episodes, minimum=1)
     owned = is_recipe(env)
-    envs = make_envs(env, min(episodes, MAX_ENVS) if owned else 1, env_kwargs)
+    envs = make_envs(env, min(episodes, MAX_ENVS) if owned else 1, env_kwargs, exactly=False)
     try:
         agent.bind(envs.observation_space, envs.action_space)
         if owned:

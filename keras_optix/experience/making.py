@@ -27,7 +27,9 @@ _PACKAGES = {
 }
 
 
-def make_envs(env: EnvLike, num_envs: int, env_kwargs: Mapping[str, Any] | None = None) -> Envs:
+def make_envs(
+    env: EnvLike, num_envs: int, env_kwargs: Mapping[str, Any] | None = None, *, exactly: bool = True
+) -> Envs:
     """Makes `num_envs` environments out of an id, a spec, a factory, an environment or a vector environment.
 
     A plain `SyncVectorEnv` is stepped environment by environment, which is what it does itself, with less in between.
@@ -36,6 +38,7 @@ def make_envs(env: EnvLike, num_envs: int, env_kwargs: Mapping[str, Any] | None 
         env: What to make environments of.
         num_envs: How many.
         env_kwargs: Keyword arguments for the environment of an id or a spec.
+        exactly: Whether a vector environment that a factory makes must have as many. Defaults to True.
 
     Raises:
         ConfigurationError: `env` is none of these, cannot be made, or was given once where several are wanted.
@@ -75,7 +78,7 @@ def make_envs(env: EnvLike, num_envs: int, env_kwargs: Mapping[str, Any] | None 
     if isinstance(env, str | EnvSpec):
         return _closing_on_error(lambda: _make_by_id(env, env_kwargs or {}), num_envs)
     if callable(env):
-        return _by_factory(env, num_envs)
+        return _by_factory(env, num_envs, exactly)
     raise ConfigurationError(
         describe(
             "`env` must be a Gymnasium id, an Env, a VectorEnv or a factory of one of these.",
@@ -103,13 +106,13 @@ def recipe_of(env: EnvLike, env_kwargs: Mapping[str, Any] | None = None) -> Call
     return env
 
 
-def _by_factory(factory: Callable[[], Any], num_envs: int) -> Envs:
+def _by_factory(factory: Callable[[], Any], num_envs: int, exactly: bool) -> Envs:
     first = factory()
     if not isinstance(first, VectorEnv):
         waiting = [first]
         return _closing_on_error(lambda: _checked(waiting.pop() if waiting else factory()), num_envs)
     try:
-        return make_envs(first, num_envs)
+        return make_envs(first, num_envs if exactly else 1)
     except BaseException:
         first.close()
         raise

@@ -30,27 +30,23 @@ class Usage:
         self.lock = threading.RLock()
         self.user: object = None
         self.calls = 0
-        self._ours = False
+        self._thread: int | None = None  # in which one of ours uses it
 
-    def heard_outside(self, _: Any) -> None:
-        """A call of the object that people hold; ours go past it."""
-        self.calls += 1
-
-    def heard_inside(self, _: Any) -> None:
-        """A reset of the innermost environment, by anybody."""
-        if not self._ours:
+    def heard(self, _: Any) -> None:
+        """Somebody called it; one of ours, while it uses it, does so in its own thread."""
+        if self._thread != threading.get_ident():
             self.calls += 1
 
-    def enter(self, user: object) -> bool:
+    def enter(self, user: object) -> int | None:
         """One of ours begins to use it; returns what `leave` wants to know."""
         self.lock.acquire()
-        outer, self._ours = self._ours, True
+        outer, self._thread = self._thread, threading.get_ident()
         self.user = user
         return outer
 
-    def leave(self, outer: bool) -> None:
+    def leave(self, outer: int | None) -> None:
         """It has ended."""
-        self._ours = outer
+        self._thread = outer
         self.lock.release()
 
 
@@ -101,10 +97,10 @@ class Tenant:
             return
         for env, usage in zip(self._envs, self._usages, strict=True):
             innermost = innermost_of(env)
-            taps = [listen(env, method, usage.heard_outside) for method in _METHODS]
+            taps = [listen(env, method, usage.heard) for method in _METHODS]
             if innermost is not env:
                 # Our own steps pass here, too, and would be slower: who uses it otherwise begins with a reset.
-                taps.append(listen(innermost, "reset", usage.heard_inside))
+                taps.append(listen(innermost, "reset", usage.heard))
             self._ends += filter(None, taps)
 
     def release(self) -> None:

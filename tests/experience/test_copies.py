@@ -329,3 +329,19 @@ def test_a_factory_of_a_vector_environment_makes_copies() -> None:
     assert not isinstance(copies.envs, SequentialEnvs)
     with pytest.raises(ConfigurationError, match="num_envs=2"):
         make_envs(make, 2)
+
+
+def test_a_validation_sees_what_training_sees(small_ppo: Callable[..., optix.PPOAgent]) -> None:
+    agent = small_ppo()
+    training = optix.dataset_from_env(normalized, agent, window_size=20, seed=0)
+    validation = optix.dataset_from_env(normalized, agent, window_size=20, seed=1, deterministic=True)
+    next(iter(training))
+    next(iter(validation))
+    mine, theirs = (read_all(source.envs.members()) for source in agent.sources)
+    for name, value in theirs.items():
+        np.testing.assert_array_equal(mine[name], value)
+
+
+def test_a_factory_of_a_vector_environment_can_be_evaluated(small_ppo: Callable[..., optix.PPOAgent]) -> None:
+    metrics = optix.evaluate(small_ppo(), lambda: SyncVectorEnv([lambda: CountingEnv(4)] * 3), episodes=5)
+    assert (metrics.primary_score, metrics.episodes) == (10.0, 5)

@@ -114,6 +114,14 @@ def test_an_evaluation_and_a_second_dataset_are_noticed_beneath_any_wrapper(
     assert steps_seen(second)[0] == 6
 
 
+def test_a_watched_environment_beneath_a_wrapper_does_not_disturb_it(collector: MakeCollector) -> None:
+    """Two datasets over one environment, of which one is not used: its listening must not look like use."""
+    base = CountingEnv(100)
+    collector(base, window_size=6)
+    source = collector(wrapped(base), window_size=6)
+    assert [step for _ in range(3) for step in steps_seen(source)] == list(range(18))
+
+
 def test_evaluate_on_the_training_environment(small_ppo: Callable[..., optix.PPOAgent]) -> None:
     env = CountingEnv(20)
     agent = small_ppo()
@@ -138,6 +146,7 @@ def test_nobody_else_no_new_episode(collector: MakeCollector) -> None:
 def test_a_window_collected_ahead_keeps_its_episode(collector: MakeCollector) -> None:
     env = CountingEnv(100)
     source = collector(env, window_size=6, prefetch=1)
+    source.keep_delivered(True)  # as the loop does, which is told then
     source.collect()
     source.settle()
     env.reset()
