@@ -242,7 +242,7 @@ def suspicion(make: Callable[[], gymnasium.Env], trained: Any = None, copies: in
         lambda: wrappers.RecordEpisodeStatistics(gymnasium.make("CartPole-v1", max_episode_steps=9)),
         *(
             (lambda name=name: gymnasium.make(name, max_episode_steps=9))
-            for name in ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "FrozenLake-v1", "Taxi-v4", "CliffWalking-v1")
+            for name in ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "FrozenLake-v1")
         ),
         lambda: wrappers.FrameStackObservation(gymnasium.make("CartPole-v1"), 3),
         lambda: wrappers.StickyAction(gymnasium.make("CartPole-v1"), 0.3),
