@@ -108,7 +108,7 @@ def main() -> None:
         bests = " ".join("-" if r["best"] is None else f"{r['best']:.0f}" for r in runs)
         in_place = sum(r["evaluation_env_steps"] == 0 for r in runs)
         rows.append([name, *each, bests, f"{in_place} of {len(runs)}", ok(kept)])
-        print(f"{name}: {runs[0]['events']}", flush=True)
+        print(f"{'; '.join(rows[-1])}: {runs[0]['events']}", flush=True)
     print_table(("environment", "reached", "left", "best", "in place", "left as good"), rows)
     write_results("normalized", {"commit": commit_in_force(), "windows": options.windows, "runs": results})
     print(f"{time.perf_counter() - start:.0f} s")
