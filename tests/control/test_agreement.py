@@ -18,7 +18,7 @@ def scored(rng: np.random.Generator, mean: float, deviation: float = 1.0) -> Est
 
 
 def run(
-    seed: int, *, other: float = 0.0, slope: float = 0.0, scale: float = 1.0, comparisons: int = 64
+    seed: int, *, other: float = 0.0, slope: float = 0.0, scale: float = 1.0, comparisons: int = 32
 ) -> tuple[Evidence | None, int]:
     """A run in which each score in training may be chosen for being high; `other` is what copies earn more."""
     rng, agreement = np.random.default_rng(seed), Agreement()
@@ -36,13 +36,13 @@ def run(
 @pytest.mark.parametrize("slope", [0.0, 0.5, -0.5])
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_the_same_environments_agree_whatever_is_learned(slope: float, scale: float) -> None:
-    """None of 300 runs, where a false alarm in 1,000 is promised."""
-    assert all(run(seed, slope=slope * scale, scale=scale)[0] is None for seed in range(300))
+    """None of 9 x 60 runs, where a false alarm in 1,000 is promised and the margin leaves far fewer."""
+    assert all(run(seed, slope=slope * scale, scale=scale)[0] is None for seed in range(60))
 
 
 @pytest.mark.parametrize(("other", "within"), [(4.0, 2), (-4.0, 2), (2.0, 8), (-2.0, 8), (1.5, 16), (-1.5, 16)])
 def test_other_environments_are_found(other: float, within: int) -> None:
-    for seed in range(50):
+    for seed in range(20):
         found, comparisons = run(seed, other=other)
         assert found is not None
         assert comparisons <= within

@@ -20,6 +20,7 @@ import keras_optix as optix
 from keras_optix.experience.collector import Collector
 from keras_optix.experience.envs import SequentialEnvs
 from keras_optix.experience.evaluation import EpisodePlayer
+from keras_optix.experience.making import make_envs
 from keras_optix.testing import CountingEnv
 
 MakeCollector = Callable[..., Collector]
@@ -172,14 +173,12 @@ def test_the_environment_is_as_it_was_when_the_collector_is_gone(collector: Make
     assert own.step is mine
 
 
-def test_a_collector_keeps_no_environment_alive(collector: MakeCollector) -> None:
-    source = collector(CountingEnv)
+def test_what_is_known_of_an_environment_does_not_keep_it_alive(trainer: Any) -> None:
+    source = Collector(make_envs(CountingEnv, 1), trainer, window_size=4)
     (env,) = source.envs.members()
     alive = weakref.ref(env)
     source.collect()
-    source.close()
-    source.envs = None  # type: ignore[assignment]
-    del env
+    del env, source
     gc.collect()
     assert alive() is None
 
