@@ -41,15 +41,22 @@ def step_of(result: Any, where: Where) -> tuple[Any, Any, Any, Any, Any]:
     raise _wrong_api("step", _STEP, result, where, _OLD_STEP if old else "")
 
 
-def reset_of(result: Any, where: Where) -> Any:
+def reset_of(result: Any, where: Where, num_envs: int = 0) -> Any:
     """The observation of what `reset` returned.
+
+    Args:
+        result: What it returned.
+        where: Which environment, for the message.
+        num_envs: Of a vector environment, whose infos may be a list.
 
     Raises:
         EnvError: It is not ``(observation, info)``.
     """
     # An observation of the old API may be a tuple of two itself; then the second is no info.
-    if isinstance(result, tuple | list) and len(result) == 2 and _is_info(result[1]):
-        return result[0]
+    if isinstance(result, tuple | list) and len(result) == 2:
+        observation, info = result
+        if _is_info(info) or (num_envs and _are_infos(info, num_envs)):
+            return observation
     raise _wrong_api("reset", _RESET, result, where, "")
 
 
@@ -149,7 +156,7 @@ def infos_of(value: Any, num_envs: int, where: Where) -> Any:
         return value
     if _is_info(value):
         return {} if value is None else value
-    if isinstance(value, list | tuple) and len(value) == num_envs and all(_is_info(info) for info in value):
+    if _are_infos(value, num_envs):
         return [{} if info is None else info for info in value]
     raise EnvError(
         describe(
@@ -178,6 +185,10 @@ def name_of(env: Any) -> str:
 
 def _is_info(value: Any) -> bool:
     return value is None or isinstance(value, Mapping)
+
+
+def _are_infos(value: Any, num_envs: int) -> bool:
+    return isinstance(value, list | tuple) and len(value) == num_envs and all(_is_info(info) for info in value)
 
 
 def _numbers(value: Any) -> np.ndarray | None:

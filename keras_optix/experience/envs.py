@@ -303,7 +303,7 @@ class VectorEnvs(OneLineRepr):
 
     def reset(self, seed: int | None, observations: Leaves, only: np.ndarray | None = None) -> None:
         """See `Envs.reset`. All are reset together."""
-        first = reset_of(self._ask(self._reset, seed=seed), self._where(None))
+        first = reset_of(self._ask(self._reset, seed=seed), self._where(None), self.num_envs)
         self._ended = np.zeros(self.num_envs, bool)
         for leaf, values in zip(observations, self.layout.take(first, self.num_envs), strict=True):
             leaf[0] = values
@@ -390,7 +390,8 @@ class VectorEnvs(OneLineRepr):
         ended = [int(i) for i in np.flatnonzero(ended_now)]
         if self._mode is AutoresetMode.DISABLED:
             rollout.finals += [(t, i, [leaf[t + 1, i].copy() for leaf in following]) for i in ended]
-            observation = reset_of(self._ask(self._reset, options={"reset_mask": ended_now}), self._where(t))
+            answer = self._ask(self._reset, options={"reset_mask": ended_now})
+            observation = reset_of(answer, self._where(t), self.num_envs)
             for leaf, values in zip(following, self.layout.take(observation, self.num_envs), strict=True):
                 leaf[t + 1, ended] = values[ended]
             return

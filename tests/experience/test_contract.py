@@ -91,7 +91,8 @@ def test_flags_may_be_numbers_and_arrays_of_one(collector: MakeCollector, name: 
     assert not window.truncated.any()
     np.testing.assert_array_equal(window.terminated[:, 0], [0, 0, 1, 0, 0, 1, 0, 0])
     ends = collector(Returning(**{name: lambda f: flag(True)})).collect().window
-    np.testing.assert_array_equal(getattr(ends, name)[:, 0], [0, 1] * 4)
+    np.testing.assert_array_equal(getattr(ends, name)[:3, 0], [0, 1, 0])
+    assert ends.observations[2, 0, 1] == 0.0
 
 
 @pytest.mark.parametrize("name", ["terminated", "truncated"])
@@ -175,7 +176,7 @@ def test_vectors_of_other_types_are_taken(collector: MakeCollector, other: Any) 
 @pytest.mark.parametrize(
     ("other", "match"),
     [
-        ({"reward": lambda r: np.stack([r, r], -1)}, r"rewards of a step.*shape \(2, 2\).*row 0.*objectives"),
+        ({"reward": lambda r: np.stack([r, r], -1)}, r"rewards of a step.*shape \(2, 2\)"),
         ({"reward": lambda r: r.sum()}, "rewards of a step"),
         ({"reward": lambda r: r.astype(str)}, "rewards of a step"),
         ({"reward": lambda r: None}, "rewards of a step.*None"),
