@@ -191,10 +191,9 @@ def test_in_place_confirmation_for_an_environment_that_cannot_be_made_again(smal
     assert (best.score, best.eval_metrics.episodes) == (15.0, 2)
     assert callback.evaluation_env_steps == 0
     # Windows 0 and 1 gave the candidate, 2 and 3 confirmed it: in 16 rows, of episodes of 5 steps, 2 are whole.
-    assert [(record.event, record.window_id) for record in callback.events[:2]] == [
-        ("candidate", 1),
-        ("improvement", 3),
-    ]
+    events = [(record.event, record.window_id) for record in callback.events]
+    assert events[:3] == [("candidate", 1), ("environment", 1), ("improvement", 3)]
+    assert "was given as an object" in callback.events[1].message
     assert best.window_id == 1
     paused_windows = 2
     assert agent.optimizer.iterations.numpy() <= 2 * (12 - paused_windows)
