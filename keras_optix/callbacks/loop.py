@@ -283,9 +283,10 @@ class Loop(Effects):
         if self.evolution is not None:
             self.evolution.manager.forget_scores()
 
-    def _replaced(self) -> None:
+    def forget_scores(self) -> None:
+        """See `Effects`."""
+        super().forget_scores()
         self._agreement.cancel()
-        super()._replaced()
 
     def _reassess_best(self, score: Estimate) -> None:
         """Evaluates the best once more if only its own uncertainty keeps `score` from being better."""
