@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from keras_optix.errors import ConfigurationError, EnvError, SpaceError, describe
 from keras_optix.experience.contract import (
@@ -283,6 +283,11 @@ class VectorEnvs(OneLineRepr):
         self.action_space = env.single_action_space
         self.layout = ObservationLayout(self.observation_space)
         mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
+        base = getattr(env, "unwrapped", env)
+        if mode is not None and isinstance(base, (SyncVectorEnv, AsyncVectorEnv)) and env.metadata is base.metadata:
+            # Gymnasium 1.1 notes the mode in the metadata of the environment's class, where the next vector that is
+            # made overwrites it.
+            mode = base.autoreset_mode
         if isinstance(mode, str) and mode in {known.value for known in AutoresetMode}:
             mode = AutoresetMode(mode)
         if not isinstance(mode, AutoresetMode):

@@ -375,6 +375,19 @@ def test_a_vector_environment_that_does_more_is_stepped_as_it_is(
     assert [(e.total_reward, e.length) for e in collected.episodes] == [(6.0 * factor, 3)] * 4
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_vector_resets_as_it_does_itself_whatever_another_one_noted(collector: MakeCollector, wrapped: bool) -> None:
+    """Gymnasium 1.1 keeps the mode in metadata that all environments of a class share."""
+    env: Any = counting_vector()
+    env.metadata["autoreset_mode"] = AutoresetMode.NEXT_STEP  # as the next vector does there
+    if wrapped:
+        env = vector_wrappers.TransformReward(env, lambda rewards: 1.0 * rewards)
+    w = collector(env, 2, unpacked=True).collect().window
+    for i in range(2):
+        np.testing.assert_array_equal(w.rewards[:, i], [1, 2, 3, 1, 2, 3, 1, 2])
+    assert w.valid.all()
+
+
 def test_recorded_statistics_of_a_vector_are_in_the_infos(collector: MakeCollector) -> None:
     env = vector_wrappers.RecordEpisodeStatistics(SyncVectorEnv([CountingEnv] * 2))
     collected = collector(env, 2, unpacked=True).collect()
