@@ -309,7 +309,7 @@ def test_old_temporary_files_are_removed_and_young_ones_stay(tmp_path: Path) -> 
 def test_kills_and_two_writers_lose_nothing() -> None:
     script = Path(__file__).parents[2] / "benchmarks" / "registry.py"
     command = [sys.executable, str(script), "--kills", "6", "--seconds", "2", "--no-results"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 kills" in done.stdout
 
