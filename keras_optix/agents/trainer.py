@@ -20,8 +20,11 @@ from keras_optix.experience.window import Window
 
 _PER_ROW = {
     "y": "Actions, rewards and all else are in the windows.",
+    "batch_size": "A window is one batch; `window_size` and `num_envs` of the dataset say how large it is.",
     "class_weight": "There are no classes; weigh rewards in the environment or by a wrapper.",
     "sample_weight": "`Window.valid` says which rows count.",
+    "validation_split": "Give `validation_data=dataset_from_env(..., deterministic=True)`.",
+    "validation_batch_size": "A window is one batch; the dataset says how large it is.",
 }  # arguments about arrays of rows, and what to do instead
 _LOSSES = {
     "loss": "Override `train_step`, or add to it with `add_loss` in a layer.",
@@ -55,6 +58,35 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
         """See `Agent.env_spaces`."""
 
     # On windows
+
+    def fit(self, x: Any = None, **kwargs: Any) -> Any:
+        """Trains on a dataset of windows; see `Agent.fit`.
+
+        Args:
+            x: The dataset.
+            **kwargs: As for `keras.Model.fit`.
+
+        Raises:
+            ConfigurationError: An argument is about arrays of rows, or windows are to be shuffled.
+        """
+        refuse_rows(**{name: value for name, value in kwargs.items() if name in _PER_ROW})
+        if kwargs.get("shuffle", False):
+            fix = "Leave it out; PPO shuffles the rows of a window itself."
+            raise ConfigurationError(describe("Windows come in their order.", fix=fix, shuffle=kwargs["shuffle"]))
+        return super().fit(x, **{"shuffle": False, **kwargs})
+
+    def evaluate(self, x: Any = None, **kwargs: Any) -> Any:
+        """Plays windows and learns nothing; see `keras.Model.evaluate`. For whole episodes: `keras_optix.evaluate`.
+
+        Args:
+            x: A dataset of windows.
+            **kwargs: As for `keras.Model.evaluate`.
+
+        Raises:
+            ConfigurationError: An argument is about arrays of rows.
+        """
+        refuse_rows(**{name: value for name, value in kwargs.items() if name in _PER_ROW})
+        return super().evaluate(x, **kwargs)
 
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
@@ -182,7 +214,8 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
             filepath: Where to.
             format: ``"tf_saved_model"``, ``"litert"``, ``"onnx"`` or ``"openvino"``, as far as they are installed.
             verbose: Whether to print the signature.
-            input_signature: Defaults to the environment's observations, of any batch size.
+            input_signature: Defaults to the environment's observations, of any batch size, in the dtypes that windows
+                have them in.
             **kwargs: As for `keras.Model.export`.
 
         Raises:
@@ -363,7 +396,7 @@ def refuse_rows(**given: Any) -> None:
         ConfigurationError: One of them was given.
     """
     for name, value in given.items():
-        if value is not None:
+        if value is not None and not (name == "validation_split" and value == 0.0):
             problem = f"`{name}` has no meaning for an agent, which learns from windows."
             raise ConfigurationError(describe(problem, fix=_PER_ROW[name], **{name: type(value).__name__}))
 

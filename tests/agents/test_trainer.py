@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
 from gymnasium import spaces
 
 import keras_optix as optix
@@ -32,8 +33,11 @@ def bound(space: Any) -> tuple[optix.PPOAgent, Any]:
     agent.bind(space, spaces.Discrete(3))
     space.seed(0)
     layout = agent.head.layout
-    drawn = [layout.flatten(space.sample()) for _ in range(5)]
-    return agent, layout.pack([np.stack(rows) for rows in zip(*drawn, strict=True)])
+    drawn = zip(*(layout.flatten(space.sample()) for _ in range(5)), strict=True)
+    # In the dtypes that a network gets, as in windows.
+    return agent, layout.pack(
+        [np.stack(rows).astype(leaf.dtype) for rows, leaf in zip(drawn, layout.leaves, strict=True)]
+    )
 
 
 def outputs(agent: optix.Agent, rows: Any) -> np.ndarray:
@@ -140,7 +144,7 @@ def test_an_agent_is_exported_after_fit_in_the_formats_that_are_there(fitting: A
     agent, dataset = fitting
     agent.fit(dataset, steps_per_epoch=1, verbose=0)
     agent.export(tmp_path / "policy.tflite", format="litert", verbose=False)
-    interpreter = tf.lite.Interpreter(str(tmp_path / "policy.tflite"))
+    interpreter = Interpreter(str(tmp_path / "policy.tflite"))
     interpreter.allocate_tensors()
     place = interpreter.get_input_details()[0]["index"]
     interpreter.set_tensor(place, np.ones((1, 2), np.float32))
@@ -233,6 +237,7 @@ def test_what_is_trainable_is_settled_when_the_agent_is_compiled(fitting: Any) -
         ("compiled_loss", (1, 2), "Override `train_step"),
         ("stateless_compute_loss", ([], [], []), "Override `train_step"),
         ("compute_metrics", (1, 2, 3), "from `train_step`"),
+        ("add_metric", ("mean",), "from `train_step`"),
         ("quantize", ("int8",), "Quantise a copy"),
     ],
 )
