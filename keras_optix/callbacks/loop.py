@@ -142,7 +142,8 @@ class Loop(Effects):
         self.window_id = window_id
         self.tuning.pause()
         values = self.trainee.hyperparams.snapshot()
-        rates = {name: values[name] for name in self.trainee.rates}
+        # One that is itself not finite (a schedule's 0 / 0) has no half.
+        rates = {name: values[name] for name in self.trainee.rates if math.isfinite(values[name])}
         after = self.guard.rescue_all(window_id, what, rates)
         if after:
             self.tuning.set(after, "rescue")

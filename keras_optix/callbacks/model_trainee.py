@@ -89,7 +89,7 @@ class ModelTrainee(Trainee):
     @property
     def rates(self) -> tuple[str, ...]:
         """See `Trainee`: of the optimizers that train."""
-        self._optimizers.look()
+        self._look()
         return self._hyperparams.names_in_use
 
     def knows(self, names: Iterable[str]) -> bool:
@@ -164,7 +164,7 @@ class ModelTrainee(Trainee):
             self.ready = True
             self._optimizers.find(self._model())
         if not self._hyperparams.resolved:
-            self._optimizers.look()
+            self._look()
         if self._pending is not None:
             self._load_pending()
         elif built or (not self._hyperparams.resolved and len(self._names) < self._size()):
@@ -253,6 +253,11 @@ class ModelTrainee(Trainee):
                     # Snapshots hold its slots from the first one on.
                     optimizer.build(model.trainable_variables)
         self.ready = all(optimizer.built for optimizer in optimizers.found.values())
+
+    def _look(self) -> None:
+        """Notes which optimizers made updates."""
+        self._model()  # on JAX their variables are empty before
+        self._optimizers.look()
 
     def _build(self, shapes: Any) -> None:
         """Builds a model for the inputs that it had, if that is possible."""

@@ -27,13 +27,16 @@ class Net(keras.Model):
     def __init__(self) -> None:
         super().__init__()
         self.hidden, self.norm = keras.layers.Dense(8, "relu"), keras.layers.BatchNormalization()
-        self.drop = keras.layers.Dropout(0.1, seed=1)
+        # Torch draws dropout from a generator of its own, which is no state of the model.
+        torch = keras.backend.backend() == "torch"
+        self.drop = keras.layers.Identity() if torch else keras.layers.Dropout(0.1, seed=1)
         self.out: Any = None
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         if self.out is None:
             self.out = keras.layers.Dense(1)
-        return self.out(self.drop(self.norm(self.hidden(inputs)), training=training))
+        hidden = self.norm(self.hidden(inputs), training=training)
+        return self.out(self.drop(hidden, training=training) if training else hidden)
 
 
 def sequential() -> Any:
@@ -116,8 +119,10 @@ def test_a_run_of_such_a_model_goes_on_where_it_was_cut_off(tmp_path: Path, kind
 def test_a_first_batch_that_is_not_finite_ends_with_an_error(kind: str) -> None:
     model = UNBUILT[kind]()
     model.compile(keras.optimizers.SGD(NAN), "mse", jit_compile=False)
-    with pytest.raises(optix.NonFiniteError, match="no finite weights to go back to"):
-        fit(model, loop())
+    # On JAX and Torch Keras builds a model before the first batch, so that there is something to go back to.
+    built = keras.backend.backend() != "tensorflow"
+    with pytest.raises(optix.NonFiniteError, match="6th time" if built else "no finite weights to go back to"):
+        fit(model, loop(), epochs=5)
 
 
 def test_a_later_batch_that_is_not_finite_goes_back_to_the_first() -> None:
