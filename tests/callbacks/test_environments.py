@@ -13,6 +13,7 @@ import pytest
 from gymnasium import wrappers
 
 import keras_optix as optix
+from keras_optix.callbacks.agent_trainee import AgentTrainee
 from keras_optix.testing import CountingEnv
 
 MakeAgent = Callable[..., optix.PPOAgent]
@@ -156,14 +157,18 @@ def test_somebody_else_is_told_to_the_loop(small_ppo: MakeAgent) -> None:
     assert len([message for message in told(callback) if "reset or stepped by somebody else" in message]) == 1
 
 
-def test_in_place_goes_on_when_a_run_is_resumed(small_ppo: MakeAgent, tmp_path: Any) -> None:
-    Once.taken = False
-    first = train(small_ppo(), Once, checkpoint_dir=tmp_path, resume=True, windows=6)
-    assert len(told(first)) == 1
-    Once.taken = False
-    made = Once()
-    again = train(small_ppo(), lambda: made, checkpoint_dir=tmp_path, resume=True, windows=12)
-    assert told(again) == told(first)
+def test_in_place_goes_on_when_a_run_is_resumed(small_ppo: MakeAgent) -> None:
+    def trainee() -> AgentTrainee:
+        agent = small_ppo()
+        optix.dataset_from_env(CountingEnv, agent, window_size=8, seed=0)
+        return AgentTrainee(agent)
+
+    first, again = trainee(), trainee()
+    assert again.play(again.current(0, 0), optix.ReturnEvaluator(2)) is not None
+    first.stay_in_place("copies were other environments")
+    again = trainee()
+    again.restore(*first.save(), weights=True)
+    assert again.play(again.current(0, 0), optix.ReturnEvaluator(2)) is None
 
 
 @pytest.mark.slow
