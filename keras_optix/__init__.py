@@ -81,10 +81,14 @@ if "tensorflow" not in sys.modules:
 def __getattr__(name: str) -> Any:
     if name == "testing":
         return importlib.import_module("keras_optix.testing")
-    try:
-        module = _MODULE_OF[name]
-    except KeyError:
-        raise AttributeError(f"module 'keras_optix' has no attribute {name!r}") from None
+    module = _MODULE_OF.get(name)
+    if module is None:
+        if name.startswith("_"):
+            raise AttributeError(f"module 'keras_optix' has no attribute {name!r}")
+        names = importlib.import_module("keras_optix.foreign_names").PACKAGE
+        arguments = importlib.import_module("keras_optix.arguments")
+        raise arguments.unknown_attribute("module 'keras_optix'", name, __all__, names)
+    importlib.import_module("keras_optix.backend").check_backend(name, module)
     value = getattr(importlib.import_module(module), name)
     globals()[name] = value
     return value

@@ -6,6 +6,8 @@ All classes derive from `OptixError`; each also derives from the built-in that a
 
 from __future__ import annotations
 
+from keras_optix.kinds import shown
+
 
 class OptixError(Exception):
     """Base class of all errors of keras_optix."""
@@ -15,8 +17,24 @@ class ConfigurationError(OptixError, ValueError):
     """An argument is invalid, or two arguments contradict each other."""
 
 
+class ArgumentError(ConfigurationError, TypeError):
+    """An argument is of another kind than is wanted, or there is none of its name."""
+
+
+class UnknownNameError(OptixError, AttributeError):
+    """An attribute or a method was asked for, or set, that there is not; maybe it has another name here."""
+
+
+class BackendError(OptixError, ImportError):
+    """What was asked for runs on TensorFlow only, and Keras runs on another backend, or TensorFlow is missing."""
+
+
 class SpaceError(ConfigurationError):
     """A model and an environment do not fit: observation or action spaces disagree."""
+
+
+class NetworkError(SpaceError, ArgumentError):
+    """What was given for a network is none."""
 
 
 class HyperparameterError(ConfigurationError):
@@ -60,7 +78,7 @@ def describe(problem: str, *, fix: str = "", **received: object) -> str:
     """
     parts = [problem]
     if received:
-        parts.append("Received: " + ", ".join(f"{name}={value!r}" for name, value in received.items()) + ".")
+        parts.append("Received: " + ", ".join(f"{name}={shown(value)}" for name, value in received.items()) + ".")
     if fix:
         parts.append(fix)
     return " ".join(parts)

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_optix.agents.agent import Agent
 from keras_optix.agents.default_networks import default_network, default_network_beside, has_images
-from keras_optix.agents.hyperparameters import Hyperparameter
+from keras_optix.agents.hyperparameters import Hyperparameter, declared
 from keras_optix.agents.network_checks import check_kind, check_network
 from keras_optix.agents.networks import network_inputs
 from keras_optix.agents.normalization import RewardScale
@@ -23,6 +23,7 @@ from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses
+from keras_optix.validation import check_bool
 
 _RUNNING = "running_return/"  # names of what belongs to the running episodes, in the arrays of a saved run
 
@@ -99,19 +100,19 @@ class ActorCriticAgent(Agent):
         **kwargs: Any,
     ) -> None:
         shared = {
-            "gamma": Hyperparameter(gamma, 0.0, 1.0),
-            "entropy_coefficient": Hyperparameter(entropy_coefficient),
-            "value_coefficient": Hyperparameter(value_coefficient),
-            "max_grad_norm": Hyperparameter(max_grad_norm, 1e-6),
+            "gamma": declared("gamma", gamma, 0.0, 1.0),
+            "entropy_coefficient": declared("entropy_coefficient", entropy_coefficient),
+            "value_coefficient": declared("value_coefficient", value_coefficient),
+            "max_grad_norm": declared("max_grad_norm", max_grad_norm, 1e-6),
         }
+        check_kind(policy, "policy")
         check_kind(value, "value")
-        if not isinstance(share_features, bool):
-            raise ConfigurationError(describe("`share_features` must be True or False.", share_features=share_features))
+        check_bool("share_features", share_features)
         super().__init__(policy, hyperparams=shared | dict(hyperparams or {}), **kwargs)
         self.value = value
         self.share_features = share_features
         self._joint: JointNetwork | None = None
-        self._reward_scale = RewardScale() if normalize_rewards else None
+        self._reward_scale = RewardScale() if check_bool("normalize_rewards", normalize_rewards) else None
         self.reward_moments = None if self._reward_scale is None else self._reward_scale.moments
 
     def build_networks(self, layout: ObservationLayout) -> None:

@@ -11,7 +11,10 @@ import keras
 import numpy as np
 
 from keras_optix.agents.acting import ActActors, PolicyHead, distribution_of, outputs_of
+from keras_optix.agents.attributes import AgentAttributes
+from keras_optix.agents.checks import check_compile, check_hyperparams, check_optimizer
 from keras_optix.agents.default_networks import default_network
+from keras_optix.agents.fit_checks import check_evaluate, check_fit
 from keras_optix.agents.gradient_step import averages_weights, complete, gradient_step, scaling_where_needed
 from keras_optix.agents.hyperparameters import Hyperparameter, Hyperparameters, learning_rate_of
 from keras_optix.agents.jit import AUTO, JitChoice, apply_choice, check_jit, choose_jit
@@ -33,6 +36,7 @@ from keras_optix.agents.stepping import (
     tracked,
 )
 from keras_optix.agents.trainer import WindowTrainer, refuse_distribution, refuse_losses
+from keras_optix.arguments import names_checked
 from keras_optix.control.after_shift import AfterShift
 from keras_optix.control.records import LEARNING_RATE, HyperparamSet
 from keras_optix.control.search_space import Log, SearchSpace, infer_space
@@ -43,11 +47,11 @@ from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import PublishedPolicy, Window
-from keras_optix.validation import check_int
+from keras_optix.validation import check_bool, check_int, check_name, check_seed
 
 
 @keras.saving.register_keras_serializable("keras_optix")
-class Agent(WindowTrainer):
+class Agent(AgentAttributes, WindowTrainer):
     """A `keras.Model` that acts in an environment and learns from windows of experience.
 
     Subclass it for an algorithm of your own and override `train_step(window)`: it gets a `Window` of tensors, updates
@@ -75,6 +79,7 @@ class Agent(WindowTrainer):
             The learning rate's is Log(1e-5, 1e-1), for any optimizer. See `search_spaces`.
     """
 
+    fixed_when_bound = frozenset({"policy", "value", "normalize_observations"})
     prefers_jit = False
     default_spaces: ClassVar[Mapping[str, SearchSpace | tuple[float, float]]] = {LEARNING_RATE: Log(1e-5, 1e-1)}
     plays: tuple[type[Any], ...] = (
@@ -96,10 +101,11 @@ class Agent(WindowTrainer):
         refuse_distribution()
         check_kind(policy, "policy")
         # Without `autocast`, as observations reach `call` in their own dtype whatever the networks compute in.
+        name = None if name is None else check_name("name", name, "the name of the model")
         super().__init__(name=name, autocast=False)
         self.policy = policy
-        self.normalize_observations = normalize_observations
-        self._hyperparams = Hyperparameters(hyperparams or {})
+        self.normalize_observations = check_bool("normalize_observations", normalize_observations)
+        self._hyperparams = Hyperparameters(check_hyperparams(hyperparams))
         self._observation_space: Any = None
         self._action_space: Any = None
         self._head: PolicyHead | None = None
@@ -109,7 +115,7 @@ class Agent(WindowTrainer):
         self._warm_up = WarmUp(self)
         self._act_actors = ActActors()
         self._lowered = Lowered()
-        self._seed = seed
+        self._seed = check_seed("seed", seed)
         self._added_networks: tuple[str, ...] = ()
         self._act_rng = np.random.default_rng(seed)
         self._updates_paused = False
@@ -128,6 +134,11 @@ class Agent(WindowTrainer):
         values = ", ".join(f"{name}={value:g}" for name, value in self._hyperparams.snapshot().items())
         spaces = f"observations={observations}, actions={actions}"
         return f"<{type(self).__name__} name={self.name}, {spaces}, policy_version={self.policy_version}, {values}>"
+
+    @property
+    def seed(self) -> int | None:
+        """What `act` is seeded with, as it was given."""
+        return self._seed
 
     # Spaces and networks
 
@@ -271,6 +282,8 @@ class Agent(WindowTrainer):
             ConfigurationError: A loss or metrics are given, or an argument is out of range.
         """
         refuse_distribution()
+        optimizer = check_optimizer(optimizer)
+        check_compile(kwargs)
         check_jit(jit_compile)
         refuse_losses(kwargs)
         check_int("steps_per_execution", kwargs.get("steps_per_execution", 1), minimum=1)
@@ -333,6 +346,7 @@ class Agent(WindowTrainer):
         """Makes the agent that `get_config` described, bound to its spaces; weights are fresh."""
         return agent_of(cls, config, custom_objects)
 
+    @names_checked
     def fit(
         self,
         x: Any = None,
@@ -362,12 +376,16 @@ class Agent(WindowTrainer):
             ConfigurationError: A live feed cannot be waited for in the middle of several steps at once, or the model is
                 to be spread over devices.
         """
+        if x is None:
+            self._check_ready("fit")
+        flat = keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)) if callbacks else []
+        options = check_fit(self, x, flat, shuffle, {"verbose": verbose, **kwargs})
         self._check_ready("fit")
         refuse_distribution()
         self.check_trainable()
         averaging = averages_weights(self.optimizer)
         untrained = self.get_weights() if averaging and not self._clock.updates() else None
-        given = _listed(callbacks, verbose)
+        given = _listed(flat, verbose)
         if verbose and self._jit_choice is not None and not self._jit_told:
             self._jit_told = True
             print(self._jit_choice)
@@ -380,7 +398,7 @@ class Agent(WindowTrainer):
                 received = {"steps_per_execution": self.steps_per_execution}
                 raise ConfigurationError(describe(problem, fix="Compile with `steps_per_execution=1`.", **received))
             with feeds_may_end() if live else contextlib.nullcontext():
-                history = super().fit(x, callbacks=given, verbose=verbose, shuffle=shuffle, **kwargs)
+                history = super().fit(x, callbacks=given, shuffle=False, **options)
         except BaseException as error:
             # What an environment raises reaches us as an error of the TensorFlow runtime, without its cause.
             original = self._sources.take_error() or error
@@ -399,6 +417,21 @@ class Agent(WindowTrainer):
                 super().set_weights(untrained)  # without an update they are zeros
             self._clock.move_past(self.policy_version)
         return history
+
+    def evaluate(self, x: Any = None, *, steps: int | None = None, **kwargs: Any) -> Any:
+        """Plays windows and learns nothing; see `keras.Model.evaluate`. Whole episodes: `keras_optix.evaluate`.
+
+        Args:
+            x: A dataset from `dataset_from_env`, best with ``deterministic=True``, or from `dataset_from_stream`.
+            steps: Windows. None, of a dataset without end: enough for about ten episodes, which a warning tells.
+            **kwargs: As for `keras.Model.evaluate`.
+
+        Raises:
+            ConfigurationError: `x` is no dataset of this agent's windows, or an argument says nothing of windows.
+        """
+        if not kwargs.get("_use_cached_eval_dataset", False):  # what Keras calls in `fit` was checked there
+            steps = check_evaluate(self, x, steps, kwargs)
+        return super().evaluate(x, steps=steps, **kwargs)
 
     def train_step(self, window: Window) -> dict[str, Any]:
         """Learns from a window; override it.
@@ -811,11 +844,9 @@ class Agent(WindowTrainer):
         return PolicyHead(self.policy, layout, actions, normalizers, self.log_std)
 
 
-def _listed(callbacks: Any, verbose: Any) -> list[Any]:
+def _listed(callbacks: Sequence[Any], verbose: Any) -> list[Any]:
     """The callbacks of a `fit`, with our line of progress, told of each other."""
-    if isinstance(callbacks, keras.callbacks.CallbackList):
-        callbacks = callbacks.callbacks
-    given = keras.tree.flatten(callbacks) if callbacks else []
+    given = list(callbacks)
     if verbose and not any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in given):
         given.append(FitProgress([callback for callback in given if isinstance(callback, ProgressReporter)]))
     for callback in given:

@@ -151,11 +151,11 @@ def score_alone(data: EpisodeData, evaluator: BaseEvaluator, logs: Mapping[str, 
     if evaluator.reads_logs or evaluator.per_epoch:
         return None
     if evaluator.plays_episodes:
-        metrics = evaluator.score_episodes(data.episodes) if data.episodes else None
+        metrics = evaluator.measure_episodes(data.episodes) if data.episodes else None
     else:
         state = evaluator.to_json()
         try:
-            metrics = evaluator.score(data, logs)
+            metrics = evaluator.measure(data, logs)
         finally:
             evaluator.from_json(state)
     if metrics is None or metrics.primary_score is None:

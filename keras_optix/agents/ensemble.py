@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, cast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, Literal, cast
 
 import keras
 import numpy as np
@@ -29,6 +28,7 @@ from keras_optix.agents.credit import (
 )
 from keras_optix.agents.ensemble_head import AVERAGE, MIXTURE, EnsembleHead, EnsembleLowerable, RoutedActor
 from keras_optix.agents.ensemble_learning import MembersLearning, SourceShare
+from keras_optix.agents.ensemble_members import FixedAgents, WeightedAgents, spaces_of_members, weighted_agents_of
 from keras_optix.agents.gradient_step import averages_weights
 from keras_optix.agents.jit import JitChoice
 from keras_optix.agents.saving import bind_to, serialized, spaces_config
@@ -40,50 +40,11 @@ from keras_optix.experience.actor import Actor
 from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import CollectedWindow, Window
-from keras_optix.validation import check_choice, check_int
+from keras_optix.validation import check_choice, check_int, check_kind
 
 PRIMARY: Final = "primary"
 ALL: Final = "all"
 _MEMBERS = "members/"  # names of what only a member itself can save, in the arrays of a saved run
-
-
-class WeightedAgents(Protocol):
-    """What an ensemble needs of a policy manager.
-
-    Attributes:
-        agents: The members.
-        weights: How much each of them counts, in their order; they sum to 1.
-    """
-
-    @property
-    def agents(self) -> Sequence[Agent]:
-        """The members."""
-        ...
-
-    @property
-    def weights(self) -> Sequence[float]:
-        """How much each of them counts."""
-        ...
-
-    def subscribe(self, listener: Callable[[Sequence[float]], None]) -> object:
-        """Calls the listener with the weights on each change."""
-        ...
-
-
-@dataclass(frozen=True)
-class FixedAgents:
-    """Members whose weights nobody changes: what a loaded ensemble has in the place of its policy manager.
-
-    Attributes:
-        agents: The members.
-        weights: How much each of them counts; they sum to 1.
-    """
-
-    agents: Sequence[Agent]
-    weights: Sequence[float]
-
-    def subscribe(self, listener: Callable[[Sequence[float]], None]) -> None:
-        """There will be nothing to tell."""
 
 
 @keras.saving.register_keras_serializable("keras_optix")
@@ -96,8 +57,10 @@ class EnsembleAgent(Agent):
     snapshot.
 
     Args:
-        policy_manager: Has the members, their weights and their changes; see `WeightedAgents`.
-        primary_agent: The member that learns. Hyperparameters, search spaces and optimizer of the ensemble are its own.
+        policy_manager: Has the members, their weights and their changes; see `WeightedAgents`. A list of agents will
+            do, which count alike then.
+        primary_agent: The member that learns. Hyperparameters, search spaces, optimizer and seed of the ensemble are
+            its own. None: the first member that is compiled, else the first.
         continuous: What a Box policy is: ``"average"``, the members' weighted average with one noise for all, or
             ``"mixture"``, where each action is one member's.
         learn: ``"primary"``; ``"all"``; or ``"none"`` for an ensemble that only acts. Defaults to ``"primary"``, which
@@ -117,17 +80,23 @@ class EnsembleAgent(Agent):
             several episodes. Defaults to 10.
         name: Name of the model.
 
+    The ensemble plays what its members play: if one of them knows its environment, all are bound to that one here.
+
     Raises:
         ConfigurationError: There is no member, the primary is none of them, a weight is invalid, an option is unknown,
             or all are to learn and nobody plays alone.
+        SpaceError: Members play different environments.
     """
 
     prefers_jit = True
+    fixed_when_bound = Agent.fixed_when_bound | {
+        *("members", "primary_agent", "continuous", "learn", "credit", "solo_windows")
+    }
 
     def __init__(
         self,
-        policy_manager: WeightedAgents,
-        primary_agent: Agent,
+        policy_manager: WeightedAgents | Sequence[Agent],
+        primary_agent: Agent | None = None,
         *,
         continuous: Literal["average", "mixture"] = AVERAGE,
         learn: Literal["primary", "all", "none"] = PRIMARY,
@@ -135,7 +104,14 @@ class EnsembleAgent(Agent):
         solo_windows: int = 10,
         name: str | None = None,
     ) -> None:
+        policy_manager = weighted_agents_of(policy_manager)
         members = list(policy_manager.agents)
+        if primary_agent is None and not members:
+            problem = "There is no agent to make an ensemble of."
+            raise ConfigurationError(describe(problem, fix="Add some first: manager.add_agent(agent).", agents=[]))
+        if primary_agent is None:
+            primary_agent = next((member for member in members if member.compiled), members[0])
+        check_kind("primary_agent", primary_agent, Agent, fix="Give one of the members, or leave it out.")
         if not any(member is primary_agent for member in members):
             raise ConfigurationError(
                 describe(
@@ -146,7 +122,7 @@ class EnsembleAgent(Agent):
                 )
             )
         shares = _checked_weights(policy_manager.weights, len(members))
-        super().__init__(name=name)
+        super().__init__(name=name, seed=primary_agent.seed)
         self.members = members
         self.primary_agent = primary_agent
         self.continuous = check_choice("continuous", continuous, (AVERAGE, MIXTURE))
@@ -173,6 +149,9 @@ class EnsembleAgent(Agent):
             name="mixture_weights",
         )
         policy_manager.subscribe(self.set_mixture_weights)
+        spaces = spaces_of_members(members)
+        if spaces is not None:
+            self.bind(*spaces)
 
     # Weights of the members
 
@@ -369,6 +348,13 @@ class EnsembleAgent(Agent):
                 reason = "it was compiled so" if member.jit_choice is None else member.jit_choice.reason
                 return JitChoice(False, f"{member.name} is compiled without it ({reason})")
         return JitChoice(True, "all that learn are compiled with it")
+
+    def fit(self, x: Any = None, **kwargs: Any) -> Any:
+        """See `Agent.fit`. An ensemble that is not compiled is, if those that learn are: with their optimizers."""
+        learners = self.members if self.learn == ALL else [self.primary_agent]
+        if not self.compiled and all(member.compiled for member in learners):
+            self.compile()
+        return super().fit(x, **kwargs)
 
     def train_step(self, window: Window) -> dict[str, Any]:
         """See `Agent.train_step`: the primary's, that of all members, or none."""

@@ -6,31 +6,64 @@ They are not weights of the model: restoring a policy does not undo what a tuner
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import tensorflow as tf
 
+from keras_optix.arguments import NamesChecked, unknown_attribute
 from keras_optix.control.records import LEARNING_RATE, shortest
-from keras_optix.errors import HyperparameterError, StateError, describe
-from keras_optix.validation import is_finite_number
+from keras_optix.errors import HyperparameterError, StateError, UnknownNameError, describe
+from keras_optix.foreign_names import ARGUMENTS
+from keras_optix.kinds import with_kind
+from keras_optix.validation import is_finite_number, nearest, nearest_of, refuse_kind
 
 
 @dataclass(frozen=True)
-class Hyperparameter:
+class Hyperparameter(NamesChecked):
     """Default and legal range of a hyperparameter.
 
     Attributes:
         value: Default.
         low: Smallest legal value.
         high: Largest legal value.
+
+    Raises:
+        ConfigurationError: One is no number, or the range is empty.
     """
 
     value: float
     low: float = 0.0
     high: float = math.inf
+
+    def __post_init__(self) -> None:
+        # Kinds only: that the value is legal is checked where the hyperparameter has its name.
+        for name, value in (("value", self.value), ("low", self.low), ("high", self.high)):
+            if isinstance(value, bool) or not isinstance(value, numbers.Real):
+                refuse_kind(name, value, "a number", fix="Such as Hyperparameter(0.99, low=0.0, high=1.0).")
+        if not self.low <= self.high:
+            problem = "The smallest legal value must not be above the largest."
+            raise HyperparameterError(describe(problem, low=self.low, high=self.high))
+
+
+def declared(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> Hyperparameter:
+    """A hyperparameter that is an argument of an algorithm: what is no number is refused under its own name.
+
+    Args:
+        name: The argument.
+        value: What was given.
+        low: Smallest legal value.
+        high: Largest legal value.
+
+    Raises:
+        ArgumentError: It is no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        refuse_kind(name, value, f"a number in [{low:g}, {high:g}]")
+    return Hyperparameter(float(value), low, high)
 
 
 def learning_rate_of(optimizer: Any) -> Any:
@@ -57,6 +90,26 @@ class Hyperparameters(MutableMapping[str, float]):
         for name, spec in specs.items():
             self._check(name, spec.value)
             self._variables[name] = keras.Variable(spec.value, dtype="float32", trainable=False, name=name)
+
+    if not TYPE_CHECKING:  # for checkers, they have no attributes
+
+        def __getattr__(self, name: str) -> Any:
+            """Called where there is no such attribute: hyperparameters are items."""
+            if name.startswith("_"):
+                raise AttributeError(name)
+            if name in self._variables:
+                raise UnknownNameError(f"Hyperparameters are read by name: write hyperparams[{name!r}].")
+            raise unknown_attribute("The mapping of hyperparameters", name, self._variables, ARGUMENTS)
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Refuses attributes: what was set would be ignored."""
+            if not name.startswith("_"):
+                meant = name if name in self._variables else nearest_of(name, self._variables) or name
+                raise UnknownNameError(
+                    f"Hyperparameters are set by name, not as attributes. Received: {name}={with_kind(value)}. "
+                    f"Write agent.hyperparams[{meant!r}] = ...; there are {', '.join(self._variables)}."
+                )
+            super().__setattr__(name, value)
 
     def attach_optimizer(self, optimizer: Any) -> None:
         """Makes the optimizer's learning rate the hyperparameter `learning_rate`.
@@ -150,7 +203,8 @@ class Hyperparameters(MutableMapping[str, float]):
         raise HyperparameterError(
             describe(
                 "Unknown hyperparameter.",
-                fix=f"Known are: {', '.join(sorted({*self._variables, LEARNING_RATE}))}.",
+                fix=f"Known are: {', '.join(sorted({*self._variables, LEARNING_RATE}))}."
+                + (f" Here it is {ARGUMENTS[name]}." if name in ARGUMENTS else nearest(str(name), self._variables)),
                 name=name,
             )
         )

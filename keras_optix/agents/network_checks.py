@@ -12,13 +12,25 @@ import keras
 import numpy as np
 
 from keras_optix.agents.networks import declared_inputs, network_inputs
-from keras_optix.errors import SpaceError, describe
+from keras_optix.errors import NetworkError, SpaceError, describe
 from keras_optix.experience.observations import Leaf, ObservationLayout
+from keras_optix.foreign_names import POLICY_NAMES
+from keras_optix.kinds import kind_of
 
 _ROWS = 2  # of the example; with one, a network that mixes the rows of a batch would not be seen
 _CHOICES = (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete, gymnasium.spaces.MultiBinary)
 _PROBABILITIES = ("softmax", "sigmoid", "hard_sigmoid", "sparsemax")
 _PASSING = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Dropout, keras.layers.Identity)
+
+
+# What to say of objects that are given for a network.
+_HINTS = {
+    "a list": "Give the layers to a model: keras.Sequential([...]).",
+    "a symbolic tensor of Keras": "Make a model of it: keras.Model(inputs, outputs).",
+    "a module of PyTorch": "Agents learn in TensorFlow: build it of Keras' layers.",
+    "an environment": "An environment belongs to the dataset: dataset_from_env(env, agent).",
+    "a vector environment": "An environment belongs to the dataset: dataset_from_env(env, agent).",
+}
 
 
 def check_kind(network: Any, role: str) -> None:
@@ -29,7 +41,7 @@ def check_kind(network: Any, role: str) -> None:
         role: ``"policy"`` or ``"value"``, for the message.
 
     Raises:
-        SpaceError: It is not a `keras.Model`.
+        NetworkError: It is not a `keras.Model`.
     """
     if network is None or (isinstance(network, keras.Model) and not hasattr(network, "hyperparams")):
         return
@@ -46,9 +58,12 @@ def check_kind(network: Any, role: str) -> None:
         problem = f"`{role}` must be a keras.Model, and is a function."
         fix = "Give the model that it makes, or subclass keras.Model and call it there."
     else:
-        problem, fix = f"`{role}` must be a keras.Model.", "Leave it out for a default network."
-        received = {role: network if isinstance(network, str | int | float) else type(network).__name__}
-    raise SpaceError(describe(problem, fix=fix, **received))
+        problem = f"`{role}` must be a keras.Model."
+        leave_out = "Leave it out for a default network."
+        fix = _HINTS.get(kind_of(network), leave_out)
+        if isinstance(network, str) and network in POLICY_NAMES:
+            fix = f"There are no names of networks here. {leave_out}"
+    raise NetworkError(describe(problem, fix=fix, **received))
 
 
 def check_network(

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_optix.agents.actor_critic import ActorCriticAgent, Rows, flatten
 from keras_optix.agents.gradient_step import REGULARIZATION
-from keras_optix.agents.hyperparameters import Hyperparameter
+from keras_optix.agents.hyperparameters import declared
 from keras_optix.control.records import LEARNING_RATE
 from keras_optix.control.search_space import Linear, Log, OneMinusLog, SearchSpace
 from keras_optix.experience.window import Window
@@ -100,8 +100,8 @@ class PPOAgent(ActorCriticAgent):
             value_coefficient=value_coefficient,
             max_grad_norm=max_grad_norm,
             hyperparams={
-                "gae_lambda": Hyperparameter(gae_lambda, 0.0, 1.0),
-                "clip_ratio": Hyperparameter(clip_ratio, 1e-6),
+                "gae_lambda": declared("gae_lambda", gae_lambda, 0.0, 1.0),
+                "clip_ratio": declared("clip_ratio", clip_ratio, 1e-6),
             },
             normalize_observations=normalize_observations,
             normalize_rewards=normalize_rewards,
@@ -109,9 +109,29 @@ class PPOAgent(ActorCriticAgent):
             seed=seed,
             name=name,
         )
-        self.epochs = check_int("epochs", epochs, minimum=1)
-        self.minibatch_size = check_int("minibatch_size", minibatch_size, minimum=1)
+        self.epochs = epochs
+        self.minibatch_size = minibatch_size
         self._regularized = False
+
+    @property
+    def epochs(self) -> int:
+        """Passes over a window; setting it takes effect with the next `fit`, which compiles again."""
+        return self._epochs
+
+    @epochs.setter
+    def epochs(self, epochs: int) -> None:
+        self._epochs = check_int("epochs", epochs, minimum=1)
+        self.train_function = None
+
+    @property
+    def minibatch_size(self) -> int:
+        """Transitions in a minibatch; setting it takes effect with the next `fit`, which compiles again."""
+        return self._minibatch_size
+
+    @minibatch_size.setter
+    def minibatch_size(self, minibatch_size: int) -> None:
+        self._minibatch_size = check_int("minibatch_size", minibatch_size, minimum=1)
+        self.train_function = None
 
     def get_config(self) -> dict[str, Any]:
         """See `Agent.get_config`."""

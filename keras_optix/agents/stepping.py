@@ -10,8 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import tensorflow as tf
 
 from keras_optix.agents.state import PolicyClock
-from keras_optix.experience.dataset import source_of
 from keras_optix.experience.source import WindowSource
+from keras_optix.experience.transformations import source_of
 from keras_optix.experience.window import Window
 
 Step = Callable[[Window], dict[str, Any]]

@@ -14,6 +14,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_optix.agents.fit_checks import refuse_windows
+from keras_optix.arguments import names_checked
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
 from keras_optix.experience.dataset import window_spec
 from keras_optix.experience.window import Window
@@ -138,6 +140,7 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
 
     # On observations
 
+    @names_checked
     def predict(
         self,
         x: Any,
@@ -165,6 +168,7 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
         """
         self._check_bound("predict")
         if isinstance(x, tf.data.Dataset):
+            refuse_windows(x)
             batches = x.map(lambda *rows: (rows[0] if len(rows) == 1 else rows,))
         else:
             batches = tf.data.Dataset.from_tensor_slices((self._rows_of(x, "predict"),)).batch(batch_size or 32)

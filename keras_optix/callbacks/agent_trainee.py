@@ -249,12 +249,12 @@ class AgentTrainee(Trainee):
     def play(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int = 0) -> EvalMetrics | None:
         """Plays episodes on environments of its own; samples actions as in training, unless the evaluator is greedy."""
         records = self._play(candidate, evaluator, episodes, None)
-        return None if records is None else evaluator.score_episodes(records)
+        return None if records is None else evaluator.measure_episodes(records)
 
     def compete(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int, seed: int) -> Played | None:
         """See `Trainee`."""
         records = self._play(candidate, evaluator, episodes, seed)
-        metrics = None if records is None else evaluator.score_episodes(records)
+        metrics = None if records is None else evaluator.measure_episodes(records)
         estimate = None if metrics is None else estimate_of(metrics)
         if records is None or estimate is None:
             return None
@@ -450,7 +450,7 @@ class AgentTrainee(Trainee):
 
         def score(evaluator: BaseEvaluator) -> EvalMetrics:
             own = data()
-            return nothing if own is None else evaluator.score(own, logs)
+            return nothing if own is None else evaluator.measure(own, logs)
 
         def member_scores(evaluator: BaseEvaluator) -> Sequence[EvalMetrics | None]:
             return agent.member_metrics(collected, evaluator, logs) if isinstance(agent, MixedAgent) else ()
@@ -507,7 +507,7 @@ class Hold(Trial):
         data = unit.data() if unit.candidate.policy_version == self._version else None
         if data is not None:
             whole = tuple(episode for episode in data.episodes if episode.first_version == self._version)
-            self.pool.add(self._evaluator.score(replace(data, episodes=whole), unit.logs), data.episode_id)
+            self.pool.add(self._evaluator.measure(replace(data, episodes=whole), unit.logs), data.episode_id)
         return self.pool.ready
 
     def result(self) -> EvalMetrics:

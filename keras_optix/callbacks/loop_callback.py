@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
+from keras_optix.arguments import NamesChecked
 from keras_optix.control.records import EvalMetrics, HyperparamSet
 from keras_optix.control.registry import PolicySnapshot
+from keras_optix.errors import StateError
 from keras_optix.reprs import OneLineRepr
 
 
-class LoopCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc]
+class LoopCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc]
     """A Keras callback that also hears what the loop decides. Give it in ``OptixCallback(callbacks=[...])``.
 
     Override what you need. Each hook fires once per transition, after the loop has carried it out: `on_degradation`
@@ -26,6 +31,29 @@ class LoopCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc]
     An exception in a hook ends `fit` and reaches the caller. Keras' own hooks (`on_train_batch_end`, ...) are called
     too, after those of `OptixCallback`. On an ordinary model a window is an epoch.
     """
+
+    in_loop = False  # whether an `OptixCallback` has it
+
+    def set_model(self, model: Any) -> None:
+        """See `keras.callbacks.Callback`.
+
+        Raises:
+            StateError: It was given to `fit`, where nobody tells it of the loop.
+        """
+        self._check_place()
+        super().set_model(model)
+
+    def on_siblings(self, callbacks: Sequence[Any]) -> None:
+        """An agent's `fit` tells which callbacks are beside it; raises as `set_model`."""
+        self._check_place(always=True)
+
+    def _check_place(self, always: bool = False) -> None:
+        if always or not self.in_loop:
+            name = type(self).__name__
+            raise StateError(
+                f"{name} is a callback of the loop, and hears of it only inside `OptixCallback(callbacks=[...])`, not "
+                f"among the callbacks of `fit`. Write fit(..., callbacks=[OptixCallback(callbacks=[{name}(...)])])."
+            )
 
     def on_loop_start(self) -> None:
         """The loop begins; nothing has been collected yet."""

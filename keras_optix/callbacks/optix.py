@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import keras
 
+from keras_optix.arguments import NamesChecked
 from keras_optix.callbacks.agent_trainee import AgentTrainee, LoopAgent
 from keras_optix.callbacks.effects import LoopOptions
 from keras_optix.callbacks.history import LoopHistory, spread
@@ -20,13 +21,24 @@ from keras_optix.callbacks.loop import Loop
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
 from keras_optix.callbacks.model_trainee import ModelTrainee
+from keras_optix.callbacks.option_checks import (
+    directory_of,
+    evaluator_of,
+    loop_callbacks_of,
+    refuse_contradictions,
+    scheduler_of,
+    tuner_of,
+    variables_of,
+)
 from keras_optix.callbacks.policies import check_fits, manager_among
 from keras_optix.callbacks.policy_manager import PolicyManager
+from keras_optix.callbacks.registry_option import registry_of
 from keras_optix.callbacks.resume import ResumePoint, ResumeStore
 from keras_optix.callbacks.tensorboard import LoopWriter
 from keras_optix.callbacks.trainee import Trainee
 from keras_optix.control.base_optimizer import BaseOptimizer
 from keras_optix.control.evaluators import BaseEvaluator, ReturnEvaluator
+from keras_optix.control.function_evaluator import EvaluatorFunction
 from keras_optix.control.monitors import MonitorEvaluator
 from keras_optix.control.records import LEARNING_RATE, EvalMetrics
 from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
@@ -37,13 +49,14 @@ from keras_optix.errors import ConfigurationError, FeedError, OptixError, StateE
 from keras_optix.formatting import UNKNOWN
 from keras_optix.reprs import OneLineRepr
 from keras_optix.terminal import STATUS
-from keras_optix.validation import check_choice, check_float, check_int
+from keras_optix.validation import check_bool, check_choice, check_float, check_int
 
 _OWNERS = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
+_ALIVE: weakref.WeakSet[OptixCallback] = weakref.WeakSet()
 _RUN = ("_loop", "_model", "_children", "_store", "_point", "_limit")  # attributes that a run leaves behind
 
 
-class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc]
+class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc]
     """Scores, tunes, checkpoints, rolls back, and stops when what it trains is trained.
 
     On an agent, ``agent.fit(dataset, callbacks=[OptixCallback()])`` runs until DORMANT. Windows are scored, and a new
@@ -56,7 +69,8 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
     plateau) if it stands out from the noise between epochs. `window` then means epoch, and `env_steps` batches.
 
     Args:
-        evaluator: How a window becomes a score. None, without `monitor`: `ReturnEvaluator`, the mean return of the
+        evaluator: How a window becomes a score: an evaluator, or a function ``(episode_data, train_diagnostics)`` that
+            returns a number, higher is better. None, without `monitor`: `ReturnEvaluator`, the mean return of the
             episodes that ended; of an ordinary model ``monitor="val_loss"``.
         monitor: Name of a log to score instead of an evaluator: ``"val_accuracy"``, ``"val_episode_return"``, any
             key of the logs. Names that begin with ``val_`` are read at the ends of epochs, others of an agent after
@@ -67,7 +81,7 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
         tuner: Tunes hyperparameters while the loop is ACTIVE: a `BackoffOptimizer`, a `PBTOptimizer`, a
             `ReplaySchedule`, one of your own. Evaluations of its experiments count towards no plateau. None: nothing
             is tuned.
-        registry: Where snapshots go. None: one in `checkpoint_dir`.
+        registry: Where snapshots go: a registry, or the path of its directory. None: one in `checkpoint_dir`.
         checkpoint_dir: Directory for a registry. None, without a registry: a temporary one, gone with the callback.
         policy_manager: Evolves the policies of an agent: compares current and best on the same seeds before a rollback,
             tries variants at DORMANT, weighs the members of an ensemble, and looks for a known policy where the world
@@ -82,7 +96,7 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
         hyperparams: Variables of an ordinary model that the tuner may set, by the names in its bounds. The learning
             rate needs no mention.
         log_dir: Directory for TensorBoard. None: nothing is written.
-        callbacks: `LoopCallback`s, called in their order.
+        callbacks: `LoopCallback`s, called in their order, or a single one.
         resume: Go on with the run in the directory that was cut off (a crash, Ctrl-C), if there is one: weights,
             slots, generators, scheduler, tuner, history, hyperparameters and counters. A run that ended leaves nothing
             to resume.
@@ -104,13 +118,13 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
 
     def __init__(
         self,
-        evaluator: BaseEvaluator | None = None,
+        evaluator: BaseEvaluator | EvaluatorFunction | None = None,
         *,
         monitor: str | None = None,
         mode: Literal["auto", "min", "max"] = "auto",
         scheduler: BackoffScheduler | None = None,
         tuner: BaseOptimizer | None = None,
-        registry: CheckpointRegistry | None = None,
+        registry: CheckpointRegistry | str | os.PathLike[str] | None = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         policy_manager: PolicyManager | None = None,
         on_dormant: Literal["auto", "stop", "watch"] = "auto",
@@ -120,31 +134,33 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
         restore_hyperparams: bool = False,
         hyperparams: Mapping[str, Any] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
-        callbacks: Sequence[LoopCallback] = (),
+        callbacks: Sequence[LoopCallback] | LoopCallback = (),
         resume: bool = False,
         resume_interval: float | None = 10.0,
         verbose: int = 1,
     ) -> None:
         super().__init__()
+        evaluator, scheduler, tuner = evaluator_of(evaluator), scheduler_of(scheduler), tuner_of(tuner)
+        registry, checkpoint_dir = registry_of(registry), directory_of("checkpoint_dir", checkpoint_dir)
         self._options = LoopOptions(
             on_dormant=check_choice("on_dormant", on_dormant, ("auto", "stop", "watch")),
             max_windows=None if max_windows is None else check_int("max_windows", max_windows, minimum=1),
-            rollback_on_degradation=bool(rollback_on_degradation),
-            restore_best=bool(restore_best),
-            restore_hyperparams=bool(restore_hyperparams),
+            rollback_on_degradation=check_bool("rollback_on_degradation", rollback_on_degradation),
+            restore_best=check_bool("restore_best", restore_best),
+            restore_hyperparams=check_bool("restore_hyperparams", restore_hyperparams),
         )
         self._persistent = registry is not None or checkpoint_dir is not None
         self._interval = None if resume_interval is None else check_float("resume_interval", resume_interval, low=0.0)
-        self._resume = bool(resume)
+        self._resume = check_bool("resume", resume)
         self.verbose = check_int("verbose", verbose, minimum=0)
-        self.callbacks = list(callbacks)
+        self.callbacks = loop_callbacks_of(callbacks)
         self.policy_manager = manager_among(policy_manager, self.callbacks)
         if registry is None and checkpoint_dir is None and self.policy_manager is not None:
             registry = self.policy_manager.own_registry
             self._persistent = registry is not None
         self.tuner = tuner
-        self._variables = dict(hyperparams or {})
-        _refuse_contradictions(
+        self._variables = variables_of(hyperparams)
+        refuse_contradictions(
             {
                 "evaluator": evaluator,
                 "monitor": monitor,
@@ -160,15 +176,6 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
             },
             restores=rollback_on_degradation or restore_best or on_dormant == "watch",
         )
-        for callback in callbacks:
-            if not isinstance(callback, LoopCallback):
-                raise ConfigurationError(
-                    describe(
-                        "`callbacks` of OptixCallback takes LoopCallbacks.",
-                        fix="Give an ordinary Keras callback to `fit(callbacks=[...])`.",
-                        callback=type(callback).__name__,
-                    )
-                )
         if monitor is not None:
             evaluator = MonitorEvaluator(monitor, mode)
         self._default_evaluator = evaluator is None
@@ -177,10 +184,10 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
         self.scheduler = BackoffScheduler() if scheduler is None else scheduler
         if registry is None and checkpoint_dir is not None:
             registry = CheckpointRegistry(checkpoint_dir)
-        self._registry = registry
-        self._log_dir = log_dir
-        if log_dir is not None:
-            LoopWriter(log_dir).close()  # fails now rather than when training begins
+        self._registry: CheckpointRegistry | None = registry
+        self._log_dir = directory_of("log_dir", log_dir)
+        if self._log_dir is not None:
+            LoopWriter(self._log_dir).close()  # fails now rather than when training begins
         self._loop: Loop | None = None
         self._children: Any = None
         self._store: ResumeStore | None = None
@@ -190,6 +197,7 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
         self._siblings: list[Any] = []
         self._stop_asked = False
         self._waits = False  # whether the tuner waits until it is known what trains
+        _ALIVE.add(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OptixCallback:
         """A callback with the same options that has not run: KerasTuner makes one per trial."""
@@ -208,6 +216,7 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
             setattr(copied, name, None if name in left_out else copy.deepcopy(value, memo))
         copied._siblings = []
         copied.scheduler.reset()
+        _ALIVE.add(copied)
         return copied
 
     def _facts(self) -> Mapping[str, str]:
@@ -282,12 +291,21 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
     def set_params(self, params: Mapping[str, Any]) -> None:
         """See `keras.callbacks.Callback`."""
         super().set_params(params)
+        # Keras gives all callbacks of a `fit` one and the same dict of parameters.
+        if any(other is not self and other.params is params for other in _ALIVE):
+            raise _second_loop()
         if self.callbacks:
+            for child in self.callbacks:
+                child.in_loop = True
             self._children = keras.callbacks.CallbackList(self.callbacks, model=self.model, **params)
+            for child in self.callbacks:
+                child.in_loop = False  # whoever else takes them in is `fit`
 
     def on_siblings(self, callbacks: Sequence[Any]) -> None:
         """An agent's `fit` tells which callbacks are at work beside this one."""
         self._siblings = list(callbacks)
+        if any(isinstance(other, OptixCallback) for other in self._siblings):
+            raise _second_loop()
 
     def _name_owners(self, tuner: BaseOptimizer) -> bool:
         """Warns of other callbacks that set what is tuned; returns whether there are any."""
@@ -568,58 +586,8 @@ class OptixCallback(OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc
             self._loop.log.close(status)
 
 
-def _refuse_contradictions(options: Mapping[str, Any], *, restores: bool) -> None:
-    """Options that exclude each other, or do nothing without another.
-
-    Raises:
-        ConfigurationError: There are such.
-    """
-    without_directory = options["registry"] is None and options["checkpoint_dir"] is None
-    contradictions = [
-        (
-            options["registry"] is not None and options["checkpoint_dir"] is not None,
-            "Give a registry or a directory for one, not both.",
-            ("registry", "checkpoint_dir"),
-        ),
-        (
-            options["evaluator"] is not None and options["monitor"] is not None,
-            "Give an evaluator or a log to monitor, not both.",
-            ("evaluator", "monitor"),
-        ),
-        (
-            options["monitor"] is None and options["mode"] != "auto",
-            "`mode` says which way a monitored log is better; an evaluator's score is always better higher.",
-            ("mode", "monitor"),
-        ),
-        (
-            bool(options["resume"]) and without_directory,
-            "`resume` needs the directory of the run: give `checkpoint_dir` or `registry`.",
-            ("resume", "checkpoint_dir"),
-        ),
-        (
-            bool(options["resume"]) and options["resume_interval"] is None,
-            "A run that writes nothing to resume from cannot be resumed; give `resume_interval` in seconds.",
-            ("resume", "resume_interval"),
-        ),
-        (
-            bool(options["restore_hyperparams"]) and not restores,
-            "`restore_hyperparams` restores them where a snapshot is restored, and none would be.",
-            ("restore_hyperparams",),
-        ),
-        (
-            bool(options["hyperparams"]) and options["tuner"] is None,
-            "`hyperparams` names variables for a tuner; there is none.",
-            ("hyperparams", "tuner"),
-        ),
-        (options["verbose"] > 2, "`verbose` must be 0, 1 or 2.", ("verbose",)),
-    ]
-    for wrong, problem, names in contradictions:
-        if wrong:
-            raise ConfigurationError(describe(problem, **{name: _shown(options[name]) for name in names}))
-
-
-def _shown(option: Any) -> Any:
-    """An option as a message shows it."""
-    if isinstance(option, CheckpointRegistry):
-        return str(option.directory)
-    return type(option).__name__ if isinstance(option, BaseEvaluator) else option
+def _second_loop() -> ConfigurationError:
+    return ConfigurationError(
+        "There are two OptixCallbacks in one `fit`: each would score, tune and stop what the other does. Give one, and "
+        "your own hooks to it: OptixCallback(callbacks=[...])."
+    )

@@ -9,6 +9,7 @@ from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.policy_manager import PolicyManager, PolicyManagerCallback
 from keras_optix.control.evaluators import BaseEvaluator
 from keras_optix.errors import ConfigurationError, describe
+from keras_optix.validation import check_kind
 
 
 def manager_among(given: PolicyManager | None, callbacks: Sequence[LoopCallback]) -> PolicyManager | None:
@@ -21,8 +22,11 @@ def manager_among(given: PolicyManager | None, callbacks: Sequence[LoopCallback]
     Raises:
         ConfigurationError: It is none, or there are two.
     """
-    if given is not None and not isinstance(given, PolicyManager):
-        raise ConfigurationError(describe("`policy_manager` must be a PolicyManager.", policy_manager=given))
+    hints = {
+        "an agent": "Add it to a manager: manager.add_agent(agent).",
+        "a registry": "Give it to the manager: PolicyManager(registry).",
+    }
+    check_kind("policy_manager", given, PolicyManager, fix="Such as PolicyManager().", hints=hints, optional=True)
     managers = {} if given is None else {id(given): given}
     for callback in callbacks:
         if isinstance(callback, PolicyManagerCallback):
@@ -65,12 +69,13 @@ def check_fits(manager: PolicyManager, callbacks: Sequence[LoopCallback], agent:
             )
         )
     for callback in callbacks:
-        if isinstance(callback, PolicyManagerCallback) and not any(callback.agent is own for own in (agent, *members)):
+        given = callback.agent if isinstance(callback, PolicyManagerCallback) else None
+        if given is not None and not any(given is own for own in (agent, *members)):
             raise ConfigurationError(
                 describe(
                     "`as_callback(agent)` was given another agent than the one that is trained.",
                     trained=agent.name,
-                    agent=getattr(callback.agent, "name", callback.agent),
+                    agent=getattr(given, "name", given),
                 )
             )
     if manager.auto_spawn and getattr(agent, "learn", None) == "none":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from keras_optix.arguments import NamesChecked
 from keras_optix.callbacks.agent_trainee import LoopAgent
 from keras_optix.callbacks.loop_callback import LoopCallback
+from keras_optix.callbacks.registry_option import registry_of
 from keras_optix.callbacks.rollback import Evolved, roll_back_if_better
 from keras_optix.control.after_shift import AfterShift
 from keras_optix.control.records import HyperparamSet
@@ -18,12 +21,22 @@ from keras_optix.control.score_book import Listener, ScoreBook
 from keras_optix.control.search_space import SearchSpace
 from keras_optix.control.variants import perturbed
 from keras_optix.errors import ConfigurationError, StateError, describe
+from keras_optix.experience.env_kinds import check_env
 from keras_optix.experience.making import EnvLike
 from keras_optix.reprs import OneLineRepr
-from keras_optix.validation import check_float, check_int
+from keras_optix.validation import (
+    check_agent,
+    check_bool,
+    check_float,
+    check_function,
+    check_int,
+    check_kind,
+    check_seed,
+    refuse_kind,
+)
 
 
-class PolicyManager(OneLineRepr):
+class PolicyManager(NamesChecked, OneLineRepr):
     """Evolves policies: goes back to the best one, tries variants of it, and weighs several against each other.
 
     Give it to the loop, ``OptixCallback(policy_manager=manager)``. Then
@@ -42,7 +55,8 @@ class PolicyManager(OneLineRepr):
     (`auto_update_weights`). The methods do by hand what the loop does.
 
     Args:
-        registry: Has the best snapshot. None: that of the `OptixCallback` which the manager is given to.
+        registry: Has the best snapshot; the path of its directory will do. None: that of the `OptixCallback` which the
+            manager is given to.
         score_window: Latest scores that count of each agent, at least 2. Defaults to 10.
         auto_spawn: Whether the loop spawns variants at DORMANT. Defaults to False.
         max_variants: Variants for each world that the loop meets, at least 1. Defaults to 3.
@@ -65,7 +79,7 @@ class PolicyManager(OneLineRepr):
 
     def __init__(
         self,
-        registry: CheckpointRegistry | None = None,
+        registry: CheckpointRegistry | str | os.PathLike[str] | None = None,
         score_window: int = 10,
         *,
         auto_spawn: bool = False,
@@ -80,25 +94,29 @@ class PolicyManager(OneLineRepr):
         after_shift: AfterShift | None = None,
         seed: int | None = None,
     ) -> None:
-        self.auto_spawn = bool(auto_spawn)
+        self.auto_spawn = check_bool("auto_spawn", auto_spawn)
         self.max_variants = check_int("max_variants", max_variants, minimum=1)
         self.variant_windows = check_int("variant_windows", variant_windows, minimum=1)
         self.noise_scale = check_float("noise_scale", noise_scale, low=0.0, high=1.0)
         self.mutation_fn = mutation_fn
-        self.regime_detector: RegimeDetector | None = _checked("regime_detector", regime_detector, RegimeDetector)
-        self.bank = bool(bank)
+        self.regime_detector: RegimeDetector | None = check_kind(
+            "regime_detector", regime_detector, RegimeDetector, fix="Such as RegimeDetector().", optional=True
+        )
+        self.bank = check_bool("bank", bank)
         self.max_regimes = check_int("max_regimes", max_regimes, minimum=1)
-        self.after_shift: AfterShift = _checked("after_shift", after_shift, AfterShift) or AfterShift()
-        if mutation_fn is not None and not callable(mutation_fn):
-            raise ConfigurationError(describe("`mutation_fn` must be a function of an agent.", mutation_fn=mutation_fn))
+        fix = "Such as AfterShift(statistics=0.1)."
+        given = check_kind("after_shift", after_shift, AfterShift, fix=fix, optional=True)
+        self.after_shift: AfterShift = given or AfterShift()
+        if mutation_fn is not None:
+            check_function("mutation_fn", mutation_fn, "a function of an agent, or None")
         if self.auto_spawn and self.noise_scale == 0.0 and mutation_fn is None:
             problem = "Without noise and without a mutation every variant would equal its parent."
             raise ConfigurationError(describe(problem, auto_spawn=auto_spawn, noise_scale=noise_scale))
-        self._given: CheckpointRegistry | None = _checked("registry", registry, CheckpointRegistry)
+        self._given: CheckpointRegistry | None = registry_of(registry)
         self._registry: CheckpointRegistry | None = self._given
         self._book = ScoreBook(score_window, floor)
         self._agents: list[Any] = []
-        self._rng = np.random.default_rng(None if seed is None else check_int("seed", seed, minimum=0))
+        self._rng = np.random.default_rng(check_seed("seed", seed))
 
     # The registry
 
@@ -178,8 +196,11 @@ class PolicyManager(OneLineRepr):
                 agents for `floor`.
             StateError: An ensemble was made, whose members are fixed.
         """
-        if not isinstance(agent, LoopAgent):
-            raise ConfigurationError(describe("`agent` must be a keras_optix Agent.", agent=type(agent).__name__))
+        if not isinstance(agent, LoopAgent) or isinstance(agent, type):
+            hints = {"a Keras model": "A network is no agent; give it to one: PPOAgent(network)."}
+            hints["a list"] = "Add one agent after the other."
+            fix = f"That is the class; make an object of it: {agent.__name__}()." if isinstance(agent, type) else ""
+            refuse_kind("agent", agent, "a keras_optix Agent", fix=fix, hints=hints)
         if any(agent is other for other in self._agents):
             problem, fix = "The agent is one of the manager's already.", "Its weight is set with `update_weights`."
             raise ConfigurationError(describe(problem, fix=fix, index=self.agents.index(agent)))
@@ -277,6 +298,9 @@ class PolicyManager(OneLineRepr):
             StateError: The agent knows no environment, is not compiled or is of another architecture, or there is no
                 registry.
         """
+        check_agent("shell", shell, "set_state", "set_hyperparams", fix="Give an agent of the same architecture.")
+        if mutation_fn is not None:
+            check_function("mutation_fn", mutation_fn, "a function of an agent, or None")
         registry = self.registry
         scale = self.noise_scale if noise_scale is None else check_float("noise_scale", noise_scale, low=0.0, high=1.0)
         mutate = self.mutation_fn if mutation_fn is None else mutation_fn
@@ -333,6 +357,8 @@ class PolicyManager(OneLineRepr):
             SpaceError: The environment does not fit the agent.
             StateError: The snapshot is of another architecture, or there is no registry.
         """
+        check_agent("agent", agent, "publish", "bind", fix="The arguments are evolve(agent, env).")
+        check_env("env", env)
         seed = int(self._rng.integers(2**31)) if seed is None else check_int("seed", seed, minimum=0)
         return roll_back_if_better(
             agent,
@@ -346,14 +372,19 @@ class PolicyManager(OneLineRepr):
 
     # The loop's side
 
-    def as_callback(self, agent: Any) -> PolicyManagerCallback:
+    def as_callback(self, agent: Any = None) -> PolicyManagerCallback:
         """The manager as a callback: ``OptixCallback(callbacks=[manager.as_callback(agent)])``.
 
         It does the same as ``OptixCallback(policy_manager=manager)``.
 
         Args:
-            agent: The agent that `fit` trains, or a member of the ensemble that it trains.
+            agent: The agent that `fit` trains, or a member of the ensemble that it trains. None: whoever it is.
+
+        Raises:
+            ArgumentError: It is no agent.
         """
+        if agent is not None:
+            check_agent("agent", agent, "publish", "bind", fix="Leave it out, or give the agent that `fit` trains.")
         return PolicyManagerCallback(self, agent)
 
     def to_json(self) -> dict[str, Any]:
@@ -383,35 +414,10 @@ class PolicyManagerCallback(LoopCallback):
 
     Args:
         policy_manager: The manager.
-        agent: The agent that is trained, or a member of the ensemble that is.
+        agent: The agent that is trained, or a member of the ensemble that is. None: whoever is.
     """
 
-    def __init__(self, policy_manager: PolicyManager, agent: Any) -> None:
+    def __init__(self, policy_manager: PolicyManager, agent: Any = None) -> None:
         super().__init__()
         self.policy_manager = policy_manager
         self.agent = agent
-        self._in_loop = False
-
-    def on_loop_start(self) -> None:
-        """See `LoopCallback`."""
-        self._in_loop = True
-
-    def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Refuses to be one of `fit`'s own callbacks, where nobody asks it for anything.
-
-        Raises:
-            StateError: It is.
-        """
-        if not self._in_loop:
-            raise StateError(
-                "A policy manager works inside the loop: give `manager.as_callback(agent)` to "
-                "`OptixCallback(callbacks=[...])`, not to `fit`."
-            )
-
-
-def _checked(name: str, value: Any, kind: type[Any]) -> Any:
-    """`value`, which is None or of its kind."""
-    if value is not None and not isinstance(value, kind):
-        received: dict[str, Any] = {name: value}
-        raise ConfigurationError(describe(f"`{name}` must be a {kind.__name__}, or None.", **received))
-    return value

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from keras_optix.arguments import NamesChecked
 from keras_optix.validation import check_float
 
 
 @dataclass(frozen=True)
-class AfterShift:
+class AfterShift(NamesChecked):
     """What an agent keeps of its past after a detected shift; see `Agent.after_shift`.
 
     A running mean over `n` observations moves by one part in `n` with each new one: after a long run it takes as long

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from keras_optix.arguments import NamesChecked
 from keras_optix.control.evidence import Evidence
 from keras_optix.control.records import HyperparamSet
 from keras_optix.control.scheduler import Evaluation
@@ -46,7 +47,7 @@ class TunerDecision:
     settles: bool = False
 
 
-class BaseOptimizer(OneLineRepr, abc.ABC):
+class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
     """Tunes hyperparameters from evaluations. Subclass it for an algorithm of your own.
 
     Args:

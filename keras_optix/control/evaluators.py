@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import abc
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from keras_optix.arguments import NamesChecked
 from keras_optix.control.evidence import estimate_from_samples
 from keras_optix.control.records import EpisodeData, EpisodeRecord, EvalMetrics
-from keras_optix.errors import StateError, describe
+from keras_optix.errors import ArgumentError, StateError, describe
+from keras_optix.kinds import with_kind
 from keras_optix.reprs import OneLineRepr
-from keras_optix.validation import check_float, check_int
+from keras_optix.validation import check_bool, check_float, check_int
 
 
-class BaseEvaluator(OneLineRepr, abc.ABC):
+class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
     """Scores windows. Subclass it and override `score`; higher must be better.
 
     Attributes:
@@ -60,7 +63,8 @@ class BaseEvaluator(OneLineRepr, abc.ABC):
         Returns:
             The score. Give `stderr` and `episodes` where they are known: they make the loop's decisions sharper. A
             `stderr` without `episodes` is taken as exact, one with them as estimated from so many samples. A
-            `primary_score` of None says that this window is no evidence.
+            `primary_score` of None says that this window is no evidence. A number is a score whose error is not known,
+            and None no evidence.
         """
 
     def score_episodes(self, episodes: Sequence[EpisodeRecord]) -> EvalMetrics | None:
@@ -84,6 +88,24 @@ class BaseEvaluator(OneLineRepr, abc.ABC):
             episodes: At least one episode.
         """
         return None
+
+    def measure(self, episode_data: EpisodeData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
+        """What the loop calls: `score`, whose answer may be a number as well.
+
+        Raises:
+            ArgumentError: `score` answered with something else.
+        """
+        answer = self.score(episode_data, train_diagnostics)
+        return as_metrics(answer, f"{type(self).__name__}.score", episode_data.episode_id)
+
+    def measure_episodes(self, episodes: Sequence[EpisodeRecord]) -> EvalMetrics | None:
+        """What the loop calls: `score_episodes`, whose answer may be a number as well.
+
+        Raises:
+            ArgumentError: `score_episodes` answered with something else.
+        """
+        answer = self.score_episodes(episodes)
+        return None if answer is None else as_metrics(answer, f"{type(self).__name__}.score_episodes", 0)
 
     def reset(self) -> None:
         """Forgets what earlier windows taught: a new run begins. By default there is nothing to forget."""
@@ -123,7 +145,7 @@ class ReturnEvaluator(BaseEvaluator):
     """
 
     def __init__(self, min_episodes: int = 10, rate_after: int = 10_000, in_place: bool = False) -> None:
-        self.in_place = bool(in_place)
+        self.in_place = check_bool("in_place", in_place)
         self.rate_after = check_int("rate_after", rate_after, minimum=1)
         self._evaluation_episodes = check_int("min_episodes", min_episodes, minimum=2)
         self.reset()
@@ -238,6 +260,30 @@ class GreedyEvaluator(BaseEvaluator):
     def episode_scores(self, episodes: Sequence[EpisodeRecord]) -> Sequence[float]:
         """See `BaseEvaluator.episode_scores`."""
         return [episode.total_reward for episode in episodes]
+
+
+def as_metrics(answer: Any, answered: str, episode_id: int) -> EvalMetrics:
+    """What an evaluator answered, as metrics.
+
+    Args:
+        answer: `EvalMetrics`; or a number (an array without axes, too), whose error is not known; or None.
+        answered: Who answered, for the message.
+        episode_id: Number of the window.
+
+    Raises:
+        ArgumentError: It is something else.
+    """
+    if isinstance(answer, EvalMetrics):
+        return answer
+    if answer is None:
+        return EvalMetrics(None, episode_id=episode_id)
+    number = isinstance(answer, numbers.Real) or getattr(answer, "shape", None) == ()
+    if isinstance(answer, bool) or not number:
+        raise ArgumentError(
+            f"{answered} must return an EvalMetrics, a number (higher is better), or None where there is no evidence. "
+            f"Received: {with_kind(answer)}."
+        )
+    return EvalMetrics(float(answer), episode_id=episode_id)
 
 
 def _mean_return(episodes: Sequence[EpisodeRecord]) -> EvalMetrics:

@@ -13,7 +13,7 @@ from keras_optix.control.evaluators import BaseEvaluator
 from keras_optix.control.log_values import kind_of, number_in
 from keras_optix.control.records import EpisodeData, EvalMetrics
 from keras_optix.errors import ConfigurationError, describe
-from keras_optix.validation import check_choice
+from keras_optix.validation import check_choice, check_name
 
 _VALIDATION = "val_"
 _PATIENCE = 10  # epochs without validation before a warning
@@ -62,8 +62,10 @@ class MonitorEvaluator(BaseEvaluator):
     reads_logs = True
 
     def __init__(self, monitor: str, mode: Literal["auto", "min", "max"] = "auto") -> None:
-        if not isinstance(monitor, str) or not monitor:
-            raise ConfigurationError(describe("`monitor` must be the name of a log.", monitor=monitor))
+        fix = 'Such as monitor="val_loss".'
+        if isinstance(monitor, list | tuple):
+            fix = "One log is scored; score several with an evaluator of your own."
+        monitor = check_name("monitor", monitor, "the name of a log", fix=fix)
         check_choice("mode", mode, ("auto", "min", "max"))
         self.monitor = monitor
         self.mode = _infer_mode(monitor) if mode == "auto" else mode

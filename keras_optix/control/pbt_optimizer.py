@@ -32,7 +32,7 @@ from keras_optix.control.records import HyperparamSet
 from keras_optix.control.scheduler import Evaluation
 from keras_optix.control.search_space import SearchSpace
 from keras_optix.errors import ConfigurationError, StateError, describe
-from keras_optix.validation import check_float, check_int
+from keras_optix.validation import check_bool, check_float, check_int, check_seed, refuse_kind
 
 _START = "start"  # name of the state that all members begin with
 _SCORES = 64  # of a member, from which its noise is estimated
@@ -122,9 +122,12 @@ class PBTOptimizer(BaseOptimizer):
         self.population = check_int("population", population, minimum=1)
         self.ready_interval = check_int("ready_interval", ready_interval, minimum=1)
         self.selection = Selection(quantile, perturbation_scale, resample_probability, significance)
-        self.exploit = exploit
-        self.explore = explore
-        self.seed = None if seed is None else check_int("seed", seed, minimum=0)
+        self.exploit = check_bool("exploit", exploit)
+        self.explore = check_bool("explore", explore)
+        self.seed = check_seed("seed", seed)
+        if initial is not None and not _are_mappings(initial):
+            fix = 'Such as initial=[{"learning_rate": 1e-3}] for a population of 2.'
+            refuse_kind("initial", initial, "a list of mappings from names to values, or None", fix=fix)
         if initial is not None and len(initial) != self.population - 1:
             raise ConfigurationError(
                 describe(
@@ -397,3 +400,7 @@ def _fallen(before: Iterable[Record], after: Iterable[Record]) -> tuple[str, ...
     needed = {record.state for record in after}
     names = (record.state for record in before if record.state not in needed)
     return tuple(dict.fromkeys(name for name in names if name is not None))
+
+
+def _are_mappings(values: Any) -> bool:
+    return isinstance(values, Sequence) and all(isinstance(value, Mapping) for value in values)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_optix.errors import ConfigurationError, describe
+from keras_optix.arguments import NamesChecked
 from keras_optix.formatting import format_any, format_estimate, format_number
 from keras_optix.reprs import call_repr
+from keras_optix.validation import refuse_kind
 
 LEARNING_RATE = "learning_rate"  # the one hyperparameter that every optimizer has
 
@@ -98,7 +100,7 @@ class EpisodeData:
 
 
 @dataclass(frozen=True)
-class EvalMetrics:
+class EvalMetrics(NamesChecked):
     """A score; higher is better.
 
     Attributes:
@@ -128,9 +130,17 @@ class EvalMetrics:
         shown |= {name: format_any(value) for name, value in self.metrics.items()}
         return call_repr(self, primary_score=score, **shown)
 
+    def __post_init__(self) -> None:
+        # Kinds only: a score that is NaN has its own way through the loop.
+        for name, value in (("primary_score", self.primary_score), ("stderr", self.stderr)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
+                refuse_kind(name, value, "a number, or None", fix=f"Give {name}=float(...).")
+        if not isinstance(self.metrics, Mapping):
+            refuse_kind("metrics", self.metrics, "a mapping of names to numbers", fix='Such as {"profit": 1.5}.')
+
 
 @dataclass(frozen=True)
-class HyperparamSet:
+class HyperparamSet(NamesChecked):
     """Hyperparameter values and the window from which on they were in force."""
 
     params: dict[str, float]
@@ -138,7 +148,11 @@ class HyperparamSet:
 
     def __post_init__(self) -> None:
         if not isinstance(self.params, Mapping):
-            raise ConfigurationError(describe("`params` must map names to numbers.", params=self.params))
+            fix = 'It must map names to numbers, such as HyperparamSet({"learning_rate": 1e-3}).'
+            refuse_kind("params", self.params, "a mapping of names to numbers", fix=fix)
+        for name, value in self.params.items():
+            if isinstance(value, bool) or not (isinstance(value, numbers.Real) or getattr(value, "shape", None) == ()):
+                refuse_kind(f"params[{name!r}]", value, "a number")
         object.__setattr__(self, "params", {str(name): float(value) for name, value in self.params.items()})
 
 

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_optix.arguments import NamesChecked
 from keras_optix.control.records import EvalMetrics
 from keras_optix.errors import NonFiniteError, describe
 from keras_optix.reprs import OneLineRepr
@@ -50,7 +51,7 @@ class _Evidence(NamedTuple):
     trend_spread: float
 
 
-class RegimeDetector(OneLineRepr):
+class RegimeDetector(NamesChecked, OneLineRepr):
     """Says whether scores are ``"trending"``, ``"ranging"`` or ``"volatile"``. Subclass it and override `detect`.
 
     The last `window` scores are split into a straight line and residuals. Both are measured against the level, which

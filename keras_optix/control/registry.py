@@ -29,6 +29,7 @@ from typing import Any, Protocol
 import numpy as np
 from filelock import FileLock, Timeout
 
+from keras_optix.arguments import NamesChecked
 from keras_optix.control.manifest import (
     PolicySnapshot,
     check_snapshot,
@@ -42,7 +43,7 @@ from keras_optix.control.manifest import (
 from keras_optix.control.records import EvalMetrics, HyperparamSet
 from keras_optix.errors import ConfigurationError, RegistryError, describe
 from keras_optix.reprs import OneLineRepr
-from keras_optix.validation import check_int
+from keras_optix.validation import check_agent, check_int, check_kind, check_mapping, check_path
 
 __all__ = [
     "UNREADABLE",
@@ -74,7 +75,7 @@ class Restorable(Protocol):
         ...
 
 
-class CheckpointRegistry(OneLineRepr):
+class CheckpointRegistry(NamesChecked, OneLineRepr):
     """Keeps the snapshots of runs in a directory.
 
     A registry that is opened on an existing directory sees the latest run in it; `begin_run` starts a new one, and the
@@ -86,11 +87,12 @@ class CheckpointRegistry(OneLineRepr):
             or one that somebody holds, so that there are more where these alone are more. Defaults to 10.
 
     Raises:
+        ConfigurationError: `directory` is no path, or `max_snapshots` is too small.
         RegistryError: The directory cannot be written, or its manifest cannot be read.
     """
 
     def __init__(self, directory: str | os.PathLike[str], max_snapshots: int = 10) -> None:
-        self.directory = Path(directory)
+        self.directory = Path(check_path("directory", directory, fix='Such as CheckpointRegistry("checkpoints").'))
         self.max_snapshots = check_int("max_snapshots", max_snapshots, minimum=1)
         self._check_writable()
         self._run_id: str | None = None
@@ -173,8 +175,12 @@ class CheckpointRegistry(OneLineRepr):
             The snapshot, complete on disk.
 
         Raises:
+            ArgumentError: An argument is of another kind.
             RegistryError: It cannot be written.
         """
+        check_mapping("state", state, "a mapping of names to arrays", fix="Such as agent.get_state().")
+        check_kind("eval_metrics", eval_metrics, EvalMetrics, fix="Such as EvalMetrics(score).")
+        check_kind("hyperparams", hyperparams, HyperparamSet, fix="Such as agent.get_hyperparams().")
         if self._run_id is None:
             self.begin_run()
         run_id = str(self._run_id)
@@ -268,6 +274,7 @@ class CheckpointRegistry(OneLineRepr):
         Raises:
             RegistryError: The file is missing, damaged, or not in the directory.
         """
+        check_kind("snapshot", snapshot, PolicySnapshot, fix="Such as registry.best.")
         path = self.directory / snapshot.path
         try:
             if not self._is_inside(path):
@@ -287,8 +294,10 @@ class CheckpointRegistry(OneLineRepr):
             The snapshot.
 
         Raises:
+            ArgumentError: `agent` is no agent.
             RegistryError: There is none, or it cannot be read.
         """
+        check_agent("agent", agent, "set_state", fix="Such as registry.load_best(agent), which returns the snapshot.")
         self._refresh()  # another process on this run may have a better one, and have pruned ours
         best = self.best
         if best is None:
@@ -367,6 +376,7 @@ class CheckpointRegistry(OneLineRepr):
 
     def _current(self, snapshot: PolicySnapshot) -> PolicySnapshot:
         """The snapshot as the manifest has it; the caller's may be an older copy."""
+        check_kind("snapshot", snapshot, PolicySnapshot, fix="Such as registry.best.")
         for current in self._snapshots:
             if current.key == snapshot.key:
                 return current

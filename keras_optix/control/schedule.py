@@ -15,7 +15,7 @@ from keras_optix.control.records import HyperparamSet
 from keras_optix.control.registry import write_atomically
 from keras_optix.control.scheduler import Evaluation
 from keras_optix.errors import ConfigurationError, describe
-from keras_optix.validation import check_float, check_int
+from keras_optix.validation import check_bool, check_float, check_int, check_kind, check_path
 
 _FORMAT = 1
 
@@ -114,7 +114,7 @@ class Schedule:
             ConfigurationError: The file cannot be read, or holds no schedule.
         """
         try:
-            return cls.from_json(json.loads(Path(path).read_text()))
+            return cls.from_json(json.loads(Path(check_path("path", path)).read_text()))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ConfigurationError(
                 describe("This schedule cannot be read.", path=str(path), error=str(error))
@@ -134,8 +134,14 @@ class ReplaySchedule(BaseOptimizer):
 
     def __init__(self, schedule: Schedule | str | os.PathLike[str], *, probes: bool = False) -> None:
         super().__init__()
-        loaded = schedule if isinstance(schedule, Schedule) else Schedule.load(schedule)
-        self.schedule = loaded if probes else loaded.settled()
+        hints = {"a tuner": "Give the schedule that it found: callback.schedule."}
+        if isinstance(schedule, str | os.PathLike):
+            schedule = Schedule.load(schedule)
+        fix = "Such as callback.schedule, or the path of a schedule.json."
+        loaded: Schedule = check_kind(
+            "schedule", schedule, Schedule, wanted="a Schedule or the path of one", fix=fix, hints=hints
+        )
+        self.schedule = loaded if check_bool("probes", probes) else loaded.settled()
         self._spaces = {}
         self._done = 0  # steps that were applied
 

@@ -25,6 +25,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from keras_optix.arguments import NamesChecked
 from keras_optix.control.evidence import Comparison, Estimate, Evidence, compare, pool, trend
 from keras_optix.control.scheduler_state import LoopState, SchedulerState
 from keras_optix.errors import ConfigurationError, NonFiniteError, StateError, describe
@@ -87,7 +88,7 @@ class Decision:
     evidence: Evidence
 
 
-class BackoffScheduler(OneLineRepr):
+class BackoffScheduler(NamesChecked, OneLineRepr):
     """Decides from evaluations when the loop improves, plateaus, is trained, or has degraded.
 
     Patience counts evaluations. In env steps: an evaluation takes as many windows as end the `min_episodes` episodes of
@@ -143,7 +144,7 @@ class BackoffScheduler(OneLineRepr):
         self.dormant_threshold = check_int("dormant_threshold", dormant_threshold, minimum=1)
         self.degradation_threshold = check_float("degradation_threshold", degradation_threshold, low=0.0, high=1.0)
         self.improvement_margin = check_float("improvement_margin", improvement_margin, low=0.0)
-        if confidence not in _ONE_SIDED_Z:
+        if check_float("confidence", confidence) not in _ONE_SIDED_Z:
             raise ConfigurationError(
                 describe(f"`confidence` must be one of {sorted(_ONE_SIDED_Z)}.", confidence=confidence)
             )

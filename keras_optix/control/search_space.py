@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from keras_optix.arguments import NamesChecked
 from keras_optix.control.records import shortest
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.validation import check_float
@@ -19,7 +20,7 @@ _LARGEST_INT = 2**24  # float32 holds all whole numbers up to here
 
 
 @dataclass(frozen=True, repr=False)
-class SearchSpace(abc.ABC):
+class SearchSpace(NamesChecked, abc.ABC):
     """A closed interval of values with a scale; immutable, and equal to another of the same scale and bounds.
 
     Hyperparameters are float32, and so are the bounds, written with as few digits as that takes: 0.1 stays 0.1, 1 / 3

@@ -79,6 +79,7 @@ class Collector(WindowSource):
             obstacle=obstacle,
         )
         self.envs = envs
+        self.episode_limit = getattr(envs, "episode_limit", None)
         self.prefetch = prefetch
         self._check_bounds = check_bounds
         self._takes_statistics = takes_statistics

@@ -11,17 +11,18 @@ import numpy as np
 import tensorflow as tf
 from gymnasium.vector import VectorEnv
 
+from keras_optix.arguments import names_checked
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.collector import Collector
+from keras_optix.experience.env_kinds import check_env, check_env_kwargs
 from keras_optix.experience.making import EnvLike, is_recipe, make_envs, recipe_of
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.second import obstacle_to
 from keras_optix.experience.source import PolicyPublisher, WindowSource
+from keras_optix.experience.transformations import marked
 from keras_optix.experience.window import Window
-from keras_optix.validation import check_int
-
-_SOURCE = "_keras_optix_source"  # attribute of a dataset
+from keras_optix.validation import check_agent, check_bool, check_int, check_seed
 
 
 class Learner(PolicyPublisher, Protocol):
@@ -36,6 +37,7 @@ class Learner(PolicyPublisher, Protocol):
         ...
 
 
+@names_checked
 def dataset_from_env(
     env: EnvLike,
     agent: Learner,
@@ -94,10 +96,13 @@ def dataset_from_env(
         >>> next(iter(dataset)).observations.shape
         TensorShape([32, 8, 4])
     """
+    check_env("env", env, swapped="The arguments are swapped: dataset_from_env(env, agent).")
+    check_agent("agent", agent, "bind", "attach_source", fix=f"Such as dataset_from_env({_named(env)}, PPOAgent()).")
     check_int("window_size", window_size, minimum=1)
     check_int("num_envs", num_envs, minimum=1)
-    if seed is not None:
-        check_int("seed", seed, minimum=0)
+    seed = check_seed("seed", seed)
+    env_kwargs = check_env_kwargs(env_kwargs)
+    deterministic, check_bounds = check_bool("deterministic", deterministic), check_bool("check_bounds", check_bounds)
     if check_int("prefetch", prefetch, minimum=0) > 1:
         raise ConfigurationError(
             describe("`prefetch` must be 0 or 1: windows further ahead would only be older.", prefetch=prefetch)
@@ -126,6 +131,10 @@ def dataset_from_env(
         weakref.finalize(collector, envs.close)
     agent.attach_source(collector)
     return _dataset_of(collector)
+
+
+def _named(env: Any) -> str:
+    return repr(env) if isinstance(env, str) else "env"
 
 
 def window_spec(layout: ObservationLayout, action_space: Any, window_size: int, num_envs: int) -> Window:
@@ -170,25 +179,18 @@ def packed(tensors: Any, spec: Window) -> Window:
     return window
 
 
-def from_source(windows: tf.data.Dataset, source: WindowSource) -> tf.data.Dataset:
+def from_source(windows: tf.data.Dataset, source: WindowSource, *, endless: bool) -> tf.data.Dataset:
     """The dataset as it is handed out: marked with its source, and without what TensorFlow would add to it.
 
     Args:
         windows: What it holds.
-        source: Where they come from.
+        source: Where they come from; the agent keeps it, and closes it when it goes.
+        endless: Whether they have no end.
     """
     options = tf.data.Options()
     # Autotuning injects a prefetch: windows would come 0 to 4 updates stale, and the process could hang at exit.
     options.autotune.enabled = False
-    dataset = windows.with_options(options)
-    setattr(dataset, _SOURCE, weakref.ref(source))  # the agent keeps it, and closes it when it goes
-    return dataset
-
-
-def source_of(dataset: Any) -> WindowSource | None:
-    """Where the windows of a dataset come from; None of one that was not made here, or was transformed since."""
-    source: weakref.ref[WindowSource] | None = getattr(dataset, _SOURCE, None)
-    return None if source is None else source()
+    return marked(windows.with_options(options), source, endless=endless)
 
 
 def _dataset_of(collector: Collector) -> tf.data.Dataset:
@@ -207,4 +209,4 @@ def _dataset_of(collector: Collector) -> tf.data.Dataset:
     def window(counter: Any) -> Window:
         return packed(tf.numpy_function(collect, [counter], [field.dtype for field in tf.nest.flatten(spec)]), spec)
 
-    return from_source(tf.data.Dataset.counter().map(window), collector)
+    return from_source(tf.data.Dataset.counter().map(window), collector, endless=True)

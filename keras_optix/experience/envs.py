@@ -144,6 +144,7 @@ class SequentialEnvs(OneLineRepr):
                     num_envs=len(envs),
                 )
             )
+        self.episode_limit = _episode_limit(envs[0])
         self._scalar_box = isinstance(self.action_space, spaces.Box) and self.action_space.shape == ()
         self.layout = ObservationLayout(self.observation_space)
         self._single = self.layout.single
@@ -278,6 +279,7 @@ class VectorEnvs(OneLineRepr):
 
     def __init__(self, env: VectorEnv) -> None:
         self._env = env
+        self.episode_limit = _episode_limit(env)
         self.num_envs = env.num_envs
         self.observation_space = env.single_observation_space
         self.action_space = env.single_action_space
@@ -431,6 +433,12 @@ class VectorEnvs(OneLineRepr):
             f"A worker process of the vector environment died ({type(error).__name__}); its environment may have "
             f"crashed or run out of memory. The environments are closed. Environment: {name_of(self._env)}."
         )
+
+
+def _episode_limit(env: Any) -> int | None:
+    """Steps after which an environment cuts an episode off, where its spec says so."""
+    limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
+    return limit if isinstance(limit, int) else None
 
 
 def _write(observations: Leaves, t: int, i: int, leaves: Leaves) -> None:

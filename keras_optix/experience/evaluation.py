@@ -7,15 +7,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from keras_optix.arguments import names_checked
 from keras_optix.control.evaluators import ReturnEvaluator
 from keras_optix.control.records import EpisodeRecord, EvalMetrics
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
+from keras_optix.experience.env_kinds import check_env, check_env_kwargs
 from keras_optix.experience.envs import Envs
 from keras_optix.experience.making import EnvLike, is_recipe, make_envs
 from keras_optix.experience.rollout import Rollout, ends
 from keras_optix.experience.source import PolicyPublisher, WindowSource
-from keras_optix.validation import check_int
+from keras_optix.validation import check_agent, check_bool, check_int, check_seed
 
 MAX_ENVS = 20
 MAX_EPISODE_STEPS = 100_000
@@ -126,6 +128,7 @@ class EpisodePlayer:
         self._envs.close()
 
 
+@names_checked
 def evaluate(
     agent: Evaluable,
     env: EnvLike,
@@ -163,7 +166,11 @@ def evaluate(
         ConfigurationError: An argument is invalid.
         SpaceError: The environment does not fit the agent.
     """
+    check_agent("agent", agent, "bind", "publish", "make_actor", fix="The arguments are evaluate(agent, env).")
+    check_env("env", env, swapped="The arguments are evaluate(agent, env).")
     check_int("episodes", episodes, minimum=1)
+    seed, env_kwargs = check_seed("seed", seed), check_env_kwargs(env_kwargs)
+    deterministic = check_bool("deterministic", deterministic)
     owned = is_recipe(env)
     envs = make_envs(env, min(episodes, MAX_ENVS) if owned else 1, env_kwargs, exactly=False)
     try:

@@ -11,6 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from keras_optix.errors import ConfigurationError, describe
+from keras_optix.experience.env_kinds import check_env
 from keras_optix.experience.envs import Envs, SequentialEnvs, VectorEnvs
 from keras_optix.experience.second import obstacle_to
 
@@ -79,13 +80,8 @@ def make_envs(
         return _closing_on_error(lambda: _make_by_id(env, env_kwargs or {}), num_envs)
     if callable(env):
         return _by_factory(env, num_envs, exactly)
-    raise ConfigurationError(
-        describe(
-            "`env` must be a Gymnasium id, an Env, a VectorEnv or a factory of one of these.",
-            fix=_how_to_adapt(env),
-            env=type(env).__name__,
-        )
-    )
+    check_env("env", env)
+    raise TypeError(f"unreachable: {env!r}")
 
 
 def is_recipe(env: EnvLike) -> bool:
@@ -136,12 +132,6 @@ def _closing_on_error(make: Callable[[], gymnasium.Env], num_envs: int) -> Seque
         for env in made:
             env.close()
         raise
-
-
-def _how_to_adapt(env: Any) -> str:
-    if hasattr(env, "step") and hasattr(env, "reset"):
-        return "It has `step` and `reset`; derive it from gymnasium.Env, or adapt it (shimmy has adapters)."
-    return ""
 
 
 def _one_of(spec: EnvSpec) -> Callable[[], gymnasium.Env]:

@@ -66,6 +66,7 @@ class WindowSource(OneLineRepr, abc.ABC):
     Attributes:
         endless: Whether the windows go on by themselves, and somebody else says when it is enough: a live feed.
         notices_are_of: What `take_notices` tells of: ``"environment"`` or ``"feed"``.
+        episode_limit: Env steps after which an environment cuts an episode off, where it says so; else None.
         error: What ended the collecting, until somebody takes it.
         waited_for: Whether a learner waits for a window, between two of its steps, and does nothing else meanwhile.
     """
@@ -73,6 +74,7 @@ class WindowSource(OneLineRepr, abc.ABC):
     endless = False
     waited_for = False
     notices_are_of = "environment"
+    episode_limit: int | None = None
 
     def __init__(
         self,

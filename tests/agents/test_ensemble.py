@@ -244,7 +244,7 @@ def test_invalid_ensembles() -> None:
         optix.EnsembleAgent(Manager([one], [1.0]), one, learn="some")
     other.bind(VECTOR, spaces.Discrete(3))
     ensemble = optix.EnsembleAgent(Manager([one, other], [0.5, 0.5]), one)
-    with pytest.raises(optix.SpaceError, match=r"Member 1 of the ensemble.*already plays another environment"):
+    with pytest.raises(optix.SpaceError, match=r"Member 0 of the ensemble.*already plays another environment"):
         ensemble.bind(VECTOR, spaces.Discrete(2))
     inner, _ = ensemble_of()
     with pytest.raises(optix.SpaceError, match="no distribution over actions that could be mixed"):

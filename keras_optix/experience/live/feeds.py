@@ -10,10 +10,11 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from keras_optix.arguments import NamesChecked, names_checked
 from keras_optix.errors import ConfigurationError, EnvError, describe
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.reprs import call_repr, describe_value
-from keras_optix.validation import check_float, check_int
+from keras_optix.validation import check_float, check_function, check_int
 
 _LARGEST_EXPONENT = 500.0  # of what a float can hold
 _ITEM = "(observation, reward, terminated, truncated, info)"
@@ -226,7 +227,7 @@ class StreamStep:
 
 
 @dataclass(frozen=True)
-class Boundary:
+class Boundary(NamesChecked):
     """When a window of a live feed closes: whichever comes first. It also closes when it is full.
 
     Attributes:
@@ -247,15 +248,16 @@ class Boundary:
             check_int("steps", self.steps, minimum=1)
         if self.seconds is not None:
             check_float("seconds", self.seconds, low=0.0, low_open=True)
-        if self.closes is not None and not callable(self.closes):
+        if self.closes is not None:
             fix = "Give a function of a StreamStep that returns True to close the window."
-            raise ConfigurationError(describe("`closes` cannot be called.", fix=fix, closes=self.closes))
+            check_function("closes", self.closes, "a function of a StreamStep, or None", fix=fix)
 
     def __repr__(self) -> str:
         given = {name: value for name, value in vars(self).items() if value is not None}
         return call_repr(self, **{name: describe_value(value) for name, value in given.items()})
 
 
+@names_checked
 def every_n_steps(n: int) -> Boundary:
     """Windows of `n` environment steps.
 
@@ -268,6 +270,7 @@ def every_n_steps(n: int) -> Boundary:
     return Boundary(steps=check_int("n", n, minimum=1))
 
 
+@names_checked
 def every_n_seconds(seconds: float) -> Boundary:
     """Windows that last so many seconds; one closes on time also if no data arrives, and may be empty then.
 
@@ -290,7 +293,7 @@ def _is_done(step: StreamStep) -> bool:
 
 
 @dataclass(frozen=True)
-class Reconnect:
+class Reconnect(NamesChecked):
     """How a feed is reached again after a disconnect, or in the first place.
 
     Before the k-th try in a row it waits ``min(first_delay * factor**(k - 1), max_delay)`` seconds, less a random share

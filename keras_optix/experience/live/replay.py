@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from keras_optix.arguments import names_checked
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.experience.live.recording import RecordedItem, RecordedWindow, Taken
 from keras_optix.experience.live.recording_file import (
@@ -32,9 +33,10 @@ from keras_optix.experience.live.recording_file import (
 from keras_optix.experience.observations import Leaf, ObservationLayout
 from keras_optix.experience.spaces_json import from_json
 from keras_optix.reprs import OneLineRepr
-from keras_optix.validation import check_choice, check_float
+from keras_optix.validation import check_choice, check_float, check_path
 
 
+@names_checked
 def replay_feed(
     path: str | os.PathLike[str], *, actions: Literal["recorded", "agent"] = "recorded", speed: float | None = None
 ) -> ReplayFeed:
@@ -113,7 +115,7 @@ class ReplayFeed(OneLineRepr):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, actions: str, speed: float | None) -> None:
-        self.path = Path(path)
+        self.path = Path(check_path("path", path, fix='Such as replay_feed("monday.rec").'))
         self.actions = check_choice("actions", actions, ("recorded", "agent"))
         self._speed = None if speed is None else check_float("speed", speed, low=0.0, low_open=True)
         try:

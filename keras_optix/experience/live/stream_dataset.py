@@ -12,14 +12,25 @@ import numpy as np
 import tensorflow as tf
 from gymnasium import spaces
 
-from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
+from keras_optix.arguments import names_checked
+from keras_optix.errors import ArgumentError, ConfigurationError, SpaceError, StateError, describe
 from keras_optix.experience.dataset import Learner, from_source, packed, window_spec
 from keras_optix.experience.live.feeds import Boundary, Feed, Reconnect, StreamStep, every_n_steps
 from keras_optix.experience.live.recording import Recorder
 from keras_optix.experience.live.replay import ReplayFeed
 from keras_optix.experience.live.stream import StreamCollector, StreamOptions
 from keras_optix.experience.window import Window
-from keras_optix.validation import check_choice, check_float, check_int
+from keras_optix.kinds import kind_of, with_kind
+from keras_optix.validation import (
+    check_agent,
+    check_bool,
+    check_choice,
+    check_float,
+    check_int,
+    check_kind,
+    check_path,
+    check_seed,
+)
 
 OVERFLOW = ("block", "drop_oldest", "latest")
 _DEFAULT_STEPS = 200
@@ -34,6 +45,7 @@ class FeedLearner(Learner, Protocol):
         ...
 
 
+@names_checked
 def dataset_from_stream(
     feed: Feed,
     agent: FeedLearner,
@@ -124,8 +136,11 @@ def dataset_from_stream(
         TensorShape([16, 1])
     """
     _check_feed(feed)
-    if seed is not None:
-        check_int("seed", seed, minimum=0)
+    check_agent("agent", agent, "bind", "attach_source", fix="Such as dataset_from_stream(feed, PPOAgent()).")
+    seed = check_seed("seed", seed)
+    check_kind("reconnect", reconnect, Reconnect, fix="Such as Reconnect(tries=3).", optional=True)
+    if record is not None:
+        check_path("record", record, fix='Such as record="monday.rec".')
     options = StreamOptions(
         *_windows_of(feed, boundary, window_size),
         overflow=_overflow_of(feed, overflow),
@@ -133,8 +148,8 @@ def dataset_from_stream(
         reconnect=reconnect or Reconnect(),
         deadline=check_float("deadline", deadline, low=0.0, low_open=True),
         seed=seed,
-        deterministic=bool(deterministic),
-        check_bounds=bool(check_bounds),
+        deterministic=check_bool("deterministic", deterministic),
+        check_bounds=check_bool("check_bounds", check_bounds),
         on_invalid=check_choice("on_invalid", on_invalid, ("raise", "drop")),
     )
     seen, played = _spaces_of(feed, agent, observation_space, action_space)
@@ -167,7 +182,7 @@ def _dataset_of(collector: StreamCollector) -> tf.data.Dataset:
         return goes_on, packed(tensors, spec)
 
     windows = tf.data.Dataset.counter().map(window).take_while(lambda goes_on, _: goes_on).map(lambda _, found: found)
-    return from_source(windows, collector)
+    return from_source(windows, collector, endless=False)
 
 
 def _check_feed(feed: Any) -> None:
@@ -175,9 +190,19 @@ def _check_feed(feed: Any) -> None:
     stream = getattr(feed, "stream", None)
     fix = "Give an object whose `stream()` is a generator of (observation, reward, terminated, truncated, info)."
     if isinstance(feed, type):
-        raise ConfigurationError(describe("`feed` is a class; make an object of it.", fix=fix, feed=feed.__name__))
+        raise ArgumentError(describe("`feed` is a class; make an object of it.", fix=fix, feed=feed.__name__))
     if not callable(stream):
-        raise ConfigurationError(describe("`feed` has no method `stream`.", fix=fix, feed=type(feed).__name__))
+        made = "An environment waits for its action, a feed does not: give it to dataset_from_env(env, agent)."
+        fix = {
+            "an agent": "The arguments are dataset_from_stream(feed, agent).",
+            "an environment": made,
+            "a vector environment": made,
+            "a path": "A recording is opened first: replay_feed(path).",
+            "a string": "A recording is opened first: replay_feed(path).",
+            "a generator": f"It can be started only once, and a feed is started again after a disconnect. {fix}",
+            "a function": f"It is the `stream` of such an object. {fix}",
+        }.get(kind_of(feed), fix)
+        raise ArgumentError(f"`feed` has no method `stream`. Received: feed={with_kind(feed)}. {fix}")
     if inspect.isasyncgenfunction(stream) or inspect.iscoroutinefunction(stream):
         fix = "Run the event loop inside an ordinary generator, or use a blocking client: it has a thread of its own."
         raise ConfigurationError(describe("`stream` must not be asynchronous.", fix=fix, feed=type(feed).__name__))
@@ -200,9 +225,11 @@ def _windows_of(feed: Feed, boundary: Any, window_size: int | None) -> tuple[Bou
     if boundary is None:
         boundary = every_n_steps(window_size or _DEFAULT_STEPS)
     if not isinstance(boundary, Boundary):
-        if not callable(boundary):
+        if not callable(boundary) or isinstance(boundary, type):
             fix = "Give every_n_steps(n), every_n_seconds(s), on_done() or a function of a StreamStep."
-            raise ConfigurationError(describe("`boundary` must say when a window closes.", fix=fix, boundary=boundary))
+            raise ArgumentError(
+                f"`boundary` must say when a window closes. Received: boundary={with_kind(boundary)}. {fix}"
+            )
         boundary = Boundary(closes=boundary)
     rows = window_size or boundary.steps or _DEFAULT_ROWS
     if boundary.steps is not None and boundary.steps > rows:

@@ -1,0 +1,137 @@
+"""Attributes of agents: a name that is misspelt, or another library's, is answered instead of kept and ignored."""
+
+from __future__ import annotations
+
+import difflib
+import dis
+import functools
+import inspect
+import types
+from collections.abc import Hashable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from keras_optix.arguments import NamesChecked, unknown_attribute
+from keras_optix.errors import StateError, UnknownNameError, describe
+from keras_optix.foreign_names import ARGUMENTS, ATTRIBUTES
+from keras_optix.kinds import with_article, with_kind
+
+_KERAS_SETS = ("optimizer",)
+_ALIKE = 0.8
+
+
+class AgentAttributes(NamesChecked):
+    """What an agent does where an attribute is asked for, or set, that it does not have.
+
+    A subclass may have any attribute that its own code mentions, and anything else that looks like no mistake.
+
+    Attributes:
+        fixed_when_bound: Attributes that say nothing once the agent knows its environment, so that setting them then is
+            an error.
+    """
+
+    fixed_when_bound: ClassVar[frozenset[str]] = frozenset()
+
+    if not TYPE_CHECKING:  # for checkers, an agent has the attributes that its class declares
+
+        def __getattr__(self, name: str) -> Any:
+            """Called where there is no such attribute; says what it is called here."""
+            if not name.startswith("_") and not hasattr(type(self), name):
+                raise _missing(self, name)
+            return object.__getattribute__(self, name)  # raises, with what a property raised inside
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Sets an attribute, if it is one of this agent."""
+            if not name.startswith("_"):
+                mine = vars(self)
+                if name in mine:
+                    if name in self.fixed_when_bound and mine.get("_head") is not None and value is not mine[name]:
+                        raise _fixed(self, name)
+                elif "_hyperparams" in mine and not hasattr(type(self), name):  # once Keras has set what it needs
+                    _check_new(self, name, value)
+            super().__setattr__(name, value)
+
+
+def _missing(agent: Any, name: str) -> UnknownNameError:
+    owner, hyperparams = type(agent).__name__, vars(agent).get("_hyperparams", ())
+    if name in hyperparams:
+        return UnknownNameError(
+            f"{owner} has no attribute {name!r}: it is a hyperparameter. Read and set agent.hyperparams[{name!r}]."
+        )
+    known = [*(own for own in dir(type(agent)) if not own.startswith("_")), *vars(agent)]
+    return unknown_attribute(owner, name, known, ATTRIBUTES)
+
+
+def _fixed(agent: Any, name: str) -> StateError:
+    problem = f"The agent knows its environment, and its `{name}` was built in: setting it now would change nothing."
+    fix = f"Make a new agent with another `{name}`"
+    if name in ("policy", "value"):
+        fix += f", or change the weights: agent.{name}.set_weights(...)"
+    return StateError(describe(problem, fix=f"{fix}.", agent=type(agent).__name__))
+
+
+def _check_new(agent: Any, name: str, value: Any) -> None:
+    """Raises `UnknownNameError` where an attribute that is set for the first time is likely a mistake."""
+    hyperparams = vars(agent).get("_hyperparams", ())
+    own = name in _mentioned_by(cast(Hashable, type(agent)))
+    received = f"Received: {name}={with_kind(value)}."
+    if name in hyperparams:
+        if own and isinstance(value, int | float) and value == hyperparams[name]:
+            return
+        raise UnknownNameError(
+            f"`{name}` is a hyperparameter of {with_article(type(agent).__name__)}, no attribute: what was set would "
+            f"be ignored. {received} Write agent.hyperparams[{name!r}] = ..., which takes effect in the next step."
+        )
+    if own:
+        return
+    text = f"{type(agent).__name__} has no attribute {name!r}: what was set would be ignored. {received}"
+    if name in ARGUMENTS and name not in _KERAS_SETS:
+        raise UnknownNameError(f"{text} Here it is {ARGUMENTS[name]}.")
+    options = _options(cast(Hashable, type(agent)))
+    for found in difflib.get_close_matches(name.lower(), [*hyperparams, *options], n=1, cutoff=_ALIKE):
+        write = f"agent.hyperparams[{found!r}]" if found in hyperparams else f"agent.{found}"
+        if found not in hyperparams and not hasattr(agent, found):
+            write = f"the argument `{found}` of {type(agent).__name__}, which is said when the agent is made"
+        raise UnknownNameError(f"{text} {'It is' if found == name else 'Did you mean'} {write}{'.?'[found != name]}")
+
+
+@functools.cache
+def _options(cls: Hashable) -> tuple[str, ...]:
+    """The arguments of the constructors of an agent."""
+    names: dict[str, None] = {}
+    for base in inspect.getmro(cast(type[Any], cls)):
+        if "__init__" in vars(base) and issubclass(base, AgentAttributes):
+            names |= dict.fromkeys(inspect.signature(base.__init__).parameters)
+    return tuple(names)
+
+
+@functools.cache
+def _mentioned_by(cls: Hashable) -> frozenset[str]:
+    """Names of attributes that are a class's own: its code uses or declares them; of this package's, sets them."""
+    found: set[str] = set()
+    for base in inspect.getmro(cast(type[Any], cls)):
+        if not issubclass(base, AgentAttributes):
+            continue
+        found |= set(vars(base).get("__annotations__", {}))
+        ours = base.__module__.split(".")[0] == __name__.split(".")[0]
+        for member in vars(base).values():
+            for code in _codes_of(member):
+                set_here = (step.argval for step in dis.get_instructions(code) if step.opname == "STORE_ATTR")
+                found |= set(set_here if ours else code.co_names)
+    return frozenset(found)
+
+
+def _codes_of(member: Any) -> Iterator[types.CodeType]:
+    """The code of a method or a property, and of the functions in it."""
+    member = getattr(member, "__func__", member)
+    inner = (
+        [member.fget, member.fset]
+        if isinstance(member, property)
+        else [inspect.unwrap(member)]
+        if callable(member)
+        else []
+    )
+    waiting = [function.__code__ for function in inner if isinstance(function, types.FunctionType)]
+    while waiting:
+        code = waiting.pop()
+        yield code
+        waiting += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]

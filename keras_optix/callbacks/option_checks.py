@@ -1,0 +1,225 @@
+"""The options of `OptixCallback`: what each may be, what is made of it, and which contradict each other."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from keras_optix.callbacks.loop_callback import LoopCallback
+from keras_optix.callbacks.registry_option import homes_but
+from keras_optix.control.base_optimizer import BaseOptimizer
+from keras_optix.control.evaluators import BaseEvaluator
+from keras_optix.control.function_evaluator import FunctionEvaluator
+from keras_optix.control.registry import CheckpointRegistry
+from keras_optix.control.scheduler import BackoffScheduler
+from keras_optix.errors import ArgumentError, ConfigurationError, describe
+from keras_optix.kinds import family_of, is_function, kind_of, shown
+from keras_optix.validation import check_kind, check_mapping, check_path, refuse_kind
+
+_NOT_HERE = {
+    "an agent": "The agent is what `fit` trains: agent.fit(dataset, callbacks=[OptixCallback(...)]).",
+    "a dataset": "The dataset is an argument of `fit`: agent.fit(dataset, callbacks=[OptixCallback(...)]).",
+    "an environment": "The environment belongs to the dataset: dataset_from_env(env, agent).",
+    "a Keras callback": "Give it to `fit` itself: fit(..., callbacks=[OptixCallback(...), callback]).",
+}
+
+
+def evaluator_of(given: Any) -> BaseEvaluator | None:
+    """The evaluator: what was given, or one that calls the function that was given.
+
+    Raises:
+        ArgumentError: It is neither.
+    """
+    if is_function(given) or (callable(given) and not isinstance(given, type) and not family_of(type(given))):
+        return FunctionEvaluator(given)
+    monitor = 'To score a log, name it: OptixCallback(monitor="val_accuracy").'
+    hints = _homes("evaluator") | {"a Keras metric": monitor, "a Keras loss": monitor}
+    if isinstance(given, str):
+        hints["a string"] = f"To score a log, name it: OptixCallback(monitor={given!r})."
+    evaluator: BaseEvaluator | None = check_kind(
+        "evaluator",
+        given,
+        BaseEvaluator,
+        wanted="an evaluator (ReturnEvaluator, GreedyEvaluator, one of your own, or a function of the window)",
+        hints=hints,
+        optional=True,
+    )
+    if evaluator is not None:
+        try:
+            inspect.signature(evaluator.score).bind(None, None)
+        except TypeError as error:
+            raise ArgumentError(
+                "`score` must take the window and its logs: score(self, episode_data, train_diagnostics). Received: "
+                f"evaluator={shown(evaluator)} ({error})."
+            ) from None
+    return evaluator
+
+
+def scheduler_of(given: Any) -> BackoffScheduler | None:
+    """The scheduler.
+
+    Raises:
+        ArgumentError: It is none.
+    """
+    hints = _homes("scheduler") | {
+        "a dict": "Write scheduler=BackoffScheduler(**options).",
+        "a learning rate schedule": "It belongs to the optimizer: keras.optimizers.Adam(schedule).",
+    }
+    scheduler: BackoffScheduler | None = check_kind(
+        "scheduler", given, BackoffScheduler, fix="Such as scheduler=BackoffScheduler().", hints=hints, optional=True
+    )
+    return scheduler
+
+
+def tuner_of(given: Any) -> BaseOptimizer | None:
+    """The tuner.
+
+    Raises:
+        ArgumentError: It is none.
+    """
+    search = "A search over runs calls `fit` once per trial, with an OptixCallback in each: see the examples"
+    hints = _homes("tuner") | {
+        "a Keras optimizer": "The optimizer belongs to the model: compile(optimizer=optimizer).",
+        "hyperparameters of KerasTuner": f"{search} (keras_tuner_search.py).",
+        "a tuner of KerasTuner": f"{search} (keras_tuner_search.py).",
+        "a study of Optuna": f"{search} (optuna_search.py).",
+        "a trial of Optuna": f"{search} (optuna_search.py).",
+        "True": "Name the tuner: tuner=BackoffOptimizer().",
+    }
+    if isinstance(given, Mapping):
+        hints["a dict"] = f"Give the bounds to a tuner: tuner=BackoffOptimizer({dict(given)!r})."
+    if isinstance(given, str):
+        hints["a string"] = "Make one: tuner=BackoffOptimizer() or tuner=PBTOptimizer()."
+    tuner: BaseOptimizer | None = check_kind(
+        "tuner",
+        given,
+        BaseOptimizer,
+        wanted="a tuner (BackoffOptimizer, PBTOptimizer, ReplaySchedule or one of your own)",
+        fix="Such as tuner=BackoffOptimizer().",
+        hints=hints,
+        optional=True,
+    )
+    return tuner
+
+
+def directory_of(name: str, given: Any) -> str | None:
+    """The path of a directory, or None.
+
+    Raises:
+        ConfigurationError: It is no path.
+    """
+    if given is None:
+        return None
+    if kind_of(given) == "a registry":
+        refuse_kind(name, given, "the path of a directory, or None", fix="Give the registry as `registry=`.")
+    return check_path(name, given)
+
+
+def loop_callbacks_of(given: Any) -> list[LoopCallback]:
+    """The callbacks of the loop, as a list; a single one may be given as it is.
+
+    Raises:
+        ConfigurationError: One is of another kind, or there twice.
+    """
+    if isinstance(given, LoopCallback):
+        given = [given]
+    if given is None:
+        given = ()
+    wanted = "a list of LoopCallbacks"
+    if isinstance(given, str | Mapping) or not hasattr(type(given), "__iter__") or isinstance(given, type):
+        fix = "That is the class; make an object of it." if isinstance(given, type) else ""
+        refuse_kind("callbacks", given, wanted, fix=fix, hints=_homes("callbacks") | _NOT_HERE)
+    callbacks = list(given)
+    hints = _homes("callbacks") | {
+        "None": "Leave it out.",
+        "a policy manager": "Give it as `policy_manager=`, or manager.as_callback(agent).",
+        "the loop's callback": "One OptixCallback runs the loop; leave this one out.",
+        "a function": "Override a method of a subclass of LoopCallback.",
+    }
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.Callback) and not isinstance(callback, LoopCallback):
+            ordinary = "`callbacks` of OptixCallback takes LoopCallbacks; give this one to `fit(callbacks=[...])`."
+            fix = ordinary if kind_of(callback) == "a Keras callback" else hints.get(kind_of(callback), ordinary)
+            refuse_kind("callbacks", callback, wanted, fix=fix)
+        check_kind("callbacks", callback, LoopCallback, wanted=wanted, hints=hints)
+        if sum(callback is other for other in callbacks) > 1:
+            problem = "The same callback is among `callbacks` twice: it would hear everything twice."
+            raise ConfigurationError(describe(problem, fix="Leave one out.", callback=type(callback).__name__))
+    return callbacks
+
+
+def variables_of(given: Any) -> dict[str, Any]:
+    """The variables of an ordinary model that a tuner may set, by name.
+
+    Raises:
+        ArgumentError: They are no mapping of names.
+    """
+    if given is None:
+        return {}
+    wanted = "a mapping of names to variables"
+    return dict(check_mapping("hyperparams", given, wanted, fix='Such as hyperparams={"dropout": model.dropout_rate}.'))
+
+
+def _homes(name: str) -> dict[str, str]:
+    """What to say of an object that belongs to another option."""
+    return homes_but(name) | _NOT_HERE
+
+
+def refuse_contradictions(options: Mapping[str, Any], *, restores: bool) -> None:
+    """Options that exclude each other, or do nothing without another.
+
+    Raises:
+        ConfigurationError: There are such.
+    """
+    without_directory = options["registry"] is None and options["checkpoint_dir"] is None
+    contradictions = [
+        (
+            options["registry"] is not None and options["checkpoint_dir"] is not None,
+            "Give a registry or a directory for one, not both.",
+            ("registry", "checkpoint_dir"),
+        ),
+        (
+            options["evaluator"] is not None and options["monitor"] is not None,
+            "Give an evaluator or a log to monitor, not both.",
+            ("evaluator", "monitor"),
+        ),
+        (
+            options["monitor"] is None and options["mode"] != "auto",
+            "`mode` says which way a monitored log is better; an evaluator's score is always better higher.",
+            ("mode", "monitor"),
+        ),
+        (
+            bool(options["resume"]) and without_directory,
+            "`resume` needs the directory of the run: give `checkpoint_dir` or `registry`.",
+            ("resume", "checkpoint_dir"),
+        ),
+        (
+            bool(options["resume"]) and options["resume_interval"] is None,
+            "A run that writes nothing to resume from cannot be resumed; give `resume_interval` in seconds.",
+            ("resume", "resume_interval"),
+        ),
+        (
+            bool(options["restore_hyperparams"]) and not restores,
+            "`restore_hyperparams` restores them where a snapshot is restored, and none would be.",
+            ("restore_hyperparams",),
+        ),
+        (
+            bool(options["hyperparams"]) and options["tuner"] is None,
+            "`hyperparams` names variables for a tuner; there is none.",
+            ("hyperparams", "tuner"),
+        ),
+        (options["verbose"] > 2, "`verbose` must be 0, 1 or 2.", ("verbose",)),
+    ]
+    for wrong, problem, names in contradictions:
+        if wrong:
+            raise ConfigurationError(describe(problem, **{name: _shown(options[name]) for name in names}))
+
+
+def _shown(option: Any) -> Any:
+    """An option as a message shows it."""
+    if isinstance(option, CheckpointRegistry):
+        return str(option.directory)
+    return type(option).__name__ if isinstance(option, BaseEvaluator) else option
