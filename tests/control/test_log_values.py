@@ -51,13 +51,13 @@ NONE = [
 ]
 
 
-@pytest.mark.parametrize("value", ONE, ids=repr)
+@pytest.mark.parametrize("value", ONE)
 def test_one_number(value: Any) -> None:
     assert number_in(value) == 1.0
     assert is_finite_log(value)
 
 
-@pytest.mark.parametrize("value", NONE, ids=repr)
+@pytest.mark.parametrize("value", NONE)
 def test_no_number(value: Any) -> None:
     assert number_in(value) is None
     assert is_finite_log(value)
