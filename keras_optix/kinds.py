@@ -145,7 +145,7 @@ def shown(value: object) -> str:
         return f"{with_article(type(value).__name__)} of shape {shape}"
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return with_article(type(value).__name__)
-    if isinstance(value, list | tuple) and len(value) and family_of(type(value[0])):
+    if isinstance(value, list | tuple) and len(value) and family_of(type(value[0])) not in ("", "a space"):
         return f"{kind_of(value)} of {len(value)} beginning with {shown(value[0])}"
     if family_of(type(value)) in ("a dataset", "a data frame", "a series of pandas"):
         return family_of(type(value))

@@ -10,20 +10,22 @@ from keras_optix.control.evidence import Estimate, Evidence, as_normal_score, st
 
 _LIMIT = 4.0  # standard errors: two-sided 1 in 16,000 for each look
 _MARGIN = 0.5  # standard deviations of one episode
+_ROUNDING = 1e-5  # of a score: batches of other sizes round differently, and episodes add that up
 _REASON = "scores of copies minus training scores of the same weights"
 
 
 class Agreement:
     """Compares what the same weights earn in training and in copies of the environments, and keeps count.
 
-    A comparison needs three scores: training before, the copies, training after. The mean of the two from training is
-    that of the weights between them, where the copies played: a steady rise cancels. The first was often chosen for
-    being high (a candidate is), which raises it by up to one and a half of its standard errors, half of which reaches
-    the mean; and where learning is fast it does not rise steadily. So a difference counts only beyond half a standard
-    deviation of one episode. Standardised differences are pooled over all comparisons by Stouffer's method, and four
-    standard errors say that the copies are other environments. The number of comparisons doubles from one decision to
-    the next, so that a run takes few: with 15 decisions (30,000 comparisons) fewer than 1 run in 1,000 is told so
-    falsely, and far fewer by the margin.
+    A comparison needs three scores: training before, the copies, training after. The weights that the copies played
+    earn something between the two from training, however fast learning was, if it went one way; so a difference is
+    how far the score of the copies is outside of that range. The score before was often chosen for being high (a
+    candidate is), which only widens the range. Learning that turns in between can still leave it, so a difference
+    counts only beyond half a standard deviation of one episode, and beyond what rounding can do where scores have no
+    noise. Standardised differences are pooled over all comparisons by Stouffer's method, and four standard errors say
+    that the copies are other environments. The number of comparisons doubles from one decision to the next, so that a
+    run takes few: with 15 decisions (30,000 comparisons) fewer than 1 run in 1,000 is told so falsely, and far fewer by
+    the range and the margin.
 
     Attributes:
         comparisons: Comparisons so far.
@@ -64,11 +66,14 @@ class Agreement:
         self.cancel()
         if before is None or copies is None or not all(_is_sampled(e) for e in (before, copies, after)):
             return None
-        difference = copies.mean - 0.5 * (before.mean + after.mean)
-        variances = (copies.stderr**2, 0.25 * before.stderr**2, 0.25 * after.stderr**2)
+        nearest = min(max(copies.mean, min(before.mean, after.mean)), max(before.mean, after.mean))
+        difference = copies.mean - nearest
+        bound = before if abs(copies.mean - before.mean) < abs(copies.mean - after.mean) else after
+        variances = (copies.stderr**2, bound.stderr**2)
         deviation = math.sqrt(sum(e.stderr**2 * e.n for e in (before, copies, after)) / 3.0)
-        beyond = max(abs(difference) - _MARGIN * deviation, 0.0)
-        squares = sum(v * v / max(e.n - 1, 1) for v, e in zip(variances, (copies, before, after), strict=True))
+        rounding = _ROUNDING * max(abs(e.mean) for e in (before, copies, after))
+        beyond = max(abs(difference) - max(_MARGIN * deviation, rounding), 0.0)
+        squares = sum(v * v / max(e.n - 1, 1) for v, e in zip(variances, (copies, bound), strict=True))
         dof = sum(variances) ** 2 / squares if squares > 0.0 else math.inf
         z = as_normal_score(standardised(math.copysign(beyond, difference), math.sqrt(sum(variances))), dof)
         self.comparisons += 1
