@@ -207,7 +207,7 @@ class ReplayFeed(OneLineRepr):
             self._end = file.tell()
         self.windows = tuple(windows)
         if self._end < size:
-            self._warn(self._end, items, stacklevel=5)
+            self._warn(self._end, items, stacklevel=6)
 
     def _warn(self, place: int, items: int, *, stacklevel: int) -> None:
         windows = sum(end <= place for end in self._places)
@@ -227,7 +227,7 @@ class ReplayFeed(OneLineRepr):
                     head = read_head(file)
                     payload = None if head is None else read_payload(file, head)
                     if head is None or payload is None:
-                        self._warn(place, items, stacklevel=5)
+                        self._warn(place, items, stacklevel=6)
                         return
                     if head.kind == CHUNK:
                         items += head.items
