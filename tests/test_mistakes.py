@@ -507,6 +507,8 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     "metrics: string": (lambda w: optix.EvalMetrics("good"), ARGUMENT, r"`primary_score` must be a number, or None"),
     "params: list": (lambda w: optix.HyperparamSet([1.0]), ARGUMENT, r"must map names to numbers"),
     "params: string": (lambda w: optix.HyperparamSet({"gamma": "high"}), ARGUMENT, r"`params\['gamma'\]` must be"),
+    "regimes: one number": (lambda w: optix.RegimeDetector().detect(3), ARGUMENT, "`history` must be a list of EvalM"),
+    "regimes: numbers": (lambda w: optix.RegimeDetector().detect([1.0, 2.0]), ARGUMENT, "Wrap numbers"),
     "regimes: string": (lambda w: optix.RegimeDetector(window="10"), ARGUMENT, r"`window` must be an integer"),
     "after shift: string": (lambda w: optix.AfterShift(statistics="all"), ARGUMENT, r"`statistics` must be a number"),
     "registry: number": (lambda w: optix.CheckpointRegistry(3), ARGUMENT, r"CheckpointRegistry\(\"checkpoints\"\)"),

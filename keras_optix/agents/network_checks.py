@@ -101,6 +101,8 @@ def check_network(
         raise SpaceError(describe(problem, fix="Leave the last activation out: end it with keras.layers.Dense(1)."))
     example = layout.pack([_example(leaf) for leaf in layout.leaves])
     try:
+        if isinstance(network, keras.Sequential) and not network.built and len(layout.leaves) == 1:
+            network.build((None, *layout.leaves[0].shape))  # a call would build it for batches of its size
         given = network(network_inputs(network, example, layout))
     except Exception as error:
         raise SpaceError(

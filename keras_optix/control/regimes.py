@@ -11,6 +11,7 @@ MAD and not Qn: both bear more outliers, but are zero for scores that are often 
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 from statistics import NormalDist
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from keras_optix.arguments import NamesChecked
 from keras_optix.control.records import EvalMetrics
 from keras_optix.errors import NonFiniteError, describe
 from keras_optix.reprs import OneLineRepr
-from keras_optix.validation import check_float, check_int, is_finite_number
+from keras_optix.validation import check_float, check_int, check_kind, is_finite_number
 
 TRENDING, RANGING, VOLATILE = "trending", "ranging", "volatile"
 MIN_SCORES = (
@@ -101,6 +102,7 @@ class RegimeDetector(NamesChecked, OneLineRepr):
             ``"trending"``, ``"ranging"`` or ``"volatile"``.
 
         Raises:
+            ArgumentError: `history` is no sequence of `EvalMetrics`.
             NonFiniteError: A score is NaN, infinite or no number.
         """
         scores = _scores_of(history)
@@ -133,6 +135,10 @@ class RegimeDetector(NamesChecked, OneLineRepr):
 
 
 def _scores_of(history: Sequence[EvalMetrics]) -> np.ndarray:
+    fix = "Wrap numbers: [EvalMetrics(score) for score in scores]."
+    check_kind("history", history, (Sequence, deque), wanted="a list of EvalMetrics", fix=fix)
+    for entry in history:
+        check_kind("history", entry, EvalMetrics, wanted="a list of EvalMetrics", fix=fix)
     scores = [entry.primary_score for entry in history if entry.primary_score is not None]
     for score in scores:
         if not is_finite_number(score):

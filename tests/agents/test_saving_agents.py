@@ -91,6 +91,16 @@ def test_everything_comes_back(case: str, tmp_path: Path) -> None:
     assert_same([agent.act(observations, deterministic=True)], [again.act(observations, deterministic=True)])
 
 
+def test_a_policy_that_its_first_observations_built_comes_back_for_batches_of_any_size(tmp_path: Path) -> None:
+    agent = optix.PPOAgent(keras.Sequential([keras.layers.Dense(4, "tanh"), keras.layers.Dense(2)]))
+    agent.compile("adam", jit_compile=False)
+    agent.bind(spaces.Box(-1.0, 1.0, (3,), np.float32), spaces.Discrete(2))
+    again = reloaded(agent, tmp_path)
+    for rows in (1, 2, 5):
+        observations = np.ones((rows, 3), np.float32)
+        assert_same([agent.predict_on_batch(observations)], [again.predict_on_batch(observations)])
+
+
 @pytest.mark.parametrize("case", ["ppo", *(pytest.param(k, marks=pytest.mark.slow) for k in AGENTS if k != "ppo")])
 def test_training_goes_on_alike(case: str, tmp_path: Path) -> None:
     agent = trained(case)

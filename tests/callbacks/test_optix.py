@@ -293,7 +293,7 @@ def test_collecting_ahead_keeps_scores_with_the_weights_that_earned_them(small_p
 
         def score(self, episode_data: optix.EpisodeData, train_diagnostics: Any) -> optix.EvalMetrics:
             lags.append(float(train_diagnostics["policy_lag"]))
-            return optix.EvalMetrics(scores[episode_data.episode_id], episode_data.episode_id, stderr=0.1)
+            return optix.EvalMetrics(scores[episode_data.episode_id], episode_id=episode_data.episode_id, stderr=0.1)
 
         def score_episodes(self, records: Any) -> optix.EvalMetrics:
             return optix.EvalMetrics(scores[len(lags)], stderr=0.1)
@@ -470,12 +470,12 @@ def test_a_tuner_of_unknown_or_illegal_values_is_refused_before_the_first_step(
     assert env.steps == 0
 
 
-def test_an_agent_without_a_dataset_is_told_so(small_ppo: MakeAgent) -> None:
+def test_the_dataset_of_another_agent_is_refused(small_ppo: MakeAgent) -> None:
     agent = small_ppo()
     other = small_ppo()
     dataset = optix.dataset_from_env(CountingEnv, other)
     agent.bind(CountingEnv().observation_space, CountingEnv().action_space)
-    with pytest.raises(optix.StateError, match="no training data"):
+    with pytest.raises(optix.ConfigurationError, match="made for another agent"):
         agent.fit(dataset, callbacks=[optix.OptixCallback()], steps_per_epoch=1, verbose=0)
 
 
