@@ -136,8 +136,8 @@ def test_what_is_worth_knowing(objects: dict[str, Any], name: str, pattern: str)
 def test_metrics_of_any_kind_are_shown() -> None:
     """A `repr` is read when something is wrong already."""
     metrics: Callable[..., optix.EvalMetrics] = optix.EvalMetrics
-    assert repr(metrics("good", {"why": None, "array": np.zeros(2)})) == (
-        "EvalMetrics(primary_score='good', why=None, array=array([0., 0.]))"
+    assert repr(metrics(1.0, {"why": None, "array": np.zeros(2)})) == (
+        "EvalMetrics(primary_score=1.0, why=None, array=array([0., 0.]))"
     )
     assert repr(metrics(None)) == "EvalMetrics(primary_score=None)"
 

@@ -46,7 +46,6 @@ class Loop(Effects):
     _scored_under: Mapping[str, float] = MappingProxyType({})  # hyperparameters when that was taken
     _started = 0.0  # by the clock
     _seconds_before = 0.0  # of the run that is resumed
-    _told_of_scores = False  # that one was not finite
     _left_out: frozenset[str] = frozenset()  # logs that TensorBoard cannot show, once they were told
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -99,7 +98,14 @@ class Loop(Effects):
             metrics: Their score.
             logs: Of the window (epoch), by name.
         """
-        metrics = self._finite(metrics)
+        notice = self.evaluator.take_notice()
+        if notice is not None:
+            self.note("notice", notice)
+        score = metrics.primary_score
+        if score is not None and not math.isfinite(score):
+            # Of an evaluator of one's own; a log that is not finite is no score, see `MonitorEvaluator`.
+            self.rescue(candidate.window_id, "A score", self._last_good())
+            return
         latest = self._latest
         self._judge(candidate, metrics)
         evaluated = None if self._latest is latest else self._latest
@@ -188,21 +194,9 @@ class Loop(Effects):
         """Whether a score cannot be had a second time for the same weights: then none are pooled or confirmed."""
         return self.trainee.exact or self.evaluator.reads_logs
 
-    def _finite(self, metrics: EvalMetrics) -> EvalMetrics:
-        """The score of a window; one that is not finite says nothing, as long as losses and weights are finite.
-
-        That is what the guard looks at. A ratio of 0 / 0 in an evaluator or a metric is no reason to undo anything.
-        """
-        notice = self.evaluator.take_notice()
-        if notice is not None:
-            self.note("notice", notice)
-        score = metrics.primary_score
-        if score is None or math.isfinite(score):
-            return metrics
-        if not self._told_of_scores:
-            self._told_of_scores = True
-            self.note("notice", f"a score was {score}: it is no evidence, and nothing is done about it (said once)")
-        return replace(metrics, primary_score=None, stderr=None)
+    def _last_good(self) -> State | None:
+        good, best = self.trainee.last_good(), self.best_snapshot
+        return self.registry.load(best) if good is None and best is not None else good
 
     def _score(self, unit: Unit) -> EvalMetrics:
         """The score of a window; where the evaluator plays episodes of its own, that of every so many windows."""

@@ -436,21 +436,3 @@ def test_validation_in_every_second_epoch_only() -> None:
 def test_a_log_that_never_comes_is_an_error_once_validation_has_run() -> None:
     with pytest.raises(optix.ConfigurationError, match=r"no such log.*val_f1.*val_loss"):
         fit(plain(), loop(monitor="val_f1"), epochs=6, validation_freq=2)
-
-
-@tensorflow_only
-def test_scores_of_an_evaluator_that_are_not_finite_undo_nothing(small_ppo: Any) -> None:
-    from keras_optix.testing import CountingEnv
-
-    class Ratio(optix.BaseEvaluator):
-        def score(self, episode_data: Any, train_diagnostics: Any) -> optix.EvalMetrics:
-            return optix.EvalMetrics(NAN if episode_data.episode_id % 2 else 1.0)
-
-    agent = small_ppo()
-    dataset = optix.dataset_from_env(CountingEnv, agent, window_size=8, num_envs=1, seed=0)
-    callback = optix.OptixCallback(evaluator=Ratio(), max_windows=8, restore_best=False, verbose=0)
-    agent.fit(dataset, callbacks=[callback], verbose=0)
-    names = [record.event for record in callback.events]
-    assert "non_finite" not in names
-    assert names.count("notice") == 1
-    assert callback.best_snapshot is not None

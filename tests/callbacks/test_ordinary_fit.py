@@ -373,7 +373,7 @@ def test_a_loss_is_shown_as_a_loss(tmp_path: Path, capsys: pytest.CaptureFixture
     assert callback.progress()["best"] == shown
     out = capsys.readouterr().out
     assert re.search(rf"^ACTIVE after 4 epochs, 16 steps\. Best {re.escape(shown)} at \d+ steps\.$", out, re.MULTILINE)
-    assert re.search(rf"^epoch \d, \d+ steps, ACTIVE: improvement to {re.escape(format_number(losses[0]))}", out)
+    assert re.search(rf"^epoch \d, \d+ steps, ACTIVE: improvement to {re.escape(format_number(losses[0]))}", out, re.M)
     assert "\n\n" not in out
     assert f"improvement to -{shown}" not in out
 

@@ -90,7 +90,7 @@ def test_what_is_no_new_agent_is_refused(small_ppo: Make) -> None:
     manager.add_agent(agent)
     with pytest.raises(optix.ConfigurationError, match="one of the manager's already"):
         manager.add_agent(agent)
-    with pytest.raises(optix.ConfigurationError, match=r"`agent` must be a keras_optix Agent.*agent='Sequential'"):
+    with pytest.raises(optix.ConfigurationError, match=r"`agent` must be a keras_optix Agent.*agent=a Sequential"):
         manager.add_agent(agent.policy)
     with pytest.raises(optix.ConfigurationError, match="`weight`"):
         manager.add_agent(small_ppo(), weight=-1.0)
@@ -354,6 +354,7 @@ def test_as_a_callback_it_names_itself_and_works_only_in_the_loop(small_ppo: Mak
 
 def test_options_are_attributes_and_nonsense_is_refused(tmp_path: Path) -> None:
     manager = optix.PolicyManager()
+    assert optix.PolicyManager(str(tmp_path)).own_registry.directory == tmp_path  # type: ignore[union-attr]
     assert (manager.auto_spawn, manager.max_variants, manager.variant_windows) == (False, 3, 50)
     assert (manager.noise_scale, manager.mutation_fn, manager.regime_detector) == (0.05, None, None)
     assert (manager.bank, manager.max_regimes, manager.after_shift) == (True, 8, optix.AfterShift())
@@ -371,7 +372,7 @@ def test_options_are_attributes_and_nonsense_is_refused(tmp_path: Path) -> None:
         {"mutation_fn": 3},
         {"regime_detector": "volatile"},
         {"after_shift": 0.1},
-        {"registry": str(tmp_path)},
+        {"registry": 3},
         {"auto_spawn": True, "noise_scale": 0.0},
     ):
         with pytest.raises(optix.ConfigurationError, match=f"Received: .*{next(iter(options))}="):

@@ -125,7 +125,10 @@ def test_two_runs_with_one_seed_are_equal_bit_by_bit(prefetch: int) -> None:
 def test_the_control_a_prefetched_dataset_lags(small_ppo: MakeAgent) -> None:
     """What the test above must see if the dataset's options were lost."""
     agent = small_ppo()
-    dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4, num_envs=2).prefetch(3)
+    dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4, num_envs=2)
+    with pytest.raises(optix.ConfigurationError, match="collected by older weights"):
+        dataset.prefetch(3)
+    dataset = tf.data.Dataset.prefetch(dataset, 3)  # past the refusal
     lags = Lags()
     agent.fit(dataset, steps_per_epoch=12, callbacks=[lags], verbose=0)
     assert max(lags.lags) > 0
