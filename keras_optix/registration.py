@@ -20,6 +20,7 @@ _REGISTRY = "get_custom_objects"  # the function of `keras.saving` that returns 
 _MODULES = {
     "Agent": "keras_optix.agents.agent",
     "EnsembleAgent": "keras_optix.agents.ensemble",
+    "NarrowOrthogonal": "keras_optix.agents.initializers",
     "PPOAgent": "keras_optix.agents.ppo",
     "ReinforceAgent": "keras_optix.agents.reinforce",
     "RunningMoments": "keras_optix.agents.normalization",

@@ -30,7 +30,7 @@ optix.dataset_from_env("CartPole-v1", agent, 32)  # wrong: call-arg
 optix.dataset_from_env("CartPole-v1", agent, n_envs=8)  # wrong: call-arg
 optix.evaluate(agent)  # wrong: call-arg
 optix.evaluate(agent, "CartPole-v1", n_eval_episodes=10)  # wrong: call-arg
-optix.EnsembleAgent(agent)  # wrong: call-arg
+optix.EnsembleAgent()  # wrong: call-arg
 agent.act()  # wrong: call-arg
 agent.act([0.0], determinstic=True)  # wrong: call-arg
 callback.stop(now=True)  # wrong: call-arg
