@@ -13,6 +13,7 @@ from gymnasium import spaces
 ACTIONS = 6
 FRAMES, CHANNELS_LAST, MINATAR = (4, 84, 84), (84, 84, 4), (10, 10, 4)
 VECTOR, SEQUENCE, CUBE = (8,), (16, 8), (8, 8, 8, 2)
+LONG = (64, 16)
 _STORED = 64
 
 
@@ -84,12 +85,12 @@ def _attention(layers: Any) -> list[Any]:
     return [_self_attention(layers), layers.GlobalAveragePooling1D()]
 
 
-def _self_attention(layers: Any) -> Any:
+def _self_attention(layers: Any, shape: tuple[int, ...] = SEQUENCE, dropout: float = 0.0) -> Any:
     import keras
 
-    sequence = layers.Input(SEQUENCE)
+    sequence = layers.Input(shape)
     x = layers.Dense(64)(sequence)
-    x = layers.LayerNormalization()(layers.Add()([x, layers.MultiHeadAttention(4, 16)(x, x)]))
+    x = layers.LayerNormalization()(layers.Add()([x, layers.MultiHeadAttention(4, 16, dropout=dropout)(x, x)]))
     x = layers.LayerNormalization()(layers.Add()([x, layers.Dense(64, activation="relu")(x)]))
     return keras.Model(sequence, x)
 
@@ -126,9 +127,16 @@ LAYERS: Mapping[str, Case] = {
     "PReLU": _layer(VECTOR, lambda layers: [layers.Dense(64), layers.PReLU()]),
     "MultiHeadAttention": _layer(SEQUENCE, lambda layers: [_self_attention(layers)]),
     "LSTM": _layer(SEQUENCE, lambda layers: [layers.LSTM(32)]),
+    "MultiHeadAttention, dropout": _layer(SEQUENCE, lambda layers: [_self_attention(layers, dropout=0.1)]),
+    "MultiHeadAttention, 64 steps": _layer(LONG, lambda layers: [_self_attention(layers, LONG)]),
+    "LSTM, 128 units": _layer(SEQUENCE, lambda layers: [layers.LSTM(128)]),
+    "LSTM, dropout": _layer(SEQUENCE, lambda layers: [layers.LSTM(32, dropout=0.1)]),
     "GRU": _layer(SEQUENCE, lambda layers: [layers.GRU(32)]),
+    "GRU, 128 units": _layer(SEQUENCE, lambda layers: [layers.GRU(128)]),
     "SimpleRNN": _layer(SEQUENCE, lambda layers: [layers.SimpleRNN(32)]),
     "Bidirectional LSTM": _layer(SEQUENCE, lambda layers: [layers.Bidirectional(layers.LSTM(16))]),
+    "Bidirectional GRU": _layer(SEQUENCE, lambda layers: [layers.Bidirectional(layers.GRU(16))]),
+    "TimeDistributed": _layer(SEQUENCE, lambda layers: [layers.TimeDistributed(layers.Dense(32))]),
     "LSTM, unrolled": _layer(SEQUENCE, lambda layers: [layers.LSTM(32, unroll=True)]),
     "Conv1D": _layer(SEQUENCE, lambda layers: [layers.Conv1D(16, 3), layers.Conv1D(16, 3)]),
     "SeparableConv1D": _layer(SEQUENCE, lambda layers: [layers.SeparableConv1D(16, 3)]),

@@ -272,8 +272,9 @@ class Agent(AgentAttributes, WindowTrainer):
             optimizer: A Keras optimizer or its name. Its learning rate becomes the hyperparameter `learning_rate`.
             jit_compile: Compile `train_step` with XLA. Defaults to ``"auto"``: chosen by the layers of the networks and
                 the machine, once both are known; `jit_choice` says what and why. On a CPU XLA makes dense layers up to
-                three times faster, and convolutions many times slower. An algorithm that does not `prefers_jit` leaves
-                it to Keras, which uses XLA on accelerators.
+                three times faster, and convolutions many times slower; where the step goes without, what one of Keras'
+                optimizers does with the gradients is compiled with it by itself. An algorithm that does not
+                `prefers_jit` leaves it to Keras, which uses XLA on accelerators.
             **kwargs: `run_eagerly`, `steps_per_execution`, `auto_scale_loss` (whether to wrap the optimizer in a
                 `LossScaleOptimizer` where a network computes in float16 with float32 weights; True). Losses and metrics
                 are the algorithm's own.
@@ -467,7 +468,9 @@ class Agent(AgentAttributes, WindowTrainer):
         Returns:
             The logs, with `loss`; and `regularization_loss`, what the networks added to it, if they have such losses.
         """
-        return gradient_step(self, compute, max_grad_norm=max_grad_norm, where=where)
+        # Where "auto" goes without XLA it is for the networks' sake.
+        fuse = self._jit_choice is not None and not self._jit_choice.use and not self.run_eagerly
+        return gradient_step(self, compute, max_grad_norm=max_grad_norm, where=where, fuse=fuse)
 
     @property
     def losses(self) -> list[Any]:

@@ -139,7 +139,7 @@ def _channels_first(shape: tuple[int, ...]) -> bool:
 
 def _convolved(shape: tuple[int, ...], tensor: Any) -> Any:
     layers = keras.layers
-    image = layers.Rescaling(1.0 / 255.0)(tensor)
+    image = tensor  # bytes are a quarter of the numbers to move, so they are scaled last
     if len(shape) == 2:
         shape = (*shape, 1)
         image = layers.Reshape(shape)(image)
@@ -152,6 +152,7 @@ def _convolved(shape: tuple[int, ...], tensor: Any) -> Any:
     elif _channels_first(shape):
         image = layers.Permute((2, 3, 1))(image)
         shape = (shape[1], shape[2], shape[0])
+    image = layers.Rescaling(1.0 / 255.0)(image)
 
     def convolution(filters: int, size: int, stride: int) -> Any:
         initializer = orthogonal(math.sqrt(2.0))

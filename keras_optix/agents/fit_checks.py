@@ -27,8 +27,8 @@ _OPTIONS = (
     "validation_steps",
     "validation_freq",
 )
-# Arguments of Keras' `fit` and `evaluate` that say nothing of windows; their defaults pass.
-_NOTHING = {
+# Arguments of Keras' trainer that are about arrays of rows, and what to do instead; their defaults pass.
+_ABOUT_ROWS = {
     "y": "A window holds all that is learned from: observations, actions, rewards.",
     "sample_weight": "Weigh rewards in the environment: wrap it.",
     "class_weight": "Weigh rewards in the environment: wrap it.",
@@ -186,6 +186,22 @@ def check_evaluate(agent: Any, data: Any, steps: Any, options: Mapping[str, Any]
     return steps_of("x", data, steps, agent, "steps")
 
 
+def refuse_rows(given: Mapping[str, Any]) -> None:
+    """Refuses arguments of Keras' trainer that are about arrays of rows.
+
+    Args:
+        given: The arguments by name, as they were given; Keras' defaults pass.
+
+    Raises:
+        ArgumentError: One of them says something.
+    """
+    for name, value in given.items():
+        if value is None or (name == "validation_split" and value == 0.0):
+            continue
+        text = f"`{name}` has no meaning for an agent, which learns from windows. Received: {name}={shown(value)}."
+        raise ArgumentError(f"{text} {_ABOUT_ROWS[name]}")
+
+
 def refuse_windows(data: Any) -> None:
     """Refuses a dataset of windows where observations are wanted.
 
@@ -226,13 +242,9 @@ def check_callbacks(callbacks: Sequence[Any]) -> None:
 
 
 def _check_known(called: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
+    refuse_rows({name: value for name, value in options.items() if name in _ABOUT_ROWS})
     for name, value in options.items():
-        if name in _NOTHING:
-            if value is None or (name == "validation_split" and value == 0.0):
-                continue
-            text = f"`{name}` has no meaning for an agent, which learns from windows. Received: {name}={shown(value)}."
-            raise ArgumentError(f"{text} {_NOTHING[name]}")
-        if name not in known:
+        if name not in known and name not in _ABOUT_ROWS:
             raise unknown_argument(called, name, value, known if "callbacks" in known else ("x", "callbacks", *known))
 
 

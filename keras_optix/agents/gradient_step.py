@@ -26,6 +26,7 @@ def gradient_step(
     *,
     max_grad_norm: Any = None,
     where: Any = None,
+    fuse: bool = False,
 ) -> dict[str, Any]:
     """Makes one step of a model's optimizer; see `Agent.minimize`.
 
@@ -34,6 +35,7 @@ def gradient_step(
         compute: Returns ``(loss, logs)``.
         max_grad_norm: Largest global norm of the gradient; None does not clip.
         where: Scalar bool tensor: whether to update. None updates.
+        fuse: Compile what the optimizer does with XLA, in a step that is compiled without; see `fusible`.
 
     Returns:
         The logs with `loss`, and `regularization_loss` where the networks have losses of their own.
@@ -53,9 +55,10 @@ def gradient_step(
     if max_grad_norm is not None:
         gradients = _clipped(gradients, max_grad_norm, optimizer.scale_loss(tf.ones(())))
 
-    def update() -> None:
+    def apply() -> None:
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
+    update = tf.function(apply, jit_compile=True, autograph=False) if fuse and fusible(optimizer) else apply
     if where is None:
         update()
     else:
@@ -75,6 +78,24 @@ def _clipped(gradients: Sequence[Any], max_norm: Any, scale: Any) -> Sequence[An
     limit = tf.cast(max_norm, dtype) * tf.cast(scale, dtype)
     clipped: Sequence[Any] = tf.clip_by_global_norm(gradients, limit, use_norm=norm)[0]
     return clipped
+
+
+def fusible(optimizer: Any) -> bool:
+    """Whether what an optimizer does may be compiled with XLA by itself: whether all of it is Keras' own.
+
+    It is a dozen passes over all weights one after the other, each memory-bound, of which XLA makes one.
+    """
+    inner = getattr(optimizer, "inner_optimizer", None)
+    parts = [optimizer, *([] if inner is None else [inner]), *getattr(optimizer, "optimizers", ())]
+    # A schedule or function of somebody's own is computed in there, too.
+    with tf.init_scope():  # numbers are read of variables
+        rates = [part.get_config().get("learning_rate", 0.0) for part in parts]
+    keras_own = all(type(part).__module__.split(".")[0] == "keras" for part in parts)
+    return keras_own and all(isinstance(rate, float) or _is_keras_schedule(rate) for rate in rates)
+
+
+def _is_keras_schedule(config: Any) -> bool:
+    return isinstance(config, Mapping) and str(config.get("module", "")).split(".")[0] == "keras"
 
 
 def averages_weights(optimizer: Any) -> bool:

@@ -45,23 +45,35 @@ _FAST = frozenset(
         keras.layers.ActivityRegularization,
         keras.layers.Add,
         keras.layers.Average,
+        keras.layers.AveragePooling1D,
+        keras.layers.AveragePooling2D,
         keras.layers.BatchNormalization,
         keras.layers.Concatenate,
+        keras.layers.Cropping1D,
+        keras.layers.Cropping2D,
         keras.layers.Dense,
         keras.layers.Dot,
         keras.layers.ELU,
         keras.layers.EinsumDense,
         keras.layers.Embedding,
         keras.layers.Flatten,
+        keras.layers.GRU,
         keras.layers.GlobalAveragePooling1D,
+        keras.layers.GlobalAveragePooling2D,
+        keras.layers.GlobalMaxPooling1D,
+        keras.layers.GlobalMaxPooling2D,
         keras.layers.GroupNormalization,
         keras.layers.Identity,
         keras.layers.InputLayer,
         keras.layers.LSTM,
         keras.layers.LayerNormalization,
         keras.layers.LeakyReLU,
+        keras.layers.MaxPooling1D,
+        keras.layers.MaxPooling2D,
+        keras.layers.MaxPooling3D,
         keras.layers.Maximum,
         keras.layers.Minimum,
+        keras.layers.MultiHeadAttention,
         keras.layers.Multiply,
         keras.layers.Normalization,
         keras.layers.PReLU,
@@ -71,14 +83,19 @@ _FAST = frozenset(
         keras.layers.RepeatVector,
         keras.layers.Rescaling,
         keras.layers.Reshape,
+        keras.layers.SimpleRNN,
         keras.layers.Softmax,
         keras.layers.Subtract,
         keras.layers.UnitNormalization,
+        keras.layers.ZeroPadding1D,
+        keras.layers.ZeroPadding2D,
     }
 )
+# Options with which such a layer draws random numbers or is written out step by step, which XLA makes slow.
+_SLOW_OPTIONS = ("dropout", "recurrent_dropout", "unroll")
 # Operations of `keras.ops` in a functional model; all others work on single elements, multiply matrices or move things.
 _SLOW_OPERATION = re.compile(
-    r".*conv.*|.*pool|.*fft.*|.*attention|.*scan|.*loop|.*map|.*sort|topk|solve.*|lstsq|eig.*|svd|qr|cholesky.*|inv"
+    r".*conv.*|.*fft.*|.*attention|.*scan|.*loop|.*map|.*sort|topk|solve.*|lstsq|eig.*|svd|qr|cholesky.*|inv"
 )
 
 
@@ -154,8 +171,12 @@ def _says_all(network: Any) -> bool:
 
 
 def _is_fast(part: Any) -> bool:
+    if type(part) is keras.layers.Bidirectional:
+        return _is_fast(part.forward_layer) and _is_fast(part.backward_layer)
+    if type(part) is keras.layers.TimeDistributed:
+        return _is_fast(part.layer)
     if isinstance(part, keras.Layer):
-        return type(part) in _FAST
+        return type(part) in _FAST and not any(map(part.get_config().get, _SLOW_OPTIONS))
     return _is_keras(part) and _SLOW_OPERATION.fullmatch(type(part).__name__.lower()) is None
 
 

