@@ -88,7 +88,8 @@ def fusible(optimizer: Any) -> bool:
     inner = getattr(optimizer, "inner_optimizer", None)
     parts = [optimizer, *([] if inner is None else [inner]), *getattr(optimizer, "optimizers", ())]
     # A schedule or function of somebody's own is computed in there, too.
-    with tf.init_scope():  # numbers are read of variables
+    with tf.init_scope(), warnings.catch_warnings():  # numbers are read of variables
+        warnings.simplefilter("ignore")  # a function is no part of a config, which Keras warns of
         rates = [part.get_config().get("learning_rate", 0.0) for part in parts]
     keras_own = all(type(part).__module__.split(".")[0] == "keras" for part in parts)
     return keras_own and all(isinstance(rate, float) or _is_keras_schedule(rate) for rate in rates)

@@ -1,26 +1,29 @@
 """Whether a train step is compiled with XLA where `compile(jit_compile="auto")` leaves that open.
 
-On a CPU it depends on the layers. How many times faster gradient steps are with XLA than without (two cores,
+On a CPU it depends on the layers. How many times faster gradient steps are with XLA than without (two quiet cores,
 minibatches of 64 rows; `benchmarks/compile.py --layers` measures that anew):
 
-========================================= ===================
-layer                                     without / with XLA
-========================================= ===================
-Dense, 64 units                           1.6 to 3
-Dense, 256 and 512 units                  1.2 to 1.5
-EinsumDense, Embedding                    1.3
-normalisation (layer, batch, group, RMS)  2.0 to 3.5
-PReLU, UnitNormalization                  1.8
-LSTM                                      2.8
-MultiHeadAttention                        0.6
-Dropout, GaussianNoise                    0.05 to 0.12
-Conv2D, as in the Nature network          0.04
-========================================= ===================
+============================================== ===================
+layer                                          without / with XLA
+============================================== ===================
+Dense, 64 to 512 units; EinsumDense            1.5 to 3
+Embedding; activations with weights            2
+normalisation (layer, batch, group, RMS, unit) 1.8 to 2.1
+LSTM, GRU, SimpleRNN, Bidirectional            1.2 to 2.2
+the same with `unroll=True`                    0.6 to 0.8
+MultiHeadAttention                             2.1 to 2.5
+the same with dropout                          0.3
+pooling (the best: MaxPooling3D, 16)           1.6 to 3.9
+Dropout, GaussianNoise                         0.1
+Conv1D, Conv2D, Conv3D, separable, depthwise   0.1 to 0.6
+Conv1DTranspose, Conv2DTranspose               1.0 and 0.4
+============================================== ===================
 
 The mistakes are not of one size: a dense network without XLA takes three times as long at most, a convolution with it
-26 times. So XLA is for networks of layers that were measured to gain, and of such as only reshape, add or join; a layer
-that nobody measured, or of somebody else's making, is compiled without. It is a rule and not a trial at the start, so
-that two runs with one seed compute the same numbers.
+ten times and more. So XLA is for networks of layers that were measured to gain, and of such as only reshape, add or
+join; a layer that nobody measured, or of somebody else's making, is compiled without. It is a rule and not a trial at
+the start, so that two runs with one seed compute the same numbers. What a Keras optimizer does with the gradients is
+compiled with XLA even then, by itself (`gradient_step.fusible`): it gains always.
 
 On an accelerator XLA is Keras' own choice wherever all layers support it, and so it is here.
 """

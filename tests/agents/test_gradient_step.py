@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 
 import keras_optix as optix
+from keras_optix.agents.gradient_step import fusible, gradient_step
 from keras_optix.testing import CountingEnv, IdentityEnv
 
 MakeAgent = Callable[..., optix.PPOAgent]
@@ -358,6 +359,71 @@ def test_every_optimizer_of_keras_trains_and_is_restored(name: str) -> None:
         agent.train_step(window)
     for a, b in zip(one.get_weights(), two.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+
+
+def steps_of(name: str, fuse: bool, optimizer: Any = None) -> tuple[list[np.ndarray], int]:
+    """Weights and iterations after three steps on a small model, its optimizer compiled by itself or not."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(3), keras.layers.Dense(1)])
+    model.compile(optimizer or optimizer_of(name), jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    rows = tf.constant([[1.0, 2.0], [3.0, -1.0]])
+
+    @tf.function(autograph=False)
+    def step() -> None:
+        gradient_step(model, lambda: (tf.reduce_mean(tf.square(model(rows) - 1.0)), {}), fuse=fuse)
+
+    for _ in range(3):
+        step()
+    return model.get_weights(), int(model.optimizer.iterations)
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "Optimizer"] + sorted(OPTIONS))
+def test_an_optimizer_that_is_compiled_by_itself_does_the_same(name: str) -> None:
+    (plain, steps), (fused, fused_steps) = steps_of(name, False), steps_of(name, True)
+    assert steps == fused_steps == 3
+    for a, b in zip(plain, fused, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    # A function of somebody's own may be more than XLA can compile.
+    assert fusible(optimizer_of(name)) == (name != "callable")
+
+
+def test_an_optimizer_of_ones_own_is_not_compiled_by_itself() -> None:
+    """It may do what XLA cannot: this one calls Python."""
+    called: list[int] = []
+
+    class Noisy(keras.optimizers.SGD):  # type: ignore[misc]
+        def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+            shown = tf.numpy_function(lambda g: (called.append(1), g)[1], [gradient], tf.float32)
+            super().update_step(tf.reshape(shown, gradient.shape), variable, learning_rate)
+
+    assert not fusible(Noisy(0.1))
+    weights, steps = steps_of("SGD", True, Noisy(1e-2))
+    assert (steps, len(called)) == (3, 3 * 4)
+    for a, b in zip(weights, steps_of("SGD", False)[0], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("jit", "fused"), [("auto", True), (False, False)])
+def test_where_auto_goes_without_xla_the_optimizer_is_compiled(
+    monkeypatch: pytest.MonkeyPatch, jit: Any, fused: bool
+) -> None:
+    asked: list[bool] = []
+
+    def noted(model: Any, compute: Any, *, fuse: bool, **options: Any) -> dict[str, Any]:
+        asked.append(fuse)
+        return gradient_step(model, compute, **options)
+
+    monkeypatch.setattr("keras_optix.agents.agent.gradient_step", noted)
+
+    def network(outputs: int) -> Any:
+        inner = [keras.layers.Reshape((2, 1)), keras.layers.Conv1D(4, 2), keras.layers.Flatten()]
+        return keras.Sequential([keras.layers.Input((2,)), *inner, keras.layers.Dense(outputs)])
+
+    agent = optix.PPOAgent(network(2), network(1), epochs=1, minibatch_size=64)
+    agent.compile("sgd", jit_compile=jit)
+    agent.train_step(window_of(agent))
+    assert asked == [fused]
 
 
 # Dtypes

@@ -120,8 +120,7 @@ WORKS: dict[str, Callable[[AtHand], Any]] = {
     "predict(callbacks)": lambda w: w.heard("predict", "predict", w.rows, batch_size=1) == 3,
     "predict_step": lambda w: w.says(w.agent.predict_step((w.rows,))),
     "make_predict_function": lambda w: (
-        w.agent.make_predict_function(force=True) is NOTHING
-        and w.says(w.agent.predict_function([(w.rows,)]))
+        w.agent.make_predict_function(force=True) is NOTHING and w.says(w.agent.predict_function([(w.rows,)]))
     ),
     "compute_output_spec": lambda w: w.agent.compute_output_spec(keras.KerasTensor((5, 2))).shape[-1] == 2,
     # Weights

@@ -164,7 +164,12 @@ def test_ppo_shows_each_transition_once_in_an_epoch(make_agent: MakeAgent, monke
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(
-    ("box", "jit"), [(False, False), (True, False), pytest.param(True, True, marks=pytest.mark.slow)]
+    ("box", "jit"),
+    [
+        (False, False),
+        pytest.param(True, False, marks=pytest.mark.slow),
+        pytest.param(True, True, marks=pytest.mark.slow),
+    ],
 )
 def test_what_the_padding_holds_does_not_matter(make_agent: MakeAgent, algorithm: str, box: bool, jit: bool) -> None:
     """Bit by bit, over two windows, statistics and the optimizer's moments included."""

@@ -71,8 +71,11 @@ def trained(agent: optix.PPOAgent, feed: Any, slow: bool, **options: Any) -> tup
 
 @pytest.mark.parametrize(
     "boundary",
-    [optix.every_n_steps(16), optix.every_n_seconds(0.02), optix.on_done()],
-    ids=["steps", "seconds", "done"],
+    [
+        pytest.param(optix.every_n_steps(16), id="steps"),
+        pytest.param(optix.every_n_seconds(0.02), id="seconds", marks=pytest.mark.slow),
+        pytest.param(optix.on_done(), id="done", marks=pytest.mark.slow),
+    ],
 )
 def test_a_replay_gives_the_same_windows_and_the_same_weights(
     boundary: optix.Boundary, small_ppo: MakeAgent, tmp_path: Path

