@@ -325,6 +325,13 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         self._store = ResumeStore(self.registry, self._interval if self._persistent else None)
         self._point = self._store.find() if self._resume else None
         trainee = self._make_trainee()
+        if self.evaluator.per_epoch and isinstance(trainee, AgentTrainee) and not (self.params or {}).get("steps"):
+            warnings.warn(
+                f"{self.evaluator!r} scores validation at the ends of epochs, and this epoch has no end: nothing will "
+                "be scored. Give `fit` its `steps_per_epoch` (windows in an epoch) and `epochs`, or let OptixCallback "
+                "evaluate without `monitor`.",
+                stacklevel=2,
+            )
         options = self._options
         if options.on_dormant == "auto":
             options = replace(options, on_dormant="watch" if trainee.endless else "stop")

@@ -54,8 +54,6 @@ FAST: dict[str, Callable[[], Any]] = {
     "operations": lambda: keras.Model(
         x := layers.Input((3,)), keras.ops.sqrt(keras.ops.stop_gradient(layers.Dense(2)(x)))
     ),
-    "recurrent": lambda: network(layers.LSTM(4, return_sequences=True), layers.GRU(4, return_sequences=True)),
-    "wrapped": lambda: network(layers.Bidirectional(layers.LSTM(4)), layers.Reshape((2, 4))),
     "distributed": lambda: network(layers.TimeDistributed(layers.Dense(4))),
     "attention": lambda: keras.Model(
         x := layers.Input((16, 8)), layers.Dense(2)(layers.Flatten()(layers.MultiHeadAttention(2, 4)(x, x)))
@@ -76,13 +74,12 @@ SLOW: dict[str, Callable[[], Any]] = {
         layers.Dense(2)(layers.Flatten()(keras.ops.conv(x, np.ones((3, 3, 2, 4), np.float32)))),
     ),
     "dropout": lambda: network(layers.Dropout(0.1)),
-    "dropout inside": lambda: network(layers.LSTM(4, dropout=0.1)),
-    "dropout wrapped": lambda: network(layers.Bidirectional(layers.GRU(4, recurrent_dropout=0.1))),
+    "recurrent": lambda: network(layers.LSTM(4, return_sequences=True), layers.GRU(4, return_sequences=True)),
+    "recurrent wrapped": lambda: network(layers.Bidirectional(layers.LSTM(4)), layers.Reshape((2, 4))),
     "dropout of attention": lambda: keras.Model(
         x := layers.Input((16, 8)),
         layers.Dense(2)(layers.Flatten()(layers.MultiHeadAttention(2, 4, dropout=0.1)(x, x))),
     ),
-    "written out": lambda: network(layers.LSTM(4, unroll=True)),
     "own_layer": lambda: network(Own(4)),
     "lambda": lambda: network(layers.Lambda(lambda x: 2.0 * x)),
     "own_model": OwnModel,

@@ -126,6 +126,15 @@ def test_the_return_of_the_validation_can_be_the_score(
     two_of_seven_seeds(run, lambda found: found[0] >= 0.9 * found[1] and abs(found[2] - found[0]) <= 2.0)
 
 
+def test_that_validation_never_comes_in_an_epoch_without_end_is_said_at_the_start(small_ppo: MakeAgent) -> None:
+    agent = small_ppo(4, 4)
+    agent.run_eagerly = True
+    validation = optix.dataset_from_env(lambda: IdentityEnv(4), agent, window_size=16, deterministic=True)
+    callback = optix.OptixCallback(monitor="val_episode_return", max_windows=2, verbose=0)
+    with pytest.warns(UserWarning, match=r"MonitorEvaluator\(.*this epoch has no end.*`steps_per_epoch`"):
+        fit(agent, lambda: IdentityEnv(4), callback, validation_data=validation, validation_steps=2)
+
+
 def test_hooks_come_in_the_documented_order(small_ppo: MakeAgent) -> None:
     calls: list[str] = []
 
