@@ -58,7 +58,9 @@ def gradient_step(
     def apply() -> None:
         optimizer.apply_gradients(zip(gradients, variables, strict=True))
 
-    update = tf.function(apply, jit_compile=True, autograph=False) if fuse and fusible(optimizer) else apply
+    update = apply
+    if fuse and not tf.executing_eagerly() and fusible(optimizer):
+        update = tf.function(apply, jit_compile=True, autograph=False)
     if where is None:
         update()
     else:

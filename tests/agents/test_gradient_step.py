@@ -361,13 +361,14 @@ def test_every_optimizer_of_keras_trains_and_is_restored(name: str) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
-def steps_of(name: str, fuse: bool, optimizer: Any = None) -> tuple[list[np.ndarray], int]:
+def steps_of(name: str, fuse: bool, optimizer: Any = None, *, embedded: bool = False) -> tuple[list[np.ndarray], int]:
     """Weights and iterations after three steps on a small model, its optimizer compiled by itself or not."""
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(3), keras.layers.Dense(1)])
+    inner = [keras.layers.Embedding(4, 3), keras.layers.Flatten()] if embedded else [keras.layers.Dense(3)]
+    model = keras.Sequential([keras.layers.Input((2,)), *inner, keras.layers.Dense(1)])
     model.compile(optimizer or optimizer_of(name), jit_compile=False)
     model.optimizer.build(model.trainable_variables)
-    rows = tf.constant([[1.0, 2.0], [3.0, -1.0]])
+    rows = tf.constant([[1.0, 2.0], [3.0, 0.0]])
 
     @tf.function(autograph=False)
     def step() -> None:
@@ -386,6 +387,13 @@ def test_an_optimizer_that_is_compiled_by_itself_does_the_same(name: str) -> Non
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
     # A function of somebody's own may be more than XLA can compile.
     assert fusible(optimizer_of(name)) == (name != "callable")
+
+
+@pytest.mark.parametrize("name", ["Adam", "global_clipnorm", "LossScaleOptimizer"])
+def test_so_it_does_with_the_gradient_of_an_embedding(name: str) -> None:
+    """Which has the rows that were looked up only."""
+    for a, b in zip(steps_of(name, False, embedded=True)[0], steps_of(name, True, embedded=True)[0], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_an_optimizer_of_ones_own_is_not_compiled_by_itself() -> None:
