@@ -85,6 +85,8 @@ def back_after(actions: Actions) -> int:
 def test_the_policy_of_a_regime_that_returns_acts_again(
     small_ppo: MakeAgent, tmp_path: Path, in_place: bool, two_of_seven_seeds: Callable[..., None]
 ) -> None:
+    """In place 0 of 20 seeds failed: at most 14 % do (95 % confidence), so this test at most in 4.5e-5 of its runs."""
+
     def run(seed: int) -> tuple[list[str], int, int, dict[str, list[float]]]:
         log_dir = tmp_path / f"runs{seed}"
         callback, actions = bandit_run(small_ppo, seed, in_place=in_place, log_dir=log_dir)
