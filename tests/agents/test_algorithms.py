@@ -149,6 +149,7 @@ class Learner:
 def test_it_learns_the_identity_to_nine_tenths(name: str, two_of_seven_seeds: Callable[..., None]) -> None:
     """Optimum 10, random 2.5; the control (learning rate 0) stays there.
 
+    PPO: 0 of 30 seeds failed, at most 9.5 % do, and this test at most in 4.7e-6 of its runs.
     At a learning rate of 1e-2 one seed in ten saturates on a wrong symbol, which one depends on the CPU.
     """
     learner = Learner(AGENTS[name], lambda: IdentityEnv(4), 3e-3)
@@ -165,7 +166,10 @@ def test_it_learns_the_identity_to_nine_tenths(name: str, two_of_seven_seeds: Ca
 
 
 def test_the_value_of_a_constant_reward_is_that_of_an_infinite_horizon(two_of_seven_seeds: Callable[..., None]) -> None:
-    """Truncated every 8 steps: V approaches 1 / (1 - gamma) within 2 %."""
+    """Truncated every 8 steps: V approaches 1 / (1 - gamma) within 2 %.
+
+    0 of 30 seeds failed, at most 9.5 % do, and this test at most in 4.7e-6 of its runs.
+    """
     learner = Learner(lambda: optix.PPOAgent(gamma=0.9, epochs=10, minibatch_size=64), ConstantRewardEnv, 1e-2)
 
     def value(seed: int) -> float:
