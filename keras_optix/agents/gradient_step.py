@@ -87,8 +87,7 @@ def fusible(optimizer: Any) -> bool:
 
     It is a dozen passes over all weights one after the other, each memory-bound, of which XLA makes one.
     """
-    inner = getattr(optimizer, "inner_optimizer", None)
-    parts = [optimizer, *([] if inner is None else [inner]), *getattr(optimizer, "optimizers", ())]
+    parts = [optimizer, *_inner(optimizer)]
     # A schedule or function of somebody's own is computed in there, too.
     with tf.init_scope(), warnings.catch_warnings():  # numbers are read of variables
         warnings.simplefilter("ignore")  # a function is no part of a config, which Keras warns of
@@ -103,9 +102,13 @@ def _is_keras_schedule(config: Any) -> bool:
 
 def averages_weights(optimizer: Any) -> bool:
     """Whether an optimizer puts averages in the place of the weights when `fit` ends (`use_ema`)."""
+    return any(each.use_ema for each in _inner(optimizer))
+
+
+def _inner(optimizer: Any) -> list[Any]:
+    """The optimizers that move the weights: those inside of a `LossScaleOptimizer` or `MultiOptimizer`, or itself."""
     inner = getattr(optimizer, "inner_optimizer", None)
-    inners = [optimizer if inner is None else inner, *getattr(optimizer, "optimizers", ())]
-    return any(each.use_ema for each in inners)
+    return [optimizer if inner is None else inner, *getattr(optimizer, "optimizers", ())]
 
 
 def scales_loss(optimizer: Any) -> bool:
