@@ -58,7 +58,7 @@ newest:
 		--editable '.[test]'
 
 # What reads and writes files: there the versions of NumPy, filelock and Gymnasium show.
-OLDEST_TESTS := tests/test_versions.py tests/control/test_registry.py tests/control/test_schedule.py \
+OLDEST_TESTS := tests/test_versions.py tests/store/test_registry.py tests/tuners/test_schedule.py \
 	tests/callbacks/test_resume.py tests/agents/test_saving_agents.py tests/experience/test_spaces_json.py
 
 test-oldest: $(OLDEST_VENV)/.installed ## the quick start and the tests of files on the oldest versions that are declared
@@ -79,7 +79,7 @@ $(BACKENDS_VENV)/.installed: tests/backends-requirements.txt pyproject.toml cons
 test-backends: $(BACKENDS_VENV)/.installed ## an ordinary fit on JAX and Torch, where TensorFlow is not even installed
 	for backend in jax torch; do \
 		KERAS_BACKEND=$$backend $(BACKENDS_VENV)/bin/python -m pytest tests/callbacks/test_ordinary_fit.py \
-			tests/callbacks/test_any_model.py tests/callbacks/test_population.py tests/control/test_log_values.py && \
+			tests/callbacks/test_any_model.py tests/callbacks/test_population.py tests/evaluators/test_log_values.py && \
 		KERAS_BACKEND=$$backend $(BACKENDS_VENV)/bin/python examples/supervised.py || exit 1; \
 	done
 

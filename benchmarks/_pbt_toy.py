@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_optix.control.base_optimizer import TunerDecision
-from keras_optix.control.evidence import Estimate
-from keras_optix.control.pbt_optimizer import PBTOptimizer
-from keras_optix.control.records import HyperparamSet
-from keras_optix.control.scheduler import Evaluation
-from keras_optix.control.search_space import Linear
+from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.records import HyperparamSet
+from keras_optix.statistics.estimates import Estimate
+from keras_optix.tuners.base_optimizer import TunerDecision
+from keras_optix.tuners.pbt_optimizer import PBTOptimizer
+from keras_optix.tuners.search_space import Linear
 
 STEPS = 200  # of each worker
 SWAP_EVERY = 10

@@ -13,8 +13,9 @@ import time
 
 import numpy as np
 
-from keras_optix.control.records import EvalMetrics, HyperparamSet
-from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
+from keras_optix.records import EvalMetrics, HyperparamSet
+from keras_optix.store.manifest import PolicySnapshot
+from keras_optix.store.registry import CheckpointRegistry
 
 HOLDER = "benchmark"
 

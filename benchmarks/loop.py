@@ -23,9 +23,10 @@ import tensorflow as tf
 from _report import ok, write_results
 from _scripted import EPISODES, Run, every_window, run
 
-from keras_optix.control.evidence import Estimate
-from keras_optix.control.scheduler import BackoffScheduler, Evaluation, LoopEvent
-from keras_optix.control.scheduler_state import LoopState, SchedulerState
+from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.loop.scheduler import BackoffScheduler, LoopEvent
+from keras_optix.loop.scheduler_state import LoopState, SchedulerState
+from keras_optix.statistics.estimates import Estimate
 
 PEAK = 290.0
 CLIMB_AND_COLLAPSE = [*np.arange(0.0, PEAK + 10.0, 10.0).tolist(), 0.0]

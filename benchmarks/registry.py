@@ -24,8 +24,9 @@ import numpy as np
 from _registry_writer import HOLDER
 from _report import print_table, write_results
 
-from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
 from keras_optix.errors import OptixError
+from keras_optix.store.manifest import PolicySnapshot
+from keras_optix.store.registry import CheckpointRegistry
 
 WRITER = Path(__file__).with_name("_registry_writer.py")
 KEPT = 5

@@ -19,11 +19,17 @@ PACKAGE = Path(keras_optix.__file__).parent
 # A module may import from its own folder and from those below it.
 ORDER = [
     "callbacks",
+    "loggers",
     "agents",
+    "loop",
+    "tuners",
     "experience",
-    "control",
+    "evaluators",
+    "store",
+    "statistics",
     "ops",
     "testing",
+    "records",
     "arguments",
     "backend",
     "foreign_names",
@@ -35,8 +41,15 @@ ORDER = [
     "terminal",
     "registration",
 ]
+PURE = {"tensorflow", "keras", "gymnasium"}
 FORBIDDEN = {
-    "control": {"tensorflow", "keras", "gymnasium"},
+    "loop": PURE,
+    "tuners": PURE,
+    "evaluators": PURE,
+    "store": PURE,
+    "statistics": PURE,
+    "records": PURE,
+    "loggers": {"tensorflow", "keras"},
     "testing": {"tensorflow", "keras"},
     "experience": {"tensorflow", "keras"},
 }
@@ -114,6 +127,16 @@ def loaded_after(statement: str) -> set[str]:
 )
 def test_what_must_not_load_tensorflow_does_not(statement: str) -> None:
     assert not {"tensorflow", "keras", "torch", "jax"} & loaded_after(statement)
+
+
+def test_the_core_needs_neither_keras_nor_an_environment() -> None:
+    modules = [
+        str(path.relative_to(PACKAGE.parent)).removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+        for path in FILES
+        if path.relative_to(PACKAGE).parts[0] in ("loop", "tuners", "evaluators", "store", "statistics")
+    ]
+    assert len(modules) > 20
+    assert not {"tensorflow", "keras", "torch", "jax", "gymnasium"} & loaded_after(f"import {', '.join(modules)}")
 
 
 def test_tensorflow_makes_no_remarks_unless_the_user_asks_for_them() -> None:

@@ -17,12 +17,12 @@ from keras_optix.agents.networks import network_inputs
 from keras_optix.agents.normalization import RewardScale
 from keras_optix.agents.saving import SHARED, serialized
 from keras_optix.agents.shared_layers import JointNetwork, join, shared_layers
-from keras_optix.control.search_space import Linear, OneMinusLog, SearchSpace
 from keras_optix.errors import ConfigurationError, SpaceError, describe
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses
+from keras_optix.tuners.search_space import Linear, OneMinusLog, SearchSpace
 from keras_optix.validation import check_bool
 
 _RUNNING = "running_return/"  # names of what belongs to the running episodes, in the arrays of a saved run

@@ -37,9 +37,6 @@ from keras_optix.agents.stepping import (
 )
 from keras_optix.agents.trainer import WindowTrainer, refuse_distribution, refuse_losses
 from keras_optix.arguments import names_checked
-from keras_optix.control.after_shift import AfterShift
-from keras_optix.control.records import LEARNING_RATE, HyperparamSet
-from keras_optix.control.search_space import Log, SearchSpace, infer_space
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
@@ -47,6 +44,9 @@ from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import PublishedPolicy, Window
+from keras_optix.loop.after_shift import AfterShift
+from keras_optix.records import LEARNING_RATE, HyperparamSet
+from keras_optix.tuners.search_space import Log, SearchSpace, infer_space
 from keras_optix.validation import check_bool, check_int, check_name, check_seed
 
 

@@ -9,10 +9,10 @@ from typing import Any, Final
 import keras
 import numpy as np
 
-from keras_optix.control.evaluators import BaseEvaluator
-from keras_optix.control.records import EpisodeData, EvalMetrics
 from keras_optix.errors import ConfigurationError, describe
+from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.experience.window import CollectedWindow
+from keras_optix.records import EpisodeData, EvalMetrics
 
 AUTO: Final = "auto"
 SLOTS: Final = "slots"

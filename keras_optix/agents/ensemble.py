@@ -32,14 +32,14 @@ from keras_optix.agents.ensemble_members import FixedAgents, WeightedAgents, spa
 from keras_optix.agents.gradient_step import averages_weights
 from keras_optix.agents.jit import JitChoice
 from keras_optix.agents.saving import bind_to, serialized, spaces_config
-from keras_optix.control.evaluators import BaseEvaluator
-from keras_optix.control.records import EvalMetrics
-from keras_optix.control.search_space import SearchSpace
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
+from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import CollectedWindow, Window
+from keras_optix.records import EvalMetrics
+from keras_optix.tuners.search_space import SearchSpace
 from keras_optix.validation import check_choice, check_int, check_kind
 
 PRIMARY: Final = "primary"

@@ -15,10 +15,10 @@ import keras
 import tensorflow as tf
 
 from keras_optix.arguments import NamesChecked, unknown_attribute
-from keras_optix.control.records import LEARNING_RATE, shortest
 from keras_optix.errors import HyperparameterError, StateError, UnknownNameError, describe
 from keras_optix.foreign_names import ARGUMENTS
 from keras_optix.kinds import with_kind
+from keras_optix.records import LEARNING_RATE, shortest
 from keras_optix.validation import is_finite_number, nearest, nearest_of, refuse_kind
 
 

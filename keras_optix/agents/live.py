@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import tensorflow as tf
 
-from keras_optix.experience.position import Saved
 from keras_optix.experience.window import Window
+from keras_optix.store.files import Saved
 
 _POLL_SECONDS = 0.05
 

@@ -11,11 +11,11 @@ import tensorflow as tf
 from keras_optix.agents.actor_critic import ActorCriticAgent, Rows, flatten
 from keras_optix.agents.gradient_step import REGULARIZATION
 from keras_optix.agents.hyperparameters import declared
-from keras_optix.control.records import LEARNING_RATE
-from keras_optix.control.search_space import Linear, Log, OneMinusLog, SearchSpace
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses
 from keras_optix.ops.returns import gae
+from keras_optix.records import LEARNING_RATE
+from keras_optix.tuners.search_space import Linear, Log, OneMinusLog, SearchSpace
 from keras_optix.validation import check_int
 
 _LOGS = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")

@@ -10,8 +10,8 @@ import keras
 
 from keras_optix.agents.networks import names_may_differ
 from keras_optix.agents.shared_layers import tie
-from keras_optix.control.records import LEARNING_RATE
 from keras_optix.experience.spaces_json import from_json, to_json
+from keras_optix.records import LEARNING_RATE
 
 _SPACES = ("observation_space", "action_space")
 ADDED = "added_networks"  # names of the networks that were not given to the constructor

@@ -1,1 +1,1 @@
-"""The shell: Keras callbacks that take the loop's decisions to the model, the disk, the terminal and TensorBoard."""
+"""The shell: Keras callbacks that take the decisions of the loop to the model, the disk and the terminal."""

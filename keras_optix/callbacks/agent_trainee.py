@@ -9,29 +9,20 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from keras_optix.callbacks.trainee import (
-    Candidate,
-    HyperparamAccess,
-    State,
-    Trainee,
-    Trial,
-    Unit,
-    prefixed,
-    under,
-)
-from keras_optix.control.after_shift import AfterShift
-from keras_optix.control.contest import Played
-from keras_optix.control.evaluators import BaseEvaluator
-from keras_optix.control.records import EpisodeData, EpisodeRecord, EvalMetrics
-from keras_optix.control.score_pool import ScorePool, estimate_of
-from keras_optix.control.search_space import SearchSpace
+from keras_optix.callbacks.trainee import Candidate, HyperparamAccess, Trainee, Trial, Unit
 from keras_optix.errors import ConfigurationError, StateError, describe
+from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.score_pool import ScorePool, estimate_of
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.copies import Copies
 from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
-from keras_optix.experience.position import Saved
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
+from keras_optix.loop.after_shift import AfterShift
+from keras_optix.records import EpisodeData, EpisodeRecord, EvalMetrics
+from keras_optix.statistics.comparisons import Played
+from keras_optix.store.files import Saved, State, prefixed, under
+from keras_optix.tuners.search_space import SearchSpace
 
 _SEVERAL = 4
 EVALUATION_EPISODES = 10  # of an evaluator that scores episodes without saying how many

@@ -12,20 +12,24 @@ from dataclasses import dataclass
 from keras_optix.callbacks.evolution import Evolution
 from keras_optix.callbacks.history import LoopHistory
 from keras_optix.callbacks.loop_callback import LoopCallback
-from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
 from keras_optix.callbacks.policy_manager import PolicyManager
-from keras_optix.callbacks.trainee import Candidate, State, Trainee
+from keras_optix.callbacks.trainee import Candidate, Trainee
 from keras_optix.callbacks.tuning import Tuning
-from keras_optix.control.base_optimizer import BaseOptimizer
-from keras_optix.control.evaluators import BaseEvaluator
-from keras_optix.control.evidence import Estimate, Evidence
-from keras_optix.control.guard import NonFiniteGuard
-from keras_optix.control.records import EvalMetrics, HyperparamSet
-from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
-from keras_optix.control.scheduler import BackoffScheduler, Decision, Evaluation, LoopEvent
-from keras_optix.control.scheduler_state import LoopState
-from keras_optix.control.score_pool import ScorePool, estimate_of
+from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.evaluators.score_pool import ScorePool, estimate_of
 from keras_optix.formatting import format_estimate
+from keras_optix.loggers.loop_log import LoopLog
+from keras_optix.loop.guard import NonFiniteGuard
+from keras_optix.loop.record import LoopRecord
+from keras_optix.loop.scheduler import BackoffScheduler, Decision, LoopEvent
+from keras_optix.loop.scheduler_state import LoopState
+from keras_optix.records import EvalMetrics, HyperparamSet
+from keras_optix.statistics.estimates import Estimate, Evidence
+from keras_optix.store.files import State
+from keras_optix.store.manifest import PolicySnapshot
+from keras_optix.store.registry import CheckpointRegistry
+from keras_optix.tuners.base_optimizer import BaseOptimizer
 
 MOST_EPISODES = 100  # of a second evaluation
 

@@ -11,16 +11,16 @@ from typing import Any
 
 from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.callbacks.stories import ALARM, DORMANT, RETURN, Host, Learn, Stories, Story
-from keras_optix.callbacks.trainee import State, Trial, Unit, prefixed, under
-from keras_optix.control.contest import Played
-from keras_optix.control.evidence import Evidence
-from keras_optix.control.records import EvalMetrics
-from keras_optix.control.registry import PolicySnapshot
-from keras_optix.control.scheduler import Evaluation
-from keras_optix.control.scheduler_state import LoopState
-from keras_optix.control.score_pool import estimate_of
+from keras_optix.callbacks.trainee import Trial, Unit
 from keras_optix.errors import StateError
-from keras_optix.experience.position import Saved
+from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.evaluators.score_pool import estimate_of
+from keras_optix.loop.scheduler_state import LoopState
+from keras_optix.records import EvalMetrics
+from keras_optix.statistics.comparisons import Played
+from keras_optix.statistics.estimates import Evidence
+from keras_optix.store.files import Saved, State, prefixed, under
+from keras_optix.store.manifest import PolicySnapshot
 
 
 class Evolution:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_optix.control.scheduler_state import LoopState
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.formatting import format_number
+from keras_optix.loop.scheduler_state import LoopState
 
 MOST_ROWS = 20_000
 _SHOWN = 5  # rows from either end

@@ -1,4 +1,4 @@
-"""The loop itself: takes windows (or epochs) one by one, asks `control` what follows, and makes it happen.
+"""The loop itself: takes windows (or epochs) one by one, asks the scheduler what follows, and makes it happen.
 
 What it trains is behind `Trainee`; it calls neither Keras nor TensorFlow.
 """
@@ -13,17 +13,18 @@ from types import MappingProxyType
 from typing import Any
 
 from keras_optix.callbacks.effects import MOST_EPISODES, Effects
-from keras_optix.callbacks.loop_log import LoopRecord
-from keras_optix.callbacks.trainee import Candidate, State, Trial, Unit, prefixed, under
-from keras_optix.control.agreement import Agreement
-from keras_optix.control.evidence import Estimate, Evidence
-from keras_optix.control.log_values import kind_of, numbers_in
-from keras_optix.control.records import LEARNING_RATE, EvalMetrics, HyperparamSet
-from keras_optix.control.scheduler import Evaluation, LoopEvent
-from keras_optix.control.scheduler_state import LoopState, SchedulerState
-from keras_optix.control.score_pool import ScorePool, estimate_of
+from keras_optix.callbacks.trainee import Candidate, Trial, Unit
 from keras_optix.errors import NonFiniteError, StateError, describe
-from keras_optix.experience.position import Saved
+from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.evaluators.log_values import kind_of, numbers_in
+from keras_optix.evaluators.score_pool import ScorePool, estimate_of
+from keras_optix.loop.record import LoopRecord
+from keras_optix.loop.scheduler import LoopEvent
+from keras_optix.loop.scheduler_state import LoopState, SchedulerState
+from keras_optix.records import LEARNING_RATE, EvalMetrics, HyperparamSet
+from keras_optix.statistics.agreement import Agreement
+from keras_optix.statistics.estimates import Estimate, Evidence
+from keras_optix.store.files import Saved, State, prefixed, under
 
 _OTHER_COPIES = (
     "second evaluations take place in the training environments from now on, while learning pauses, and what was best "

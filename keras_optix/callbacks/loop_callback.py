@@ -8,10 +8,10 @@ from typing import Any
 import keras
 
 from keras_optix.arguments import NamesChecked
-from keras_optix.control.records import EvalMetrics, HyperparamSet
-from keras_optix.control.registry import PolicySnapshot
 from keras_optix.errors import StateError
+from keras_optix.records import EvalMetrics, HyperparamSet
 from keras_optix.reprs import OneLineRepr
+from keras_optix.store.manifest import PolicySnapshot
 
 
 class LoopCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc]

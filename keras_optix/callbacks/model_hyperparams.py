@@ -9,9 +9,9 @@ from typing import Any
 import keras
 
 from keras_optix.callbacks.optimizers import Optimizers
-from keras_optix.control.records import LEARNING_RATE, shortest
-from keras_optix.control.search_space import Log, SearchSpace
 from keras_optix.errors import ConfigurationError, HyperparameterError, describe
+from keras_optix.records import LEARNING_RATE, shortest
+from keras_optix.tuners.search_space import Log, SearchSpace
 from keras_optix.validation import is_finite_number
 
 _RATES = Log(1e-5, 1e-1)  # where a tuner without bounds looks

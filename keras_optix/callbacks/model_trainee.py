@@ -12,20 +12,12 @@ import numpy as np
 
 from keras_optix.callbacks.model_hyperparams import VariableHyperparams
 from keras_optix.callbacks.optimizers import COMPILED, Optimizers, layers_of
-from keras_optix.callbacks.trainee import (
-    Candidate,
-    HyperparamAccess,
-    State,
-    Trainee,
-    Unit,
-    prefixed,
-    under,
-)
-from keras_optix.control.log_values import is_finite_log
-from keras_optix.control.records import LEARNING_RATE, EvalMetrics
-from keras_optix.control.search_space import SearchSpace
+from keras_optix.callbacks.trainee import Candidate, HyperparamAccess, Trainee, Unit
 from keras_optix.errors import StateError, describe
-from keras_optix.experience.position import Saved
+from keras_optix.evaluators.log_values import is_finite_log
+from keras_optix.records import LEARNING_RATE, EvalMetrics
+from keras_optix.store.files import Saved, State, prefixed, under
+from keras_optix.tuners.search_space import SearchSpace
 from keras_optix.validation import check_architecture
 
 _LOSS = "loss"

@@ -10,13 +10,13 @@ import keras
 
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.registry_option import homes_but
-from keras_optix.control.base_optimizer import BaseOptimizer
-from keras_optix.control.evaluators import BaseEvaluator
-from keras_optix.control.function_evaluator import FunctionEvaluator
-from keras_optix.control.registry import CheckpointRegistry
-from keras_optix.control.scheduler import BackoffScheduler
 from keras_optix.errors import ArgumentError, ConfigurationError, describe
+from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.function import FunctionEvaluator
 from keras_optix.kinds import family_of, is_function, kind_of, shown
+from keras_optix.loop.scheduler import BackoffScheduler
+from keras_optix.store.registry import CheckpointRegistry
+from keras_optix.tuners.base_optimizer import BaseOptimizer
 from keras_optix.validation import check_kind, check_mapping, check_path, refuse_kind
 
 _NOT_HERE = {

@@ -19,7 +19,6 @@ from keras_optix.callbacks.effects import LoopOptions
 from keras_optix.callbacks.history import LoopHistory, spread
 from keras_optix.callbacks.loop import Loop
 from keras_optix.callbacks.loop_callback import LoopCallback
-from keras_optix.callbacks.loop_log import LoopLog, LoopRecord
 from keras_optix.callbacks.model_trainee import ModelTrainee
 from keras_optix.callbacks.option_checks import (
     directory_of,
@@ -33,22 +32,26 @@ from keras_optix.callbacks.option_checks import (
 from keras_optix.callbacks.policies import check_fits, manager_among
 from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.callbacks.registry_option import registry_of
-from keras_optix.callbacks.resume import ResumePoint, ResumeStore
-from keras_optix.callbacks.tensorboard import LoopWriter
 from keras_optix.callbacks.trainee import Trainee
-from keras_optix.control.base_optimizer import BaseOptimizer
-from keras_optix.control.evaluators import BaseEvaluator, ReturnEvaluator
-from keras_optix.control.function_evaluator import EvaluatorFunction
-from keras_optix.control.monitors import MonitorEvaluator
-from keras_optix.control.records import LEARNING_RATE, EvalMetrics
-from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
-from keras_optix.control.schedule import Schedule
-from keras_optix.control.scheduler import BackoffScheduler
-from keras_optix.control.scheduler_state import LoopState
 from keras_optix.errors import ConfigurationError, FeedError, OptixError, StateError, describe
+from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.function import EvaluatorFunction
+from keras_optix.evaluators.monitors import MonitorEvaluator
+from keras_optix.evaluators.returns import ReturnEvaluator
 from keras_optix.formatting import UNKNOWN
+from keras_optix.loggers.loop_log import LoopLog
+from keras_optix.loggers.tensorboard import LoopWriter
+from keras_optix.loop.record import LoopRecord
+from keras_optix.loop.scheduler import BackoffScheduler
+from keras_optix.loop.scheduler_state import LoopState
+from keras_optix.records import LEARNING_RATE, EvalMetrics
 from keras_optix.reprs import OneLineRepr
+from keras_optix.store.manifest import PolicySnapshot
+from keras_optix.store.registry import CheckpointRegistry
+from keras_optix.store.resume_points import ResumePoint, ResumeStore
 from keras_optix.terminal import STATUS
+from keras_optix.tuners.base_optimizer import BaseOptimizer
+from keras_optix.tuners.schedule import Schedule
 from keras_optix.validation import check_bool, check_choice, check_float, check_int
 
 _OWNERS = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)

@@ -7,8 +7,8 @@ from typing import Any
 
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.policy_manager import PolicyManager, PolicyManagerCallback
-from keras_optix.control.evaluators import BaseEvaluator
 from keras_optix.errors import ConfigurationError, describe
+from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.validation import check_kind
 
 

@@ -13,17 +13,17 @@ from keras_optix.callbacks.agent_trainee import LoopAgent
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.registry_option import registry_of
 from keras_optix.callbacks.rollback import Evolved, roll_back_if_better
-from keras_optix.control.after_shift import AfterShift
-from keras_optix.control.records import HyperparamSet
-from keras_optix.control.regimes import RegimeDetector
-from keras_optix.control.registry import CheckpointRegistry
-from keras_optix.control.score_book import Listener, ScoreBook
-from keras_optix.control.search_space import SearchSpace
-from keras_optix.control.variants import perturbed
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.experience.env_kinds import check_env
 from keras_optix.experience.making import EnvLike
+from keras_optix.loop.after_shift import AfterShift
+from keras_optix.loop.regimes import RegimeDetector
+from keras_optix.loop.score_book import Listener, ScoreBook
+from keras_optix.records import HyperparamSet
 from keras_optix.reprs import OneLineRepr
+from keras_optix.store.registry import CheckpointRegistry
+from keras_optix.tuners.search_space import SearchSpace
+from keras_optix.tuners.variants import perturbed
 from keras_optix.validation import (
     check_agent,
     check_bool,

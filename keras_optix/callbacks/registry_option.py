@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from keras_optix.control.registry import CheckpointRegistry
 from keras_optix.kinds import kind_of
+from keras_optix.store.registry import CheckpointRegistry
 from keras_optix.validation import check_kind, check_path
 
 # Where objects belong that are given in the place of another.

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from keras_optix.control.evaluators import ReturnEvaluator
-from keras_optix.control.evidence import Evidence, compare_pairs
-from keras_optix.control.records import EvalMetrics, HyperparamSet
-from keras_optix.control.registry import CheckpointRegistry, PolicySnapshot
 from keras_optix.errors import ConfigurationError, describe
+from keras_optix.evaluators.returns import ReturnEvaluator
 from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer, take_statistics
 from keras_optix.experience.making import EnvLike, is_recipe, make_envs
+from keras_optix.records import EvalMetrics, HyperparamSet
+from keras_optix.statistics.estimates import Evidence, compare_pairs
+from keras_optix.store.manifest import PolicySnapshot
+from keras_optix.store.registry import CheckpointRegistry
 from keras_optix.validation import check_float, check_int
 
 

@@ -12,22 +12,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from keras_optix.callbacks.policy_manager import PolicyManager
-from keras_optix.callbacks.trainee import Candidate, State, Trainee
+from keras_optix.callbacks.trainee import Candidate, Trainee
 from keras_optix.callbacks.tuning import Tuning
-from keras_optix.control.contest import CERTAIN_Z, LIKELY_Z, SURE_Z, Played, holds, versus
-from keras_optix.control.evaluators import BaseEvaluator
-from keras_optix.control.evidence import Estimate, Evidence
-from keras_optix.control.registry import (
-    UNREADABLE,
-    CheckpointRegistry,
-    PolicySnapshot,
-    read_arrays,
-    write_arrays,
-)
-from keras_optix.control.scheduler import BackoffScheduler
-from keras_optix.control.score_pool import estimate_of
-from keras_optix.control.worlds import Worlds
 from keras_optix.errors import RegistryError, StateError, describe
+from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.score_pool import estimate_of
+from keras_optix.loop.scheduler import BackoffScheduler
+from keras_optix.loop.worlds import Worlds
+from keras_optix.statistics.comparisons import CERTAIN_Z, LIKELY_Z, SURE_Z, Played, holds, versus
+from keras_optix.statistics.estimates import Estimate, Evidence
+from keras_optix.store.files import UNREADABLE, State, read_arrays, write_arrays
+from keras_optix.store.manifest import PolicySnapshot
+from keras_optix.store.registry import CheckpointRegistry
 
 _AUDITION = 10  # episodes (windows) by which a changed world is told and a known policy found, at the least
 _COMPARISON = 30  # and by which two policies of one world are compared

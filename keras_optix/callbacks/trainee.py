@@ -7,18 +7,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
-from keras_optix.callbacks.tags import HPARAM_METRICS
-from keras_optix.control.after_shift import AfterShift
-from keras_optix.control.contest import Played
-from keras_optix.control.evaluators import BaseEvaluator
-from keras_optix.control.records import LEARNING_RATE, EpisodeData, EvalMetrics, HyperparamSet
-from keras_optix.control.search_space import SearchSpace
-from keras_optix.experience.position import Saved
+from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.experience.window import PublishedPolicy
-
-State = Mapping[str, np.ndarray]
+from keras_optix.loggers.tags import HPARAM_METRICS
+from keras_optix.loop.after_shift import AfterShift
+from keras_optix.records import LEARNING_RATE, EpisodeData, EvalMetrics, HyperparamSet
+from keras_optix.statistics.comparisons import Played
+from keras_optix.store.files import Saved, State
+from keras_optix.tuners.search_space import SearchSpace
 
 
 @dataclass(frozen=True)
@@ -285,13 +281,3 @@ class Trainee(abc.ABC):
     def get_hyperparams(self) -> HyperparamSet:
         """The values in force."""
         return HyperparamSet(self.hyperparams.snapshot())
-
-
-def prefixed(prefix: str, arrays: State) -> dict[str, np.ndarray]:
-    """The arrays with `prefix` before their names."""
-    return {prefix + name: array for name, array in arrays.items()}
-
-
-def under(prefix: str, arrays: State) -> dict[str, np.ndarray]:
-    """The arrays whose names begin with `prefix`, without it."""
-    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from keras_optix.callbacks.loop_callback import LoopCallback
-from keras_optix.callbacks.trainee import Candidate, State, Trainee, Unit, prefixed, under
-from keras_optix.control.base_optimizer import BaseOptimizer, TunerDecision
-from keras_optix.control.evidence import Evidence
-from keras_optix.control.log_values import numbers_in
-from keras_optix.control.records import HyperparamSet
-from keras_optix.control.schedule import Schedule, ScheduleStep
-from keras_optix.control.scheduler import Evaluation
+from keras_optix.callbacks.trainee import Candidate, Trainee, Unit
 from keras_optix.errors import StateError, describe
-from keras_optix.experience.position import Saved
+from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.evaluators.log_values import numbers_in
+from keras_optix.records import HyperparamSet
+from keras_optix.statistics.estimates import Evidence
+from keras_optix.store.files import Saved, State, prefixed, under
+from keras_optix.tuners.base_optimizer import BaseOptimizer, TunerDecision
+from keras_optix.tuners.schedule import Schedule, ScheduleStep
 
 Note = Callable[[str, str, Evidence | None, int], None]
 

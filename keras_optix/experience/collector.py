@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from keras_optix.control.records import EpisodeRecord
 from keras_optix.errors import StateError
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
@@ -21,11 +20,13 @@ from keras_optix.experience.envs import Envs
 from keras_optix.experience.episodes import EpisodeBook
 from keras_optix.experience.evaluation import take_statistics
 from keras_optix.experience.observations import check_finite
-from keras_optix.experience.position import Position, Saved, read_position
+from keras_optix.experience.position import Position, read_position
 from keras_optix.experience.rollout import Rollout
 from keras_optix.experience.source import PolicyPublisher, WindowListener, WindowSource
 from keras_optix.experience.statistics import copy_statistics, read_all, write_all
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Window
+from keras_optix.records import EpisodeRecord
+from keras_optix.store.files import Saved
 
 _USED = (
     "an environment that is trained on was reset or stepped by somebody else between two windows: the episode that was "

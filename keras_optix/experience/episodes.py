@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_optix.control.records import EpisodeRecord
 from keras_optix.experience.rollout import Steps, ends
+from keras_optix.records import EpisodeRecord
 
 _RECENT_EPISODES = 100
 

@@ -8,8 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from keras_optix.arguments import names_checked
-from keras_optix.control.evaluators import ReturnEvaluator
-from keras_optix.control.records import EpisodeRecord, EvalMetrics
+from keras_optix.evaluators.returns import ReturnEvaluator
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.env_kinds import check_env, check_env_kwargs
@@ -17,6 +16,7 @@ from keras_optix.experience.envs import Envs
 from keras_optix.experience.making import EnvLike, is_recipe, make_envs
 from keras_optix.experience.rollout import Rollout, ends
 from keras_optix.experience.source import PolicyPublisher, WindowSource
+from keras_optix.records import EpisodeRecord, EvalMetrics
 from keras_optix.validation import check_agent, check_bool, check_int, check_seed
 
 MAX_ENVS = 20

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_optix.control.records import EpisodeRecord
 from keras_optix.errors import StateError, describe
 from keras_optix.experience.episodes import EpisodeBook
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.savable import join_state, split_state
+from keras_optix.records import EpisodeRecord
+from keras_optix.store.files import Saved
 
-Saved = tuple[dict[str, np.ndarray], dict[str, Any]]  # arrays by name, and what goes into JSON
 _OLD_FIELDS = 4  # of an episode, before it was noted where and since which window it was played
 EnvStates = Sequence[Mapping[str, Any]]
 

@@ -13,9 +13,9 @@ from keras_optix.errors import StateError
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.copies import Copies
 from keras_optix.experience.envs import Envs
-from keras_optix.experience.position import Saved
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
 from keras_optix.reprs import OneLineRepr
+from keras_optix.store.files import Saved
 
 
 class PolicyPublisher(Protocol):

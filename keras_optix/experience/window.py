@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_optix.control.records import EpisodeData, EpisodeRecord
+from keras_optix.records import EpisodeData, EpisodeRecord
 from keras_optix.reprs import call_repr
 
 

@@ -12,13 +12,14 @@ import pytest
 import keras_optix as optix
 from keras_optix.callbacks.effects import LoopOptions
 from keras_optix.callbacks.loop import Loop
-from keras_optix.callbacks.loop_log import LoopLog
 from keras_optix.callbacks.policy_manager import PolicyManager
-from keras_optix.callbacks.trainee import Candidate, Trainee, Trial, Unit, under
-from keras_optix.control.contest import Played
-from keras_optix.control.evidence import estimate_from_samples
-from keras_optix.control.records import EvalMetrics
-from keras_optix.control.scheduler_state import LoopState
+from keras_optix.callbacks.trainee import Candidate, Trainee, Trial, Unit
+from keras_optix.loggers.loop_log import LoopLog
+from keras_optix.loop.scheduler_state import LoopState
+from keras_optix.records import EvalMetrics
+from keras_optix.statistics.comparisons import Played
+from keras_optix.statistics.estimates import estimate_from_samples
+from keras_optix.store.files import under
 
 EPISODES = 10  # in a window
 NOISE = 3.0

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_optix.control.records import EpisodeRecord
 from keras_optix.experience.actions import Actions
 from keras_optix.experience.episodes import EpisodeBook
 from keras_optix.experience.live.feeds import Observed, StreamStep
 from keras_optix.experience.live.recording import Taken
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Window
+from keras_optix.records import EpisodeRecord
 
 
 @dataclass(frozen=True)

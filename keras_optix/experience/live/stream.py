@@ -25,9 +25,10 @@ from keras_optix.experience.live.latency import LatencyMeter
 from keras_optix.experience.live.recording import RecordedItem, RecordedWindow, Recorder
 from keras_optix.experience.live.replay import ReplayFeed
 from keras_optix.experience.observations import ObservationLayout
-from keras_optix.experience.position import Position, Saved, read_position
+from keras_optix.experience.position import Position, read_position
 from keras_optix.experience.source import PolicyPublisher, WindowSource
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Window
+from keras_optix.store.files import Saved
 
 _POLL_SECONDS = 0.05  # how often somebody who waits looks whether it should stop
 _NOT_SCORED = "policies that this agent never had played the recording: its windows are learned from, and not scored"

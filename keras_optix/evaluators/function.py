@@ -1,0 +1,55 @@
+"""A function as an evaluator."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from keras_optix.errors import ArgumentError
+from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.kinds import shown
+from keras_optix.records import EpisodeData, EvalMetrics
+
+EvaluatorFunction = Callable[..., "EvalMetrics | float | None"]
+
+
+class FunctionEvaluator(BaseEvaluator):
+    """Scores each window with a function: what ``OptixCallback(evaluator=function)`` makes of it.
+
+    Args:
+        function: Of the window (an `EpisodeData`), or of the window and what its train step logged. It returns a
+            number, higher is better, an `EvalMetrics`, or None for a window that is no evidence.
+
+    Raises:
+        ArgumentError: It takes another number of arguments.
+    """
+
+    def __init__(self, function: EvaluatorFunction) -> None:
+        self.function = function
+        self._takes = _arguments_of(function)
+
+    def score(self, episode_data: EpisodeData, train_diagnostics: Mapping[str, float]) -> Any:
+        """See `BaseEvaluator.score`."""
+        return self.function(*(episode_data, train_diagnostics)[: self._takes])
+
+    def __repr__(self) -> str:
+        return f"FunctionEvaluator({shown(self.function)})"
+
+
+def _arguments_of(function: EvaluatorFunction) -> int:
+    """How many of window and logs a function takes, 1 or 2."""
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # a function written in C
+        return 2
+    for count in (2, 1):
+        try:
+            signature.bind(*range(count))
+        except TypeError:
+            continue
+        return count
+    raise ArgumentError(
+        "`evaluator` must be a function of the window and its logs, (episode_data, train_diagnostics), or of the "
+        f"window alone. Received: {shown(function)}{signature}. Return a number, higher is better, or an EvalMetrics."
+    )

@@ -1,0 +1,210 @@
+"""A log as a score: what a Keras callback calls `monitor`."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from keras_optix.errors import ConfigurationError, describe
+from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.log_values import kind_of, number_in
+from keras_optix.records import EpisodeData, EvalMetrics
+from keras_optix.validation import check_choice, check_name
+
+_VALIDATION = "val_"
+_PATIENCE = 10  # epochs without validation before a warning
+_EPISODE_LOGS = ("episode_return", "episode_length")  # NaN until the first episode ended
+# The last word of a log's name says which way is better.
+_HIGHER = {"acc", "accuracy", "auc", "precision", "recall", "f1", "score", "return", "reward", "iou", "length"}
+_LOWER = {
+    "loss",
+    "error",
+    "mae",
+    "mse",
+    "rmse",
+    "mape",
+    "msle",
+    "kl",
+    "divergence",
+    "perplexity",
+    "crossentropy",
+}
+
+
+class MonitorEvaluator(BaseEvaluator):
+    """Scores by a log of `fit`: of each window, or of each epoch for the logs of validation.
+
+    The score is higher for what is better: with mode ``"min"`` it is the log with its sign changed. It has no standard
+    error, so the loop estimates its noise from the history of scores.
+
+    A window or an epoch whose log is not one finite number is no evidence: NaN (an F1 score of 0 / 0), an infinity, a
+    vector with one value per class, a string, or a log that is only there every few epochs. Nothing is scored, tuned or
+    undone because of it, and it is said once for each kind. An array of one element counts as its number.
+
+    Args:
+        monitor: Name of the log, such as ``"val_loss"``, ``"accuracy"`` or ``"episode_return"``.
+        mode: ``"max"`` if higher is better, ``"min"`` if lower is. Defaults to ``"auto"``: by the last word of the
+            name, such as accuracy, auc, score, return and reward (higher) or loss, error, mse, kl and perplexity
+            (lower).
+
+    Attributes:
+        sign: +1.0 where higher is better, -1.0 where lower is.
+        per_epoch: Whether the log is one of validation (``"val_..."``), which an epoch has and a window has not.
+
+    Raises:
+        ConfigurationError: `monitor` is no name, `mode` is none of the three, or ``"auto"`` cannot tell.
+    """
+
+    reads_logs = True
+
+    def __init__(self, monitor: str, mode: Literal["auto", "min", "max"] = "auto") -> None:
+        fix = 'Such as monitor="val_loss".'
+        if isinstance(monitor, list | tuple):
+            fix = "One log is scored; score several with an evaluator of your own."
+        monitor = check_name("monitor", monitor, "the name of a log", fix=fix)
+        check_choice("mode", mode, ("auto", "min", "max"))
+        self.monitor = monitor
+        self.mode = _infer_mode(monitor) if mode == "auto" else mode
+        self.sign = 1.0 if self.mode == "max" else -1.0
+        self.per_epoch = monitor.startswith(_VALIDATION)
+        self.reset()
+
+    def reset(self) -> None:
+        """See `BaseEvaluator.reset`."""
+        self._seen = False  # whether the log has been there in this run
+        self._unvalidated = 0  # epochs without validation
+        self._said: set[str] = set()  # kinds of trouble that were told
+        self._notices: list[str] = []
+
+    def score(self, episode_data: EpisodeData, train_diagnostics: Mapping[str, Any]) -> EvalMetrics:
+        """See `BaseEvaluator.score`. Where epochs are scored, a window is no evidence.
+
+        Raises:
+            ConfigurationError: There is no such log.
+        """
+        if self.per_epoch and self.monitor not in train_diagnostics:
+            return EvalMetrics(None, {}, episode_data.episode_id)
+        return self.score_logs(train_diagnostics, episode_data.episode_id)
+
+    def score_logs(self, logs: Mapping[str, Any], unit_id: int) -> EvalMetrics:
+        """Scores the logs of a window or an epoch.
+
+        Args:
+            logs: The logs.
+            unit_id: Number of the window or the epoch.
+
+        Returns:
+            The score; none where the log is not one finite number, or is missing after it has been there before.
+
+        Raises:
+            ConfigurationError: There is no such log. Validation that did not run in an epoch (``validation_freq=2``) is
+                no reason: then none of its logs is there.
+        """
+        nothing = EvalMetrics(None, {}, unit_id)
+        if self.monitor not in logs:
+            validated = not self.per_epoch or any(name.startswith(_VALIDATION) for name in logs)
+            if validated and not self._seen:
+                raise ConfigurationError(_no_such_log(self.monitor, logs))
+            if validated:
+                self._say_once("absent", f"{self.monitor!r} is missing among the logs of number {unit_id}")
+            else:
+                self._note_no_validation(unit_id)
+            return nothing
+        self._seen = True
+        value = number_in(logs[self.monitor])
+        if value is None:
+            self._say_no_number(logs[self.monitor])
+            return nothing
+        if not math.isfinite(value):
+            # The logs of episodes are NaN until the first one has ended, which is nobody's fault.
+            if not math.isnan(value) or self.monitor.removeprefix(_VALIDATION) not in _EPISODE_LOGS:
+                self._say_once("not finite", f"{self.monitor!r} was {value} in the logs of number {unit_id}")
+            return nothing
+        return EvalMetrics(self.sign * value, {self.monitor: value}, unit_id)
+
+    def warn_if_never_seen(self) -> None:
+        """Warns if validation never ran, once: ``validation_freq`` may have it begin late, but then it must begin."""
+        if self._seen or not self._unvalidated or "warned" in self._said:
+            return
+        self._said.add("warned")
+        warnings.warn(
+            f"There was no {self.monitor!r} in the logs of {self._unvalidated} epochs: nothing is scored until "
+            "validation runs. Give `fit` its `validation_data`, or monitor another log.",
+            stacklevel=2,
+        )
+
+    def take_notice(self) -> str | None:
+        """See `BaseEvaluator.take_notice`."""
+        return self._notices.pop(0) if self._notices else None
+
+    def to_json(self) -> dict[str, Any]:
+        """See `BaseEvaluator.to_json`."""
+        return {"seen": self._seen, "said": sorted(self._said)}
+
+    def from_json(self, values: Mapping[str, Any]) -> None:
+        """See `BaseEvaluator.from_json`."""
+        self._seen, self._said = bool(values.get("seen", False)), set(values.get("said", ()))
+
+    def _note_no_validation(self, unit_id: int) -> None:
+        self._unvalidated += 1
+        if not self._seen:
+            self._say_once("validation", f"no validation ran in number {unit_id}, so there is no {self.monitor!r}")
+        if self._unvalidated >= _PATIENCE:
+            self.warn_if_never_seen()
+
+    def _say_once(self, trouble: str, what: str) -> None:
+        if trouble not in self._said:
+            self._said.add(trouble)
+            self._notices.append(f"{what}: it is no evidence, and nothing is done about it (this is said once)")
+
+    def _say_no_number(self, value: Any) -> None:
+        """Warns, too: what is no number once will hardly ever be one."""
+        kind = kind_of(value)
+        if kind in self._said:
+            return
+        self._say_once(kind, f"{self.monitor!r} is {kind} and not one number")
+        warnings.warn(
+            f"The monitored log {self.monitor!r} is {kind} and not one number, so it scores nothing. Monitor another "
+            "log, choose a metric of one number (such as F1Score(average='macro')), or put one into the logs in a "
+            "callback that stands before OptixCallback.",
+            stacklevel=2,
+        )
+
+
+def _infer_mode(monitor: str) -> str:
+    """Which way is better, by the last word of the name.
+
+    Raises:
+        ConfigurationError: The name does not tell.
+    """
+    name = monitor.removeprefix(_VALIDATION).lower()
+    # Keras numbers metrics of one name (auc_1), and spells IoU "io_u".
+    words = re.sub(r"_\d+$", "", name).replace("io_u", "iou").split("_")
+    negated = words[0] in ("neg", "negative")
+    if words[-1] in _HIGHER and not negated:
+        return "max"
+    if words[-1] in _LOWER and not negated:
+        return "min"
+    raise ConfigurationError(
+        describe(
+            "The name of this log does not tell which way is better.",
+            fix='Give `mode="max"` if higher is better, `mode="min"` if lower is.',
+            monitor=monitor,
+        )
+    )
+
+
+def _no_such_log(monitor: str, logs: Mapping[str, Any]) -> str:
+    """The message for a log that does not exist; the names most like it come first."""
+    likeness = {name: difflib.SequenceMatcher(None, monitor, name).ratio() for name in sorted(logs)}
+    names = sorted(likeness, key=lambda name: -likeness[name])
+    fix = f"Monitor one of these: {', '.join(names)}." if names else "There are no logs at all: compile with a loss."
+    fix += (
+        " If another callback adds it, that must stand before OptixCallback; in epochs in which it has no value it can "
+        "add NaN."
+    )
+    return describe("There is no such log.", fix=fix, monitor=monitor)

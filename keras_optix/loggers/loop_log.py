@@ -1,0 +1,180 @@
+"""What the loop did and why: kept as records, printed, and written for TensorBoard."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+from keras_optix.loggers.tensorboard import HParam, LoopWriter
+from keras_optix.loggers.timeline import in_cell, timeline
+from keras_optix.loop.record import LoopRecord
+from keras_optix.loop.scheduler_state import LoopState
+from keras_optix.terminal import STATUS
+
+__all__ = ["LoopLog", "LoopRecord"]
+
+_RATE_WINDOWS = 20
+_FOR_ALL = ("notice", "feed", "environment")  # events that people should know of
+_FEED = "feed_"  # logs of a live feed begin with it
+_SHORTEST = 1e-3  # seconds
+_EVENTS = 50  # in one text
+_STATE_NUMBERS = {state: float(k) for k, state in enumerate(LoopState)}
+
+
+class LoopLog:
+    """The records of one run.
+
+    Args:
+        log_dir: Directory for TensorBoard, or None.
+        verbose: 0 prints nothing, 1 what people should know ("notice", "feed", "environment"), 2 every record.
+        purge_from: The run is resumed at this environment step: TensorBoard forgets what `log_dir` holds after it.
+            None: a new run.
+        unit: What the loop counts: ``"window"``, or ``"epoch"`` for an ordinary model.
+        steps: What its steps are called: ``"env steps"``, or ``"steps"``.
+
+    Attributes:
+        records: All records, oldest first.
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike[str] | None,
+        verbose: int,
+        purge_from: int | None = None,
+        *,
+        unit: str = "window",
+        steps: str = "env steps",
+    ) -> None:
+        self.records: list[LoopRecord] = []
+        self._writer = None if log_dir is None else LoopWriter(log_dir, purge_from)
+        self._verbose = verbose
+        self._unit = unit
+        self._steps = steps
+        self._times: deque[tuple[float, int]] = deque(maxlen=_RATE_WINDOWS)
+        self._resumed = purge_from is not None
+        self._first_window = 0
+        self._last_window = -1
+        self._last_steps = 0 if purge_from is None else purge_from
+        self._drawn: LoopState | None = None
+
+    @property
+    def writes(self) -> bool:
+        """Whether scalars are written at all."""
+        return self._writer is not None
+
+    def hparams(
+        self, values: Mapping[str, HParam], metrics: Sequence[str], first: Sequence[str] = ("learning_rate",)
+    ) -> None:
+        """Makes the run a row of TensorBoard's HParams tab; see `LoopWriter.hparams`.
+
+        Args:
+            values: The hyperparameters with which the run starts, by name.
+            metrics: Scalar tags whose latest values are shown beside them.
+            first: Names of the leftmost columns.
+        """
+        if self._writer is not None:
+            self._writer.hparams(values, metrics, first)
+
+    def restore(self, records: Sequence[LoopRecord]) -> None:
+        """Takes over the records of the run that is resumed."""
+        self.records = list(records)
+        if self.records:
+            self._last_window = self.records[-1].window_id
+            self._last_steps = max(self._last_steps, self.records[-1].env_steps)
+        self._drawn = None
+
+    def note(self, record: LoopRecord) -> None:
+        """Keeps a record."""
+        self.records.append(record)
+        self._last_window = max(self._last_window, record.window_id)
+        self._last_steps = max(self._last_steps, record.env_steps)
+        if self._writer is not None:
+            self._writer.text(record.env_steps, "loop/events", self._events())
+            if record.state is not self._drawn:
+                self._draw()
+        if self._verbose >= (1 if record.event in _FOR_ALL else 2):
+            STATUS.say(record.describe(self._unit, self._steps))
+
+    def tick(self, env_steps: int, window_id: int) -> None:
+        """Notes that a window was taken; the rate of environment steps comes from these.
+
+        Args:
+            env_steps: Environment steps of the run until now.
+            window_id: Its number.
+        """
+        if self._last_window < 0 and not self._resumed:
+            self._first_window = window_id
+        self._last_window, self._last_steps = window_id, env_steps
+        self._times.append((time.monotonic(), env_steps))
+
+    def scalars(self, state: LoopState, env_steps: int, values: Mapping[str, float], logs: Mapping[str, float]) -> None:
+        """Writes the scalars of a window; `keras_optix.loggers.tags` declares them.
+
+        Args:
+            state: State of the loop.
+            env_steps: Environment steps of the run.
+            values: By tag.
+            logs: Of the train step, by name; they get the groups ``rollout/``, ``feed/`` and ``train/``. Those of an
+                ordinary model's epoch get ``epoch/``.
+        """
+        if self._writer is None:
+            return
+        tagged = {"loop/state": _STATE_NUMBERS[state], "time/env_steps_per_second": self._rate(), **values}
+        for name, value in logs.items():
+            tagged[self._tag(name)] = value
+        self._writer.scalars(env_steps, tagged)
+
+    def close(self, status: str = "success") -> None:
+        """Writes out what is left; records stay.
+
+        Args:
+            status: How the run ended, ``"success"`` or ``"failure"``.
+        """
+        if self._writer is not None:
+            if self._last_window >= 0:
+                self._draw("end of the run" if status == "success" else "failed")
+            self._writer.close(status)
+            self._writer = None
+
+    def _rate(self) -> float:
+        if not self._times:
+            return math.nan
+        (first_time, first_steps), (last_time, last_steps) = self._times[0], self._times[-1]
+        elapsed = last_time - first_time
+        # With `steps_per_execution` several windows come at once, and no time has passed between them.
+        return (last_steps - first_steps) / elapsed if elapsed > _SHORTEST else math.nan
+
+    def _tag(self, log: str) -> str:
+        if self._unit != "window":
+            return f"{self._unit}/{log}"
+        if log.startswith(_FEED):
+            return f"feed/{log.removeprefix(_FEED)}"
+        return f"rollout/{log}" if log.startswith("episode_") else f"train/{log}"
+
+    def _events(self) -> str:
+        """The latest events, newest first: TensorBoard shows the last text of a step, and not all steps."""
+        lines = [
+            f"| after {self._unit} | after {self._steps} | state of the loop | what happened |",
+            "|---|---|---|---|",
+        ]
+        for record in self.records[: -_EVENTS - 1 : -1]:
+            lines.append(f"| {record.window_id} | {record.env_steps:,} | {record.state.name} | {in_cell(record.why)} |")
+        return "\n".join(lines)
+
+    def _draw(self, ended: str = "") -> None:
+        if self._writer is None:
+            return
+        self._drawn = self.records[-1].state if self.records else LoopState.ACTIVE
+        drawn = timeline(
+            self.records,
+            self._last_window,
+            self._last_steps,
+            first_window=self._first_window,
+            unit=self._unit,
+            steps=self._steps,
+            ended=ended,
+        )
+        self._writer.text(self._last_steps, "loop/timeline", drawn)

@@ -1,0 +1,1 @@
+"""Decisions: plain state and pure transitions, with neither TensorFlow nor Keras."""

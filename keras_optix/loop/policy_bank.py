@@ -1,0 +1,68 @@
+"""One snapshot for each regime that was seen, kept for the day when the regime returns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from keras_optix.store.manifest import PolicySnapshot
+from keras_optix.store.registry import CheckpointRegistry
+
+_HOLDER = "regime:"  # before the regime's name, as the holder of its snapshot
+
+
+class PolicyBank:
+    """Keeps one snapshot for each regime from being pruned.
+
+    Args:
+        registry: Where the snapshots are.
+        max_regimes: Regimes that are remembered; the one that was in force longest ago is forgotten first.
+    """
+
+    def __init__(self, registry: CheckpointRegistry, max_regimes: int) -> None:
+        self._registry = registry
+        self._max_regimes = max_regimes
+        self._entries: dict[str, PolicySnapshot] = {}  # by regime; the one in force last is the last
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def snapshot_ids(self) -> tuple[int, ...]:
+        """Numbers of the snapshots in the bank."""
+        return tuple(snapshot.snapshot_id for snapshot in self._entries.values())
+
+    def get(self, regime: str) -> PolicySnapshot | None:
+        """The policy of a regime, or None."""
+        return self._entries.get(regime)
+
+    def put(self, regime: str, snapshot: PolicySnapshot) -> None:
+        """Makes a snapshot the policy of a regime, in the place of the one before."""
+        before = self._entries.pop(regime, None)
+        self._entries[regime] = self._registry.hold(snapshot, _HOLDER + regime)
+        if before is not None and before.key != snapshot.key:
+            self._registry.release(before, _HOLDER + regime)
+        while len(self._entries) > self._max_regimes:
+            oldest = next(iter(self._entries))
+            self._registry.release(self._entries.pop(oldest), _HOLDER + oldest)
+
+    def candidates(self, regime: str | None = None) -> list[tuple[str, PolicySnapshot]]:
+        """Regimes and their policies in the order in which to try them.
+
+        Args:
+            regime: The one that seems to be there, which is the first.
+        """
+        latest_first = list(reversed(self._entries.items()))
+        return sorted(latest_first, key=lambda entry: entry[0] != regime)
+
+    def to_json(self) -> dict[str, int]:
+        """Returns the numbers of the snapshots by regime."""
+        return {regime: snapshot.snapshot_id for regime, snapshot in self._entries.items()}
+
+    def from_json(self, values: Mapping[str, Any]) -> None:
+        """Restores what `to_json` returned, as far as the registry still has it."""
+        self._entries = {}
+        for regime, number in values.items():
+            for snapshot in self._registry.held_by(_HOLDER + regime):
+                if snapshot.snapshot_id == number:
+                    self._entries[regime] = snapshot

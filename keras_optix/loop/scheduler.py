@@ -1,0 +1,442 @@
+"""The state machine: evaluations in, transitions with their evidence out.
+
+::
+
+    ACTIVE   --plateau_threshold evaluations without improvement-->  COOLING  (interval grows)
+    COOLING  --improvement-->                                        ACTIVE
+    COOLING  --dormant_threshold evaluations without improvement-->  DORMANT  (trained)
+    DORMANT  --watch()-->                                            WATCHDOG (acts, is scored, does not learn)
+    any      --degradation-->                                        ACTIVE
+
+Improvement and degradation are tests. An improvement is first a *candidate*: an evaluation significantly above the
+best. It is crowned only by `confirm`, with a second evaluation of the same weights, because the maximum of many noisy
+scores lies far above the truth. Degradation is a one-sided CUSUM (Page 1954) on standardised scores, with a margin that
+is measured in progress made, so that shifting or scaling all scores changes no decision. Its reference is estimated as
+it goes (a self-starting CUSUM, Hawkins 1987), and a standard error that rests on few samples counts for what it is
+worth (`as_normal_score`): without the two, false alarms come up to four times as often as its table says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from keras_optix.arguments import NamesChecked
+from keras_optix.errors import ConfigurationError, NonFiniteError, StateError, describe
+from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.formatting import format_estimate
+from keras_optix.loop.scheduler_state import LoopState, SchedulerState
+from keras_optix.reprs import OneLineRepr
+from keras_optix.statistics.estimates import Comparison, Estimate, Evidence, compare, pool, trend
+from keras_optix.validation import check_float, check_int
+
+_REFERENCE_LAG = 8  # evaluations after which a score becomes part of the reference of the CUSUM
+_HISTORY = 64  # evaluations from which the noise is estimated where scores come without a standard error
+_ONE_SIDED_Z = {0.9: 1.2816, 0.95: 1.6449, 0.975: 1.96, 0.99: 2.3263, 0.995: 2.5758, 0.999: 3.0902}
+
+
+class LoopEvent(enum.Enum):
+    """What an evaluation led to."""
+
+    NONE = "none"
+    CANDIDATE = "candidate"  # significantly above the best: confirm it with a second evaluation of the same weights
+    IMPROVEMENT = "improvement"  # a candidate was confirmed and is the best now
+    REJECTED = "rejected"  # a candidate was not confirmed
+    PLATEAU = "plateau"
+    DORMANT = "dormant"
+    WATCHDOG = "watchdog"
+    DEGRADATION = "degradation"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A transition, or the statement that there is none, with its evidence."""
+
+    event: LoopEvent
+    before: LoopState
+    after: LoopState
+    evidence: Evidence
+
+
+class BackoffScheduler(NamesChecked, OneLineRepr):
+    """Decides from evaluations when the loop improves, plateaus, is trained, or has degraded.
+
+    Patience counts evaluations. In env steps: an evaluation takes as many windows as end the `min_episodes` episodes of
+    the evaluator, and at least `interval` windows; a window is ``window_size * num_envs`` env steps. With
+    ``window_size=32``, ``num_envs=8`` (256 env steps) and the defaults, COOLING begins at least 5 windows (1,280 env
+    steps) after the last improvement. The 15 evaluations from there to DORMANT have the intervals 2, 4, 8, 16, 32, 64
+    and nine times 100, in sum 1,026 windows (262,656 env steps). A smaller `max_interval` shortens that most: 10 makes
+    it 134 windows (34,304 env steps).
+
+    Args:
+        base_interval: Windows between evaluations while ACTIVE. Defaults to 1.
+        backoff_factor: Growth of the interval per evaluation while COOLING, > 1. Defaults to 2.
+        max_interval: Largest interval in windows. Defaults to 100.
+        plateau_threshold: Evaluations without improvement until COOLING. Defaults to 5.
+        dormant_threshold: Evaluations since the best was crowned until DORMANT, more than `plateau_threshold`. Scores
+            that rise significantly since then (the slope of a regression line) put it off: slow progress is no
+            plateau, even where no single score stands out. Defaults to 20.
+        degradation_threshold: Share of the progress (best minus first score) that may not be lost: only what falls
+            short of it counts in the CUSUM. Defaults to 0.95.
+        improvement_margin: By how much, in units of the score, an improvement must exceed the best, >= 0. Defaults
+            to 0: any significant improvement counts.
+        confidence: One-sided confidence of both tests of an improvement: 0.9, 0.95, 0.975, 0.99, 0.995 or 0.999.
+            Defaults to 0.95.
+        cusum_slack: Slack `k` of the CUSUM in standard errors. Defaults to 0.5.
+        cusum_limit: Limit `h` of the CUSUM in standard errors. Defaults to 5: with the slack, one false alarm in
+            about 900 evaluations, and a drop of 1, 2, 3 standard errors seen after about 10, 4, 3. A drop in the
+            first evaluations after a best was crowned takes longer, for the reference is not known better than they.
+        degradation_cooldown: Evaluations after a degradation during which the CUSUM does not accumulate: time to
+            recover. Defaults to 3; 0: none.
+
+    Raises:
+        ConfigurationError: An argument is out of range, or two contradict each other.
+    """
+
+    def __init__(
+        self,
+        base_interval: int = 1,
+        backoff_factor: float = 2.0,
+        max_interval: int = 100,
+        plateau_threshold: int = 5,
+        dormant_threshold: int = 20,
+        degradation_threshold: float = 0.95,
+        improvement_margin: float = 0.0,
+        confidence: float = 0.95,
+        cusum_slack: float = 0.5,
+        cusum_limit: float = 5.0,
+        degradation_cooldown: int = 3,
+    ) -> None:
+        self.base_interval = check_int("base_interval", base_interval, minimum=1)
+        self.backoff_factor = check_float("backoff_factor", backoff_factor, low=1.0, low_open=True)
+        self.max_interval = check_int("max_interval", max_interval, minimum=1)
+        self.plateau_threshold = check_int("plateau_threshold", plateau_threshold, minimum=1)
+        self.dormant_threshold = check_int("dormant_threshold", dormant_threshold, minimum=1)
+        self.degradation_threshold = check_float("degradation_threshold", degradation_threshold, low=0.0, high=1.0)
+        self.improvement_margin = check_float("improvement_margin", improvement_margin, low=0.0)
+        if check_float("confidence", confidence) not in _ONE_SIDED_Z:
+            raise ConfigurationError(
+                describe(f"`confidence` must be one of {sorted(_ONE_SIDED_Z)}.", confidence=confidence)
+            )
+        self.confidence = confidence
+        self.cusum_slack = check_float("cusum_slack", cusum_slack, low=0.0)
+        self.cusum_limit = check_float("cusum_limit", cusum_limit, low=0.0, low_open=True)
+        self.degradation_cooldown = check_int("degradation_cooldown", degradation_cooldown, minimum=0)
+        if self.max_interval < self.base_interval:
+            raise ConfigurationError(
+                describe(
+                    "`max_interval` must not be below `base_interval`.",
+                    base_interval=base_interval,
+                    max_interval=max_interval,
+                )
+            )
+        if self.dormant_threshold <= self.plateau_threshold:
+            raise ConfigurationError(
+                describe(
+                    "`dormant_threshold` must be above `plateau_threshold`: the loop cools before it is dormant.",
+                    plateau_threshold=plateau_threshold,
+                    dormant_threshold=dormant_threshold,
+                )
+            )
+        self.state = SchedulerState(interval=float(self.base_interval))
+
+    @property
+    def loop_state(self) -> LoopState:
+        """The state of the loop."""
+        return self.state.loop_state
+
+    def _facts(self) -> Mapping[str, str]:
+        state = self.state
+        best = "None" if state.best is None else format_estimate(state.best.mean, state.best.stderr)
+        return {"state": state.loop_state.name, "evaluations": str(state.evaluations), "best": best}
+
+    def reset(self) -> None:
+        """Forgets everything: a new run begins."""
+        self.state = SchedulerState(interval=float(self.base_interval))
+
+    def due(self, window_id: int) -> bool:
+        """Whether an evaluation is due at window `window_id`: `interval` windows passed since the last one."""
+        last = self.state.last_window
+        return last is None or window_id - last >= self.state.interval
+
+    def observe(self, evaluation: Evaluation) -> Decision:
+        """Takes an evaluation and decides.
+
+        Args:
+            evaluation: A finite score.
+
+        Returns:
+            The decision. `LoopEvent.CANDIDATE` asks for a second evaluation of the same weights, by `confirm`.
+
+        Raises:
+            NonFiniteError: The score is NaN or infinite.
+            StateError: A candidate waits for `confirm`.
+        """
+        if self.state.pending:
+            raise StateError("A candidate waits for `confirm`; call it before the next `observe`.")
+        score = _finite(evaluation)
+        state = dataclasses.replace(
+            self.state,
+            last_window=evaluation.window_id,
+            evaluations=self.state.evaluations + 1,
+            history=(*self.state.history, score.mean)[-_HISTORY:],
+            baseline=score.mean if self.state.baseline is None else self.state.baseline,
+        )
+        if state.loop_state is LoopState.WATCHDOG:
+            return self._watch(state, score)
+        candidate = self._candidate(state, score)
+        if candidate is not None:
+            self.state = dataclasses.replace(state, pending=True)
+            return Decision(LoopEvent.CANDIDATE, state.loop_state, state.loop_state, candidate)
+        return self._no_improvement(state, score, evaluation)
+
+    def confirm(self, evaluation: Evaluation) -> tuple[Decision, ...]:
+        """Takes the second, independent evaluation of the candidate's weights.
+
+        Returns:
+            An IMPROVEMENT, or REJECTED and what follows from one more evaluation without improvement.
+
+        Raises:
+            NonFiniteError: The score is NaN or infinite.
+            StateError: There is no candidate.
+        """
+        if not self.state.pending:
+            raise StateError("There is no candidate to confirm; call `observe` first.")
+        score = _finite(evaluation)
+        state = dataclasses.replace(self.state, pending=False)
+        if state.best is None:
+            evidence = Evidence(0.0, score.stderr, score.n, "first confirmed score")
+            return (self._crown(state, score, evidence),)
+        evidence, z = self._above_best(state, score, state.best, "confirmed better than the best")
+        if z > _ONE_SIDED_Z[self.confidence]:
+            return (self._crown(state, score, evidence),)
+        rejected = dataclasses.replace(evidence, reason="a second evaluation did not confirm the improvement")
+        decision = Decision(LoopEvent.REJECTED, state.loop_state, state.loop_state, rejected)
+        follow_up = self._no_improvement(state, score, evaluation)
+        return (decision,) if follow_up.event is LoopEvent.NONE else (decision, follow_up)
+
+    def accept(self, evaluation: Evaluation, evidence: Evidence) -> Decision:
+        """Crowns the candidate without a second evaluation, where the same weights would get the same score again.
+
+        Args:
+            evaluation: The evaluation that made the candidate.
+            evidence: Why it did: that of the decision which `observe` returned.
+
+        Raises:
+            NonFiniteError: The score is NaN or infinite.
+            StateError: There is no candidate.
+        """
+        if not self.state.pending:
+            raise StateError("There is no candidate to accept; call `observe` first.")
+        return self._crown(dataclasses.replace(self.state, pending=False), _finite(evaluation), evidence)
+
+    def doubts_best(self, score: Estimate) -> bool:
+        """Whether a score would lie above the best, were the best known better.
+
+        Then it is worth evaluating the best again: its own standard error is what keeps the score from counting. On
+        CartPole, say, nothing is ever significantly above 480 +- 15.
+        """
+        best = self.state.best
+        if best is None or self.loop_state is LoopState.WATCHDOG or best.stderr <= score.stderr:
+            return False
+        well_known = dataclasses.replace(best, stderr=0.0)
+        alone = self._above_best(self.state, score, well_known, "")
+        return alone.z > _ONE_SIDED_Z[self.confidence] >= self._above_best(self.state, score, best, "").z
+
+    def reassess(self, evaluation: Evaluation) -> Evidence:
+        """Takes another evaluation of the best's weights and pools it with what is known of them.
+
+        Returns:
+            How the new evaluation differs from what was known.
+
+        Raises:
+            NonFiniteError: The score is NaN or infinite.
+            StateError: There is no best.
+        """
+        if self.state.best is None:
+            raise StateError("There is no best to evaluate again.")
+        score = _finite(evaluation)
+        comparison = compare(score, self.state.best, "another evaluation of the best", history=self.state.history)
+        pooled = pool(self.state.best, score)
+        level = pooled if self.state.level == self.state.best else self.state.level
+        self.state = dataclasses.replace(self.state, best=pooled, level=level)
+        return comparison.evidence
+
+    def adopt(self, score: Estimate) -> None:
+        """Makes `score` the best's: a resumed run finds a snapshot that was crowned after its state was written."""
+        self.state = dataclasses.replace(
+            self.state, best=score, level=score, recent=(), cusum=0.0, since_best=0, since_active=0, pending=False
+        )
+
+    def crown(self, score: Estimate, evidence: Evidence) -> Decision:
+        """Makes weights the best that were found outside training, and the loop ACTIVE with them.
+
+        Args:
+            score: Of an evaluation of their own, not of the one that they were chosen by.
+            evidence: Why they are the best.
+        """
+        return self._crown(dataclasses.replace(self.state, pending=False), score, evidence)
+
+    def rolled_back(self) -> None:
+        """Says that the best weights act again after a degradation: their score is the reference of the CUSUM."""
+        self.state = dataclasses.replace(self.state, level=self.state.best, recent=(), cusum=0.0)
+
+    def watch(self) -> Decision:
+        """Moves from DORMANT to WATCHDOG: the best weights act and are scored, and do not learn.
+
+        Raises:
+            StateError: The loop is not DORMANT.
+        """
+        if self.loop_state is not LoopState.DORMANT:
+            raise StateError(describe("Only a DORMANT loop can be watched.", state=self.loop_state.name))
+        self.state = dataclasses.replace(
+            self.state,
+            loop_state=LoopState.WATCHDOG,
+            interval=float(self.base_interval),
+            level=self.state.best,
+            recent=(),
+            cusum=0.0,
+        )
+        evidence = Evidence(0.0, 0.0, 0, "trained; watching for a degradation")
+        return Decision(LoopEvent.WATCHDOG, LoopState.DORMANT, LoopState.WATCHDOG, evidence)
+
+    def shifted(self) -> None:
+        """Says that the world has changed: a new era begins, ACTIVE and without a best."""
+        self.state = self._next_era(self.state)
+
+    def _next_era(self, state: SchedulerState) -> SchedulerState:
+        """What was best in the old world is no reference in the new one."""
+        return SchedulerState(
+            interval=float(self.base_interval),
+            last_window=state.last_window,
+            evaluations=state.evaluations,
+            era=state.era + 1,
+            cooldown_until=state.evaluations + self.degradation_cooldown,
+        )
+
+    def _candidate(self, state: SchedulerState, score: Estimate) -> Evidence | None:
+        """Evidence for an improvement: this evaluation, or all since the best was crowned, lies above the best."""
+        if state.best is None:
+            return Evidence(0.0, score.stderr, score.n, "first evaluation")
+        limit = _ONE_SIDED_Z[self.confidence]
+        evidence, z = self._above_best(state, score, state.best, "better than the best")
+        if z > limit:
+            return evidence
+        if state.level is not None and (state.since_best > 0 or state.recent):
+            # Many small steps up: none of them is significant, but together they are. The evaluation at hand must be
+            # above the best too, for its weights are the ones that would be crowned.
+            together = functools.reduce(pool, (*state.recent, score), state.level)
+            evidence, z = self._above_best(state, together, state.best, "better than the best on average")
+            if z > limit and score.mean > state.best.mean + self.improvement_margin:
+                return evidence
+        return None
+
+    def _above_best(self, state: SchedulerState, score: Estimate, best: Estimate, reason: str) -> Comparison:
+        return compare(score, best, reason, margin=self.improvement_margin, history=state.history)
+
+    def _crown(self, state: SchedulerState, score: Estimate, evidence: Evidence) -> Decision:
+        self.state = dataclasses.replace(
+            state,
+            loop_state=LoopState.ACTIVE,
+            interval=float(self.base_interval),
+            since_best=0,
+            since_active=0,
+            best=score,
+            level=score,
+            recent=(),
+            cusum=0.0,
+        )
+        return Decision(LoopEvent.IMPROVEMENT, state.loop_state, LoopState.ACTIVE, evidence)
+
+    def _no_improvement(self, state: SchedulerState, score: Estimate, evaluation: Evaluation) -> Decision:
+        before, fall, alarm = state.loop_state, self._plateau_evidence(state, score), False
+        if evaluation.settled:
+            state, fall, alarm = self._update_cusum(state, score)
+        if evaluation.counts:
+            state = dataclasses.replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1)
+        rising = trend(state.history[-min(state.since_best, _HISTORY) :]) > _ONE_SIDED_Z[self.confidence]
+        if evaluation.counts and state.since_best >= self.dormant_threshold and not rising:
+            # Counted since the best was crowned, so that degradations on the way cannot put DORMANT off for ever.
+            self.state = dataclasses.replace(state, loop_state=LoopState.DORMANT)
+            return Decision(LoopEvent.DORMANT, before, LoopState.DORMANT, self._plateau_evidence(state, score))
+        if alarm:
+            self.state = dataclasses.replace(
+                state,
+                loop_state=LoopState.ACTIVE,
+                interval=float(self.base_interval),
+                since_active=0,
+                cusum=0.0,
+                level=score,
+                recent=(),
+                cooldown_until=state.evaluations + self.degradation_cooldown,
+            )
+            return Decision(LoopEvent.DEGRADATION, before, LoopState.ACTIVE, fall)
+        if evaluation.counts and before is LoopState.ACTIVE and state.since_active >= self.plateau_threshold:
+            self.state = dataclasses.replace(state, loop_state=LoopState.COOLING, interval=self._next_interval(state))
+            return Decision(LoopEvent.PLATEAU, before, LoopState.COOLING, self._plateau_evidence(state, score))
+        if before is LoopState.COOLING:
+            state = dataclasses.replace(state, interval=self._next_interval(state))
+        self.state = state
+        return Decision(LoopEvent.NONE, before, before, self._plateau_evidence(state, score))
+
+    def _next_interval(self, state: SchedulerState) -> float:
+        return min(state.interval * self.backoff_factor, float(self.max_interval))
+
+    def _plateau_evidence(self, state: SchedulerState, score: Estimate) -> Evidence:
+        recent = score if state.level is None else functools.reduce(pool, state.recent, state.level)
+        reason = f"{state.since_best} evaluations without a significant improvement"
+        if state.best is None:
+            return Evidence(0.0, recent.stderr, recent.n, reason)
+        return compare(recent, state.best, reason, history=state.history).evidence
+
+    def _update_cusum(self, state: SchedulerState, score: Estimate) -> tuple[SchedulerState, Evidence, bool]:
+        """One step of ``S = max(0, S + (level - margin - score) / stderr - k)``; an alarm if ``S > h``."""
+        if state.level is None or state.best is None:
+            evidence = Evidence(0.0, score.stderr, score.n, "no level to compare with")
+            return dataclasses.replace(state, level=score), evidence, False
+        progress = max(state.best.mean - (state.best.mean if state.baseline is None else state.baseline), 0.0)
+        margin = (1.0 - self.degradation_threshold) * progress
+        reason = "compared with the level since the best was crowned"
+        evidence, z = compare(score, state.level, reason, margin=-margin, history=state.history)
+        if state.evaluations <= state.cooldown_until:
+            # The score of the best is a reference already, if the loop rolled back to it. Otherwise the latest score
+            # is: what fell may fall on during the cooldown.
+            level = state.level if state.level == state.best else score
+            return dataclasses.replace(state, level=level, recent=()), evidence, False
+        # The error of the reference is in all of these scores alike: until it is known well, it is part of the slack.
+        shared = 0.5 * math.sqrt(score.n / (score.n + state.level.n))
+        cusum = max(0.0, state.cusum - z - self.cusum_slack - shared)
+        # All scores enter the level in the end: leaving the low ones out would raise it, and with it the rate of false
+        # alarms. But not at once: a drop right after a best was crowned would be half of the reference itself.
+        level, recent = state.level, (*state.recent, score)
+        if len(recent) > _REFERENCE_LAG:
+            level, recent = pool(level, recent[0]), recent[1:]
+        return dataclasses.replace(state, cusum=cusum, level=level, recent=recent), evidence, cusum > self.cusum_limit
+
+    def _watch(self, state: SchedulerState, score: Estimate) -> Decision:
+        state, evidence, alarm = self._update_cusum(state, score)
+        if not alarm:
+            self.state = state
+            return Decision(LoopEvent.NONE, state.loop_state, state.loop_state, evidence)
+        self.state = self._next_era(state)
+        return Decision(LoopEvent.DEGRADATION, LoopState.WATCHDOG, LoopState.ACTIVE, evidence)
+
+
+def _finite(evaluation: Evaluation) -> Estimate:
+    """The score of an evaluation, if it is a number."""
+    score = evaluation.score
+    if math.isfinite(score.mean) and not math.isnan(score.stderr):
+        return score
+    raise NonFiniteError(
+        describe(
+            "A score must be finite.",
+            fix="Look at the rewards, the evaluator and the losses of that window.",
+            score=score.mean,
+            stderr=score.stderr,
+            window_id=evaluation.window_id,
+        )
+    )

@@ -1,0 +1,173 @@
+"""The scores and weights of several policies, and who hears of them."""
+
+from __future__ import annotations
+
+import math
+import types
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from keras_optix.errors import ConfigurationError, NonFiniteError, StateError, describe
+from keras_optix.statistics.member_weights import weights_from_scores
+from keras_optix.validation import check_float, check_int, is_finite_number
+
+Listener = Callable[[Sequence[float]], None]
+_ROUNDING = 1e-9  # weights that are closer than this are equal
+
+
+class ScoreBook:
+    """Rolling scores of members, and weights that follow from them; see `weights_from_scores`.
+
+    Args:
+        window: Scores that are kept of each member, at least 2: from one score, nobody knows how noisy it is.
+        floor: Least share of a member.
+
+    Raises:
+        ConfigurationError: An argument is out of range.
+    """
+
+    def __init__(self, window: int, floor: float) -> None:
+        self._window = check_int("score_window", window, minimum=2)
+        self._floor = check_float("floor", floor, low=0.0, high=1.0)
+        self._weights: list[float] = []  # as they were given; only their ratios count
+        self._scores: list[deque[float]] = []
+        self._listeners: list[Callable[[], Listener | None]] = []
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Share of each member; they sum to 1."""
+        total = math.fsum(self._weights)
+        return tuple(weight / total for weight in self._weights)
+
+    @property
+    def scores(self) -> tuple[tuple[float, ...], ...]:
+        """Scores of each member, oldest first."""
+        return tuple(tuple(scores) for scores in self._scores)
+
+    def subscribe(self, listener: Listener) -> None:
+        """Calls the listener with the weights on each change; a bound method for as long as its object exists."""
+        if isinstance(listener, types.MethodType):
+            self._listeners.append(weakref.WeakMethod(listener))
+        else:
+            self._listeners.append(lambda: listener)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether somebody listens."""
+        return bool(self._heard())
+
+    def add(self, weight: float) -> int:
+        """Adds a member.
+
+        Args:
+            weight: At least 0; beside those of the others.
+
+        Returns:
+            Its index.
+
+        Raises:
+            ConfigurationError: The weight is invalid, or there are too many members for the floor.
+        """
+        check_float(
+            "floor",
+            self._floor,
+            low=0.0,
+            high=1.0 / (len(self._weights) + 1),
+            fix="All floors together cannot exceed 1.",
+        )
+        self._weights = _checked([*self._weights, weight])
+        self._scores.append(deque(maxlen=self._window))
+        return len(self._weights) - 1
+
+    def record(self, member: int, score: float) -> None:
+        """Takes a score.
+
+        Args:
+            member: Index.
+            score: Higher is better.
+
+        Raises:
+            ConfigurationError: There is no such member.
+            NonFiniteError: The score is NaN, infinite or no number.
+        """
+        member = self._index(member)
+        if not is_finite_number(score):
+            raise NonFiniteError(describe("A member's score is not a finite number.", member=member, score=score))
+        self._scores[member].append(float(score))
+
+    def forget(self) -> None:
+        """Drops all scores; weights stay."""
+        for scores in self._scores:
+            scores.clear()
+
+    def rebalance(self) -> None:
+        """Weighs each member by the probability that it is the best, and tells if that changes anything."""
+        if not self._weights:
+            return
+        before, after = self.weights, weights_from_scores(self._scores, self._weights, self._floor)
+        if all(math.isclose(old, new, rel_tol=_ROUNDING) for old, new in zip(before, after, strict=True)):
+            return
+        # Shares of the same sum, so that a weight given by hand goes on to mean what it did.
+        total = math.fsum(self._weights)
+        self._weights = [share * total for share in after]
+        self._tell()
+
+    def set(self, weights: Mapping[int, float]) -> None:
+        """Sets the weights of some members, in the unit of `add`; all or none.
+
+        Raises:
+            ConfigurationError: There is no such member, or a weight is invalid.
+        """
+        changed = list(self._weights)
+        for member, weight in weights.items():
+            changed[self._index(member)] = weight
+        self._weights = _checked(changed)
+        self._tell()
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns weights and scores as JSON values."""
+        return {"weights": list(self._weights), "scores": [list(scores) for scores in self._scores]}
+
+    def from_json(self, values: Mapping[str, Any]) -> None:
+        """Restores what `to_json` returned, and tells.
+
+        Raises:
+            StateError: It is not that of as many members; then nothing is changed.
+        """
+        try:
+            weights = [check_float("weight", weight, low=0.0) for weight in values["weights"]]
+            scores = [[check_float("score", score) for score in sample] for sample in values["scores"]]
+            if not len(weights) == len(scores) == len(self._weights) or (weights and sum(weights) == 0.0):
+                raise ValueError
+        except (KeyError, TypeError, ValueError) as error:
+            problem = "The weights and scores of the agents cannot be restored."
+            given = {name: values.get(name, "missing") for name in ("weights", "scores")}
+            fix = "Add the agents that the run had."
+            raise StateError(describe(problem, fix=fix, agents=len(self._weights), **given)) from error
+        self._weights = weights
+        self._scores = [deque(sample, maxlen=self._window) for sample in scores]
+        self._tell()
+
+    def _heard(self) -> list[Listener]:
+        """The listeners that still exist."""
+        self._listeners = [reference for reference in self._listeners if reference() is not None]
+        return [listener for reference in self._listeners if (listener := reference()) is not None]
+
+    def _tell(self) -> None:
+        for listener in self._heard():
+            listener(self.weights)
+
+    def _index(self, member: int) -> int:
+        index = check_int("index", member, minimum=0)
+        if index >= len(self._weights):
+            raise ConfigurationError(describe("There is no such agent.", index=index, agents=len(self._weights)))
+        return index
+
+
+def _checked(weights: Sequence[float]) -> list[float]:
+    checked = [check_float("weight", weight, low=0.0) for weight in weights]
+    if math.fsum(checked) <= 0.0:
+        raise ConfigurationError(describe("The weights must have a positive sum.", weights=list(weights)))
+    return checked

@@ -1,0 +1,148 @@
+"""The worlds (regimes) that a run met: their names, and the policy that is known for each."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+from keras_optix.errors import ConfigurationError, describe
+from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.loop.policy_bank import PolicyBank
+from keras_optix.loop.regimes import RegimeDetector
+from keras_optix.records import EvalMetrics
+from keras_optix.store.manifest import PolicySnapshot
+from keras_optix.store.registry import CheckpointRegistry
+
+_HISTORY = 256  # evaluations that a detector sees
+
+
+class Worlds:
+    """Names worlds, by a detector or by counting them, and keeps a policy for each.
+
+    Args:
+        registry: Where the policies are.
+        detector: Names regimes. None: worlds are counted, one for each shift.
+        keeps: Whether policies are kept.
+        max_regimes: How many are, at most.
+
+    Attributes:
+        regime: The world at hand; None before a detector named one.
+    """
+
+    def __init__(
+        self, registry: CheckpointRegistry, detector: RegimeDetector | None, *, keeps: bool, max_regimes: int
+    ) -> None:
+        self.regime: str | None = None
+        self._detector = detector
+        self._keeps = keeps
+        self._bank = PolicyBank(registry, max_regimes)
+        self._counted = 0
+        self._names: list[str] = []  # in the order in which they were first seen
+        self._offered = True  # whether the policy of the world at hand was tried, or there was no need to
+        self._history: deque[EvalMetrics] = deque(maxlen=_HISTORY)
+        self.enter_new()
+
+    @property
+    def scores(self) -> list[float]:
+        """The latest scores, oldest first."""
+        return [metrics.primary_score for metrics in self._history if metrics.primary_score is not None]
+
+    @property
+    def snapshot_ids(self) -> tuple[int, ...]:
+        """Numbers of the snapshots that are kept."""
+        return self._bank.snapshot_ids
+
+    def see(self, evaluation: Evaluation) -> str | None:
+        """Takes an evaluation; says so if the detector names another regime.
+
+        Raises:
+            ConfigurationError: The detector named none.
+        """
+        score = evaluation.score
+        stderr = score.stderr if math.isfinite(score.stderr) else None
+        self._history.append(EvalMetrics(score.mean, {}, evaluation.window_id, stderr, score.n))
+        if self._detector is None:
+            return None
+        regime = self._detector.detect(list(self._history))
+        if not isinstance(regime, str) or not regime:
+            problem = "`RegimeDetector.detect` must return the name of a regime."
+            raise ConfigurationError(describe(problem, returned=regime))
+        if regime == self.regime:
+            return None
+        before = self.regime
+        self.enter(regime)
+        self._offered = False
+        return f"regime {regime}" if before is None else f"regime {before} -> {regime}"
+
+    def offer(self, best: PolicySnapshot | None) -> PolicySnapshot | None:
+        """The policy of the regime that the detector named, once for each time that it does, if it is not the best."""
+        entry = None if self._offered else self.known
+        self._offered = True
+        return entry if entry is not None and (best is None or entry.key != best.key) else None
+
+    @property
+    def known(self) -> PolicySnapshot | None:
+        """The policy that is known for the world at hand."""
+        return None if self.regime is None else self._bank.get(self.regime)
+
+    def crowned(self, snapshot: PolicySnapshot) -> None:
+        """There is a new best. A world that is only counted gets its policy when it is left; a named one, now."""
+        if self._detector is not None:
+            self._keep(snapshot)
+
+    def leave(self, best: PolicySnapshot) -> list[tuple[str, PolicySnapshot]]:
+        """The world has changed.
+
+        Args:
+            best: The best of the world that is gone.
+
+        Returns:
+            Other policies that are kept, with their worlds, in the order in which to try them.
+        """
+        if self._detector is None:
+            self._keep(best)
+        self._offered = True
+        return [entry for entry in self._bank.candidates(self.regime) if entry[1].key != best.key]
+
+    def enter(self, regime: str) -> None:
+        """The world at hand is one with a name."""
+        self.regime = regime
+        if regime not in self._names:
+            self._names.append(regime)
+
+    def enter_new(self) -> None:
+        """The world at hand is one that was not met before; a detector will name it."""
+        if self._detector is None:
+            self._counted += 1
+            self.enter(f"world {self._counted}")
+
+    def _keep(self, snapshot: PolicySnapshot) -> None:
+        if self._keeps and self.regime is not None:
+            self._bank.put(self.regime, snapshot)
+
+    def scalars(self) -> dict[str, float]:
+        """Values for TensorBoard by tag."""
+        values = {"policies/bank": float(len(self._bank))}
+        if self.regime is not None:
+            values["policies/regime"] = float(self._names.index(self.regime))
+        return values
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all state as JSON values."""
+        return {
+            "regime": self.regime,
+            "counted": self._counted,
+            "names": self._names,
+            "offered": self._offered,
+            "bank": self._bank.to_json(),
+            "history": [vars(metrics) for metrics in self._history],
+        }
+
+    def from_json(self, values: Mapping[str, Any]) -> None:
+        """Restores what `to_json` returned."""
+        self.regime, self._counted = values["regime"], values["counted"]
+        self._names, self._offered = list(values["names"]), values["offered"]
+        self._bank.from_json(values["bank"])
+        self._history = deque((EvalMetrics(**metrics) for metrics in values["history"]), maxlen=_HISTORY)

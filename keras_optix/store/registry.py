@@ -1,0 +1,417 @@
+"""Snapshots on disk: a folder of arrays each, and one manifest that says what they are.
+
+::
+
+    checkpoints/
+        manifest.json            written last, by rename: it names only what is complete
+        .lock                    whoever changes the manifest holds it
+        20261122-212201-3f9a/    one folder per run
+            000012.npz           arrays by name, no pickle
+
+Every write goes to a temporary name beside its target, is flushed to the disk and renamed, so that a crash leaves the
+old file or the new one, never half of one. Every change reads the manifest again under the lock, so that processes on
+one directory never undo each other's; the system frees the lock of a process that was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from keras_optix.arguments import NamesChecked
+from keras_optix.errors import ConfigurationError, RegistryError, describe
+from keras_optix.records import EvalMetrics, HyperparamSet
+from keras_optix.reprs import OneLineRepr
+from keras_optix.store.files import UNREADABLE, read_arrays, write_arrays, write_atomically
+from keras_optix.store.manifest import (
+    PolicySnapshot,
+    check_snapshot,
+    is_run_id,
+    path_of,
+    plain_metrics,
+    ranked,
+    read_manifest,
+    write_manifest,
+)
+from keras_optix.validation import check_agent, check_int, check_kind, check_mapping, check_path
+
+_MANIFEST = "manifest.json"
+_LOCK = ".lock"
+_LOCK_SECONDS = 60.0
+_LEFT_OVER = re.compile(r"\.(write-test-|.+\.(json|npz)\.)[0-9a-f]{8}")  # temporary files of this module
+_LEFT_OVER_SECONDS = 3600.0  # a younger one may still be written by another process
+
+
+class Restorable(Protocol):
+    """What `CheckpointRegistry.load_best` loads into: an agent."""
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Restores weights, optimizer slots and normaliser statistics."""
+        ...
+
+    def set_hyperparams(self, hyperparams: HyperparamSet) -> None:
+        """Sets hyperparameters."""
+        ...
+
+
+class CheckpointRegistry(NamesChecked, OneLineRepr):
+    """Keeps the snapshots of runs in a directory.
+
+    A registry that is opened on an existing directory sees the latest run in it; `begin_run` starts a new one, and the
+    best of an earlier run, maybe of another environment, is never mistaken for the best of this one.
+
+    Args:
+        directory: Made if it does not exist.
+        max_snapshots: Snapshots kept per run, at least 1. The oldest are removed first; never the best, the newest,
+            or one that somebody holds, so that there are more where these alone are more. Defaults to 10.
+
+    Raises:
+        ConfigurationError: `directory` is no path, or `max_snapshots` is too small.
+        RegistryError: The directory cannot be written, or its manifest cannot be read.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], max_snapshots: int = 10) -> None:
+        self.directory = Path(check_path("directory", directory, fix='Such as CheckpointRegistry("checkpoints").'))
+        self.max_snapshots = check_int("max_snapshots", max_snapshots, minimum=1)
+        self._check_writable()
+        self._run_id: str | None = None
+        self._snapshots: list[PolicySnapshot] = []
+        self._manifest: bytes | None = None  # the text that `_snapshots` was read from, or written as
+        self._run_id = self._refresh()
+
+    @property
+    def run_id(self) -> str | None:
+        """The run whose snapshots this registry shows, or None in an empty directory."""
+        return self._run_id
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the snapshots of the run lie."""
+        return self.directory / (self._run_id or "")
+
+    @property
+    def ranked_snapshots(self) -> list[PolicySnapshot]:
+        """The snapshots of the run, best first: newest era, then what the loop crowned last, then highest score."""
+        return ranked(self._snapshots, self._run_id)
+
+    @property
+    def best(self) -> PolicySnapshot | None:
+        """The best snapshot of the run's newest era, or None."""
+        ranked = self.ranked_snapshots
+        return ranked[0] if ranked else None
+
+    def held_by(self, holder: str) -> list[PolicySnapshot]:
+        """The snapshots of the run that `holder` holds, oldest first."""
+        mine = (snapshot for snapshot in self._snapshots if snapshot.run_id == self._run_id)
+        return sorted((s for s in mine if holder in s.held_by), key=lambda s: s.snapshot_id)
+
+    def begin_run(self) -> str:
+        """Starts a new run in the directory and returns its id.
+
+        Raises:
+            RegistryError: The directory cannot be written, or its manifest cannot be read.
+        """
+        with self._locked():
+            self._remove_left_over()
+        self._run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+        return self._run_id
+
+    def continue_run(self, run_id: str) -> None:
+        """Goes on with a run in the directory.
+
+        Raises:
+            RegistryError: It cannot be the name of a run.
+        """
+        if not is_run_id(run_id):
+            raise RegistryError(describe("A run's id must be the name of a folder.", run_id=run_id))
+        self._run_id = run_id
+
+    def save(
+        self,
+        state: Mapping[str, np.ndarray],
+        *,
+        eval_metrics: EvalMetrics,
+        hyperparams: HyperparamSet,
+        policy_version: int = 0,
+        window_id: int = 0,
+        env_steps: int = 0,
+        era: int = 0,
+        crowned: bool = False,
+    ) -> PolicySnapshot:
+        """Saves arrays with the score that they earned.
+
+        Args:
+            state: Arrays by name, as an agent's `get_state` gives them.
+            eval_metrics: Score of exactly these weights; NumPy numbers are accepted.
+            hyperparams: Hyperparameters in force.
+            policy_version: Version of the weights.
+            window_id: The last window that they collected.
+            env_steps: Environment steps of the run until then.
+            era: Worlds seen before this one.
+            crowned: It is the best from now on, whatever the scores of those before.
+
+        Returns:
+            The snapshot, complete on disk.
+
+        Raises:
+            ArgumentError: An argument is of another kind.
+            RegistryError: It cannot be written.
+        """
+        check_mapping("state", state, "a mapping of names to arrays", fix="Such as agent.get_state().")
+        check_kind("eval_metrics", eval_metrics, EvalMetrics, fix="Such as EvalMetrics(score).")
+        check_kind("hyperparams", hyperparams, HyperparamSet, fix="Such as agent.get_hyperparams().")
+        if self._run_id is None:
+            self.begin_run()
+        run_id = str(self._run_id)
+        with self._locked():
+            # Nobody else can take the number, and the newest is never pruned: no number is given twice.
+            snapshot_id = 1 + max((s.snapshot_id for s in self._snapshots if s.run_id == run_id), default=0)
+            snapshot = PolicySnapshot(
+                snapshot_id=snapshot_id,
+                run_id=run_id,
+                path=path_of(run_id, snapshot_id),
+                policy_version=int(policy_version),
+                window_id=int(window_id),
+                env_steps=int(env_steps),
+                eval_metrics=plain_metrics(eval_metrics),
+                hyperparams=HyperparamSet(hyperparams.params, int(hyperparams.episode_id)),
+                era=int(era),
+                created=time.time(),
+                crowned=bool(crowned),
+            )
+            _check(snapshot)
+            target = self.directory / snapshot.path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_arrays(target, state)
+            snapshots = [*self._snapshots, snapshot]
+            dropped = self._too_many(snapshots)
+            self._write([s for s in snapshots if s.key not in dropped])
+            for key in dropped:
+                self._remove(self.directory / path_of(*key))
+        return snapshot
+
+    def rescore(self, snapshot: PolicySnapshot, eval_metrics: EvalMetrics) -> PolicySnapshot:
+        """Gives a snapshot another score, after its weights were evaluated again.
+
+        Args:
+            snapshot: The snapshot, as it was saved or as it is now.
+            eval_metrics: Its new score.
+
+        Returns:
+            The snapshot with its new score.
+
+        Raises:
+            RegistryError: It is not in the registry (any more), or the manifest cannot be written.
+        """
+        with self._locked():
+            return self._replace(replace(self._current(snapshot), eval_metrics=plain_metrics(eval_metrics)))
+
+    def hold(self, snapshot: PolicySnapshot, holder: str) -> PolicySnapshot:
+        """Keeps a snapshot from being pruned until `release`, also in later processes.
+
+        Args:
+            snapshot: The snapshot, as it was saved or as it is now.
+            holder: Who needs it; holding it twice is holding it once.
+
+        Returns:
+            The snapshot as it is now.
+
+        Raises:
+            ConfigurationError: `holder` is no name.
+            RegistryError: It is not in the registry (any more), or the manifest cannot be written.
+        """
+        if not isinstance(holder, str) or not holder:
+            raise ConfigurationError(describe("`holder` must be a name.", holder=holder))
+        with self._locked():
+            current = self._current(snapshot)
+            if holder in current.held_by:
+                return current
+            return self._replace(replace(current, held_by=(*current.held_by, holder)))
+
+    def release(self, snapshot: PolicySnapshot, holder: str) -> PolicySnapshot:
+        """Ends a `hold`; what nobody holds any more may be pruned at the next `save`.
+
+        Args:
+            snapshot: The snapshot, as it was saved or as it is now.
+            holder: Who needed it; if it does not hold the snapshot, nothing happens.
+
+        Returns:
+            The snapshot as it is now.
+
+        Raises:
+            RegistryError: It is not in the registry (any more), or the manifest cannot be written.
+        """
+        with self._locked():
+            current = self._current(snapshot)
+            if holder not in current.held_by:
+                return current
+            return self._replace(replace(current, held_by=tuple(name for name in current.held_by if name != holder)))
+
+    def load(self, snapshot: PolicySnapshot) -> dict[str, np.ndarray]:
+        """Reads the arrays of a snapshot.
+
+        Raises:
+            RegistryError: The file is missing, damaged, or not in the directory.
+        """
+        check_kind("snapshot", snapshot, PolicySnapshot, fix="Such as registry.best.")
+        path = self.directory / snapshot.path
+        try:
+            if not self._is_inside(path):
+                raise ValueError("it leads out of the directory")
+            return read_arrays(path)
+        except UNREADABLE as error:
+            raise RegistryError(describe(f"The snapshot could not be read: {error}.", path=str(path))) from error
+
+    def load_best(self, agent: Restorable, *, hyperparams: bool = False) -> PolicySnapshot:
+        """Loads the best snapshot into an agent of the same architecture.
+
+        Args:
+            agent: Its weights, optimizer slots and normaliser statistics are replaced.
+            hyperparams: Also set the hyperparameters of the snapshot. Defaults to False: a tuner's values stay.
+
+        Returns:
+            The snapshot.
+
+        Raises:
+            ArgumentError: `agent` is no agent.
+            RegistryError: There is none, or it cannot be read.
+        """
+        check_agent("agent", agent, "set_state", fix="Such as registry.load_best(agent), which returns the snapshot.")
+        self._refresh()  # another process on this run may have a better one, and have pruned ours
+        best = self.best
+        if best is None:
+            raise RegistryError(
+                describe("The registry has no snapshot yet.", directory=str(self.directory), run_id=self._run_id)
+            )
+        agent.set_state(self.load(best))
+        if hyperparams:
+            agent.set_hyperparams(best.hyperparams)
+        return best
+
+    def _check_writable(self) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            probe = self.directory / f".write-test-{secrets.token_hex(4)}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise RegistryError(
+                describe(
+                    f"The checkpoint directory cannot be written: {error}.",
+                    fix="Give a directory that you may write to.",
+                    directory=str(self.directory),
+                )
+            ) from error
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The manifest as it is now, and nobody else to change it."""
+        try:
+            # Made each time: a registry can so be copied, and used by several threads.
+            lock = FileLock(self.directory / _LOCK)
+            with lock.acquire(timeout=_LOCK_SECONDS, poll_interval=0.005):
+                self._refresh()
+                yield
+        except Timeout as error:
+            raise RegistryError(
+                describe(
+                    f"Another process has held the checkpoint directory for {_LOCK_SECONDS:g} seconds.",
+                    fix="Look for one that hangs, or give another directory.",
+                    directory=str(self.directory),
+                )
+            ) from error
+        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
+            raise RegistryError(
+                describe(f"The checkpoint directory could not be written: {error}.", directory=str(self.directory))
+            ) from error
+
+    def _refresh(self) -> str | None:
+        """Reads the manifest if it has changed; returns the latest run in it."""
+        path = self.directory / _MANIFEST
+        try:
+            data = path.read_bytes()
+            # Not inode and time, which can both come again within a tick of the clock.
+            if data == self._manifest:
+                return self._run_id
+            latest, self._snapshots = read_manifest(data)
+        except FileNotFoundError:
+            return self._run_id
+        except (OSError, ValueError) as error:
+            raise RegistryError(
+                describe(
+                    f"The manifest cannot be read: {error}.",
+                    fix="Move the directory away, or give another one.",
+                    path=str(path),
+                )
+            ) from error
+        self._manifest = data
+        return latest
+
+    def _write(self, snapshots: list[PolicySnapshot]) -> None:
+        """Writes the manifest; only then are `snapshots` what this registry has."""
+        data = write_manifest(str(self._run_id), snapshots)
+        write_atomically(self.directory / _MANIFEST, lambda file: file.write(data))
+        self._snapshots, self._manifest = snapshots, data
+
+    def _current(self, snapshot: PolicySnapshot) -> PolicySnapshot:
+        """The snapshot as the manifest has it; the caller's may be an older copy."""
+        check_kind("snapshot", snapshot, PolicySnapshot, fix="Such as registry.best.")
+        for current in self._snapshots:
+            if current.key == snapshot.key:
+                return current
+        raise RegistryError(
+            describe(
+                "The registry has no such snapshot (any more).",
+                run_id=snapshot.run_id,
+                snapshot_id=snapshot.snapshot_id,
+            )
+        )
+
+    def _replace(self, snapshot: PolicySnapshot) -> PolicySnapshot:
+        _check(snapshot)
+        self._write([snapshot if s.key == snapshot.key else s for s in self._snapshots])
+        return snapshot
+
+    def _too_many(self, snapshots: list[PolicySnapshot]) -> list[tuple[str, int]]:
+        """Which to prune, the last of `snapshots` being the one just saved."""
+        mine = sorted((s for s in snapshots if s.run_id == self._run_id), key=lambda s: s.snapshot_id)
+        # The caller of `save` is given the newest and may yet hold it.
+        kept = {ranked(snapshots, self._run_id)[0].key, mine[-1].key}
+        free = [s.key for s in mine if not s.held_by and s.key not in kept]
+        return free[: max(len(mine) - self.max_snapshots, 0)]
+
+    def _is_inside(self, path: Path) -> bool:
+        """Whether a path, its links followed, lies in the directory."""
+        return path.resolve().is_relative_to(self.directory.resolve())
+
+    def _remove(self, path: Path) -> None:
+        # What is left lying costs space; it must not make a save fail that is complete.
+        with contextlib.suppress(OSError):
+            if self._is_inside(path):
+                path.unlink(missing_ok=True)
+
+    def _remove_left_over(self) -> None:
+        """Removes temporary files of processes that were killed."""
+        before = time.time() - _LEFT_OVER_SECONDS
+        for path in [*self.directory.glob(".*"), *self.directory.glob("*/.*")]:
+            with contextlib.suppress(OSError):  # another process may have renamed it meanwhile
+                if _LEFT_OVER.fullmatch(path.name) and path.is_file() and path.stat().st_mtime < before:
+                    self._remove(path)
+
+
+def _check(snapshot: PolicySnapshot) -> None:
+    """Refuses what could be written but not be read again."""
+    try:
+        check_snapshot(snapshot)
+    except ValueError as error:
+        raise RegistryError(describe(f"The snapshot cannot be kept: {error}.")) from error

@@ -1,0 +1,1 @@
+"""Hyperparameters while training: search spaces, finite differences, population-based training, schedules."""

@@ -1,0 +1,406 @@
+"""Population based training in one process (Jaderberg et al. 2017, arXiv 1711.09846).
+
+*On one run* (``population=1``) the population is the run's own past: the latest evaluations, the best of which kept
+their state. A run that fell significantly behind them goes back to one (exploit); else its hyperparameters are
+perturbed from time to time and training goes on (explore).
+
+*In turns* (``population=K``) there are K members, which take turns in the one agent: each is trained for
+`ready_interval` evaluations, then its state is kept and the next one's restored. One turn of every member is a round::
+
+    member 0      member 1      ...  member K-1    | select | member 0      member 1      ...
+    e e e e e     e e e e e          e e e e e     |        | e e e e e     e e e e e
+              ^switch       ^switch                ^switch            ^ e.g. exploit: begins where member 0 ended
+
+At the end of a round each member at the bottom is compared with a random one at the top. If it is significantly worse,
+it copies that member's weights, optimizer slots and hyperparameters (exploit) and perturbs the latter (explore); what
+was decided on a member comes into force, and is reported, when its next turn begins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from keras_optix.errors import ConfigurationError, StateError, describe
+from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.records import HyperparamSet
+from keras_optix.statistics.estimates import Estimate, compare
+from keras_optix.tuners.base_optimizer import BaseOptimizer, Bounds, TunerDecision
+from keras_optix.tuners.pbt_selection import Record, Selection, Verdict, drawn
+from keras_optix.tuners.search_space import SearchSpace
+from keras_optix.validation import check_bool, check_float, check_int, check_seed, refuse_kind
+
+_START = "start"  # name of the state that all members begin with
+_SCORES = 64  # of a member, from which its noise is estimated
+
+
+@dataclass(frozen=True)
+class _PBTState:
+    """All state of a `PBTOptimizer`.
+
+    Attributes:
+        random: State of the random generator.
+        records: The members; on one run, the history, oldest first.
+        turn: Number of the member whose turn it is.
+        evaluations: Evaluations so far.
+        since: Evaluations since the turn began; on one run, since the hyperparameters were last changed.
+        began: Environment steps when the round began; on one run, when the hyperparameters were last changed.
+    """
+
+    random: Any
+    records: tuple[Record, ...] = ()
+    turn: int = 0
+    evaluations: int = 0
+    since: int = 0
+    began: int | None = None
+
+
+class PBTOptimizer(BaseOptimizer):
+    """Tunes all hyperparameters at once: copies what is better, perturbs the copy, and lets scores decide.
+
+    Nothing is copied on noise: a member, or the run, must lie below the other one by `significance` standard errors,
+    raised for the two being the worst and the best of many (see `Selection.limit`). A validation log of an ordinary
+    model has no noise in this sense: the same weights get the same score, so that any difference counts.
+
+    When the loop pauses, nothing is undone. A population waits: the member in turn keeps learning while the loop cools
+    down, and its turn goes on when evaluations come again. If the loop went back to other weights or values meanwhile,
+    they are that member's from then on.
+
+    Args:
+        param_bounds: See `BaseOptimizer`.
+        history_size: On one run: evaluations that are remembered. At most ``ceil(quantile * history_size)`` states are
+            kept. Defaults to 50.
+        population: Number of members, or 1: on one run. K members are K states that are kept, and each has a K-th of
+            the training. Defaults to 1.
+        ready_interval: Evaluations in a turn; on one run, from one change of the hyperparameters to the next. Long
+            enough that progress shows in the score, or nothing is significant. Defaults to 5.
+        quantile: Share of the members (of the history) that are the top, and the bottom; at least one. Defaults to
+            0.2.
+        perturbation_scale: How far a perturbation goes, up or down, as a share of a hyperparameter's range in the
+            space's coordinates; at least 1 where it is a whole number. Defaults to 0.1: a factor of 2 for a learning
+            rate between 1e-5 and 1e-2.
+        resample_probability: Probability that a perturbation draws a value anew, anywhere in the bounds. Defaults to
+            0: with a single run, or a few members, there is nobody to go on learning if the draw is bad.
+        significance: Standard errors that a difference needs, one-sided, at most 7. Defaults to 1.645: of the members
+            that are as good as the others but happen to be at the bottom, 5 % at most copy.
+        exploit: Whether anything is copied. Without, everything is explored: all members after each round, and the
+            run after each interval. Defaults to True.
+        explore: Whether hyperparameters change. Without, a member keeps its own and copies only weights and slots, for
+            a copy of the values as they are would soon leave one setting; the run gets the values of the state that it
+            goes back to. Defaults to True.
+        initial: What the further members begin with: ``population - 1`` mappings from names to values. Names left out
+            are drawn. None: all values are drawn, uniform in their space's coordinates. The first member begins with
+            the values in force.
+        seed: Of all draws. None: another one at every `reset`.
+
+    Raises:
+        ConfigurationError: A bound or an argument is invalid.
+    """
+
+    def __init__(
+        self,
+        param_bounds: Bounds | None = None,
+        history_size: int = 50,
+        *,
+        population: int = 1,
+        ready_interval: int = 5,
+        quantile: float = 0.2,
+        perturbation_scale: float = 0.1,
+        resample_probability: float = 0.0,
+        significance: float = 1.645,
+        exploit: bool = True,
+        explore: bool = True,
+        initial: Sequence[Mapping[str, float]] | None = None,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(param_bounds)
+        self.history_size = check_int("history_size", history_size, minimum=2)
+        self.population = check_int("population", population, minimum=1)
+        self.ready_interval = check_int("ready_interval", ready_interval, minimum=1)
+        self.selection = Selection(quantile, perturbation_scale, resample_probability, significance)
+        self.exploit = check_bool("exploit", exploit)
+        self.explore = check_bool("explore", explore)
+        self.seed = check_seed("seed", seed)
+        if initial is not None and not _are_mappings(initial):
+            fix = 'Such as initial=[{"learning_rate": 1e-3}] for a population of 2.'
+            refuse_kind("initial", initial, "a list of mappings from names to values, or None", fix=fix)
+        if initial is not None and len(initial) != self.population - 1:
+            raise ConfigurationError(
+                describe(
+                    "`initial` must hold the values of each member but the first.",
+                    initial=initial,
+                    population=population,
+                )
+            )
+        self.initial: tuple[dict[str, float], ...] = tuple(dict(values) for values in initial or ())
+        if self.bound:
+            self._check_initial()
+        self._state = self._fresh()
+
+    @property
+    def busy(self) -> bool:
+        """See `BaseOptimizer.busy`. Of a population one evaluation a round counts: patience is in rounds."""
+        state = self._state
+        last = state.turn == self.population - 1 and state.since == self.ready_interval - 1
+        return self.population > 1 and not last
+
+    @property
+    def unsettled(self) -> bool:
+        """See `BaseOptimizer.unsettled`."""
+        return self.population > 1
+
+    def bind(self, defaults: Mapping[str, SearchSpace]) -> None:
+        """See `BaseOptimizer.bind`.
+
+        Args:
+            defaults: Search spaces of the algorithm.
+
+        Raises:
+            ConfigurationError: `initial` does not fit them.
+        """
+        super().bind(defaults)
+        self._check_initial()
+
+    def begin(self, current: HyperparamSet) -> TunerDecision | None:
+        """See `BaseOptimizer.begin`. Keeps the weights that all members of a population begin with.
+
+        Args:
+            current: The first member's hyperparameters.
+
+        Returns:
+            What to keep, or None.
+        """
+        if self.population == 1 or self._state.records:
+            return None
+        rng = self._rng()
+        given = self.initial or ({},) * (self.population - 1)
+        values = [self._tuned(current), *(drawn(self.spaces, rng) | further for further in given)]
+        records = tuple(Record(params, state=_START) for params in values)
+        self._state = replace(self._state, random=rng.bit_generator.state, records=records, began=0)
+        return TunerDecision("", keep=_START)
+
+    def observe(self, evaluation: Evaluation, current: HyperparamSet) -> TunerDecision | None:
+        """See `BaseOptimizer.observe`.
+
+        Args:
+            evaluation: See `BaseOptimizer.observe`.
+            current: The hyperparameters in force.
+
+        Returns:
+            What to apply before the next window, or None.
+
+        Raises:
+            StateError: There is a population, and `begin` was never called.
+        """
+        if self.population == 1:
+            return self._observe_run(evaluation, current)
+        return self._observe_member(evaluation, current)
+
+    def pause(self) -> TunerDecision | None:
+        """See `BaseOptimizer.pause`. There is no probe to undo."""
+        return None
+
+    def reset(self) -> None:
+        """See `BaseOptimizer.reset`."""
+        self._state = self._fresh()
+
+    def to_json(self) -> dict[str, Any]:
+        """See `BaseOptimizer.to_json`."""
+        records = [record.to_json() for record in self._state.records]
+        return {**vars(self._state), "records": records, "population": self.population}
+
+    def from_json(self, values: dict[str, Any]) -> None:
+        """See `BaseOptimizer.from_json`.
+
+        Args:
+            values: What `to_json` returned.
+
+        Raises:
+            StateError: It is that of another population.
+        """
+        state = dict(values)
+        population = state.pop("population")
+        if population != self.population:
+            raise StateError(
+                describe(
+                    "The saved state is that of another population.",
+                    fix="Go on with the options that the run began with.",
+                    population=self.population,
+                    saved=population,
+                )
+            )
+        records = tuple(Record.from_json(record) for record in state.pop("records"))
+        self._state = _PBTState(**state, records=records)
+
+    # On one run
+
+    def _observe_run(self, evaluation: Evaluation, current: HyperparamSet) -> TunerDecision | None:
+        state, rng = self._state, self._rng()
+        began = evaluation.env_steps if state.began is None else state.began
+        records = self._remember(Record(self._tuned(current), _score(evaluation)))
+        since = state.since + 1
+        decision = self._go_back(records, rng) if self.exploit else TunerDecision("")
+        if self.explore and not decision.settles and since >= self.ready_interval:
+            params = self._explored(records[-1].params, rng)
+            decision = replace(decision, kind="explore", params=params, settles=True)
+        self._state = _PBTState(
+            random=rng.bit_generator.state,
+            records=records,
+            evaluations=state.evaluations + 1,
+            since=0 if decision.settles else since,
+            began=evaluation.env_steps if decision.settles else began,
+        )
+        decision = replace(
+            decision,
+            cost=evaluation.env_steps - began if decision.kind else 0,
+            keep=records[-1].state,
+            drop=_fallen(state.records, records),
+        )
+        return None if decision == TunerDecision("") else decision
+
+    def _remember(self, record: Record) -> tuple[Record, ...]:
+        """The history with its newest record, where those at the top have their state, and no other one."""
+        newest = replace(record, state=f"evaluation{self._state.evaluations}")
+        records = (*self._state.records, newest)[-self.history_size :]
+        # Of equal scores the older one stays: where nothing changes, nothing needs to be kept anew.
+        ranking = sorted(range(len(records)), key=lambda k: -records[k].score.mean)
+        top = ranking[: self.selection.count(len(records))] if self.exploit else []
+        return tuple(record if k in top else replace(record, state=None) for k, record in enumerate(records))
+
+    def _go_back(self, records: tuple[Record, ...], rng: np.random.Generator) -> TunerDecision:
+        """Compares the newest record, if it is at the bottom, with one of the top."""
+        newest = records[-1]
+        as_low = sum(record.score.mean <= newest.score.mean for record in records[:-1])
+        # A record that has risen to the top because others were forgotten has no state any more.
+        rivals = [record for record in records[:-1] if record.state is not None]
+        if as_low >= self.selection.count(len(records)) or not rivals:
+            return TunerDecision("")
+        rival = rivals[int(rng.integers(len(rivals)))]
+        means = [record.score.mean for record in records]
+        evidence, z = compare(newest.score, rival.score, f"the run minus {rival.state}", history=means)
+        if z > -self.selection.limit(len(records), len(rivals)):
+            return TunerDecision("undecided", evidence=evidence)
+        params = self._explored(rival.params, rng) if self.explore else dict(rival.params)
+        return TunerDecision("exploit", params, evidence, restore=rival.state, settles=True)
+
+    # In turns
+
+    def _observe_member(self, evaluation: Evaluation, current: HyperparamSet) -> TunerDecision | None:
+        state = self._state
+        if not state.records:
+            raise StateError("`begin` must be called before the first `observe`: it keeps where all members begin.")
+        member = state.records[state.turn]
+        member = replace(
+            member,
+            # Not what the turn began with: the guard, or a rollback, may have changed it.
+            params=self._tuned(current),
+            score=_score(evaluation),
+            scores=(*member.scores, evaluation.score.mean)[-_SCORES:],
+        )
+        state = replace(state, evaluations=state.evaluations + 1, since=state.since + 1)
+        if state.since < self.ready_interval:
+            self._state = _with(state, state.turn, member)
+            return None
+        # A name of its own: others may still be about to copy the state that the member kept before.
+        member = replace(member, state=f"member{state.turn}-{state.evaluations}")
+        return self._switch(_with(state, state.turn, member), evaluation.env_steps)
+
+    def _switch(self, state: _PBTState, env_steps: int) -> TunerDecision:
+        """Ends a turn: keeps the member's state, and begins the next member's turn."""
+        kept = state.records[state.turn].state
+        turn = (state.turn + 1) % self.population
+        if turn == 0:
+            state = self._end_round(state, env_steps)
+        member = state.records[turn]
+        verdict = member.verdict or Verdict("switch")
+        after = _with(replace(state, turn=turn, since=0), turn, replace(member, verdict=None))
+        dropped = _fallen(self._state.records, after.records)
+        self._state = after
+        return TunerDecision(
+            verdict.kind,
+            dict(member.params),
+            verdict.evidence,
+            verdict.cost,
+            # Not where the member itself is about to copy another one.
+            keep=kept if any(record.state == kept for record in after.records) else None,
+            restore=member.state,
+            drop=dropped,
+            settles=True,
+        )
+
+    def _end_round(self, state: _PBTState, env_steps: int) -> _PBTState:
+        """Truncation selection: what each member does at its next turn."""
+        rng = self._rng()
+        members = list(state.records)
+        cost = env_steps - (state.began or 0)
+        if self.exploit:
+            count = self.selection.count(len(members))
+            ranking = sorted(range(len(members)), key=lambda k: members[k].score.mean)
+            for k in sorted(ranking[:count]):
+                rival = ranking[-count:][int(rng.integers(count))]
+                members[k] = self._judged(
+                    state.records[k], state.records[rival], f"member {k} minus {rival}", cost, rng
+                )
+        elif self.explore:
+            explored = Verdict("explore", cost=cost)
+            members = [
+                replace(member, params=self._explored(member.params, rng), verdict=explored) for member in members
+            ]
+        return replace(state, random=rng.bit_generator.state, records=tuple(members), began=env_steps)
+
+    def _judged(self, member: Record, rival: Record, reason: str, cost: int, rng: np.random.Generator) -> Record:
+        evidence, z = compare(member.score, rival.score, reason, history=member.scores)
+        if z > -self.selection.limit(self.population, self.selection.count(self.population)):
+            return replace(member, verdict=Verdict("undecided", evidence, cost))
+        params = self._explored(rival.params, rng) if self.explore else member.params
+        return replace(rival, params=params, verdict=Verdict("exploit", evidence, cost))
+
+    def _explored(self, params: Mapping[str, float], rng: np.random.Generator) -> dict[str, float]:
+        return self.selection.explored(params, self.spaces, rng)
+
+    def _tuned(self, current: HyperparamSet) -> dict[str, float]:
+        return {name: current.params[name] for name in self.spaces}
+
+    def _fresh(self) -> _PBTState:
+        return _PBTState(np.random.PCG64(self.seed).state)
+
+    def _rng(self) -> np.random.Generator:
+        bits = np.random.PCG64(0)
+        bits.state = self._state.random
+        return np.random.Generator(bits)
+
+    def _check_initial(self) -> None:
+        for values in self.initial:
+            for name, value in values.items():
+                if name not in self.spaces:
+                    raise ConfigurationError(
+                        describe(f"`initial` names {name!r}, which is not tuned.", tuned=sorted(self.spaces))
+                    )
+                space = self.spaces[name]
+                check_float(f"initial {name}", value, low=space.low, high=space.high)
+
+
+def _score(evaluation: Evaluation) -> Estimate:
+    """The score as a comparison of two states takes it: without error where the same weights would get it again."""
+    score = evaluation.score
+    return replace(score, stderr=0.0) if evaluation.exact and math.isinf(score.stderr) else score
+
+
+def _with(state: _PBTState, number: int, member: Record) -> _PBTState:
+    """The state with one member replaced."""
+    return replace(state, records=(*state.records[:number], member, *state.records[number + 1 :]))
+
+
+def _fallen(before: Iterable[Record], after: Iterable[Record]) -> tuple[str, ...]:
+    """Names of the states that are not needed any more, in order, each once."""
+    needed = {record.state for record in after}
+    names = (record.state for record in before if record.state not in needed)
+    return tuple(dict.fromkeys(name for name in names if name is not None))
+
+
+def _are_mappings(values: Any) -> bool:
+    return isinstance(values, Sequence) and all(isinstance(value, Mapping) for value in values)

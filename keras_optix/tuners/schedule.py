@@ -1,0 +1,207 @@
+"""The schedule of hyperparameters that weights were trained under: recorded, written as JSON, replayed."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from keras_optix.errors import ConfigurationError, describe
+from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.records import HyperparamSet
+from keras_optix.store.files import write_atomically
+from keras_optix.tuners.base_optimizer import BaseOptimizer, TunerDecision
+from keras_optix.validation import check_bool, check_float, check_int, check_kind, check_path
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ScheduleStep:
+    """Values that came into force.
+
+    Attributes:
+        env_steps: Environment steps (batches) of training before it.
+        params: The values that changed, by name.
+        kind: Why: the kind of the tuner's decision.
+        settles: Whether they were meant to stay; the values of a probe were not.
+    """
+
+    env_steps: int
+    params: dict[str, float]
+    kind: str
+    settles: bool
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All values that weights were trained under, in order.
+
+    It follows the weights: where the loop goes back to a snapshot, or a population copies a member, the schedule goes
+    on from that of the snapshot, and env steps count the training of these weights alone.
+
+    Attributes:
+        start: The tuned hyperparameters at the beginning, by name.
+        steps: What changed, and when.
+    """
+
+    start: dict[str, float]
+    steps: tuple[ScheduleStep, ...] = ()
+
+    def then(self, step: ScheduleStep) -> Schedule:
+        """The schedule with one more step."""
+        return Schedule(self.start, (*self.steps, step))
+
+    def settled(self) -> Schedule:
+        """The schedule without probes."""
+        return Schedule(self.start, tuple(step for step in self.steps if step.settles))
+
+    def at(self, env_steps: int) -> dict[str, float]:
+        """The values in force after so many env steps of training."""
+        params = dict(self.start)
+        for step in self.steps:
+            if step.env_steps <= env_steps:
+                params |= step.params
+        return params
+
+    @functools.cached_property
+    def latest(self) -> dict[str, float]:
+        """The values in force after all steps. Found once: it is asked for after every window."""
+        return self.at(max((step.env_steps for step in self.steps), default=0))
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the schedule as JSON values."""
+        return {"format": _FORMAT, "start": self.start, "steps": [vars(step) for step in self.steps]}
+
+    @classmethod
+    def from_json(cls, values: Any) -> Schedule:
+        """Restores what `to_json` returned.
+
+        Raises:
+            ConfigurationError: It is no schedule.
+        """
+        try:
+            if values["format"] != _FORMAT:
+                raise ConfigurationError(describe("This schedule has another format.", format=values["format"]))
+            steps = tuple(_step(step) for step in values["steps"])
+            return cls(_params(values["start"]), steps)
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ConfigurationError(
+                describe("This is no schedule.", fix="Give what `Schedule.save` wrote.", error=repr(error))
+            ) from error
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the schedule as JSON.
+
+        Args:
+            path: The file; one that is there is replaced.
+        """
+        text = json.dumps(self.to_json(), indent=1)
+        write_atomically(Path(path), lambda file: file.write(text.encode()))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Schedule:
+        """Reads what `save` wrote.
+
+        Args:
+            path: The file.
+
+        Raises:
+            ConfigurationError: The file cannot be read, or holds no schedule.
+        """
+        try:
+            return cls.from_json(json.loads(Path(check_path("path", path)).read_text()))
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ConfigurationError(
+                describe("This schedule cannot be read.", path=str(path), error=str(error))
+            ) from error
+
+
+class ReplaySchedule(BaseOptimizer):
+    """Applies a schedule that a tuner found, at the same env steps, and tunes nothing.
+
+    Args:
+        schedule: A `Schedule`, or the path of one.
+        probes: Also apply the values that were only probed. Defaults to False: those that were meant to stay.
+
+    Raises:
+        ConfigurationError: The schedule cannot be read.
+    """
+
+    def __init__(self, schedule: Schedule | str | os.PathLike[str], *, probes: bool = False) -> None:
+        super().__init__()
+        hints = {"a tuner": "Give the schedule that it found: callback.schedule."}
+        if isinstance(schedule, str | os.PathLike):
+            schedule = Schedule.load(schedule)
+        fix = "Such as callback.schedule, or the path of a schedule.json."
+        loaded: Schedule = check_kind(
+            "schedule", schedule, Schedule, wanted="a Schedule or the path of one", fix=fix, hints=hints
+        )
+        self.schedule = loaded if check_bool("probes", probes) else loaded.settled()
+        self._spaces = {}
+        self._done = 0  # steps that were applied
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """See `BaseOptimizer.names`."""
+        return tuple({name: None for step in self.schedule.steps for name in step.params} | self.schedule.start)
+
+    def values_to_check(self) -> list[dict[str, float]]:
+        """See `BaseOptimizer.values_to_check`."""
+        return [self.schedule.start, *(step.params for step in self.schedule.steps)]
+
+    def bind(self, defaults: Mapping[str, Any]) -> None:
+        """See `BaseOptimizer.bind`. A schedule needs no search spaces."""
+
+    def begin(self, current: HyperparamSet) -> TunerDecision | None:
+        """See `BaseOptimizer.begin`."""
+        return TunerDecision("replay", dict(self.schedule.start), settles=True)
+
+    def shift(self, current: HyperparamSet) -> TunerDecision | None:
+        """See `BaseOptimizer.shift`: the schedule goes on."""
+        return None
+
+    def observe_update(self, env_steps: int, logs: Mapping[str, float], current: HyperparamSet) -> TunerDecision | None:
+        """See `BaseOptimizer.observe_update`."""
+        params: dict[str, float] = {}
+        while self._done < len(self.schedule.steps) and self.schedule.steps[self._done].env_steps <= env_steps:
+            params |= self.schedule.steps[self._done].params
+            self._done += 1
+        return TunerDecision("replay", params, settles=True) if params else None
+
+    def observe(self, evaluation: Evaluation, current: HyperparamSet) -> TunerDecision | None:
+        """See `BaseOptimizer.observe`. A schedule does not depend on scores."""
+        return None
+
+    def pause(self) -> TunerDecision | None:
+        """See `BaseOptimizer.pause`. A schedule goes on."""
+        return None
+
+    def reset(self) -> None:
+        """See `BaseOptimizer.reset`."""
+        self._done = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """See `BaseOptimizer.to_json`."""
+        return {"done": self._done}
+
+    def from_json(self, values: dict[str, Any]) -> None:
+        """See `BaseOptimizer.from_json`."""
+        self._done = check_int("done", values["done"], minimum=0)
+
+
+def _params(values: Mapping[str, Any]) -> dict[str, float]:
+    return {str(name): check_float(name, value) for name, value in values.items()}
+
+
+def _step(values: Mapping[str, Any]) -> ScheduleStep:
+    return ScheduleStep(
+        check_int("env_steps", values["env_steps"], minimum=0),
+        _params(values["params"]),
+        str(values["kind"]),
+        bool(values["settles"]),
+    )

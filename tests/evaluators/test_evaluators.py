@@ -1,0 +1,225 @@
+"""Scores of windows, and windows that are no evidence."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+
+from keras_optix.errors import ConfigurationError, StateError
+from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.returns import GreedyEvaluator, ReturnEvaluator
+from keras_optix.evaluators.score_pool import ScorePool
+from keras_optix.records import EpisodeData, EpisodeRecord, EvalMetrics
+from keras_optix.statistics.estimates import Estimate
+
+
+def window(*returns: float) -> EpisodeData:
+    rows = np.ones((4, 2), np.float32)
+    flags = np.zeros((4, 2), bool)
+    valid = np.array([[True, True], [True, False], [True, True], [True, True]])
+    episodes = tuple(EpisodeRecord(value, 3, 0, 0) for value in returns)
+    return EpisodeData(rows, rows, rows, flags, flags, valid, [{}] * 4, 7, episodes)
+
+
+def test_the_return_of_the_episodes_that_ended() -> None:
+    metrics = ReturnEvaluator().score(window(10.0, 20.0, 30.0), {})
+    assert (metrics.primary_score, metrics.episodes, metrics.episode_id) == (20.0, 3, 7)
+    assert metrics.stderr == pytest.approx(10.0 / np.sqrt(3))
+    assert metrics.metrics["episode_return_max"] == 30.0
+
+
+def test_no_episode_is_no_evidence_and_one_has_no_error() -> None:
+    assert ReturnEvaluator().score(window(), {}) == EvalMetrics(None, {}, 7, episodes=0)
+    assert ReturnEvaluator().score(window(4.0), {}).stderr is None
+    with pytest.raises(ConfigurationError, match="min_episodes"):
+        ReturnEvaluator(1)
+
+
+def test_what_an_evaluator_sees() -> None:
+    data = window(1.0)
+    assert data.length == 7
+    assert data.total_reward == 7.0
+    assert not data.dones.any()
+
+
+def test_windows_are_pooled_until_there_are_enough_episodes() -> None:
+    pool = ScorePool(min_episodes=3)
+    pool.add(ReturnEvaluator().score(window(1.0), {}), 0)
+    pool.add(ReturnEvaluator().score(window(), {}), 1)
+    assert not pool.ready
+    pool.add(ReturnEvaluator().score(window(2.0, 6.0), {}), 2)
+    assert pool.ready
+    evaluation = pool.take(window_id=2, policy_version=4, env_steps=30)
+    assert (evaluation.score.mean, evaluation.score.n) == (3.0, 3)
+    assert evaluation.score.stderr == pytest.approx(np.std([1, 2, 6], ddof=1) / np.sqrt(3))
+    assert not pool.ready
+    with pytest.raises(ValueError, match="empty"):
+        pool.take(window_id=2, policy_version=4, env_steps=30)
+
+
+def test_windows_that_a_change_has_not_reached_are_left_out() -> None:
+    pool = ScorePool()
+    pool.add(EvalMetrics(1.0), 0)
+    pool.drop_until(2)
+    pool.add(EvalMetrics(100.0), 2)
+    assert not pool.ready
+    pool.add(EvalMetrics(3.0), 3)
+    assert pool.take(window_id=3, policy_version=0, env_steps=0).score == Estimate(3.0, float("inf"), 1)
+
+
+class Length(BaseEvaluator):
+    def score(self, episode_data: EpisodeData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
+        return EvalMetrics(float(episode_data.length))
+
+
+def test_an_evaluator_of_ones_own_needs_no_more_than_a_score() -> None:
+    evaluator = Length()
+    assert not evaluator.plays_episodes
+    assert (evaluator.min_episodes, evaluator.every, evaluator.deterministic, evaluator.per_epoch) == (
+        0,
+        0,
+        False,
+        False,
+    )
+    evaluator.reset()
+    evaluator.from_json(evaluator.to_json())
+    assert evaluator.to_json() == {}
+    assert evaluator.take_notice() is None
+    assert evaluator.score_episodes([EpisodeRecord(1.0, 3, 0, 0)]) is None
+
+
+def steps(time_steps: int, environments: int = 2, reward: float = 0.5, episodes: int = 0) -> EpisodeData:
+    """A window of steps that all are valid, with `episodes` that ended."""
+    rows = np.full((time_steps, environments), reward, np.float32)
+    flags = np.zeros(rows.shape, bool)
+    ended = (EpisodeRecord(4.0, 3, 0, 0),) * episodes
+    return EpisodeData(rows, rows, rows, flags, flags, ~flags, [{}] * time_steps, 3, ended)
+
+
+def test_where_episodes_do_not_end_the_reward_rate_is_scored() -> None:
+    evaluator = ReturnEvaluator(5, rate_after=100)
+    for _ in range(3):
+        assert evaluator.score(steps(32), {}) == EvalMetrics(None, {}, 3, episodes=0)
+        assert (evaluator.min_episodes, evaluator.plays_episodes) == (5, True)
+    assert evaluator.take_notice() is None
+    assert evaluator.score(steps(32), {}) == EvalMetrics(0.5, {"reward_rate": 0.5}, 3)
+    assert (evaluator.min_episodes, evaluator.plays_episodes) == (0, False)
+    notice = evaluator.take_notice()
+    assert notice is not None
+    assert "128 steps of each environment" in notice
+    assert evaluator.take_notice() is None
+    # An episode that ends later: a rate, still, so that there never are two measures in one history.
+    assert evaluator.score(steps(32, reward=2.0, episodes=4), {}).primary_score == 2.0
+    assert evaluator.take_notice() is None
+
+
+@pytest.mark.parametrize("environments", [1, 8])
+def test_time_steps_count_however_many_environments_there_are(environments: int) -> None:
+    evaluator = ReturnEvaluator(rate_after=100)
+    evaluator.score(steps(99, environments), {})
+    assert evaluator.plays_episodes
+    evaluator.score(steps(1, environments), {})
+    assert not evaluator.plays_episodes
+
+
+def test_one_episode_is_enough_to_score_returns_for_good() -> None:
+    evaluator = ReturnEvaluator(rate_after=100)
+    evaluator.score(steps(90), {})
+    assert evaluator.score(steps(90, episodes=1), {}).primary_score == 4.0
+    for _ in range(5):
+        assert evaluator.score(steps(90), {}).primary_score is None
+    assert evaluator.take_notice() is None
+    assert evaluator.plays_episodes
+
+
+def test_only_rows_that_are_transitions_count_in_the_rate() -> None:
+    evaluator = ReturnEvaluator(rate_after=1)
+    data = window()
+    data.rewards[~data.valid] = 1000.0
+    assert evaluator.score(data, {}).primary_score == 1.0
+    data.valid[:] = False
+    assert evaluator.score(data, {}).primary_score is None
+
+
+def test_a_new_run_decides_again() -> None:
+    evaluator = ReturnEvaluator(5, rate_after=10)
+    evaluator.score(steps(10), {})
+    assert evaluator.min_episodes == 0
+    evaluator.reset()
+    assert (evaluator.min_episodes, evaluator.plays_episodes, evaluator.take_notice()) == (5, True, None)
+    assert evaluator.score(steps(9), {}).primary_score is None
+    assert evaluator.score(steps(9, episodes=1), {}).primary_score == 4.0
+
+
+@pytest.mark.parametrize("before", [(), (6,), (6, 6)])
+def test_the_state_of_a_return_evaluator_survives_json(before: tuple[int, ...]) -> None:
+    first, second = ReturnEvaluator(5, rate_after=10), ReturnEvaluator(5, rate_after=10)
+    for time_steps in before:
+        first.score(steps(time_steps), {})
+    second.from_json(json.loads(json.dumps(first.to_json(), allow_nan=False)))
+    assert second.min_episodes == first.min_episodes
+    assert second.take_notice() == first.take_notice()
+    for data in (steps(5), steps(5, episodes=1)):
+        assert second.score(data, {}) == first.score(data, {})
+        assert second.to_json() == first.to_json()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"measure": "rate", "steps": 3.0},
+        {"measure": "median", "steps": 3.0, "notice": None},
+        {"measure": "rate", "steps": "three", "notice": None},
+        {"measure": "rate", "steps": 3.0, "notice": 3},
+        None,
+    ],
+)
+def test_a_state_that_is_none_is_refused(values: dict[str, object]) -> None:
+    with pytest.raises(StateError, match="not the state of a ReturnEvaluator"):
+        ReturnEvaluator().from_json(values)
+
+
+def test_greedy_episodes_are_the_evaluation_and_windows_are_not() -> None:
+    evaluator = GreedyEvaluator(episodes=4, every=7)
+    assert (evaluator.min_episodes, evaluator.episodes, evaluator.every) == (4, 4, 7)
+    assert evaluator.deterministic
+    assert evaluator.plays_episodes
+    assert evaluator.score(window(10.0), {}) == EvalMetrics(None, {}, 7, episodes=0)
+    metrics = evaluator.score_episodes([EpisodeRecord(value, 3, 0, 0) for value in (1.0, 2.0, 6.0)])
+    assert (metrics.primary_score, metrics.episodes) == (3.0, 3)
+    assert metrics.stderr == pytest.approx(math.sqrt(7.0 / 3.0))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ReturnEvaluator(rate_after=0),
+        lambda: ReturnEvaluator(rate_after=1e4),  # type: ignore[arg-type]
+        lambda: GreedyEvaluator(episodes=1),
+        lambda: GreedyEvaluator(every=0),
+        lambda: GreedyEvaluator(every=True),
+    ],
+)
+def test_options_of_evaluators_that_make_no_sense_are_refused(make: object) -> None:
+    with pytest.raises(ConfigurationError, match="Received: "):
+        make()  # type: ignore[operator]
+
+
+def test_a_pool_follows_an_evaluator_that_needs_no_episodes_any_more() -> None:
+    pool = ScorePool(min_episodes=5)
+    pool.add(EvalMetrics(2.0), 0)
+    assert not pool.ready
+    pool.min_episodes = 0
+    assert pool.ready
+
+
+@pytest.mark.parametrize("evaluator", [ReturnEvaluator(), GreedyEvaluator()])
+def test_the_score_of_episodes_is_the_mean_of_theirs(evaluator: ReturnEvaluator | GreedyEvaluator) -> None:
+    episodes = [EpisodeRecord(total, 3, 0, 0) for total in (1.0, 2.0, 6.0)]
+    assert evaluator.episode_scores(episodes) == [1.0, 2.0, 6.0]
+    assert evaluator.score_episodes(episodes).primary_score == 3.0

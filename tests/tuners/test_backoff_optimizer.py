@@ -1,0 +1,335 @@
+"""The tuner: right direction on a learner with a known answer, silence on noise, harm limited."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_optix.errors import ConfigurationError
+from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.records import HyperparamSet
+from keras_optix.statistics.estimates import Estimate
+from keras_optix.tuners.backoff_optimizer import BackoffOptimizer
+from keras_optix.tuners.base_optimizer import TunerDecision
+from keras_optix.tuners.search_space import Int, Linear, Log, OneMinusLog
+
+BOUNDS = {"learning_rate": (1e-5, 1e-1)}
+GOOD_UPDATES = {"approx_kl": 0.005}
+
+
+class Learner:
+    """Skill rises by ``0.02 gain(values) (1 - skill)`` a window; scores are the skill with noise of 0.08 of the range.
+
+    Args:
+        tuner: Tunes it.
+        values: Hyperparameters at the beginning.
+        gain: How fast it learns with them; 1 at best.
+        seed: Of the noise.
+        noise: Standard deviation of a score.
+        kl: KL divergence of an update with these hyperparameters; None: there is no such log.
+    """
+
+    def __init__(
+        self,
+        tuner: BackoffOptimizer,
+        values: dict[str, float],
+        gain: Callable[[dict[str, float]], float],
+        *,
+        seed: int = 0,
+        noise: float = 0.08,
+        kl: Callable[[dict[str, float]], float] | None = None,
+    ) -> None:
+        self.tuner, self.values, self.gain, self.noise, self.kl = tuner, dict(values), gain, noise, kl
+        self.rng = np.random.default_rng(seed)
+        self.skill, self.window = 0.0, 0
+        self.kept: dict[str, tuple[float, dict[str, float]]] = {}
+        self.decisions: list[TunerDecision] = []
+        self.seen: list[dict[str, float]] = []
+
+    def run(self, windows: int) -> Learner:
+        for _ in range(windows):
+            current = HyperparamSet(self.values)
+            if self.kl is not None:
+                size = self.kl(self.values) * math.exp(0.3 * self.rng.normal())
+                self._apply(self.tuner.observe_update(256 * (self.window + 1), {"approx_kl": size}, current))
+            score = Estimate(self.skill + self.noise * self.rng.normal(), self.noise, 10)
+            evaluation = Evaluation(score, self.window, env_steps=256 * (self.window + 1))
+            self._apply(self.tuner.observe(evaluation, HyperparamSet(self.values)))
+            self.seen.append(dict(self.values))
+            self.skill += 0.02 * self.gain(self.values) * (1.0 - self.skill)
+            self.window += 1
+        return self
+
+    def _apply(self, decision: TunerDecision | None) -> None:
+        if decision is None:
+            return
+        if decision.keep is not None:
+            self.kept[decision.keep] = self.skill, dict(self.values)
+        if decision.restore is not None:
+            self.skill, self.values = self.kept[decision.restore][0], dict(self.kept[decision.restore][1])
+        self.values |= decision.params
+        for name in decision.drop:
+            self.kept.pop(name, None)
+        if decision.kind:
+            self.decisions.append(decision)
+
+    def ended(self, *kinds: str) -> list[TunerDecision]:
+        return [decision for decision in self.decisions if decision.kind in kinds]
+
+
+def bell(values: dict[str, float]) -> float:
+    """Best at 1e-3."""
+    return math.exp(-0.5 * ((math.log10(values["learning_rate"]) + 3.0) / 0.55) ** 2)
+
+
+def nothing(values: dict[str, float]) -> float:
+    return 0.0
+
+
+def anything(values: dict[str, float]) -> float:
+    return 1.0
+
+
+def learner(start: float, seed: int = 0, **options: Any) -> Learner:
+    return Learner(BackoffOptimizer(BOUNDS), {"learning_rate": start}, bell, seed=seed, **options)
+
+
+@pytest.mark.parametrize("start", [1e-4, 1e-2])
+def test_a_decade_off_it_finds_the_optimum(start: float) -> None:
+    runs = [learner(start, seed).run(300) for seed in range(10)]
+    oracle = 1.0 - 0.98**300
+    assert np.mean([run.skill for run in runs]) / oracle > 0.75
+    assert np.median([abs(math.log10(run.values["learning_rate"]) + 3.0) for run in runs]) < 0.7
+    fixed = 1.0 - (1.0 - 0.02 * bell({"learning_rate": start})) ** 300
+    assert all(run.skill > fixed - 0.05 for run in runs)
+
+
+def test_where_nothing_is_learned_it_looks_further_and_further_away() -> None:
+    runs = [learner(1e-5, seed).run(300) for seed in range(10)]
+    fixed = 1.0 - (1.0 - 0.02 * bell({"learning_rate": 1e-5})) ** 300
+    assert fixed < 0.01
+    assert np.mean([run.skill for run in runs]) > 0.4
+    steps = [decision.params["learning_rate"] / 1e-5 for decision in runs[0].ended("probe")][:5]
+    assert max(steps) > 10**0.9
+
+
+def test_at_the_optimum_it_costs_next_to_nothing() -> None:
+    """The original leaves the optimum for the bound within 50 windows, whatever the start."""
+    runs = [learner(1e-3, seed).run(300) for seed in range(10)]
+    assert min(run.skill for run in runs) / (1.0 - 0.98**300) > 0.95
+
+
+def test_noise_alone_seldom_commits_and_every_decision_has_its_evidence_and_cost() -> None:
+    ended = []
+    for seed in range(30):
+        tuner = BackoffOptimizer(BOUNDS, max_rounds=2)
+        run = Learner(tuner, {"learning_rate": 1e-3}, nothing, seed=seed).run(300)
+        ended += run.ended("commit", "reverse", "undecided", "aborted")
+    assert len(ended) > 60
+    assert sum(decision.kind in ("commit", "reverse") for decision in ended) / len(ended) < 0.09
+    for decision in ended:
+        assert decision.evidence is not None
+        assert decision.evidence.stderr > 0.0
+        assert decision.cost == 256 * (decision.evidence.n - 1) or decision.kind == "aborted"
+
+
+def test_a_significant_difference_of_two_values_is_what_it_says() -> None:
+    """The estimate of the gain per window against the truth."""
+    run = learner(1e-4, seed=3, noise=0.002).run(60)
+    first = run.ended("commit", "reverse")[0]
+    assert first.kind == "commit"
+    assert first.evidence is not None
+    truth = 0.02 * (bell({"learning_rate": 1e-4 * 10**0.5}) - bell({"learning_rate": 1e-4 * 10**-0.5}))
+    assert first.evidence.difference == pytest.approx(truth, rel=0.15)  # less what the skill has risen meanwhile
+
+
+def test_an_undecided_probe_returns_to_the_old_value_shrinks_its_step_and_goes_quiet() -> None:
+    tuner = BackoffOptimizer(BOUNDS, block=2, max_rounds=1)
+    run = Learner(tuner, {"learning_rate": 1e-3}, anything, seed=1, noise=0.02).run(60)
+    kinds = [decision.kind for decision in run.decisions]
+    # Blocks + - - +: the two in the middle are one.
+    assert kinds[:4] == ["probe", "probe", "probe", "undecided"]
+    values = [run.seen[k]["learning_rate"] for k in range(0, 9)]
+    above, below = 1e-3 * 10**0.5, 1e-3 * 10**-0.5
+    assert values == pytest.approx([above] * 2 + [below] * 4 + [above] * 2 + [1e-3])
+    # It is quiet for as long as the probe took, then for twice as long; the step shrinks by a third.
+    assert [values["learning_rate"] for values in run.seen[8:17]] == pytest.approx([1e-3] * 9)
+    assert run.seen[17]["learning_rate"] == pytest.approx(1e-3 * 10 ** (0.5 / 1.5))
+    assert all(values["learning_rate"] == pytest.approx(1e-3) for values in run.seen[25:42])
+
+
+def test_a_value_under_which_the_score_falls_is_undone() -> None:
+    def cliff(values: dict[str, float]) -> float:
+        return -25.0 if values["learning_rate"] > 2e-3 else bell(values)
+
+    run = learner(1e-3, seed=0)
+    run.gain, run.skill = cliff, 0.5
+    while not run.ended("aborted"):
+        run.run(1)
+        assert run.window < 20
+    aborted = run.ended("aborted")
+    assert aborted[0].evidence is not None
+    assert aborted[0].evidence.difference < -0.2
+    assert run.values["learning_rate"] == pytest.approx(1e-3)
+    assert run.skill > 0.49  # what the value destroyed is back
+
+
+def test_parameters_take_turns_and_a_pause_undoes_a_probe() -> None:
+    spaces = {"learning_rate": Log(1e-5, 1e-1), "gamma": (0.9, 0.999)}
+    start = {"learning_rate": 1e-3, "gamma": 0.99}
+    tuner = BackoffOptimizer(spaces, max_rounds=1)
+    run = Learner(tuner, start, anything, noise=0.02).run(40)
+    probed = [name for decision in run.ended("probe") for name in decision.params]
+    assert probed[:3] == ["learning_rate"] * 3
+    assert set(probed[3:]) == {"gamma"}
+    assert tuner.busy
+    paused = tuner.pause()
+    assert paused is not None
+    assert paused.params == pytest.approx({"gamma": 0.99})
+    assert not tuner.busy
+    assert tuner.pause() is None
+
+
+# By the size of the updates
+
+
+def sizes(values: dict[str, float]) -> float:
+    return 0.005 * (values["learning_rate"] / 1e-3) ** 1.5
+
+
+@pytest.mark.parametrize("start", [1e-5, 5e-2])
+def test_two_decades_off_the_size_of_the_updates_finds_the_decade_at_once(start: float) -> None:
+    run = learner(start, kl=sizes).run(25)
+    moves = run.ended("grow updates", "shrink updates")
+    assert 1 <= len(moves) <= 6
+    assert all(move.evidence is not None and move.evidence.n >= 3 and move.cost >= 3 * 256 for move in moves)
+    assert 2e-4 < run.values["learning_rate"] < 6e-3
+    # Scores alone would have decided nothing by now: the control.
+    assert not learner(start).run(25).ended("commit", "reverse")
+
+
+def test_updates_that_were_too_large_are_undone() -> None:
+    run = learner(5e-2, kl=sizes)
+    run.gain = lambda values: -3.0 if values["learning_rate"] > 1e-2 else bell(values)
+    run.run(4)
+    moves = run.ended("shrink updates")
+    assert moves[0].restore is not None
+    assert run.skill >= -0.07  # one window with the old value before the first look, none of the others
+
+
+def test_a_setting_that_scores_speak_for_is_not_moved_upwards_by_its_updates() -> None:
+    tuner = BackoffOptimizer(BOUNDS, max_rounds=1)
+    run = learner(1e-3, noise=0.01)
+    run.tuner = tuner
+    run.run(60)  # without the log: scores rise, a probe ends
+    run.kl = lambda values: 1e-6
+    run.decisions.clear()
+    run.run(100)
+    assert not run.ended("grow updates")
+
+
+def test_a_probe_whose_updates_are_too_large_ends_early() -> None:
+    run = Learner(
+        BackoffOptimizer({"learning_rate": (1e-3, 1e-1)}, perturbation_scale=0.25),
+        {"learning_rate": 2e-3},
+        bell,
+        kl=sizes,
+    )
+    run.run(25)
+    aborted = run.ended("aborted")
+    assert aborted
+    assert aborted[0].evidence is not None
+    assert "approx_kl" in aborted[0].evidence.reason
+    assert aborted[0].cost <= 6 * 256
+    assert (
+        not Learner(
+            BackoffOptimizer({"learning_rate": (1e-3, 1e-1)}, perturbation_scale=0.25, update_band=None),
+            {"learning_rate": 2e-3},
+            bell,
+            kl=sizes,
+        )
+        .run(25)
+        .ended("aborted")
+    )
+
+
+# Bounds, state, options
+
+
+SPACES = {
+    "learning_rate": Log(1e-4, 1e-2),
+    "gamma": OneMinusLog(0.9, 0.999),
+    "clip_ratio": Linear(0.1, 0.4),
+    "epochs": Int(1, 3),
+}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    units=st.tuples(*[st.floats(0.0, 1.0)] * len(SPACES)),
+    scale=st.floats(0.02, 0.25),
+    seed=st.integers(0, 2**31),
+    size=st.floats(1e-8, 1.0),
+)
+def test_values_never_leave_their_bounds(units: tuple[float, ...], scale: float, seed: int, size: float) -> None:
+    start = {name: space.from_unit(unit) for (name, space), unit in zip(SPACES.items(), units, strict=True)}
+    tuner = BackoffOptimizer(SPACES, perturbation_scale=scale, block=2, false_commit_rate=0.5)
+    run = Learner(tuner, start, lambda values: 10.0 * values["gamma"] - 9.5, seed=seed, kl=lambda values: size).run(150)
+    for values in run.seen:
+        for name, space in SPACES.items():
+            assert space.low <= values[name] <= space.high
+        assert values["epochs"] == int(values["epochs"])
+    for decision in run.ended("probe"):
+        assert decision.params  # and never a probe of a value against itself:
+    arms = {name: {d.params[name] for d in run.ended("probe") if name in d.params} for name in SPACES}
+    assert all(len(values) != 1 for name, values in arms.items() if len(run.ended("undecided")) > 4)
+
+
+@pytest.mark.parametrize("after", [1, 7, 30, 130])
+def test_state_survives_json(after: int) -> None:
+    first = learner(1e-2, kl=sizes).run(after)
+    second = BackoffOptimizer(BOUNDS)
+    second.from_json(json.loads(json.dumps(first.tuner.to_json())))
+    current = HyperparamSet(first.values)
+    for k in range(after, after + 40):
+        logs = {"approx_kl": 0.004 + 0.001 * (k % 3)}
+        assert first.tuner.observe_update(256 * k, logs, current) == second.observe_update(256 * k, logs, current)
+        evaluation = Evaluation(Estimate(0.1 * k, 0.1, 10), k, env_steps=256 * k)
+        assert first.tuner.observe(evaluation, current) == second.observe(evaluation, current)
+
+
+def test_bounds_may_come_from_the_algorithm() -> None:
+    tuner = BackoffOptimizer()
+    assert tuner.names == ()
+    tuner.bind({"learning_rate": Log(1e-4, 1e-2)})
+    tuner.reset()
+    assert tuner.names == ("learning_rate",)
+    given_ones = BackoffOptimizer(BOUNDS)
+    given_ones.bind({"gamma": Linear(0.0, 0.5)})
+    assert given_ones.names == ("learning_rate",)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"perturbation_scale": 0.0},
+        {"max_perturbation": 0.01},
+        {"min_perturbation": 0.4},
+        {"block": 1},
+        {"max_rounds": 0},
+        {"false_commit_rate": 0.0},
+        {"update_band": 0.01},
+        {"update_band": (0.02, 0.001)},
+        {"update_band": (0.0, 0.01)},
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="Received: "):
+        BackoffOptimizer(BOUNDS, **options)
