@@ -41,7 +41,7 @@ class Timed(optix.OptixCallback):
         """Keras' hook."""
         self._timed(super().on_train_begin, logs)
         if self._loop is not None:
-            trainee, play = self._loop.trainee, self._loop.trainee.play
+            adapter, play = self._loop.adapter, self._loop.adapter.play
 
             def timed(*given: Any) -> Any:
                 start = time.perf_counter()
@@ -49,7 +49,7 @@ class Timed(optix.OptixCallback):
                 self.playing += time.perf_counter() - start
                 return metrics
 
-            trainee.play = timed  # type: ignore[method-assign]
+            adapter.play = timed  # type: ignore[method-assign]
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Keras' hook."""

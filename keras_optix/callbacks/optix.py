@@ -1,4 +1,4 @@
-"""The autonomous loop as a Keras callback: a thin shell that hands windows and epochs to the `Loop`."""
+"""The autonomous loop as a Keras callback: a thin shell that hands windows and epochs to the `Engine`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,9 @@ from typing import Any, Literal
 import keras
 
 from keras_optix.arguments import NamesChecked
-from keras_optix.callbacks.agent_trainee import AgentTrainee, LoopAgent
-from keras_optix.callbacks.effects import LoopOptions
-from keras_optix.callbacks.history import LoopHistory, spread
-from keras_optix.callbacks.loop import Loop
+from keras_optix.callbacks.agent_adapter import AgentAdapter, LoopAgent
 from keras_optix.callbacks.loop_callback import LoopCallback
-from keras_optix.callbacks.model_trainee import ModelTrainee
+from keras_optix.callbacks.model_adapter import ModelAdapter
 from keras_optix.callbacks.option_checks import (
     directory_of,
     evaluator_of,
@@ -32,7 +29,6 @@ from keras_optix.callbacks.option_checks import (
 from keras_optix.callbacks.policies import check_fits, manager_among
 from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.callbacks.registry_option import registry_of
-from keras_optix.callbacks.trainee import Trainee
 from keras_optix.errors import ConfigurationError, FeedError, OptixError, StateError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.function import EvaluatorFunction
@@ -41,6 +37,10 @@ from keras_optix.evaluators.returns import ReturnEvaluator
 from keras_optix.formatting import UNKNOWN
 from keras_optix.loggers.loop_log import LoopLog
 from keras_optix.loggers.tensorboard import LoopWriter
+from keras_optix.loop.adapter import Adapter
+from keras_optix.loop.engine import Engine
+from keras_optix.loop.history import LoopHistory, spread
+from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.record import LoopRecord
 from keras_optix.loop.scheduler import BackoffScheduler
 from keras_optix.loop.scheduler_state import LoopState
@@ -191,7 +191,7 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         self._log_dir = directory_of("log_dir", log_dir)
         if self._log_dir is not None:
             LoopWriter(self._log_dir).close()  # fails now rather than when training begins
-        self._loop: Loop | None = None
+        self._loop: Engine | None = None
         self._children: Any = None
         self._store: ResumeStore | None = None
         self._point: ResumePoint | None = None
@@ -244,7 +244,7 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
     @property
     def best_snapshot(self) -> PolicySnapshot | None:
         """The best so far."""
-        return None if self._loop is None else self._loop.best_snapshot
+        return None if self._loop is None else self._loop.performer.best.snapshot
 
     @property
     def events(self) -> list[LoopRecord]:
@@ -259,12 +259,12 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
     @property
     def env_steps(self) -> int:
         """Environment steps (batches) of training since the run began."""
-        return 0 if self._loop is None else self._loop.env_steps
+        return 0 if self._loop is None else self._loop.journal.env_steps
 
     @property
     def evaluation_env_steps(self) -> int:
         """Environment steps that evaluations took, beside those of training."""
-        return 0 if self._loop is None else self._loop.trainee.evaluation_steps
+        return 0 if self._loop is None else self._loop.adapter.evaluation_steps
 
     @property
     def schedule(self) -> Schedule | None:
@@ -281,13 +281,16 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         begun, before a live feed is opened: what must not go on is not forgotten.
         """
         self._stop_asked = True
-        if self._loop is not None and isinstance(self._loop.trainee, AgentTrainee):
-            self._loop.trainee.stop()  # it may be waiting; an ordinary model is told after its step
+        if self._loop is not None and isinstance(self._loop.adapter, AgentAdapter):
+            self._loop.adapter.stop()  # it may be waiting; an ordinary model is told after its step
 
     def progress(self) -> dict[str, str]:
         """What the progress line of `fit` shows of the loop."""
         loop, best = self._loop, self.best_snapshot
-        return {"best": UNKNOWN if loop is None or best is None else loop.shown(best), "state": self.state.name}
+        return {
+            "best": UNKNOWN if loop is None or best is None else loop.performer.shown(best),
+            "state": self.state.name,
+        }
 
     # Keras hooks
 
@@ -327,8 +330,8 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         """Checks that everything fits together, before the first step."""
         self._store = ResumeStore(self.registry, self._interval if self._persistent else None)
         self._point = self._store.find() if self._resume else None
-        trainee = self._make_trainee()
-        if self.evaluator.per_epoch and isinstance(trainee, AgentTrainee) and not (self.params or {}).get("steps"):
+        adapter = self._make_adapter()
+        if self.evaluator.per_epoch and isinstance(adapter, AgentAdapter) and not (self.params or {}).get("steps"):
             warnings.warn(
                 f"{self.evaluator!r} scores validation at the ends of epochs, and this epoch has no end: nothing will "
                 "be scored. Give `fit` its `steps_per_epoch` (windows in an epoch) and `epochs`, or let OptixCallback "
@@ -337,17 +340,17 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
             )
         options = self._options
         if options.on_dormant == "auto":
-            options = replace(options, on_dormant="watch" if trainee.endless else "stop")
-        self._waits = self.tuner is not None and not trainee.knows(self.tuner.names)
+            options = replace(options, on_dormant="watch" if adapter.endless else "stop")
+        self._waits = self.tuner is not None and not adapter.knows(self.tuner.names)
         tuner = None if self._waits else self.tuner
         if tuner is not None:
-            self._bind(tuner, trainee)
+            self._bind(tuner, adapter)
         steps = None if self._point is None else int(self._point.values["loop"]["env_steps"])
-        log = LoopLog(self._log_dir, self.verbose, steps, unit=trainee.unit, steps=trainee.steps)
+        log = LoopLog(self._log_dir, self.verbose, steps, unit=adapter.unit, steps=adapter.steps)
         if self.policy_manager is not None:
             self.policy_manager.use_registry(self.registry)
-        self._loop = Loop(
-            trainee,
+        self._loop = Engine(
+            adapter,
             self.evaluator,
             self.scheduler,
             tuner,
@@ -357,7 +360,7 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
             log,
             self.policy_manager,
         )
-        trainee.open()
+        adapter.open()
         if self.tuner is not None:
             self._loop.tuning.warn_of_other_owners = not self._name_owners(self.tuner)
         if self._point is None:
@@ -366,14 +369,14 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
             self.registry.continue_run(self._point.run_id)
         tuned = () if tuner is None else tuner.names
         log.hparams(
-            {"model": type(self.model).__name__, **trainee.hyperparams.snapshot()},
-            trainee.metrics,
+            {"model": type(self.model).__name__, **adapter.hyperparams.snapshot()},
+            adapter.metrics,
             first=(LEARNING_RATE, *tuned),
         )
         self._offset = 0
         self._limit = None
         if self._stop_asked:
-            trainee.stop()
+            adapter.stop()
         if self._children is not None:
             self._children.on_train_begin(logs)
         for callback in self.callbacks:
@@ -384,9 +387,9 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         if self._point is not None:
             self._go_on(self._point, epoch)
             self._point = None
-        trainee = self._running().trainee
-        if isinstance(trainee, ModelTrainee):
-            trainee.begin_epoch()
+        adapter = self._running().adapter
+        if isinstance(adapter, ModelAdapter):
+            adapter.begin_epoch()
         if self._children is not None:
             self._children.on_epoch_begin(epoch, logs)
 
@@ -394,27 +397,29 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         """Takes the windows that were collected since the last call through the loop."""
         loop, named = self._running(), logs or {}
         if self._stop_asked:
-            loop.trainee.stop()
-        if isinstance(loop.trainee, ModelTrainee):
-            if loop.trainee.note_batch(batch):
+            loop.adapter.stop()
+        if isinstance(loop.adapter, ModelAdapter):
+            if loop.adapter.note_batch(batch):
                 loop.tuning.keep_start()
-            trouble = loop.trainee.trouble_in(named)
+            trouble = loop.adapter.trouble_in(named)
             if trouble:
-                self._rescue_epoch(loop, loop.trainee, trouble)
-        elif isinstance(loop.trainee, AgentTrainee):
-            self._take_windows(loop, loop.trainee, dict(named))
+                self._rescue_epoch(loop, loop.adapter, trouble)
+        elif isinstance(loop.adapter, AgentAdapter):
+            self._take_windows(loop, loop.adapter, dict(named))
         if self._children is not None:
             self._children.on_train_batch_end(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Takes an epoch of an ordinary model, or a score of an agent's validation, through the loop."""
         loop, named = self._running(), dict(logs or {})
-        if isinstance(loop.trainee, ModelTrainee):
-            self._take_epoch(loop, loop.trainee, epoch + self._offset, named)
+        if isinstance(loop.adapter, ModelAdapter):
+            self._take_epoch(loop, loop.adapter, epoch + self._offset, named)
             self._after_unit(loop)
-        elif isinstance(loop.trainee, AgentTrainee) and self.evaluator.per_epoch:
-            window_id = loop.window_id
-            loop.judge(loop.trainee.current(window_id, loop.env_steps), self._monitored(named, window_id), named)
+        elif isinstance(loop.adapter, AgentAdapter) and self.evaluator.per_epoch:
+            window_id = loop.journal.window_id
+            loop.judge(
+                loop.adapter.current(window_id, loop.journal.env_steps), self._monitored(named, window_id), named
+            )
         if self._children is not None:
             self._children.on_epoch_end(epoch, logs)
 
@@ -430,7 +435,7 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         if self._store is not None:
             self._store.clear()
         self._close()
-        if isinstance(loop.trainee, AgentTrainee) and self.params["steps"] is None and self.params["epochs"] == 1:
+        if isinstance(loop.adapter, AgentAdapter) and self.params["steps"] is None and self.params["epochs"] == 1:
             spread(self.model.history.history, loop.history)
         if self._children is not None:
             self._children.on_train_end(logs)
@@ -443,7 +448,7 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         """Closes what was opened; snapshots are complete on disk, and so is the last point to resume from."""
         self._stop_asked = False
         loop, store = self._loop, self._store
-        if loop is not None and store is not None and store.writes and loop.trainee.between_steps:
+        if loop is not None and store is not None and store.writes and loop.adapter.between_steps:
             # A feed was waited for between two steps, whatever it failed with: all is as after a step, and nothing
             # needs to be repeated.
             try:
@@ -471,7 +476,7 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
 
     # What they are made of
 
-    def _make_trainee(self) -> Trainee:
+    def _make_adapter(self) -> Adapter:
         """An agent or an ordinary model; refuses options that are not for it."""
         if isinstance(self.model, LoopAgent):
             if self._variables:
@@ -482,8 +487,8 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
                         hyperparams=sorted(self._variables),
                     )
                 )
-            trainee = AgentTrainee(self.model)
-            if self.evaluator.every and not trainee.can_play():
+            adapter = AgentAdapter(self.model)
+            if self.evaluator.every and not adapter.can_play():
                 raise ConfigurationError(
                     describe(
                         "This evaluator plays on an environment of its own, and none can be made of the dataset's.",
@@ -493,7 +498,7 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
                 )
             if self.policy_manager is not None:
                 check_fits(self.policy_manager, self.callbacks, self.model, self.evaluator)
-            return trainee
+            return adapter
         if self.policy_manager is not None:
             raise ConfigurationError(
                 describe(
@@ -518,46 +523,46 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
             )
         if self._default_scheduler:
             self.scheduler = BackoffScheduler(max_interval=1)
-        resumed = None if self._point is None else self._point.values["trainee"]
-        return ModelTrainee(lambda: self.model, self._variables, resumed)
+        resumed = None if self._point is None else self._point.values["adapter"]
+        return ModelAdapter(lambda: self.model, self._variables, resumed)
 
-    def _take_windows(self, loop: Loop, trainee: AgentTrainee, logs: dict[str, Any]) -> None:
-        units, last, finite = trainee.take(logs)
+    def _take_windows(self, loop: Engine, adapter: AgentAdapter, logs: dict[str, Any]) -> None:
+        units, last, finite = adapter.take(logs)
         if not finite:
             # The weights that collected the first of these windows are from before the update that failed.
             before = units[0].candidate.state() if units and units[0].candidate.known else None
-            loop.rescue(last, "A loss or a weight", before)
+            loop.recover_from_nan(last, "A loss or a weight", before)
         for unit in units:
             loop.take(unit)
         if units:
             self._after_unit(loop)
 
-    def _bind(self, tuner: BaseOptimizer, trainee: Trainee) -> None:
-        tuner.bind(trainee.search_spaces)
+    def _bind(self, tuner: BaseOptimizer, adapter: Adapter) -> None:
+        tuner.bind(adapter.search_spaces)
         for values in tuner.values_to_check():
-            trainee.hyperparams.check(values)
+            adapter.hyperparams.check(values)
 
-    def _take_epoch(self, loop: Loop, trainee: ModelTrainee, number: int, logs: Mapping[str, Any]) -> None:
+    def _take_epoch(self, loop: Engine, adapter: ModelAdapter, number: int, logs: Mapping[str, Any]) -> None:
         unbound = self._waits and self.tuner is not None and not self.tuner.bound
         names = () if self.tuner is None else self.tuner.names
-        if trainee.end_epoch(None if unbound else names):
+        if adapter.end_epoch(None if unbound else names):
             metrics = self._monitored(logs, number)
         else:
             # The score in the logs belongs to weights that are gone.
             metrics = EvalMetrics(None, episode_id=number)
-            self._rescue_epoch(loop, trainee, "A weight")
-        loop.take(trainee.take(number, logs, metrics))
+            self._rescue_epoch(loop, adapter, "A weight")
+        loop.take(adapter.take(number, logs, metrics))
         if self._waits and self.tuner is not None:
             # Which optimizers train is known after an epoch, and so what there is to tune.
             self._waits = False
-            self._bind(self.tuner, trainee)
+            self._bind(self.tuner, adapter)
             loop.tuning.join(self.tuner)
-        trainee.begin_epoch()
+        adapter.begin_epoch()
 
-    def _rescue_epoch(self, loop: Loop, trainee: ModelTrainee, what: str) -> None:
+    def _rescue_epoch(self, loop: Engine, adapter: ModelAdapter, what: str) -> None:
         """The loss of an epoch is a running mean: it stays NaN until it is reset."""
         model = self.model
-        loop.rescue(trainee.epoch + self._offset, what, trainee.last_good())
+        loop.recover_from_nan(adapter.epoch + self._offset, what, adapter.last_good())
         model.reset_metrics()
 
     def _monitored(self, logs: Mapping[str, Any], unit_id: int) -> EvalMetrics:
@@ -567,7 +572,7 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
             raise ConfigurationError(describe("An epoch is scored by a log.", evaluator=type(evaluator).__name__))
         return evaluator.score_logs(logs, unit_id)
 
-    def _after_unit(self, loop: Loop) -> None:
+    def _after_unit(self, loop: Engine) -> None:
         if self._limit is not None and loop.units >= self._limit:
             self.model.stop_training = True
         if self._store is not None and self._store.due:
@@ -578,21 +583,21 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         loop = self._running()
         done = int(point.values["loop"]["units"])
         epochs, steps = int(self.params.get("epochs") or 1), self.params.get("steps")
-        per_epoch = 1 if isinstance(loop.trainee, ModelTrainee) else steps
+        per_epoch = 1 if isinstance(loop.adapter, ModelAdapter) else steps
         restored = 0 if per_epoch is None else epoch * per_epoch
         loop.resume(point.arrays, point.values, weights=restored <= done)
         # Keras counts epochs from `epoch`; what was done before counts too.
         self._offset = max(done - restored, 0) if per_epoch == 1 else 0
         self._limit = None if per_epoch is None else epochs * per_epoch
 
-    def _running(self) -> Loop:
+    def _running(self) -> Engine:
         if self._loop is None:
             raise StateError("`fit` has not begun.")
         return self._loop
 
     def _close(self, status: Literal["success", "failure"] = "success") -> None:
         if self._loop is not None:
-            self._loop.trainee.close()
+            self._loop.adapter.close()
             self._loop.log.close(status)
 
 

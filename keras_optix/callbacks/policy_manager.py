@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_optix.arguments import NamesChecked
-from keras_optix.callbacks.agent_trainee import LoopAgent
+from keras_optix.callbacks.agent_adapter import LoopAgent
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.registry_option import registry_of
 from keras_optix.callbacks.rollback import Evolved, roll_back_if_better
@@ -76,6 +76,8 @@ class PolicyManager(NamesChecked, OneLineRepr):
     Raises:
         ConfigurationError: An argument is invalid, or every variant would equal its parent.
     """
+
+    evolves = True  # the loop evolves policies
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from keras_optix.records import EvalMetrics
 from keras_optix.statistics.estimates import Comparison, Estimate, Evidence, compare, compare_pairs
 
 LIKELY_Z = 1.6449  # one-sided 95 %: enough to prefer one of two policies
@@ -13,19 +14,23 @@ CERTAIN_Z = 4.0  # enough to say so without an alarm
 
 
 @dataclass(frozen=True)
-class Played:
+class EvaluationResult:
     """What a policy earned when it was evaluated.
 
     Attributes:
         estimate: Its score.
         episodes: The scores of its single episodes, where `estimate` is their mean; in the order of the seeds.
+        metrics: What the evaluator answered, where that is to be kept.
     """
 
     estimate: Estimate
     episodes: tuple[float, ...] | None = None
+    metrics: EvalMetrics | None = None
 
 
-def versus(challenger: Played, incumbent: Played, reason: str, history: Sequence[float] = ()) -> Comparison:
+def compare_policies(
+    challenger: EvaluationResult, incumbent: EvaluationResult, reason: str, history: Sequence[float] = ()
+) -> Comparison:
     """Tests whether the challenger is better: in pairs of episodes where both played on the same seeds.
 
     Args:
@@ -40,14 +45,16 @@ def versus(challenger: Played, incumbent: Played, reason: str, history: Sequence
     return compare(challenger.estimate, incumbent.estimate, reason, history=history)
 
 
-def holds(played: Played, known: Estimate, z_limit: float, history: Sequence[float] = ()) -> tuple[bool, Evidence]:
+def still_achieves(
+    result: EvaluationResult, known: Estimate, z_limit: float, history: Sequence[float] = ()
+) -> tuple[bool, Evidence]:
     """Whether a policy still earns what it was known for: it is not significantly below.
 
     Args:
-        played: What it earned now.
+        result: What it earned now.
         known: What it had earned.
         z_limit: How far below is significant, as a standard normal score.
         history: Earlier scores; see `compare`.
     """
-    evidence, z = compare(played.estimate, known, "its score now, against what it was known for", history=history)
+    evidence, z = compare(result.estimate, known, "its score now, against what it was known for", history=history)
     return z > -z_limit, evidence

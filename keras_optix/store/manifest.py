@@ -36,7 +36,7 @@ class PolicySnapshot:
         env_steps: Environment steps of the run until then.
         eval_metrics: Score of exactly these weights, with standard error and number of episodes.
         hyperparams: Hyperparameters in force when they were reached.
-        era: Worlds seen before this one (see `SchedulerState.era`).
+        era: Regimes seen before this one (see `SchedulerState.era`).
         created: Unix time.
         crowned: Whether it was the loop's best when it was saved. The latest of these is the best, even where a second
             look at it found a lower score than a snapshot before it had: it beat that one when both were compared.

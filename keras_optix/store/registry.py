@@ -157,7 +157,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
             policy_version: Version of the weights.
             window_id: The last window that they collected.
             env_steps: Environment steps of the run until then.
-            era: Worlds seen before this one.
+            era: Regimes seen before this one.
             crowned: It is the best from now on, whatever the scores of those before.
 
         Returns:

@@ -21,7 +21,7 @@ from keras_optix.store.registry import CheckpointRegistry
 
 _FILE = "resume.npz"
 _JSON = "json"
-_SCHEMA = 2
+_SCHEMA = 3
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 from gymnasium import wrappers
 
 import keras_optix as optix
-from keras_optix.callbacks.agent_trainee import AgentTrainee
+from keras_optix.callbacks.agent_adapter import AgentAdapter
 from keras_optix.testing import CountingEnv
 
 MakeAgent = Callable[..., optix.PPOAgent]
@@ -158,15 +158,15 @@ def test_somebody_else_is_told_to_the_loop(small_ppo: MakeAgent) -> None:
 
 
 def test_in_place_goes_on_when_a_run_is_resumed(small_ppo: MakeAgent) -> None:
-    def trainee() -> AgentTrainee:
+    def adapter() -> AgentAdapter:
         agent = small_ppo()
         optix.dataset_from_env(CountingEnv, agent, window_size=8, seed=0)
-        return AgentTrainee(agent)
+        return AgentAdapter(agent)
 
-    first, again = trainee(), trainee()
+    first, again = adapter(), adapter()
     assert again.play(again.current(0, 0), optix.ReturnEvaluator(2)) is not None
     first.stay_in_place("copies were other environments")
-    again = trainee()
+    again = adapter()
     again.restore(*first.save(), weights=True)
     assert again.play(again.current(0, 0), optix.ReturnEvaluator(2)) is None
 

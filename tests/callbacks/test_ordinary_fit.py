@@ -184,7 +184,7 @@ def test_a_value_that_is_set_is_what_the_compiled_step_reads() -> None:
         def on_episode_end(self, episode_id: int, eval_metrics: optix.EvalMetrics) -> None:
             kernels.append(np.array(keras.ops.convert_to_numpy(model.layers[1].kernel)))
             if episode_id == 1:
-                callback._running().trainee.hyperparams.assign({"scale": 0.0, "learning_rate": 0.0})
+                callback._running().adapter.hyperparams.assign({"scale": 0.0, "learning_rate": 0.0})
 
     callback = optix.OptixCallback(
         tuner=optix.BackoffOptimizer({"scale": optix.Linear(0.0, 2.0)}),

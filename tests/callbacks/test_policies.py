@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import keras_optix as optix
-from keras_optix.callbacks import tags
+from keras_optix.loggers import tags
 from keras_optix.testing import CountingEnv, TwoRegimeBandit, WorldClock
 
 MakeAgent = Callable[..., optix.PPOAgent]

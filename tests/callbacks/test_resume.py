@@ -123,7 +123,7 @@ def test_it_can_be_cut_off_again_and_again_and_while_a_candidate_is_tried_out(
     for _ in range(7):
         _, callback = start(small_ppo, tmp_path / "b", env=IdentityEnv(4), cut=2)
         assert callback._loop is not None
-        trials += callback._loop._trial is not None
+        trials += callback._loop.evaluates_in_place
     assert trials > 0
     assert_same_run(whole, start(small_ppo, tmp_path / "b", env=IdentityEnv(4)))
 

@@ -22,7 +22,7 @@ from tensorboard.plugins.hparams.backend_context import Context
 from tensorboard.plugins.hparams.list_session_groups import Handler
 
 import keras_optix as optix
-from keras_optix.callbacks import tags
+from keras_optix.loggers import tags
 from keras_optix.loggers.loop_log import LoopLog
 from keras_optix.loggers.tensorboard import LoopWriter
 from keras_optix.loggers.timeline import timeline

@@ -9,7 +9,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from keras_optix.callbacks.trainee import Candidate, HyperparamAccess, Trainee, Trial, Unit
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.score_pool import ScorePool, estimate_of
@@ -18,9 +17,11 @@ from keras_optix.experience.copies import Copies
 from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
+from keras_optix.loggers.tags import HPARAM_METRICS
+from keras_optix.loop.adapter import Adapter, HyperparamAccess, InPlaceEvaluation, PolicyRef, TrainingUnit
 from keras_optix.loop.after_shift import AfterShift
 from keras_optix.records import EpisodeData, EpisodeRecord, EvalMetrics
-from keras_optix.statistics.comparisons import Played
+from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.store.files import Saved, State, prefixed, under
 from keras_optix.tuners.search_space import SearchSpace
 
@@ -134,7 +135,7 @@ class MixedAgent(Protocol):
         ...
 
 
-class AgentTrainee(Trainee):
+class AgentAdapter(Adapter):
     """Trains an agent.
 
     Args:
@@ -143,6 +144,8 @@ class AgentTrainee(Trainee):
     Raises:
         StateError: It has no training data.
     """
+
+    metrics = HPARAM_METRICS
 
     def __init__(self, agent: LoopAgent) -> None:
         self._agent = agent
@@ -159,42 +162,42 @@ class AgentTrainee(Trainee):
         self._seeds = np.random.default_rng(None if seed is None else (seed, 3))
 
     def open(self) -> None:
-        """See `Trainee`."""
+        """See `Adapter`."""
         for source in self._sources:
             source.keep_delivered(True)
 
     @property
     def hyperparams(self) -> HyperparamAccess:
-        """See `Trainee`."""
+        """See `Adapter`."""
         access: HyperparamAccess = self._agent.hyperparams
         return access
 
     @property
     def search_spaces(self) -> Mapping[str, SearchSpace]:
-        """See `Trainee`."""
+        """See `Adapter`."""
         return self._agent.search_spaces
 
     @property
     def ahead(self) -> int:
-        """See `Trainee`."""
+        """See `Adapter`."""
         return max(source.ahead for source in self._sources)
 
     @property
     def endless(self) -> bool:
-        """See `Trainee`."""
+        """See `Adapter`."""
         return any(source.endless for source in self._sources)
 
     @property
     def between_steps(self) -> bool:
-        """See `Trainee`: while a live feed is waited for."""
+        """See `Adapter`: while a live feed is waited for."""
         return any(source.waited_for for source in self._sources)
 
     def notices(self) -> list[str]:
-        """See `Trainee`."""
+        """See `Adapter`."""
         return self._notices_of("feed")
 
     def environment_notices(self) -> list[str]:
-        """See `Trainee`."""
+        """See `Adapter`."""
         taken, self._notices = self._notices, []
         return self._notices_of("environment") + taken
 
@@ -204,70 +207,72 @@ class AgentTrainee(Trainee):
 
     @property
     def evaluation_steps(self) -> int:  # type: ignore[override]
-        """See `Trainee`."""
+        """See `Adapter`."""
         return self._played_before + (0 if self._player is None else self._player.env_steps)
 
-    def take(self, logs: Mapping[str, Any]) -> tuple[list[Unit], int, bool]:
+    def take(self, logs: Mapping[str, Any]) -> tuple[list[TrainingUnit], int, bool]:
         """The windows since the last call, the number of the last one learned from, and whether all stayed finite."""
         last, finite = self._agent.last_update
         units = [self._unit(collected, logs) for source in self._sources for collected in source.take_delivered(last)]
         return units, last, finite
 
-    def current(self, window_id: int, env_steps: int) -> Candidate:
+    def current(self, window_id: int, env_steps: int) -> PolicyRef:
         """The weights as they are now, as a candidate."""
         return self._candidate(self._agent.publish(), window_id, env_steps)
 
     def get_state(self) -> State:
-        """See `Trainee`."""
+        """See `Adapter`."""
         return self._agent.get_state()
 
     def set_state(self, state: State) -> None:
-        """See `Trainee`."""
+        """See `Adapter`."""
         self._agent.set_state(state)
 
     def pause_updates(self, paused: bool) -> None:
-        """See `Trainee`."""
+        """See `Adapter`."""
         self._agent.pause_updates(paused)
 
     def stop(self) -> None:
-        """See `Trainee`."""
+        """See `Adapter`."""
         self._agent.stop_training = True
 
     def can_play(self) -> bool:
         """Whether one more environment can be made."""
         return self._sources[0].recipe is not None
 
-    def play(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int = 0) -> EvalMetrics | None:
+    def play(self, candidate: PolicyRef, evaluator: BaseEvaluator, episodes: int = 0) -> EvalMetrics | None:
         """Plays episodes on environments of its own; samples actions as in training, unless the evaluator is greedy."""
         records = self._play(candidate, evaluator, episodes, None)
         return None if records is None else evaluator.measure_episodes(records)
 
-    def compete(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int, seed: int) -> Played | None:
-        """See `Trainee`."""
+    def compete(
+        self, candidate: PolicyRef, evaluator: BaseEvaluator, episodes: int, seed: int
+    ) -> EvaluationResult | None:
+        """See `Adapter`."""
         records = self._play(candidate, evaluator, episodes, seed)
         metrics = None if records is None else evaluator.measure_episodes(records)
         estimate = None if metrics is None else estimate_of(metrics)
         if records is None or estimate is None:
             return None
         scores = evaluator.episode_scores(records)
-        return Played(estimate, None if scores is None else tuple(scores))
+        return EvaluationResult(estimate, None if scores is None else tuple(scores))
 
     def draw_seed(self) -> int:
-        """See `Trainee`."""
+        """See `Adapter`."""
         return int(self._seeds.integers(2**31))
 
     @property
     def plays_copies(self) -> bool:
-        """See `Trainee`."""
+        """See `Adapter`."""
         return self._player is not None
 
     def stay_in_place(self, why: str) -> None:
-        """See `Trainee`."""
+        """See `Adapter`."""
         self._in_place = why
         self._close_copies()
 
     def _play(
-        self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int, seed: int | None
+        self, candidate: PolicyRef, evaluator: BaseEvaluator, episodes: int, seed: int | None
     ) -> tuple[EpisodeRecord, ...] | None:
         if candidate.published is None or evaluator.in_place or not evaluator.plays_episodes:
             return None
@@ -350,42 +355,48 @@ class AgentTrainee(Trainee):
         elif copies is not None:
             copies.close()
 
-    def try_out(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int = 0) -> Trial:
-        """See `Trainee`."""
-        return Hold(self._agent, candidate, evaluator, self._agent.get_state(), episodes=episodes)
+    def evaluate_in_place(self, candidate: PolicyRef, evaluator: BaseEvaluator, episodes: int = 0) -> InPlaceEvaluation:
+        """See `Adapter`."""
+        return AgentInPlaceEvaluation(self._agent, candidate, evaluator, self._agent.get_state(), episodes=episodes)
 
     def mutate(self, change: Callable[[Any], None]) -> None:
-        """See `Trainee`."""
+        """See `Adapter`."""
         change(self._agent)
         # What was assigned to variables is no new version by itself.
         self._agent.set_state(self._agent.get_state())
 
     def after_shift(self, after: AfterShift) -> None:
-        """See `Trainee`."""
+        """See `Adapter`."""
         self._agent.after_shift(after)
 
     def mixture_weights(self) -> Sequence[float]:
-        """See `Trainee`."""
+        """See `Adapter`."""
         return [float(weight) for weight in self._agent.mixture_weights] if isinstance(self._agent, MixedAgent) else ()
 
-    def resume_trial(self, arrays: State, values: Mapping[str, Any], evaluator: BaseEvaluator) -> Trial:
-        """See `Trainee`."""
-        candidate = self.candidate_of(
+    def resume_in_place(
+        self, arrays: State, values: Mapping[str, Any], evaluator: BaseEvaluator, *, weights: bool
+    ) -> InPlaceEvaluation:
+        """See `Adapter`."""
+        candidate = self.policy_of(
             under("candidate/", arrays),
             window_id=values["window_id"],
             env_steps=values["env_steps"],
             version=values["policy_version"],
         )
-        hold = Hold(self._agent, candidate, evaluator, under("before/", arrays), version=values["version"])
-        hold.pool.from_json(values["pool"])
-        return hold
+        episodes = int(values["episodes"])
+        if not weights:
+            return self.evaluate_in_place(candidate, evaluator, episodes)
+        before, version = under("before/", arrays), int(values["version"])
+        resumed = AgentInPlaceEvaluation(self._agent, candidate, evaluator, before, version, episodes)
+        resumed.pool.from_json(values["pool"])
+        return resumed
 
-    def candidate_of(self, state: State, *, window_id: int, env_steps: int, version: int) -> Candidate:
-        """See `Trainee`."""
+    def policy_of(self, state: State, *, window_id: int, env_steps: int, version: int) -> PolicyRef:
+        """See `Adapter`."""
         return self._candidate(self._agent.publication_of(state, version), window_id, env_steps)
 
     def save(self) -> Saved:
-        """See `Trainee`."""
+        """See `Adapter`."""
         arrays, agent = self._agent.save_run()
         saved = prefixed("agent/", arrays)
         sources = []
@@ -401,7 +412,7 @@ class AgentTrainee(Trainee):
         return saved, {"agent": agent, "sources": sources, **played, "hyperparams": self.hyperparams.snapshot()}
 
     def restore(self, arrays: State, values: Mapping[str, Any], *, weights: bool) -> str:
-        """See `Trainee`."""
+        """See `Adapter`."""
         if len(values["sources"]) != len(self._sources):
             raise StateError(
                 describe(
@@ -422,19 +433,19 @@ class AgentTrainee(Trainee):
         return "" if all(exact) else "the environments begin new episodes"
 
     def close(self) -> None:
-        """See `Trainee`."""
+        """See `Adapter`."""
         self._agent.pause_updates(False)
         for source in self._sources:
             source.keep_delivered(False)
         self._close_copies()
 
-    def _unit(self, collected: CollectedWindow, logs: Mapping[str, Any]) -> Unit:
+    def _unit(self, collected: CollectedWindow, logs: Mapping[str, Any]) -> TrainingUnit:
         agent = self._agent
         candidate = self._candidate(collected.published, collected.window_id, collected.env_steps)
         steps, nothing = int(collected.window.valid.sum()), EvalMetrics(None, {}, collected.window_id)
         if not candidate.known:
             # Nobody knows whose score it would be.
-            return Unit(candidate, steps, logs, lambda evaluator: nothing)
+            return TrainingUnit(candidate, steps, logs, lambda evaluator: nothing)
 
         def data() -> EpisodeData | None:
             return agent.split_window(collected).own if isinstance(agent, MixedAgent) else collected.episode_data()
@@ -446,20 +457,20 @@ class AgentTrainee(Trainee):
         def member_scores(evaluator: BaseEvaluator) -> Sequence[EvalMetrics | None]:
             return agent.member_metrics(collected, evaluator, logs) if isinstance(agent, MixedAgent) else ()
 
-        return Unit(candidate, steps, logs, score, data, member_scores)
+        return TrainingUnit(candidate, steps, logs, score, data, member_scores)
 
-    def _candidate(self, published: PublishedPolicy, window_id: int, env_steps: int) -> Candidate:
+    def _candidate(self, published: PublishedPolicy, window_id: int, env_steps: int) -> PolicyRef:
         def state() -> State:
             return self._agent.state_of(published)
 
-        return Candidate(window_id, env_steps, published.version, state, published)
+        return PolicyRef(window_id, env_steps, published.version, state, published)
 
 
 def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-class Hold(Trial):
+class AgentInPlaceEvaluation(InPlaceEvaluation):
     """Evaluates weights in place: they act in the training environments while learning pauses.
 
     For sources that cannot be made a second time (a live feed, an environment that was passed in), and for evaluators
@@ -477,7 +488,7 @@ class Hold(Trial):
     def __init__(
         self,
         agent: LoopAgent,
-        candidate: Candidate,
+        candidate: PolicyRef,
         evaluator: BaseEvaluator,
         before: State,
         version: int | None = None,
@@ -488,13 +499,14 @@ class Hold(Trial):
         self._agent = agent
         self._evaluator = evaluator
         self._before = before
+        self._episodes = episodes
         if version is None:
             agent.set_state(candidate.state())
         agent.pause_updates(True)
         self._version = agent.policy_version if version is None else version
 
-    def add(self, unit: Unit) -> bool:
-        """See `Trial`."""
+    def add(self, unit: TrainingUnit) -> bool:
+        """See `InPlaceEvaluation`."""
         data = unit.data() if unit.candidate.policy_version == self._version else None
         if data is not None:
             whole = tuple(episode for episode in data.episodes if episode.first_version == self._version)
@@ -502,7 +514,7 @@ class Hold(Trial):
         return self.pool.ready
 
     def result(self) -> EvalMetrics:
-        """See `Trial`."""
+        """See `InPlaceEvaluation`."""
         score = self.pool.take(window_id=0, policy_version=0, env_steps=0).score
         return EvalMetrics(
             primary_score=score.mean,
@@ -511,19 +523,20 @@ class Hold(Trial):
         )
 
     def end(self, *, keep: bool) -> None:
-        """See `Trial`."""
+        """See `InPlaceEvaluation`."""
         if not keep:
             self._agent.set_state(self._before)
         self._agent.pause_updates(False)
 
     def save(self) -> Saved:
-        """See `Trial`."""
+        """See `InPlaceEvaluation`."""
         arrays = prefixed("before/", self._before) | prefixed("candidate/", self.candidate.state())
         values = {
             "window_id": self.candidate.window_id,
             "env_steps": self.candidate.env_steps,
             "policy_version": self.candidate.policy_version,
             "version": self._version,
+            "episodes": self._episodes,
             "pool": self.pool.to_json(),
         }
         return arrays, values

@@ -11,7 +11,7 @@ import pytest
 
 import keras_optix as optix
 from keras_optix.evaluators.evaluation import Evaluation
-from keras_optix.loop.worlds import Worlds
+from keras_optix.loop.regime_library import RegimeLibrary
 from keras_optix.statistics.estimates import Estimate
 from keras_optix.store.manifest import PolicySnapshot
 
@@ -31,8 +31,8 @@ def snapshot(registry: optix.CheckpointRegistry, score: float = 0.0) -> PolicySn
     )
 
 
-def worlds_of(registry: optix.CheckpointRegistry, detector: Any = None, **options: Any) -> Worlds:
-    return Worlds(registry, detector, **({"keeps": True, "max_regimes": 8} | options))
+def worlds_of(registry: optix.CheckpointRegistry, detector: Any = None, **options: Any) -> RegimeLibrary:
+    return RegimeLibrary(registry, detector, **({"keeps": True, "max_regimes": 8} | options))
 
 
 EVALUATION = Evaluation(Estimate(1.0, 0.1, 10), 0)

@@ -12,9 +12,9 @@ import numpy as np
 
 from keras_optix.callbacks.model_hyperparams import VariableHyperparams
 from keras_optix.callbacks.optimizers import COMPILED, Optimizers, layers_of
-from keras_optix.callbacks.trainee import Candidate, HyperparamAccess, Trainee, Unit
 from keras_optix.errors import StateError, describe
 from keras_optix.evaluators.log_values import is_finite_log
+from keras_optix.loop.adapter import Adapter, HyperparamAccess, PolicyRef, TrainingUnit
 from keras_optix.records import LEARNING_RATE, EvalMetrics
 from keras_optix.store.files import Saved, State, prefixed, under
 from keras_optix.tuners.search_space import SearchSpace
@@ -24,7 +24,7 @@ _LOSS = "loss"
 _FIX = "Build the model with the same layers and optimizer."
 
 
-class ModelTrainee(Trainee):
+class ModelAdapter(Adapter):
     """Trains an ordinary model, epoch by epoch.
 
     A state holds all variables of the model (weights, statistics, seed generators) and of its optimizers. The first
@@ -70,22 +70,22 @@ class ModelTrainee(Trainee):
 
     @property
     def hyperparams(self) -> HyperparamAccess:
-        """See `Trainee`."""
+        """See `Adapter`."""
         return self._hyperparams
 
     @property
     def search_spaces(self) -> Mapping[str, SearchSpace]:
-        """See `Trainee`."""
+        """See `Adapter`."""
         return self._hyperparams.search_spaces
 
     @property
     def rates(self) -> tuple[str, ...]:
-        """See `Trainee`: of the optimizers that train."""
+        """See `Adapter`: of the optimizers that train."""
         self._look()
         return self._hyperparams.names_in_use
 
     def knows(self, names: Iterable[str]) -> bool:
-        """See `Trainee`: with several optimizers, which of them trains is known after an epoch."""
+        """See `Adapter`: with several optimizers, which of them trains is known after an epoch."""
         wanted = set(names)
         return self._hyperparams.known or (bool(wanted) and LEARNING_RATE not in wanted)
 
@@ -114,11 +114,11 @@ class ModelTrainee(Trainee):
         return self.is_finite()
 
     def last_good(self) -> State | None:
-        """See `Trainee`."""
+        """See `Adapter`."""
         return self._good
 
     def is_finite(self) -> bool:
-        """See `Trainee`. What a layer keeps beside its weights may be infinite on purpose (a mask), but not NaN."""
+        """See `Adapter`. What a layer keeps beside its weights may be infinite on purpose (a mask), but not NaN."""
         if not self.ready:
             return True
         beside = {id(variable) for variable in self._model().non_trainable_variables}
@@ -163,12 +163,12 @@ class ModelTrainee(Trainee):
             self._keep_good()  # the states before lack variables
         return built
 
-    def take(self, epoch: int, logs: Mapping[str, Any], metrics: EvalMetrics) -> Unit:
+    def take(self, epoch: int, logs: Mapping[str, Any], metrics: EvalMetrics) -> TrainingUnit:
         """The epoch that ended now."""
         self.epoch = epoch + 1
         steps, self._counted = self._total - self._counted, self._total
-        candidate = Candidate(epoch, self._total, epoch, self.get_state)
-        return Unit(candidate, steps, logs, lambda evaluator: metrics)
+        candidate = PolicyRef(epoch, self._total, epoch, self.get_state)
+        return TrainingUnit(candidate, steps, logs, lambda evaluator: metrics)
 
     def get_state(self) -> State:
         """Weights and optimizer slots by name, as copies; hyperparameters are not among them."""
@@ -177,7 +177,7 @@ class ModelTrainee(Trainee):
         return self._now
 
     def set_state(self, state: State) -> None:
-        """See `Trainee`. Variables that are younger than the state stay as they are.
+        """See `Adapter`. Variables that are younger than the state stay as they are.
 
         Raises:
             StateError: Names or shapes disagree; then nothing is changed.
@@ -189,11 +189,11 @@ class ModelTrainee(Trainee):
         self._assign(variables, {name: array for name, array in state.items() if _group(name) not in younger})
 
     def stop(self) -> None:
-        """See `Trainee`."""
+        """See `Adapter`."""
         self._model().stop_training = True
 
     def save(self) -> Saved:
-        """See `Trainee`."""
+        """See `Adapter`."""
         values = {
             "total": self._total,
             "hyperparams": self.hyperparams.snapshot(),
@@ -203,7 +203,7 @@ class ModelTrainee(Trainee):
         return prefixed("model/", self.get_state()), values
 
     def restore(self, arrays: State, values: Mapping[str, Any], *, weights: bool) -> str:
-        """See `Trainee`.
+        """See `Adapter`.
 
         A model is built as it was built before. Where that cannot be had, the first batch builds it and the state comes
         after it; then that batch is not learned from.

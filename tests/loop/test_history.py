@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import keras_optix as optix
-from keras_optix.callbacks import history as history_module
-from keras_optix.callbacks.history import COLUMNS, LoopHistory, spread
 from keras_optix.errors import ConfigurationError, StateError
+from keras_optix.loop import history as history_module
+from keras_optix.loop.history import COLUMNS, LoopHistory, spread
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.testing import CountingEnv
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 import keras_optix as optix
-from keras_optix.callbacks.effects import LoopOptions
-from keras_optix.callbacks.loop import Loop
 from keras_optix.callbacks.policy_manager import PolicyManager
-from keras_optix.callbacks.trainee import Candidate, Trainee, Trial, Unit
 from keras_optix.loggers.loop_log import LoopLog
+from keras_optix.loop.adapter import Adapter, InPlaceEvaluation, PolicyRef, TrainingUnit
+from keras_optix.loop.engine import Engine
+from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.records import EvalMetrics
-from keras_optix.statistics.comparisons import Played
+from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.statistics.estimates import estimate_from_samples
 from keras_optix.store.files import under
 
@@ -38,7 +38,7 @@ class Values(dict[str, float]):
         return dict(self)
 
 
-class Toy(Trainee):
+class Toy(Adapter):
     """Its weights are a number `p`, which a window of learning moves towards `aim`; an episode in a world returns
     ``100 - 10 |p - target of the world|`` plus noise.
     """
@@ -61,14 +61,14 @@ class Toy(Trainee):
     def returns(self, p: float, rng: np.random.Generator, episodes: int = EPISODES) -> np.ndarray:
         return self.offset - 10.0 * abs(p - self.target) + NOISE * rng.standard_normal(episodes)
 
-    def window(self, number: int) -> Unit:
+    def window(self, number: int) -> TrainingUnit:
         """The next window, which is learned from after it was collected."""
         score = metrics_of(self.returns(self.p, self.rng))
-        candidate = self.candidate_of({"p": np.array(self.p)}, window_id=number, env_steps=number, version=number)
+        candidate = self.policy_of({"p": np.array(self.p)}, window_id=number, env_steps=number, version=number)
         if not self.paused:
             self.updates += 1
             self.p += self.values["learning_rate"] * (self.aim - self.p)
-        return Unit(candidate, 1, {}, lambda evaluator: score)
+        return TrainingUnit(candidate, 1, {}, lambda evaluator: score)
 
     @property
     def hyperparams(self) -> Any:
@@ -90,23 +90,23 @@ class Toy(Trainee):
     def stop(self) -> None:
         self.stopped = True
 
-    def current(self, window_id: int, env_steps: int) -> Candidate:
-        return self.candidate_of(self.get_state(), window_id=window_id, env_steps=env_steps, version=window_id)
+    def current(self, window_id: int, env_steps: int) -> PolicyRef:
+        return self.policy_of(self.get_state(), window_id=window_id, env_steps=env_steps, version=window_id)
 
-    def candidate_of(self, state: Any, *, window_id: int, env_steps: int, version: int) -> Candidate:
-        return Candidate(window_id, env_steps, version, lambda: state)
+    def policy_of(self, state: Any, *, window_id: int, env_steps: int, version: int) -> PolicyRef:
+        return PolicyRef(window_id, env_steps, version, lambda: state)
 
-    def play(self, candidate: Candidate, evaluator: Any, episodes: int = 0) -> EvalMetrics | None:
+    def play(self, candidate: PolicyRef, evaluator: Any, episodes: int = 0) -> EvalMetrics | None:
         n = max(episodes, evaluator.min_episodes)
         return metrics_of(self.returns(float(candidate.state()["p"]), self.rng, n)) if self.copyable else None
 
-    def compete(self, candidate: Candidate, evaluator: Any, episodes: int, seed: int) -> Played | None:
+    def compete(self, candidate: PolicyRef, evaluator: Any, episodes: int, seed: int) -> EvaluationResult | None:
         if not self.copyable:
             return None
         p = float(candidate.state()["p"])
         self.played.append((p, seed))
         scores = self.returns(p, np.random.default_rng(seed), episodes)
-        return Played(estimate_from_samples(scores), tuple(scores))
+        return EvaluationResult(estimate_from_samples(scores), tuple(scores))
 
     def draw_seed(self) -> int:
         return int(self.seeds.integers(2**31))
@@ -117,33 +117,40 @@ class Toy(Trainee):
     def after_shift(self, after: optix.AfterShift) -> None:
         self.kept.append(after)
 
-    def try_out(self, candidate: Candidate, evaluator: Any, episodes: int = 0) -> Trial:
+    def evaluate_in_place(self, candidate: PolicyRef, evaluator: Any, episodes: int = 0) -> InPlaceEvaluation:
         return InPlace(self, candidate, max(episodes, evaluator.min_episodes))
 
+    def resume_in_place(self, arrays: Any, values: Any, evaluator: Any, *, weights: bool) -> InPlaceEvaluation:
+        candidate = self.policy_of(under("candidate/", arrays), window_id=values["window_id"], env_steps=0, version=0)
+        resumed = InPlace(self, candidate, values["left"])
+        resumed.before, resumed.scores = under("before/", arrays), list(values["scores"])
+        return resumed
+
     def save(self) -> Any:
-        return self.get_state(), {"values": dict(self.values), "seeds": self.seeds.bit_generator.state}
+        generators = {"seeds": self.seeds.bit_generator.state, "rng": self.rng.bit_generator.state}
+        return self.get_state(), {"values": dict(self.values), **generators}
 
     def restore(self, arrays: Any, values: Any, *, weights: bool) -> str:
         self.set_state(arrays)
         self.values.update(values["values"])
-        self.seeds.bit_generator.state = values["seeds"]
+        self.seeds.bit_generator.state, self.rng.bit_generator.state = values["seeds"], values["rng"]
         return ""
 
     def close(self) -> None:
         pass
 
 
-class InPlace(Trial):
+class InPlace(InPlaceEvaluation):
     """The candidate's weights collect the next windows."""
 
-    def __init__(self, toy: Toy, candidate: Candidate, episodes: int) -> None:
+    def __init__(self, toy: Toy, candidate: PolicyRef, episodes: int) -> None:
         self.candidate = candidate
         self.toy, self.before, self.left = toy, toy.get_state(), episodes
         self.scores: list[float] = []
         toy.set_state(candidate.state())
         toy.pause_updates(True)
 
-    def add(self, unit: Unit) -> bool:
+    def add(self, unit: TrainingUnit) -> bool:
         metrics = unit.score(optix.ReturnEvaluator())
         assert metrics.primary_score is not None
         self.scores.append(metrics.primary_score)
@@ -158,7 +165,8 @@ class InPlace(Trial):
         self.toy.pause_updates(False)
 
     def save(self) -> Any:
-        return {"before/p": self.before["p"]}, {}
+        arrays = {"before/p": self.before["p"], "candidate/p": self.candidate.state()["p"]}
+        return arrays, {"window_id": self.candidate.window_id, "left": self.left, "scores": self.scores}
 
 
 def metrics_of(scores: np.ndarray) -> EvalMetrics:
@@ -198,7 +206,7 @@ class Run:
         self.toy = Toy(copyable=copyable)
         self.hooks = Hooks()
         self.registry = optix.CheckpointRegistry(directory)
-        self.loop = Loop(
+        self.loop = Engine(
             self.toy,
             optix.ReturnEvaluator(EPISODES),
             optix.BackoffScheduler(max_interval=2, plateau_threshold=3, dormant_threshold=8),
@@ -280,7 +288,7 @@ def test_at_dormant_weights_that_are_better_than_the_best_are_crowned(tmp_path: 
     run.toy.aim, run.toy.values["learning_rate"] = 0.0, 1.0  # by the window that ends the patience: too late to show
     run.windows(1)
     assert "dormant COOLING -> DORMANT" in run.told("dormant")
-    best = run.loop.best_snapshot
+    best = run.loop.performer.best.snapshot
     assert run.loop.state is LoopState.ACTIVE
     assert best is not None
     assert best.score == pytest.approx(100.0, abs=2.0)
@@ -302,8 +310,8 @@ def test_at_dormant_a_best_that_has_fallen_tells_of_another_world(tmp_path: Path
     assert run.loop.state is LoopState.ACTIVE
     assert "dormant" not in run.hooks.heard
     run.windows(20)
-    assert run.loop.best_snapshot is not None
-    assert run.loop.best_snapshot.era == 1
+    assert run.loop.performer.best.snapshot is not None
+    assert run.loop.performer.best.snapshot.era == 1
 
 
 # Variants
@@ -322,7 +330,7 @@ def test_a_better_variant_is_adopted_and_the_loop_is_active_again(tmp_path: Path
     run.toy.p = run.toy.aim = 2.0  # returns 80; what the mutation leads to returns 100
     run.until(lambda: any("adopted" in message for message in run.told("variant")))
     assert run.loop.state is LoopState.ACTIVE
-    best = run.loop.best_snapshot
+    best = run.loop.performer.best.snapshot
     assert best is not None
     assert best.score == pytest.approx(100.0, abs=2.0)
     assert best.hyperparams.params["learning_rate"] == run.toy.values["learning_rate"] != 0.5
@@ -423,7 +431,7 @@ def test_a_known_world_that_returns_gets_its_policy_back(tmp_path: Path, copyabl
     run.until(lambda: bool(run.told("regime")))
     assert "world 1 is back" in run.told("regime")[0]
     assert abs(run.toy.p) < 0.2
-    best = run.loop.best_snapshot
+    best = run.loop.performer.best.snapshot
     assert best is not None
     assert best.era == 2
     assert best.score == pytest.approx(100.0, abs=3.0)
@@ -599,34 +607,65 @@ def resumed(run: Run, directory: Path, evolving: PolicyManager, **options: Any) 
     return again
 
 
-def test_a_run_that_is_cut_off_in_a_variant_gives_it_up_and_goes_on(tmp_path: Path) -> None:
-    options = {"auto_spawn": True, "max_variants": 2, "variant_windows": 20, "mutation_fn": worse}
+def script(number: int, toy: Toy) -> None:
+    """What happens to the environment before a window of a number."""
+    if number == 70:
+        toy.target = toy.aim = 6.0
+    if number == 150:
+        toy.target, toy.aim = 0.0, 6.0
+
+
+def story_of(run: Run, windows: int) -> list[Any]:
+    """Goes on until a number of windows; what it did, and what became of its weights."""
+    while run.number < windows and not run.toy.stopped:
+        script(run.number, run.toy)
+        run.windows(1)
+    records = [record for record in run.loop.log.records if record.event != "resumed"]
+    return [[(r.event, r.window_id, r.state, r.message, r.evidence) for r in records], run.toy.p, dict(run.toy.values)]
+
+
+@pytest.mark.parametrize("copyable", [True, False], ids=["play", "in_place"])
+@pytest.mark.parametrize("on_dormant", ["stop", "watch"])
+def test_a_run_that_is_cut_off_anywhere_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, copyable: bool, on_dormant: str
+) -> None:
+    """In the middle of a confirmation, a variant, an alarm: each waits for windows, and is run again up to there."""
+    evolving = {"auto_spawn": True, "max_variants": 2, "variant_windows": 9, "noise_scale": 0.3}
+    options: dict[str, Any] = {"copyable": copyable, "on_dormant": on_dormant, "rollback": True}
+    wanted = story_of(Run(tmp_path / "whole", manager(**evolving), **options).begin(), 230)
+    waited: set[str] = set()
+    for cut in range(3, 230, 7 if on_dormant == "stop" else 37):
+        run = Run(tmp_path / f"{cut}", manager(**evolving), **options).begin()
+        story_of(run, cut)
+        if run.toy.stopped:
+            break
+        waited.add(type(run.loop.waits_for).__name__)
+        again = resumed(run, tmp_path / f"{cut}", manager(**evolving), **options)
+        assert story_of(again, 230) == wanted, f"cut off after window {cut}"
+    # The control: there was something to go on with.
+    assert waited >= ({"Train", "NoneType"} if copyable else {"Evaluate", "Train", "NoneType"})
+
+
+def test_a_run_that_is_resumed_with_other_options_in_the_middle_of_a_decision_is_refused(tmp_path: Path) -> None:
+    options = {"auto_spawn": True, "variant_windows": 20, "mutation_fn": worse}
     run = Run(tmp_path, manager(**options), on_dormant="stop").begin()
     run.until(lambda: bool(run.told("variant")))
-    run.windows(10)
-    assert run.toy.p > 1.0
-    again = resumed(run, tmp_path, manager(**options), on_dormant="stop")
-    assert abs(again.toy.p) < 0.01
-    assert again.toy.values["learning_rate"] == 0.5
-    again.toy.aim = 0.0
-    again.until(lambda: again.toy.stopped)
-    assert [message.split(":")[0] for message in again.told("variant") if "discarded" in message] == [
-        "discarded variant 1",
-        "discarded variant 2",
-    ]
+    arrays, values = run.loop.save()
+    values["loop"]["procedure"]["sent"][-1][0] = "Promote"
+    again = Run(tmp_path, manager(**options), on_dormant="stop")
+    again.registry.continue_run(str(run.registry.run_id))
+    with pytest.raises(optix.StateError, match="cannot be gone on with"):
+        again.loop.resume(dict(arrays), values)
 
 
-def test_a_run_that_is_cut_off_in_an_audition_has_its_weights_back_and_auditions_again(tmp_path: Path) -> None:
+def test_newer_weights_stay_where_a_run_is_resumed_in_the_middle_of_an_evaluation(tmp_path: Path) -> None:
     run = Run(tmp_path, manager(), copyable=False).begin()
-    run.windows(6)
-    run.toy.target = run.toy.aim = 6.0
-    run.until(lambda: bool(run.told("shift")))
-    run.windows(12)
-    run.toy.target, run.toy.values["learning_rate"] = 0.0, 1e-9
-    run.until(lambda: len(run.told("degradation")) == 2)
-    in_force = 6.0
-    again = resumed(run, tmp_path, manager(), copyable=False)
-    assert again.toy.p == pytest.approx(in_force, abs=0.2)
-    again.until(lambda: bool(again.told("regime")))
-    assert abs(again.toy.p) < 0.2
-    assert under("evolution/in_force/", run.loop.save()[0])
+    run.until(lambda: run.loop.evaluates_in_place)
+    arrays, values = run.loop.save()
+    again = Run(tmp_path, manager(), copyable=False)
+    again.registry.continue_run(str(run.registry.run_id))
+    again.loop.resume(dict(arrays), values, weights=False)
+    assert again.loop.evaluates_in_place
+    again.number = run.number
+    again.until(lambda: not again.loop.evaluates_in_place)
+    assert again.told("improvement")

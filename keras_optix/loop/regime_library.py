@@ -18,7 +18,7 @@ from keras_optix.store.registry import CheckpointRegistry
 _HISTORY = 256  # evaluations that a detector sees
 
 
-class Worlds:
+class RegimeLibrary:
     """Names worlds, by a detector or by counting them, and keeps a policy for each.
 
     Args:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keras_optix.callbacks.loop_callback import LoopCallback
-from keras_optix.callbacks.trainee import Candidate, Trainee, Unit
 from keras_optix.errors import StateError, describe
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.evaluators.log_values import numbers_in
+from keras_optix.loop.adapter import Adapter, PolicyRef, TrainingUnit
+from keras_optix.loop.hooks import LoopHooks
 from keras_optix.records import HyperparamSet
 from keras_optix.statistics.estimates import Evidence
 from keras_optix.store.files import Saved, State, prefixed, under
@@ -58,8 +58,8 @@ class Tuning:
 
     Args:
         tuner: Decides; None: nothing is tuned.
-        trainee: What is trained.
-        callbacks: Hear of every change.
+        adapter: What is trained.
+        hooks: Hear of every change.
         note: Keeps a record: event, message, evidence, cost in steps.
         disturb: Called where the weights or values changed: which scores do not count follows from that.
 
@@ -70,14 +70,14 @@ class Tuning:
     def __init__(
         self,
         tuner: BaseOptimizer | None,
-        trainee: Trainee,
-        callbacks: Sequence[LoopCallback],
+        adapter: Adapter,
+        hooks: Sequence[LoopHooks],
         note: Note,
         disturb: Callable[[], None],
     ) -> None:
         self._tuner = tuner
-        self._trainee = trainee
-        self._callbacks = callbacks
+        self._adapter = adapter
+        self._hooks = hooks
         self._note = note
         self._disturb = disturb
         self._kept: dict[str, _Kept] = {}
@@ -122,14 +122,14 @@ class Tuning:
         if self._start is not None:
             name, tuned = self._start
             self._start = None
-            self._kept[name] = _Kept(dict(self._trainee.get_state()), tuned, self.lineage)
+            self._kept[name] = _Kept(dict(self._adapter.get_state()), tuned, self.lineage)
 
     def _begin(self, tuner: BaseOptimizer) -> None:
         tuner.reset()
         before = self._tuned(tuner)
-        decision = tuner.begin(self._trainee.get_hyperparams())
+        decision = tuner.begin(self._adapter.get_hyperparams())
         if decision is not None and decision.params:
-            values = self._trainee.hyperparams.snapshot()
+            values = self._adapter.hyperparams.snapshot()
             self._set(decision.params)
             self._note("hyperparams", self._in_words(decision, values), decision.evidence, 0)
         tuned = self._tuned(tuner)
@@ -145,20 +145,20 @@ class Tuning:
         """The world has changed: the tuner begins anew."""
         if self._tuner is None:
             return
-        decision = self._tuner.shift(self._trainee.get_hyperparams())
+        decision = self._tuner.shift(self._adapter.get_hyperparams())
         self._kept = {}
         if decision is not None and decision.params:
             self.set(decision.params, "shift")
         self._keep_now(decision, self._tuned(self._tuner))
 
-    def count(self, unit: Unit) -> None:
-        """The trainee learned from a window (epoch) which is not the tuner's business."""
+    def count(self, unit: TrainingUnit) -> None:
+        """What is trained learned from a window (epoch) which is not the tuner's business."""
         self._window_id = unit.candidate.window_id
         self._steps_before = self.lineage.steps
         self.lineage = replace(self.lineage, steps=self.lineage.steps + unit.steps)
 
-    def take_update(self, unit: Unit, env_steps: int) -> None:
-        """The trainee learned from a window (epoch).
+    def take_update(self, unit: TrainingUnit, env_steps: int) -> None:
+        """What is trained learned from a window (epoch).
 
         Args:
             unit: The window.
@@ -167,7 +167,7 @@ class Tuning:
         self.count(unit)
         if self._tuner is None:
             return
-        current = self._trainee.get_hyperparams()
+        current = self._adapter.get_hyperparams()
         self._record_others(self._tuner, current.params)
         # With `steps_per_execution` several windows come with the logs of one: an update counts once.
         logs = {} if unit.logs is self._logs else numbers_in(unit.logs)
@@ -176,7 +176,7 @@ class Tuning:
         if decision is not None:
             self._apply(decision, unit.candidate)
 
-    def observe(self, evaluation: Evaluation, candidate: Candidate) -> None:
+    def observe(self, evaluation: Evaluation, candidate: PolicyRef) -> None:
         """Hands an evaluation to the tuner, and does what it says.
 
         Args:
@@ -185,7 +185,7 @@ class Tuning:
         """
         if self._tuner is None:
             return
-        current = self._trainee.get_hyperparams()
+        current = self._adapter.get_hyperparams()
         self._look_for_other_owners(self._tuner, current.params)
         self._in_force = dict(current.params)
         decision = self._tuner.observe(evaluation, current)
@@ -230,14 +230,14 @@ class Tuning:
 
     # What they are made of
 
-    def _apply(self, decision: TunerDecision, candidate: Candidate | None) -> None:
-        before = self._trainee.hyperparams.snapshot()
+    def _apply(self, decision: TunerDecision, candidate: PolicyRef | None) -> None:
+        before = self._adapter.hyperparams.snapshot()
         if decision.keep is not None:
             self._keep(decision.keep, candidate, before)
         params = dict(decision.params)
         if decision.restore is not None:
             kept = self._find(decision.restore)
-            self._trainee.set_state(kept.state)
+            self._adapter.set_state(kept.state)
             self.lineage = kept.lineage
             # All of a state goes together, but what the tuner changes at once.
             params = kept.hyperparams | params
@@ -254,17 +254,17 @@ class Tuning:
             self._disturb()
 
     def _tuned(self, tuner: BaseOptimizer) -> dict[str, float]:
-        values = self._trainee.hyperparams.snapshot()
+        values = self._adapter.hyperparams.snapshot()
         return {name: values[name] for name in tuner.names}
 
     def _keep_now(self, decision: TunerDecision | None, tuned: dict[str, float]) -> None:
         """Keeps the state in force, if a decision to begin asks for it."""
         if decision is not None and decision.keep is not None:
             self._start = decision.keep, tuned
-        if self._trainee.ready:
+        if self._adapter.ready:
             self.keep_start()
 
-    def _keep(self, name: str, candidate: Candidate | None, values: Mapping[str, float]) -> None:
+    def _keep(self, name: str, candidate: PolicyRef | None, values: Mapping[str, float]) -> None:
         if candidate is None or self._tuner is None:
             raise StateError(describe("There are no weights to be kept now.", keep=name))
         hyperparams = {tuned: values[tuned] for tuned in self._tuner.names}
@@ -277,24 +277,24 @@ class Tuning:
 
     def _lineage_of_candidate(self) -> Lineage:
         """An agent's weights collected the latest window before they learned from it; an epoch is scored at its end."""
-        return self.lineage if self._trainee.exact else replace(self.lineage, steps=self._steps_before)
+        return self.lineage if self._adapter.exact else replace(self.lineage, steps=self._steps_before)
 
     def _set(self, params: Mapping[str, float]) -> bool:
         """Sets values and tells the callbacks; returns whether anything changed."""
-        old = self._trainee.get_hyperparams()
-        self._trainee.hyperparams.assign(params)
-        new = HyperparamSet(self._trainee.hyperparams.snapshot(), self._window_id)
+        old = self._adapter.get_hyperparams()
+        self._adapter.hyperparams.assign(params)
+        new = HyperparamSet(self._adapter.hyperparams.snapshot(), self._window_id)
         self._in_force = dict(new.params)
         if new.params == old.params:
             return False
-        for callback in self._callbacks:
-            callback.on_hyperparam_update(old, new)
+        for hook in self._hooks:
+            hook.on_hyperparam_update(old, new)
         return True
 
     def _record(self, names: Iterable[str], kind: str, *, settles: bool) -> None:
         """Notes in the schedule what is in force now."""
         tuned = () if self._tuner is None else self._tuner.names
-        now = self._trainee.hyperparams.snapshot()
+        now = self._adapter.hyperparams.snapshot()
         mine = {name: now[name] for name in names if name in tuned}
         if mine:
             self._extend(ScheduleStep(self.lineage.steps, mine, kind, settles))
@@ -310,7 +310,7 @@ class Tuning:
         self.lineage = replace(self.lineage, schedule=self.lineage.schedule.then(step))
 
     def _in_words(self, decision: TunerDecision, before: Mapping[str, float]) -> str:
-        now = self._trainee.hyperparams.snapshot()
+        now = self._adapter.hyperparams.snapshot()
         if decision.settles:
             before = {**before, **self._settled}  # where it came from, not which value was tried last
         changed = [name for name in decision.params if now[name] != before[name]]
@@ -319,7 +319,7 @@ class Tuning:
             f"{name} stays {now[name]:.4g}" for name in decision.params
         )
         back = "" if decision.restore is None else f", back to the weights of {decision.restore!r}"
-        cost = f" ({decision.cost:,} {self._trainee.steps})" if decision.cost else ""
+        cost = f" ({decision.cost:,} {self._adapter.steps})" if decision.cost else ""
         return " ".join(filter(None, (decision.kind, values))) + back + cost
 
     def _look_for_other_owners(self, tuner: BaseOptimizer, current: Mapping[str, float]) -> None:

@@ -8,17 +8,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from keras_optix.evaluators.base import BaseEvaluator
-from keras_optix.experience.window import PublishedPolicy
-from keras_optix.loggers.tags import HPARAM_METRICS
 from keras_optix.loop.after_shift import AfterShift
 from keras_optix.records import LEARNING_RATE, EpisodeData, EvalMetrics, HyperparamSet
-from keras_optix.statistics.comparisons import Played
+from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.store.files import Saved, State
 from keras_optix.tuners.search_space import SearchSpace
 
 
 @dataclass(frozen=True)
-class Candidate:
+class PolicyRef:
     """Weights that earned a score.
 
     Attributes:
@@ -33,7 +31,7 @@ class Candidate:
     env_steps: int
     policy_version: int
     state: Callable[[], State]
-    published: PublishedPolicy | None = None
+    published: Any = None
 
     @property
     def known(self) -> bool:
@@ -42,7 +40,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Unit:
+class TrainingUnit:
     """A window or an epoch, as the loop takes it.
 
     Attributes:
@@ -54,7 +52,7 @@ class Unit:
         member_scores: The scores of the members of an ensemble, None for one without a score; none at all for others.
     """
 
-    candidate: Candidate
+    candidate: PolicyRef
     steps: int
     logs: Mapping[str, Any]
     score: Callable[[BaseEvaluator], EvalMetrics]
@@ -78,13 +76,13 @@ class HyperparamAccess(Protocol):
         ...
 
 
-class Trial(abc.ABC):
+class InPlaceEvaluation(abc.ABC):
     """A second evaluation that takes the next windows: the candidate's weights act in them, and do not learn."""
 
-    candidate: Candidate
+    candidate: PolicyRef
 
     @abc.abstractmethod
-    def add(self, unit: Unit) -> bool:
+    def add(self, unit: TrainingUnit) -> bool:
         """Adds a window; returns whether there is enough evidence now."""
 
     @abc.abstractmethod
@@ -100,7 +98,7 @@ class Trial(abc.ABC):
         """What a resumed run needs to go on with it."""
 
 
-class Trainee(abc.ABC):
+class Adapter(abc.ABC):
     """What the loop trains.
 
     Attributes:
@@ -117,7 +115,7 @@ class Trainee(abc.ABC):
     unit = "window"
     steps = "env steps"
     exact = False
-    metrics: Sequence[str] = HPARAM_METRICS
+    metrics: Sequence[str] = ()
     ready = True
     evaluation_steps = 0
 
@@ -180,7 +178,7 @@ class Trainee(abc.ABC):
         """
 
     def last_good(self) -> State | None:
-        """The last state that is known to be finite, if the trainee keeps one."""
+        """The last state that is known to be finite, if the adapter keeps one."""
         return None
 
     def is_finite(self) -> bool:
@@ -196,13 +194,13 @@ class Trainee(abc.ABC):
         """Restores weights, optimizer slots and statistics."""
 
     def pause_updates(self, paused: bool) -> None:  # noqa: B027
-        """Switches learning off or on. Here: nothing, for a trainee whose options never ask for it."""
+        """Switches learning off or on. Here: nothing, for a adapter whose options never ask for it."""
 
     @abc.abstractmethod
     def stop(self) -> None:
         """Ends `fit` after this step."""
 
-    def play(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int = 0) -> EvalMetrics | None:
+    def play(self, candidate: PolicyRef, evaluator: BaseEvaluator, episodes: int = 0) -> EvalMetrics | None:
         """Evaluates weights at once, beside training; None (the default here) where that cannot be done.
 
         Args:
@@ -212,13 +210,13 @@ class Trainee(abc.ABC):
         """
         return None
 
-    # These are not asked of a trainee whose scores are exact: there is nothing to confirm, and no policy to evolve.
+    # These are not asked of a adapter whose scores are exact: there is nothing to confirm, and no policy to evolve.
 
-    def current(self, window_id: int, env_steps: int) -> Candidate:
+    def current(self, window_id: int, env_steps: int) -> PolicyRef:
         """The weights as they are now, as a candidate."""
         raise NotImplementedError
 
-    def try_out(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int = 0) -> Trial:
+    def evaluate_in_place(self, candidate: PolicyRef, evaluator: BaseEvaluator, episodes: int = 0) -> InPlaceEvaluation:
         """Begins to evaluate weights in the next windows.
 
         Args:
@@ -228,7 +226,9 @@ class Trainee(abc.ABC):
         """
         raise NotImplementedError
 
-    def compete(self, candidate: Candidate, evaluator: BaseEvaluator, episodes: int, seed: int) -> Played | None:
+    def compete(
+        self, candidate: PolicyRef, evaluator: BaseEvaluator, episodes: int, seed: int
+    ) -> EvaluationResult | None:
         """Evaluates weights at once, on the episodes that a seed gives; None (the default) where that cannot be done.
 
         Args:
@@ -255,11 +255,20 @@ class Trainee(abc.ABC):
         """How much each member of an ensemble counts, as its weights say; nothing for what is none."""
         return ()
 
-    def resume_trial(self, arrays: State, values: Mapping[str, Any], evaluator: BaseEvaluator) -> Trial:
-        """Goes on with what `Trial.save` returned."""
+    def resume_in_place(
+        self, arrays: State, values: Mapping[str, Any], evaluator: BaseEvaluator, *, weights: bool
+    ) -> InPlaceEvaluation:
+        """Goes on with what `InPlaceEvaluation.save` returned.
+
+        Args:
+            arrays: As returned.
+            values: As returned.
+            evaluator: Scores the windows.
+            weights: Learning goes on where it was; else, from the weights that are there now.
+        """
         raise NotImplementedError
 
-    def candidate_of(self, state: State, *, window_id: int, env_steps: int, version: int) -> Candidate:
+    def policy_of(self, state: State, *, window_id: int, env_steps: int, version: int) -> PolicyRef:
         """Weights that were saved before, as a candidate."""
         raise NotImplementedError
 

@@ -1,0 +1,467 @@
+"""The engine: takes windows (or epochs) one by one, scores them, and runs what follows from an evaluation.
+
+What it trains is behind `Adapter`; what is decided is said by procedures, whose actions the `Performer` performs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from keras_optix.errors import NonFiniteError, describe
+from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.evaluators.score_pool import ScorePool, estimate_of
+from keras_optix.loop.actions import Action, Evaluate
+from keras_optix.loop.adapter import Adapter, PolicyRef, TrainingUnit
+from keras_optix.loop.after_evaluation import after_evaluation
+from keras_optix.loop.guard import NonFiniteGuard
+from keras_optix.loop.history import LoopHistory
+from keras_optix.loop.hooks import LoopHooks, RunLog
+from keras_optix.loop.journal import Journal
+from keras_optix.loop.manager import Manager, NoManager
+from keras_optix.loop.options import LoopOptions
+from keras_optix.loop.performer import Performer
+from keras_optix.loop.procedures import Situation
+from keras_optix.loop.record import LoopRecord
+from keras_optix.loop.reports import add_row, scalars, summary
+from keras_optix.loop.runner import Runner, plain
+from keras_optix.loop.scheduler import BackoffScheduler
+from keras_optix.loop.scheduler_state import LoopState, SchedulerState
+from keras_optix.loop.tuning import Tuning
+from keras_optix.records import LEARNING_RATE, EvalMetrics
+from keras_optix.store.files import Saved, State, prefixed, under
+from keras_optix.store.registry import CheckpointRegistry
+from keras_optix.tuners.base_optimizer import BaseOptimizer
+
+_OTHER_COPIES = (
+    "second evaluations take place in the training environments from now on, while learning pauses, and what was best "
+    "before does not count: the copies of the environment that were evaluated are other environments"
+)
+
+
+class Engine:
+    """One run of the loop.
+
+    Args:
+        adapter: What is trained.
+        evaluator: Scores.
+        scheduler: The state machine.
+        tuner: Tunes, or None.
+        registry: Keeps snapshots.
+        options: What the user asked for.
+        hooks: Hear what happens.
+        log: Keeps records.
+        manager: Evolves policies, or None.
+
+    Attributes:
+        units: Windows (epochs) taken.
+        journal: Where the run is.
+        tuning: The tuner and what it needs.
+        history: A row for each evaluation (epoch).
+        guard: Counts what was not finite.
+        performer: Performs what is decided; it has the best.
+        latest: The latest evaluation, or None.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        evaluator: BaseEvaluator,
+        scheduler: BackoffScheduler,
+        tuner: BaseOptimizer | None,
+        registry: CheckpointRegistry,
+        options: LoopOptions,
+        hooks: Sequence[LoopHooks],
+        log: RunLog,
+        manager: Manager | None = None,
+    ) -> None:
+        manager = NoManager() if manager is None else manager
+        pool, journal = ScorePool(evaluator.min_episodes), Journal(log, scheduler)
+
+        def drop_scores() -> None:
+            # The next window is still played by weights that new values have not trained.
+            pool.drop_until(journal.window_id + (0 if adapter.exact else 1) + adapter.ahead)
+
+        self.adapter, self.evaluator, self.scheduler, self.registry = adapter, evaluator, scheduler, registry
+        self.options, self.log, self.journal, self.manager = options, log, journal, manager
+        self.units = 0
+        self.history = LoopHistory()
+        self.guard = NonFiniteGuard()
+        self.latest: Evaluation | None = None
+        self.tuning = Tuning(tuner, adapter, hooks, journal.note, drop_scores)
+        self.performer = Performer(
+            adapter, evaluator, scheduler, registry, options, hooks, journal, self.tuning, manager, pool
+        )
+        self._hooks = hooks
+        self._pool = pool
+        self._runner = Runner(self.performer.perform)
+        self._begun: dict[str, Any] = {}  # how the procedure that runs began
+        self._scored_under: Mapping[str, float] = MappingProxyType({})  # hyperparameters at the latest evaluation
+        self._started = 0.0  # by the clock
+        self._seconds_before = 0.0  # of the run that is resumed
+        self._left_out: frozenset[str] = frozenset()  # logs that TensorBoard cannot show, once they were told
+
+    @property
+    def state(self) -> LoopState:
+        """State of the loop."""
+        return self.scheduler.loop_state
+
+    @property
+    def waits_for(self) -> Action | None:
+        """What a procedure waits for that takes windows, or None."""
+        return self._runner.waits_for
+
+    @property
+    def evaluates_in_place(self) -> bool:
+        """Whether weights are being evaluated in the training environments, and nothing is learned."""
+        return self.performer.in_place is not None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the run until now."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    # What comes in
+
+    def begin(self) -> None:
+        """A new run: everything forgets the one before."""
+        self._started = time.monotonic()
+        self.scheduler.reset()
+        self.evaluator.reset()
+        self.performer.agreement.reset()
+        self.registry.begin_run()
+        self.tuning.begin()
+        self.performer.keep_untrained()
+
+    def take(self, unit: TrainingUnit) -> None:
+        """One window or epoch through the loop: score, evaluate if due, decide, act."""
+        self.units += 1
+        journal = self.journal
+        journal.window_id = unit.candidate.window_id
+        journal.env_steps += unit.steps
+        self.log.tick(journal.env_steps, journal.window_id)
+        for notice in self.adapter.notices():
+            journal.note("feed", notice)
+        if self._runner.busy:
+            self._take_for_procedure(unit)
+        else:
+            if self.state is not LoopState.WATCHDOG:
+                self.tuning.take_update(unit, journal.env_steps)
+            self._take_member_scores(unit)
+            self.judge(unit.candidate, self._score(unit), unit.logs)
+        for notice in self.adapter.environment_notices():
+            journal.note("environment", notice)
+        if self.log.writes:
+            self._write_scalars(unit.logs)
+        if self.options.max_windows is not None and self.units >= self.options.max_windows:
+            self.adapter.stop()
+
+    def judge(self, candidate: PolicyRef, metrics: EvalMetrics, logs: Mapping[str, Any]) -> None:
+        """Takes the score that some weights earned, and decides if an evaluation is due.
+
+        Args:
+            candidate: The weights.
+            metrics: Their score.
+            logs: Of the window (epoch), by name.
+        """
+        notice = self.evaluator.take_notice()
+        if notice is not None:
+            self.journal.note("notice", notice)
+        score = metrics.primary_score
+        if score is not None and not math.isfinite(score):
+            # Of an evaluator of one's own; a log that is not finite is no score, see `MonitorEvaluator`.
+            self.recover_from_nan(candidate.window_id, "A score", self._last_good())
+            return
+        evaluated = self._judge(candidate, metrics)
+        if evaluated is not None or self.adapter.exact:
+            hyperparams = self.adapter.hyperparams.snapshot() if evaluated is None else self._scored_under
+            add_row(self, candidate.window_id, evaluated, metrics, hyperparams, logs)
+
+    def _judge(self, candidate: PolicyRef, metrics: EvalMetrics) -> Evaluation | None:
+        if self._pool.min_episodes != self.evaluator.min_episodes:
+            # The evaluator measures something else from now on: never both in one history.
+            self._pool.min_episodes = self.evaluator.min_episodes
+            self._pool.drop_until(self._pool.skip_until)
+            self.manager.forget_scores()
+        for hook in self._hooks:
+            hook.on_episode_end(candidate.window_id, metrics)
+        due = self.scheduler.due(candidate.window_id)
+        if due or not self.performer.single:
+            self._pool.add(metrics, candidate.window_id)
+        return self._evaluate(candidate, metrics) if due and self._pool.ready and not self._runner.busy else None
+
+    def _evaluate(self, candidate: PolicyRef, metrics: EvalMetrics) -> Evaluation:
+        """Runs what follows from an evaluation."""
+        adapter, performer = self.adapter, self.performer
+        evaluation = self._pool.take(
+            window_id=candidate.window_id,
+            policy_version=candidate.policy_version,
+            env_steps=self.journal.env_steps,
+            at_end=adapter.exact or self.evaluator.per_epoch,
+        )
+        evaluation = self.tuning.flagged(replace(evaluation, exact=adapter.exact))
+        self.latest, self._scored_under = evaluation, adapter.hyperparams.snapshot()
+        self._compare_places(evaluation)
+        regime = performer.regimes.see(evaluation)
+        if regime is not None:
+            self.journal.note("regime", regime)
+        performer.candidate, performer.metrics = candidate, metrics
+        self._begun = {"evaluation": evaluation, "at": self._situation(), "values": dict(self._scored_under)}
+        self._runner.start(after_evaluation(**self._begun))
+        return evaluation
+
+    def _situation(self) -> Situation:
+        options, manager, performer = self.options, self.manager, self.performer
+        return Situation(
+            single=performer.single,
+            exact=self.adapter.exact,
+            watches=options.on_dormant == "watch",
+            rolls_back=options.rollback_on_degradation,
+            managed=manager.evolves,
+            stores=manager.bank,
+            spawns=manager.max_variants if manager.auto_spawn else 0,
+            variant_windows=manager.variant_windows,
+            mutates=manager.mutation_fn is not None,
+            best=performer.best.snapshot,
+            scores=tuple(performer.regimes.scores),
+        )
+
+    def _take_for_procedure(self, unit: TrainingUnit) -> None:
+        """A window for the procedure that waits: of its evaluation in place, or one to learn from."""
+        performer, waits_for = self.performer, self._runner.waits_for
+        if performer.in_place is not None:
+            if performer.in_place.add(unit):
+                leave = isinstance(waits_for, Evaluate) and waits_for.leave
+                self._runner.resume(performer.finish_in_place(leave=leave))
+            return
+        self.tuning.count(unit)
+        performer.windows_left -= 1
+        if performer.windows_left == 0:
+            self._runner.resume(None)
+
+    def _take_member_scores(self, unit: TrainingUnit) -> None:
+        """Records what the members of an ensemble earned in a window, and weighs them again if they earned anything."""
+        manager = self.manager
+        if not manager.agents:
+            return
+        earned = unit.member_scores(self.evaluator)
+        scores = [None if metrics is None else metrics.primary_score for metrics in earned]
+        for k, score in enumerate(scores):
+            if score is not None:
+                manager.record_agent_score(k, score)
+        if any(score is not None for score in scores):
+            # At once: where the loop is COOLING, the next evaluation may be far.
+            manager.auto_update_weights()
+
+    def _score(self, unit: TrainingUnit) -> EvalMetrics:
+        """The score of a window; where the evaluator plays episodes of its own, that of every so many windows."""
+        every = self.evaluator.every
+        if not every:
+            return unit.score(self.evaluator)
+        nothing = EvalMetrics(None, episode_id=unit.candidate.window_id)
+        if (self.units - 1) % every or not self.scheduler.due(unit.candidate.window_id):
+            return nothing
+        return self.adapter.play(unit.candidate, self.evaluator) or nothing
+
+    def _compare_places(self, evaluation: Evaluation) -> None:
+        """Looks whether the copies that evaluations play are other environments than those that are trained on."""
+        performer = self.performer
+        evidence = performer.agreement.observe(evaluation.score) if performer.comparable else None
+        if evidence is None:
+            return
+        self.journal.note("environment", _OTHER_COPIES, evidence)
+        self.adapter.stay_in_place("copies were other environments")
+        performer.agreement.reset()
+        # What was best was best in the copies.
+        performer.best.latest = None
+        self.scheduler.shifted()
+        self.manager.forget_scores()
+
+    # What is not finite
+
+    def recover_from_nan(self, window_id: int, what: str, before: State | None) -> None:
+        """Something is not finite: back to the state from before, with half the learning rate.
+
+        Args:
+            window_id: Number of the window (epoch).
+            what: What is not finite.
+            before: The state to go back to, or None.
+
+        Raises:
+            NonFiniteError: It happened too often.
+        """
+        adapter = self.adapter
+        if before is not None:
+            adapter.set_state(before)
+        if not adapter.is_finite():
+            raise NonFiniteError(
+                describe(
+                    f"{what} is not finite, and no update before was: there are no finite weights to go back to.",
+                    fix="Look at the first batches of the data (NaN, infinities, labels that the loss does not take), "
+                    "at the learning rate, and at a loss of your own.",
+                    window_id=window_id,
+                )
+            )
+        self.journal.window_id = window_id
+        self.tuning.pause()
+        values = adapter.hyperparams.snapshot()
+        # One that is itself not finite (a schedule's 0 / 0) has no half.
+        rates = {name: values[name] for name in adapter.rates if math.isfinite(values[name])}
+        after = self.guard.rescue_all(window_id, what, rates)
+        if after:
+            self.tuning.set(after, "rescue")
+        words = {LEARNING_RATE: "learning rate"}
+        change = "".join(f", {words.get(name, name)} {rates[name]:.4g} -> {rate:.4g}" for name, rate in after.items())
+        times = f"{self.guard.rescues} of at most {self.guard.max_rescues}"
+        lowered = what[0].lower() + what[1:]
+        restored = "no weights to go back to" if before is None else "restored the weights before"
+        self.journal.note("non_finite", f"{lowered} was not finite; {restored}{change} ({times})")
+        self.performer.replaced()
+
+    def _last_good(self) -> State | None:
+        good, best = self.adapter.last_good(), self.performer.best.latest
+        return self.registry.load(best) if good is None and best is not None else good
+
+    # The end
+
+    def end(self) -> None:
+        """`fit` is over: restores the best if asked for."""
+        performer, best = self.performer, self.performer.best
+        performer.cancel_in_place()
+        self._runner.interrupt("fit ended before it was compared")
+        self.adapter.pause_updates(False)
+        self.tuning.pause()
+        if self.options.restore_best and best.snapshot is not None:
+            performer.restore(best.snapshot)
+            self.journal.note("restored", f"restored snapshot {best.snapshot.snapshot_id}")
+        elif self.options.restore_best and best.latest is not None:
+            of = f"snapshot {best.latest.snapshot_id} is from a world that is gone"
+            self.journal.note("kept", f"kept the weights: {of}")
+
+    def write_schedule(self) -> None:
+        """Writes the schedule of the current weights beside the snapshots of the run."""
+        folder = self.registry.run_folder
+        folder.mkdir(exist_ok=True)
+        self.tuning.schedule.save(folder / "schedule.json")
+
+    def summary(self, *, where: bool = True) -> str:
+        """How the run ended, in one line.
+
+        Args:
+            where: Say where the best snapshot is.
+        """
+        return summary(self, where=where)
+
+    def _write_scalars(self, logs: Mapping[str, Any]) -> None:
+        values, shown, left_out = scalars(self, logs)
+        if left_out.keys() - self._left_out:
+            kinds = ", ".join(f"{name} ({kind})" for name, kind in left_out.items() if name not in self._left_out)
+            self._left_out |= left_out.keys()
+            message = f"log_dir shows single numbers only, and leaves out {kinds} (this is said once)"
+            self.journal.note("notice", message)
+        self.log.scalars(self.state, self.journal.env_steps, values, shown)
+
+    # Resuming
+
+    def save(self) -> Saved:
+        """Everything that a resumed run needs."""
+        performer, journal = self.performer, self.journal
+        arrays, adapter = self.adapter.save()
+        saved = prefixed("adapter/", arrays)
+        in_place = None
+        if performer.in_place is not None:
+            arrays, in_place = performer.in_place.save()
+            saved |= prefixed("in_place/", arrays)
+        arrays, tuning = self.tuning.save()
+        saved |= prefixed("tuning/", arrays)
+        table, columns = self.history.save()
+        saved |= prefixed("history/", table)
+        latest = performer.best.latest
+        procedure = None
+        if self._runner.busy:
+            procedure = {"begun": plain(self._begun), "sent": self._runner.save()}
+        loop = {
+            "history": columns,
+            "seconds": self.seconds,
+            "units": self.units,
+            "window_id": journal.window_id,
+            "env_steps": journal.env_steps,
+            "rescues": self.guard.rescues,
+            "scheduler": self.scheduler.state.to_json(),
+            "evaluator": self.evaluator.to_json(),
+            "agreement": performer.agreement.to_json(),
+            "tuning": tuning,
+            "manager": self.manager.to_json(),
+            "regimes": performer.regimes.to_json(),
+            "variants": performer.variants,
+            "procedure": procedure,
+            "windows_left": performer.windows_left,
+            "pool": self._pool.to_json(),
+            "best": None if latest is None else latest.snapshot_id,
+            "records": [record.to_json() for record in self.log.records],
+        }
+        return saved, {"loop": loop, "adapter": adapter, "in_place": in_place}
+
+    def resume(self, arrays: State, values: Mapping[str, Any], *, weights: bool = True) -> None:
+        """Goes on with the run that `save` returned.
+
+        Args:
+            arrays: As `save` returned them.
+            values: Likewise.
+            weights: Also restore the weights; not if something restored newer ones already.
+        """
+        loop, performer = values["loop"], self.performer
+        self._started, self._seconds_before = time.monotonic(), loop["seconds"]
+        self.history.restore(under("history/", arrays), loop["history"])
+        self.units = loop["units"]
+        self.journal.window_id, self.journal.env_steps = loop["window_id"], loop["env_steps"]
+        self.guard.rescues = loop["rescues"]
+        self.scheduler.state = SchedulerState.from_json(loop["scheduler"])
+        self.evaluator.from_json(loop["evaluator"])
+        performer.agreement.from_json(loop["agreement"])
+        self.tuning.restore(under("tuning/", arrays), loop["tuning"])
+        self._pool.min_episodes = self.evaluator.min_episodes
+        self._pool.from_json(loop["pool"])
+        if loop["manager"]:
+            # It tells an ensemble its members' weights, which makes a version; the adapter's is restored after it.
+            self.manager.from_json(loop["manager"])
+        lost = self.adapter.restore(under("adapter/", arrays), values["adapter"], weights=weights)
+        self._resume_best(loop["best"])
+        performer.regimes.from_json(loop["regimes"])
+        performer.variants, performer.windows_left = loop["variants"], loop["windows_left"]
+        if values["in_place"] is not None:
+            in_place = under("in_place/", arrays)
+            performer.in_place = self.adapter.resume_in_place(
+                in_place, values["in_place"], self.evaluator, weights=weights
+            )
+            performer.candidate = performer.in_place.candidate
+        if loop["procedure"] is not None:
+            begun = msgspec.convert(loop["procedure"]["begun"], _Begun)
+            self._begun = {"evaluation": begun.evaluation, "at": begun.at, "values": begun.values}
+            self._runner.replay(after_evaluation(**self._begun), loop["procedure"]["sent"])
+        self.adapter.pause_updates(performer.in_place is not None or self.state is LoopState.WATCHDOG)
+        self.log.restore([LoopRecord.from_json(record) for record in loop["records"]])
+        kept = "" if weights else "; newer weights were restored already and stay"
+        self.journal.note("resumed", f"resumed run {self.registry.run_id}{kept}{'; ' if lost else ''}{lost}")
+
+    def _resume_best(self, snapshot_id: int | None) -> None:
+        """The best of the run on disk, which may be newer than the resumed state."""
+        best = self.performer.best.latest = self.registry.best
+        estimate = None if best is None else estimate_of(best.eval_metrics)
+        if best is not None and estimate is not None and best.snapshot_id != snapshot_id:
+            self.scheduler.adopt(estimate)
+
+
+class _Begun(msgspec.Struct):
+    """How a procedure began, as it is read again."""
+
+    evaluation: Evaluation
+    at: Situation
+    values: dict[str, float]

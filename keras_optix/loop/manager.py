@@ -1,0 +1,108 @@
+"""What the loop asks of a policy manager, and the one that manages nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from keras_optix.loop.after_shift import AfterShift
+from keras_optix.loop.regimes import RegimeDetector
+from keras_optix.tuners.search_space import SearchSpace
+
+
+class Manager(Protocol):
+    """A policy manager, as the loop sees it; see `keras_optix.PolicyManager`."""
+
+    evolves: bool
+    auto_spawn: bool
+    max_variants: int
+    variant_windows: int
+    mutation_fn: Callable[[Any], None] | None
+    regime_detector: RegimeDetector | None
+    bank: bool
+    max_regimes: int
+    after_shift: AfterShift
+
+    @property
+    def agents(self) -> Sequence[Any]:
+        """The agents whose weights it sets."""
+        ...
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """How much each agent counts."""
+        ...
+
+    @property
+    def scores(self) -> tuple[tuple[float, ...], ...]:
+        """Latest scores of each agent."""
+        ...
+
+    def record_agent_score(self, i: int, score: float) -> None:
+        """Takes a score of an agent."""
+        ...
+
+    def auto_update_weights(self) -> tuple[float, ...]:
+        """Weighs the agents by their scores."""
+        ...
+
+    def update_weights(self, weights: Mapping[int, float]) -> None:
+        """Sets weights by hand."""
+        ...
+
+    def forget_scores(self) -> None:
+        """Drops the scores of all agents."""
+        ...
+
+    def next_variant(self, values: Mapping[str, float], spaces: Mapping[str, SearchSpace]) -> dict[str, float]:
+        """Hyperparameters of the next variant."""
+        ...
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns all state as JSON values."""
+        ...
+
+    def from_json(self, values: Mapping[str, Any]) -> None:
+        """Restores what `to_json` returned."""
+        ...
+
+
+class NoManager:
+    """Manages nothing."""
+
+    evolves = False
+    auto_spawn = False
+    max_variants = 0
+    variant_windows = 0
+    mutation_fn: Callable[[Any], None] | None = None
+    regime_detector: RegimeDetector | None = None
+    bank = False
+    max_regimes = 1
+    after_shift = AfterShift()
+    agents: Sequence[Any] = ()
+    weights: tuple[float, ...] = ()
+    scores: tuple[tuple[float, ...], ...] = ()
+
+    def record_agent_score(self, i: int, score: float) -> None:
+        """See `Manager`."""
+
+    def auto_update_weights(self) -> tuple[float, ...]:
+        """See `Manager`."""
+        return ()
+
+    def update_weights(self, weights: Mapping[int, float]) -> None:
+        """See `Manager`."""
+
+    def forget_scores(self) -> None:
+        """See `Manager`."""
+
+    def next_variant(self, values: Mapping[str, float], spaces: Mapping[str, SearchSpace]) -> dict[str, float]:
+        """See `Manager`."""
+        return dict(values)
+
+    def to_json(self) -> dict[str, Any]:
+        """See `Manager`."""
+        return {}
+
+    def from_json(self, values: Mapping[str, Any]) -> None:
+        """See `Manager`."""

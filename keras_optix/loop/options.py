@@ -1,0 +1,16 @@
+"""What the user asked of the loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """What the user asked of the loop; see `OptixCallback`."""
+
+    on_dormant: str = "stop"  # or "watch"
+    max_windows: int | None = None
+    rollback_on_degradation: bool = False
+    restore_best: bool = True
+    restore_hyperparams: bool = False

@@ -1,0 +1,284 @@
+"""What a policy manager adds: the comparison at DORMANT, variants, alarms, and the policies of known regimes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from keras_optix.evaluators.score_pool import estimate_of
+from keras_optix.loop import actions as do
+from keras_optix.loop.actions import CURRENT, UNTRAINED, KnownPolicy, Policy, Variant
+from keras_optix.loop.procedures import Asking, Interrupted, Procedure, Situation, rest
+from keras_optix.statistics.comparisons import (
+    CERTAIN_Z,
+    LIKELY_Z,
+    SURE_Z,
+    EvaluationResult,
+    compare_policies,
+    still_achieves,
+)
+from keras_optix.statistics.estimates import Estimate, Evidence
+from keras_optix.store.manifest import PolicySnapshot
+
+_SCREENING = 10  # episodes (windows) by which a changed environment is told and a known policy found, at the least
+_COMPARISON = 30  # and by which two policies of one regime are compared
+_KNOWN_AGAINST = "the policy known for it against the current weights, same seeds"
+
+
+@dataclass(frozen=True)
+class HeadToHead:
+    """What came of a comparison of the current weights with the best.
+
+    Attributes:
+        z: By how much they are better (negative: worse), as a standard normal score; of the last comparison.
+        better: Whether they won both comparisons.
+        score: Theirs, in the last one.
+        evidence: Of the last one.
+        theirs: What the best earned.
+        fell: Evidence that the best does not earn any more what it was known for: the environment has changed. Or None.
+    """
+
+    z: float
+    better: bool
+    score: Estimate
+    evidence: Evidence
+    theirs: EvaluationResult
+    fell: Evidence | None = None
+
+
+def _evaluate(policy: Policy, episodes: int, seed: int) -> Asking[EvaluationResult]:
+    result: EvaluationResult = yield do.Evaluate(policy, episodes, seed)
+    return result
+
+
+def _known(snapshot: PolicySnapshot | None) -> Estimate | None:
+    return None if snapshot is None else estimate_of(snapshot.eval_metrics)
+
+
+def at_dormant(at: Situation) -> Procedure:
+    """The better of current and best goes on; then variants of it have their chance; then the loop rests."""
+    best: PolicySnapshot | None = yield do.ReadBest()
+    if best is not None:
+        found = yield from compare_with_best(best, "the current weights against the best, same seeds", at)
+        if found.fell is not None:
+            yield from change_regime(best, found.theirs, found.fell, at)
+            return
+        if found.z < -LIKELY_Z:
+            yield do.Restore(best)
+            yield do.Record("rollback", f"rolled back to snapshot {best.snapshot_id}", found.evidence)
+        elif found.better:
+            yield do.Promote(found.score, found.evidence)
+            return  # there was progress that no single evaluation could show
+        else:
+            message = f"kept the weights: snapshot {best.snapshot_id} is not better"
+            yield do.Record("kept", message, found.evidence)
+    yield do.AnnounceDormant()
+    while True:
+        parent: PolicySnapshot | None = yield do.ReadBest()
+        tried: int = yield do.CountVariants()
+        if parent is None or tried >= at.spawns:
+            break
+        found = yield from try_variant(parent, at)
+        if found.fell is not None:
+            yield from change_regime(parent, found.theirs, found.fell, at)
+        if found.fell is not None or found.better:
+            return  # the loop is ACTIVE again
+    yield from rest(at, announce=False)
+
+
+def try_variant(parent: PolicySnapshot, at: Situation) -> Asking[HeadToHead]:
+    """A variant learns for its budget and is compared with its parent: adopted, or discarded."""
+    variant: Variant = yield do.DrawVariant(parent)
+    try:
+        found = yield from _learn_and_compare(parent, variant, at)
+    except Interrupted as interrupted:
+        yield from _discard(variant, str(interrupted))
+        raise
+    if found.better:
+        yield do.Record("variant", f"adopted variant {variant.number}", found.evidence)
+        yield do.Promote(found.score, found.evidence)
+    else:
+        why = "not better than its parent" if found.fell is None else "the environment changed"
+        yield from _discard(variant, why, found.evidence)
+    return found
+
+
+def _learn_and_compare(parent: PolicySnapshot, variant: Variant, at: Situation) -> Asking[HeadToHead]:
+    yield do.Restore(parent)
+    yield do.SetHyperparameters(variant.values, "variant")
+    if at.mutates:
+        yield do.Mutate()
+    before = parent.hyperparams.params
+    changes = ", ".join(f"{k} {before[k]:.4g} -> {v:.4g}" for k, v in variant.values.items() if v != before[k])
+    of = f"variant {variant.number} of {at.spawns} of snapshot {parent.snapshot_id}"
+    learns = f"learns for {at.variant_windows} windows"
+    yield do.Record("variant", f"{of}: {changes or 'no hyperparameters'}; {learns}")
+    yield do.Train(at.variant_windows)
+    found = yield from compare_with_best(parent, "the variant against its parent, same seeds", at)
+    return found
+
+
+def _discard(variant: Variant, why: str, evidence: Evidence | None = None) -> Procedure:
+    """Back to the parent and to the hyperparameters from before."""
+    best: PolicySnapshot | None = yield do.ReadBest()
+    if best is not None:
+        yield do.Restore(best)
+    yield do.SetHyperparameters(variant.before, "variant discarded")
+    yield do.Record("variant", f"discarded variant {variant.number}: {why}", evidence)
+
+
+def compare_with_best(best: PolicySnapshot, reason: str, at: Situation) -> Asking[HeadToHead]:
+    """Compares the current weights with the best. They must win twice, and the second score is their own."""
+    known, wins = _known(best), 0
+    while True:
+        seed: int = yield do.DrawSeed()
+        mine = yield from _evaluate(CURRENT, _COMPARISON, seed)
+        theirs = yield from _evaluate(best, _COMPARISON, seed)
+        evidence, z = compare_policies(mine, theirs, reason, at.scores)
+        if known is not None:
+            as_before, fell = still_achieves(theirs, known, CERTAIN_Z, at.scores)
+            if not as_before:
+                return HeadToHead(z, False, mine.estimate, evidence, theirs, fell)
+        yield do.Reassess(theirs.estimate)
+        wins += z > LIKELY_Z
+        if z <= LIKELY_Z or wins == 2:
+            return HeadToHead(z, wins == 2, mine.estimate, evidence, theirs)
+
+
+def after_alarm(alarm: Evidence, at: Situation, *, watched: bool) -> Procedure:
+    """If the best still earns what it did, learning went wrong; else the environment has changed.
+
+    Args:
+        alarm: What the alarm rests on.
+        at: The situation.
+        watched: The best acted at the alarm, and did not learn: then it is the environment that has changed.
+    """
+    present: PolicySnapshot | None = yield do.ReadBest()
+    best = present or at.best  # an alarm of the watchdog has begun a regime without a best already
+    known = _known(best)
+    seed: int = yield do.DrawSeed()
+    if best is None or known is None:
+        yield do.LearnAgain()
+        return
+    if watched:
+        yield from enter_unknown_regime(best, None, alarm, at)
+        yield do.LearnAgain()
+        return
+    result = yield from _evaluate(best, _SCREENING, seed)
+    as_before, evidence = still_achieves(result, known, SURE_Z, at.scores)
+    if as_before:
+        yield do.Reassess(result.estimate)
+        yield from _roll_back(best, result, seed, at)
+        yield do.LearnAgain()
+    else:
+        yield from change_regime(best, result, evidence, at)
+
+
+def change_regime(best: PolicySnapshot, fallen: EvaluationResult, evidence: Evidence, at: Situation) -> Procedure:
+    """The best earns less than it did: a new regime begins.
+
+    Args:
+        best: The best of the regime that is gone.
+        fallen: What it earns now.
+        evidence: That it earned more.
+        at: The situation.
+    """
+    yield do.BeginRegime()
+    yield from enter_unknown_regime(best, fallen, evidence, at)
+    yield do.LearnAgain()
+
+
+def _roll_back(best: PolicySnapshot, there: EvaluationResult, seed: int, at: Situation) -> Procedure:
+    if not at.rolls_back:
+        return
+    current = yield from _evaluate(CURRENT, _SCREENING, seed)
+    reason = "the best against the current weights, same seeds"
+    evidence, z = compare_policies(there, current, reason, at.scores)
+    if z > LIKELY_Z:
+        yield do.Restore(best, rolled_back=True)
+        yield do.Record("rollback", f"rolled back to snapshot {best.snapshot_id}", evidence)
+    else:
+        yield do.Record("kept", f"kept the weights: snapshot {best.snapshot_id} is not better", evidence)
+
+
+def enter_unknown_regime(
+    best: PolicySnapshot, fallen: EvaluationResult | None, evidence: Evidence, at: Situation
+) -> Procedure:
+    """Screens the policies of other regimes: one that earns here what it is known for has its regime back.
+
+    Args:
+        best: The best of the regime that is gone.
+        fallen: What it earns now, where that is known.
+        evidence: That the regime is gone.
+        at: The situation.
+    """
+    others: list[KnownPolicy] = yield do.LeaveRegime(best, evidence)
+    seed: int = yield do.DrawSeed()
+    current = yield from _evaluate(CURRENT, _SCREENING, seed)
+    highest: tuple[Policy, EvaluationResult] | None = None if fallen is None else (best, fallen)
+    for other in others:
+        result = yield from _evaluate(other.snapshot, _SCREENING, seed)
+        better, z = compare_policies(result, current, _KNOWN_AGAINST, at.scores)
+        known = _known(other.snapshot)
+        if z > LIKELY_Z and known is not None and still_achieves(result, known, SURE_Z, at.scores)[0]:
+            yield from _return_to(other, result, better)
+            return
+        if highest is None or result.estimate.mean > highest[1].estimate.mean:
+            highest = (other.snapshot, result)
+    if at.stores:
+        # What learned too well to be right may be too sure of itself to learn again.
+        result = yield from _evaluate(UNTRAINED, _SCREENING, seed)
+        if highest is None or result.estimate.mean > highest[1].estimate.mean:
+            highest = (UNTRAINED, result)
+    yield do.EnterRegime(None)
+    if highest is not None and highest[1].estimate.mean > current.estimate.mean:
+        yield from _go_on_from(highest[0], at)
+    yield do.RestartTuner()
+
+
+def _go_on_from(policy: Policy, at: Situation) -> Procedure:
+    """Takes the policy that did best in a new regime if it really is better than the current one.
+
+    It was the highest of several, so this rests on episodes of its own.
+    """
+    name = f"snapshot {policy.snapshot_id}" if isinstance(policy, PolicySnapshot) else policy.value
+    seed: int = yield do.DrawSeed()
+    current = yield from _evaluate(CURRENT, _COMPARISON, seed)
+    result = yield from _evaluate(policy, _COMPARISON, seed)
+    reason = "the best of those tried against the current weights, same seeds"
+    evidence, z = compare_policies(result, current, reason, at.scores)
+    if z <= LIKELY_Z:
+        yield do.Record("kept", "goes on with the current weights", evidence)
+        return
+    yield do.Restore(policy) if isinstance(policy, PolicySnapshot) else do.RestoreUntrained()
+    # With the weights came the statistics of the regime that they are from.
+    yield do.ForgetStatistics()
+    yield do.Record("rollback", f"goes on from {name}", evidence)
+
+
+def _return_to(known: KnownPolicy, result: EvaluationResult, evidence: Evidence) -> Procedure:
+    yield do.Restore(known.snapshot)
+    yield do.EnterRegime(known.regime)
+    yield do.RestartTuner()
+    message = f"{known.regime} is back: restored snapshot {known.snapshot.snapshot_id}"
+    yield do.Record("regime", message, evidence)
+    yield do.Promote(result.estimate, evidence)
+
+
+def after_return(known: KnownPolicy, at: Situation) -> Procedure:
+    """A detector says that a known regime is back: its policy is tried before that is believed.
+
+    Args:
+        known: The regime and its policy.
+        at: The situation.
+    """
+    seed: int = yield do.DrawSeed()
+    current = yield from _evaluate(CURRENT, _SCREENING, seed)
+    result = yield from _evaluate(known.snapshot, _SCREENING, seed)
+    evidence, z = compare_policies(result, current, _KNOWN_AGAINST, at.scores)
+    if z > LIKELY_Z:
+        yield do.BeginRegime()
+        yield do.ForgetScores()
+        yield from _return_to(known, result, evidence)
+    else:
+        message = f"kept the weights: snapshot {known.snapshot.snapshot_id} of {known.regime} is not better"
+        yield do.Record("kept", message, evidence)

@@ -1,0 +1,142 @@
+"""What is told of a run: rows of its table, scalars, and how it ended."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.evaluators.log_values import kind_of, numbers_in
+from keras_optix.loop.adapter import Adapter
+from keras_optix.loop.guard import NonFiniteGuard
+from keras_optix.loop.history import LoopHistory
+from keras_optix.loop.journal import Journal
+from keras_optix.loop.manager import Manager
+from keras_optix.loop.performer import Performer
+from keras_optix.loop.scheduler import BackoffScheduler
+from keras_optix.records import EvalMetrics
+from keras_optix.statistics.estimates import Estimate
+from keras_optix.store.registry import CheckpointRegistry
+
+
+class Reported(Protocol):
+    """A run, as it is reported on."""
+
+    adapter: Adapter
+    evaluator: BaseEvaluator
+    scheduler: BackoffScheduler
+    registry: CheckpointRegistry
+    journal: Journal
+    manager: Manager
+    performer: Performer
+    history: LoopHistory
+    guard: NonFiniteGuard
+    latest: Evaluation | None
+    units: int
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of the run until now."""
+        ...
+
+
+def add_row(
+    run: Reported,
+    window_id: int,
+    evaluation: Evaluation | None,
+    metrics: EvalMetrics,
+    hyperparams: Mapping[str, float],
+    logs: Mapping[str, Any],
+) -> None:
+    """Adds a row to the table: what was scored, under which hyperparameters, and what the loop made of it.
+
+    Args:
+        run: The run.
+        window_id: Number of the window (epoch).
+        evaluation: What was evaluated; None for an epoch that was not.
+        metrics: The score of the window (epoch).
+        hyperparams: Values that it was scored under, by name.
+        logs: Of the window (epoch), by name.
+    """
+    best, score, sign = run.performer.best.snapshot, metrics.primary_score, run.evaluator.sign
+    nothing = Estimate(math.nan if score is None else score, math.inf, 0)
+    estimate = nothing if evaluation is None else evaluation.score
+    row = {
+        "window": window_id,
+        "env_steps": run.journal.env_steps,
+        "seconds": run.seconds,
+        "state": run.scheduler.loop_state,
+        "score": estimate.mean * sign,
+        "stderr": estimate.stderr if math.isfinite(estimate.stderr) else math.nan,
+        "n": estimate.n,
+        "best": math.nan if best is None else best.score * sign,
+    }
+    run.history.append(row, hyperparams, logs)
+
+
+def scalars(run: Reported, logs: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
+    """What is shown of a window (epoch).
+
+    Args:
+        run: The run.
+        logs: Of the window (epoch), by name.
+
+    Returns:
+        Scalars by tag; the logs that are numbers; and of the others, what they are.
+    """
+    state, sign, best = run.scheduler.state, run.evaluator.sign, run.performer.best.snapshot
+    values = {
+        "loop/interval": state.interval,
+        "loop/since_best": float(state.since_best),
+        "loop/cusum": state.cusum,
+        "loop/rescues": float(run.guard.rescues),
+        "time/windows": float(run.units),
+        "time/evaluation_env_steps": float(run.adapter.evaluation_steps),
+    }
+    evaluated = run.latest is not None and run.latest.window_id == run.journal.window_id
+    if run.latest is not None and evaluated:
+        values["loop/score"] = run.latest.score.mean * sign
+        if math.isfinite(run.latest.score.stderr):
+            values["loop/stderr"] = run.latest.score.stderr
+    if best is not None:
+        values["loop/best"] = best.score * sign
+    if run.manager.evolves:
+        values |= _policies(run)
+    if run.units == 1 or evaluated:
+        # Reading them takes longer than writing everything else.
+        values |= {f"hyperparams/{name}": v for name, v in run.adapter.hyperparams.snapshot().items()}
+    shown = numbers_in(logs)
+    return values, shown, {name: kind_of(logs[name]) for name in sorted(logs) if name not in shown}
+
+
+def _policies(run: Reported) -> dict[str, float]:
+    values = {
+        "policies/era": float(run.scheduler.state.era),
+        "policies/variants": float(run.performer.variants),
+        **run.performer.regimes.scalars(),
+    }
+    for k, (weight, scores) in enumerate(zip(run.manager.weights, run.manager.scores, strict=True)):
+        values[f"policies/weight_{k}"] = weight
+        if scores:
+            values[f"policies/score_{k}"] = sum(scores) / len(scores) * run.evaluator.sign
+    return values
+
+
+def summary(run: Reported, *, where: bool = True) -> str:
+    """How a run ended, in one line.
+
+    Args:
+        run: The run.
+        where: Say where the best snapshot is.
+    """
+    best, steps, name = run.performer.best, run.adapter.steps, run.adapter.unit
+    units = name if run.units == 1 else f"{name}s"
+    ended = f"{run.scheduler.loop_state.name} after {run.units:,} {units}, {run.journal.env_steps:,} {steps}"
+    latest = best.latest
+    if latest is None:
+        return f"{ended}. No evaluation was made: no episode ended often enough, or nothing was logged to score."
+    found = f"{run.performer.shown(latest)} at {latest.env_steps:,} {steps}"
+    found = f"Best {found}" if best.snapshot is not None else f"No best since the world changed; before it was {found}"
+    return f"{ended}. {found}: {run.registry.directory / latest.path}" if where else f"{ended}. {found}."
