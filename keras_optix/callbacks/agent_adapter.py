@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from keras_optix.callbacks.fit_adapter import FitAdapter, monitored
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.score_pool import ScorePool, estimate_of
@@ -18,8 +19,9 @@ from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import CollectedWindow, PublishedPolicy
 from keras_optix.loggers.tags import HPARAM_METRICS
-from keras_optix.loop.adapter import Adapter, HyperparamAccess, InPlaceEvaluation, PolicyRef, TrainingUnit
+from keras_optix.loop.adapter import HyperparamAccess, InPlaceEvaluation, PolicyRef, TrainingUnit
 from keras_optix.loop.after_shift import AfterShift
+from keras_optix.loop.engine import Engine
 from keras_optix.records import EpisodeData, EpisodeRecord, EvalMetrics
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.store.files import Saved, State, prefixed, under
@@ -135,7 +137,7 @@ class MixedAgent(Protocol):
         ...
 
 
-class AgentAdapter(Adapter):
+class AgentAdapter(FitAdapter):
     """Trains an agent.
 
     Args:
@@ -210,7 +212,37 @@ class AgentAdapter(Adapter):
         """See `Adapter`."""
         return self._played_before + (0 if self._player is None else self._player.env_steps)
 
-    def take(self, logs: Mapping[str, Any]) -> tuple[list[TrainingUnit], int, bool]:
+    def begin_epoch(self, number: int) -> None:
+        """See `FitAdapter`: epochs are nothing to an agent."""
+
+    def after_batch(self, engine: Engine, batch: int, logs: Mapping[str, Any]) -> bool:
+        """See `FitAdapter`: takes the windows since the last call through the loop."""
+        units, last, finite = self.new_windows(dict(logs))
+        if not finite:
+            # The weights that collected the first of these windows are from before the update that failed.
+            before = units[0].candidate.state() if units and units[0].candidate.known else None
+            engine.recover_from_nan(last, "A loss or a weight", before)
+        for unit in units:
+            engine.take(unit)
+        return bool(units)
+
+    def after_epoch(self, engine: Engine, number: int, logs: Mapping[str, Any]) -> bool:
+        """See `FitAdapter`: a score of the validation, where that is what is scored."""
+        if engine.evaluator.per_epoch:
+            window_id = engine.journal.window_id
+            candidate = self.current(window_id, engine.journal.env_steps)
+            engine.judge(candidate, monitored(engine.evaluator, logs, window_id), logs)
+        return False
+
+    def units_in_epoch(self, steps: int | None) -> int | None:
+        """See `FitAdapter`: a step is a window."""
+        return steps
+
+    def stop_waiting(self) -> None:
+        """See `FitAdapter`: a live feed may be waited for."""
+        self.stop()
+
+    def new_windows(self, logs: Mapping[str, Any]) -> tuple[list[TrainingUnit], int, bool]:
         """The windows since the last call, the number of the last one learned from, and whether all stayed finite."""
         last, finite = self._agent.last_update
         units = [self._unit(collected, logs) for source in self._sources for collected in source.take_delivered(last)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
 from keras_optix.arguments import NamesChecked
 from keras_optix.errors import StateError
+from keras_optix.loggers.base import Logger
 from keras_optix.records import EvalMetrics, HyperparamSet
 from keras_optix.reprs import OneLineRepr
 from keras_optix.store.manifest import PolicySnapshot
@@ -26,6 +27,7 @@ class LoopCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # type
             on_hyperparam_update     values went back, because a probe or a rollback ended one
             on_improvement | on_plateau | on_degradation | on_dormant
             on_hyperparam_update     the tuner's next values
+            on_scalars               what loggers show
         on_loop_stop
 
     An exception in a hook ends `fit` and reaches the caller. Keras' own hooks (`on_train_batch_end`, ...) are called
@@ -81,5 +83,29 @@ class LoopCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # type
     def on_hyperparam_update(self, old: HyperparamSet, new: HyperparamSet) -> None:
         """The loop changed hyperparameters: the tuner, a rollback, or the guard against NaN."""
 
+    def on_scalars(self, env_steps: int, scalars: Mapping[str, float]) -> None:
+        """The numbers that loggers show after a window: the loop's, those of the train step, hyperparameters.
+
+        Args:
+            env_steps: Environment steps (batches) of training until now.
+            scalars: By tag, as in TensorBoard.
+        """
+
     def on_loop_stop(self) -> None:
         """The loop ended; the best weights are restored by now, if they were asked for."""
+
+
+class _Listener(Logger):
+    """A callback of the loop as a logger of scalars."""
+
+    def __init__(self, callback: LoopCallback) -> None:
+        self._callback = callback
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Logger`."""
+        self._callback.on_scalars(step, values)
+
+
+def listening(callbacks: Sequence[LoopCallback]) -> list[Logger]:
+    """The callbacks that listen to scalars, as loggers; gathering scalars takes time that others need not spend."""
+    return [_Listener(callback) for callback in callbacks if type(callback).on_scalars is not LoopCallback.on_scalars]

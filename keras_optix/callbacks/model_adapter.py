@@ -10,11 +10,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_optix.callbacks.fit_adapter import FitAdapter, monitored
 from keras_optix.callbacks.model_hyperparams import VariableHyperparams
 from keras_optix.callbacks.optimizers import COMPILED, Optimizers, layers_of
 from keras_optix.errors import StateError, describe
 from keras_optix.evaluators.log_values import is_finite_log
-from keras_optix.loop.adapter import Adapter, HyperparamAccess, PolicyRef, TrainingUnit
+from keras_optix.loop.adapter import HyperparamAccess, PolicyRef, TrainingUnit
+from keras_optix.loop.engine import Engine
 from keras_optix.records import LEARNING_RATE, EvalMetrics
 from keras_optix.store.files import Saved, State, prefixed, under
 from keras_optix.tuners.search_space import SearchSpace
@@ -24,7 +26,7 @@ _LOSS = "loss"
 _FIX = "Build the model with the same layers and optimizer."
 
 
-class ModelAdapter(Adapter):
+class ModelAdapter(FitAdapter):
     """Trains an ordinary model, epoch by epoch.
 
     A state holds all variables of the model (weights, statistics, seed generators) and of its optimizers. The first
@@ -89,8 +91,44 @@ class ModelAdapter(Adapter):
         wanted = set(names)
         return self._hyperparams.known or (bool(wanted) and LEARNING_RATE not in wanted)
 
-    def begin_epoch(self) -> None:
-        """Keeps the state as it is now, if all of it is finite."""
+    def begin_epoch(self, number: int) -> None:
+        """See `FitAdapter`. Keeps the state as it is now, if all of it is finite."""
+        self.epoch = number
+        self._begin_epoch()
+
+    def after_batch(self, engine: Engine, batch: int, logs: Mapping[str, Any]) -> bool:
+        """See `FitAdapter`: looks whether all is finite."""
+        if self.note_batch(batch):
+            engine.tuning.keep_start()
+        trouble = self.trouble_in(logs)
+        if trouble:
+            self._recover(engine, trouble)
+        return False
+
+    def after_epoch(self, engine: Engine, number: int, logs: Mapping[str, Any]) -> bool:
+        """See `FitAdapter`: takes the epoch through the loop."""
+        if self.end_epoch(engine.tuning.wanted):
+            metrics = monitored(engine.evaluator, logs, number)
+        else:
+            # The score in the logs belongs to weights that are gone.
+            metrics = EvalMetrics(None, episode_id=number)
+            self._recover(engine, "A weight")
+        engine.take(self.epoch_as_unit(number, logs, metrics))
+        # Which optimizers train is known after an epoch, and so what there is to tune.
+        engine.tuning.join()
+        self._begin_epoch()
+        return True
+
+    def units_in_epoch(self, steps: int | None) -> int | None:
+        """See `FitAdapter`: an epoch is the unit."""
+        return 1
+
+    def _recover(self, engine: Engine, what: str) -> None:
+        """The loss of an epoch is a running mean: it stays NaN until it is reset."""
+        engine.recover_from_nan(self.epoch, what, self.last_good())
+        self._model().reset_metrics()
+
+    def _begin_epoch(self) -> None:
         self._seen = 0
         self._looked = False
         self._keep_good()
@@ -163,7 +201,7 @@ class ModelAdapter(Adapter):
             self._keep_good()  # the states before lack variables
         return built
 
-    def take(self, epoch: int, logs: Mapping[str, Any], metrics: EvalMetrics) -> TrainingUnit:
+    def epoch_as_unit(self, epoch: int, logs: Mapping[str, Any], metrics: EvalMetrics) -> TrainingUnit:
         """The epoch that ended now."""
         self.epoch = epoch + 1
         steps, self._counted = self._total - self._counted, self._total

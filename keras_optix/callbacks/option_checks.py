@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,11 +15,14 @@ from keras_optix.errors import ArgumentError, ConfigurationError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.function import FunctionEvaluator
 from keras_optix.kinds import family_of, is_function, kind_of, shown
+from keras_optix.loggers.base import Logger
 from keras_optix.loop.scheduler import BackoffScheduler
+from keras_optix.records import LEARNING_RATE
 from keras_optix.store.registry import CheckpointRegistry
 from keras_optix.tuners.base_optimizer import BaseOptimizer
 from keras_optix.validation import check_kind, check_mapping, check_path, refuse_kind
 
+_OWNERS = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 _NOT_HERE = {
     "an agent": "The agent is what `fit` trains: agent.fit(dataset, callbacks=[OptixCallback(...)]).",
     "a dataset": "The dataset is an argument of `fit`: agent.fit(dataset, callbacks=[OptixCallback(...)]).",
@@ -223,3 +227,40 @@ def _shown(option: Any) -> Any:
     if isinstance(option, CheckpointRegistry):
         return str(option.directory)
     return type(option).__name__ if isinstance(option, BaseEvaluator) else option
+
+
+def loggers_of(given: Any) -> list[Logger]:
+    """The loggers of the loop, as a list; a single one may be given as it is.
+
+    Raises:
+        ArgumentError: One is of another kind.
+    """
+    if isinstance(given, Logger):
+        given = [given]
+    wanted, fix = "a list of Loggers", "Such as [TensorBoardLogger(directory)], or a subclass of Logger of your own."
+    if isinstance(given, str | Mapping) or not hasattr(type(given), "__iter__") or isinstance(given, type):
+        path = "For TensorBoard, name its directory: OptixCallback(log_dir=...)."
+        refuse_kind("loggers", given, wanted, fix=fix, hints={"a string": path, "a path": path})
+    loggers = list(given)
+    for logger in loggers:
+        check_kind("loggers", logger, Logger, wanted=wanted, fix=fix)
+    return loggers
+
+
+def name_owners(tuner: BaseOptimizer, siblings: Sequence[Any]) -> bool:
+    """Warns of other callbacks that set what is tuned; returns whether there are any.
+
+    Args:
+        tuner: The tuner.
+        siblings: The callbacks beside that of the loop.
+    """
+    owners = [callback for callback in siblings if isinstance(callback, _OWNERS)]
+    if LEARNING_RATE not in tuner.names:
+        return False
+    for owner in owners:
+        warnings.warn(
+            f"Two owners of the learning rate: {type(owner).__name__} and {type(tuner).__name__} both change it, "
+            "and neither knows of the other. Leave one of them out.",
+            stacklevel=4,
+        )
+    return bool(owners)

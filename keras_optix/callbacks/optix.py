@@ -14,19 +14,22 @@ from typing import Any, Literal
 import keras
 
 from keras_optix.arguments import NamesChecked
-from keras_optix.callbacks.agent_adapter import AgentAdapter, LoopAgent
-from keras_optix.callbacks.loop_callback import LoopCallback
-from keras_optix.callbacks.model_adapter import ModelAdapter
+from keras_optix.callbacks.adapters import agent_adapter, is_agent, model_adapter
+from keras_optix.callbacks.fit_adapter import FitAdapter
+from keras_optix.callbacks.forwarding import ForwardingCallback
+from keras_optix.callbacks.loop_callback import LoopCallback, listening
 from keras_optix.callbacks.option_checks import (
     directory_of,
     evaluator_of,
+    loggers_of,
     loop_callbacks_of,
+    name_owners,
     refuse_contradictions,
     scheduler_of,
     tuner_of,
     variables_of,
 )
-from keras_optix.callbacks.policies import check_fits, manager_among
+from keras_optix.callbacks.policies import manager_among
 from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.callbacks.registry_option import registry_of
 from keras_optix.errors import ConfigurationError, FeedError, OptixError, StateError, describe
@@ -35,16 +38,16 @@ from keras_optix.evaluators.function import EvaluatorFunction
 from keras_optix.evaluators.monitors import MonitorEvaluator
 from keras_optix.evaluators.returns import ReturnEvaluator
 from keras_optix.formatting import UNKNOWN
+from keras_optix.loggers.base import Logger
 from keras_optix.loggers.loop_log import LoopLog
-from keras_optix.loggers.tensorboard import LoopWriter
-from keras_optix.loop.adapter import Adapter
+from keras_optix.loggers.tensorboard import TensorBoardLogger
 from keras_optix.loop.engine import Engine
 from keras_optix.loop.history import LoopHistory, spread
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.record import LoopRecord
 from keras_optix.loop.scheduler import BackoffScheduler
 from keras_optix.loop.scheduler_state import LoopState
-from keras_optix.records import LEARNING_RATE, EvalMetrics
+from keras_optix.records import LEARNING_RATE
 from keras_optix.reprs import OneLineRepr
 from keras_optix.store.manifest import PolicySnapshot
 from keras_optix.store.registry import CheckpointRegistry
@@ -54,12 +57,11 @@ from keras_optix.tuners.base_optimizer import BaseOptimizer
 from keras_optix.tuners.schedule import Schedule
 from keras_optix.validation import check_bool, check_choice, check_float, check_int
 
-_OWNERS = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 _ALIVE: weakref.WeakSet[OptixCallback] = weakref.WeakSet()
-_RUN = ("_loop", "_model", "_children", "_store", "_point", "_limit")  # attributes that a run leaves behind
+_RUN = ("_loop", "_adapter", "_model", "_children", "_store", "_point", "_limit")  # attributes that a run leaves behind
 
 
-class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc]
+class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
     """Scores, tunes, checkpoints, rolls back, and stops when what it trains is trained.
 
     On an agent, ``agent.fit(dataset, callbacks=[OptixCallback()])`` runs until DORMANT. Windows are scored, and a new
@@ -99,6 +101,7 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         hyperparams: Variables of an ordinary model that the tuner may set, by the names in its bounds. The learning
             rate needs no mention.
         log_dir: Directory for TensorBoard. None: nothing is written.
+        loggers: `Logger`s that show the run elsewhere, beside TensorBoard: a file, a tracker, one of your own.
         callbacks: `LoopCallback`s, called in their order, or a single one.
         resume: Go on with the run in the directory that was cut off (a crash, Ctrl-C), if there is one: weights,
             slots, generators, scheduler, tuner, history, hyperparameters and counters. A run that ended leaves nothing
@@ -137,6 +140,7 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         restore_hyperparams: bool = False,
         hyperparams: Mapping[str, Any] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
+        loggers: Sequence[Logger] = (),
         callbacks: Sequence[LoopCallback] | LoopCallback = (),
         resume: bool = False,
         resume_interval: float | None = 10.0,
@@ -188,18 +192,17 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         if registry is None and checkpoint_dir is not None:
             registry = CheckpointRegistry(checkpoint_dir)
         self._registry: CheckpointRegistry | None = registry
-        self._log_dir = directory_of("log_dir", log_dir)
-        if self._log_dir is not None:
-            LoopWriter(self._log_dir).close()  # fails now rather than when training begins
+        directory = directory_of("log_dir", log_dir)
+        self.loggers: list[Logger] = [] if directory is None else [TensorBoardLogger(directory)]
+        self.loggers += loggers_of(loggers)
         self._loop: Engine | None = None
-        self._children: Any = None
+        self._adapter: FitAdapter
         self._store: ResumeStore | None = None
         self._point: ResumePoint | None = None
         self._limit: int | None = None  # windows (epochs) of the whole run, where it is resumed
         self._offset = 0  # epochs before the one that Keras calls the first
         self._siblings: list[Any] = []
         self._stop_asked = False
-        self._waits = False  # whether the tuner waits until it is known what trains
         _ALIVE.add(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> OptixCallback:
@@ -281,8 +284,8 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         begun, before a live feed is opened: what must not go on is not forgotten.
         """
         self._stop_asked = True
-        if self._loop is not None and isinstance(self._loop.adapter, AgentAdapter):
-            self._loop.adapter.stop()  # it may be waiting; an ordinary model is told after its step
+        if self._loop is not None:
+            self._adapter.stop_waiting()  # who does not wait is told after its step
 
     def progress(self) -> dict[str, str]:
         """What the progress line of `fit` shows of the loop."""
@@ -313,72 +316,46 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         if any(isinstance(other, OptixCallback) for other in self._siblings):
             raise _second_loop()
 
-    def _name_owners(self, tuner: BaseOptimizer) -> bool:
-        """Warns of other callbacks that set what is tuned; returns whether there are any."""
-        owners = [callback for callback in self._siblings if isinstance(callback, _OWNERS)]
-        if LEARNING_RATE not in tuner.names:
-            return False
-        for owner in owners:
-            warnings.warn(
-                f"Two owners of the learning rate: {type(owner).__name__} and {type(tuner).__name__} both change it, "
-                "and neither knows of the other. Leave one of them out.",
-                stacklevel=3,
-            )
-        return bool(owners)
-
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Checks that everything fits together, before the first step."""
         self._store = ResumeStore(self.registry, self._interval if self._persistent else None)
         self._point = self._store.find() if self._resume else None
         adapter = self._make_adapter()
-        if self.evaluator.per_epoch and isinstance(adapter, AgentAdapter) and not (self.params or {}).get("steps"):
+        if self.evaluator.per_epoch and adapter.units_in_epoch((self.params or {}).get("steps")) is None:
             warnings.warn(
                 f"{self.evaluator!r} scores validation at the ends of epochs, and this epoch has no end: nothing will "
                 "be scored. Give `fit` its `steps_per_epoch` (windows in an epoch) and `epochs`, or let OptixCallback "
                 "evaluate without `monitor`.",
                 stacklevel=2,
             )
-        options = self._options
-        if options.on_dormant == "auto":
-            options = replace(options, on_dormant="watch" if adapter.endless else "stop")
-        self._waits = self.tuner is not None and not adapter.knows(self.tuner.names)
-        tuner = None if self._waits else self.tuner
-        if tuner is not None:
-            self._bind(tuner, adapter)
         steps = None if self._point is None else int(self._point.values["loop"]["env_steps"])
-        log = LoopLog(self._log_dir, self.verbose, steps, unit=adapter.unit, steps=adapter.steps)
-        if self.policy_manager is not None:
-            self.policy_manager.use_registry(self.registry)
-        self._loop = Engine(
-            adapter,
-            self.evaluator,
-            self.scheduler,
-            tuner,
-            self.registry,
-            options,
-            self.callbacks,
-            log,
-            self.policy_manager,
+        log = LoopLog(
+            None,
+            self.verbose,
+            steps,
+            unit=adapter.unit,
+            steps=adapter.steps,
+            loggers=[*self.loggers, *listening(self.callbacks)],
         )
+        self._adapter, self._loop = adapter, self._make_engine(adapter, log)
+        loop = self._loop
         adapter.open()
         if self.tuner is not None:
-            self._loop.tuning.warn_of_other_owners = not self._name_owners(self.tuner)
+            loop.tuning.warn_of_other_owners = not name_owners(self.tuner, self._siblings)
         if self._point is None:
-            self._loop.begin()
+            loop.begin()
         else:
             self.registry.continue_run(self._point.run_id)
-        tuned = () if tuner is None else tuner.names
         log.hparams(
             {"model": type(self.model).__name__, **adapter.hyperparams.snapshot()},
             adapter.metrics,
-            first=(LEARNING_RATE, *tuned),
+            first=(LEARNING_RATE, *loop.tuning.names),
         )
         self._offset = 0
         self._limit = None
         if self._stop_asked:
             adapter.stop()
-        if self._children is not None:
-            self._children.on_train_begin(logs)
+        super().on_train_begin(logs)
         for callback in self.callbacks:
             callback.on_loop_start()
 
@@ -387,41 +364,22 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         if self._point is not None:
             self._go_on(self._point, epoch)
             self._point = None
-        adapter = self._running().adapter
-        if isinstance(adapter, ModelAdapter):
-            adapter.begin_epoch()
-        if self._children is not None:
-            self._children.on_epoch_begin(epoch, logs)
+        self._adapter.begin_epoch(epoch + self._offset)
+        super().on_epoch_begin(epoch, logs)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Takes the windows that were collected since the last call through the loop."""
-        loop, named = self._running(), logs or {}
         if self._stop_asked:
-            loop.adapter.stop()
-        if isinstance(loop.adapter, ModelAdapter):
-            if loop.adapter.note_batch(batch):
-                loop.tuning.keep_start()
-            trouble = loop.adapter.trouble_in(named)
-            if trouble:
-                self._rescue_epoch(loop, loop.adapter, trouble)
-        elif isinstance(loop.adapter, AgentAdapter):
-            self._take_windows(loop, loop.adapter, dict(named))
-        if self._children is not None:
-            self._children.on_train_batch_end(batch, logs)
+            self._adapter.stop()
+        if self._adapter.after_batch(self._running(), batch, logs or {}):
+            self._after_unit()
+        super().on_train_batch_end(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Takes an epoch of an ordinary model, or a score of an agent's validation, through the loop."""
-        loop, named = self._running(), dict(logs or {})
-        if isinstance(loop.adapter, ModelAdapter):
-            self._take_epoch(loop, loop.adapter, epoch + self._offset, named)
-            self._after_unit(loop)
-        elif isinstance(loop.adapter, AgentAdapter) and self.evaluator.per_epoch:
-            window_id = loop.journal.window_id
-            loop.judge(
-                loop.adapter.current(window_id, loop.journal.env_steps), self._monitored(named, window_id), named
-            )
-        if self._children is not None:
-            self._children.on_epoch_end(epoch, logs)
+        if self._adapter.after_epoch(self._running(), epoch + self._offset, dict(logs or {})):
+            self._after_unit()
+        super().on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
         """Restores the best weights and closes what was opened."""
@@ -435,10 +393,9 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         if self._store is not None:
             self._store.clear()
         self._close()
-        if isinstance(loop.adapter, AgentAdapter) and self.params["steps"] is None and self.params["epochs"] == 1:
+        if self._adapter.units_in_epoch(self.params["steps"]) is None and self.params["epochs"] == 1:
             spread(self.model.history.history, loop.history)
-        if self._children is not None:
-            self._children.on_train_end(logs)
+        super().on_train_end(logs)
         for callback in self.callbacks:
             callback.on_loop_stop()
         if self.verbose:
@@ -459,120 +416,46 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         if self.verbose and self._loop is not None and isinstance(error, FeedError | KeyboardInterrupt):
             STATUS.say(self._loop.summary(where=self._persistent))
 
-    def on_train_batch_begin(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """See `keras.callbacks.Callback`."""
-        if self._children is not None:
-            self._children.on_train_batch_begin(batch, logs)
-
-    def on_test_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """See `keras.callbacks.Callback`."""
-        if self._children is not None:
-            self._children.on_test_begin(logs)
-
-    def on_test_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """See `keras.callbacks.Callback`."""
-        if self._children is not None:
-            self._children.on_test_end(logs)
-
     # What they are made of
 
-    def _make_adapter(self) -> Adapter:
-        """An agent or an ordinary model; refuses options that are not for it."""
-        if isinstance(self.model, LoopAgent):
-            if self._variables:
-                raise ConfigurationError(
-                    describe(
-                        "An agent has its hyperparameters itself; `hyperparams` is for ordinary models.",
-                        fix="Leave it out.",
-                        hyperparams=sorted(self._variables),
-                    )
-                )
-            adapter = AgentAdapter(self.model)
-            if self.evaluator.every and not adapter.can_play():
-                raise ConfigurationError(
-                    describe(
-                        "This evaluator plays on an environment of its own, and none can be made of the dataset's.",
-                        fix="Make the dataset of an id or a factory, or score its windows with ReturnEvaluator.",
-                        evaluator=type(self.evaluator).__name__,
-                    )
-                )
-            if self.policy_manager is not None:
-                check_fits(self.policy_manager, self.callbacks, self.model, self.evaluator)
-            return adapter
-        if self.policy_manager is not None:
-            raise ConfigurationError(
-                describe(
-                    "A policy manager lets policies play; an ordinary model is none.",
-                    fix="Leave `policy_manager` out.",
-                    model=type(self.model).__name__,
-                )
-            )
+    def _make_adapter(self) -> FitAdapter:
+        """That of an agent or of an ordinary model; refuses options that are not for it."""
+        if is_agent(self.model):
+            return agent_adapter(self.model, self.evaluator, self._variables, self.policy_manager, self.callbacks)
         if self._default_evaluator:
             self.evaluator = MonitorEvaluator("val_loss")
-        if not isinstance(self.evaluator, MonitorEvaluator):
-            raise ConfigurationError(
-                describe(
-                    "An ordinary model has no windows to evaluate; it is scored by a log.",
-                    fix='Give `monitor="val_loss"` instead of an evaluator.',
-                    evaluator=type(self.evaluator).__name__,
-                )
-            )
-        if self._options.on_dormant == "watch":
-            raise ConfigurationError(
-                describe("Only an agent can be watched: it acts while it does not learn.", on_dormant="watch")
-            )
         if self._default_scheduler:
             self.scheduler = BackoffScheduler(max_interval=1)
         resumed = None if self._point is None else self._point.values["adapter"]
-        return ModelAdapter(lambda: self.model, self._variables, resumed)
+        return model_adapter(
+            lambda: self.model,
+            self.evaluator,
+            self._variables,
+            self.policy_manager,
+            self._options.on_dormant,
+            resumed,
+        )
 
-    def _take_windows(self, loop: Engine, adapter: AgentAdapter, logs: dict[str, Any]) -> None:
-        units, last, finite = adapter.take(logs)
-        if not finite:
-            # The weights that collected the first of these windows are from before the update that failed.
-            before = units[0].candidate.state() if units and units[0].candidate.known else None
-            loop.recover_from_nan(last, "A loss or a weight", before)
-        for unit in units:
-            loop.take(unit)
-        if units:
-            self._after_unit(loop)
+    def _make_engine(self, adapter: FitAdapter, log: LoopLog) -> Engine:
+        options = self._options
+        if options.on_dormant == "auto":
+            options = replace(options, on_dormant="watch" if adapter.endless else "stop")
+        if self.policy_manager is not None:
+            self.policy_manager.use_registry(self.registry)
+        return Engine(
+            adapter,
+            self.evaluator,
+            self.scheduler,
+            self.tuner,
+            self.registry,
+            options,
+            self.callbacks,
+            log,
+            self.policy_manager,
+        )
 
-    def _bind(self, tuner: BaseOptimizer, adapter: Adapter) -> None:
-        tuner.bind(adapter.search_spaces)
-        for values in tuner.values_to_check():
-            adapter.hyperparams.check(values)
-
-    def _take_epoch(self, loop: Engine, adapter: ModelAdapter, number: int, logs: Mapping[str, Any]) -> None:
-        unbound = self._waits and self.tuner is not None and not self.tuner.bound
-        names = () if self.tuner is None else self.tuner.names
-        if adapter.end_epoch(None if unbound else names):
-            metrics = self._monitored(logs, number)
-        else:
-            # The score in the logs belongs to weights that are gone.
-            metrics = EvalMetrics(None, episode_id=number)
-            self._rescue_epoch(loop, adapter, "A weight")
-        loop.take(adapter.take(number, logs, metrics))
-        if self._waits and self.tuner is not None:
-            # Which optimizers train is known after an epoch, and so what there is to tune.
-            self._waits = False
-            self._bind(self.tuner, adapter)
-            loop.tuning.join(self.tuner)
-        adapter.begin_epoch()
-
-    def _rescue_epoch(self, loop: Engine, adapter: ModelAdapter, what: str) -> None:
-        """The loss of an epoch is a running mean: it stays NaN until it is reset."""
-        model = self.model
-        loop.recover_from_nan(adapter.epoch + self._offset, what, adapter.last_good())
-        model.reset_metrics()
-
-    def _monitored(self, logs: Mapping[str, Any], unit_id: int) -> EvalMetrics:
-        """The score in the logs of an epoch."""
-        evaluator = self.evaluator
-        if not isinstance(evaluator, MonitorEvaluator):
-            raise ConfigurationError(describe("An epoch is scored by a log.", evaluator=type(evaluator).__name__))
-        return evaluator.score_logs(logs, unit_id)
-
-    def _after_unit(self, loop: Engine) -> None:
+    def _after_unit(self) -> None:
+        loop = self._running()
         if self._limit is not None and loop.units >= self._limit:
             self.model.stop_training = True
         if self._store is not None and self._store.due:
@@ -582,8 +465,7 @@ class OptixCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # typ
         """Continues a run that was cut off, unless something restored newer weights: then only the loop goes on."""
         loop = self._running()
         done = int(point.values["loop"]["units"])
-        epochs, steps = int(self.params.get("epochs") or 1), self.params.get("steps")
-        per_epoch = 1 if isinstance(loop.adapter, ModelAdapter) else steps
+        epochs, per_epoch = int(self.params.get("epochs") or 1), self._adapter.units_in_epoch(self.params.get("steps"))
         restored = 0 if per_epoch is None else epoch * per_epoch
         loop.resume(point.arrays, point.values, weights=restored <= done)
         # Keras counts epochs from `epoch`; what was done before counts too.

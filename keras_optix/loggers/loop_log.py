@@ -8,7 +8,8 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 
-from keras_optix.loggers.tensorboard import HParam, LoopWriter
+from keras_optix.loggers.base import HParam, Logger
+from keras_optix.loggers.tensorboard import TensorBoardLogger
 from keras_optix.loggers.timeline import in_cell, timeline
 from keras_optix.loop.record import LoopRecord
 from keras_optix.loop.scheduler_state import LoopState
@@ -34,6 +35,7 @@ class LoopLog:
             None: a new run.
         unit: What the loop counts: ``"window"``, or ``"epoch"`` for an ordinary model.
         steps: What its steps are called: ``"env steps"``, or ``"steps"``.
+        loggers: Show the run, beside TensorBoard.
 
     Attributes:
         records: All records, oldest first.
@@ -47,9 +49,12 @@ class LoopLog:
         *,
         unit: str = "window",
         steps: str = "env steps",
+        loggers: Sequence[Logger] = (),
     ) -> None:
         self.records: list[LoopRecord] = []
-        self._writer = None if log_dir is None else LoopWriter(log_dir, purge_from)
+        self._loggers = [*([] if log_dir is None else [TensorBoardLogger(log_dir)]), *loggers]
+        for logger in self._loggers:
+            logger.open(purge_from)
         self._verbose = verbose
         self._unit = unit
         self._steps = steps
@@ -63,20 +68,20 @@ class LoopLog:
     @property
     def writes(self) -> bool:
         """Whether scalars are written at all."""
-        return self._writer is not None
+        return bool(self._loggers)
 
     def hparams(
         self, values: Mapping[str, HParam], metrics: Sequence[str], first: Sequence[str] = ("learning_rate",)
     ) -> None:
-        """Makes the run a row of TensorBoard's HParams tab; see `LoopWriter.hparams`.
+        """Shows what the run starts with; see `Logger.hparams`.
 
         Args:
             values: The hyperparameters with which the run starts, by name.
             metrics: Scalar tags whose latest values are shown beside them.
             first: Names of the leftmost columns.
         """
-        if self._writer is not None:
-            self._writer.hparams(values, metrics, first)
+        for logger in self._loggers:
+            logger.hparams(values, metrics, first)
 
     def restore(self, records: Sequence[LoopRecord]) -> None:
         """Takes over the records of the run that is resumed."""
@@ -91,8 +96,8 @@ class LoopLog:
         self.records.append(record)
         self._last_window = max(self._last_window, record.window_id)
         self._last_steps = max(self._last_steps, record.env_steps)
-        if self._writer is not None:
-            self._writer.text(record.env_steps, "loop/events", self._events())
+        if self._loggers:
+            self._show(record.env_steps, "loop/events", self._events())
             if record.state is not self._drawn:
                 self._draw()
         if self._verbose >= (1 if record.event in _FOR_ALL else 2):
@@ -120,12 +125,13 @@ class LoopLog:
             logs: Of the train step, by name; they get the groups ``rollout/``, ``feed/`` and ``train/``. Those of an
                 ordinary model's epoch get ``epoch/``.
         """
-        if self._writer is None:
+        if not self._loggers:
             return
         tagged = {"loop/state": _STATE_NUMBERS[state], "time/env_steps_per_second": self._rate(), **values}
         for name, value in logs.items():
             tagged[self._tag(name)] = value
-        self._writer.scalars(env_steps, tagged)
+        for logger in self._loggers:
+            logger.scalars(env_steps, tagged)
 
     def close(self, status: str = "success") -> None:
         """Writes out what is left; records stay.
@@ -133,11 +139,11 @@ class LoopLog:
         Args:
             status: How the run ended, ``"success"`` or ``"failure"``.
         """
-        if self._writer is not None:
-            if self._last_window >= 0:
-                self._draw("end of the run" if status == "success" else "failed")
-            self._writer.close(status)
-            self._writer = None
+        if self._loggers and self._last_window >= 0:
+            self._draw("end of the run" if status == "success" else "failed")
+        loggers, self._loggers = self._loggers, []
+        for logger in loggers:
+            logger.close(status)
 
     def _rate(self) -> float:
         if not self._times:
@@ -165,7 +171,7 @@ class LoopLog:
         return "\n".join(lines)
 
     def _draw(self, ended: str = "") -> None:
-        if self._writer is None:
+        if not self._loggers:
             return
         self._drawn = self.records[-1].state if self.records else LoopState.ACTIVE
         drawn = timeline(
@@ -177,4 +183,8 @@ class LoopLog:
             steps=self._steps,
             ended=ended,
         )
-        self._writer.text(self._last_steps, "loop/timeline", drawn)
+        self._show(self._last_steps, "loop/timeline", drawn)
+
+    def _show(self, step: int, tag: str, markdown: str) -> None:
+        for logger in self._loggers:
+            logger.text(step, tag, markdown)

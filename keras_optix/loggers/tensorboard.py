@@ -26,9 +26,9 @@ from tensorboard.plugins.text.summary_v2 import text_pb
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from keras_optix.errors import ConfigurationError, describe
-from keras_optix.validation import check_choice
+from keras_optix.loggers.base import HParam, Logger
+from keras_optix.validation import check_choice, check_path
 
-HParam = float | int | str | bool
 _FLUSH_SECONDS = 5.0
 _PREFIX = "events.out.tfevents."
 # TensorBoard believes the first start and the first end of a run that it reads. So each has a file of its own, which a
@@ -36,6 +36,47 @@ _PREFIX = "events.out.tfevents."
 _START_NAME = f"{_PREFIX}0.hparams_start"
 _END_SUFFIX = ".hparams_end"
 _STATUSES = {"success": api_pb2.STATUS_SUCCESS, "failure": api_pb2.STATUS_FAILURE}
+
+
+class TensorBoardLogger(Logger):
+    """Shows runs in TensorBoard: what ``OptixCallback(log_dir=...)`` does.
+
+    Args:
+        log_dir: Directory of the event files, made if it does not exist.
+
+    Raises:
+        ConfigurationError: It cannot be written.
+    """
+
+    def __init__(self, log_dir: str | os.PathLike[str]) -> None:
+        self.log_dir = Path(check_path("log_dir", log_dir))
+        LoopWriter(self.log_dir).close()  # fails now rather than when training begins
+        self._writer: LoopWriter | None = None
+
+    def open(self, resumed_from: int | None) -> None:
+        """See `Logger`. TensorBoard forgets what it holds of the directory after that step."""
+        self._writer = LoopWriter(self.log_dir, resumed_from)
+
+    def hparams(self, values: Mapping[str, HParam], metrics: Sequence[str], first: Sequence[str]) -> None:
+        """See `Logger`: the run is a row of the HParams tab."""
+        if self._writer is not None:
+            self._writer.hparams(values, metrics, first)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """See `Logger`."""
+        if self._writer is not None:
+            self._writer.scalars(step, values)
+
+    def text(self, step: int, tag: str, markdown: str) -> None:
+        """See `Logger`. It is on disk when this returns."""
+        if self._writer is not None:
+            self._writer.text(step, tag, markdown)
+
+    def close(self, status: str) -> None:
+        """See `Logger`."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close(status)
 
 
 class LoopWriter:

@@ -75,8 +75,13 @@ class Tuning:
         note: Note,
         disturb: Callable[[], None],
     ) -> None:
-        self._tuner = tuner
         self._adapter = adapter
+        self._waiting: BaseOptimizer | None = None  # until it is known which variables its names mean
+        self._tuner: BaseOptimizer | None = None
+        if tuner is not None and adapter.knows(tuner.names):
+            self._tuner = self._bound(tuner)
+        else:
+            self._waiting = tuner
         self._hooks = hooks
         self._note = note
         self._disturb = disturb
@@ -108,14 +113,35 @@ class Tuning:
             return
         self._begin(self._tuner)
 
-    def join(self, tuner: BaseOptimizer) -> None:
-        """A tuner that waited until it was known what it tunes: from now on it decides.
+    def join(self) -> None:
+        """It is known now what there is to tune: a tuner that waited for that decides from now on."""
+        if self._waiting is not None:
+            self._tuner, self._waiting = self._bound(self._waiting), None
+            self._begin(self._tuner)
 
-        Args:
-            tuner: It is bound.
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is tuned."""
+        return () if self._tuner is None else tuple(self._tuner.names)
+
+    @property
+    def wanted(self) -> tuple[str, ...] | None:
+        """What is tuned or is to be; None: all that a tuner can tune, once it is known what that is."""
+        if self._waiting is not None and not self._waiting.bound:
+            return None
+        return self.names if self._waiting is None else tuple(self._waiting.names)
+
+    def _bound(self, tuner: BaseOptimizer) -> BaseOptimizer:
+        """A tuner that knows what it searches, and whose values can be set.
+
+        Raises:
+            ConfigurationError: There is nothing to search.
+            HyperparameterError: A name or a value is not legal.
         """
-        self._tuner = tuner
-        self._begin(tuner)
+        tuner.bind(self._adapter.search_spaces)
+        for values in tuner.values_to_check():
+            self._adapter.hyperparams.check(values)
+        return tuner
 
     def keep_start(self) -> None:
         """There is a state now: keeps it, if the tuner asked for that of the beginning."""

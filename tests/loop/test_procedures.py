@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,19 @@ class Hooks(optix.LoopCallback):
         self.heard.append("degradation")
 
 
+class Written(LoopLog):
+    """Keeps the scalars of each window."""
+
+    writes = True
+
+    def __init__(self) -> None:
+        super().__init__(None, 0)
+        self.written: list[dict[str, float]] = []
+
+    def scalars(self, state: Any, env_steps: int, values: Any, logs: Any) -> None:
+        self.written.append(dict(values))
+
+
 class Run:
     """A loop over the toy."""
 
@@ -202,8 +216,10 @@ class Run:
         on_dormant: str = "watch",
         rollback: bool = False,
         tuner: optix.BaseOptimizer | None = None,
+        scalars: bool = False,
     ) -> None:
         self.toy = Toy(copyable=copyable)
+        self.log = Written() if scalars else LoopLog(None, 0)
         self.hooks = Hooks()
         self.registry = optix.CheckpointRegistry(directory)
         self.loop = Engine(
@@ -214,7 +230,7 @@ class Run:
             self.registry,
             LoopOptions(on_dormant=on_dormant, rollback_on_degradation=rollback),
             [self.hooks],
-            LoopLog(None, 0),
+            self.log,
             manager,
         )
         self.number = 0
@@ -524,6 +540,29 @@ def test_a_tuner_begins_anew_in_a_new_world(tmp_path: Path) -> None:
     assert len(saved["tuner"]["records"]) <= 1
 
 
+def test_nobody_shows_the_best_of_a_regime_that_is_gone(tmp_path: Path) -> None:
+    """The score, the snapshot, the table and the scalars are of one regime, whoever noticed that it changed."""
+    run = Run(tmp_path, manager(bank=False), scalars=True).begin()
+    run.windows(6)
+    run.toy.target = run.toy.aim = 6.0
+    run.toy.values["learning_rate"] = 1e-9  # nothing is good enough to be the best there, but what acts
+    run.until(lambda: bool(run.told("shift")))
+    best, log = run.loop.performer.best, run.log
+    assert best.latest is not None
+    assert best.latest.era == 0
+    assert run.loop.scheduler.state.best is None
+    assert best.snapshot is None
+    assert "loop/best" not in log.written[-1]
+    assert "loop/best" in log.written[4]
+    assert np.isnan(run.loop.history["best"][-1])
+    assert "No best since" in run.loop.summary()
+    run.windows(20)
+    assert best.snapshot is not None
+    assert best.snapshot.era == 1
+    assert "loop/best" in log.written[-1]
+    assert "Best " in run.loop.summary()
+
+
 # A detector of one's own
 
 
@@ -632,18 +671,25 @@ def test_a_run_that_is_cut_off_anywhere_goes_on_as_if_nothing_had_happened(
     """In the middle of a confirmation, a variant, an alarm: each waits for windows, and is run again up to there."""
     evolving = {"auto_spawn": True, "max_variants": 2, "variant_windows": 9, "noise_scale": 0.3}
     options: dict[str, Any] = {"copyable": copyable, "on_dormant": on_dormant, "rollback": True}
-    wanted = story_of(Run(tmp_path / "whole", manager(**evolving), **options).begin(), 230)
-    waited: set[str] = set()
-    for cut in range(3, 230, 7 if on_dormant == "stop" else 37):
-        run = Run(tmp_path / f"{cut}", manager(**evolving), **options).begin()
-        story_of(run, cut)
-        if run.toy.stopped:
-            break
-        waited.add(type(run.loop.waits_for).__name__)
-        again = resumed(run, tmp_path / f"{cut}", manager(**evolving), **options)
+    run = Run(tmp_path / "whole", manager(**evolving), **options).begin()
+    cuts: list[Any] = []
+    waited: dict[str, int] = {}
+    while run.number < 230 and not run.toy.stopped:
+        script(run.number, run.toy)
+        run.windows(1)
+        waits_for = type(run.loop.waits_for).__name__
+        waited[waits_for] = waited.get(waits_for, 0) + 1
+        if run.number % 47 == 0 or (waits_for != "NoneType" and waited[waits_for] in (1, 5, 14, 30)):
+            directory = tmp_path / f"{run.number}"
+            shutil.copytree(tmp_path / "whole", directory)
+            cuts.append(resumed(run, directory, manager(**evolving), **options))
+    wanted = story_of(run, 230)
+    for again in cuts:
+        cut = again.number
         assert story_of(again, 230) == wanted, f"cut off after window {cut}"
     # The control: there was something to go on with.
-    assert waited >= ({"Train", "NoneType"} if copyable else {"Evaluate", "Train", "NoneType"})
+    assert waited.keys() >= ({"Train", "NoneType"} if copyable else {"Evaluate", "Train", "NoneType"})
+    assert len(cuts) >= (3 if copyable else 5)
 
 
 def test_a_run_that_is_resumed_with_other_options_in_the_middle_of_a_decision_is_refused(tmp_path: Path) -> None:
