@@ -13,7 +13,7 @@ import numpy as np
 
 import keras_optix as optix
 from keras_optix import PPOAgent  # Keras loads only what has been imported
-from keras_optix.testing import MarketEnv, WorldClock
+from keras_optix.testing import MarketEnv, RegimeClock
 from keras_optix.testing.market import jump_fading_position, momentum_position, reversion_position
 
 REGIMES = ("trending", "ranging", "volatile")
@@ -97,7 +97,7 @@ class Market(MarketEnv):
         tape: Of their rewards.
     """
 
-    def __init__(self, schedule: Mapping[int, str], clock: WorldClock, tape: list[float]) -> None:
+    def __init__(self, schedule: Mapping[int, str], clock: RegimeClock, tape: list[float]) -> None:
         super().__init__(episode_length=EPISODE, schedule=schedule, clock=clock)
         self._tape = tape
 
@@ -183,7 +183,7 @@ def market_dataset(agent: optix.Agent, seed: int) -> tuple[Any, list[float]]:
     Returns:
         The dataset, and the rewards so far, in the order of the clock.
     """
-    schedule, clock, tape = make_schedule(seed), WorldClock(), list[float]()
+    schedule, clock, tape = make_schedule(seed), RegimeClock(), list[float]()
     dataset = optix.dataset_from_env(
         lambda: Market(schedule, clock, tape), agent, window_size=N_STEPS, num_envs=N_ENVS, seed=market_seed(seed)
     )
@@ -200,7 +200,7 @@ def play(agent: optix.Agent, seed: int) -> np.ndarray:
 
 def play_scripts(seed: int) -> np.ndarray:
     """Rewards of the scripted specialist of each step's regime, in the same market."""
-    schedule, clock, tape = make_schedule(seed), WorldClock(), list[float]()
+    schedule, clock, tape = make_schedule(seed), RegimeClock(), list[float]()
     envs = [Market(schedule, clock, tape) for _ in range(N_ENVS)]
     observations = [env.reset(seed=market_seed(seed) + k)[0] for k, env in enumerate(envs)]
     for step, regime in enumerate(regime_of_steps(schedule)):

@@ -76,7 +76,7 @@ class ScriptedAgent(optix.Agent):
 
     @property
     def true_score(self) -> float:
-        """The expected return of an episode with the weights in force."""
+        """The expected return of an episode with the current weights."""
         return float(self.policy.get_weights()[0].item())
 
 
@@ -84,7 +84,7 @@ class Notes(optix.LoopCallback):
     """Counts the calls of hooks, and holds what the loop did against the truth.
 
     Attributes:
-        improvements: Snapshots that were crowned, each with the true score of the weights in it.
+        improvements: Snapshots that were promoted, each with the true score of the weights in it.
         after_degradations: True scores of the weights that each degradation left in force.
         dormant: Calls of `on_dormant`.
     """

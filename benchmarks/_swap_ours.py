@@ -26,7 +26,7 @@ def layers_of(agent: optix.PPOAgent) -> Layers:
 class Points(keras.callbacks.Callback):
     """Adds a point to the curve after every so many windows, and notes each evaluation of the loop's.
 
-    It comes after the loop: the weights in force are those that its decisions left.
+    It comes after the loop: the current weights are those that its decisions left.
     """
 
     def __init__(self, world: World, curve: Curve, loop: optix.OptixCallback) -> None:

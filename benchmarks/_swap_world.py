@@ -1,4 +1,4 @@
-"""CartPole whose actions swap and swap back, and what measures the weights in force; needs neither Keras nor Torch."""
+"""CartPole whose actions swap and swap back, and what measures the current weights; needs neither Keras nor Torch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from keras_optix.testing import SwitchingCartPole, WorldClock
+from keras_optix.testing import RegimeClock, SwitchingCartPole
 
 N_ENVS, N_STEPS = 8, 32
 WINDOW = N_ENVS * N_STEPS
@@ -55,19 +55,19 @@ class Spec:
         return -(-self.changes[-1] // WINDOW)
 
 
-class Onlooker(WorldClock):
+class Onlooker(RegimeClock):
     """Shows the time of another clock and does not move it.
 
     Args:
         clock: The other.
     """
 
-    def __init__(self, clock: WorldClock) -> None:
+    def __init__(self, clock: RegimeClock) -> None:
         self._clock = clock
 
     @property
     def steps(self) -> int:
-        """See `WorldClock`."""
+        """See `RegimeClock`."""
         return self._clock.steps
 
     def tick(self) -> None:
@@ -88,7 +88,7 @@ class World:
         swap, back, _ = spec.changes
         self._changes = {swap: {"swap_actions": True}, back: {"swap_actions": False}} if spec.swaps else {}
         self._made = 0
-        self.clock = WorldClock()
+        self.clock = RegimeClock()
 
     def make(self) -> SwitchingCartPole:
         """An environment: the factory for training, and for evaluations in training."""
@@ -101,7 +101,7 @@ class World:
 
 
 class Curve:
-    """Mean returns of the weights in force, in the world of the moment.
+    """Mean returns of the current weights, in the world of the moment.
 
     All players are measured by this: the same number of episodes at the same env steps, on Gymnasium's CartPole with
     the physics of many poles in one array, and with the forward pass in NumPy. The time that this takes is small then.

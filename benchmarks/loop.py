@@ -105,8 +105,8 @@ def collapse(seeds: range) -> Iterator[Row]:
     mock = "the same, rolling back, noise 5 a window"
     # A step of 10 is not always significant, so the best may be one or two windows from the peak.
     yield Row(mock, "lowest worth at the end", "", f"{lowest:g}", "at least 270", lowest >= PEAK - 20.0)
-    crowned = [pair for one in noisy for pair in one.notes.improvements]
-    z = [(snapshot.score - truth) / (snapshot.eval_metrics.stderr or math.inf) for snapshot, truth in crowned]
+    promoted = [pair for one in noisy for pair in one.notes.improvements]
+    z = [(snapshot.score - truth) / (snapshot.eval_metrics.stderr or math.inf) for snapshot, truth in promoted]
     within = sum(abs(value) < 3.0 for value in z)
     ours = f"{within} of {len(z)}, mean {statistics.fmean(z):+.2f}"
     measured = "snapshots whose score is within 3 standard errors of the worth of its weights"

@@ -65,7 +65,7 @@ Result = dict[str, Any]
 
 
 class MixtureWeights(keras.callbacks.Callback):
-    """The weights in force in each window: `rows` of ``[M]``."""
+    """The current weights in each window: `rows` of ``[M]``."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ at 300,000. `sb3` is Stable-Baselines3's PPO with the same hyperparameters, left
 `_swap_players.py` sets it up. Only steps of training move the clock of the world; what evaluations of the loop took
 beside them is counted, and added in a column of its own.
 
-Every 1,024 env steps the weights in force play 10 episodes with the most likely actions and 10 with sampled ones, in
+Every 1,024 env steps the current weights play 10 episodes with the most likely actions and 10 with sampled ones, in
 the world of the moment and beside the count. A player has recovered with the first of three points in a row that reach
 90 % of what it returned before the change, which is the mean of the last 10,000 env steps. A run that never recovers
 counts with all steps until the next change, as a lower bound. One that never recovered from the swap is left out of the

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 
 import keras_optix as optix
-from keras_optix.testing import MarketEnv, WorldClock
+from keras_optix.testing import MarketEnv, RegimeClock
 
 REGIMES = ("trending", "ranging", "volatile")
 NUM_ENVS, EPISODE = 16, 250  # a window is an episode of each environment
@@ -35,7 +35,7 @@ def train_specialist(regime: str, seed: int) -> optix.PPOAgent:
 
 def market(agent: optix.Agent, seed: int) -> Any:
     """The market in which regimes take turns. Positions do not move prices: equal seeds give equal prices."""
-    envs = partial(MarketEnv, episode_length=EPISODE, schedule=SCHEDULE, clock=WorldClock())
+    envs = partial(MarketEnv, episode_length=EPISODE, schedule=SCHEDULE, clock=RegimeClock())
     return optix.dataset_from_env(envs, agent, window_size=EPISODE, num_envs=NUM_ENVS, seed=seed)
 
 

@@ -12,7 +12,7 @@ import argparse
 import keras
 
 import keras_optix as optix
-from keras_optix.testing import SwitchingCartPole, WorldClock
+from keras_optix.testing import RegimeClock, SwitchingCartPole
 
 STEPS = 256  # of a window
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--log-dir", default="runs/non_stationary")
     arguments = parser.parse_args()
 
-    clock = WorldClock()  # of all environments
+    clock = RegimeClock()  # of all environments
     changes = {arguments.swap_every: {"swap_actions": True}, 2 * arguments.swap_every: {"swap_actions": False}}
 
     keras.utils.set_random_seed(arguments.seed)
@@ -50,7 +50,7 @@ def main() -> None:
     agent.fit(dataset, callbacks=[callback])
 
     for record in callback.events:
-        if record.event in ("degradation", "shift", "regime", "rollback", "kept"):
+        if record.event in ("degradation", "change_point", "regime", "rollback", "kept"):
             print(record)
     best = callback.best_snapshot
     print("no best was found" if best is None else f"best of era {best.era}: {best.score:.1f}")

@@ -1,4 +1,4 @@
-"""The records that the loop is made of: what an evaluator sees and answers, and which hyperparameters were in force."""
+"""The records that the loop is made of: what an evaluator sees and answers, and with which hyperparameters."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class EvalMetrics(NamesChecked):
 
 @dataclass(frozen=True)
 class HyperparamSet(NamesChecked):
-    """Hyperparameter values and the window from which on they were in force."""
+    """Hyperparameter values and the window from which on they were set."""
 
     params: dict[str, float]
     episode_id: int = 0

@@ -89,7 +89,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "live": live.sources,
         "boundaries": [optix.every_n_steps(4), optix.every_n_seconds(2.0), optix.on_done()],
         "reconnect": optix.Reconnect(),
-        "clock": testing.WorldClock(),
+        "clock": testing.RegimeClock(),
         "env": testing.IdentityEnv(),
         "market": testing.MarketEnv(),
         "switching": testing.SwitchingCartPole({}),

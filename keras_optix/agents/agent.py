@@ -390,7 +390,7 @@ class Agent(AgentAttributes, WindowTrainer):
         if verbose and self._jit_choice is not None and not self._jit_told:
             self._jit_told = True
             print(self._jit_choice)
-        self._warm_up.settle()
+        self._warm_up.cancel()
         self._sources.begin(x)
         try:
             live = isinstance(self._sources.fitting, LiveSource)
@@ -411,7 +411,7 @@ class Agent(AgentAttributes, WindowTrainer):
             raise original from original.__cause__
         finally:
             # Nothing may happen to the environments behind the caller's back.
-            self._sources.settle()
+            self._sources.drain()
         if averaging:
             # Keras has put the averages in the place of the weights.
             if untrained is not None and not self._clock.updates():
@@ -554,7 +554,7 @@ class Agent(AgentAttributes, WindowTrainer):
         return self._hyperparams
 
     def get_hyperparams(self) -> HyperparamSet:
-        """Returns the values in force."""
+        """Returns the current values."""
         return HyperparamSet(self._hyperparams.snapshot())
 
     def set_hyperparams(self, hyperparams: HyperparamSet) -> None:
@@ -727,7 +727,7 @@ class Agent(AgentAttributes, WindowTrainer):
     # After a shift
 
     def after_shift(self, after: AfterShift) -> None:
-        """Forgets a part of the past, for the world has changed; how the agent acts does not change by it.
+        """Forgets a part of the past, for the environment has changed; how the agent acts does not change by it.
 
         The running statistics of the model, those of observations and of rewards, count for less, and so new data
         outweigh them sooner. Of replay data the newest are kept, if `after` says how many.

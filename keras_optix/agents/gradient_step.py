@@ -140,7 +140,7 @@ def scaling_where_needed(optimizer: Any, model: Any) -> Any:
 
 @contextlib.contextmanager
 def scaling_checked(optimizer: Any) -> Iterator[None]:
-    """Raises where gradients are applied, while this is in force, whose loss was not scaled.
+    """Raises where gradients are applied, inside of it, whose loss was not scaled.
 
     Args:
         optimizer: A Keras optimizer.

@@ -95,11 +95,11 @@ class WarmUp:
             threading.Thread(target=compile_all, name="keras_optix_compile", daemon=True).start()
             while not futures.wait([finished], _POLL_SECONDS).done:
                 pass
-        self.settle()
+        self.cancel()
         finished.result()
         self._warm.update(functions)
 
-    def settle(self) -> None:
+    def cancel(self) -> None:
         """Waits for what an interrupted `fit` left behind, and puts the agent back into its state."""
         if self._left is not None:
             finished, (arrays, values) = self._left

@@ -63,11 +63,11 @@ class Sources:
         for collector in self._collectors:
             collector.error = None  # of windows that somebody asked for before
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """A `fit` has ended: waits for windows that are being collected ahead, and closes live feeds."""
         self.fitting = None
         for collector in self._collectors:
-            collector.settle()
+            collector.drain()
 
     def take_error(self) -> BaseException | None:
         """Returns and forgets the error that a collector met."""

@@ -62,7 +62,7 @@ class LoopAgent(Protocol):
         ...
 
     def after_shift(self, after: AfterShift) -> None:
-        """Forgets what belongs to a world that is gone."""
+        """Forgets what belongs to a regime that is gone."""
         ...
 
     def pause_updates(self, paused: bool) -> None:
@@ -513,7 +513,7 @@ class AgentInPlaceEvaluation(InPlaceEvaluation):
         candidate: The weights to be evaluated.
         evaluator: Scores windows, as many as it wants episodes, begun and ended by these weights; or one window.
         before: Where training was.
-        version: Under which version the weights act; None puts them in force now.
+        version: Under which version the weights act; None: they begin to act now.
         episodes: How many (windows, where these are scored), if more than the evaluator wants.
     """
 

@@ -78,7 +78,7 @@ class LoopCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # type
         """The loop became DORMANT: trained. With a policy manager, its variants have their chance after this."""
 
     def on_degradation(self, window_id: int) -> None:
-        """A significant degradation, or a changed world that a policy manager found; the loop is ACTIVE again."""
+        """A significant degradation, or a changed environment that a policy manager found; the loop is ACTIVE again."""
 
     def on_hyperparam_update(self, old: HyperparamSet, new: HyperparamSet) -> None:
         """The loop changed hyperparameters: the tuner, a rollback, or the guard against NaN."""

@@ -65,7 +65,7 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
     """Scores, tunes, checkpoints, rolls back, and stops when what it trains is trained.
 
     On an agent, ``agent.fit(dataset, callbacks=[OptixCallback()])`` runs until DORMANT. Windows are scored, and a new
-    best is crowned only after a second evaluation of exactly the weights that scored well; a snapshot holds these
+    best is promoted only after a second evaluation of exactly the weights that scored well; a snapshot holds these
     weights and that score.
 
     On an ordinary Keras model (any backend) it works on epochs and a log: ``model.fit(..., validation_data=...,
@@ -89,15 +89,15 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         registry: Where snapshots go: a registry, or the path of its directory. None: one in `checkpoint_dir`.
         checkpoint_dir: Directory for a registry. None, without a registry: a temporary one, gone with the callback.
         policy_manager: Evolves the policies of an agent: compares current and best on the same seeds before a rollback,
-            tries variants at DORMANT, weighs the members of an ensemble, and looks for a known policy where the world
-            has changed; see `PolicyManager`. The same as ``callbacks=[manager.as_callback(agent)]``.
+            tries variants at DORMANT, weighs the members of an ensemble, and looks for a known policy where the
+            environment has changed; see `PolicyManager`. The same as ``callbacks=[manager.as_callback(agent)]``.
         on_dormant: ``"stop"`` ends `fit`; ``"watch"`` (agents) goes on as WATCHDOG: the best weights act and are
             scored, and a significant degradation starts learning again. ``"auto"`` (the default) watches on a live
             feed, and stops otherwise.
         max_windows: Stop after this many windows (epochs) in any case. None: no limit.
         rollback_on_degradation: Restore the best snapshot (weights, optimizer slots, statistics) on a degradation.
         restore_best: Restore the best snapshot when `fit` ends.
-        restore_hyperparams: Where a snapshot is restored, restore the hyperparameters in force at its time as well.
+        restore_hyperparams: Where a snapshot is restored, restore the current hyperparameters at its time as well.
         hyperparams: Variables of an ordinary model that the tuner may set, by the names in its bounds. The learning
             rate needs no mention.
         log_dir: Directory for TensorBoard. None: nothing is written.
@@ -271,7 +271,7 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
 
     @property
     def schedule(self) -> Schedule | None:
-        """The values that the weights in force were trained under, where a tuner is at work.
+        """The values that the current weights were trained under, where a tuner is at work.
 
         `fit` writes it to ``schedule.json`` in the folder of the run's snapshots. `ReplaySchedule` applies it again.
         """

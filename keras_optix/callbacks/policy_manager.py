@@ -47,9 +47,9 @@ class PolicyManager(NamesChecked, OneLineRepr):
       with the best weights and perturbed hyperparameters, learns for `variant_windows` windows, and is compared with
       its parent on the same seeds: adopted if it wins twice, else discarded. The log says why.
     - After a degradation the best weights are evaluated again. If they still earn what they did, learning went wrong,
-      and ``OptixCallback(rollback_on_degradation=True)`` goes back to them. If not, the world has changed: the policies
-      in the bank, which keeps one of each regime, and the weights that the run began with play before anything is
-      learned anew, and the agent forgets as `after_shift` says. A policy that earns what it is known for acts again.
+      and ``OptixCallback(rollback_on_degradation=True)`` goes back to them. If not, the environment has changed: the
+      policies in the bank, which keeps one of each regime, and the weights that the run began with play before anything
+      is learned anew, and the agent forgets as `after_shift` says. A policy that earns what it is known for acts again.
 
     Several agents act as one in an `EnsembleAgent`; whenever they earned scores, the loop weighs them by these
     (`auto_update_weights`). The methods do by hand what the loop does.
@@ -59,16 +59,17 @@ class PolicyManager(NamesChecked, OneLineRepr):
             manager is given to.
         score_window: Latest scores that count of each agent, at least 2. Defaults to 10.
         auto_spawn: Whether the loop spawns variants at DORMANT. Defaults to False.
-        max_variants: Variants for each world that the loop meets, at least 1. Defaults to 3.
+        max_variants: Variants for each regime that the loop meets, at least 1. Defaults to 3.
         variant_windows: Windows that each of them learns, at least 1. Defaults to 50.
         noise_scale: Standard deviation of the noise on a variant's hyperparameters, as a share of the ranges of its
             `search_spaces`, in [0, 1]. Defaults to 0.05.
         mutation_fn: Called with each variant, to change it further; see `spawn_variant`. None: nothing further.
         floor: Least share of an agent once weights follow scores, in [0, 1 / agents]. Defaults to 0.05.
         regime_detector: Names the regime after each evaluation; when the name changes, the bank's policy of that regime
-            is tried. None: each world that an alarm reveals is a regime of its own.
+            is tried. None: each change that an alarm reveals is a regime of its own.
         bank: Whether the loop keeps a policy of each regime, and the weights that the run began with, to go on from in
-            a changed world. Defaults to True. Without it a policy that is too sure of itself may never learn another.
+            a changed environment. Defaults to True. Without it a policy that is too sure of itself may never learn
+            another.
         max_regimes: Policies in the bank at most, at least 1. Defaults to 8.
         after_shift: What the agent keeps of its past after a detected shift. None: `AfterShift` with its defaults.
         seed: Seeds variants and evaluations. None: they differ from run to run.
@@ -237,7 +238,7 @@ class PolicyManager(NamesChecked, OneLineRepr):
         self._book.record(i, score)
 
     def forget_scores(self) -> None:
-        """Drops the scores of all agents: they were earned in a world that is gone. Weights stay until there are new.
+        """Drops the scores of all agents: they were earned in a regime that is gone. Weights stay until there are new.
 
         The loop does so after a detected shift.
         """

@@ -28,8 +28,8 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
         reads_logs: Whether scores are logs. They cannot be had a second time for the same weights, so they are neither
             pooled nor confirmed. False (the default here).
         in_place: Whether weights are only ever evaluated in the training environments, in windows that are not learned
-            from: of a world that cannot be had a second time, a copy says nothing. False (the default here): where the
-            loop can make environments of its own, it plays there.
+            from: of an environment that exists once, a copy says nothing. False (the default here): where the loop can
+            make environments of its own, it plays there.
         sign: What people are shown is the score times this: -1.0 where the score is the negative of something that is
             better lower, such as a loss or a cost. 1.0 (the default here): the score itself.
     """

@@ -19,7 +19,7 @@ class Evaluation:
         lag: How many windows of training the weights that earned the score are behind `window_id`, on average: 1 for
             those that collected that window, 0 for an epoch that was scored at its end.
         counts: Whether it counts towards a plateau. It does not while a tuner experiments.
-        settled: Whether a lower score is a degradation. Of an experiment's weights it is not.
+        monitored: Whether a lower score is a degradation. Of an experiment's weights it is not.
         exact: Whether the same weights would get the same score again, as from a validation set: then two of them are
             compared without error, although the scores of a run are noisy.
     """
@@ -30,5 +30,5 @@ class Evaluation:
     env_steps: int = 0
     lag: float = 0.0
     counts: bool = True
-    settled: bool = True
+    monitored: bool = True
     exact: bool = False

@@ -31,7 +31,7 @@ class ReturnEvaluator(BaseEvaluator):
         rate_after: Steps of each environment (time steps, not times the number of environments) without an end of an
             episode until the reward rate is scored, at least 1. Defaults to 10,000. If the episodes of an environment
             can be longer, choose more than its longest: an episode that takes 50,000 steps needs 50,001.
-        in_place: Evaluate only in the training environments: of a world that cannot be copied. Defaults to False.
+        in_place: Evaluate only in the training environments: of one that cannot be copied. Defaults to False.
 
     Raises:
         ConfigurationError: An argument is not an integer or too small.

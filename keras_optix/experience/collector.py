@@ -155,7 +155,7 @@ class Collector(WindowSource):
         self._handed_out = position
         return self._deliver(collected)
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Waits for a window that is being collected ahead; it is handed out next."""
         if self._ahead is not None:
             self._ahead.exception()
@@ -187,7 +187,7 @@ class Collector(WindowSource):
         Raises:
             EnvError: An environment's `save_state` returned what cannot be saved.
         """
-        self.settle()
+        self.drain()
         with self._lock:
             at = self._handed_out
             reachable = at is self._position and at.current is not None and not self._closed
@@ -212,7 +212,7 @@ class Collector(WindowSource):
         Raises:
             StateError: The collector is closed, or what was saved is damaged or of other environments.
         """
-        self.settle()
+        self.drain()
         with self._lock:
             self._check_open()
             position, states, interrupted = read_position(arrays, values, self.envs.layout, self.num_envs)

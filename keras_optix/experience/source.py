@@ -110,7 +110,7 @@ class WindowSource(OneLineRepr, abc.ABC):
         """Returns the next window."""
 
     @abc.abstractmethod
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Makes sure that nothing happens to the environments behind the caller's back."""
 
     @abc.abstractmethod

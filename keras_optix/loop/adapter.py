@@ -248,7 +248,7 @@ class Adapter(abc.ABC):
         raise NotImplementedError
 
     def after_shift(self, after: AfterShift) -> None:
-        """Forgets what belongs to a world that is gone."""
+        """Forgets what belongs to a regime that is gone."""
         raise NotImplementedError
 
     def mixture_weights(self) -> Sequence[float]:
@@ -288,5 +288,5 @@ class Adapter(abc.ABC):
         """Closes what was opened."""
 
     def get_hyperparams(self) -> HyperparamSet:
-        """The values in force."""
+        """The current values."""
         return HyperparamSet(self.hyperparams.snapshot())

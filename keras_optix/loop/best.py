@@ -27,4 +27,4 @@ class Best:
     def snapshot(self) -> PolicySnapshot | None:
         """The best of the present regime, or None."""
         latest = self.latest
-        return latest if latest is not None and latest.era == self._scheduler.state.era else None
+        return latest if latest is not None and latest.regime_index == self._scheduler.state.regime_index else None

@@ -314,12 +314,12 @@ class Engine:
         values = adapter.hyperparams.snapshot()
         # One that is itself not finite (a schedule's 0 / 0) has no half.
         rates = {name: values[name] for name in adapter.rates if math.isfinite(values[name])}
-        after = self.guard.rescue_all(window_id, what, rates)
+        after = self.guard.recover_all(window_id, what, rates)
         if after:
-            self.tuning.set(after, "rescue")
+            self.tuning.set(after, "recovery")
         words = {LEARNING_RATE: "learning rate"}
         change = "".join(f", {words.get(name, name)} {rates[name]:.4g} -> {rate:.4g}" for name, rate in after.items())
-        times = f"{self.guard.rescues} of at most {self.guard.max_rescues}"
+        times = f"{self.guard.recoveries} of at most {self.guard.max_recoveries}"
         lowered = what[0].lower() + what[1:]
         restored = "no weights to go back to" if before is None else "restored the weights before"
         self.journal.note("non_finite", f"{lowered} was not finite; {restored}{change} ({times})")
@@ -342,7 +342,7 @@ class Engine:
             performer.restore(best.snapshot)
             self.journal.note("restored", f"restored snapshot {best.snapshot.snapshot_id}")
         elif self.options.restore_best and best.latest is not None:
-            of = f"snapshot {best.latest.snapshot_id} is from a world that is gone"
+            of = f"snapshot {best.latest.snapshot_id} is from a regime that is gone"
             self.journal.note("kept", f"kept the weights: {of}")
 
     def write_schedule(self) -> None:
@@ -393,7 +393,7 @@ class Engine:
             "units": self.units,
             "window_id": journal.window_id,
             "env_steps": journal.env_steps,
-            "rescues": self.guard.rescues,
+            "recoveries": self.guard.recoveries,
             "scheduler": self.scheduler.state.to_json(),
             "evaluator": self.evaluator.to_json(),
             "agreement": performer.agreement.to_json(),
@@ -422,7 +422,7 @@ class Engine:
         self.history.restore(under("history/", arrays), loop["history"])
         self.units = loop["units"]
         self.journal.window_id, self.journal.env_steps = loop["window_id"], loop["env_steps"]
-        self.guard.rescues = loop["rescues"]
+        self.guard.recoveries = loop["recoveries"]
         self.scheduler.state = SchedulerState.from_json(loop["scheduler"])
         self.evaluator.from_json(loop["evaluator"])
         performer.agreement.from_json(loop["agreement"])

@@ -95,7 +95,7 @@ class LoopHistory(Mapping[str, np.ndarray]):
 
         Args:
             row: Values of `COLUMNS`; the state as a `LoopState`.
-            hyperparams: Values in force, by name.
+            hyperparams: Current values, by name.
             logs: Of the window (epoch), by name; what is no number is left out.
         """
         values = {name: row[name].name if name == _STATE else row[name] for name in COLUMNS}

@@ -293,7 +293,7 @@ class Performer:
     def _promote(self, action: do.Promote) -> None:
         candidate = self.policy(do.CURRENT)
         score, window_id = action.score, self.journal.window_id
-        decision = self.scheduler.crown(score, action.evidence)
+        decision = self.scheduler.promote(score, action.evidence)
         error = score.stderr if math.isfinite(score.stderr) else None
         metrics = EvalMetrics(score.mean, episode_id=window_id, stderr=error, episodes=score.n)
         self._save(candidate, metrics, self.adapter.get_hyperparams(), current=True)
@@ -309,11 +309,11 @@ class Performer:
             policy_version=policy.policy_version,
             window_id=policy.window_id,
             env_steps=policy.env_steps,
-            era=self.scheduler.state.era,
-            crowned=True,
+            regime_index=self.scheduler.state.regime_index,
+            promoted=True,
         )
-        self.regimes.crowned(saved)
-        self.tuning.crowned(saved.snapshot_id, self.regimes.snapshot_ids, in_force=current)
+        self.regimes.promoted(saved)
+        self.tuning.promoted(saved.snapshot_id, self.regimes.snapshot_ids, current=current)
 
     # The current weights
 
@@ -384,11 +384,11 @@ class Performer:
             self.adapter.mutate(self.manager.mutation_fn)
 
     def _leave_regime(self, action: do.LeaveRegime) -> list[KnownPolicy]:
-        era = self.scheduler.state.era
+        index = self.scheduler.state.regime_index
         others = self.regimes.leave(action.best)
         self._forget_regime()
         self.adapter.after_shift(self.manager.after_shift)
-        self.journal.note("shift", f"the world has changed; era {era} begins", action.evidence)
+        self.journal.note("change_point", f"the environment has changed: change point {index}", action.evidence)
         return [KnownPolicy(regime, snapshot) for regime, snapshot in others]
 
     def _forget_regime(self) -> None:

@@ -16,13 +16,13 @@ class PolicyBank:
 
     Args:
         registry: Where the snapshots are.
-        max_regimes: Regimes that are remembered; the one that was in force longest ago is forgotten first.
+        max_regimes: Regimes that are remembered; the one that was there longest ago is forgotten first.
     """
 
     def __init__(self, registry: CheckpointRegistry, max_regimes: int) -> None:
         self._registry = registry
         self._max_regimes = max_regimes
-        self._entries: dict[str, PolicySnapshot] = {}  # by regime; the one in force last is the last
+        self._entries: dict[str, PolicySnapshot] = {}  # by regime; the one that was there last is the last
 
     def __len__(self) -> int:
         return len(self._entries)

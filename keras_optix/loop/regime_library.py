@@ -1,4 +1,4 @@
-"""The worlds (regimes) that a run met: their names, and the policy that is known for each."""
+"""The regimes that a run met: their names, and the policy that is known for each."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _HISTORY = 256  # evaluations that a detector sees
 
 
 class RegimeLibrary:
-    """Names worlds, by a detector or by counting them, and keeps a policy for each.
+    """Names regimes, by a detector or by counting them, and keeps a policy for each.
 
     Args:
         registry: Where the policies are.
-        detector: Names regimes. None: worlds are counted, one for each shift.
+        detector: Names regimes. None: regimes are counted, one for each shift.
         keeps: Whether policies are kept.
         max_regimes: How many are, at most.
 
     Attributes:
-        regime: The world at hand; None before a detector named one.
+        regime: The regime at hand; None before a detector named one.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class RegimeLibrary:
         self._bank = PolicyBank(registry, max_regimes)
         self._counted = 0
         self._names: list[str] = []  # in the order in which they were first seen
-        self._offered = True  # whether the policy of the world at hand was tried, or there was no need to
+        self._offered = True  # whether the policy of the regime at hand was tried, or there was no need to
         self._history: deque[EvalMetrics] = deque(maxlen=_HISTORY)
         self.enter_new()
 
@@ -84,22 +84,22 @@ class RegimeLibrary:
 
     @property
     def known(self) -> PolicySnapshot | None:
-        """The policy that is known for the world at hand."""
+        """The policy that is known for the regime at hand."""
         return None if self.regime is None else self._bank.get(self.regime)
 
-    def crowned(self, snapshot: PolicySnapshot) -> None:
-        """There is a new best. A world that is only counted gets its policy when it is left; a named one, now."""
+    def promoted(self, snapshot: PolicySnapshot) -> None:
+        """There is a new best. A regime that is only counted gets its policy when it is left; a named one, now."""
         if self._detector is not None:
             self._keep(snapshot)
 
     def leave(self, best: PolicySnapshot) -> list[tuple[str, PolicySnapshot]]:
-        """The world has changed.
+        """The environment has changed.
 
         Args:
-            best: The best of the world that is gone.
+            best: The best of the regime that is gone.
 
         Returns:
-            Other policies that are kept, with their worlds, in the order in which to try them.
+            Other policies that are kept, with their regimes, in the order in which to try them.
         """
         if self._detector is None:
             self._keep(best)
@@ -107,16 +107,16 @@ class RegimeLibrary:
         return [entry for entry in self._bank.candidates(self.regime) if entry[1].key != best.key]
 
     def enter(self, regime: str) -> None:
-        """The world at hand is one with a name."""
+        """The regime at hand is one with a name."""
         self.regime = regime
         if regime not in self._names:
             self._names.append(regime)
 
     def enter_new(self) -> None:
-        """The world at hand is one that was not met before; a detector will name it."""
+        """The regime at hand is one that was not met before; a detector will name it."""
         if self._detector is None:
             self._counted += 1
-            self.enter(f"world {self._counted}")
+            self.enter(f"regime {self._counted}")
 
     def _keep(self, snapshot: PolicySnapshot) -> None:
         if self._keeps and self.regime is not None:

@@ -128,7 +128,7 @@ class RegimeDetector(NamesChecked, OneLineRepr):
         return VOLATILE if volatile else TRENDING if trending else RANGING
 
     def _band(self, label: str | None, candidate: str) -> float:
-        """What to multiply the threshold of `candidate` with while `label` is in force."""
+        """What to multiply the threshold of `candidate` with while `label` holds."""
         if label is None:
             return 1.0
         return 1.0 - self.hysteresis if label == candidate else 1.0 + self.hysteresis

@@ -91,7 +91,7 @@ def scalars(run: Reported, logs: Mapping[str, Any]) -> tuple[dict[str, float], d
         "loop/interval": state.interval,
         "loop/since_best": float(state.since_best),
         "loop/cusum": state.cusum,
-        "loop/rescues": float(run.guard.rescues),
+        "loop/recoveries": float(run.guard.recoveries),
         "time/windows": float(run.units),
         "time/evaluation_env_steps": float(run.adapter.evaluation_steps),
     }
@@ -113,7 +113,7 @@ def scalars(run: Reported, logs: Mapping[str, Any]) -> tuple[dict[str, float], d
 
 def _policies(run: Reported) -> dict[str, float]:
     values = {
-        "policies/era": float(run.scheduler.state.era),
+        "policies/change_points": float(run.scheduler.state.regime_index),
         "policies/variants": float(run.performer.variants),
         **run.performer.regimes.scalars(),
     }
@@ -138,5 +138,9 @@ def summary(run: Reported, *, where: bool = True) -> str:
     if latest is None:
         return f"{ended}. No evaluation was made: no episode ended often enough, or nothing was logged to score."
     found = f"{run.performer.shown(latest)} at {latest.env_steps:,} {steps}"
-    found = f"Best {found}" if best.snapshot is not None else f"No best since the world changed; before it was {found}"
+    found = (
+        f"Best {found}"
+        if best.snapshot is not None
+        else f"No best since the environment changed; before it was {found}"
+    )
     return f"{ended}. {found}: {run.registry.directory / latest.path}" if where else f"{ended}. {found}."

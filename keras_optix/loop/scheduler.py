@@ -9,7 +9,7 @@
     any      --degradation-->                                        ACTIVE
 
 Improvement and degradation are tests. An improvement is first a *candidate*: an evaluation significantly above the
-best. It is crowned only by `confirm`, with a second evaluation of the same weights, because the maximum of many noisy
+best. It is promoted only by `confirm`, with a second evaluation of the same weights, because the maximum of many noisy
 scores lies far above the truth. Degradation is a one-sided CUSUM (Page 1954) on standardised scores, with a margin that
 is measured in progress made, so that shifting or scaling all scores changes no decision. Its reference is estimated as
 it goes (a self-starting CUSUM, Hawkins 1987), and a standard error that rests on few samples counts for what it is
@@ -77,7 +77,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         backoff_factor: Growth of the interval per evaluation while COOLING, > 1. Defaults to 2.
         max_interval: Largest interval in windows. Defaults to 100.
         plateau_threshold: Evaluations without improvement until COOLING. Defaults to 5.
-        dormant_threshold: Evaluations since the best was crowned until DORMANT, more than `plateau_threshold`. Scores
+        dormant_threshold: Evaluations since the best was promoted until DORMANT, more than `plateau_threshold`. Scores
             that rise significantly since then (the slope of a regression line) put it off: slow progress is no
             plateau, even where no single score stands out. Defaults to 20.
         degradation_threshold: Share of the progress (best minus first score) that may not be lost: only what falls
@@ -89,7 +89,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         cusum_slack: Slack `k` of the CUSUM in standard errors. Defaults to 0.5.
         cusum_limit: Limit `h` of the CUSUM in standard errors. Defaults to 5: with the slack, one false alarm in
             about 900 evaluations, and a drop of 1, 2, 3 standard errors seen after about 10, 4, 3. A drop in the
-            first evaluations after a best was crowned takes longer, for the reference is not known better than they.
+            first evaluations after a best was promoted takes longer, for the reference is not known better than they.
         degradation_cooldown: Evaluations after a degradation during which the CUSUM does not accumulate: time to
             recover. Defaults to 3; 0: none.
 
@@ -210,10 +210,10 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         state = dataclasses.replace(self.state, pending=False)
         if state.best is None:
             evidence = Evidence(0.0, score.stderr, score.n, "first confirmed score")
-            return (self._crown(state, score, evidence),)
+            return (self._promote(state, score, evidence),)
         evidence, z = self._above_best(state, score, state.best, "confirmed better than the best")
         if z > _ONE_SIDED_Z[self.confidence]:
-            return (self._crown(state, score, evidence),)
+            return (self._promote(state, score, evidence),)
         rejected = dataclasses.replace(evidence, reason="a second evaluation did not confirm the improvement")
         decision = Decision(LoopEvent.REJECTED, state.loop_state, state.loop_state, rejected)
         follow_up = self._no_improvement(state, score, evaluation)
@@ -232,7 +232,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         """
         if not self.state.pending:
             raise StateError("There is no candidate to accept; call `observe` first.")
-        return self._crown(dataclasses.replace(self.state, pending=False), _finite(evaluation), evidence)
+        return self._promote(dataclasses.replace(self.state, pending=False), _finite(evaluation), evidence)
 
     def doubts_best(self, score: Estimate) -> bool:
         """Whether a score would lie above the best, were the best known better.
@@ -267,19 +267,19 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         return comparison.evidence
 
     def adopt(self, score: Estimate) -> None:
-        """Makes `score` the best's: a resumed run finds a snapshot that was crowned after its state was written."""
+        """Makes `score` the best's: a resumed run finds a snapshot that was promoted after its state was written."""
         self.state = dataclasses.replace(
             self.state, best=score, level=score, recent=(), cusum=0.0, since_best=0, since_active=0, pending=False
         )
 
-    def crown(self, score: Estimate, evidence: Evidence) -> Decision:
+    def promote(self, score: Estimate, evidence: Evidence) -> Decision:
         """Makes weights the best that were found outside training, and the loop ACTIVE with them.
 
         Args:
             score: Of an evaluation of their own, not of the one that they were chosen by.
             evidence: Why they are the best.
         """
-        return self._crown(dataclasses.replace(self.state, pending=False), score, evidence)
+        return self._promote(dataclasses.replace(self.state, pending=False), score, evidence)
 
     def rolled_back(self) -> None:
         """Says that the best weights act again after a degradation: their score is the reference of the CUSUM."""
@@ -305,21 +305,21 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         return Decision(LoopEvent.WATCHDOG, LoopState.DORMANT, LoopState.WATCHDOG, evidence)
 
     def shifted(self) -> None:
-        """Says that the world has changed: a new era begins, ACTIVE and without a best."""
-        self.state = self._next_era(self.state)
+        """Says that the environment has changed: a new regime begins, ACTIVE and without a best."""
+        self.state = self._next_regime(self.state)
 
-    def _next_era(self, state: SchedulerState) -> SchedulerState:
-        """What was best in the old world is no reference in the new one."""
+    def _next_regime(self, state: SchedulerState) -> SchedulerState:
+        """What was best in the old regime is no reference in the new one."""
         return SchedulerState(
             interval=float(self.base_interval),
             last_window=state.last_window,
             evaluations=state.evaluations,
-            era=state.era + 1,
+            regime_index=state.regime_index + 1,
             cooldown_until=state.evaluations + self.degradation_cooldown,
         )
 
     def _candidate(self, state: SchedulerState, score: Estimate) -> Evidence | None:
-        """Evidence for an improvement: this evaluation, or all since the best was crowned, lies above the best."""
+        """Evidence for an improvement: this evaluation, or all since the best was promoted, lies above the best."""
         if state.best is None:
             return Evidence(0.0, score.stderr, score.n, "first evaluation")
         limit = _ONE_SIDED_Z[self.confidence]
@@ -328,7 +328,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             return evidence
         if state.level is not None and (state.since_best > 0 or state.recent):
             # Many small steps up: none of them is significant, but together they are. The evaluation at hand must be
-            # above the best too, for its weights are the ones that would be crowned.
+            # above the best too, for its weights are the ones that would be promoted.
             together = functools.reduce(pool, (*state.recent, score), state.level)
             evidence, z = self._above_best(state, together, state.best, "better than the best on average")
             if z > limit and score.mean > state.best.mean + self.improvement_margin:
@@ -338,7 +338,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
     def _above_best(self, state: SchedulerState, score: Estimate, best: Estimate, reason: str) -> Comparison:
         return compare(score, best, reason, margin=self.improvement_margin, history=state.history)
 
-    def _crown(self, state: SchedulerState, score: Estimate, evidence: Evidence) -> Decision:
+    def _promote(self, state: SchedulerState, score: Estimate, evidence: Evidence) -> Decision:
         self.state = dataclasses.replace(
             state,
             loop_state=LoopState.ACTIVE,
@@ -354,13 +354,13 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
 
     def _no_improvement(self, state: SchedulerState, score: Estimate, evaluation: Evaluation) -> Decision:
         before, fall, alarm = state.loop_state, self._plateau_evidence(state, score), False
-        if evaluation.settled:
+        if evaluation.monitored:
             state, fall, alarm = self._update_cusum(state, score)
         if evaluation.counts:
             state = dataclasses.replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1)
         rising = trend(state.history[-min(state.since_best, _HISTORY) :]) > _ONE_SIDED_Z[self.confidence]
         if evaluation.counts and state.since_best >= self.dormant_threshold and not rising:
-            # Counted since the best was crowned, so that degradations on the way cannot put DORMANT off for ever.
+            # Counted since the best was promoted, so that degradations on the way cannot put DORMANT off for ever.
             self.state = dataclasses.replace(state, loop_state=LoopState.DORMANT)
             return Decision(LoopEvent.DORMANT, before, LoopState.DORMANT, self._plateau_evidence(state, score))
         if alarm:
@@ -400,7 +400,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             return dataclasses.replace(state, level=score), evidence, False
         progress = max(state.best.mean - (state.best.mean if state.baseline is None else state.baseline), 0.0)
         margin = (1.0 - self.degradation_threshold) * progress
-        reason = "compared with the level since the best was crowned"
+        reason = "compared with the level since the best was promoted"
         evidence, z = compare(score, state.level, reason, margin=-margin, history=state.history)
         if state.evaluations <= state.cooldown_until:
             # The score of the best is a reference already, if the loop rolled back to it. Otherwise the latest score
@@ -411,7 +411,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         shared = 0.5 * math.sqrt(score.n / (score.n + state.level.n))
         cusum = max(0.0, state.cusum - z - self.cusum_slack - shared)
         # All scores enter the level in the end: leaving the low ones out would raise it, and with it the rate of false
-        # alarms. But not at once: a drop right after a best was crowned would be half of the reference itself.
+        # alarms. But not at once: a drop right after a best was promoted would be half of the reference itself.
         level, recent = state.level, (*state.recent, score)
         if len(recent) > _REFERENCE_LAG:
             level, recent = pool(level, recent[0]), recent[1:]
@@ -422,7 +422,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         if not alarm:
             self.state = state
             return Decision(LoopEvent.NONE, state.loop_state, state.loop_state, evidence)
-        self.state = self._next_era(state)
+        self.state = self._next_regime(state)
         return Decision(LoopEvent.DEGRADATION, LoopState.WATCHDOG, LoopState.ACTIVE, evidence)
 
 

@@ -31,18 +31,18 @@ class SchedulerState:
         interval: Windows between evaluations. A float, so that a fractional backoff factor really backs off.
         last_window: Window of the last evaluation, or None.
         evaluations: Evaluations so far.
-        since_best: Evaluations since the best was crowned.
+        since_best: Evaluations since the best was promoted.
         since_active: Evaluations without improvement since the loop last became ACTIVE.
-        best: Confirmed score of the best weights of this era.
-        baseline: First score of this era; progress is measured from it.
-        level: What the scores average to since the best was crowned or a degradation was seen, but for the `recent`
+        best: Confirmed score of the best weights of this regime.
+        baseline: First score of this regime; progress is measured from it.
+        level: What the scores average to since the best was promoted or a degradation was seen, but for the `recent`
             ones: the reference of the CUSUM.
         recent: The latest scores, which are not in the level yet.
         cusum: The CUSUM statistic, in standard errors.
         cooldown_until: Number of the last evaluation of the cooldown after a degradation.
         history: The latest scores, oldest first.
         pending: A candidate waits for `confirm`.
-        era: Counts the worlds: a degradation seen by the watchdog starts a new one, with a new best.
+        regime_index: Change points until now: after each, nothing is the best any more.
     """
 
     loop_state: LoopState = LoopState.ACTIVE
@@ -59,7 +59,7 @@ class SchedulerState:
     cooldown_until: int = 0
     history: tuple[float, ...] = ()
     pending: bool = False
-    era: int = 0
+    regime_index: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Returns the state as JSON values."""
@@ -133,5 +133,5 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "cooldown_until": _read_count,
     "history": _read_history,
     "pending": _read_flag,
-    "era": _read_count,
+    "regime_index": _read_count,
 }

@@ -28,7 +28,7 @@ class Lineage:
 
     Attributes:
         steps: Environment steps (batches) that they were trained on.
-        schedule: What was in force when.
+        schedule: Which values were set when.
     """
 
     steps: int
@@ -64,7 +64,7 @@ class Tuning:
         disturb: Called where the weights or values changed: which scores do not count follows from that.
 
     Attributes:
-        lineage: Of the weights in force.
+        lineage: Of the current weights.
     """
 
     def __init__(
@@ -86,9 +86,9 @@ class Tuning:
         self._note = note
         self._disturb = disturb
         self._kept: dict[str, _Kept] = {}
-        self._crowned: dict[int, Lineage] = {}  # by snapshot
+        self._promoted: dict[int, Lineage] = {}  # by snapshot
         self._in_force: dict[str, float] = {}  # what was seen or set last
-        self._settled: dict[str, float] = {}  # values that were meant to stay
+        self._permanent: dict[str, float] = {}  # values that were meant to stay
         self._steps_before = 0  # steps of the lineage before the latest unit
         self._logs: Mapping[str, Any] = {}  # of the latest unit
         self._window_id = -1  # the latest
@@ -98,14 +98,14 @@ class Tuning:
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule that the weights in force were trained under."""
+        """The schedule that the current weights were trained under."""
         return self.lineage.schedule
 
     def flagged(self, evaluation: Evaluation) -> Evaluation:
         """The evaluation, marked if it is one of an experiment."""
         if self._tuner is None:
             return evaluation
-        return replace(evaluation, counts=not self._tuner.busy, settled=not self._tuner.unsettled)
+        return replace(evaluation, counts=not self._tuner.busy, monitored=self._tuner.monitored)
 
     def begin(self) -> None:
         """A new run."""
@@ -164,17 +164,17 @@ class Tuning:
         self.lineage = Lineage(steps, Schedule(before if steps else tuned))
         if steps and tuned != before:
             self._extend(ScheduleStep(steps, tuned, "" if decision is None else decision.kind, True))
-        self._settled = dict(tuned)
+        self._permanent = dict(tuned)
         self._keep_now(decision, tuned)
 
     def shifted(self) -> None:
-        """The world has changed: the tuner begins anew."""
+        """The environment has changed: the tuner begins anew."""
         if self._tuner is None:
             return
         decision = self._tuner.shift(self._adapter.get_hyperparams())
         self._kept = {}
         if decision is not None and decision.params:
-            self.set(decision.params, "shift")
+            self.set(decision.params, "change_point")
         self._keep_now(decision, self._tuned(self._tuner))
 
     def count(self, unit: TrainingUnit) -> None:
@@ -232,26 +232,26 @@ class Tuning:
             kind: Why, in one word.
         """
         self._set(params)
-        self._settled |= params
-        self._record(params, kind, settles=True)
+        self._permanent |= params
+        self._record(params, kind, permanent=True)
 
-    def crowned(self, snapshot_id: int, held: Iterable[int] = (), *, in_force: bool = False) -> None:
+    def promoted(self, snapshot_id: int, held: Iterable[int] = (), *, current: bool = False) -> None:
         """Weights are a snapshot now.
 
         Args:
             snapshot_id: Its number.
             held: Other snapshots that may be restored yet.
-            in_force: They are the weights in force, and not those that earned the latest evaluation.
+            current: They are the current weights, and not those that earned the latest evaluation.
         """
-        kept = {number: self._crowned[number] for number in held if number in self._crowned}
-        self._crowned = kept | {snapshot_id: self.lineage if in_force else self._lineage_of_candidate()}
+        kept = {number: self._promoted[number] for number in held if number in self._promoted}
+        self._promoted = kept | {snapshot_id: self.lineage if current else self._lineage_of_candidate()}
 
     def restored(self, snapshot_id: int) -> None:
-        """The weights in force are those of a snapshot: their schedule goes on from there."""
-        self.lineage = self._crowned.get(snapshot_id, self.lineage)
+        """The current weights are those of a snapshot: their schedule goes on from there."""
+        self.lineage = self._promoted.get(snapshot_id, self.lineage)
 
     def restarted(self) -> None:
-        """The weights in force are those that the run began with."""
+        """The current weights are those that the run began with."""
         self.lineage = Lineage(0, Schedule({} if self._tuner is None else self._tuned(self._tuner)))
 
     # What they are made of
@@ -271,11 +271,11 @@ class Tuning:
         for name in decision.drop:
             self._kept.pop(name, None)
         if decision.params:
-            self._record(params, decision.kind, settles=decision.settles)
+            self._record(params, decision.kind, permanent=decision.permanent)
         if decision.kind:
             self._note("hyperparams", self._in_words(decision, before), decision.evidence, decision.cost)
-        if decision.settles:
-            self._settled |= params
+        if decision.permanent:
+            self._permanent |= params
         if changed or decision.restore is not None:
             self._disturb()
 
@@ -284,7 +284,7 @@ class Tuning:
         return {name: values[name] for name in tuner.names}
 
     def _keep_now(self, decision: TunerDecision | None, tuned: dict[str, float]) -> None:
-        """Keeps the state in force, if a decision to begin asks for it."""
+        """Keeps the current state, if a decision to begin asks for it."""
         if decision is not None and decision.keep is not None:
             self._start = decision.keep, tuned
         if self._adapter.ready:
@@ -317,28 +317,28 @@ class Tuning:
             hook.on_hyperparam_update(old, new)
         return True
 
-    def _record(self, names: Iterable[str], kind: str, *, settles: bool) -> None:
-        """Notes in the schedule what is in force now."""
+    def _record(self, names: Iterable[str], kind: str, *, permanent: bool) -> None:
+        """Notes in the schedule the current values."""
         tuned = () if self._tuner is None else self._tuner.names
         now = self._adapter.hyperparams.snapshot()
         mine = {name: now[name] for name in names if name in tuned}
         if mine:
-            self._extend(ScheduleStep(self.lineage.steps, mine, kind, settles))
+            self._extend(ScheduleStep(self.lineage.steps, mine, kind, permanent))
 
     def _record_others(self, tuner: BaseOptimizer, current: Mapping[str, float]) -> None:
         """Notes values under which was learned and that nobody told of: those before a rollback, or somebody else's."""
         scheduled = self.lineage.schedule.latest
         other = {name: current[name] for name in tuner.names if current[name] != scheduled.get(name)}
         if other:
-            self._extend(ScheduleStep(self._steps_before, other, "in force", True))
+            self._extend(ScheduleStep(self._steps_before, other, "current", True))
 
     def _extend(self, step: ScheduleStep) -> None:
         self.lineage = replace(self.lineage, schedule=self.lineage.schedule.then(step))
 
     def _in_words(self, decision: TunerDecision, before: Mapping[str, float]) -> str:
         now = self._adapter.hyperparams.snapshot()
-        if decision.settles:
-            before = {**before, **self._settled}  # where it came from, not which value was tried last
+        if decision.permanent:
+            before = {**before, **self._permanent}  # where it came from, not which value was tried last
         changed = [name for name in decision.params if now[name] != before[name]]
         # Of many values, those that stay are not worth the space, unless all do.
         values = ", ".join(f"{name} {before[name]:.4g} -> {now[name]:.4g}" for name in changed) or ", ".join(
@@ -374,9 +374,9 @@ class Tuning:
                 name: {"hyperparams": kept.hyperparams, "lineage": kept.lineage.to_json()}
                 for name, kept in self._kept.items()
             },
-            "crowned": [[number, lineage.to_json()] for number, lineage in self._crowned.items()],
+            "promoted": [[number, lineage.to_json()] for number, lineage in self._promoted.items()],
             "lineage": self.lineage.to_json(),
-            "settled": self._settled,
+            "permanent": self._permanent,
             "steps_before": self._steps_before,
             "window_id": self._window_id,
         }
@@ -389,7 +389,7 @@ class Tuning:
             name: _Kept(under(f"{name}/", arrays), dict(kept["hyperparams"]), Lineage.from_json(kept["lineage"]))
             for name, kept in values["kept"].items()
         }
-        self._crowned = {number: Lineage.from_json(lineage) for number, lineage in values["crowned"]}
+        self._promoted = {number: Lineage.from_json(lineage) for number, lineage in values["promoted"]}
         self.lineage = Lineage.from_json(values["lineage"])
-        self._settled = dict(values["settled"])
+        self._permanent = dict(values["permanent"])
         self._steps_before, self._window_id = values["steps_before"], values["window_id"]

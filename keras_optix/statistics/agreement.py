@@ -53,7 +53,7 @@ class Agreement:
         self._before, self._copies = before, copies
 
     def cancel(self) -> None:
-        """Other weights are in force: the next score in training says nothing about those."""
+        """Other weights act now: the next score in training says nothing about those."""
         self._before = self._copies = None
 
     def observe(self, after: Estimate) -> Evidence | None:

@@ -18,8 +18,9 @@ from keras_optix.records import EvalMetrics, HyperparamSet
 from keras_optix.reprs import call_repr
 from keras_optix.validation import is_finite_number
 
-_SCHEMA = 2
-_OLDER = {"crowned": False, "held_by": []}  # what schema 1 did not have yet
+_SCHEMA = 3
+_OLDER = {"promoted": False, "held_by": []}  # what schema 1 did not have yet
+_RENAMED = {"era": "regime_index", "crowned": "promoted"}  # as schemas 1 and 2 called them
 _RUN_ID = re.compile(r"[^./\\:\x00][^/\\:\x00]*")  # one folder name on every system, neither hidden nor `..`
 
 
@@ -35,10 +36,10 @@ class PolicySnapshot:
         window_id: The last window that these weights collected before they were saved.
         env_steps: Environment steps of the run until then.
         eval_metrics: Score of exactly these weights, with standard error and number of episodes.
-        hyperparams: Hyperparameters in force when they were reached.
-        era: Regimes seen before this one (see `SchedulerState.era`).
+        hyperparams: Hyperparameters when they were reached.
+        regime_index: Regimes seen before this one (see `SchedulerState.regime_index`).
         created: Unix time.
-        crowned: Whether it was the loop's best when it was saved. The latest of these is the best, even where a second
+        promoted: Whether it was the loop's best when it was saved. The latest of these is the best, even where a second
             look at it found a lower score than a snapshot before it had: it beat that one when both were compared.
         held_by: Who needs it (see `CheckpointRegistry.hold`); it is not pruned while anyone does.
     """
@@ -51,9 +52,9 @@ class PolicySnapshot:
     env_steps: int
     eval_metrics: EvalMetrics
     hyperparams: HyperparamSet
-    era: int
+    regime_index: int
     created: float
-    crowned: bool = False
+    promoted: bool = False
     held_by: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
@@ -91,11 +92,11 @@ def is_run_id(value: object) -> bool:
 
 
 def ranked(snapshots: Iterable[PolicySnapshot], run_id: str | None) -> list[PolicySnapshot]:
-    """The snapshots of a run, best first: newest era, then what the loop crowned last, then highest score."""
+    """The snapshots of a run, best first: newest regime, then what the loop promoted last, then highest score."""
     mine = [snapshot for snapshot in snapshots if snapshot.run_id == run_id]
-    era = max((snapshot.era for snapshot in mine), default=0)
-    crowned = max((s.snapshot_id for s in mine if s.crowned and s.era == era), default=0)
-    return sorted(mine, key=lambda s: (-s.era, s.snapshot_id != crowned, -s.score, s.snapshot_id))
+    regime_index = max((snapshot.regime_index for snapshot in mine), default=0)
+    promoted = max((s.snapshot_id for s in mine if s.promoted and s.regime_index == regime_index), default=0)
+    return sorted(mine, key=lambda s: (-s.regime_index, s.snapshot_id != promoted, -s.score, s.snapshot_id))
 
 
 def plain_metrics(metrics: EvalMetrics) -> EvalMetrics:
@@ -137,14 +138,15 @@ def read_manifest(data: bytes) -> tuple[str, list[PolicySnapshot]]:
         raise ValueError("it is nested too deeply") from None
     _check_names("the manifest", manifest, ("schema", "run_id", "snapshots"))
     schema = manifest["schema"]
-    if type(schema) is not int or schema not in (1, _SCHEMA):
-        raise ValueError(f"`schema` must be 1 or {_SCHEMA}, not {schema!r}")
+    if type(schema) is not int or not 1 <= schema <= _SCHEMA:
+        raise ValueError(f"`schema` must be an integer from 1 to {_SCHEMA}, not {schema!r}")
     run_id = _checked("run_id", manifest["run_id"], is_run_id, "the name of a folder")
     entries = _checked("snapshots", manifest["snapshots"], _is_list, "a list")
     snapshots = []
     for k, entry in enumerate(entries):
-        if schema == 1 and isinstance(entry, dict):
-            entry = _OLDER | entry
+        if schema < _SCHEMA and isinstance(entry, dict):
+            older = {_RENAMED.get(name, name): value for name, value in entry.items()}
+            entry = _OLDER | older if schema == 1 else older
         snapshots.append(_snapshot(f"snapshots[{k}]", entry))
     seen: set[tuple[str, int]] = set()
     for snapshot in snapshots:
@@ -228,9 +230,9 @@ _SNAPSHOT: dict[str, _Kind] = {
     "env_steps": _COUNT,
     "eval_metrics": _OBJECT,
     "hyperparams": _OBJECT,
-    "era": _COUNT,
+    "regime_index": _COUNT,
     "created": (is_finite_number, "a finite number"),
-    "crowned": (lambda value: isinstance(value, bool), "true or false"),
+    "promoted": (lambda value: isinstance(value, bool), "true or false"),
     "held_by": (lambda value: _is_list(value) and all(isinstance(name, str) for name in value), "a list of strings"),
 }
 _METRICS: dict[str, _Kind] = {

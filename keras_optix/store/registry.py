@@ -101,12 +101,12 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
 
     @property
     def ranked_snapshots(self) -> list[PolicySnapshot]:
-        """The snapshots of the run, best first: newest era, then what the loop crowned last, then highest score."""
+        """The snapshots of the run, best first: newest regime, then what the loop promoted last, then highest score."""
         return ranked(self._snapshots, self._run_id)
 
     @property
     def best(self) -> PolicySnapshot | None:
-        """The best snapshot of the run's newest era, or None."""
+        """The best snapshot of the run's newest regime, or None."""
         ranked = self.ranked_snapshots
         return ranked[0] if ranked else None
 
@@ -145,20 +145,20 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         policy_version: int = 0,
         window_id: int = 0,
         env_steps: int = 0,
-        era: int = 0,
-        crowned: bool = False,
+        regime_index: int = 0,
+        promoted: bool = False,
     ) -> PolicySnapshot:
         """Saves arrays with the score that they earned.
 
         Args:
             state: Arrays by name, as an agent's `get_state` gives them.
             eval_metrics: Score of exactly these weights; NumPy numbers are accepted.
-            hyperparams: Hyperparameters in force.
+            hyperparams: Current hyperparameters.
             policy_version: Version of the weights.
             window_id: The last window that they collected.
             env_steps: Environment steps of the run until then.
-            era: Regimes seen before this one.
-            crowned: It is the best from now on, whatever the scores of those before.
+            regime_index: Regimes seen before this one.
+            promoted: It is the best from now on, whatever the scores of those before.
 
         Returns:
             The snapshot, complete on disk.
@@ -185,9 +185,9 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
                 env_steps=int(env_steps),
                 eval_metrics=plain_metrics(eval_metrics),
                 hyperparams=HyperparamSet(hyperparams.params, int(hyperparams.episode_id)),
-                era=int(era),
+                regime_index=int(regime_index),
                 created=time.time(),
-                crowned=bool(crowned),
+                promoted=bool(promoted),
             )
             _check(snapshot)
             target = self.directory / snapshot.path

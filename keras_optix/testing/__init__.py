@@ -3,7 +3,7 @@
 from keras_optix.testing.envs import ConstantRewardEnv, CountingEnv, IdentityEnv, MatchEnv, RaisingEnv, RandomEnv
 from keras_optix.testing.feeds import CountingFeed, ScriptedFeed
 from keras_optix.testing.market import MarketEnv, jump_fading_position, momentum_position, reversion_position
-from keras_optix.testing.switching import SwitchingCartPole, TwoRegimeBandit, WorldClock
+from keras_optix.testing.switching import RegimeClock, SwitchingCartPole, TwoRegimeBandit
 
 __all__ = [
     "ConstantRewardEnv",
@@ -14,10 +14,10 @@ __all__ = [
     "MatchEnv",
     "RaisingEnv",
     "RandomEnv",
+    "RegimeClock",
     "ScriptedFeed",
     "SwitchingCartPole",
     "TwoRegimeBandit",
-    "WorldClock",
     "jump_fading_position",
     "momentum_position",
     "reversion_position",

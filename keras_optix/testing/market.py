@@ -14,7 +14,7 @@ from gymnasium import spaces
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.reprs import OneLineRepr
 from keras_optix.testing.envs import Step
-from keras_optix.testing.switching import WorldClock, check_clock
+from keras_optix.testing.switching import RegimeClock, check_clock
 from keras_optix.validation import check_choice, check_float, check_int
 
 _POSITIONS = (-1.0, 0.0, 1.0)  # by discrete action
@@ -79,7 +79,7 @@ class MarketEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
         clock: The clock, which may be shared. Default: one of its own.
 
     Attributes:
-        world_clock: The clock.
+        regime_clock: The clock.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -95,14 +95,14 @@ class MarketEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
         continuous: bool = False,
         schedule: Mapping[int, str] | None = None,
         regime_seed: int = 0,
-        clock: WorldClock | None = None,
+        clock: RegimeClock | None = None,
     ) -> None:
         self._length = check_int("episode_length", episode_length, minimum=1)
         self._cost = check_float("cost", cost, low=0.0)
         if not isinstance(continuous, bool):
             raise ConfigurationError(describe("`continuous` must be True or False.", continuous=continuous))
         self._continuous = continuous
-        self.world_clock = check_clock(clock)
+        self.regime_clock = check_clock(clock)
         self._path = _RegimePath(
             _check_regimes(regimes),
             check_int("regime_length", regime_length, minimum=1),
@@ -132,7 +132,7 @@ class MarketEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
         count = _WARMUP + self._length
         sign = 1.0 if self.np_random.random() < 0.5 else -1.0
         self._begin(self.np_random.standard_normal(count).tolist(), self.np_random.random(count).tolist(), sign)
-        regime = self._path.at(self.world_clock.steps)
+        regime = self._path.at(self.regime_clock.steps)
         for _ in range(_WARMUP):
             self._advance(_REGIMES[regime])
         self._start = self._log_price
@@ -141,12 +141,12 @@ class MarketEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
     def step(self, action: Any) -> Step:
         """Takes a position and pays its return."""
         position = min(1.0, max(-1.0, float(action[0]))) if self._continuous else _POSITIONS[int(action)]
-        name = self._path.at(self.world_clock.steps)
+        name = self._path.at(self.regime_clock.steps)
         regime = _REGIMES[name]
         paid = self._cost * abs(position - self._position) + regime.carry * abs(position)
         self._position = position
         reward = position * self._advance(regime) - paid
-        self.world_clock.tick()
+        self.regime_clock.tick()
         return self._observation(), reward, False, self._drawn >= _WARMUP + self._length, self._info(name)
 
     def save_state(self) -> dict[str, Any]:
@@ -163,7 +163,7 @@ class MarketEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
             "average": self._average,
             "variance": self._variance,
             "position": self._position,
-            "clock": self.world_clock.steps,
+            "clock": self.regime_clock.steps,
             "np_random": self.np_random.bit_generator.state,
         }
 
@@ -174,7 +174,7 @@ class MarketEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
         self._sign, self._jumped, self._position = state["sign"], state["jumped"], state["position"]
         self._log_price, self._start = state["log_price"], state["start"]
         self._average, self._variance = state["average"], state["variance"]
-        self.world_clock.steps = state["clock"]
+        self.regime_clock.steps = state["clock"]
         self.np_random.bit_generator.state = state["np_random"]
 
     def _advance(self, regime: _Regime) -> float:

@@ -1,4 +1,4 @@
-"""Environments whose world changes at known steps of a clock, for measuring how learning follows a change."""
+"""Environments that change at known steps of a clock, for measuring how learning follows a change."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from keras_optix.testing.envs import Step
 from keras_optix.validation import check_float, check_int
 
 
-class WorldClock(OneLineRepr):
-    """Counts the steps of all environments that share it; what they call the world depends on this count alone.
+class RegimeClock(OneLineRepr):
+    """Counts the steps of all environments that share it; their regime depends on this count alone.
 
     Environments that one factory makes share a clock: a second copy of them, made for evaluation, is then in the same
-    world at the same moment, and its steps count as well. A clock lives in one process; copies in other processes
+    regime at the same moment, and its steps count as well. A clock lives in one process; copies in other processes
     count for themselves.
 
     Example::
 
-        clock = optix.testing.WorldClock()
+        clock = optix.testing.RegimeClock()
         factory = lambda: optix.testing.SwitchingCartPole({100_000: {"swap_actions": True}}, clock)
 
     Attributes:
@@ -41,26 +41,26 @@ class WorldClock(OneLineRepr):
         self.steps += 1
 
 
-def check_clock(clock: object) -> WorldClock:
+def check_clock(clock: object) -> RegimeClock:
     """Returns `clock`, or a new one for None.
 
     Raises:
         ConfigurationError: `clock` is something else.
     """
     if clock is None:
-        return WorldClock()
-    if not isinstance(clock, WorldClock):
+        return RegimeClock()
+    if not isinstance(clock, RegimeClock):
         raise ConfigurationError(
-            describe("`clock` must be a `WorldClock` or None.", fix="None means a clock of its own.", clock=clock)
+            describe("`clock` must be a `RegimeClock` or None.", fix="None means a clock of its own.", clock=clock)
         )
     return clock
 
 
 class SwitchingCartPole(OneLineRepr, CartPoleEnv):
-    """Gymnasium's CartPole in a world that changes at given steps of a clock; without changes it is CartPole-v1.
+    """Gymnasium's CartPole, which changes at given steps of a clock; without changes it is CartPole-v1.
 
     The observation is ``[4]`` float32, the action 0 or 1 and the reward 1 a step, as in Gymnasium.
-    ``info["world"]`` is the number of changes so far. A change takes effect with the first step before which the clock
+    ``info["regime"]`` is the number of changes so far. A change takes effect with the first step before which the clock
     has counted that many, also in the middle of an episode. Changes accumulate: what one does not name stays.
 
     Args:
@@ -71,27 +71,27 @@ class SwitchingCartPole(OneLineRepr, CartPoleEnv):
         max_steps: Steps after which an episode is truncated.
 
     Attributes:
-        world_clock: The clock. (`clock` is Gymnasium's, for drawing.)
+        regime_clock: The clock. (`clock` is Gymnasium's, for drawing.)
 
     Raises:
         ConfigurationError: An argument is invalid.
     """
 
     def __init__(
-        self, changes: Mapping[int, Mapping[str, Any]], clock: WorldClock | None = None, max_steps: int = 500
+        self, changes: Mapping[int, Mapping[str, Any]], clock: RegimeClock | None = None, max_steps: int = 500
     ) -> None:
         super().__init__()
-        self.world_clock = check_clock(clock)
+        self.regime_clock = check_clock(clock)
         self._max_steps = check_int("max_steps", max_steps, minimum=1)
         checked = _check_changes(changes)
         self._starts = sorted(checked)
-        self._worlds: list[dict[str, Any]] = [
+        self._regimes: list[dict[str, Any]] = [
             {"swap_actions": False, "gravity": self.gravity, "force": self.force_mag, "pole_length": self.length}
         ]
         for start in self._starts:
-            self._worlds.append({**self._worlds[-1], **checked[start]})
+            self._regimes.append({**self._regimes[-1], **checked[start]})
         self._step = 0
-        self._world = -1
+        self._regime = -1
         self._swapped = False
         self._follow_clock()
 
@@ -102,17 +102,17 @@ class SwitchingCartPole(OneLineRepr, CartPoleEnv):
         observation, _ = super().reset(seed=seed, options=options)
         self._step = 0
         self._follow_clock()
-        return observation, {"world": self._world}
+        return observation, {"regime": self._regime}
 
     def step(self, action: Any) -> Step:
-        """Steps in the world of the moment."""
+        """Steps in the regime of the moment."""
         self._follow_clock()
         if self._swapped and self.action_space.contains(action):
             action = 1 - action
         observation, reward, terminated, truncated, _ = super().step(action)  # type: ignore[no-untyped-call]
-        self.world_clock.tick()
+        self.regime_clock.tick()
         self._step += 1
-        return observation, reward, terminated, truncated or self._step >= self._max_steps, {"world": self._world}
+        return observation, reward, terminated, truncated or self._step >= self._max_steps, {"regime": self._regime}
 
     def save_state(self) -> dict[str, Any]:
         """Returns the physics, the step of the episode, the generator and the steps of the clock."""
@@ -120,21 +120,21 @@ class SwitchingCartPole(OneLineRepr, CartPoleEnv):
             "state": self.state,
             "steps_beyond_terminated": self.steps_beyond_terminated,
             "step": self._step,
-            "clock": self.world_clock.steps,
+            "clock": self.regime_clock.steps,
             "np_random": self.np_random.bit_generator.state,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from the state of another; this sets the clock, also for those that share it."""
         self.state, self.steps_beyond_terminated = state["state"], state["steps_beyond_terminated"]
-        self._step, self.world_clock.steps = state["step"], state["clock"]
+        self._step, self.regime_clock.steps = state["step"], state["clock"]
         self.np_random.bit_generator.state = state["np_random"]
 
     def _follow_clock(self) -> None:
-        world = bisect.bisect_right(self._starts, self.world_clock.steps)
-        if world == self._world:
+        regime = bisect.bisect_right(self._starts, self.regime_clock.steps)
+        if regime == self._regime:
             return
-        self._world, values = world, self._worlds[world]
+        self._regime, values = regime, self._regimes[regime]
         self._swapped = values["swap_actions"]
         self.gravity, self.force_mag, self.length = values["gravity"], values["force"], values["pole_length"]
         self.polemass_length = self.masspole * self.length
@@ -155,7 +155,7 @@ class TwoRegimeBandit(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
         clock: The clock, which may be shared. Default: one of its own.
 
     Attributes:
-        world_clock: The clock.
+        regime_clock: The clock.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -167,13 +167,13 @@ class TwoRegimeBandit(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
         switch_every: int = 1000,
         noise: float = 0.1,
         episode_length: int = 10,
-        clock: WorldClock | None = None,
+        clock: RegimeClock | None = None,
     ) -> None:
         self._payoffs = _check_payoffs(payoffs)
         self._switch_every = check_int("switch_every", switch_every, minimum=1)
         self._noise = check_float("noise", noise, low=0.0)
         self._length = check_int("episode_length", episode_length, minimum=1)
-        self.world_clock = check_clock(clock)
+        self.regime_clock = check_clock(clock)
         self.observation_space = spaces.Box(0.0, 1.0, (1,), np.float32)
         self.action_space = spaces.Discrete(len(self._payoffs[0]))
         self._step = 0
@@ -181,7 +181,7 @@ class TwoRegimeBandit(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
     @property
     def regime(self) -> int:
         """Regime of the next step, 0 or 1."""
-        return self.world_clock.steps // self._switch_every % 2
+        return self.regime_clock.steps // self._switch_every % 2
 
     @property
     def best_returns(self) -> tuple[float, float]:
@@ -201,7 +201,7 @@ class TwoRegimeBandit(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
         """Pays for the arm."""
         regime = self.regime
         reward = self._payoffs[regime][int(action)] + self._noise * float(self.np_random.standard_normal())
-        self.world_clock.tick()
+        self.regime_clock.tick()
         self._step += 1
         return np.ones(1, np.float32), reward, self._step >= self._length, False, {"regime": regime}
 
@@ -209,13 +209,13 @@ class TwoRegimeBandit(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
         """Returns the step of the episode, the generator and the steps of the clock."""
         return {
             "step": self._step,
-            "clock": self.world_clock.steps,
+            "clock": self.regime_clock.steps,
             "np_random": self.np_random.bit_generator.state,
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Goes on from the state of another; this sets the clock, also for those that share it."""
-        self._step, self.world_clock.steps = state["step"], state["clock"]
+        self._step, self.regime_clock.steps = state["step"], state["clock"]
         self.np_random.bit_generator.state = state["np_random"]
 
 

@@ -84,7 +84,7 @@ class _Probe:
 
     @property
     def sign(self) -> int:
-        """Which value is in force in this block."""
+        """Which value is set in this block."""
         return _SIGNS[self.block] * (-1 if self.round % 2 else 1)
 
     def exposures(self) -> list[float]:
@@ -107,8 +107,8 @@ class _TunerState:
     probe: _Probe | None = None
     recent: tuple[dict[str, Any], ...] = ()  # the latest scores
     history: tuple[float, ...] = ()  # means of the scores
-    since_set: int = 0  # how many of these belong to the values in force
-    proven: bool = False  # whether the score rose under the values in force
+    since_set: int = 0  # how many of these belong to the current values
+    proven: bool = False  # whether the score rose under the current values
     learned: bool = False  # whether it ever rose
     steps: dict[str, float] = field(default_factory=dict)
     directions: dict[str, int] = field(default_factory=dict)  # of each hyperparameter's last commit
@@ -273,7 +273,7 @@ class BackoffOptimizer(BaseOptimizer):
         # Later on, the updates before are progress, whatever their size.
         restore = _BAND if bold and not state.proven else None
         kind = "shrink updates" if bold else "grow updates"
-        return TunerDecision(kind, {LEARNING_RATE: new}, move.evidence, cost, restore=restore, settles=True)
+        return TunerDecision(kind, {LEARNING_RATE: new}, move.evidence, cost, restore=restore, permanent=True)
 
     def _limit_probe(self, state: _TunerState, probe: _Probe, band: UpdateBand, env_steps: int) -> TunerDecision | None:
         """A learning rate whose updates are too large is not tried to the end, if those before were not."""
@@ -367,7 +367,7 @@ class BackoffOptimizer(BaseOptimizer):
         self._end_probe(state, probe, _TURN, quiet=True, decided=False)
         params = {probe.name: probe.base}
         cost = env_steps - probe.start
-        return TunerDecision("aborted", params, evidence, cost, restore=_BLOCK, drop=(_BLOCK,), settles=True)
+        return TunerDecision("aborted", params, evidence, cost, restore=_BLOCK, drop=(_BLOCK,), permanent=True)
 
     def _look(self, state: _TunerState, probe: _Probe, evaluation: Evaluation) -> TunerDecision | None:
         """Decides at the end of a round, or not."""
@@ -381,14 +381,14 @@ class BackoffOptimizer(BaseOptimizer):
             self._end_probe(moved, probe, _TURN if turned else _GROWTH, quiet=False)
             params = {probe.name: probe.above if sign > 0 else probe.below}
             return TunerDecision(
-                "commit" if sign > 0 else "reverse", params, evidence, cost, drop=(_BLOCK,), settles=True
+                "commit" if sign > 0 else "reverse", params, evidence, cost, drop=(_BLOCK,), permanent=True
             )
         learned, step = state.learned, state.steps[probe.name]
         if probe.round + 1 < self.max_rounds and (learned or step >= self.max_perturbation):
             return None
         quiet = learned or step >= _WIDEST
         self._end_probe(state, probe, _SHRINKAGE if learned else _WIDENING, quiet=quiet, decided=learned)
-        return TunerDecision("undecided", {probe.name: probe.base}, evidence, cost, drop=(_BLOCK,), settles=True)
+        return TunerDecision("undecided", {probe.name: probe.base}, evidence, cost, drop=(_BLOCK,), permanent=True)
 
     def _end_probe(
         self, state: _TunerState, probe: _Probe, factor: float, *, quiet: bool, decided: bool = True

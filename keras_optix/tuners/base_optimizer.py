@@ -34,7 +34,7 @@ class TunerDecision:
             the state there.
         restore: Go back to the state of this name, with its hyperparameters.
         drop: Names of states that are not needed any more.
-        settles: Whether the values are meant to stay. A schedule to be replayed holds these; probes are left out.
+        permanent: Whether the values are meant to stay. A schedule to be replayed holds these; probes are left out.
     """
 
     kind: str
@@ -44,7 +44,7 @@ class TunerDecision:
     keep: str | None = None
     restore: str | None = None
     drop: tuple[str, ...] = ()
-    settles: bool = False
+    permanent: bool = False
 
 
 class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
@@ -98,12 +98,13 @@ class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
         return False
 
     @property
-    def unsettled(self) -> bool:
-        """Whether the weights in force are those of an experiment, which may well be worse than the best.
+    def monitored(self) -> bool:
+        """Whether a lower score may be a degradation.
 
-        Then a lower score is no degradation. A population is unsettled for as long as it runs.
+        It may not while the current weights are those of an experiment, which may well be worse than the best: those of
+        a population are, for as long as it runs.
         """
-        return False
+        return True
 
     def bind(self, defaults: Mapping[str, SearchSpace]) -> None:
         """`fit` begins: takes the default search spaces where no bounds were given.
@@ -130,7 +131,7 @@ class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
         """A new run begins, after `reset`, and nothing was learned yet. Here: nothing.
 
         Args:
-            current: The hyperparameters in force.
+            current: The current hyperparameters.
 
         Returns:
             What to apply before the first window, or None. `keep` keeps the state that the run begins with.
@@ -138,10 +139,12 @@ class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
         return None
 
     def shift(self, current: HyperparamSet) -> TunerDecision | None:
-        """The world has changed: earlier scores, and states that earned them, say nothing any more. Here: begins anew.
+        """The environment has changed: earlier scores, and states that earned them, say nothing any more.
+
+        Here: begins anew.
 
         Args:
-            current: The hyperparameters in force.
+            current: The current hyperparameters.
 
         Returns:
             As `begin`.
@@ -157,7 +160,7 @@ class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
         Args:
             env_steps: Environment steps (batches) of the run, the window included.
             logs: Logs of the update by name; empty where they are not its own (`steps_per_execution`).
-            current: The hyperparameters in force.
+            current: The current hyperparameters.
 
         Returns:
             What to apply before the next window, or None.
@@ -170,7 +173,7 @@ class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
 
         Args:
             evaluation: The score. It belongs to weights that were trained with `current` since the last evaluation.
-            current: The hyperparameters in force.
+            current: The current hyperparameters.
 
         Returns:
             What to apply before the next window, or None.

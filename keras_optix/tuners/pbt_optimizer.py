@@ -94,7 +94,7 @@ class PBTOptimizer(BaseOptimizer):
             goes back to. Defaults to True.
         initial: What the further members begin with: ``population - 1`` mappings from names to values. Names left out
             are drawn. None: all values are drawn, uniform in their space's coordinates. The first member begins with
-            the values in force.
+            the current values.
         seed: Of all draws. None: another one at every `reset`.
 
     Raises:
@@ -149,9 +149,9 @@ class PBTOptimizer(BaseOptimizer):
         return self.population > 1 and not last
 
     @property
-    def unsettled(self) -> bool:
-        """See `BaseOptimizer.unsettled`."""
-        return self.population > 1
+    def monitored(self) -> bool:
+        """See `BaseOptimizer.monitored`."""
+        return self.population == 1
 
     def bind(self, defaults: Mapping[str, SearchSpace]) -> None:
         """See `BaseOptimizer.bind`.
@@ -188,7 +188,7 @@ class PBTOptimizer(BaseOptimizer):
 
         Args:
             evaluation: See `BaseOptimizer.observe`.
-            current: The hyperparameters in force.
+            current: The current hyperparameters.
 
         Returns:
             What to apply before the next window, or None.
@@ -244,15 +244,15 @@ class PBTOptimizer(BaseOptimizer):
         records = self._remember(Record(self._tuned(current), _score(evaluation)))
         since = state.since + 1
         decision = self._go_back(records, rng) if self.exploit else TunerDecision("")
-        if self.explore and not decision.settles and since >= self.ready_interval:
+        if self.explore and not decision.permanent and since >= self.ready_interval:
             params = self._explored(records[-1].params, rng)
-            decision = replace(decision, kind="explore", params=params, settles=True)
+            decision = replace(decision, kind="explore", params=params, permanent=True)
         self._state = _PBTState(
             random=rng.bit_generator.state,
             records=records,
             evaluations=state.evaluations + 1,
-            since=0 if decision.settles else since,
-            began=evaluation.env_steps if decision.settles else began,
+            since=0 if decision.permanent else since,
+            began=evaluation.env_steps if decision.permanent else began,
         )
         decision = replace(
             decision,
@@ -285,7 +285,7 @@ class PBTOptimizer(BaseOptimizer):
         if z > -self.selection.limit(len(records), len(rivals)):
             return TunerDecision("undecided", evidence=evidence)
         params = self._explored(rival.params, rng) if self.explore else dict(rival.params)
-        return TunerDecision("exploit", params, evidence, restore=rival.state, settles=True)
+        return TunerDecision("exploit", params, evidence, restore=rival.state, permanent=True)
 
     # In turns
 
@@ -329,7 +329,7 @@ class PBTOptimizer(BaseOptimizer):
             keep=kept if any(record.state == kept for record in after.records) else None,
             restore=member.state,
             drop=dropped,
-            settles=True,
+            permanent=True,
         )
 
     def _end_round(self, state: _PBTState, env_steps: int) -> _PBTState:

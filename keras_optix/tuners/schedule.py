@@ -28,13 +28,13 @@ class ScheduleStep:
         env_steps: Environment steps (batches) of training before it.
         params: The values that changed, by name.
         kind: Why: the kind of the tuner's decision.
-        settles: Whether they were meant to stay; the values of a probe were not.
+        permanent: Whether they were meant to stay; the values of a probe were not.
     """
 
     env_steps: int
     params: dict[str, float]
     kind: str
-    settles: bool
+    permanent: bool
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class Schedule:
         """The schedule with one more step."""
         return Schedule(self.start, (*self.steps, step))
 
-    def settled(self) -> Schedule:
+    def without_probes(self) -> Schedule:
         """The schedule without probes."""
-        return Schedule(self.start, tuple(step for step in self.steps if step.settles))
+        return Schedule(self.start, tuple(step for step in self.steps if step.permanent))
 
     def at(self, env_steps: int) -> dict[str, float]:
-        """The values in force after so many env steps of training."""
+        """The current values after so many env steps of training."""
         params = dict(self.start)
         for step in self.steps:
             if step.env_steps <= env_steps:
@@ -70,7 +70,7 @@ class Schedule:
 
     @functools.cached_property
     def latest(self) -> dict[str, float]:
-        """The values in force after all steps. Found once: it is asked for after every window."""
+        """The current values after all steps. Found once: it is asked for after every window."""
         return self.at(max((step.env_steps for step in self.steps), default=0))
 
     def to_json(self) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class ReplaySchedule(BaseOptimizer):
         loaded: Schedule = check_kind(
             "schedule", schedule, Schedule, wanted="a Schedule or the path of one", fix=fix, hints=hints
         )
-        self.schedule = loaded if check_bool("probes", probes) else loaded.settled()
+        self.schedule = loaded if check_bool("probes", probes) else loaded.without_probes()
         self._spaces = {}
         self._done = 0  # steps that were applied
 
@@ -159,7 +159,7 @@ class ReplaySchedule(BaseOptimizer):
 
     def begin(self, current: HyperparamSet) -> TunerDecision | None:
         """See `BaseOptimizer.begin`."""
-        return TunerDecision("replay", dict(self.schedule.start), settles=True)
+        return TunerDecision("replay", dict(self.schedule.start), permanent=True)
 
     def shift(self, current: HyperparamSet) -> TunerDecision | None:
         """See `BaseOptimizer.shift`: the schedule goes on."""
@@ -171,7 +171,7 @@ class ReplaySchedule(BaseOptimizer):
         while self._done < len(self.schedule.steps) and self.schedule.steps[self._done].env_steps <= env_steps:
             params |= self.schedule.steps[self._done].params
             self._done += 1
-        return TunerDecision("replay", params, settles=True) if params else None
+        return TunerDecision("replay", params, permanent=True) if params else None
 
     def observe(self, evaluation: Evaluation, current: HyperparamSet) -> TunerDecision | None:
         """See `BaseOptimizer.observe`. A schedule does not depend on scores."""
@@ -203,5 +203,5 @@ def _step(values: Mapping[str, Any]) -> ScheduleStep:
         check_int("env_steps", values["env_steps"], minimum=0),
         _params(values["params"]),
         str(values["kind"]),
-        bool(values["settles"]),
+        bool(values["permanent"]),
     )

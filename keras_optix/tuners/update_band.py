@@ -47,7 +47,7 @@ class UpdateBand:
     Attributes:
         low: Lower edge of the band, in nats.
         high: Upper edge.
-        sizes: Logarithms (base 10) of the updates with the learning rate in force.
+        sizes: Logarithms (base 10) of the updates with the current learning rate.
         direction: 1 while it searches upwards, -1 downwards, 0 while it does not.
         over: Whether it came to an end.
     """
@@ -68,7 +68,7 @@ class UpdateBand:
         return replace(self, sizes=(*self.sizes, size_of(size))[-_MOST:])
 
     def forget(self) -> UpdateBand:
-        """Another learning rate is in force."""
+        """There is another learning rate."""
         return replace(self, sizes=())
 
     def rest(self, *, over: bool = False) -> UpdateBand:

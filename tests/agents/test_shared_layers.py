@@ -17,7 +17,7 @@ from keras_optix.testing import RandomEnv
 
 IMAGE = spaces.Box(0, 255, (10, 10, 3), np.uint8)
 VECTOR = spaces.Box(-1.0, 1.0, (3,))
-BOTH = spaces.Dict({"cam/era": IMAGE, "gear": spaces.Discrete(3), "speed": VECTOR})
+BOTH = spaces.Dict({"cam/regime_index": IMAGE, "gear": spaces.Discrete(3), "speed": VECTOR})
 layers = keras.layers
 
 

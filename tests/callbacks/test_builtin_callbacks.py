@@ -166,7 +166,7 @@ def test_early_stopping_leaves_the_last_weights_unless_told_otherwise() -> None:
 
 @pytest.mark.parametrize("last", ["loop", "stopping"])
 def test_where_the_loop_and_early_stopping_both_restore_the_last_one_wins(last: str) -> None:
-    # The smallest loss is in epoch 1, at whose end the weight is 4; the loop crowns the weight 6, after six updates.
+    # The smallest loss is in epoch 1, at whose end the weight is 4; the loop promotes the weight 6, after six updates.
     agent, training, _ = climber(UP_AND_DOWN, script=[9.0, 9.0, 9.0, 0.0, 9.0])
     stopping = keras.callbacks.EarlyStopping("loss", patience=3, restore_best_weights=True)
     callbacks = [optix.OptixCallback(verbose=0), stopping]

@@ -1,4 +1,4 @@
-"""The whole loop on small environments: what is crowned, saved, restored, written, and refused."""
+"""The whole loop on small environments: what is promoted, saved, restored, written, and refused."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_flat_score_ends_in_dormant_with_each_hook_once(small_ppo: MakeAgent) 
     assert plateau.evidence is not None
     assert (plateau.evidence.difference, plateau.evidence.stderr) == (0.0, 0.0)
     assert "ACTIVE -> COOLING" in str(plateau)
-    # The best was crowned in window 0; the plateau is 2 evaluations later, dormant 2 more at intervals of 2.
+    # The best was promoted in window 0; the plateau is 2 evaluations later, dormant 2 more at intervals of 2.
     assert [call[1] for call in recorder.calls if call[0] in ("plateau", "dormant")] == [2, 6]
     assert callback.env_steps == 7 * 16
 
@@ -248,7 +248,7 @@ def test_watching_pauses_learning_and_a_degradation_starts_it_again(small_ppo: M
     watched = sorted({version for state, version in seen if state is optix.LoopState.WATCHDOG})
     assert len(watched) == 2
     assert callback.best_snapshot is not None
-    assert callback.best_snapshot.era == 1
+    assert callback.best_snapshot.regime_index == 1
     assert callback.best_snapshot.policy_version >= watched[0]
 
 

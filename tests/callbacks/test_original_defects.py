@@ -98,7 +98,7 @@ def test_a_straight_line_without_noise_is_not_trained() -> None:
 def test_dormant_comes_when_the_intervals_say() -> None:
     """The original counts to it with intervals of its own, until window 1300."""
     run = scripted.run([1000.0], scheduler=optix.BackoffScheduler(max_interval=10), max_windows=300)
-    # The first window is crowned; 5 evaluations until COOLING, at intervals of 1; then 15 more.
+    # The first window is promoted; 5 evaluations until COOLING, at intervals of 1; then 15 more.
     assert run.windows_of("plateau") == [6]
     assert run.windows_of("dormant") == [6 + 2 + 4 + 8 + 12 * 10]
 

@@ -1,4 +1,4 @@
-"""A policy manager in `fit`, with real agents: a world that changes, what is refused, what is written."""
+"""A policy manager in `fit`, with real agents: an environment that changes, what is refused, what is written."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import keras_optix as optix
 from keras_optix.loggers import tags
-from keras_optix.testing import CountingEnv, TwoRegimeBandit, WorldClock
+from keras_optix.testing import CountingEnv, RegimeClock, TwoRegimeBandit
 
 MakeAgent = Callable[..., optix.PPOAgent]
 PERIOD = 8_000  # steps of a regime
@@ -25,10 +25,10 @@ def scalars(log_dir: Path) -> dict[str, list[float]]:
     return {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
-class Reader(WorldClock):
-    """A clock that shows the time of another: environments that only evaluate do not make the world go on."""
+class Reader(RegimeClock):
+    """A clock that shows the time of another: environments that only evaluate do not make the time go on."""
 
-    def __init__(self, clock: WorldClock) -> None:
+    def __init__(self, clock: RegimeClock) -> None:
         self._clock = clock
 
     @property
@@ -40,9 +40,9 @@ class Reader(WorldClock):
 
 
 class Actions(keras.callbacks.Callback):  # type: ignore[misc]
-    """Which action the weights in force prefer, by step of the clock."""
+    """Which action the current weights prefer, by step of the clock."""
 
-    def __init__(self, clock: WorldClock) -> None:
+    def __init__(self, clock: RegimeClock) -> None:
         super().__init__()
         self.clock = clock
         self.seen: list[tuple[int, int]] = []
@@ -54,7 +54,7 @@ class Actions(keras.callbacks.Callback):  # type: ignore[misc]
 def bandit_run(make: MakeAgent, seed: int, *, in_place: bool, bank: bool = True, **options: Any) -> tuple[Any, Actions]:
     """Through regime 0, regime 1 and into regime 0 again."""
     keras.utils.set_random_seed(seed)
-    clock = WorldClock()
+    clock = RegimeClock()
     agent = make(1, 2, gamma=0.5, entropy_coefficient=0.02)
     agent.optimizer.learning_rate = 0.01
     clocks = [clock] * 4 + [Reader(clock)] * 20
@@ -97,15 +97,17 @@ def test_the_policy_of_a_regime_that_returns_acts_again(
         assert (callback.evaluation_env_steps == 0) == in_place
         written = scalars(log_dir)
         assert not tags.undeclared(written)
-        shifts = [record.event for record in callback.events].count("shift")
+        shifts = [record.event for record in callback.events].count("change_point")
         return [record.message.split(":")[0] for record in told], shifts, back_after(actions), written
 
     def came_back(found: tuple[list[str], int, int, dict[str, list[float]]]) -> bool:
         told, shifts, steps, written = found
-        if told != ["world 1 is back"] or shifts != 2:  # a false alarm comes in one run of some
+        if told != ["regime 1 is back"] or shifts != 2:  # a false alarm comes in one run of some
             return False
         # The alarm and the audition.
-        return 0 < steps < 600 and max(written["policies/era"]) == 2.0 and written["policies/regime"][-1] == 0.0
+        return (
+            0 < steps < 600 and max(written["policies/change_points"]) == 2.0 and written["policies/regime"][-1] == 0.0
+        )
 
     two_of_seven_seeds(run, came_back)
 
@@ -196,7 +198,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step(small_ppo: MakeAgent
 class Weights(keras.callbacks.Callback):  # type: ignore[misc]
     """The mixture and the manager's weights after each window, by step of the clock."""
 
-    def __init__(self, clock: WorldClock, manager: optix.PolicyManager) -> None:
+    def __init__(self, clock: RegimeClock, manager: optix.PolicyManager) -> None:
         super().__init__()
         self.clock, self.manager = clock, manager
         self.rows: list[tuple[int, float, float]] = []
@@ -209,7 +211,7 @@ class Weights(keras.callbacks.Callback):  # type: ignore[misc]
 @pytest.mark.parametrize("credit", ["slots", "importance"])
 def test_an_ensemble_follows_the_regime_by_itself(small_ppo: MakeAgent, tmp_path: Path, credit: str) -> None:
     """Two members, each right in one of two regimes; nobody records a score by hand."""
-    clock, period = WorldClock(), 3_000
+    clock, period = RegimeClock(), 3_000
     manager = optix.PolicyManager(seed=0)
     members = [small_ppo(1, 2), small_ppo(1, 2)]
     for member in members:
@@ -237,7 +239,7 @@ def test_an_ensemble_follows_the_regime_by_itself(small_ppo: MakeAgent, tmp_path
     assert all(mixture > 0.9 for regime, mixture in late if regime % 2 == 0)
     assert all(mixture < 0.1 for regime, mixture in late if regime % 2 == 1)
     told = {record.event for record in callback.events}
-    assert "shift" in told
+    assert "change_point" in told
     # Also after snapshots came back: what the manager says is what acts.
     assert all(mixture == pytest.approx(said, abs=1e-6) for _, mixture, said in weights.rows[-40:])
     written = scalars(tmp_path)

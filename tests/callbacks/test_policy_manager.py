@@ -32,7 +32,7 @@ def registry_with(agent: Any, directory: Path, hyperparams: dict[str, float] | N
         eval_metrics=optix.EvalMetrics(1.0),
         hyperparams=optix.HyperparamSet(agent.get_hyperparams().params | (hyperparams or {})),
         policy_version=3,
-        crowned=True,
+        promoted=True,
     )
     return registry
 

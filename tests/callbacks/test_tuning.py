@@ -82,9 +82,9 @@ class States(keras.callbacks.Callback):
 
 def test_weights_slots_statistics_and_hyperparameters_go_back_together(small_ppo: MakeAgent) -> None:
     script = {
-        2: optix.TunerDecision("mark", {"learning_rate": 5e-3}, keep="mark", settles=True),
-        5: optix.TunerDecision("change", {"learning_rate": 1e-4, "gamma": 0.91}, settles=True),
-        8: optix.TunerDecision("back", {"gamma": 0.95}, restore="mark", drop=("mark",), settles=True),
+        2: optix.TunerDecision("mark", {"learning_rate": 5e-3}, keep="mark", permanent=True),
+        5: optix.TunerDecision("change", {"learning_rate": 1e-4, "gamma": 0.91}, permanent=True),
+        8: optix.TunerDecision("back", {"gamma": 0.95}, restore="mark", drop=("mark",), permanent=True),
     }
     tuner, states = Script(script), States()
     callback = loop(tuner)
@@ -108,9 +108,9 @@ def test_weights_slots_statistics_and_hyperparameters_go_back_together(small_ppo
 
 def test_the_schedule_follows_the_weights_and_not_the_clock(small_ppo: MakeAgent, tmp_path: Path) -> None:
     script = {
-        0: optix.TunerDecision("mark", {"learning_rate": 2e-3}, keep="mark", settles=True),
-        2: optix.TunerDecision("lost", {"learning_rate": 1e-4}, settles=True),
-        4: optix.TunerDecision("back", {"learning_rate": 3e-3}, restore="mark", settles=True),
+        0: optix.TunerDecision("mark", {"learning_rate": 2e-3}, keep="mark", permanent=True),
+        2: optix.TunerDecision("lost", {"learning_rate": 1e-4}, permanent=True),
+        4: optix.TunerDecision("back", {"learning_rate": 3e-3}, restore="mark", permanent=True),
         6: optix.TunerDecision("try", {"gamma": 0.95}),
     }
     callback = loop(Script(script), checkpoint_dir=tmp_path)
@@ -121,7 +121,7 @@ def test_the_schedule_follows_the_weights_and_not_the_clock(small_ppo: MakeAgent
     assert schedule.start == pytest.approx({"learning_rate": 1e-3, "gamma": 0.99})
     assert [step.kind for step in schedule.steps] == ["back", "try"]
     assert schedule.steps[0].env_steps == 0  # the weights that were kept had not learned from anything yet
-    assert [step.settles for step in schedule.steps] == [True, False]
+    assert [step.permanent for step in schedule.steps] == [True, False]
     written = optix.Schedule.load(callback.registry.run_folder / "schedule.json")
     assert written == schedule
 

@@ -346,7 +346,7 @@ def test_a_window_collected_ahead_has_the_weights_from_before_the_last_training(
     acted = []
     for _ in range(4):
         window = source.collect().window
-        source.settle()
+        source.drain()
         acted.append(int(window.policy_version))
         np.testing.assert_array_equal(window.log_probs, -float(window.policy_version))
         trainer.version += 1
@@ -369,11 +369,11 @@ def test_windows_collected_ahead_are_those_collected_when_asked_for(collector: M
 def test_settling_waits_for_the_window_ahead_and_begins_no_other(collector: MakeCollector) -> None:
     env = CountingEnv()
     source = collector(env, prefetch=1)
-    source.settle()
+    source.drain()
     assert env.steps == 0
     source.collect()
     for _ in range(2):
-        source.settle()
+        source.drain()
         assert (env.steps, source.windows) == (16, 2)
     assert source.collect().window_id == 1
 
@@ -382,7 +382,7 @@ def test_an_error_ahead_surfaces_where_its_window_would_have_been_handed_out(col
     env = RaisingEnv(12, ZeroDivisionError("in the env"))
     source = collector(env, prefetch=1)
     assert source.collect().window_id == 0
-    source.settle()
+    source.drain()
     assert env.closed
     assert source.error is None
     with pytest.raises(ZeroDivisionError, match="in the env"):
@@ -397,7 +397,7 @@ def test_a_closed_collector_collects_no_more(collector: MakeCollector, prefetch:
     env = CountingEnv()
     source = collector(env, prefetch=prefetch)
     source.collect()
-    source.settle()
+    source.drain()
     source.close()
     source.close()
     assert env.closed

@@ -149,10 +149,10 @@ def test_a_window_collected_ahead_keeps_its_episode(collector: MakeCollector) ->
     source = collector(env, window_size=6, prefetch=1)
     source.keep_delivered(True)  # as the loop does, which is told then
     source.collect()
-    source.settle()
+    source.drain()
     env.reset()
     assert steps_seen(source) == [6, 7, 8, 9, 10, 11]  # from before
-    source.settle()
+    source.drain()
     assert any(OTHERS in notice for notice in source.take_notices())
     assert steps_seen(source)[0] == 0
 

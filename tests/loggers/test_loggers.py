@@ -84,9 +84,7 @@ def test_scalars_are_gathered_only_where_somebody_listens(small_ppo: Callable[..
     assert not loop.log.writes
 
 
-def test_one_logger_is_used_by_one_run_after_another(
-    small_ppo: Callable[..., optix.PPOAgent], tmp_path: Path
-) -> None:
+def test_one_logger_is_used_by_one_run_after_another(small_ppo: Callable[..., optix.PPOAgent], tmp_path: Path) -> None:
     logger = CSVFile(tmp_path / "run.csv")
     for _ in range(2):
         fit(small_ppo, 2, loggers=logger)

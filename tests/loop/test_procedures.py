@@ -40,8 +40,8 @@ class Values(dict[str, float]):
 
 
 class Toy(Adapter):
-    """Its weights are a number `p`, which a window of learning moves towards `aim`; an episode in a world returns
-    ``100 - 10 |p - target of the world|`` plus noise.
+    """Its weights are a number `p`, which a window of learning moves towards `aim`; an episode in a regime returns
+    ``100 - 10 |p - target of the regime|`` plus noise.
     """
 
     def __init__(self, *, copyable: bool = True, seed: int = 0) -> None:
@@ -317,17 +317,17 @@ def test_at_dormant_a_best_that_has_fallen_tells_of_another_world(tmp_path: Path
     run = Run(tmp_path, manager(), on_dormant="stop").begin()
     run.until(lambda: run.loop.scheduler.state.since_best == 7)
     run.windows(1)
-    window = run.toy.window(run.number)  # collected in the old world, so that nothing alarms
+    window = run.toy.window(run.number)  # collected in the old regime, so that nothing alarms
     run.toy.target = run.toy.aim = 6.0
     run.loop.take(window)
     run.number += 1
     assert run.told("dormant")
-    assert run.told("shift")
+    assert run.told("change_point")
     assert run.loop.state is LoopState.ACTIVE
     assert "dormant" not in run.hooks.heard
     run.windows(20)
     assert run.loop.performer.best.snapshot is not None
-    assert run.loop.performer.best.snapshot.era == 1
+    assert run.loop.performer.best.snapshot.regime_index == 1
 
 
 # Variants
@@ -404,8 +404,8 @@ def test_learning_that_went_wrong_is_no_shift(tmp_path: Path) -> None:
     run.windows(2)
     run.toy.aim = 4.0
     run.until(lambda: "degradation" in run.hooks.heard)
-    assert run.loop.scheduler.state.era == 0
-    assert not run.told("shift")
+    assert run.loop.scheduler.state.regime_index == 0
+    assert not run.told("change_point")
     assert run.evidence("rollback").difference > 10.0
     assert abs(run.toy.p) < 1.0
 
@@ -416,7 +416,7 @@ def test_without_rollback_the_weights_stay_also_if_the_best_is_better(tmp_path: 
     run.toy.aim = 4.0
     run.until(lambda: "degradation" in run.hooks.heard)
     assert not run.told("rollback")
-    assert not run.told("shift")
+    assert not run.told("change_point")
     assert run.toy.p > 1.0
 
 
@@ -432,9 +432,9 @@ def test_a_known_world_that_returns_gets_its_policy_back(tmp_path: Path, copyabl
         run.until(trained)
     else:
         run.windows(6)
-    run.toy.target = run.toy.aim = 6.0  # another world, which takes its own policy
-    run.until(lambda: bool(run.told("shift")))
-    assert run.loop.scheduler.state.era == 1
+    run.toy.target = run.toy.aim = 6.0  # another regime, which takes its own policy
+    run.until(lambda: bool(run.told("change_point")))
+    assert run.loop.scheduler.state.regime_index == 1
     assert run.toy.kept == [optix.AfterShift(0.25)]
     if watched:
         run.until(trained)
@@ -445,11 +445,11 @@ def test_a_known_world_that_returns_gets_its_policy_back(tmp_path: Path, copyabl
     run.toy.target = 0.0
     run.toy.values["learning_rate"] = 1e-9  # what comes back is not learned
     run.until(lambda: bool(run.told("regime")))
-    assert "world 1 is back" in run.told("regime")[0]
+    assert "regime 1 is back" in run.told("regime")[0]
     assert abs(run.toy.p) < 0.2
     best = run.loop.performer.best.snapshot
     assert best is not None
-    assert best.era == 2
+    assert best.regime_index == 2
     assert best.score == pytest.approx(100.0, abs=3.0)
     assert run.evidence("regime").difference > 30.0
     assert run.hooks.heard.count("degradation") == 2
@@ -457,19 +457,19 @@ def test_a_known_world_that_returns_gets_its_policy_back(tmp_path: Path, copyabl
     run.windows(6)
     run.toy.target = 6.0
     run.until(lambda: len(run.told("regime")) == 2)
-    assert "world 2 is back" in run.told("regime")[1]
+    assert "regime 2 is back" in run.told("regime")[1]
     assert run.toy.p == pytest.approx(6.0, abs=0.2)
-    assert len(run.registry.held_by("regime:world 1")) == 1
+    assert len(run.registry.held_by("regime:regime 1")) == 1
 
 
 def test_without_a_bank_nothing_is_auditioned(tmp_path: Path) -> None:
     run = Run(tmp_path, manager(bank=False)).begin()
     run.windows(6)
     run.toy.target = run.toy.aim = 6.0
-    run.until(lambda: bool(run.told("shift")))
+    run.until(lambda: bool(run.told("change_point")))
     run.windows(12)
     run.toy.target, run.toy.values["learning_rate"] = 0.0, 1e-9
-    run.until(lambda: len(run.told("shift")) == 2)
+    run.until(lambda: len(run.told("change_point")) == 2)
     run.windows(10)
     assert run.toy.p == pytest.approx(6.0, abs=0.2)
     assert not run.told("regime")
@@ -479,10 +479,10 @@ def test_in_an_unknown_world_the_best_of_what_is_known_goes_on(tmp_path: Path) -
     run = Run(tmp_path, manager()).begin()
     run.windows(6)
     run.toy.target = run.toy.aim = 6.0
-    run.until(lambda: bool(run.told("shift")))
+    run.until(lambda: bool(run.told("change_point")))
     run.windows(12)
-    run.toy.target, run.toy.values["learning_rate"] = -2.0, 1e-9  # 8 from here, 2 from world 1
-    run.until(lambda: len(run.told("shift")) == 2)
+    run.toy.target, run.toy.values["learning_rate"] = -2.0, 1e-9  # 8 from here, 2 from regime 1
+    run.until(lambda: len(run.told("change_point")) == 2)
     assert any("goes on from snapshot" in message for message in run.told("rollback"))
     assert abs(run.toy.p) < 0.2
     assert not run.told("regime")
@@ -493,7 +493,7 @@ def test_in_a_world_where_the_untrained_do_better_learning_begins_anew(tmp_path:
     run.toy.aim = run.toy.target = 6.0  # it begins at 0
     run.windows(30)
     run.toy.target, run.toy.values["learning_rate"] = -6.0, 1e-9
-    run.until(lambda: bool(run.told("shift")))
+    run.until(lambda: bool(run.told("change_point")))
     run.windows(2)
     assert any("goes on from the weights that the run began with" in message for message in run.told("rollback"))
     assert run.toy.p == pytest.approx(0.0, abs=1e-6)
@@ -504,8 +504,8 @@ def test_the_bank_is_bounded(tmp_path: Path) -> None:
     for k in range(5):
         run.windows(8)
         run.toy.target = run.toy.aim = 6.0 * (k + 1)
-        run.until(lambda k=k: len(run.told("shift")) == k + 1)  # type: ignore[misc]
-    held = [len(run.registry.held_by(f"regime:world {k}")) for k in (1, 2, 3, 4, 5)]
+        run.until(lambda k=k: len(run.told("change_point")) == k + 1)  # type: ignore[misc]
+    held = [len(run.registry.held_by(f"regime:regime {k}")) for k in (1, 2, 3, 4, 5)]
     assert held == [0, 0, 0, 1, 1]
 
 
@@ -513,28 +513,28 @@ def test_a_steady_world_raises_no_alarm(tmp_path: Path) -> None:
     run = Run(tmp_path, manager()).begin()
     run.windows(400)
     assert len(run.told("degradation")) <= 1
-    assert len(run.told("shift")) <= 1
+    assert len(run.told("change_point")) <= 1
 
 
 def test_a_best_of_a_world_that_is_gone_is_not_restored_at_the_end(tmp_path: Path) -> None:
     run = Run(tmp_path, manager(bank=False)).begin()
     run.windows(6)
     run.toy.target = run.toy.aim = 6.0
-    run.until(lambda: bool(run.told("shift")))
-    in_force = run.toy.p
-    assert in_force > 1.0
+    run.until(lambda: bool(run.told("change_point")))
+    current = run.toy.p
+    assert current > 1.0
     run.loop.end()
-    assert run.toy.p == in_force
-    assert "world that is gone" in run.told("kept")[-1]
+    assert run.toy.p == current
+    assert "regime that is gone" in run.told("kept")[-1]
 
 
 def test_a_tuner_begins_anew_in_a_new_world(tmp_path: Path) -> None:
-    """Population based training goes back to what scored well: after a shift, not to what did so in another world."""
+    """Population based training goes back to what scored well: after a shift, not to what did so in another regime."""
     run = Run(tmp_path, manager(bank=False), tuner=optix.PBTOptimizer({"learning_rate": (1e-3, 1.0)}, seed=0)).begin()
     run.windows(30)
     assert run.loop.save()[1]["loop"]["tuning"]["kept"]
     run.toy.target = run.toy.aim = 6.0
-    run.until(lambda: bool(run.told("shift")))
+    run.until(lambda: bool(run.told("change_point")))
     saved = run.loop.save()[1]["loop"]["tuning"]
     assert all(kept["lineage"] == saved["lineage"] for kept in saved["kept"].values())
     assert len(saved["tuner"]["records"]) <= 1
@@ -546,10 +546,10 @@ def test_nobody_shows_the_best_of_a_regime_that_is_gone(tmp_path: Path) -> None:
     run.windows(6)
     run.toy.target = run.toy.aim = 6.0
     run.toy.values["learning_rate"] = 1e-9  # nothing is good enough to be the best there, but what acts
-    run.until(lambda: bool(run.told("shift")))
+    run.until(lambda: bool(run.told("change_point")))
     best, log = run.loop.performer.best, run.log
     assert best.latest is not None
-    assert best.latest.era == 0
+    assert best.latest.regime_index == 0
     assert run.loop.scheduler.state.best is None
     assert best.snapshot is None
     assert "loop/best" not in log.written[-1]
@@ -558,7 +558,7 @@ def test_nobody_shows_the_best_of_a_regime_that_is_gone(tmp_path: Path) -> None:
     assert "No best since" in run.loop.summary()
     run.windows(20)
     assert best.snapshot is not None
-    assert best.snapshot.era == 1
+    assert best.snapshot.regime_index == 1
     assert "loop/best" in log.written[-1]
     assert "Best " in run.loop.summary()
 
@@ -567,26 +567,26 @@ def test_nobody_shows_the_best_of_a_regime_that_is_gone(tmp_path: Path) -> None:
 
 
 class Told(optix.RegimeDetector):
-    """Knows the world from elsewhere."""
+    """Knows the regime from elsewhere."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.world: Any = "calm"
+        self.regime: Any = "calm"
 
     def detect(self, metrics_history: Any) -> str:
         assert all(isinstance(metrics, EvalMetrics) for metrics in metrics_history)
-        return str(self.world) if self.world is not None else self.world  # type: ignore[no-any-return]
+        return str(self.regime) if self.regime is not None else self.regime  # type: ignore[no-any-return]
 
 
 def test_a_detector_s_regime_is_offered_its_policy_before_any_alarm(tmp_path: Path) -> None:
     detector = Told()
     run = Run(tmp_path, manager(regime_detector=detector)).begin()
     run.windows(8)
-    detector.world, run.toy.target, run.toy.aim = "wild", 6.0, 6.0
+    detector.regime, run.toy.target, run.toy.aim = "wild", 6.0, 6.0
     run.windows(20)
     run.toy.values["learning_rate"] = 1e-9
-    # The other world pays more, so the weights in force earn what they did: nothing but the detector tells.
-    detector.world, run.toy.target, run.toy.offset = "calm", 0.0, 160.0
+    # The other regime pays more, so the current weights earn what they did: nothing but the detector tells.
+    detector.regime, run.toy.target, run.toy.offset = "calm", 0.0, 160.0
     alarms = len(run.told("degradation"))
     run.until(lambda: any("calm is back" in message for message in run.told("regime")))
     assert len(run.told("degradation")) == alarms
@@ -597,9 +597,9 @@ def test_a_detector_s_regime_is_not_believed_without_evidence(tmp_path: Path) ->
     detector = Told()
     run = Run(tmp_path, manager(regime_detector=detector)).begin()
     run.windows(8)
-    detector.world, run.toy.target, run.toy.aim = "wild", 6.0, 6.0
+    detector.regime, run.toy.target, run.toy.aim = "wild", 6.0, 6.0
     run.windows(20)
-    detector.world = "calm"  # but the world is as it was
+    detector.regime = "calm"  # but the environment is as it was
     run.windows(5)
     assert run.toy.p == pytest.approx(6.0, abs=0.2)
     assert any("of calm is not better" in message for message in run.told("kept"))
@@ -611,13 +611,13 @@ def test_a_watched_policy_learns_again_only_if_it_is_replaced(tmp_path: Path, co
     detector = Told()
     run = Run(tmp_path, manager(regime_detector=detector), copyable=copyable).begin()
     run.windows(8)
-    detector.world, run.toy.target, run.toy.aim = "wild", 6.0, 6.0
-    run.until(lambda: bool(run.told("shift")))
+    detector.regime, run.toy.target, run.toy.aim = "wild", 6.0, 6.0
+    run.until(lambda: bool(run.told("change_point")))
     run.until(lambda: run.loop.state is LoopState.WATCHDOG)
     assert run.toy.paused
-    detector.world = "calm"
+    detector.regime = "calm"
     if returns:
-        run.toy.target, run.toy.offset = 0.0, 160.0  # the weights in force earn what they did, others earn more
+        run.toy.target, run.toy.offset = 0.0, 160.0  # the current weights earn what they did, others earn more
     run.until(lambda: any("calm is back" in message or "of calm is not better" in message for message in run.told()))
     assert run.toy.paused is not returns
     assert run.loop.state is (LoopState.ACTIVE if returns else LoopState.WATCHDOG)
@@ -625,7 +625,7 @@ def test_a_watched_policy_learns_again_only_if_it_is_replaced(tmp_path: Path, co
 
 def test_a_detector_that_names_nothing_is_refused(tmp_path: Path) -> None:
     detector = Told()
-    detector.world = None
+    detector.regime = None
     run = Run(tmp_path, manager(regime_detector=detector)).begin()
     with pytest.raises(optix.ConfigurationError, match="name of a regime"):
         run.windows(2)

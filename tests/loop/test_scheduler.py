@@ -123,7 +123,7 @@ def test_watch_follows_dormant_only_and_a_degradation_there_begins_a_new_era() -
     assert scheduler.observe(score(100.0)).event is LoopEvent.NONE
     decision = scheduler.observe(score(60.0))
     assert (decision.event, decision.before, decision.after) == (LoopEvent.DEGRADATION, WATCHDOG, ACTIVE)
-    assert scheduler.state.era == 1
+    assert scheduler.state.regime_index == 1
     assert scheduler.state.best is None
 
 
@@ -241,7 +241,7 @@ def test_every_field_survives_json() -> None:
         cooldown_until=11,
         history=(1.0, 2.0),
         pending=True,
-        era=3,
+        regime_index=3,
     )
     default = SchedulerState()
     assert all(value != vars(default)[name] for name, value in vars(state).items())
@@ -486,9 +486,9 @@ def test_a_shift_begins_an_era_without_a_best() -> None:
     scheduler.confirm(evaluation)
     scheduler.shifted()
     state = scheduler.state
-    assert (state.era, state.best, state.baseline, state.last_window) == (1, None, None, 5)
+    assert (state.regime_index, state.best, state.baseline, state.last_window) == (1, None, None, 5)
     assert state.loop_state is LoopState.ACTIVE
-    # What was far below the best of the world that is gone is a candidate now.
+    # What was far below the best of the regime that is gone is a candidate now.
     assert scheduler.observe(Evaluation(Estimate(1.0, 1.0, 10), window_id=6)).event is LoopEvent.CANDIDATE
 
 
@@ -501,7 +501,7 @@ def test_weights_found_outside_training_can_be_crowned_in_any_state() -> None:
         scheduler.observe(Evaluation(Estimate(10.0, 1.0, 10), window_id=k))
     assert scheduler.loop_state is LoopState.DORMANT
     evidence = Evidence(5.0, 1.0, 30, "a variant")
-    decision = scheduler.crown(Estimate(15.0, 1.0, 30), evidence)
+    decision = scheduler.promote(Estimate(15.0, 1.0, 30), evidence)
     assert (decision.event, decision.before, decision.after) == (
         LoopEvent.IMPROVEMENT,
         LoopState.DORMANT,

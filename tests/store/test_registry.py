@@ -74,8 +74,8 @@ def test_the_best_of_an_earlier_run_is_not_the_best_of_this_one(tmp_path: Path) 
 
 def test_a_new_era_has_its_own_best(tmp_path: Path) -> None:
     registry = CheckpointRegistry(tmp_path)
-    save(registry, 500.0, era=0)
-    save(registry, 200.0, era=1)
+    save(registry, 500.0, regime_index=0)
+    save(registry, 200.0, regime_index=1)
     assert registry.best.score == 200.0
 
 
@@ -137,10 +137,10 @@ def rewrite(directory: Path, change: Any) -> None:
         ("policy_version", "1"),
         ("window_id", 1.5),
         ("env_steps", -1),
-        ("era", None),
+        ("regime_index", None),
         ("created", math.inf),
         ("created", "now"),
-        ("crowned", 1),
+        ("promoted", 1),
         ("held_by", "me"),
         ("held_by", [1]),
         ("eval_metrics", []),
@@ -192,25 +192,29 @@ def test_a_manifest_that_was_tampered_with_is_refused(tmp_path: Path, change: An
         CheckpointRegistry(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "7", '{"schema": 2, "snap', "[" * 100_000, "\x00"])
+@pytest.mark.parametrize("text", ["", "[]", "7", '{"schema": 3, "snap', "[" * 100_000, "\x00"])
 def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(RegistryError, match=r"manifest cannot be read"):
         CheckpointRegistry(tmp_path)
 
 
-def test_a_manifest_of_schema_1_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_manifest_of_an_older_schema_is_read(tmp_path: Path, schema: int) -> None:
     saved = save(CheckpointRegistry(tmp_path), 1.0)
 
     def older(manifest: Any) -> None:
-        manifest["schema"] = 1
-        del manifest["snapshots"][0]["held_by"]
+        manifest["schema"] = schema
+        snapshot = manifest["snapshots"][0]
+        snapshot["era"], snapshot["crowned"] = snapshot.pop("regime_index"), snapshot.pop("promoted")
+        if schema == 1:
+            del snapshot["held_by"]
 
     rewrite(tmp_path, older)
     registry = CheckpointRegistry(tmp_path)
     assert registry.best == saved
     assert registry.hold(saved, "me").held_by == ("me",)
-    assert json.loads((tmp_path / "manifest.json").read_text())["schema"] == 2
+    assert json.loads((tmp_path / "manifest.json").read_text())["schema"] == 3
 
 
 def test_what_is_held_is_not_pruned_until_it_is_released(tmp_path: Path) -> None:
@@ -373,9 +377,9 @@ def test_two_writers_of_one_directory_keep_each_others_runs(tmp_path: Path) -> N
 def test_what_was_crowned_last_is_the_best_whatever_its_score(tmp_path: Path) -> None:
     """A second look found 470 where 480 had been recorded of a snapshot before: it still beat that one."""
     registry = CheckpointRegistry(tmp_path, max_snapshots=2)
-    save(registry, 480.0, crowned=True)
-    crowned = save(registry, 490.0, crowned=True)
-    rescored = registry.rescore(crowned, EvalMetrics(470.0, stderr=1.0, episodes=20))
+    save(registry, 480.0, promoted=True)
+    promoted = save(registry, 490.0, promoted=True)
+    rescored = registry.rescore(promoted, EvalMetrics(470.0, stderr=1.0, episodes=20))
     assert CheckpointRegistry(tmp_path).best == registry.best == rescored
     save(registry, 485.0)
     assert [snapshot.score for snapshot in registry.ranked_snapshots] == [470.0, 485.0]

@@ -12,7 +12,7 @@ from keras_optix.errors import ConfigurationError
 from keras_optix.experience.savable import join_state, split_state
 from keras_optix.testing import (
     MarketEnv,
-    WorldClock,
+    RegimeClock,
     jump_fading_position,
     momentum_position,
     reversion_position,
@@ -114,7 +114,7 @@ def test_drawn_regimes_have_the_mean_length_and_agree_between_copies():
 
 
 def test_environments_that_share_a_clock_are_in_the_same_regime():
-    clock = WorldClock()
+    clock = RegimeClock()
     schedule = {0: "ranging", 10: "volatile", 15: "trending"}
     first, second = (MarketEnv(schedule=schedule, clock=clock) for _ in range(2))
     first.reset(seed=0)

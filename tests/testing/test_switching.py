@@ -1,4 +1,4 @@
-"""Worlds that change by a clock: the physics, the payoffs and the moment of the change."""
+"""Regimes that change by a clock: the physics, the payoffs and the moment of the change."""
 
 import json
 
@@ -8,7 +8,7 @@ import pytest
 
 from keras_optix.errors import ConfigurationError
 from keras_optix.experience.savable import join_state, split_state
-from keras_optix.testing import SwitchingCartPole, TwoRegimeBandit, WorldClock
+from keras_optix.testing import RegimeClock, SwitchingCartPole, TwoRegimeBandit
 
 
 def record(env, actions, seed=None):
@@ -54,7 +54,7 @@ def test_without_changes_it_is_cartpole_v1():
 def test_it_truncates_itself():
     assert balanced(SwitchingCartPole({})) == balanced(gymnasium.make("CartPole-v1")) == 500
     assert balanced(SwitchingCartPole({}, max_steps=30)) == 30
-    assert balanced(SwitchingCartPole({0: {"swap_actions": True}})) < 30  # what balances one world fails in the other
+    assert balanced(SwitchingCartPole({0: {"swap_actions": True}})) < 30  # what balances one regime fails in the other
 
 
 def test_a_swapped_world_with_swapped_actions_is_the_same():
@@ -69,7 +69,7 @@ def test_physics_follow_with_what_derives_from_them():
     plain.gravity, plain.force_mag, plain.length, plain.polemass_length = 12.0, 7.0, 0.8, 0.8 * plain.masspole
     changes = {0: {"gravity": 12, "force": 7.0}, 1: {}, 2: {"pole_length": 0.8}}
     env = SwitchingCartPole(changes)
-    env.world_clock.steps = 2
+    env.regime_clock.steps = 2
     assert record(env, drawn(20), seed=1) == record(plain, drawn(20), seed=1)
 
 
@@ -77,25 +77,25 @@ def test_a_change_takes_effect_with_its_step_in_the_middle_of_an_episode():
     env = SwitchingCartPole({3: {"swap_actions": True}, 5: {"swap_actions": False}})
     actions = [0, 1, 0, 1, 0, 1, 0]
     _, info = env.reset(seed=0)
-    assert info["world"] == 0
-    worlds = [env.step(action)[4]["world"] for action in actions]
-    assert worlds == [0, 0, 0, 1, 1, 2, 2]
+    assert info["regime"] == 0
+    regimes = [env.step(action)[4]["regime"] for action in actions]
+    assert regimes == [0, 0, 0, 1, 1, 2, 2]
     swapping = SwitchingCartPole({3: {"swap_actions": True}, 5: {"swap_actions": False}})
     as_pushed = [0, 1, 0, 0, 1, 1, 0]
     assert record(swapping, actions, seed=0) == record(SwitchingCartPole({}), as_pushed, seed=0)
 
 
 def test_copies_with_one_clock_change_together():
-    clock = WorldClock()
+    clock = RegimeClock()
     first, second = (SwitchingCartPole({4: {"force": 5.0}}, clock) for _ in range(2))
     alone = SwitchingCartPole({4: {"force": 5.0}})
     for env in (first, second, alone):
         env.reset(seed=0)
-    worlds = [env.step(0)[4]["world"] for _ in range(3) for env in (first, second)]
-    assert worlds == [0, 0, 0, 0, 1, 1]
+    regimes = [env.step(0)[4]["regime"] for _ in range(3) for env in (first, second)]
+    assert regimes == [0, 0, 0, 0, 1, 1]
     assert clock.steps == 6
-    assert [alone.step(0)[4]["world"] for _ in range(3)] == [0, 0, 0]
-    assert second.reset()[1]["world"] == 1
+    assert [alone.step(0)[4]["regime"] for _ in range(3)] == [0, 0, 0]
+    assert second.reset()[1]["regime"] == 1
 
 
 @pytest.mark.parametrize("before", [10, 150])
@@ -105,9 +105,9 @@ def test_a_loaded_cartpole_goes_on_identically(before):
     record(env, drawn(before), seed=0)
     state = reloaded(env.save_state())
     expected = record(env, drawn(300, seed=1))
-    clock = WorldClock()
+    clock = RegimeClock()
     copy = SwitchingCartPole(changes, clock, max_steps=40)
-    clock.steps = 230  # loading sets it back, and the world with it
+    clock.steps = 230  # loading sets it back, and the regime with it
     copy.reset(seed=9)
     copy.load_state(state)
     assert clock.steps == before
@@ -149,7 +149,7 @@ def test_a_loaded_bandit_goes_on_identically():
     expected = record(env, drawn(60))
     copy = TwoRegimeBandit(switch_every=30)
     copy.load_state(state)
-    assert copy.world_clock.steps == 25
+    assert copy.regime_clock.steps == 25
     assert record(copy, drawn(60)) == expected
 
 

@@ -177,10 +177,10 @@ def test_members_take_turns_from_the_same_weights() -> None:
         ("switch", "member1-10", "member2-6", ("member1-4",)),
         ("undecided", "member2-12", "member0-8", ("member2-6",)),
     ]
-    assert [d.settles for d in decisions] == [False] + [True] * 6
-    assert tuner.unsettled
+    assert [d.permanent for d in decisions] == [False] + [True] * 6
+    assert not tuner.monitored
     assert tuner.busy == (tuner.population > 1)
-    assert not PBTOptimizer(BOUNDS).unsettled
+    assert PBTOptimizer(BOUNDS).monitored
 
 
 def test_the_first_values_are_those_in_force_and_the_others_are_drawn_or_given() -> None:
@@ -309,8 +309,8 @@ def test_a_run_explores_at_intervals_and_goes_back_when_it_fell() -> None:
         ("", "evaluation6", ()),  # a second one: a fifth of seven evaluations
     ]
     explore, exploit = loop.decisions[3], loop.decisions[5]
-    assert (explore.settles, explore.restore, explore.cost) == (True, None, 30)
-    assert (exploit.settles, exploit.restore, exploit.cost) == (True, "evaluation4", 20)
+    assert (explore.permanent, explore.restore, explore.cost) == (True, None, 30)
+    assert (exploit.permanent, exploit.restore, exploit.cost) == (True, "evaluation4", 20)
     assert exploit.evidence is not None
     assert exploit.evidence.difference == -5.0
     assert loop.restored == [Kept(5.0, explore.params, 5.0)]

@@ -16,10 +16,10 @@ from keras_optix.tuners.schedule import ReplaySchedule, Schedule, ScheduleStep
 SCHEDULE = Schedule(
     {"learning_rate": 1e-3, "gamma": 0.99},
     (
-        ScheduleStep(100, {"learning_rate": 3e-3}, "probe", settles=False),
-        ScheduleStep(200, {"learning_rate": 2e-3}, "commit", settles=True),
-        ScheduleStep(200, {"gamma": 0.98}, "commit", settles=True),
-        ScheduleStep(450, {"learning_rate": 5e-4}, "reverse", settles=True),
+        ScheduleStep(100, {"learning_rate": 3e-3}, "probe", permanent=False),
+        ScheduleStep(200, {"learning_rate": 2e-3}, "commit", permanent=True),
+        ScheduleStep(200, {"gamma": 0.98}, "commit", permanent=True),
+        ScheduleStep(450, {"learning_rate": 5e-4}, "reverse", permanent=True),
     ),
 )
 
@@ -32,7 +32,7 @@ def test_it_survives_the_disk(tmp_path: Path) -> None:
 def test_it_says_what_was_in_force() -> None:
     assert SCHEDULE.at(0) == {"learning_rate": 1e-3, "gamma": 0.99}
     assert SCHEDULE.at(150)["learning_rate"] == 3e-3
-    assert SCHEDULE.settled().at(150)["learning_rate"] == 1e-3
+    assert SCHEDULE.without_probes().at(150)["learning_rate"] == 1e-3
     assert SCHEDULE.at(10_000) == {"learning_rate": 5e-4, "gamma": 0.98}
 
 
@@ -43,7 +43,7 @@ def test_replay_applies_the_same_values_at_the_same_steps(probes: bool) -> None:
     begun = replay.begin(current)
     assert begun is not None
     values = dict(begun.params)
-    expected = SCHEDULE if probes else SCHEDULE.settled()
+    expected = SCHEDULE if probes else SCHEDULE.without_probes()
     for env_steps in range(64, 1000, 64):
         decision = replay.observe_update(env_steps, {}, current)
         values |= {} if decision is None else decision.params
@@ -78,7 +78,7 @@ def test_it_names_what_it_sets_and_what_must_be_legal() -> None:
         "{}",
         '{"format": 2, "start": {}, "steps": []}',
         '{"format": 1, "start": {"learning_rate": "fast"}, "steps": []}',
-        '{"format": 1, "start": {}, "steps": [{"env_steps": -1, "params": {}, "kind": "", "settles": true}]}',
+        '{"format": 1, "start": {}, "steps": [{"env_steps": -1, "params": {}, "kind": "", "permanent": true}]}',
         '{"format": 1, "start": {}, "steps": [{"env_steps": 1}]}',
     ],
 )

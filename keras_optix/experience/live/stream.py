@@ -283,7 +283,7 @@ class StreamCollector(WindowSource):
                     self._waiting -= closed.rows
                     self._delivered_steps += closed.rows
             if closed is None:
-                self.settle()  # the next window that is asked for opens the feed again
+                self.drain()  # the next window that is asked for opens the feed again
                 raise ending or StateError("The feed was closed while a window was waited for.")
             published = closed.published if self._chooser is None else self._chooser.resolve(closed.published)
             if not published.available and not self._told:
@@ -299,7 +299,7 @@ class StreamCollector(WindowSource):
             self.error = error
             raise
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Closes the feed. What was not handed out is kept; the next window that is asked for opens the feed again."""
         reader, self._reader = self._reader, None
         self._prepared = False
@@ -317,7 +317,7 @@ class StreamCollector(WindowSource):
     def close(self) -> None:
         """See `WindowSource`."""
         self._shut = True
-        self.settle()
+        self.drain()
         if self._recorder is not None:
             self._recorder.close()
 
@@ -330,7 +330,7 @@ class StreamCollector(WindowSource):
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
         """See `WindowSource`. The feed goes on where it is, and so with a new episode: the answer is False."""
-        self.settle()
+        self.drain()
         position, _, _ = read_position(arrays, values, self.layout, 1)
         with self._changed:
             self._rng.bit_generator.state = position.rng

@@ -384,7 +384,7 @@ def test_counts_add_up_after_a_reader_was_stopped_while_it_waited_for_room(strea
     collector.prepare()
     until(lambda: len(collector._closed_windows) == 1)
     time.sleep(0.03)  # so that the next window is due, and the reader waits; if it does not, nothing is tested
-    collector.settle()
+    collector.drain()
     adds_up(collector.counts)
 
 
@@ -412,7 +412,7 @@ def test_a_recording_of_a_reader_that_was_stopped_while_it_waited_is_replayed_wh
         collector.prepare()
         until(lambda: len(collector._closed_windows) == 1)
         time.sleep(0.02)  # so that the reader waits for room; if it does not, less is tested
-        collector.settle()
+        collector.drain()
     collector.close()
     again = take_all(stream(ReplayFeed(path, actions="recorded", speed=None)))
     assert len(again) >= len(collected)
@@ -611,7 +611,7 @@ def test_settling_closes_the_feed_and_asking_again_opens_it(stream: MakeStream) 
     collector = stream(feed, window_size=4)
     first = [take(collector)]
     until(lambda: collector.counts.observations == 8)
-    collector.settle()
+    collector.drain()
     assert (feed.connections, feed.closed, feed.finished) == (1, 1, 1)
     # What was not handed out is kept, and closed at the gap.
     first += [take(collector), take(collector)]
@@ -643,7 +643,7 @@ def test_a_feed_that_cannot_be_closed_is_left_when_it_next_yields(stream: MakeSt
     take(collector)
     until(lambda: collector.counts.observations == 9)
     began = time.monotonic()
-    collector.settle()
+    collector.drain()
     assert time.monotonic() - began < PATIENCE / 2
     assert not finished.is_set()
     gate.set()
