@@ -119,7 +119,7 @@ class Run(NamedTuple):
 
     def windows_of(self, event: str) -> list[int]:
         """Numbers of the windows in which something happened, counted from 1."""
-        return [record.window_id + 1 for record in self.loop.events if record.event == event]
+        return [record.window_id + 1 for record in self.loop.events if record.kind == event]
 
     def count(self, event: str) -> int:
         """How often something happened."""

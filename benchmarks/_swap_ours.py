@@ -65,7 +65,7 @@ def run(spec: Spec) -> dict[str, Any]:
         "env_steps": world.clock.steps,
         "evaluation_env_steps": loop.evaluation_env_steps,
         "evaluations": points.evaluations,
-        "events": [[record.event, record.env_steps, record.state.name, record.why] for record in loop.events],
+        "events": [[record.kind, record.env_steps, record.state.name, record.why] for record in loop.events],
     }
 
 

@@ -130,7 +130,7 @@ class Curve:
 
     def _play(self, layers: Layers, rng: np.random.Generator) -> np.ndarray:
         """One episode of each pole; the first half acts greedily."""
-        swapped = self._onlooker.reset()[1]["world"] % 2 == 1  # each change of the run swaps the actions once more
+        swapped = self._onlooker.reset()[1]["regime"] % 2 == 1  # each change of the run swaps the actions once more
         observations, _ = self._poles.reset(seed=int(rng.integers(2**31)))
         returns = np.zeros(2 * EPISODES)
         playing = np.ones(2 * EPISODES, bool)

@@ -183,7 +183,7 @@ def _shifted_options(seed: int) -> dict[str, Any]:
 
 
 def _events(one: Run) -> list[tuple[str, int]]:
-    return [(record.event, record.window_id) for record in one.loop.events]
+    return [(record.kind, record.window_id) for record in one.loop.events]
 
 
 # The CUSUM

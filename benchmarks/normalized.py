@@ -87,7 +87,7 @@ def run(env: Any, seed: int, windows: int) -> dict[str, Any]:
         "left": optix.evaluate(agent, env, episodes=20, seed=1000 + seed).metrics["episode_length"],
         "best": None if best is None else best.score,
         "evaluation_env_steps": callback.evaluation_env_steps,
-        "events": [event.message for event in callback.events if event.event == "environment"],
+        "events": [event.message for event in callback.events if event.kind == "environment"],
     }
 
 

@@ -50,10 +50,10 @@ def main() -> None:
     agent.fit(dataset, callbacks=[callback])
 
     for record in callback.events:
-        if record.event in ("degradation", "change_point", "regime", "rollback", "kept"):
+        if record.kind in ("degradation", "change_point", "regime", "rollback", "kept"):
             print(record)
     best = callback.best_snapshot
-    print("no best was found" if best is None else f"best of era {best.era}: {best.score:.1f}")
+    print("no best was found" if best is None else f"best of regime {best.regime_index + 1}: {best.score:.1f}")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def main() -> None:
     agent.fit(dataset, callbacks=[callback])
 
     for record in callback.events:
-        if record.event == "hyperparams" and record.evidence is not None:
+        if record.kind == "hyperparams" and record.evidence is not None:
             print(record)
     values = ", ".join(f"{name} {value:.3g}" for name, value in agent.hyperparams.snapshot().items())
     metrics = optix.evaluate(agent, arguments.env, episodes=20, seed=1000)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib.metadata
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -12,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
 import pytest
 from learning_seeds import (  # noqa: F401
     pytest_addoption,
@@ -27,7 +27,7 @@ import keras_optix as optix
 def pytest_report_header() -> str:
     """The versions on which the tests run."""
     installed = {one.metadata["Name"]: one.version for one in importlib.metadata.distributions()}
-    names = ("numpy", "tensorflow", "keras", "gymnasium", "ai-edge-litert", "tensorboard", "filelock")
+    names = ("numpy", "tensorflow", "keras", "gymnasium", "ai-edge-litert", "tensorboard", "filelock", "msgspec")
     return "versions: " + ", ".join(f"{name} {installed.get(name, 'is not installed')}" for name in names)
 
 
@@ -75,12 +75,16 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    keras.utils.set_random_seed(0)
+    """Where Keras is used; the core is tested without it."""
+    if "keras" in sys.modules:
+        sys.modules["keras"].utils.set_random_seed(0)
 
 
 @pytest.fixture
 def small_network() -> Callable[[int, int], Any]:
     """Makes a network ``[B, inputs] -> [B, outputs]`` with one hidden layer of 8 units."""
+
+    import keras
 
     def make(inputs: int, outputs: int) -> Any:
         return keras.Sequential(
@@ -93,6 +97,8 @@ def small_network() -> Callable[[int, int], Any]:
 @pytest.fixture
 def small_ppo(small_network: Callable[[int, int], Any]) -> Callable[..., optix.PPOAgent]:
     """Makes a compiled PPO agent with small networks."""
+
+    import keras
 
     def make(inputs: int = 2, actions: int = 2, *, jit_compile: bool = False, **kwargs: Any) -> optix.PPOAgent:
         compile_options = {"steps_per_execution": kwargs.pop("steps_per_execution", 1)}

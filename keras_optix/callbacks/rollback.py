@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-from keras_optix.errors import ConfigurationError, describe
+from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.evaluators.returns import ReturnEvaluator
 from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer, take_statistics
 from keras_optix.experience.making import EnvLike, is_recipe, make_envs
+from keras_optix.loop.actions import CURRENT, Action, Evaluate, Restore
+from keras_optix.loop.performer import metrics_of
+from keras_optix.loop.regime_procedures import go_back_if_better
+from keras_optix.loop.runner import run_at_once
 from keras_optix.records import EvalMetrics, HyperparamSet
-from keras_optix.statistics.estimates import Evidence, compare_pairs
+from keras_optix.statistics.comparisons import EvaluationResult
+from keras_optix.statistics.estimates import Evidence, estimate_from_samples
+from keras_optix.statistics.levels import one_sided
 from keras_optix.store.manifest import PolicySnapshot
 from keras_optix.store.registry import CheckpointRegistry
 from keras_optix.validation import check_float, check_int
@@ -53,7 +58,7 @@ def roll_back_if_better(
     check_int("episodes", episodes, minimum=2)
     if check_float("confidence", confidence, low=0.5, high=1.0) == 1.0:
         raise ConfigurationError(describe("`confidence` must be below 1: nothing is certain.", confidence=confidence))
-    kept = _Kept()
+    kept, evaluator = _Kept(), ReturnEvaluator()
     snapshot = registry.load_best(kept)
     owned = is_recipe(env)
     envs = make_envs(env, min(episodes, MAX_ENVS) if owned else 1, exactly=False)
@@ -61,22 +66,32 @@ def roll_back_if_better(
         agent.bind(envs.observation_space, envs.action_space)
         if owned:
             take_statistics(envs, agent)
-        published = (agent.publish(), agent.publication_of(kept.state, snapshot.policy_version))
         player = EpisodePlayer(envs, agent.make_actor(envs.num_envs))
-        current, best = (
-            player.play(policy.arrays, episodes, seed=seed, deterministic=deterministic, version=policy.version)
-            for policy in published
-        )
+
+        def perform(action: Action) -> EvaluationResult | None:
+            if isinstance(action, Restore):
+                agent.set_state(kept.state)
+                return None
+            if not isinstance(action, Evaluate):
+                raise StateError(describe("Going back by hand evaluates and restores, and no more.", action=action))
+            current = action.policy is CURRENT
+            policy = agent.publish() if current else agent.publication_of(kept.state, snapshot.policy_version)
+            played = player.play(
+                policy.arrays,
+                action.episodes,
+                seed=action.seed,
+                deterministic=deterministic,
+                version=policy.version,
+            )
+            # Environment by environment, and as many of each: equal places have equal seeds.
+            returns = tuple(episode.total_reward for episode in played)
+            return EvaluationResult(estimate_from_samples(returns), returns, evaluator.score_episodes(played))
+
+        limit = one_sided(confidence)
+        current, best, compared = run_at_once(go_back_if_better(snapshot, episodes, seed, limit), perform)
     finally:
         envs.close() if owned else envs.release()
-    # Environment by environment, and as many of each: equal places have equal seeds.
-    mine, theirs = ([episode.total_reward for episode in played] for played in (current, best))
-    evidence, z = compare_pairs(theirs, mine, "the best weights against the current ones, on the same seeds")
-    rolled_back = z > NormalDist().inv_cdf(confidence)
-    if rolled_back:
-        agent.set_state(kept.state)
-    score = ReturnEvaluator().score_episodes
-    return Evolved(rolled_back, evidence, score(current), score(best), snapshot)
+    return Evolved(compared.z > limit, compared.evidence, metrics_of(current), metrics_of(best), snapshot)
 
 
 class _Kept:

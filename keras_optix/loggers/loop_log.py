@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from keras_optix.loggers.base import HParam, Logger
 from keras_optix.loggers.tensorboard import TensorBoardLogger
 from keras_optix.loggers.timeline import in_cell, timeline
-from keras_optix.loop.record import LoopRecord
+from keras_optix.loop.record import EventKind, LoopRecord
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.terminal import STATUS
 
 __all__ = ["LoopLog", "LoopRecord"]
 
 _RATE_WINDOWS = 20
-_FOR_ALL = ("notice", "feed", "environment")  # events that people should know of
+_FOR_ALL = (EventKind.NOTICE, EventKind.FEED, EventKind.ENVIRONMENT)  # events that people should know of
 _FEED = "feed_"  # logs of a live feed begin with it
 _SHORTEST = 1e-3  # seconds
 _EVENTS = 50  # in one text
@@ -100,7 +100,7 @@ class LoopLog:
             self._show(record.env_steps, "loop/events", self._events())
             if record.state is not self._drawn:
                 self._draw()
-        if self._verbose >= (1 if record.event in _FOR_ALL else 2):
+        if self._verbose >= (1 if record.kind in _FOR_ALL else 2):
             STATUS.say(record.describe(self._unit, self._steps))
 
     def tick(self, env_steps: int, window_id: int) -> None:

@@ -75,7 +75,7 @@ def _stays(
     for record in records:
         if record.state is not state:
             following = record.window_id + 1
-            why = f"{record.event}<br>{record.because}" if record.because else record.message
+            why = f"{record.kind}<br>{record.because}" if record.because else record.message
             stays.append(_Stay(state.name, window, following - window, begin, record.env_steps, why))
             state, window, begin = record.state, following, record.env_steps
     stays.append(_Stay(state.name, window, last_window + 1 - window, begin, last_steps, ended))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.loop.record import EventKind
 from keras_optix.loop.scheduler import Decision
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.statistics.estimates import Estimate, Evidence
@@ -344,12 +345,12 @@ class Record(Action):
     """Keep a record.
 
     Attributes:
-        event: Which kind.
+        kind: What the loop did.
         message: One sentence.
         evidence: Difference, standard error and n, or None.
     """
 
-    event: str
+    kind: EventKind
     message: str
     evidence: Evidence | None = None
 

@@ -29,7 +29,7 @@ from keras_optix.loop.manager import Manager, NoManager
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.performer import Performer
 from keras_optix.loop.procedures import Situation
-from keras_optix.loop.record import LoopRecord
+from keras_optix.loop.record import EventKind, LoopRecord
 from keras_optix.loop.reports import add_row, scalars, summary
 from keras_optix.loop.runner import Runner, plain
 from keras_optix.loop.scheduler import BackoffScheduler
@@ -148,7 +148,7 @@ class Engine:
         journal.env_steps += unit.steps
         self.log.tick(journal.env_steps, journal.window_id)
         for notice in self.adapter.notices():
-            journal.note("feed", notice)
+            journal.note(EventKind.FEED, notice)
         if self._runner.busy:
             self._take_for_procedure(unit)
         else:
@@ -157,7 +157,7 @@ class Engine:
             self._take_member_scores(unit)
             self.judge(unit.candidate, self._score(unit), unit.logs)
         for notice in self.adapter.environment_notices():
-            journal.note("environment", notice)
+            journal.note(EventKind.ENVIRONMENT, notice)
         if self.log.writes:
             self._write_scalars(unit.logs)
         if self.options.max_windows is not None and self.units >= self.options.max_windows:
@@ -173,7 +173,7 @@ class Engine:
         """
         notice = self.evaluator.take_notice()
         if notice is not None:
-            self.journal.note("notice", notice)
+            self.journal.note(EventKind.NOTICE, notice)
         score = metrics.primary_score
         if score is not None and not math.isfinite(score):
             # Of an evaluator of one's own; a log that is not finite is no score, see `MonitorEvaluator`.
@@ -211,7 +211,7 @@ class Engine:
         self._compare_places(evaluation)
         regime = performer.regimes.see(evaluation)
         if regime is not None:
-            self.journal.note("regime", regime)
+            self.journal.note(EventKind.REGIME, regime)
         performer.candidate, performer.metrics = candidate, metrics
         self._begun = {"evaluation": evaluation, "at": self._situation(), "values": dict(self._scored_under)}
         self._runner.start(after_evaluation(**self._begun))
@@ -276,7 +276,7 @@ class Engine:
         evidence = performer.agreement.observe(evaluation.score) if performer.comparable else None
         if evidence is None:
             return
-        self.journal.note("environment", _OTHER_COPIES, evidence)
+        self.journal.note(EventKind.ENVIRONMENT, _OTHER_COPIES, evidence)
         self.adapter.stay_in_place("copies were other environments")
         performer.agreement.reset()
         # What was best was best in the copies.
@@ -322,7 +322,7 @@ class Engine:
         times = f"{self.guard.recoveries} of at most {self.guard.max_recoveries}"
         lowered = what[0].lower() + what[1:]
         restored = "no weights to go back to" if before is None else "restored the weights before"
-        self.journal.note("non_finite", f"{lowered} was not finite; {restored}{change} ({times})")
+        self.journal.note(EventKind.NON_FINITE, f"{lowered} was not finite; {restored}{change} ({times})")
         self.performer.replaced()
 
     def _last_good(self) -> State | None:
@@ -340,10 +340,10 @@ class Engine:
         self.tuning.pause()
         if self.options.restore_best and best.snapshot is not None:
             performer.restore(best.snapshot)
-            self.journal.note("restored", f"restored snapshot {best.snapshot.snapshot_id}")
+            self.journal.note(EventKind.RESTORED, f"restored snapshot {best.snapshot.snapshot_id}")
         elif self.options.restore_best and best.latest is not None:
             of = f"snapshot {best.latest.snapshot_id} is from a regime that is gone"
-            self.journal.note("kept", f"kept the weights: {of}")
+            self.journal.note(EventKind.KEPT, f"kept the weights: {of}")
 
     def write_schedule(self) -> None:
         """Writes the schedule of the current weights beside the snapshots of the run."""
@@ -365,7 +365,7 @@ class Engine:
             kinds = ", ".join(f"{name} ({kind})" for name, kind in left_out.items() if name not in self._left_out)
             self._left_out |= left_out.keys()
             message = f"log_dir shows single numbers only, and leaves out {kinds} (this is said once)"
-            self.journal.note("notice", message)
+            self.journal.note(EventKind.NOTICE, message)
         self.log.scalars(self.state, self.journal.env_steps, values, shown)
 
     # Resuming
@@ -449,7 +449,7 @@ class Engine:
         self.adapter.pause_updates(performer.in_place is not None or self.state is LoopState.WATCHDOG)
         self.log.restore([LoopRecord.from_json(record) for record in loop["records"]])
         kept = "" if weights else "; newer weights were restored already and stay"
-        self.journal.note("resumed", f"resumed run {self.registry.run_id}{kept}{'; ' if lost else ''}{lost}")
+        self.journal.note(EventKind.RESUMED, f"resumed run {self.registry.run_id}{kept}{'; ' if lost else ''}{lost}")
 
     def _resume_best(self, snapshot_id: int | None) -> None:
         """The best of the run on disk, which may be newer than the resumed state."""

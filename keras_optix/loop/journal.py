@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from keras_optix.loop.hooks import RunLog
-from keras_optix.loop.record import LoopRecord
+from keras_optix.loop.record import EventKind, LoopRecord
 from keras_optix.loop.scheduler import BackoffScheduler
 from keras_optix.statistics.estimates import Evidence
 
@@ -26,14 +26,14 @@ class Journal:
         self.env_steps = 0
         self._scheduler = scheduler
 
-    def note(self, event: str, message: str, evidence: Evidence | None = None, cost: int = 0) -> None:
+    def note(self, kind: EventKind, message: str, evidence: Evidence | None = None, cost: int = 0) -> None:
         """Keeps a record.
 
         Args:
-            event: Which kind.
+            kind: What the loop did.
             message: One sentence.
             evidence: Difference, standard error and n, or None.
             cost: Environment steps (batches) that went into a tuner's decision.
         """
         state = self._scheduler.loop_state
-        self.log.note(LoopRecord(event, self.window_id, self.env_steps, state, message, evidence, cost))
+        self.log.note(LoopRecord(kind, self.window_id, self.env_steps, state, message, evidence, cost))

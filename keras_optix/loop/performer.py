@@ -19,6 +19,7 @@ from keras_optix.loop.hooks import LoopHooks
 from keras_optix.loop.journal import Journal
 from keras_optix.loop.manager import Manager
 from keras_optix.loop.options import LoopOptions
+from keras_optix.loop.record import EventKind
 from keras_optix.loop.regime_library import RegimeLibrary
 from keras_optix.loop.runner import LATER
 from keras_optix.loop.scheduler import BackoffScheduler, Decision, LoopEvent
@@ -118,7 +119,7 @@ class Performer:
             do.ForgetStatistics: lambda action: adapter.after_shift(manager.after_shift),
             do.ForgetScores: lambda action: self._forget_regime(),
             do.DrawSeed: lambda action: adapter.draw_seed(),
-            do.Record: lambda action: journal.note(action.event, action.message, action.evidence),
+            do.Record: lambda action: journal.note(action.kind, action.message, action.evidence),
             do.AnnounceDormant: self._announce_dormant,
             do.LearnAgain: self._learn_again,
             do.PauseLearning: lambda action: adapter.pause_updates(True),
@@ -251,7 +252,7 @@ class Performer:
         change = "" if decision.before is decision.after else f" {decision.before.name} -> {decision.after.name}"
         if reached and change:
             change = f",{change}"
-        self.journal.note(decision.event.value, decision.event.value + reached + change, decision.evidence)
+        self.journal.note(EventKind(decision.event.value), decision.event.value + reached + change, decision.evidence)
 
     def shown(self, snapshot: PolicySnapshot) -> str:
         """The score of a snapshot as people see it: of a loss, the loss and not its negative."""
@@ -282,7 +283,7 @@ class Performer:
         if pooled is not None:
             known = EvalMetrics(pooled.mean, episode_id=best.window_id, stderr=pooled.stderr, episodes=pooled.n)
             self.best.latest = self.registry.rescore(best, known)
-        journal.note("reassessed", f"evaluated snapshot {best.snapshot_id} again", evidence)
+        journal.note(EventKind.REASSESSED, f"evaluated snapshot {best.snapshot_id} again", evidence)
 
     def _save_if_higher(self) -> None:
         """Where scores are exact, the highest is the best to restore, even if it is no significant step."""
@@ -388,7 +389,7 @@ class Performer:
         others = self.regimes.leave(action.best)
         self._forget_regime()
         self.adapter.after_shift(self.manager.after_shift)
-        self.journal.note("change_point", f"the environment has changed: change point {index}", action.evidence)
+        self.journal.note(EventKind.CHANGE_POINT, f"the environment has changed: change point {index}", action.evidence)
         return [KnownPolicy(regime, snapshot) for regime, snapshot in others]
 
     def _forget_regime(self) -> None:

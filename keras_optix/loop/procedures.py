@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.loop import actions as do
 from keras_optix.loop.actions import CANDIDATE, Action
+from keras_optix.loop.record import EventKind
 from keras_optix.loop.scheduler import Decision, LoopEvent
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.statistics.comparisons import EvaluationResult
@@ -141,7 +142,7 @@ def recover(at: Situation) -> Procedure:
     if at.rolls_back and best is not None:
         yield do.PauseTuner()
         yield do.Restore(best, rolled_back=True)
-        yield do.Record("rollback", f"rolled back to snapshot {best.snapshot_id}")
+        yield do.Record(EventKind.ROLLBACK, f"rolled back to snapshot {best.snapshot_id}")
     yield do.LearnAgain()
 
 

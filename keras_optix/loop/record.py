@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +11,60 @@ from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.statistics.estimates import Evidence
 
 
+class EventKind(enum.StrEnum):
+    """What the loop did.
+
+    Attributes:
+        CANDIDATE: An evaluation lies significantly above the best.
+        IMPROVEMENT: A second evaluation confirmed a candidate, or policies were compared: there is a new best.
+        REJECTED: A second evaluation did not confirm a candidate.
+        PLATEAU: ACTIVE became COOLING.
+        DORMANT: COOLING became DORMANT.
+        WATCHDOG: DORMANT became WATCHDOG.
+        DEGRADATION: Scores are significantly below what they were; the loop is ACTIVE again.
+        REASSESSED: The best was evaluated again, and what was known of it was pooled with that.
+        ROLLBACK: Training goes on from a snapshot, or from the weights that the run began with.
+        KEPT: Policies were compared, and the current weights stay; or at the end, the best is of a regime that is gone.
+        RESTORED: `fit` ended, with the best weights.
+        HYPERPARAMS: The tuner changed hyperparameters, or decided not to.
+        VARIANT: A variant of the best began to learn, was adopted, or was discarded.
+        REGIME: A regime has another name, or one that is known is back.
+        CHANGE_POINT: The environment has changed: a new regime begins, without a best.
+        NON_FINITE: Something was NaN or infinite, and was undone.
+        RESUMED: A run that was cut off goes on.
+        ENVIRONMENT: Where evaluations take place, or that somebody else used the environment.
+        FEED: What happened to a live feed.
+        NOTICE: Anything else that people should know.
+    """
+
+    CANDIDATE = "candidate"
+    IMPROVEMENT = "improvement"
+    REJECTED = "rejected"
+    PLATEAU = "plateau"
+    DORMANT = "dormant"
+    WATCHDOG = "watchdog"
+    DEGRADATION = "degradation"
+    REASSESSED = "reassessed"
+    ROLLBACK = "rollback"
+    KEPT = "kept"
+    RESTORED = "restored"
+    HYPERPARAMS = "hyperparams"
+    VARIANT = "variant"
+    REGIME = "regime"
+    CHANGE_POINT = "change_point"
+    NON_FINITE = "non_finite"
+    RESUMED = "resumed"
+    ENVIRONMENT = "environment"
+    FEED = "feed"
+    NOTICE = "notice"
+
+
 @dataclass(frozen=True)
 class LoopRecord:
     """Something that the loop did, and why.
 
     Attributes:
-        event: A `LoopEvent` value, or ``"hyperparams"``, ``"rollback"``, ``"restored"``, ``"reassessed"``,
-            ``"non_finite"``, ``"resumed"``, ``"notice"``, ``"feed"``,
-            ``"environment"`` (where evaluations take place, what is scored, somebody else used the environment).
+        kind: What it did, an `EventKind`; equal to its name in lower case.
         window_id: Number of the window (epoch) after which it happened.
         env_steps: Environment steps (batches) of the run until then.
         state: State of the loop after it.
@@ -26,7 +73,7 @@ class LoopRecord:
         cost: Environment steps (batches) that went into a tuner's decision.
     """
 
-    event: str
+    kind: EventKind
     window_id: int
     env_steps: int
     state: LoopState
@@ -34,11 +81,14 @@ class LoopRecord:
     evidence: Evidence | None = None
     cost: int = 0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", EventKind(self.kind))
+
     def __str__(self) -> str:
         return self.describe()
 
     def __repr__(self) -> str:
-        return f"LoopRecord({self.event}: {self.describe()})"
+        return f"LoopRecord({self.kind}: {self.describe()})"
 
     @property
     def because(self) -> str:
@@ -64,7 +114,7 @@ class LoopRecord:
     def to_json(self) -> dict[str, Any]:
         """Returns the record as JSON values."""
         evidence = None if self.evidence is None else self.evidence.to_json()
-        return vars(self) | {"state": self.state.value, "evidence": evidence}
+        return vars(self) | {"kind": self.kind.value, "state": self.state.value, "evidence": evidence}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> LoopRecord:

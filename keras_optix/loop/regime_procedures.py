@@ -8,15 +8,10 @@ from keras_optix.evaluators.score_pool import estimate_of
 from keras_optix.loop import actions as do
 from keras_optix.loop.actions import CURRENT, UNTRAINED, KnownPolicy, Policy, Variant
 from keras_optix.loop.procedures import Asking, Interrupted, Procedure, Situation, rest
-from keras_optix.statistics.comparisons import (
-    CERTAIN_Z,
-    LIKELY_Z,
-    SURE_Z,
-    EvaluationResult,
-    compare_policies,
-    still_achieves,
-)
-from keras_optix.statistics.estimates import Estimate, Evidence
+from keras_optix.loop.record import EventKind
+from keras_optix.statistics.comparisons import EvaluationResult, compare_policies, still_achieves
+from keras_optix.statistics.estimates import Comparison, Estimate, Evidence
+from keras_optix.statistics.levels import CERTAIN_Z, LIKELY_Z, SURE_Z
 from keras_optix.store.manifest import PolicySnapshot
 
 _SCREENING = 10  # episodes (windows) by which a changed environment is told and a known policy found, at the least
@@ -64,13 +59,13 @@ def at_dormant(at: Situation) -> Procedure:
             return
         if found.z < -LIKELY_Z:
             yield do.Restore(best)
-            yield do.Record("rollback", f"rolled back to snapshot {best.snapshot_id}", found.evidence)
+            yield do.Record(EventKind.ROLLBACK, f"rolled back to snapshot {best.snapshot_id}", found.evidence)
         elif found.better:
             yield do.Promote(found.score, found.evidence)
             return  # there was progress that no single evaluation could show
         else:
             message = f"kept the weights: snapshot {best.snapshot_id} is not better"
-            yield do.Record("kept", message, found.evidence)
+            yield do.Record(EventKind.KEPT, message, found.evidence)
     yield do.AnnounceDormant()
     while True:
         parent: PolicySnapshot | None = yield do.ReadBest()
@@ -94,7 +89,7 @@ def try_variant(parent: PolicySnapshot, at: Situation) -> Asking[HeadToHead]:
         yield from _discard(variant, str(interrupted))
         raise
     if found.better:
-        yield do.Record("variant", f"adopted variant {variant.number}", found.evidence)
+        yield do.Record(EventKind.VARIANT, f"adopted variant {variant.number}", found.evidence)
         yield do.Promote(found.score, found.evidence)
     else:
         why = "not better than its parent" if found.fell is None else "the environment changed"
@@ -111,7 +106,7 @@ def _learn_and_compare(parent: PolicySnapshot, variant: Variant, at: Situation) 
     changes = ", ".join(f"{k} {before[k]:.4g} -> {v:.4g}" for k, v in variant.values.items() if v != before[k])
     of = f"variant {variant.number} of {at.spawns} of snapshot {parent.snapshot_id}"
     learns = f"learns for {at.variant_windows} windows"
-    yield do.Record("variant", f"{of}: {changes or 'no hyperparameters'}; {learns}")
+    yield do.Record(EventKind.VARIANT, f"{of}: {changes or 'no hyperparameters'}; {learns}")
     yield do.Train(at.variant_windows)
     found = yield from compare_with_best(parent, "the variant against its parent, same seeds", at)
     return found
@@ -123,7 +118,7 @@ def _discard(variant: Variant, why: str, evidence: Evidence | None = None) -> Pr
     if best is not None:
         yield do.Restore(best)
     yield do.SetHyperparameters(variant.before, "variant discarded")
-    yield do.Record("variant", f"discarded variant {variant.number}: {why}", evidence)
+    yield do.Record(EventKind.VARIANT, f"discarded variant {variant.number}: {why}", evidence)
 
 
 def compare_with_best(best: PolicySnapshot, reason: str, at: Situation) -> Asking[HeadToHead]:
@@ -195,9 +190,9 @@ def _roll_back(best: PolicySnapshot, there: EvaluationResult, seed: int, at: Sit
     evidence, z = compare_policies(there, current, reason, at.scores)
     if z > LIKELY_Z:
         yield do.Restore(best, rolled_back=True)
-        yield do.Record("rollback", f"rolled back to snapshot {best.snapshot_id}", evidence)
+        yield do.Record(EventKind.ROLLBACK, f"rolled back to snapshot {best.snapshot_id}", evidence)
     else:
-        yield do.Record("kept", f"kept the weights: snapshot {best.snapshot_id} is not better", evidence)
+        yield do.Record(EventKind.KEPT, f"kept the weights: snapshot {best.snapshot_id} is not better", evidence)
 
 
 def enter_unknown_regime(
@@ -247,12 +242,12 @@ def _go_on_from(policy: Policy, at: Situation) -> Procedure:
     reason = "the best of those tried against the current weights, same seeds"
     evidence, z = compare_policies(result, current, reason, at.scores)
     if z <= LIKELY_Z:
-        yield do.Record("kept", "goes on with the current weights", evidence)
+        yield do.Record(EventKind.KEPT, "goes on with the current weights", evidence)
         return
     yield do.Restore(policy) if isinstance(policy, PolicySnapshot) else do.RestoreUntrained()
     # With the weights came the statistics of the regime that they are from.
     yield do.ForgetStatistics()
-    yield do.Record("rollback", f"goes on from {name}", evidence)
+    yield do.Record(EventKind.ROLLBACK, f"goes on from {name}", evidence)
 
 
 def _return_to(known: KnownPolicy, result: EvaluationResult, evidence: Evidence) -> Procedure:
@@ -260,8 +255,31 @@ def _return_to(known: KnownPolicy, result: EvaluationResult, evidence: Evidence)
     yield do.EnterRegime(known.regime)
     yield do.RestartTuner()
     message = f"{known.regime} is back: restored snapshot {known.snapshot.snapshot_id}"
-    yield do.Record("regime", message, evidence)
+    yield do.Record(EventKind.REGIME, message, evidence)
     yield do.Promote(result.estimate, evidence)
+
+
+def go_back_if_better(
+    best: PolicySnapshot, episodes: int, seed: int, limit: float
+) -> Asking[tuple[EvaluationResult, EvaluationResult, Comparison]]:
+    """Compares the current weights with the best once, and restores the best if they are significantly better.
+
+    Args:
+        best: The best.
+        episodes: For each of the two.
+        seed: Of the episodes of both.
+        limit: What is significant, as a standard normal score.
+
+    Returns:
+        What the current weights and the best earned, and by how much the best are better.
+    """
+    current = yield from _evaluate(CURRENT, episodes, seed)
+    result = yield from _evaluate(best, episodes, seed)
+    reason = "the best weights against the current ones, on the same seeds"
+    compared = compare_policies(result, current, reason)
+    if compared.z > limit:
+        yield do.Restore(best)
+    return current, result, compared
 
 
 def after_return(known: KnownPolicy, at: Situation) -> Procedure:
@@ -281,4 +299,4 @@ def after_return(known: KnownPolicy, at: Situation) -> Procedure:
         yield from _return_to(known, result, evidence)
     else:
         message = f"kept the weights: snapshot {known.snapshot.snapshot_id} of {known.regime} is not better"
-        yield do.Record("kept", message, evidence)
+        yield do.Record(EventKind.KEPT, message, evidence)

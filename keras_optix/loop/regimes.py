@@ -22,13 +22,13 @@ from keras_optix.arguments import NamesChecked
 from keras_optix.errors import NonFiniteError, describe
 from keras_optix.records import EvalMetrics
 from keras_optix.reprs import OneLineRepr
+from keras_optix.statistics.levels import TWO_SIDED_Z
 from keras_optix.validation import check_float, check_int, check_kind, is_finite_number
 
 TRENDING, RANGING, VOLATILE = "trending", "ranging", "volatile"
 MIN_SCORES = (
     5  # Four scores come in perfect order by chance once in twelve times: no trend of four is significant at 5 %.
 )
-SIGNIFICANT_Z = 1.96  # two-sided 5 %
 CLEARLY_MORE = 2.0  # A trend explains clearly more than the residuals: twice their variance, R² > 2/3.
 _CHUNK = 256  # windows that are worked on at once, which bounds the memory
 _NORMAL = NormalDist()
@@ -120,7 +120,7 @@ class RegimeDetector(NamesChecked, OneLineRepr):
         # What is not significant is no trend, in or out of the band: the band only lets a trend that was one go on.
         trending = (
             evidence.slope > self.trend_threshold * evidence.level * self._band(label, TRENDING)
-            and evidence.z > SIGNIFICANT_Z * min(1.0, self._band(label, TRENDING))
+            and evidence.z > TWO_SIDED_Z * min(1.0, self._band(label, TRENDING))
         )  # fmt: skip
         if volatile and trending:
             needed = math.sqrt(CLEARLY_MORE) * evidence.spread * self._band(label, TRENDING)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
 from keras_optix.errors import StateError, describe
 from keras_optix.loop.actions import Action
-from keras_optix.loop.procedures import Interrupted, Procedure
+from keras_optix.loop.procedures import Asking, Interrupted, Procedure
 
+_R = TypeVar("_R")
 LATER = object()  # the result of an action that takes windows: `Runner.resume` brings it
 
 Perform = Callable[[Action], Any]
@@ -20,6 +21,23 @@ Perform = Callable[[Action], Any]
 def plain(value: Any) -> Any:
     """A record as JSON values; NumPy's numbers, which evaluators may give, as Python's."""
     return msgspec.to_builtins(value, enc_hook=lambda number: np.asarray(number).item())
+
+
+def run_at_once(procedure: Asking[_R], perform: Perform) -> _R:
+    """Runs a procedure of whose actions none takes windows, and returns its result.
+
+    Args:
+        procedure: The procedure.
+        perform: Performs an action and returns its result.
+    """
+    result = None
+    while True:
+        try:
+            action = procedure.send(result)
+        except StopIteration as end:
+            found: _R = end.value
+            return found
+        result = perform(action)
 
 
 class Runner:

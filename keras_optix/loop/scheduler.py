@@ -32,11 +32,11 @@ from keras_optix.formatting import format_estimate
 from keras_optix.loop.scheduler_state import LoopState, SchedulerState
 from keras_optix.reprs import OneLineRepr
 from keras_optix.statistics.estimates import Comparison, Estimate, Evidence, compare, pool, trend
+from keras_optix.statistics.levels import one_sided
 from keras_optix.validation import check_float, check_int
 
 _REFERENCE_LAG = 8  # evaluations after which a score becomes part of the reference of the CUSUM
 _HISTORY = 64  # evaluations from which the noise is estimated where scores come without a standard error
-_ONE_SIDED_Z = {0.9: 1.2816, 0.95: 1.6449, 0.975: 1.96, 0.99: 2.3263, 0.995: 2.5758, 0.999: 3.0902}
 
 
 class LoopEvent(enum.Enum):
@@ -84,8 +84,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             short of it counts in the CUSUM. Defaults to 0.95.
         improvement_margin: By how much, in units of the score, an improvement must exceed the best, >= 0. Defaults
             to 0: any significant improvement counts.
-        confidence: One-sided confidence of both tests of an improvement: 0.9, 0.95, 0.975, 0.99, 0.995 or 0.999.
-            Defaults to 0.95.
+        confidence: One-sided confidence of both tests of an improvement, between 0.5 and 1. Defaults to 0.95.
         cusum_slack: Slack `k` of the CUSUM in standard errors. Defaults to 0.5.
         cusum_limit: Limit `h` of the CUSUM in standard errors. Defaults to 5: with the slack, one false alarm in
             about 900 evaluations, and a drop of 1, 2, 3 standard errors seen after about 10, 4, 3. A drop in the
@@ -118,11 +117,13 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         self.dormant_threshold = check_int("dormant_threshold", dormant_threshold, minimum=1)
         self.degradation_threshold = check_float("degradation_threshold", degradation_threshold, low=0.0, high=1.0)
         self.improvement_margin = check_float("improvement_margin", improvement_margin, low=0.0)
-        if check_float("confidence", confidence) not in _ONE_SIDED_Z:
-            raise ConfigurationError(
-                describe(f"`confidence` must be one of {sorted(_ONE_SIDED_Z)}.", confidence=confidence)
+        self.confidence = check_float("confidence", confidence, low=0.5, high=1.0)
+        if confidence in (0.5, 1.0):
+            problem = (
+                "`confidence` must lie between 0.5 and 1: half of all noise is above its middle, and nothing is sure."
             )
-        self.confidence = confidence
+            raise ConfigurationError(describe(problem, fix="Such as 0.95.", confidence=confidence))
+        self._limit = one_sided(self.confidence)
         self.cusum_slack = check_float("cusum_slack", cusum_slack, low=0.0)
         self.cusum_limit = check_float("cusum_limit", cusum_limit, low=0.0, low_open=True)
         self.degradation_cooldown = check_int("degradation_cooldown", degradation_cooldown, minimum=0)
@@ -212,7 +213,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             evidence = Evidence(0.0, score.stderr, score.n, "first confirmed score")
             return (self._promote(state, score, evidence),)
         evidence, z = self._above_best(state, score, state.best, "confirmed better than the best")
-        if z > _ONE_SIDED_Z[self.confidence]:
+        if z > self._limit:
             return (self._promote(state, score, evidence),)
         rejected = dataclasses.replace(evidence, reason="a second evaluation did not confirm the improvement")
         decision = Decision(LoopEvent.REJECTED, state.loop_state, state.loop_state, rejected)
@@ -245,7 +246,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             return False
         well_known = dataclasses.replace(best, stderr=0.0)
         alone = self._above_best(self.state, score, well_known, "")
-        return alone.z > _ONE_SIDED_Z[self.confidence] >= self._above_best(self.state, score, best, "").z
+        return alone.z > self._limit >= self._above_best(self.state, score, best, "").z
 
     def reassess(self, evaluation: Evaluation) -> Evidence:
         """Takes another evaluation of the best's weights and pools it with what is known of them.
@@ -322,7 +323,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         """Evidence for an improvement: this evaluation, or all since the best was promoted, lies above the best."""
         if state.best is None:
             return Evidence(0.0, score.stderr, score.n, "first evaluation")
-        limit = _ONE_SIDED_Z[self.confidence]
+        limit = self._limit
         evidence, z = self._above_best(state, score, state.best, "better than the best")
         if z > limit:
             return evidence
@@ -358,7 +359,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             state, fall, alarm = self._update_cusum(state, score)
         if evaluation.counts:
             state = dataclasses.replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1)
-        rising = trend(state.history[-min(state.since_best, _HISTORY) :]) > _ONE_SIDED_Z[self.confidence]
+        rising = trend(state.history[-min(state.since_best, _HISTORY) :]) > self._limit
         if evaluation.counts and state.since_best >= self.dormant_threshold and not rising:
             # Counted since the best was promoted, so that degradations on the way cannot put DORMANT off for ever.
             self.state = dataclasses.replace(state, loop_state=LoopState.DORMANT)

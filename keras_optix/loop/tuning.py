@@ -13,13 +13,14 @@ from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.evaluators.log_values import numbers_in
 from keras_optix.loop.adapter import Adapter, PolicyRef, TrainingUnit
 from keras_optix.loop.hooks import LoopHooks
+from keras_optix.loop.record import EventKind
 from keras_optix.records import HyperparamSet
 from keras_optix.statistics.estimates import Evidence
 from keras_optix.store.files import Saved, State, prefixed, under
 from keras_optix.tuners.base_optimizer import BaseOptimizer, TunerDecision
 from keras_optix.tuners.schedule import Schedule, ScheduleStep
 
-Note = Callable[[str, str, Evidence | None, int], None]
+Note = Callable[[EventKind, str, Evidence | None, int], None]
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Tuning:
         tuner: Decides; None: nothing is tuned.
         adapter: What is trained.
         hooks: Hear of every change.
-        note: Keeps a record: event, message, evidence, cost in steps.
+        note: Keeps a record: kind, message, evidence, cost in steps.
         disturb: Called where the weights or values changed: which scores do not count follows from that.
 
     Attributes:
@@ -157,7 +158,7 @@ class Tuning:
         if decision is not None and decision.params:
             values = self._adapter.hyperparams.snapshot()
             self._set(decision.params)
-            self._note("hyperparams", self._in_words(decision, values), decision.evidence, 0)
+            self._note(EventKind.HYPERPARAMS, self._in_words(decision, values), decision.evidence, 0)
         tuned = self._tuned(tuner)
         # Steps before it joined were made under the values that were there.
         steps = self.lineage.steps
@@ -273,7 +274,7 @@ class Tuning:
         if decision.params:
             self._record(params, decision.kind, permanent=decision.permanent)
         if decision.kind:
-            self._note("hyperparams", self._in_words(decision, before), decision.evidence, decision.cost)
+            self._note(EventKind.HYPERPARAMS, self._in_words(decision, before), decision.evidence, decision.cost)
         if decision.permanent:
             self._permanent |= params
         if changed or decision.restore is not None:

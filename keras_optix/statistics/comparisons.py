@@ -8,10 +8,6 @@ from dataclasses import dataclass
 from keras_optix.records import EvalMetrics
 from keras_optix.statistics.estimates import Comparison, Estimate, Evidence, compare, compare_pairs
 
-LIKELY_Z = 1.6449  # one-sided 95 %: enough to prefer one of two policies
-SURE_Z = 2.3263  # one-sided 99 %: enough to say after an alarm that the environment has changed
-CERTAIN_Z = 4.0  # enough to say so without an alarm
-
 
 @dataclass(frozen=True)
 class EvaluationResult:

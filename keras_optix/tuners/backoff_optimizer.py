@@ -27,6 +27,7 @@ from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.records import LEARNING_RATE, HyperparamSet
 from keras_optix.statistics.estimates import Estimate, Evidence, compare, pool, trend
 from keras_optix.statistics.exposure import exposure_effect
+from keras_optix.statistics.levels import SURE_Z
 from keras_optix.tuners.base_optimizer import BaseOptimizer, Bounds, TunerDecision
 from keras_optix.tuners.update_band import Move, UpdateBand, outside, size_of
 from keras_optix.validation import check_float, check_int
@@ -36,7 +37,7 @@ _BLOCK, _BAND = "block", "band"  # names of the states that are kept: where a bl
 _APPROX_KL = "approx_kl"
 _HISTORY = 64  # evaluations
 _FALL = 4.0  # standard errors below the start of a block that end a probe: one in 30,000 by chance
-_PROVEN = 2.3263  # the trend of the scores under a setting that proves it, as a normal score: one-sided 99 %
+_PROVEN = SURE_Z  # the trend of the scores under a setting that proves it, as a normal score: one-sided 99 %
 _LEARNED = 3.5  # the trend that shows that anything is learned at all: it is looked for at every round
 _GROWTH, _SHRINKAGE, _TURN, _WIDENING = 1.5, 1.0 / 1.5, 0.5, 2.0
 _WIDEST = 0.5  # step while nothing is learned

@@ -342,7 +342,7 @@ def test_whatever_a_feed_fails_with_the_run_can_be_resumed(eager_ppo: MakeAgent,
     assert callbacks[0].env_steps >= 8
     assert len(list(tmp_path.rglob("resume.npz"))) == 1
     resumed = run([item()] * 9)
-    assert "resumed" in [record.event for record in resumed.events]
+    assert "resumed" in [record.kind for record in resumed.events]
     assert resumed.env_steps == callbacks[0].env_steps + 8
     assert not list(tmp_path.rglob("resume.npz"))
 
@@ -359,7 +359,7 @@ def test_one_nan_does_not_end_a_run_where_such_items_are_dropped(eager_ppo: Make
     assert len(watch.logs) == 3
     assert watch.logs[-1]["feed_invalid"] == 1.0
     assert agent.sources[-1].counts.invalid == 1
-    assert any("is left out" in record.message for record in callback.events if record.event == "feed")
+    assert any("is left out" in record.message for record in callback.events if record.kind == "feed")
     assert all(np.isfinite(array).all() for array in agent.get_state().values())
 
 

@@ -146,9 +146,9 @@ def test_the_loop_decides_the_same_in_a_replay(small_ppo: MakeAgent, tmp_path: P
     live.fit(dataset, callbacks=[first], verbose=0)
     second = callback()
     again.fit(optix.dataset_from_stream(optix.replay_feed(path), again), callbacks=[second], verbose=0)
-    told = [(event.event, event.window_id, event.evidence) for event in first.events if event.event != "feed"]
+    told = [(event.kind, event.window_id, event.evidence) for event in first.events if event.kind != "feed"]
     assert len(told) > 2
-    assert told == [(event.event, event.window_id, event.evidence) for event in second.events if event.event != "feed"]
+    assert told == [(event.kind, event.window_id, event.evidence) for event in second.events if event.kind != "feed"]
     assert first.best_snapshot is not None
     assert second.best_snapshot is not None
     assert first.best_snapshot.score == second.best_snapshot.score

@@ -109,7 +109,7 @@ def test_a_run_of_such_a_model_goes_on_where_it_was_cut_off(tmp_path: Path, kind
         fit(made(0, 0.05), [callback("b"), Crash(2)], epochs=4)
     model, resumed = made(7, 0.9), callback("b")
     fit(model, resumed, epochs=4)
-    (record,) = [record for record in resumed.events if record.event == "resumed"]
+    (record,) = [record for record in resumed.events if record.kind == "resumed"]
     assert "first batch" not in record.message
     for one, other in zip(values(model.variables), values(whole.variables), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
@@ -138,7 +138,7 @@ def test_a_later_batch_that_is_not_finite_goes_back_to_the_first() -> None:
     model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
     callback = loop(restore_best=False)
     fit(model, [Poison(), callback])
-    assert [record.event for record in callback.events if record.event == "non_finite"] == ["non_finite"]
+    assert [record.kind for record in callback.events if record.kind == "non_finite"] == ["non_finite"]
     assert all(np.isfinite(array).all() for array in values(model.variables))
 
 
@@ -154,7 +154,7 @@ def test_weights_that_are_not_finite_behind_a_finite_loss_are_undone() -> None:
     model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
     callback = loop(restore_best=False)
     fit(model, [callback, Poison()], epochs=4)
-    (record,) = [record for record in callback.events if record.event == "non_finite"]
+    (record,) = [record for record in callback.events if record.kind == "non_finite"]
     assert record.message.startswith("a weight was not finite")
     assert all(np.isfinite(array).all() for array in values(model.variables))
 
@@ -218,7 +218,7 @@ def test_a_gan_is_kept_with_both_optimizers_and_each_learning_rate_has_a_name() 
     assert callback.best_snapshot is not None
     names = set(callback.registry.load(callback.best_snapshot))
     assert {name.rpartition("/")[0] for name in names} == {"model", "optimizer", "c_optimizer", "optimizers['actor']"}
-    changed = [record.message for record in callback.events if record.event == "hyperparams"]
+    changed = [record.message for record in callback.events if record.kind == "hyperparams"]
     assert any("c_optimizer.learning_rate" in message for message in changed)
     assert float(keras.ops.convert_to_numpy(model.optimizers["actor"].learning_rate)) == pytest.approx(2e-3)
 
@@ -247,7 +247,7 @@ def test_the_guard_halves_what_trains_and_nothing_else() -> None:
     model = gan()
     callback = loop(monitor="c_loss", restore_best=False)
     fit_gan(model, [callback, Poison()])
-    (record,) = [record for record in callback.events if record.event == "non_finite"]
+    (record,) = [record for record in callback.events if record.kind == "non_finite"]
     assert "c_optimizer.learning_rate 0.001 -> 0.0005" in record.message
     assert "actor'].learning_rate 0.002 -> 0.001" in record.message
     assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) == pytest.approx(1e-3)  # RMSprop's default
@@ -289,7 +289,7 @@ def test_the_only_optimizer_that_trains_is_the_one_that_is_tuned() -> None:
     callback = loop(tuner=tuner, monitor="loss")
     fit(model, callback, epochs=8, validation_data=None)
     assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) == pytest.approx(1e-3)
-    moved = [record.message for record in callback.events if record.event == "hyperparams"]
+    moved = [record.message for record in callback.events if record.kind == "hyperparams"]
     assert moved
     assert all("learning_rate" in message for message in moved)
 
@@ -313,7 +313,7 @@ def test_it_can_be_named() -> None:
     tuner = optix.BackoffOptimizer({"learning_rate": (1e-3, 1e-1)}, block=2, max_rounds=1)
     callback = loop(tuner=tuner, hyperparams={"learning_rate": rate}, monitor="loss")
     fit(model, callback, epochs=6, validation_data=None)
-    assert "hyperparams" in [record.event for record in callback.events]
+    assert "hyperparams" in [record.kind for record in callback.events]
     assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) == pytest.approx(1e-3)
 
 
@@ -352,7 +352,7 @@ def test_a_gan_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
     resumed = callback()
     history = fit_gan(model, resumed)
     assert len(history.epoch) == 2
-    (record,) = [record for record in resumed.events if record.event == "resumed"]
+    (record,) = [record for record in resumed.events if record.kind == "resumed"]
     assert "the first batch builds what is not built yet" in record.message
     # Four batches an epoch: two epochs of before, and two of now without the batch that only built.
     assert int(keras.ops.convert_to_numpy(model.c_optimizer.iterations)) == 15
@@ -401,7 +401,7 @@ def test_an_epoch_without_a_number_is_no_evidence(tmp_path: Path, value: Any) ->
     fit(model, [seen, callback], epochs=6)
     for one, other in zip(values(model.variables), undisturbed(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5)
-    names = [record.event for record in callback.events]
+    names = [record.kind for record in callback.events]
     assert "non_finite" not in names
     assert names.count("notice") == 1
     assert callback.best_snapshot is not None
@@ -417,7 +417,7 @@ def test_a_log_that_is_no_number_harms_nothing(tmp_path: Path, value: Any) -> No
     callback = loop(log_dir=tmp_path, tuner=optix.BackoffOptimizer({"learning_rate": (1e-3, 1e-1)}))
     fit(plain(), [Odd(lambda epoch: value, "val_odd"), callback], epochs=4)
     assert callback.best_snapshot is not None
-    (record,) = [record for record in callback.events if record.event == "notice"]
+    (record,) = [record for record in callback.events if record.kind == "notice"]
     assert "val_odd" in record.message
     monitored = loop(monitor="val_odd", mode="max")
     with pytest.warns(UserWarning, match="not one number"):

@@ -574,7 +574,7 @@ def test_beside_the_loop_a_nan_is_undone_and_ends_fit_in_either_order(first: str
     assert agent.last_window_id == 2
     assert agent.weight == 2.0
     assert agent.hyperparams["learning_rate"] == 0.5
-    assert [record.window_id for record in loop.events if record.event == "non_finite"] == [2]
+    assert [record.window_id for record in loop.events if record.kind == "non_finite"] == [2]
 
 
 @pytest.mark.parametrize("first", ["loop", "terminate"])
@@ -680,7 +680,7 @@ def test_without_swapping_validation_plays_the_raw_weights_until_fit_ends() -> N
     assert score["episode_return"] == pytest.approx(EMA[-1])
 
 
-def test_the_loop_crowns_saves_and_restores_raw_weights(tmp_path: Path) -> None:
+def test_the_loop_promotes_saves_and_restores_raw_weights(tmp_path: Path) -> None:
     agent, training, validation = climber(optimizer=averaging())
     loop = optix.OptixCallback(checkpoint_dir=tmp_path, verbose=0)
     callbacks = [keras.callbacks.SwapEMAWeights(), loop]

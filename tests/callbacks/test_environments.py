@@ -29,7 +29,7 @@ def train(agent: optix.PPOAgent, env: Any, *, windows: int = 12, num_envs: int =
 
 
 def told(callback: Any) -> list[str]:
-    return [record.message for record in callback.events if record.event == "environment"]
+    return [record.message for record in callback.events if record.kind == "environment"]
 
 
 class Once(CountingEnv):
@@ -69,7 +69,7 @@ def test_an_environment_that_exists_once_is_evaluated_in_place(small_ppo: MakeAg
     assert told(callback) == [IN_PLACE + why]
     assert callback.evaluation_env_steps == 0
     assert callback.best_snapshot.score == (15.0 if kind is Once else 6.0)
-    events = [record.event for record in callback.events]
+    events = [record.kind for record in callback.events]
     assert events[:3] == ["candidate", "environment", "improvement"]
 
 
@@ -121,7 +121,7 @@ def test_copies_that_earn_something_else_are_found(small_ppo: MakeAgent, other: 
     Scaled.made = 0 if other else 1
     agent = small_ppo()
     callback = train(agent, lambda: Scaled(CountingEnv(4)), windows=40, evaluator=optix.ReturnEvaluator(4))
-    found = [record for record in callback.events if record.event == "environment"]
+    found = [record for record in callback.events if record.kind == "environment"]
     assert len(found) == other
     level = 4.0 if other else 20.0
     assert abs(callback.best_snapshot.score - level) < 1.0
@@ -130,7 +130,7 @@ def test_copies_that_earn_something_else_are_found(small_ppo: MakeAgent, other: 
         assert evidence.n >= 1
         assert abs(evidence.difference - 16.0) < 5 * evidence.stderr + 0.5
         assert "copies of the environment that were evaluated are other environments" in found[0].message
-        after = [record.event for record in callback.events[callback.events.index(found[0]) :]]
+        after = [record.kind for record in callback.events[callback.events.index(found[0]) :]]
         assert after[1:3] == ["candidate", "improvement"]
 
 

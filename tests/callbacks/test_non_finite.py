@@ -72,7 +72,7 @@ def test_the_weights_before_come_back(make: Callable[..., Breaking], what: str, 
     source.collect = spy  # type: ignore[method-assign]
     callback = optix.OptixCallback(max_windows=8, restore_best=False, verbose=0)
     agent.fit(dataset, callbacks=[callback, Notes()], verbose=0)
-    (record,) = [record for record in callback.events if record.event == "non_finite"]
+    (record,) = [record for record in callback.events if record.kind == "non_finite"]
     assert record.window_id == 5
     assert "learning rate 0.001 -> 0.0005 (1 of at most 5)" in record.message
     for name, array in acted[5].items():
@@ -86,7 +86,7 @@ def test_the_weights_before_come_back(make: Callable[..., Breaking], what: str, 
 def test_the_weights_before_come_back_with_several_steps_in_one_execution(make: Callable[..., Breaking]) -> None:
     agent = make((5,), steps_per_execution=4)
     callback = run(agent)
-    assert [record.event for record in callback.events if record.event == "non_finite"] == ["non_finite"]
+    assert [record.kind for record in callback.events if record.kind == "non_finite"] == ["non_finite"]
     assert all(np.isfinite(array).all() for array in agent.get_state().values())
 
 
@@ -96,7 +96,7 @@ def test_with_a_schedule_the_weights_come_back_and_the_schedule_stays(make: Call
     agent.compile(optimizer=keras.optimizers.Adam(schedule), jit_compile=False)
     assert "learning_rate" not in agent.hyperparams
     callback = run(agent)
-    (record,) = [record for record in callback.events if record.event == "non_finite"]
+    (record,) = [record for record in callback.events if record.kind == "non_finite"]
     assert "learning rate" not in record.message
     assert all(np.isfinite(array).all() for array in agent.get_state().values())
 

@@ -106,7 +106,7 @@ def test_a_flat_score_ends_in_dormant_with_each_hook_once(small_ppo: MakeAgent) 
     fit(small_ppo(), CountingEnv, callback)
     assert callback.state is optix.LoopState.DORMANT
     assert recorder.names() == ["start", "improvement", "plateau", "dormant", "stop"]
-    assert [record.event for record in callback.events] == [
+    assert [record.kind for record in callback.events] == [
         "candidate",
         "improvement",
         "plateau",
@@ -172,7 +172,7 @@ def test_a_degradation_rolls_back_if_asked_for(small_ppo: MakeAgent) -> None:
             evaluator, rollback_on_degradation=rollback, max_windows=25, callbacks=[recorder], verbose=0
         )
         fit(agent, CountingEnv, callback)
-        events = [record.event for record in callback.events]
+        events = [record.kind for record in callback.events]
         assert "degradation" in events
         assert ("rollback" in events) is rollback
         assert "degradation" in recorder.names()
@@ -191,7 +191,7 @@ def test_in_place_confirmation_for_an_environment_that_cannot_be_made_again(smal
     assert (best.score, best.eval_metrics.episodes) == (15.0, 2)
     assert callback.evaluation_env_steps == 0
     # Windows 0 and 1 gave the candidate, 2 and 3 confirmed it: in 16 rows, of episodes of 5 steps, 2 are whole.
-    events = [(record.event, record.window_id) for record in callback.events]
+    events = [(record.kind, record.window_id) for record in callback.events]
     assert events[:3] == [("candidate", 1), ("environment", 1), ("improvement", 3)]
     assert "was given as an object" in callback.events[1].message
     assert best.window_id == 1
@@ -212,7 +212,7 @@ def test_watching_begins_on_the_best_weights_after_a_rejected_confirmation_in_pl
     options: dict[str, Any] = {"on_dormant": "watch", "restore_best": False, "verbose": 0}
     callback = optix.OptixCallback(Notes(), scheduler=scheduler, max_windows=8, **options)
     fit(agent, CountingEnv(5), callback, num_envs=1)
-    events = [record.event for record in callback.events]
+    events = [record.kind for record in callback.events]
     assert events == ["candidate", "improvement", "plateau", "candidate", "rejected", "dormant", "watchdog"]
     assert callback.best_snapshot is not None
     best = callback.registry.load(callback.best_snapshot)
@@ -242,7 +242,7 @@ def test_watching_pauses_learning_and_a_degradation_starts_it_again(small_ppo: M
 
     callback = flat_loop(on_dormant="watch", max_windows=60, callbacks=[Watch()])
     fit(agent, env, callback)
-    events = [record.event for record in callback.events]
+    events = [record.kind for record in callback.events]
     assert events.index("dormant") < events.index("watchdog") < events.index("degradation")
     # The changed world is learned and watched in its turn: two constant versions, the second one younger.
     watched = sorted({version for state, version in seen if state is optix.LoopState.WATCHDOG})
@@ -271,7 +271,7 @@ def test_the_tuner_is_applied_logged_and_undone_when_the_loop_cools_down(small_p
     assert f"({ended.cost:,} env steps)" in ended.message
     assert ended.evidence is not None
     # A plateau waits for the probe: COOLING comes after it.
-    events = [record.event for record in callback.events]
+    events = [record.kind for record in callback.events]
     assert events.index("plateau") > callback.events.index(ended)
 
 
@@ -333,7 +333,7 @@ def test_a_best_that_is_badly_known_is_evaluated_again(small_ppo: MakeAgent, tmp
 
     callback = optix.OptixCallback(Ceiling(), checkpoint_dir=tmp_path, max_windows=3, verbose=0)
     fit(agent, lambda: CountingEnv(5), callback)
-    events = [record.event for record in callback.events]
+    events = [record.kind for record in callback.events]
     assert events == ["candidate", "improvement", "reassessed", "candidate", "improvement", "restored"]
     # The weights of window 0, the same again, those of window 1 (an update is four versions).
     assert played == [0, 0, 4]

@@ -91,7 +91,7 @@ def test_it_ends_when_nothing_gets_better_with_the_best_weights(tmp_path: Path) 
     assert best.env_steps == 4 * (best.window_id + 1)
     assert model.evaluate(*data(seed=1), verbose=0) == pytest.approx(min(values), rel=1e-4)
     assert callback.env_steps == 4 * len(values)
-    names = [record.event for record in callback.events]
+    names = [record.kind for record in callback.events]
     assert names[:2] == ["candidate", "improvement"]
     assert names[-2:] == ["dormant", "restored"]
 
@@ -110,7 +110,7 @@ def test_a_loss_that_is_not_finite_is_undone_and_the_learning_rate_halved() -> N
     watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(logs["loss"]))
     callback = optix.OptixCallback(verbose=0, restore_best=False)
     fit(model, [At(3, 0, ruin(np.nan)), callback, watch], epochs=6)
-    (record,) = [record for record in callback.events if record.event == "non_finite"]
+    (record,) = [record for record in callback.events if record.kind == "non_finite"]
     assert record.window_id == 3
     assert "the loss was not finite; restored the weights before, learning rate 0.05 -> 0.025" in record.message
     assert np.isfinite(seen).all()
@@ -137,7 +137,7 @@ def test_a_collapse_is_rolled_back() -> None:
             scheduler=optix.BackoffScheduler(dormant_threshold=100, max_interval=1),
         )
         history = fit(make(3e-3), [At(40, 3, ruin(30.0)), callback], epochs=46)
-        return [record.event for record in callback.events], history.history["val_loss"][-1]
+        return [record.kind for record in callback.events], history.history["val_loss"][-1]
 
     events, loss = after(True)
     assert "degradation" in events
@@ -172,7 +172,7 @@ def test_the_tuner_moves_the_learning_rate_and_a_variable_and_restoring_does_not
         "scale": float(keras.ops.convert_to_numpy(scale)),
     }
     assert in_force == pytest.approx(changes[-1][1], rel=1e-5)
-    assert "restored" in [record.event for record in callback.events]
+    assert "restored" in [record.kind for record in callback.events]
 
 
 def test_a_value_that_is_set_is_what_the_compiled_step_reads() -> None:
@@ -232,7 +232,7 @@ def test_a_run_that_was_cut_off_goes_on_bit_by_bit(tmp_path: Path, epoch: int) -
     assert resumed.tuner is not None
     assert uninterrupted.tuner is not None
     assert resumed.tuner.to_json() == uninterrupted.tuner.to_json()
-    assert [str(r) for r in resumed.events if r.event != "resumed"] == [str(r) for r in uninterrupted.events]
+    assert [str(r) for r in resumed.events if r.kind != "resumed"] == [str(r) for r in uninterrupted.events]
     assert resumed.env_steps == uninterrupted.env_steps == 48
     assert not list(tmp_path.rglob("resume.npz"))
 
@@ -289,7 +289,7 @@ def test_a_run_that_ended_is_not_resumed(tmp_path: Path) -> None:
     second = optix.OptixCallback(checkpoint_dir=tmp_path, resume=True, verbose=0)
     history = fit(make(), [second], epochs=3)
     assert len(history.epoch) == 3
-    assert "resumed" not in [record.event for record in second.events]
+    assert "resumed" not in [record.kind for record in second.events]
 
 
 def test_a_copy_has_not_run_and_keeps_its_variables() -> None:

@@ -109,6 +109,6 @@ def test_negative_and_small_scores_lead_to_the_same_events() -> None:
     for shift in (-160.0, 0.0, 1000.0):
         options: dict[str, Any] = {"scheduler": scripted.every_window(), "rollback_on_degradation": True}
         run = scripted.run([shift + score for score in curve], noise=per_episode(10.0), max_windows=45, **options)
-        events.append([(record.event, record.window_id) for record in run.loop.events])
+        events.append([(record.kind, record.window_id) for record in run.loop.events])
     assert events[0] == events[1] == events[2]
     assert {"improvement", "plateau", "degradation", "rollback"} <= {event for event, _ in events[0]}

@@ -90,14 +90,14 @@ def test_the_policy_of_a_regime_that_returns_acts_again(
     def run(seed: int) -> tuple[list[str], int, int, dict[str, list[float]]]:
         log_dir = tmp_path / f"runs{seed}"
         callback, actions = bandit_run(small_ppo, seed, in_place=in_place, log_dir=log_dir)
-        told = [record for record in callback.events if record.event == "regime"]
+        told = [record for record in callback.events if record.kind == "regime"]
         for record in told:
             assert record.evidence is not None
             assert record.evidence.z > 3.0
         assert (callback.evaluation_env_steps == 0) == in_place
         written = scalars(log_dir)
         assert not tags.undeclared(written)
-        shifts = [record.event for record in callback.events].count("change_point")
+        shifts = [record.kind for record in callback.events].count("change_point")
         return [record.message.split(":")[0] for record in told], shifts, back_after(actions), written
 
     def came_back(found: tuple[list[str], int, int, dict[str, list[float]]]) -> bool:
@@ -116,7 +116,7 @@ def test_the_policy_of_a_regime_that_returns_acts_again(
 def test_without_the_bank_it_is_learned_again(small_ppo: MakeAgent, two_of_seven_seeds: Callable[..., None]) -> None:
     def run(seed: int) -> int:
         callback, actions = bandit_run(small_ppo, seed, in_place=True, bank=False)
-        assert not [record for record in callback.events if record.event == "regime"]
+        assert not [record for record in callback.events if record.kind == "regime"]
         return back_after(actions)
 
     two_of_seven_seeds(run, lambda steps: steps > 600)
@@ -138,7 +138,7 @@ def test_a_mutated_variant_is_a_version_of_its_own_and_acts(small_ppo: MakeAgent
     scheduler = optix.BackoffScheduler(max_interval=1, plateau_threshold=2, dormant_threshold=4)
     callback = optix.OptixCallback(policy_manager=manager, scheduler=scheduler, max_windows=300, verbose=0)
     agent.fit(dataset, callbacks=[callback], verbose=0)
-    assert any("adopted" in record.message for record in callback.events if record.event == "variant")
+    assert any("adopted" in record.message for record in callback.events if record.kind == "variant")
     assert callback.best_snapshot is not None
     assert callback.best_snapshot.score == pytest.approx(10.0, abs=0.2)
     assert agent.act(np.ones(1, np.float32), deterministic=True) == 1
@@ -156,7 +156,7 @@ def test_given_as_a_callback_it_is_the_same(small_ppo: MakeAgent, tmp_path: Path
     agent.fit(dataset, callbacks=[callback], verbose=0)
     assert callback.registry is registry
     assert registry.best is not None
-    assert [record.event for record in callback.events if record.event in ("kept", "rollback")]
+    assert [record.kind for record in callback.events if record.kind in ("kept", "rollback")]
 
 
 def test_what_does_not_fit_is_refused_before_the_first_step(small_ppo: MakeAgent, tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_an_ensemble_follows_the_regime_by_itself(small_ppo: MakeAgent, tmp_path
     late = [(steps // period, mixture) for steps, mixture, _ in weights.rows if steps % period > 0.75 * period]
     assert all(mixture > 0.9 for regime, mixture in late if regime % 2 == 0)
     assert all(mixture < 0.1 for regime, mixture in late if regime % 2 == 1)
-    told = {record.event for record in callback.events}
+    told = {record.kind for record in callback.events}
     assert "change_point" in told
     # Also after snapshots came back: what the manager says is what acts.
     assert all(mixture == pytest.approx(said, abs=1e-6) for _, mixture, said in weights.rows[-40:])
@@ -281,7 +281,7 @@ def test_an_ensemble_that_is_cut_off_goes_on_with_its_weights(small_ppo: MakeAge
     with pytest.raises(ConnectionError, match="power"):
         start(tmp_path / "cut", Cut())
     manager, ensemble, callback = start(tmp_path / "cut")
-    assert [record.event for record in callback.events].count("resumed") == 1
+    assert [record.kind for record in callback.events].count("resumed") == 1
     assert manager.weights == whole_manager.weights
     assert manager.scores == whole_manager.scores
     for ours, theirs in zip(ensemble.get_weights(), whole.get_weights(), strict=True):

@@ -96,7 +96,7 @@ def assert_same_run(
     assert len(tables[0]["score"]) >= 3
     for name, column in tables[0].items():
         np.testing.assert_array_equal(column, tables[1][name], err_msg=name)
-    told = [[str(r) for r in c.events if r.event != "resumed"] for c in (callback, callback2)]
+    told = [[str(r) for r in c.events if r.kind != "resumed"] for c in (callback, callback2)]
     assert told[0] == told[1]
     assert agent.act(np.eye(4, dtype="float32")).tolist() == agent2.act(np.eye(4, dtype="float32")).tolist()
 
@@ -104,11 +104,11 @@ def assert_same_run(
 @pytest.mark.parametrize("after", [0, 11])
 def test_it_is_the_same_run_bit_by_bit(small_ppo: MakeAgent, tmp_path: Path, after: int) -> None:
     whole = start(small_ppo, tmp_path / "a", resume=False)
-    assert {"improvement", "hyperparams"} <= {record.event for record in whole[1].events}
+    assert {"improvement", "hyperparams"} <= {record.kind for record in whole[1].events}
     start(small_ppo, tmp_path / "b", cut=after)
     resumed = start(small_ppo, tmp_path / "b")
     assert_same_run(whole, resumed)
-    (record,) = [record for record in resumed[1].events if record.event == "resumed"]
+    (record,) = [record for record in resumed[1].events if record.kind == "resumed"]
     assert record.window_id == after
     assert "new episodes" not in record.message
     assert resumed[0].sources[0].windows == WINDOWS
@@ -128,7 +128,7 @@ def test_it_can_be_cut_off_again_and_again_and_while_a_candidate_is_tried_out(
     assert_same_run(whole, start(small_ppo, tmp_path / "b", env=IdentityEnv(4)))
 
 
-def test_what_was_crowned_after_the_last_point_is_not_lost(small_ppo: MakeAgent, tmp_path: Path) -> None:
+def test_what_was_promoted_after_the_last_point_is_not_lost(small_ppo: MakeAgent, tmp_path: Path) -> None:
     _, callback = start(small_ppo, tmp_path, cut=0)
     assert callback.best_snapshot is None
     point = next(tmp_path.rglob("resume.npz"))

@@ -47,7 +47,7 @@ def test_where_episodes_do_not_end_the_reward_rate_is_scored_and_said_once(
     callback = optix.OptixCallback(optix.ReturnEvaluator(2, rate_after=40), scheduler=short())
     fit(agent, lambda: Endless(reward=0.25), callback)
     assert callback.state is optix.LoopState.DORMANT
-    (notice,) = [record for record in callback.events if record.event == "notice"]
+    (notice,) = [record for record in callback.events if record.kind == "notice"]
     assert "reward" in notice.message
     assert capsys.readouterr().out.count(notice.message) == 1
     best = callback.best_snapshot
@@ -207,7 +207,7 @@ def test_a_rollback_restores_hyperparameters_where_that_is_asked_for(small_ppo: 
             verbose=0,
         )
         fit(agent, CountingEnv, callback)
-        assert "rollback" in [record.event for record in callback.events]
+        assert "rollback" in [record.kind for record in callback.events]
         assert agent.hyperparams["gamma"] == (0.99 if asked else 0.5)
 
 
@@ -221,7 +221,7 @@ def test_a_score_that_is_not_finite_goes_back_to_the_best_and_ends_with_an_error
     callback = optix.OptixCallback(Broken(), max_windows=30, verbose=0)
     with pytest.raises(optix.NonFiniteError, match="score is not finite, for the 6th time"):
         fit(small_ppo(), CountingEnv, callback)
-    assert [record.event for record in callback.events].count("non_finite") == 5
+    assert [record.kind for record in callback.events].count("non_finite") == 5
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_nothing_is_compiled_anew(small_network: Callable[[int, int], Any]) -> N
     ):
         callback = loop(tuner, 24)
         fit(agent, callback)
-        assert len({str(record.message) for record in callback.events if record.event == "hyperparams"}) > 4
+        assert len({str(record.message) for record in callback.events if record.kind == "hyperparams"}) > 4
     assert len(traces) == 1
 
 
@@ -230,10 +230,10 @@ def test_a_population_of_agents_has_its_members_in_turns(small_ppo: MakeAgent) -
     tuner = optix.PBTOptimizer({"learning_rate": (1e-4, 1e-2)}, population=3, ready_interval=2, seed=0)
     callback = loop(tuner, 60, restore_best=True)
     fit(agent, callback)
-    kinds = [record.message.split()[0] for record in callback.events if record.event == "hyperparams"]
+    kinds = [record.message.split()[0] for record in callback.events if record.kind == "hyperparams"]
     assert len(kinds) >= 6
     assert set(kinds) <= {"switch", "exploit", "undecided"}
-    assert not [record for record in callback.events if record.event in ("degradation", "plateau")]
+    assert not [record for record in callback.events if record.kind in ("degradation", "plateau")]
 
 
 def test_a_population_can_be_resumed(small_ppo: MakeAgent, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from keras_optix.loggers import tags
 from keras_optix.loggers.loop_log import LoopLog
 from keras_optix.loggers.tensorboard import LoopWriter
 from keras_optix.loggers.timeline import timeline
-from keras_optix.loop.record import LoopRecord
+from keras_optix.loop.record import EventKind, LoopRecord
 from keras_optix.statistics.estimates import Evidence
 from keras_optix.testing import CountingEnv
 
@@ -77,7 +77,8 @@ def hparams_tab(log_dir: Path) -> tuple[list[str], list[str], dict[str, tuple[di
 
 def record(event: str, window: int, state: optix.LoopState, why: str | None = None, *, steps: int = 10) -> LoopRecord:
     evidence = None if why is None else Evidence(-1.5, 0.5, 8, why)
-    return LoopRecord(event, window, (window + 1) * steps, state, event, evidence)
+    kind = EventKind(event) if event in list(EventKind) else EventKind.NOTICE
+    return LoopRecord(kind, window, (window + 1) * steps, state, event, evidence)
 
 
 def windows(log: LoopLog, numbers: range, **values: float) -> None:
@@ -210,7 +211,7 @@ def test_restored_records_go_on_in_the_timeline(tmp_path: Path) -> None:
     log = LoopLog(tmp_path, 0, purge_from=100)
     log.restore([record("plateau", 4, COOLING)])
     log.note(record("resumed", 9, COOLING))
-    assert [r.event for r in log.records] == ["plateau", "resumed"]
+    assert [r.kind for r in log.records] == ["plateau", "resumed"]
     # The first event brings the timeline back, though the state is the same.
     (drawn,) = texts(tmp_path, "loop/timeline")
     assert "| COOLING | 5 | 5 | 50 (50%) |" in drawn
@@ -224,7 +225,7 @@ def test_restored_records_go_on_in_the_timeline(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("evidence", [None, Evidence(math.inf, 0.5, 3, "a|b"), Evidence(-1.25, math.inf, 1, "")])
 def test_records_survive_strict_json(evidence: Evidence | None) -> None:
-    before = LoopRecord("plateau", 3, 48, COOLING, "plateau ACTIVE -> COOLING", evidence)
+    before = LoopRecord(EventKind.PLATEAU, 3, 48, COOLING, "plateau ACTIVE -> COOLING", evidence)
     assert LoopRecord.from_json(json.loads(json.dumps(before.to_json(), allow_nan=False))) == before
 
 
@@ -252,7 +253,10 @@ def test_the_last_text_of_a_step_holds_all_events_of_it(tmp_path: Path) -> None:
 
 def test_evidence_without_samples_is_only_a_reason() -> None:
     evidence = Evidence(0.0, 0.0, 0, "watching for a degradation")
-    assert LoopRecord("watchdog", 1, 20, WATCHDOG, "watchdog", evidence).why == "watchdog: watching for a degradation"
+    assert (
+        LoopRecord(EventKind.WATCHDOG, 1, 20, WATCHDOG, "watchdog", evidence).why
+        == "watchdog: watching for a degradation"
+    )
 
 
 # Timeline

@@ -255,13 +255,13 @@ class Run:
         raise AssertionError(f"not within {limit} windows: {self.told()}")
 
     def told(self, event: str | None = None) -> list[str]:
-        return [record.message for record in self.loop.log.records if event in (None, record.event)]
+        return [record.message for record in self.loop.log.records if event in (None, record.kind)]
 
     def dormant(self) -> bool:
         return self.loop.state in (LoopState.DORMANT, LoopState.WATCHDOG)
 
     def evidence(self, event: str) -> Any:
-        return next(record.evidence for record in self.loop.log.records if record.event == event)
+        return next(record.evidence for record in self.loop.log.records if record.kind == event)
 
 
 def manager(**options: Any) -> PolicyManager:
@@ -295,7 +295,7 @@ def test_at_dormant_equal_weights_are_kept(tmp_path: Path) -> None:
     assert run.hooks.heard.count("dormant") == 1
 
 
-def test_at_dormant_weights_that_are_better_than_the_best_are_crowned(tmp_path: Path) -> None:
+def test_at_dormant_weights_that_are_better_than_the_best_are_promoted(tmp_path: Path) -> None:
     run = Run(tmp_path, manager(), on_dormant="stop").begin()
     run.toy.p = run.toy.aim = 2.0
 
@@ -659,8 +659,8 @@ def story_of(run: Run, windows: int) -> list[Any]:
     while run.number < windows and not run.toy.stopped:
         script(run.number, run.toy)
         run.windows(1)
-    records = [record for record in run.loop.log.records if record.event != "resumed"]
-    return [[(r.event, r.window_id, r.state, r.message, r.evidence) for r in records], run.toy.p, dict(run.toy.values)]
+    records = [record for record in run.loop.log.records if record.kind != "resumed"]
+    return [[(r.kind, r.window_id, r.state, r.message, r.evidence) for r in records], run.toy.p, dict(run.toy.values)]
 
 
 @pytest.mark.parametrize("copyable", [True, False], ids=["play", "in_place"])

@@ -67,7 +67,7 @@ def test_every_arrow(state: dict[str, object], mean: float, event: LoopEvent, af
     assert scheduler.loop_state is after
 
 
-def test_a_candidate_is_crowned_only_by_a_second_evaluation() -> None:
+def test_a_candidate_is_promoted_only_by_a_second_evaluation() -> None:
     scheduler = scheduler_in(loop_state=COOLING, interval=8.0)
     assert scheduler.observe(score(110.0)).event is LoopEvent.CANDIDATE
     with pytest.raises(StateError, match="waits for `confirm`"):
@@ -306,7 +306,9 @@ def test_a_score_that_is_not_finite_is_refused_by_name(bad: float) -> None:
         {"dormant_threshold": 5},
         {"degradation_threshold": 1.1},
         {"improvement_margin": -0.1},
-        {"confidence": 0.8},
+        {"confidence": 0.4},
+        {"confidence": 0.5},
+        {"confidence": 1.0},
         {"cusum_limit": 0.0},
         {"degradation_cooldown": -1},
         {"degradation_cooldown": True},
@@ -492,7 +494,7 @@ def test_a_shift_begins_an_era_without_a_best() -> None:
     assert scheduler.observe(Evaluation(Estimate(1.0, 1.0, 10), window_id=6)).event is LoopEvent.CANDIDATE
 
 
-def test_weights_found_outside_training_can_be_crowned_in_any_state() -> None:
+def test_weights_found_outside_training_can_be_promoted_in_any_state() -> None:
     scheduler = BackoffScheduler(plateau_threshold=1, dormant_threshold=2)
     first = Evaluation(Estimate(10.0, 1.0, 10), window_id=0)
     scheduler.observe(first)

@@ -374,7 +374,7 @@ def test_two_writers_of_one_directory_keep_each_others_runs(tmp_path: Path) -> N
     assert first.best.score == 2.0
 
 
-def test_what_was_crowned_last_is_the_best_whatever_its_score(tmp_path: Path) -> None:
+def test_what_was_promoted_last_is_the_best_whatever_its_score(tmp_path: Path) -> None:
     """A second look found 470 where 480 had been recorded of a snapshot before: it still beat that one."""
     registry = CheckpointRegistry(tmp_path, max_snapshots=2)
     save(registry, 480.0, promoted=True)
