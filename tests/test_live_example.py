@@ -211,7 +211,7 @@ def test_ctrl_c_ends_the_example_and_its_server(tmp_path: Path) -> None:
     free = free_port()
     with run("--port", free, *folders(tmp_path)) as process:
         for line in process.stdout or ():
-            if line.startswith("window"):
+            if " windows" in line:
                 break
         process.send_signal(signal.SIGINT)
         printed, _ = process.communicate(timeout=PATIENCE)

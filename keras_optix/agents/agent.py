@@ -35,7 +35,7 @@ from keras_optix.agents.stepping import (
     shadowed,
     tracked,
 )
-from keras_optix.agents.trainer import WindowTrainer, refuse_distribution, refuse_losses
+from keras_optix.agents.trainer import WindowTrainer, as_numbers, refuse_distribution, refuse_losses
 from keras_optix.arguments import names_checked
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
 from keras_optix.experience.actions import actions_for
@@ -427,12 +427,15 @@ class Agent(AgentAttributes, WindowTrainer):
             steps: Windows. None, of a dataset without end: enough for about ten episodes, which a warning tells.
             **kwargs: As for `keras.Model.evaluate`.
 
+        Returns:
+            The logs, as numbers; by name with ``return_dict=True``.
+
         Raises:
             ConfigurationError: `x` is no dataset of this agent's windows, or an argument says nothing of windows.
         """
         if not kwargs.get("_use_cached_eval_dataset", False):  # what Keras calls in `fit` was checked there
             steps = check_evaluate(self, x, steps, kwargs)
-        return super().evaluate(x, steps=steps, **kwargs)
+        return as_numbers(super().evaluate(x, steps=steps, **kwargs))
 
     def train_step(self, window: Window) -> dict[str, Any]:
         """Learns from a window; override it.

@@ -179,7 +179,8 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
 
         Args:
             filepath: Where to.
-            format: ``"tf_saved_model"``, ``"litert"``, ``"onnx"`` or ``"openvino"``, as far as they are installed.
+            format: ``"tf_saved_model"``, ``"litert"`` (since Keras 3.13), ``"onnx"`` or ``"openvino"``, as far as they
+                are installed.
             verbose: Whether to print the signature.
             input_signature: Defaults to the environment's observations, of any batch size, in the dtypes that windows
                 have them in.
@@ -391,6 +392,17 @@ def _refused(method: str, fix: str) -> ConfigurationError:
 def _paths(spec: Window) -> list[str]:
     """The fields of a window, one for each leaf."""
     return [name for name, field in spec._asdict().items() for _ in tf.nest.flatten(field)]
+
+
+def as_numbers(logs: Any) -> Any:
+    """Numbers in the place of scalar tensors, which Keras' `evaluate` returns before 3.14.
+
+    Args:
+        logs: A number, a list or a dict of these.
+    """
+    return keras.tree.map_structure(
+        lambda value: np.asarray(value).item() if tf.is_tensor(value) and value.shape.rank == 0 else value, logs
+    )
 
 
 def _returned(logs: Mapping[str, Any], return_dict: bool) -> Any:

@@ -35,7 +35,7 @@ _NORMAL = NormalDist()
 
 
 class _Evidence(NamedTuple):
-    """What one window says. All sizes are in units of its largest absolute score.
+    """What one window says. All sizes are in units of its largest absolute score, as far as that is a normal float.
 
     Attributes:
         level: Median of the absolute scores.
@@ -149,8 +149,10 @@ def _scores_of(history: Sequence[EvalMetrics]) -> np.ndarray:
 def _evidence_of(windows: np.ndarray) -> list[_Evidence]:
     """The evidence of each row of ``[m, n]`` scores."""
     n = windows.shape[1]
-    peak = np.max(np.abs(windows), axis=1, keepdims=True)
-    scores = windows / np.where(peak > 0, peak, 1.0)  # no difference overflows
+    # So no difference overflows. The inverse of a peak below the normal floats would overflow itself, which NumPy 1.26
+    # warns of: it divides some lanes of its registers that hold no score.
+    peak = np.maximum(np.max(np.abs(windows), axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    scores = windows / peak
     earlier, later = np.triu_indices(n, k=1)
     rises = scores[:, later] - scores[:, earlier]
     slope = np.median(rises / (later - earlier), axis=1)

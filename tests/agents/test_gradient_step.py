@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from versions import older
 
 import keras_optix as optix
 from keras_optix.agents.gradient_step import fusible, gradient_step
@@ -228,7 +229,9 @@ def test_losses_of_layers_count_in_every_minibatch_and_once() -> None:
     rows = tf.reshape(window.observations, (-1, 2))
     outputs = shared(rows).numpy()
     pull = 3.0 * np.square(outputs).mean()
-    activity = 0.01 * np.square(outputs).sum(-1).mean()  # Keras divides it by the size of the batch
+    activity = 0.01 * np.square(outputs).sum(-1).mean()  # Keras divides it by the size of the batch, since 3.14
+    if older("keras", "3.14"):
+        activity *= 8
     weights = 0.5 * np.square(shared.kernel.numpy()).sum()
     assert float(logs["regularization_loss"]) == pytest.approx(pull + activity + weights, rel=1e-4)
 
@@ -318,6 +321,8 @@ OPTIMIZERS = sorted(
     for name, kind in vars(keras.optimizers).items()
     if inspect.isclass(kind) and issubclass(kind, keras.optimizers.Optimizer)
 )
+if older("keras", "3.13"):
+    OPTIMIZERS.remove("Muon")  # On TensorFlow it fails in any model: it looks for the path of a variable that has none.
 OPTIONS: dict[str, dict[str, Any]] = {
     "clipnorm": {"clipnorm": 0.1},
     "clipvalue": {"clipvalue": 0.01},

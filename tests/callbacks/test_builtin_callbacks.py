@@ -18,6 +18,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from versions import older
 
 import keras_optix as optix
 from keras_optix.testing import CountingEnv
@@ -577,6 +578,7 @@ def test_beside_the_loop_a_nan_is_undone_and_ends_fit_in_either_order(first: str
     assert [record.window_id for record in loop.events if record.kind == "non_finite"] == [2]
 
 
+@pytest.mark.skipif(older("keras", "3.13"), reason="TerminateOnNaN has `raise_error` since Keras 3.13")
 @pytest.mark.parametrize("first", ["loop", "terminate"])
 def test_beside_the_loop_a_nan_that_raises_is_undone_only_if_the_loop_comes_first(first: str) -> None:
     agent, training, _ = climber([1.0, 1.0, NAN, 1.0], [0.0, 0.0, NAN, 0.0])

@@ -11,6 +11,7 @@ import pytest
 from gymnasium import wrappers
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import vector as vector_wrappers
+from versions import older
 
 import keras_optix as optix
 from keras_optix.errors import ConfigurationError
@@ -138,6 +139,7 @@ def test_what_is_scored_are_the_rewards_beneath(make: Any) -> None:
     assert (rollout.rewards[2:, 1] < 2.9).all() == envs.own_rewards
 
 
+@pytest.mark.skipif(older("gymnasium", "1.3"), reason="Gymnasium has `RepeatAction` since 1.3")
 def test_repeated_actions_earn_all_that_lies_beneath() -> None:
     envs = make_envs(lambda: wrappers.RepeatAction(wrappers.NormalizeReward(CountingEnv(9)), 3), 1)
     np.testing.assert_array_equal(played(envs, 3).own_rewards[:, 0], [6, 15, 24])
