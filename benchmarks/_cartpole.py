@@ -40,6 +40,6 @@ def make_loop(windows: int, directory: str) -> optix.OptixCallback:
         checkpoint_dir=Path(directory) / "checkpoints",
         log_dir=Path(directory) / "runs",
         max_windows=windows,
-        restore_best=False,
+        restore_best_weights=False,
         verbose=0,
     )

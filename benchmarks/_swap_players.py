@@ -32,9 +32,9 @@ def _player(
             policy_manager=optix.PolicyManager(seed=seed, **options) if managed else None,
             rollback_on_degradation=rollback,
             checkpoint_dir=directory,
-            on_dormant="watch",
+            when_dormant="watch",
             max_windows=windows,
-            restore_best=False,
+            restore_best_weights=False,
             resume_interval=None,
             verbose=0,
         )

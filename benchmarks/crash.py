@@ -68,8 +68,8 @@ def train(directory: Path, interval: float, windows: int) -> None:
     class Progress(optix.LoopCallback):
         """Says after each window how far the run is."""
 
-        def on_episode_end(self, episode_id: int, eval_metrics: optix.EvalMetrics) -> None:
-            print(episode_id, flush=True)
+        def on_window_end(self, window_id: int, eval_metrics: optix.EvalMetrics) -> None:
+            print(window_id, flush=True)
 
     keras.utils.set_random_seed(0)
     agent = optix.PPOAgent(gamma=0.98, seed=0)
@@ -82,7 +82,7 @@ def train(directory: Path, interval: float, windows: int) -> None:
         max_windows=windows,
         resume=True,
         resume_interval=interval,
-        restore_best=False,
+        restore_best_weights=False,
         callbacks=[Progress()],
         verbose=0,
     )

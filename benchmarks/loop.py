@@ -121,7 +121,7 @@ def flat(seeds: range, windows: int) -> Iterator[Row]:
     reached = len(dormant) == len(stopped)
     yield Row(mock, "windows until DORMANT", f"never in {WINDOWS}", ours, "always", reached)
     watched = [
-        run(FLAT, noise=noise, seed=seed, scheduler=every_window(), max_windows=windows, on_dormant="watch")
+        run(FLAT, noise=noise, seed=seed, scheduler=every_window(), max_windows=windows, when_dormant="watch")
         for seed in seeds
     ]
     false = [one.count("degradation") for one in watched]
@@ -130,7 +130,7 @@ def flat(seeds: range, windows: int) -> Iterator[Row]:
     calls = [one.notes.dormant for one in watched]
     reached = all(call == 1 + alarms for call, alarms in zip(calls, false, strict=True))
     yield Row(mock, "calls of on_dormant", "", span(calls), "1, and 1 for each of these", reached)
-    quiet = run(FLAT, scheduler=every_window(), max_windows=windows, on_dormant="watch")
+    quiet = run(FLAT, scheduler=every_window(), max_windows=windows, when_dormant="watch")
     mock = "flat at 1000, noise-free, every window scored"
     call = quiet.notes.dormant
     yield Row(mock, f"calls of on_dormant in {windows} windows, watching on", "580", str(call), "1", call == 1)

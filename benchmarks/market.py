@@ -101,7 +101,7 @@ def play_ensemble(agents: Sequence[optix.Agent], seed: int, credit: str) -> tupl
         ),
         policy_manager=manager,
         max_windows=WINDOWS,
-        restore_best=False,
+        restore_best_weights=False,
         resume_interval=None,
         verbose=0,
     )

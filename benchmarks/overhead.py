@@ -78,7 +78,7 @@ def callback(directory: Path, **options: Any) -> Timed:
         scheduler=optix.BackoffScheduler(plateau_threshold=10**6, dormant_threshold=10**7),
         checkpoint_dir=directory / "checkpoints",
         log_dir=directory / "runs",
-        restore_best=False,
+        restore_best_weights=False,
         verbose=0,
         **options,
     )

@@ -66,7 +66,7 @@ def play(space: gymnasium.spaces.Space[Any], steps: int, **options: Any) -> tupl
 
     dataset = optix.dataset_from_env(factory, ensemble, window_size=WINDOW, num_envs=N, seed=0)
     windows = steps // (N * WINDOW)
-    loop = optix.OptixCallback(policy_manager=manager, max_windows=windows, on_dormant="watch", verbose=0)
+    loop = optix.OptixCallback(policy_manager=manager, max_windows=windows, when_dormant="watch", verbose=0)
     ensemble.fit(dataset, callbacks=[loop], verbose=0)
     optix.evaluate(ensemble, factory, episodes=steps // 100, seed=1)
     return Checked.steps, Checked.outside

@@ -211,7 +211,7 @@ def train(spec: Spec, learning_rate: float, windows: int) -> Result:
             tuner=make_tuner(spec.method),
             checkpoint_dir=directory,
             max_windows=windows,
-            restore_best=False,
+            restore_best_weights=False,
             resume_interval=None,
             verbose=0,
         )

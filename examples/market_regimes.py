@@ -46,11 +46,11 @@ class Diary(optix.LoopCallback):
         super().__init__()
         self.returns: dict[int, float] = {}
 
-    def on_episode_end(self, episode_id: int, eval_metrics: optix.EvalMetrics) -> None:
+    def on_window_end(self, window_id: int, eval_metrics: optix.EvalMetrics) -> None:
         """A window was scored."""
-        self.returns[episode_id] = eval_metrics.primary_score
+        self.returns[window_id] = eval_metrics.primary_score
         weights = "  ".join(f"{name} {w:.2f}" for name, w in zip(REGIMES, self.model.mixture_weights, strict=True))
-        print(f"{TURNS[episode_id // TURN]:8}  return {eval_metrics.primary_score:5.1f}  weights: {weights}")
+        print(f"{TURNS[window_id // TURN]:8}  return {eval_metrics.primary_score:5.1f}  weights: {weights}")
 
 
 def report(name: str, returns: dict[int, float]) -> None:
@@ -80,7 +80,7 @@ def main() -> None:
         scheduler=optix.BackoffScheduler(plateau_threshold=WINDOWS, dormant_threshold=2 * WINDOWS, cusum_limit=1e6),
         policy_manager=manager,
         max_windows=WINDOWS,
-        restore_best=False,
+        restore_best_weights=False,
         callbacks=[diary],
         verbose=0,
     )

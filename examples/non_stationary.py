@@ -42,7 +42,7 @@ def main() -> None:
         # While COOLING, a change is seen as late as the interval is long.
         scheduler=optix.BackoffScheduler(max_interval=10),
         policy_manager=optix.PolicyManager(bank=not arguments.no_bank, seed=arguments.seed),
-        on_dormant="watch",
+        when_dormant="watch",
         max_windows=5 * arguments.swap_every // 2 // STEPS,
         checkpoint_dir=arguments.checkpoint_dir,
         log_dir=arguments.log_dir,

@@ -33,9 +33,9 @@ class Pruner(optix.LoopCallback):
         self.every = every
         self.step, self.total, self.episodes = 0, 0.0, 0
 
-    def on_episode_end(self, episode_id: int, eval_metrics: optix.EvalMetrics) -> None:
+    def on_window_end(self, window_id: int, eval_metrics: optix.EvalMetrics) -> None:
         """Pools the score of a window; the first window of the next step reports those before it."""
-        step = episode_id // self.every
+        step = window_id // self.every
         if step > self.step:
             self.report()
             self.step, self.total, self.episodes = step, 0.0, 0

@@ -11,6 +11,7 @@ import os
 import sys
 from typing import Any
 
+from keras_optix.aliases import PAGE_NAMES
 from keras_optix.registration import register_saved_classes
 
 __version__ = "0.1.0"
@@ -60,7 +61,7 @@ _MODULES = {
     "keras_optix.loop.regimes": ("RegimeDetector",),
     "keras_optix.loop.scheduler": ("BackoffScheduler",),
     "keras_optix.loop.scheduler_state": ("LoopState",),
-    "keras_optix.records": ("EpisodeData", "EpisodeRecord", "EvalMetrics", "HyperparamSet"),
+    "keras_optix.records": ("WindowData", "EpisodeRecord", "EvalMetrics", "HyperparamSet"),
     "keras_optix.statistics.estimates": ("Estimate", "Evidence"),
     "keras_optix.store.manifest": ("PolicySnapshot",),
     "keras_optix.store.registry": ("CheckpointRegistry",),
@@ -84,6 +85,9 @@ if "tensorflow" not in sys.modules:
 def __getattr__(name: str) -> Any:
     if name == "testing":
         return importlib.import_module("keras_optix.testing")
+    if name in PAGE_NAMES:
+        module, name = PAGE_NAMES[name]
+        return getattr(importlib.import_module(module), name)
     module = _MODULE_OF.get(name)
     if module is None:
         if name.startswith("_"):

@@ -43,10 +43,10 @@ from keras_optix.loop.after_shift import AfterShift as AfterShift
 from keras_optix.loop.regimes import RegimeDetector as RegimeDetector
 from keras_optix.loop.scheduler import BackoffScheduler as BackoffScheduler
 from keras_optix.loop.scheduler_state import LoopState as LoopState
-from keras_optix.records import EpisodeData as EpisodeData
 from keras_optix.records import EpisodeRecord as EpisodeRecord
 from keras_optix.records import EvalMetrics as EvalMetrics
 from keras_optix.records import HyperparamSet as HyperparamSet
+from keras_optix.records import WindowData as WindowData
 from keras_optix.statistics.estimates import Estimate as Estimate
 from keras_optix.statistics.estimates import Evidence as Evidence
 from keras_optix.store.manifest import PolicySnapshot as PolicySnapshot
@@ -63,5 +63,8 @@ from keras_optix.tuners.search_space import Linear as Linear
 from keras_optix.tuners.search_space import Log as Log
 from keras_optix.tuners.search_space import OneMinusLog as OneMinusLog
 from keras_optix.tuners.search_space import SearchSpace as SearchSpace
+
+# Names of the system's page; see `aliases.py`.
+EpisodeData = WindowData
 
 __version__: str

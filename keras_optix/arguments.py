@@ -133,6 +133,8 @@ class NamesChecked:
                 if cls.__init__ is object.__init__:  # which would swallow them
                     names = ", ".join([*map(with_kind, args), *kwargs])
                     raise ArgumentError(f"{cls.__name__} takes no arguments. Received: {names}.")
-                check_names(cls.__init__, args, kwargs, called=cls.__name__, bound=True)
+                known = getattr(cls, "page_names", {})
+                named = {known.get(name, name): value for name, value in kwargs.items()}
+                check_names(cls.__init__, args, named, called=cls.__name__, bound=True)
             new = super().__new__
             return new(cls) if new is object.__new__ else new(cls, *args, **kwargs)

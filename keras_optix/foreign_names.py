@@ -125,7 +125,6 @@ ARGUMENTS = {
     "best_model_save_path": "`checkpoint_dir` of OptixCallback",
     "patience": "`plateau_threshold` and `dormant_threshold` of BackoffScheduler, in evaluations",
     "min_delta": "`improvement_margin` of BackoffScheduler",
-    "restore_best_weights": "`restore_best` of OptixCallback",
     "save_best_only": "not needed: the best is always kept; see `max_snapshots` of CheckpointRegistry",
     "max_timesteps": _STOP,
     "wrapper_class": "a factory that you give: dataset_from_env(lambda: Wrapper(gymnasium.make(id)), agent)",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_optix.aliases import page_names
 from keras_optix.arguments import NamesChecked
 from keras_optix.formatting import format_any, format_estimate, format_number
 from keras_optix.reprs import call_repr
@@ -38,8 +39,9 @@ class EpisodeRecord(NamedTuple):
     first_window: int = 0
 
 
+@page_names(episode_id="window_id")
 @dataclass(frozen=True)
-class EpisodeData:
+class WindowData:
     """What an evaluator sees of a window: ``[T, N]`` arrays (time, environments) and the episodes that ended in it.
 
     Attributes:
@@ -51,7 +53,7 @@ class EpisodeData:
         truncated: ``[T, N]`` bool.
         valid: ``[T, N]`` bool, False on rows that are no transition.
         infos: The `T` info values of the environments: a list of `N` dicts each, or the vector environment's dict.
-        episode_id: Number of the window.
+        window_id: Number of the window.
         episodes: The episodes that ended in the window, also those that began before it.
     """
 
@@ -62,7 +64,7 @@ class EpisodeData:
     truncated: np.ndarray
     valid: np.ndarray
     infos: Sequence[Any]
-    episode_id: int
+    window_id: int
     episodes: tuple[EpisodeRecord, ...] = ()
 
     @property
@@ -85,7 +87,7 @@ class EpisodeData:
         returns = self.episode_returns
         return call_repr(
             self,
-            window=str(self.episode_id),
+            window=str(self.window_id),
             steps=str(steps),
             environments=str(environments),
             valid=str(self.length),
@@ -99,6 +101,7 @@ class EpisodeData:
         return np.array([episode.total_reward for episode in self.episodes], dtype=np.float64)
 
 
+@page_names(episode_id="window_id")
 @dataclass(frozen=True)
 class EvalMetrics(NamesChecked):
     """A score; higher is better.
@@ -106,7 +109,7 @@ class EvalMetrics(NamesChecked):
     Attributes:
         primary_score: The number that the loop maximises. None says that there is no evidence (no episode ended).
         metrics: Anything else worth logging.
-        episode_id: Number of the window, or 0.
+        window_id: Number of the window, or 0.
         stderr: Standard error of `primary_score`, or None if unknown; the loop then estimates it from the history.
         episodes: How many episodes `primary_score` is the mean of, or None.
         episode_returns: Undiscounted return of each of these episodes, an array of `episodes` floats; None where they
@@ -116,7 +119,7 @@ class EvalMetrics(NamesChecked):
 
     primary_score: float | None
     metrics: dict[str, float] = field(default_factory=dict)
-    episode_id: int = 0
+    window_id: int = 0
     stderr: float | None = None
     episodes: int | None = None
     episode_returns: np.ndarray | None = field(default=None, compare=False)
@@ -139,12 +142,13 @@ class EvalMetrics(NamesChecked):
             refuse_kind("metrics", self.metrics, "a mapping of names to numbers", fix='Such as {"profit": 1.5}.')
 
 
+@page_names(episode_id="window_id")
 @dataclass(frozen=True)
 class HyperparamSet(NamesChecked):
     """Hyperparameter values and the window from which on they were set."""
 
     params: dict[str, float]
-    episode_id: int = 0
+    window_id: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.params, Mapping):

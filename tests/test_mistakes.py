@@ -60,14 +60,14 @@ class Answering(optix.BaseEvaluator):
     def __init__(self, answer: Any = None) -> None:
         self.answer = answer
 
-    def score(self, episode_data: Any, train_diagnostics: Any) -> Any:
+    def score(self, window_data: Any, train_diagnostics: Any) -> Any:
         return self.answer
 
 
 class WithoutLogs(optix.BaseEvaluator):
     """An evaluator whose `score` takes too little."""
 
-    def score(self, episode_data: Any) -> Any:  # type: ignore[override]
+    def score(self, window_data: Any) -> Any:  # type: ignore[override]
         return 1.0
 
 
@@ -383,7 +383,11 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     "loop: manager class": (lambda w: optix.OptixCallback(policy_manager=optix.PolicyManager), ARGUMENT, r"the class"),
     "loop: monitor list": (lambda w: optix.OptixCallback(monitor=["loss"]), ARGUMENT, r"One log is scored"),
     "loop: mode": (lambda w: optix.OptixCallback(monitor="x", mode="maximize"), VALUE, r"Did you mean 'max'\?"),
-    "loop: string for a bool": (lambda w: optix.OptixCallback(restore_best="false"), ARGUMENT, r"counts as true"),
+    "loop: string for a bool": (
+        lambda w: optix.OptixCallback(restore_best_weights="false"),
+        ARGUMENT,
+        r"counts as true",
+    ),
     "loop: float for an integer": (lambda w: optix.OptixCallback(max_windows=1e3), ARGUMENT, r"a float"),
     "loop: Keras callback": (
         lambda w: optix.OptixCallback(callbacks=[keras.callbacks.TerminateOnNaN()]),
@@ -398,7 +402,11 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
         ARGUMENT,
         r"`policy_manager=`",
     ),
-    "loop: name of Keras": (lambda w: optix.OptixCallback(restore_best_weights=True), ARGUMENT, r"`restore_best`"),
+    "loop: name of Keras": (
+        lambda w: optix.OptixCallback(restore_best=True),
+        ARGUMENT,
+        r"`restore_best_weights`",
+    ),
     "loop: patience": (lambda w: optix.OptixCallback(patience=3), ARGUMENT, r"`plateau_threshold`"),
     "loop: hyperparams list": (
         lambda w: optix.OptixCallback(tuner=optix.BackoffOptimizer(), hyperparams=["dropout"]),
@@ -585,9 +593,9 @@ def doubled(window: Any) -> Any:
     return window._replace(rewards=2.0 * window.rewards)
 
 
-def window_data() -> optix.EpisodeData:
+def window_data() -> optix.WindowData:
     row = np.ones((1, 1))
-    return optix.EpisodeData(row, row, row, row > 0, row < 0, row > 0, [{}], episode_id=7)
+    return optix.WindowData(row, row, row, row > 0, row < 0, row > 0, [{}], window_id=7)
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
@@ -637,16 +645,16 @@ def test_what_is_unambiguous_is_accepted(tmp_path: Path) -> None:
     assert optix.PolicyManager(str(tmp_path)).registry.directory == tmp_path
     data = window_data()
     for function in (
-        lambda episode_data, train_diagnostics: episode_data.total_reward + train_diagnostics["bonus"],
-        lambda episode_data: optix.EvalMetrics(3.0),
+        lambda window_data, train_diagnostics: window_data.total_reward + train_diagnostics["bonus"],
+        lambda window_data: optix.EvalMetrics(3.0),
         functools.partial(lambda bonus, data, logs: bonus, 3.0),
-        lambda episode_data, train_diagnostics, scale=1.0: np.float32(3.0),
-        lambda episode_data: tf.constant(3.0),
+        lambda window_data, train_diagnostics, scale=1.0: np.float32(3.0),
+        lambda window_data: tf.constant(3.0),
     ):
         metrics = optix.OptixCallback(evaluator=function).evaluator.measure(data, {"bonus": 2.0})
         assert metrics.primary_score == 3.0
     assert optix.OptixCallback(lambda data: None).evaluator.measure(data, {}).primary_score is None
-    assert Answering(2).measure(data, {}) == optix.EvalMetrics(2.0, episode_id=7)
+    assert Answering(2).measure(data, {}) == optix.EvalMetrics(2.0, window_id=7)
     assert Answering([1.0]).answer == [1.0]
 
 

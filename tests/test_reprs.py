@@ -21,10 +21,10 @@ class Kept(optix.BaseEvaluator):
     """Keeps what it sees."""
 
     def __init__(self) -> None:
-        self.seen: list[optix.EpisodeData] = []
+        self.seen: list[optix.WindowData] = []
 
-    def score(self, episode_data: optix.EpisodeData, train_diagnostics: Mapping[str, float]) -> optix.EvalMetrics:
-        self.seen.append(episode_data)
+    def score(self, window_data: optix.WindowData, train_diagnostics: Mapping[str, float]) -> optix.EvalMetrics:
+        self.seen.append(window_data)
         return optix.EvalMetrics(float(len(self.seen)), {"own": 1234567.0})
 
 
@@ -115,7 +115,7 @@ def test_nothing_is_an_address(objects: dict[str, Any]) -> None:
         ("scheduler", r"BackoffScheduler\(state=ACTIVE, evaluations=\d, best=\d\.0\)"),
         ("snapshot", r"PolicySnapshot\(score=\d\.0, episodes=None, window_id=\d, env_steps=\d+, .*\.npz'\)"),
         ("event", r"LoopRecord\(candidate: window 0, 8 env steps, ACTIVE: candidate: first evaluation .*\)"),
-        ("data", r"EpisodeData\(window=0, steps=4, environments=2, valid=8, episodes=2, mean_return=6\.0\)"),
+        ("data", r"WindowData\(window=0, steps=4, environments=2, valid=8, episodes=2, mean_return=6\.0\)"),
         ("metrics", r"EvalMetrics\(primary_score=6\.0 ± 0, episodes=3, episode_return_std=0\.0, .*\)"),
         ("sources", r"\(Collector\(.*window_size=4, seed=0, recipe=CountingEnv, num_envs=2\),\)"),
         ("published", r"PublishedPolicy\(version=\d+, arrays=6, available=True\)"),

@@ -12,7 +12,7 @@ import numpy as np
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.experience.window import CollectedWindow
-from keras_optix.records import EpisodeData, EvalMetrics
+from keras_optix.records import EvalMetrics, WindowData
 
 AUTO: Final = "auto"
 SLOTS: Final = "slots"
@@ -87,7 +87,7 @@ class Roster:
 class SplitWindow:
     """A window by who played it.
 
-    An `EpisodeData` here has the columns of one player, in their order, as views of the whole window's; the `env` of an
+    An `WindowData` here has the columns of one player, in their order, as views of the whole window's; the `env` of an
     episode is still that of the whole window. It has the episodes that the player played from their beginning to their
     end. The info values of a vector environment that gives one dict for all are those of the whole window.
 
@@ -96,8 +96,8 @@ class SplitWindow:
         members: By member, what it played alone; None if it played nothing.
     """
 
-    own: EpisodeData | None
-    members: tuple[EpisodeData | None, ...]
+    own: WindowData | None
+    members: tuple[WindowData | None, ...]
 
 
 def split_window(collected: CollectedWindow, roster: Roster) -> SplitWindow:
@@ -107,13 +107,13 @@ def split_window(collected: CollectedWindow, roster: Roster) -> SplitWindow:
         collected: A window that was collected for training.
         roster: Who played.
     """
-    data = collected.episode_data()
+    data = collected.window_data()
     window_id, num_envs = collected.window_id, data.rewards.shape[1]
     players = roster.players(window_id, num_envs)
     since = roster.unchanged_since(window_id, num_envs)
     whole = replace(data, episodes=tuple(episode for episode in data.episodes if episode.first_window >= since))
 
-    def of(player: int) -> EpisodeData | None:
+    def of(player: int) -> WindowData | None:
         mine = np.flatnonzero(players == player)
         # They lie side by side: a slice copies nothing.
         return _columns_of(whole, slice(int(mine[0]), int(mine[-1]) + 1)) if len(mine) else None
@@ -121,7 +121,7 @@ def split_window(collected: CollectedWindow, roster: Roster) -> SplitWindow:
     return SplitWindow(of(EVERYBODY), tuple(of(member) for member in range(roster.members)))
 
 
-def _columns_of(data: EpisodeData, columns: slice) -> EpisodeData:
+def _columns_of(data: WindowData, columns: slice) -> WindowData:
     return replace(
         data,
         observations=keras.tree.map_structure(lambda array: array[:, columns], data.observations),
@@ -135,7 +135,7 @@ def _columns_of(data: EpisodeData, columns: slice) -> EpisodeData:
     )
 
 
-def score_alone(data: EpisodeData, evaluator: BaseEvaluator, logs: Mapping[str, float]) -> EvalMetrics | None:
+def score_alone(data: WindowData, evaluator: BaseEvaluator, logs: Mapping[str, float]) -> EvalMetrics | None:
     """Scores what one member played, and leaves the evaluator's own state as it was.
 
     Whole episodes are scored as such where the evaluator can do that; else the window is.
@@ -160,10 +160,10 @@ def score_alone(data: EpisodeData, evaluator: BaseEvaluator, logs: Mapping[str, 
             evaluator.from_json(state)
     if metrics is None or metrics.primary_score is None:
         return None
-    return replace(metrics, episode_id=data.episode_id)
+    return replace(metrics, window_id=data.window_id)
 
 
-def importance_score(data: EpisodeData, log_ratios: np.ndarray) -> EvalMetrics | None:
+def importance_score(data: WindowData, log_ratios: np.ndarray) -> EvalMetrics | None:
     """The mean reward per step that a member would have had, estimated from what the mixture did.
 
     Self-normalised (weighted) importance sampling (Precup, Sutton and Singh 2000, "Eligibility traces for off-policy
@@ -186,4 +186,4 @@ def importance_score(data: EpisodeData, log_ratios: np.ndarray) -> EvalMetrics |
         return None
     rate = float(ratios @ data.rewards[data.valid].astype(np.float64)) / total
     effective = total**2 / float(ratios @ ratios)
-    return EvalMetrics(rate, {"reward_rate": rate, "effective_steps": effective}, data.episode_id)
+    return EvalMetrics(rate, {"reward_rate": rate, "effective_steps": effective}, data.window_id)

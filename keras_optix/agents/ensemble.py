@@ -293,7 +293,7 @@ class EnsembleAgent(Agent):
         return tuple(None if data is None else score_alone(data, evaluator, logs) for data in parts)
 
     def _importance_scores(self, collected: CollectedWindow) -> tuple[EvalMetrics | None, ...]:
-        window, data = collected.window, collected.episode_data()
+        window, data = collected.window, collected.window_data()
         observations = tf.nest.map_structure(flatten, window.observations)
         each = self._member_log_probs(observations, flatten(window.actions), list(collected.published.arrays)).numpy()
         # The mixture acted, so the window has its log-probabilities.

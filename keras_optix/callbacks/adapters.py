@@ -59,7 +59,7 @@ def model_adapter(
     evaluator: BaseEvaluator,
     variables: Mapping[str, Any],
     manager: PolicyManager | None,
-    on_dormant: str,
+    when_dormant: str,
     resumed: Mapping[str, Any] | None,
 ) -> FitAdapter:
     """The adapter of an ordinary model.
@@ -69,7 +69,7 @@ def model_adapter(
         evaluator: Scores it.
         variables: Hyperparameters by name.
         manager: Evolves policies; None for an ordinary model.
-        on_dormant: What follows DORMANT.
+        when_dormant: What follows DORMANT.
         resumed: What the adapter saved of the run that goes on; None: a new run.
 
     Raises:
@@ -82,7 +82,7 @@ def model_adapter(
         problem = "An ordinary model has no windows to evaluate; it is scored by a log."
         fix = 'Give `monitor="val_loss"` instead of an evaluator.'
         raise ConfigurationError(describe(problem, fix=fix, evaluator=type(evaluator).__name__))
-    if on_dormant == "watch":
+    if when_dormant == "watch":
         problem = "Only an agent can be watched: it acts while it does not learn."
-        raise ConfigurationError(describe(problem, on_dormant=on_dormant))
+        raise ConfigurationError(describe(problem, when_dormant=when_dormant))
     return ModelAdapter(model, variables, resumed)

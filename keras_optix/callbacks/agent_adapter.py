@@ -22,7 +22,7 @@ from keras_optix.loggers.tags import HPARAM_METRICS
 from keras_optix.loop.adapter import HyperparamAccess, InPlaceEvaluation, PolicyRef, TrainingUnit
 from keras_optix.loop.after_shift import AfterShift
 from keras_optix.loop.engine import Engine
-from keras_optix.records import EpisodeData, EpisodeRecord, EvalMetrics
+from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.store.files import Saved, State, prefixed, under
 from keras_optix.tuners.search_space import SearchSpace
@@ -112,7 +112,7 @@ class Split(Protocol):
     """A window by who played it."""
 
     @property
-    def own(self) -> EpisodeData | None:
+    def own(self) -> WindowData | None:
         """What the members played together."""
         ...
 
@@ -479,8 +479,8 @@ class AgentAdapter(FitAdapter):
             # Nobody knows whose score it would be.
             return TrainingUnit(candidate, steps, logs, lambda evaluator: nothing)
 
-        def data() -> EpisodeData | None:
-            return agent.split_window(collected).own if isinstance(agent, MixedAgent) else collected.episode_data()
+        def data() -> WindowData | None:
+            return agent.split_window(collected).own if isinstance(agent, MixedAgent) else collected.window_data()
 
         def score(evaluator: BaseEvaluator) -> EvalMetrics:
             own = data()
@@ -542,7 +542,7 @@ class AgentInPlaceEvaluation(InPlaceEvaluation):
         data = unit.data() if unit.candidate.policy_version == self._version else None
         if data is not None:
             whole = tuple(episode for episode in data.episodes if episode.first_version == self._version)
-            self.pool.add(self._evaluator.measure(replace(data, episodes=whole), unit.logs), data.episode_id)
+            self.pool.add(self._evaluator.measure(replace(data, episodes=whole), unit.logs), data.window_id)
         return self.pool.ready
 
     def result(self) -> EvalMetrics:

@@ -23,7 +23,7 @@ class LoopCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # type
 
         on_loop_start
         for each window:
-            on_episode_end           every window that was scored
+            on_window_end           every window that was scored
             on_hyperparam_update     values went back, because a probe or a rollback ended one
             on_improvement | on_plateau | on_degradation | on_dormant
             on_hyperparam_update     the tuner's next values
@@ -60,13 +60,17 @@ class LoopCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # type
     def on_loop_start(self) -> None:
         """The loop begins; nothing has been collected yet."""
 
-    def on_episode_end(self, episode_id: int, eval_metrics: EvalMetrics) -> None:
+    def on_window_end(self, window_id: int, eval_metrics: EvalMetrics) -> None:
         """A window was scored.
 
         Args:
-            episode_id: Number of the window.
+            window_id: Number of the window.
             eval_metrics: Its score; `primary_score` is None if no episode ended in it.
         """
+        self.on_episode_end(window_id, eval_metrics)
+
+    def on_episode_end(self, episode_id: int, eval_metrics: EvalMetrics) -> None:
+        """The name that the system's page has for `on_window_end`, which calls it."""
 
     def on_improvement(self, snapshot: PolicySnapshot) -> None:
         """A new best was confirmed and saved."""

@@ -111,7 +111,7 @@ class ModelAdapter(FitAdapter):
             metrics = monitored(engine.evaluator, logs, number)
         else:
             # The score in the logs belongs to weights that are gone.
-            metrics = EvalMetrics(None, episode_id=number)
+            metrics = EvalMetrics(None, window_id=number)
             self._recover(engine, "A weight")
         engine.take(self.epoch_as_unit(number, logs, metrics))
         # Which optimizers train is known after an epoch, and so what there is to tune.

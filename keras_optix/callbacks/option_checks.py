@@ -56,7 +56,7 @@ def evaluator_of(given: Any) -> BaseEvaluator | None:
             inspect.signature(evaluator.score).bind(None, None)
         except TypeError as error:
             raise ArgumentError(
-                "`score` must take the window and its logs: score(self, episode_data, train_diagnostics). Received: "
+                "`score` must take the window and its logs: score(self, window_data, train_diagnostics). Received: "
                 f"evaluator={shown(evaluator)} ({error})."
             ) from None
     return evaluator

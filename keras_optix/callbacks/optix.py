@@ -74,7 +74,7 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
     plateau) if it stands out from the noise between epochs. `window` then means epoch, and `env_steps` batches.
 
     Args:
-        evaluator: How a window becomes a score: an evaluator, or a function ``(episode_data, train_diagnostics)`` that
+        evaluator: How a window becomes a score: an evaluator, or a function ``(window_data, train_diagnostics)`` that
             returns a number, higher is better. None, without `monitor`: `ReturnEvaluator`, the mean return of the
             episodes that ended; of an ordinary model ``monitor="val_loss"``.
         monitor: Name of a log to score instead of an evaluator: ``"val_accuracy"``, ``"val_episode_return"``, any
@@ -91,12 +91,12 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         policy_manager: Evolves the policies of an agent: compares current and best on the same seeds before a rollback,
             tries variants at DORMANT, weighs the members of an ensemble, and looks for a known policy where the
             environment has changed; see `PolicyManager`. The same as ``callbacks=[manager.as_callback(agent)]``.
-        on_dormant: ``"stop"`` ends `fit`; ``"watch"`` (agents) goes on as WATCHDOG: the best weights act and are
+        when_dormant: ``"stop"`` ends `fit`; ``"watch"`` (agents) goes on as WATCHDOG: the best weights act and are
             scored, and a significant degradation starts learning again. ``"auto"`` (the default) watches on a live
             feed, and stops otherwise.
         max_windows: Stop after this many windows (epochs) in any case. None: no limit.
         rollback_on_degradation: Restore the best snapshot (weights, optimizer slots, statistics) on a degradation.
-        restore_best: Restore the best snapshot when `fit` ends.
+        restore_best_weights: Restore the best snapshot when `fit` ends.
         restore_hyperparams: Where a snapshot is restored, restore the current hyperparameters at its time as well.
         hyperparams: Variables of an ordinary model that the tuner may set, by the names in its bounds. The learning
             rate needs no mention.
@@ -133,10 +133,10 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         registry: CheckpointRegistry | str | os.PathLike[str] | None = None,
         checkpoint_dir: str | os.PathLike[str] | None = None,
         policy_manager: PolicyManager | None = None,
-        on_dormant: Literal["auto", "stop", "watch"] = "auto",
+        when_dormant: Literal["auto", "stop", "watch"] = "auto",
         max_windows: int | None = None,
         rollback_on_degradation: bool = False,
-        restore_best: bool = True,
+        restore_best_weights: bool = True,
         restore_hyperparams: bool = False,
         hyperparams: Mapping[str, Any] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
@@ -150,10 +150,10 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         evaluator, scheduler, tuner = evaluator_of(evaluator), scheduler_of(scheduler), tuner_of(tuner)
         registry, checkpoint_dir = registry_of(registry), directory_of("checkpoint_dir", checkpoint_dir)
         self._options = LoopOptions(
-            on_dormant=check_choice("on_dormant", on_dormant, ("auto", "stop", "watch")),
+            when_dormant=check_choice("when_dormant", when_dormant, ("auto", "stop", "watch")),
             max_windows=None if max_windows is None else check_int("max_windows", max_windows, minimum=1),
             rollback_on_degradation=check_bool("rollback_on_degradation", rollback_on_degradation),
-            restore_best=check_bool("restore_best", restore_best),
+            restore_best_weights=check_bool("restore_best_weights", restore_best_weights),
             restore_hyperparams=check_bool("restore_hyperparams", restore_hyperparams),
         )
         self._persistent = registry is not None or checkpoint_dir is not None
@@ -181,7 +181,7 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
                 "hyperparams": sorted(self._variables),
                 "tuner": tuner,
             },
-            restores=rollback_on_degradation or restore_best or on_dormant == "watch",
+            restores=rollback_on_degradation or restore_best_weights or when_dormant == "watch",
         )
         if monitor is not None:
             evaluator = MonitorEvaluator(monitor, mode)
@@ -432,14 +432,14 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
             self.evaluator,
             self._variables,
             self.policy_manager,
-            self._options.on_dormant,
+            self._options.when_dormant,
             resumed,
         )
 
     def _make_engine(self, adapter: FitAdapter, log: LoopLog) -> Engine:
         options = self._options
-        if options.on_dormant == "auto":
-            options = replace(options, on_dormant="watch" if adapter.endless else "stop")
+        if options.when_dormant == "auto":
+            options = replace(options, when_dormant="watch" if adapter.endless else "stop")
         if self.policy_manager is not None:
             self.policy_manager.use_registry(self.registry)
         return Engine(

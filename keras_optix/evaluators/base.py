@@ -10,7 +10,7 @@ from typing import Any
 from keras_optix.arguments import NamesChecked
 from keras_optix.errors import ArgumentError
 from keras_optix.kinds import with_kind
-from keras_optix.records import EpisodeData, EpisodeRecord, EvalMetrics
+from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
 from keras_optix.reprs import OneLineRepr
 
 
@@ -48,11 +48,11 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
         return type(self).score_episodes is not BaseEvaluator.score_episodes
 
     @abc.abstractmethod
-    def score(self, episode_data: EpisodeData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
+    def score(self, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
         """Scores one window.
 
         Args:
-            episode_data: The window, collected by one version of the policy.
+            window_data: The window, collected by one version of the policy.
             train_diagnostics: What the train step that followed it logged (losses, entropy, ...).
 
         Returns:
@@ -84,14 +84,14 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
         """
         return None
 
-    def measure(self, episode_data: EpisodeData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
+    def measure(self, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
         """What the loop calls: `score`, whose answer may be a number as well.
 
         Raises:
             ArgumentError: `score` answered with something else.
         """
-        answer = self.score(episode_data, train_diagnostics)
-        return as_metrics(answer, f"{type(self).__name__}.score", episode_data.episode_id)
+        answer = self.score(window_data, train_diagnostics)
+        return as_metrics(answer, f"{type(self).__name__}.score", window_data.window_id)
 
     def measure_episodes(self, episodes: Sequence[EpisodeRecord]) -> EvalMetrics | None:
         """What the loop calls: `score_episodes`, whose answer may be a number as well.
@@ -117,13 +117,13 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
         return None
 
 
-def as_metrics(answer: Any, answered: str, episode_id: int) -> EvalMetrics:
+def as_metrics(answer: Any, answered: str, window_id: int) -> EvalMetrics:
     """What an evaluator answered, as metrics.
 
     Args:
         answer: `EvalMetrics`; or a number (an array without axes, too), whose error is not known; or None.
         answered: Who answered, for the message.
-        episode_id: Number of the window.
+        window_id: Number of the window.
 
     Raises:
         ArgumentError: It is something else.
@@ -131,11 +131,11 @@ def as_metrics(answer: Any, answered: str, episode_id: int) -> EvalMetrics:
     if isinstance(answer, EvalMetrics):
         return answer
     if answer is None:
-        return EvalMetrics(None, episode_id=episode_id)
+        return EvalMetrics(None, window_id=window_id)
     number = isinstance(answer, numbers.Real) or getattr(answer, "shape", None) == ()
     if isinstance(answer, bool) or not number:
         raise ArgumentError(
             f"{answered} must return an EvalMetrics, a number (higher is better), or None where there is no evidence. "
             f"Received: {with_kind(answer)}."
         )
-    return EvalMetrics(float(answer), episode_id=episode_id)
+    return EvalMetrics(float(answer), window_id=window_id)

@@ -9,7 +9,7 @@ from typing import Any
 from keras_optix.errors import ArgumentError
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.kinds import shown
-from keras_optix.records import EpisodeData, EvalMetrics
+from keras_optix.records import EvalMetrics, WindowData
 
 EvaluatorFunction = Callable[..., "EvalMetrics | float | None"]
 
@@ -18,7 +18,7 @@ class FunctionEvaluator(BaseEvaluator):
     """Scores each window with a function: what ``OptixCallback(evaluator=function)`` makes of it.
 
     Args:
-        function: Of the window (an `EpisodeData`), or of the window and what its train step logged. It returns a
+        function: Of the window (an `WindowData`), or of the window and what its train step logged. It returns a
             number, higher is better, an `EvalMetrics`, or None for a window that is no evidence.
 
     Raises:
@@ -29,9 +29,9 @@ class FunctionEvaluator(BaseEvaluator):
         self.function = function
         self._takes = _arguments_of(function)
 
-    def score(self, episode_data: EpisodeData, train_diagnostics: Mapping[str, float]) -> Any:
+    def score(self, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> Any:
         """See `BaseEvaluator.score`."""
-        return self.function(*(episode_data, train_diagnostics)[: self._takes])
+        return self.function(*(window_data, train_diagnostics)[: self._takes])
 
     def __repr__(self) -> str:
         return f"FunctionEvaluator({shown(self.function)})"
@@ -50,6 +50,6 @@ def _arguments_of(function: EvaluatorFunction) -> int:
             continue
         return count
     raise ArgumentError(
-        "`evaluator` must be a function of the window and its logs, (episode_data, train_diagnostics), or of the "
+        "`evaluator` must be a function of the window and its logs, (window_data, train_diagnostics), or of the "
         f"window alone. Received: {shown(function)}{signature}. Return a number, higher is better, or an EvalMetrics."
     )

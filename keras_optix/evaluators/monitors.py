@@ -12,7 +12,7 @@ from typing import Any, Literal
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.log_values import kind_of, number_in
-from keras_optix.records import EpisodeData, EvalMetrics
+from keras_optix.records import EvalMetrics, WindowData
 from keras_optix.validation import check_choice, check_name
 
 _VALIDATION = "val_"
@@ -80,15 +80,15 @@ class MonitorEvaluator(BaseEvaluator):
         self._said: set[str] = set()  # kinds of trouble that were told
         self._notices: list[str] = []
 
-    def score(self, episode_data: EpisodeData, train_diagnostics: Mapping[str, Any]) -> EvalMetrics:
+    def score(self, window_data: WindowData, train_diagnostics: Mapping[str, Any]) -> EvalMetrics:
         """See `BaseEvaluator.score`. Where epochs are scored, a window is no evidence.
 
         Raises:
             ConfigurationError: There is no such log.
         """
         if self.per_epoch and self.monitor not in train_diagnostics:
-            return EvalMetrics(None, {}, episode_data.episode_id)
-        return self.score_logs(train_diagnostics, episode_data.episode_id)
+            return EvalMetrics(None, {}, window_data.window_id)
+        return self.score_logs(train_diagnostics, window_data.window_id)
 
     def score_logs(self, logs: Mapping[str, Any], unit_id: int) -> EvalMetrics:
         """Scores the logs of a window or an epoch.

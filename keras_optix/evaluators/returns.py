@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_optix.errors import StateError, describe
 from keras_optix.evaluators.base import BaseEvaluator
-from keras_optix.records import EpisodeData, EpisodeRecord, EvalMetrics
+from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
 from keras_optix.statistics.estimates import estimate_from_samples
 from keras_optix.validation import check_bool, check_float, check_int
 
@@ -58,15 +58,15 @@ class ReturnEvaluator(BaseEvaluator):
         self._notice: str | None = None
         self.min_episodes = self._evaluation_episodes
 
-    def score(self, episode_data: EpisodeData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
+    def score(self, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
         """See `BaseEvaluator.score`."""
         if self._measure is None:
-            self._decide(episode_data)
+            self._decide(window_data)
         if self._measure == "rate":
-            return _reward_rate(episode_data)
-        if not episode_data.episodes:
-            return EvalMetrics(None, {}, episode_data.episode_id, episodes=0)
-        return replace(self.score_episodes(episode_data.episodes), episode_id=episode_data.episode_id)
+            return _reward_rate(window_data)
+        if not window_data.episodes:
+            return EvalMetrics(None, {}, window_data.window_id, episodes=0)
+        return replace(self.score_episodes(window_data.episodes), window_id=window_data.window_id)
 
     def score_episodes(self, episodes: Sequence[EpisodeRecord]) -> EvalMetrics:
         """See `BaseEvaluator.score_episodes`."""
@@ -102,11 +102,11 @@ class ReturnEvaluator(BaseEvaluator):
         notice, self._notice = self._notice, None
         return notice
 
-    def _decide(self, episode_data: EpisodeData) -> None:
+    def _decide(self, window_data: WindowData) -> None:
         """Decides what is measured, if this window tells."""
-        environments = episode_data.valid.shape[1]
-        self._steps += episode_data.length / environments
-        if episode_data.episodes:
+        environments = window_data.valid.shape[1]
+        self._steps += window_data.length / environments
+        if window_data.episodes:
             self._settle("return")
         elif self._steps >= self.rate_after:
             self._settle("rate")
@@ -142,9 +142,9 @@ class GreedyEvaluator(BaseEvaluator):
         self.every = check_int("every", every, minimum=1)
         self.min_episodes = self.episodes
 
-    def score(self, episode_data: EpisodeData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
+    def score(self, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
         """See `BaseEvaluator.score`. A window is no evidence: its actions were sampled."""
-        return EvalMetrics(None, {}, episode_data.episode_id, episodes=0)
+        return EvalMetrics(None, {}, window_data.window_id, episodes=0)
 
     def score_episodes(self, episodes: Sequence[EpisodeRecord]) -> EvalMetrics:
         """See `BaseEvaluator.score_episodes`."""
@@ -175,15 +175,15 @@ def _mean_return(episodes: Sequence[EpisodeRecord]) -> EvalMetrics:
     )
 
 
-def _reward_rate(episode_data: EpisodeData) -> EvalMetrics:
+def _reward_rate(window_data: WindowData) -> EvalMetrics:
     """The mean reward per environment step of a window.
 
     Without a standard error: successive steps depend on each other, so their spread says little about the mean's.
     """
-    if episode_data.length == 0:
-        return EvalMetrics(None, {}, episode_data.episode_id)
-    rate = episode_data.total_reward / episode_data.length
-    return EvalMetrics(rate, {"reward_rate": rate}, episode_data.episode_id)
+    if window_data.length == 0:
+        return EvalMetrics(None, {}, window_data.window_id)
+    rate = window_data.total_reward / window_data.length
+    return EvalMetrics(rate, {"reward_rate": rate}, window_data.window_id)
 
 
 def _wrong_state(values: object) -> StateError:

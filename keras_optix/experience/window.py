@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_optix.records import EpisodeData, EpisodeRecord
+from keras_optix.records import EpisodeRecord, WindowData
 from keras_optix.reprs import call_repr
 
 
@@ -102,10 +102,10 @@ class CollectedWindow:
         """Number of the window."""
         return int(self.window.window_id)
 
-    def episode_data(self) -> EpisodeData:
+    def window_data(self) -> WindowData:
         """The window as an evaluator sees it."""
         w = self.window
-        return EpisodeData(
+        return WindowData(
             observations=w.observations,
             actions=w.actions,
             rewards=w.rewards if self.own_rewards is None else self.own_rewards,
@@ -113,7 +113,7 @@ class CollectedWindow:
             truncated=w.truncated,
             valid=w.valid,
             infos=self.infos,
-            episode_id=self.window_id,
+            window_id=self.window_id,
             episodes=self.episodes,
         )
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.loop.after_shift import AfterShift
-from keras_optix.records import LEARNING_RATE, EpisodeData, EvalMetrics, HyperparamSet
+from keras_optix.records import LEARNING_RATE, EvalMetrics, HyperparamSet, WindowData
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.store.files import Saved, State
 from keras_optix.tuners.search_space import SearchSpace
@@ -56,7 +56,7 @@ class TrainingUnit:
     steps: int
     logs: Mapping[str, Any]
     score: Callable[[BaseEvaluator], EvalMetrics]
-    data: Callable[[], EpisodeData | None] = lambda: None
+    data: Callable[[], WindowData | None] = lambda: None
     member_scores: Callable[[BaseEvaluator], Sequence[EvalMetrics | None]] = lambda evaluator: ()
 
 

@@ -191,7 +191,7 @@ class Engine:
             self._pool.drop_until(self._pool.skip_until)
             self.manager.forget_scores()
         for hook in self._hooks:
-            hook.on_episode_end(candidate.window_id, metrics)
+            hook.on_window_end(candidate.window_id, metrics)
         due = self.scheduler.due(candidate.window_id)
         if due or not self.performer.single:
             self._pool.add(metrics, candidate.window_id)
@@ -222,7 +222,7 @@ class Engine:
         return Situation(
             single=performer.single,
             exact=self.adapter.exact,
-            watches=options.on_dormant == "watch",
+            watches=options.when_dormant == "watch",
             rolls_back=options.rollback_on_degradation,
             managed=manager.evolves,
             stores=manager.bank,
@@ -265,7 +265,7 @@ class Engine:
         every = self.evaluator.every
         if not every:
             return unit.score(self.evaluator)
-        nothing = EvalMetrics(None, episode_id=unit.candidate.window_id)
+        nothing = EvalMetrics(None, window_id=unit.candidate.window_id)
         if (self.units - 1) % every or not self.scheduler.due(unit.candidate.window_id):
             return nothing
         return self.adapter.play(unit.candidate, self.evaluator) or nothing
@@ -338,10 +338,10 @@ class Engine:
         self._runner.interrupt("fit ended before it was compared")
         self.adapter.pause_updates(False)
         self.tuning.pause()
-        if self.options.restore_best and best.snapshot is not None:
+        if self.options.restore_best_weights and best.snapshot is not None:
             performer.restore(best.snapshot)
             self.journal.note(EventKind.RESTORED, f"restored snapshot {best.snapshot.snapshot_id}")
-        elif self.options.restore_best and best.latest is not None:
+        elif self.options.restore_best_weights and best.latest is not None:
             of = f"snapshot {best.latest.snapshot_id} is from a regime that is gone"
             self.journal.note(EventKind.KEPT, f"kept the weights: {of}")
 

@@ -14,7 +14,7 @@ from keras_optix.store.manifest import PolicySnapshot
 class LoopHooks(Protocol):
     """What the loop calls; see `keras_optix.LoopCallback`."""
 
-    def on_episode_end(self, episode_id: int, eval_metrics: EvalMetrics) -> None:
+    def on_window_end(self, window_id: int, eval_metrics: EvalMetrics) -> None:
         """A window was scored."""
         ...
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class LoopOptions:
     """What the user asked of the loop; see `OptixCallback`."""
 
-    on_dormant: str = "stop"  # or "watch"
+    when_dormant: str = "stop"  # or "watch"
     max_windows: int | None = None
     rollback_on_degradation: bool = False
-    restore_best: bool = True
+    restore_best_weights: bool = True
     restore_hyperparams: bool = False

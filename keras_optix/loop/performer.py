@@ -281,7 +281,7 @@ class Performer:
         evidence = self.scheduler.reassess(evaluation)
         pooled = self.scheduler.state.best
         if pooled is not None:
-            known = EvalMetrics(pooled.mean, episode_id=best.window_id, stderr=pooled.stderr, episodes=pooled.n)
+            known = EvalMetrics(pooled.mean, window_id=best.window_id, stderr=pooled.stderr, episodes=pooled.n)
             self.best.latest = self.registry.rescore(best, known)
         journal.note(EventKind.REASSESSED, f"evaluated snapshot {best.snapshot_id} again", evidence)
 
@@ -296,7 +296,7 @@ class Performer:
         score, window_id = action.score, self.journal.window_id
         decision = self.scheduler.promote(score, action.evidence)
         error = score.stderr if math.isfinite(score.stderr) else None
-        metrics = EvalMetrics(score.mean, episode_id=window_id, stderr=error, episodes=score.n)
+        metrics = EvalMetrics(score.mean, window_id=window_id, stderr=error, episodes=score.n)
         self._save(candidate, metrics, self.adapter.get_hyperparams(), current=True)
         self._follow(decision)
 

@@ -20,7 +20,7 @@ from keras_optix.validation import is_finite_number
 
 _SCHEMA = 3
 _OLDER = {"promoted": False, "held_by": []}  # what schema 1 did not have yet
-_RENAMED = {"era": "regime_index", "crowned": "promoted"}  # as schemas 1 and 2 called them
+_RENAMED = {"era": "regime_index", "crowned": "promoted", "episode_id": "window_id"}  # as schemas 1 and 2 called them
 _RUN_ID = re.compile(r"[^./\\:\x00][^/\\:\x00]*")  # one folder name on every system, neither hidden nor `..`
 
 
@@ -105,7 +105,7 @@ def plain_metrics(metrics: EvalMetrics) -> EvalMetrics:
     return EvalMetrics(
         primary_score=None if metrics.primary_score is None else float(metrics.primary_score),
         metrics={str(name): float(value) for name, value in metrics.metrics.items()},
-        episode_id=int(metrics.episode_id),
+        window_id=int(metrics.window_id),
         stderr=None if stderr == math.inf else stderr,  # an estimate's way to say that it is unknown
         episodes=None if metrics.episodes is None else int(metrics.episodes),
     )
@@ -145,8 +145,8 @@ def read_manifest(data: bytes) -> tuple[str, list[PolicySnapshot]]:
     snapshots = []
     for k, entry in enumerate(entries):
         if schema < _SCHEMA and isinstance(entry, dict):
-            older = {_RENAMED.get(name, name): value for name, value in entry.items()}
-            entry = _OLDER | older if schema == 1 else older
+            entry = _renamed(entry) | {name: _renamed(entry.get(name)) for name in ("eval_metrics", "hyperparams")}
+            entry = _OLDER | entry if schema == 1 else entry
         snapshots.append(_snapshot(f"snapshots[{k}]", entry))
     seen: set[tuple[str, int]] = set()
     for snapshot in snapshots:
@@ -154,6 +154,11 @@ def read_manifest(data: bytes) -> tuple[str, list[PolicySnapshot]]:
             raise ValueError(f"run {snapshot.run_id!r} has snapshot {snapshot.snapshot_id} twice")
         seen.add(snapshot.key)
     return run_id, snapshots
+
+
+def _renamed(record: Any) -> Any:
+    """A record of an older schema under the names of this one."""
+    return {_RENAMED.get(name, name): value for name, value in record.items()} if isinstance(record, dict) else record
 
 
 def _to_json(snapshot: PolicySnapshot) -> dict[str, Any]:
@@ -238,7 +243,7 @@ _SNAPSHOT: dict[str, _Kind] = {
 _METRICS: dict[str, _Kind] = {
     "primary_score": _FINITE_OR_NULL,
     "metrics": (lambda value: _is_dict(value) and all(map(_is_number, value.values())), "an object of numbers"),
-    "episode_id": _INT,
+    "window_id": _INT,
     "stderr": _FINITE_OR_NULL,
     "episodes": (lambda value: value is None or _is_count(value), "an integer >= 0 or null"),
 }
@@ -247,5 +252,5 @@ _HYPERPARAMS: dict[str, _Kind] = {
         lambda value: _is_dict(value) and all(map(is_finite_number, value.values())),
         "an object of finite numbers",
     ),
-    "episode_id": _INT,
+    "window_id": _INT,
 }

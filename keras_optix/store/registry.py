@@ -184,7 +184,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
                 window_id=int(window_id),
                 env_steps=int(env_steps),
                 eval_metrics=plain_metrics(eval_metrics),
-                hyperparams=HyperparamSet(hyperparams.params, int(hyperparams.episode_id)),
+                hyperparams=HyperparamSet(hyperparams.params, int(hyperparams.window_id)),
                 regime_index=int(regime_index),
                 created=time.time(),
                 promoted=bool(promoted),

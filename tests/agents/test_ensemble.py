@@ -138,7 +138,7 @@ def match_env() -> MatchEnv:
 def train(ensemble: Any, windows: int = 3) -> None:
     dataset = optix.dataset_from_env(match_env, ensemble, window_size=8, num_envs=2, seed=0)
     ensemble.fit(
-        dataset, callbacks=[optix.OptixCallback(max_windows=windows, restore_best=False, verbose=0)], verbose=0
+        dataset, callbacks=[optix.OptixCallback(max_windows=windows, restore_best_weights=False, verbose=0)], verbose=0
     )
 
 

@@ -279,7 +279,7 @@ def test_scores_are_what_members_earn(credit: str) -> None:
             mixed.append(float(collected.window.rewards.mean()))
             for mine, metrics in zip(scores, ensemble.member_metrics(collected, evaluator, {}), strict=True):
                 if metrics is not None:
-                    assert metrics.episode_id == collected.window_id
+                    assert metrics.window_id == collected.window_id
                     mine.append(float(metrics.primary_score or 0.0))
         pay = expected_pay(regime)
         for k, mine in enumerate(scores):
@@ -339,9 +339,9 @@ class Remembering(optix.BaseEvaluator):
     def __init__(self) -> None:
         self.calls = 0
 
-    def score(self, episode_data: optix.EpisodeData, train_diagnostics: Mapping[str, float]) -> optix.EvalMetrics:
+    def score(self, window_data: optix.WindowData, train_diagnostics: Mapping[str, float]) -> optix.EvalMetrics:
         self.calls += 1
-        return optix.EvalMetrics(episode_data.total_reward + train_diagnostics["bonus"])
+        return optix.EvalMetrics(window_data.total_reward + train_diagnostics["bonus"])
 
     def to_json(self) -> dict[str, Any]:
         return {"calls": self.calls}
@@ -365,7 +365,7 @@ def test_scores_leave_the_evaluator_as_it_was() -> None:
     assert scores_of(ensemble, first, returns) == [None, None]
     assert scores_of(ensemble, second, returns) == [0.0, 5.0]
     assert returns.to_json() == fresh, "a member decided what the mixture is scored by"
-    assert returns.score(first.episode_data(), {}).primary_score is not None
+    assert returns.score(first.window_data(), {}).primary_score is not None
     assert not returns.plays_episodes, "the rate is scored from now on"
     assert scores_of(ensemble, second, returns) == [0.0, 1.0]
 

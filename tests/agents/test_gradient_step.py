@@ -125,7 +125,7 @@ def test_a_step_that_overflows_is_skipped_and_is_no_failure(small_ppo: MakeAgent
     agent.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=3e38), jit_compile=False)
     dataset = optix.dataset_from_env(CountingEnv, agent, window_size=8, seed=0)
     before = agent.get_weights()
-    callback = optix.OptixCallback(max_windows=1, restore_best=False, verbose=0)
+    callback = optix.OptixCallback(max_windows=1, restore_best_weights=False, verbose=0)
     agent.fit(dataset, callbacks=[callback], verbose=0)
     for a, b in zip(before, agent.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)

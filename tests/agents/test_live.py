@@ -430,7 +430,7 @@ def test_a_stop_before_fit_is_not_forgotten(eager_ppo: MakeAgent) -> None:
 def test_stop_ends_the_fit_of_an_ordinary_model() -> None:
     model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
     model.compile(optimizer="sgd", loss="mse")
-    callback = optix.OptixCallback(monitor="loss", verbose=0, on_dormant="stop")
+    callback = optix.OptixCallback(monitor="loss", verbose=0, when_dormant="stop")
     running = threading.Event()
     thread = threading.Thread(target=lambda: (running.wait(PATIENCE), callback.stop()))
     thread.start()
@@ -474,7 +474,7 @@ class StopAfterDormant(optix.LoopCallback):
     def on_dormant(self, window_id: int) -> None:
         self.windows_since = 0
 
-    def on_episode_end(self, episode_id: int, eval_metrics: optix.EvalMetrics) -> None:
+    def on_window_end(self, window_id: int, eval_metrics: optix.EvalMetrics) -> None:
         if self.windows_since is not None:
             self.windows_since += 1
             if self.windows_since == 3:

@@ -101,7 +101,7 @@ def test_a_run_of_such_a_model_goes_on_where_it_was_cut_off(tmp_path: Path, kind
         return model
 
     def callback(directory: str) -> optix.OptixCallback:
-        return loop(checkpoint_dir=tmp_path / directory, resume=True, resume_interval=0.0, restore_best=False)
+        return loop(checkpoint_dir=tmp_path / directory, resume=True, resume_interval=0.0, restore_best_weights=False)
 
     whole = made(0, 0.05)
     fit(whole, callback("a"), epochs=4)
@@ -136,7 +136,7 @@ def test_a_later_batch_that_is_not_finite_goes_back_to_the_first() -> None:
 
     model = sequential()
     model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
-    callback = loop(restore_best=False)
+    callback = loop(restore_best_weights=False)
     fit(model, [Poison(), callback])
     assert [record.kind for record in callback.events if record.kind == "non_finite"] == ["non_finite"]
     assert all(np.isfinite(array).all() for array in values(model.variables))
@@ -152,7 +152,7 @@ def test_weights_that_are_not_finite_behind_a_finite_loss_are_undone() -> None:
 
     model = sequential()
     model.compile(keras.optimizers.Adam(0.01), "mse", jit_compile=False)
-    callback = loop(restore_best=False)
+    callback = loop(restore_best_weights=False)
     fit(model, [callback, Poison()], epochs=4)
     (record,) = [record for record in callback.events if record.kind == "non_finite"]
     assert record.message.startswith("a weight was not finite")
@@ -245,7 +245,7 @@ def test_the_guard_halves_what_trains_and_nothing_else() -> None:
                 self.model.critic.layers[0].kernel.assign(np.full((4, 4), np.nan, "float32"))
 
     model = gan()
-    callback = loop(monitor="c_loss", restore_best=False)
+    callback = loop(monitor="c_loss", restore_best_weights=False)
     fit_gan(model, [callback, Poison()])
     (record,) = [record for record in callback.events if record.kind == "non_finite"]
     assert "c_optimizer.learning_rate 0.001 -> 0.0005" in record.message
@@ -328,7 +328,12 @@ def test_a_train_step_of_ones_own_goes_on_bit_by_bit(tmp_path: Path) -> None:
         model = Same([keras.layers.Input((4,)), keras.layers.Dense(1)])
         model.compile(keras.optimizers.Adam(0.05), "mse", jit_compile=False)
         options = {"checkpoint_dir": tmp_path / directory, "resume": True, "resume_interval": 0.0}
-        fit(model, [loop(monitor="loss", restore_best=False, **options), *others], epochs=3, validation_data=None)
+        fit(
+            model,
+            [loop(monitor="loss", restore_best_weights=False, **options), *others],
+            epochs=3,
+            validation_data=None,
+        )
         return model
 
     with pytest.raises(ConnectionError):
@@ -343,7 +348,7 @@ def test_a_train_step_of_ones_own_goes_on_bit_by_bit(tmp_path: Path) -> None:
 def test_a_gan_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
     def callback() -> optix.OptixCallback:
         tuner = optix.BackoffOptimizer()
-        options = {"checkpoint_dir": tmp_path, "resume": True, "resume_interval": 0.0, "restore_best": False}
+        options = {"checkpoint_dir": tmp_path, "resume": True, "resume_interval": 0.0, "restore_best_weights": False}
         return loop(monitor="c_loss", tuner=tuner, **options)
 
     with pytest.raises(ConnectionError):
@@ -395,7 +400,7 @@ def undisturbed() -> list[np.ndarray]:
     ids=["nan", "inf", "float32 nan", "array of nan", "missing"],
 )
 def test_an_epoch_without_a_number_is_no_evidence(tmp_path: Path, value: Any) -> None:
-    callback = loop(monitor="val_f1", restore_best=False, log_dir=tmp_path)
+    callback = loop(monitor="val_f1", restore_best_weights=False, log_dir=tmp_path)
     model = plain()
     seen = Odd(lambda epoch: value if epoch % 2 else 0.5 + 0.01 * epoch)
     fit(model, [seen, callback], epochs=6)

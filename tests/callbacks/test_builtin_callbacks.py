@@ -97,7 +97,7 @@ def states_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 @pytest.fixture(params=["alone", "with the loop"])
 def loop(request: pytest.FixtureRequest) -> list[optix.OptixCallback]:
     """Nothing, or the loop, to be put in the same list; it changes no weights."""
-    return [] if request.param == "alone" else [optix.OptixCallback(restore_best=False, verbose=0)]
+    return [] if request.param == "alone" else [optix.OptixCallback(restore_best_weights=False, verbose=0)]
 
 
 # History
@@ -439,7 +439,7 @@ def test_tensorboard_gets_the_scalars_of_epochs_and_of_windows(tmp_path: Path) -
     """Beside the loop, which writes its own."""
     agent, training, validation = climber(script=range(4))
     callbacks = [
-        optix.OptixCallback(restore_best=False, log_dir=tmp_path / "loop", verbose=0),
+        optix.OptixCallback(restore_best_weights=False, log_dir=tmp_path / "loop", verbose=0),
         keras.callbacks.TensorBoard(tmp_path / "keras", update_freq=1, histogram_freq=1),
     ]
     agent.fit(training, steps_per_epoch=2, epochs=2, verbose=0, callbacks=callbacks, **validated(validation))
@@ -567,7 +567,7 @@ def test_with_several_steps_in_one_execution_the_last_loss_counts() -> None:
 def test_beside_the_loop_a_nan_is_undone_and_ends_fit_in_either_order(first: str) -> None:
     """Both act on the same window: the loop puts the weights back, and Keras, which saw the log, stops."""
     agent, training, _ = climber([1.0, 1.0, NAN, 1.0], [0.0, 0.0, NAN, 0.0])
-    loop = optix.OptixCallback(restore_best=False, verbose=0)
+    loop = optix.OptixCallback(restore_best_weights=False, verbose=0)
     callbacks = [loop, keras.callbacks.TerminateOnNaN()]
     if first == "terminate":
         callbacks.reverse()
@@ -583,7 +583,7 @@ def test_beside_the_loop_a_nan_is_undone_and_ends_fit_in_either_order(first: str
 def test_beside_the_loop_a_nan_that_raises_is_undone_only_if_the_loop_comes_first(first: str) -> None:
     agent, training, _ = climber([1.0, 1.0, NAN, 1.0], [0.0, 0.0, NAN, 0.0])
     callbacks = [
-        optix.OptixCallback(restore_best=False, verbose=0),
+        optix.OptixCallback(restore_best_weights=False, verbose=0),
         keras.callbacks.TerminateOnNaN(raise_error=True),
     ]
     if first == "terminate":

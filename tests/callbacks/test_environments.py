@@ -150,7 +150,7 @@ def test_somebody_else_is_told_to_the_loop(small_ppo: MakeAgent) -> None:
     env = CountingEnv(50)
 
     class Resetting(optix.LoopCallback):
-        def on_episode_end(self, episode_id: int, eval_metrics: optix.EvalMetrics) -> None:
+        def on_window_end(self, window_id: int, eval_metrics: optix.EvalMetrics) -> None:
             env.reset()
 
     callback = train(small_ppo(), env, callbacks=[Resetting()], windows=6)

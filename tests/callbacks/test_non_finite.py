@@ -43,7 +43,7 @@ def make(small_network: Callable[[int, int], Any]) -> Callable[..., Breaking]:
 
 
 def run(agent: optix.Agent, **options: Any) -> optix.OptixCallback:
-    callback = optix.OptixCallback(max_windows=8, restore_best=False, verbose=0)
+    callback = optix.OptixCallback(max_windows=8, restore_best_weights=False, verbose=0)
     dataset = optix.dataset_from_env(CountingEnv, agent, window_size=8, num_envs=1, seed=0, **options)
     agent.fit(dataset, callbacks=[callback], verbose=0)
     return callback
@@ -70,7 +70,7 @@ def test_the_weights_before_come_back(make: Callable[..., Breaking], what: str, 
         return collected
 
     source.collect = spy  # type: ignore[method-assign]
-    callback = optix.OptixCallback(max_windows=8, restore_best=False, verbose=0)
+    callback = optix.OptixCallback(max_windows=8, restore_best_weights=False, verbose=0)
     agent.fit(dataset, callbacks=[callback, Notes()], verbose=0)
     (record,) = [record for record in callback.events if record.kind == "non_finite"]
     assert record.window_id == 5

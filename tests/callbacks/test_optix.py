@@ -35,8 +35,8 @@ class Recorder(optix.LoopCallback):
     def on_loop_stop(self) -> None:
         self.calls.append(("stop",))
 
-    def on_episode_end(self, episode_id: int, eval_metrics: optix.EvalMetrics) -> None:
-        self.calls.append(("episode", episode_id, eval_metrics.primary_score))
+    def on_window_end(self, window_id: int, eval_metrics: optix.EvalMetrics) -> None:
+        self.calls.append(("episode", window_id, eval_metrics.primary_score))
 
     def on_improvement(self, snapshot: optix.PolicySnapshot) -> None:
         self.calls.append(("improvement", snapshot))
@@ -63,11 +63,11 @@ class Scripted(optix.BaseEvaluator):
         self.acted: list[bytes] = []
         self.windows = 0
 
-    def score(self, episode_data: optix.EpisodeData, train_diagnostics: Any) -> optix.EvalMetrics:
-        key = self.acted[episode_data.episode_id]
+    def score(self, window_data: optix.WindowData, train_diagnostics: Any) -> optix.EvalMetrics:
+        key = self.acted[window_data.window_id]
         score = self._of_weights.setdefault(key, self._scores(self.windows))
         self.windows += 1
-        return optix.EvalMetrics(score, episode_id=episode_data.episode_id)
+        return optix.EvalMetrics(score, window_id=window_data.window_id)
 
     def follow(self, agent: optix.Agent) -> optix.Agent:
         """Notes the weights that every window of this agent is collected with."""
@@ -204,12 +204,12 @@ def test_watching_begins_on_the_best_weights_after_a_rejected_confirmation_in_pl
     scores = iter([10.0, 10.0, 10.0, 100.0, 0.0])  # candidate, confirmed; nothing new; candidate, rejected
 
     class Notes(optix.BaseEvaluator):
-        def score(self, episode_data: optix.EpisodeData, train_diagnostics: Any) -> optix.EvalMetrics:
-            return optix.EvalMetrics(next(scores, 10.0), episode_id=episode_data.episode_id, stderr=1.0)
+        def score(self, window_data: optix.WindowData, train_diagnostics: Any) -> optix.EvalMetrics:
+            return optix.EvalMetrics(next(scores, 10.0), window_id=window_data.window_id, stderr=1.0)
 
     agent = small_ppo()
     scheduler = optix.BackoffScheduler(plateau_threshold=1, dormant_threshold=2, max_interval=1)
-    options: dict[str, Any] = {"on_dormant": "watch", "restore_best": False, "verbose": 0}
+    options: dict[str, Any] = {"when_dormant": "watch", "restore_best_weights": False, "verbose": 0}
     callback = optix.OptixCallback(Notes(), scheduler=scheduler, max_windows=8, **options)
     fit(agent, CountingEnv(5), callback, num_envs=1)
     events = [record.kind for record in callback.events]
@@ -234,13 +234,13 @@ def test_watching_pauses_learning_and_a_degradation_starts_it_again(small_ppo: M
     seen: list[tuple[optix.LoopState, int]] = []
 
     class Watch(optix.LoopCallback):
-        def on_episode_end(self, episode_id: int, eval_metrics: optix.EvalMetrics) -> None:
+        def on_window_end(self, window_id: int, eval_metrics: optix.EvalMetrics) -> None:
             seen.append((callback.state, agent.policy_version))
 
         def on_dormant(self, window_id: int) -> None:
             changed["at"] = min(changed["at"], worlds[0].steps + 80)
 
-    callback = flat_loop(on_dormant="watch", max_windows=60, callbacks=[Watch()])
+    callback = flat_loop(when_dormant="watch", max_windows=60, callbacks=[Watch()])
     fit(agent, env, callback)
     events = [record.kind for record in callback.events]
     assert events.index("dormant") < events.index("watchdog") < events.index("degradation")
@@ -291,9 +291,9 @@ def test_collecting_ahead_keeps_scores_with_the_weights_that_earned_them(small_p
     class Climb(optix.BaseEvaluator):
         min_episodes = 1
 
-        def score(self, episode_data: optix.EpisodeData, train_diagnostics: Any) -> optix.EvalMetrics:
+        def score(self, window_data: optix.WindowData, train_diagnostics: Any) -> optix.EvalMetrics:
             lags.append(float(train_diagnostics["policy_lag"]))
-            return optix.EvalMetrics(scores[episode_data.episode_id], episode_id=episode_data.episode_id, stderr=0.1)
+            return optix.EvalMetrics(scores[window_data.window_id], window_id=window_data.window_id, stderr=0.1)
 
         def score_episodes(self, records: Any) -> optix.EvalMetrics:
             return optix.EvalMetrics(scores[len(lags)], stderr=0.1)
@@ -322,9 +322,9 @@ def test_a_best_that_is_badly_known_is_evaluated_again(small_ppo: MakeAgent, tmp
     class Ceiling(optix.BaseEvaluator):
         min_episodes = 1
 
-        def score(self, episode_data: optix.EpisodeData, train_diagnostics: Any) -> optix.EvalMetrics:
-            mean, stderr = (477.0, 16.5) if episode_data.episode_id == 0 else (500.0, 0.0)
-            return optix.EvalMetrics(mean, episode_id=episode_data.episode_id, stderr=stderr, episodes=10)
+        def score(self, window_data: optix.WindowData, train_diagnostics: Any) -> optix.EvalMetrics:
+            mean, stderr = (477.0, 16.5) if window_data.window_id == 0 else (500.0, 0.0)
+            return optix.EvalMetrics(mean, window_id=window_data.window_id, stderr=stderr, episodes=10)
 
         def score_episodes(self, records: Any) -> optix.EvalMetrics:
             played.append(records[0].first_version)
@@ -344,7 +344,7 @@ def test_a_best_that_is_badly_known_is_evaluated_again(small_ppo: MakeAgent, tmp
 
 def test_restore_best_can_be_switched_off(small_ppo: MakeAgent) -> None:
     agent = small_ppo()
-    callback = flat_loop(restore_best=False)
+    callback = flat_loop(restore_best_weights=False)
     fit(agent, CountingEnv, callback)
     # 7 windows of 2 epochs of 2 minibatches; the snapshot is of version 0.
     assert int(agent.optimizer.iterations.numpy()) == 28
@@ -436,7 +436,7 @@ def test_what_is_written_for_tensorboard(small_ppo: MakeAgent, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"on_dormant": "sleep"}, "on_dormant.*'stop', 'watch'"),
+        ({"when_dormant": "sleep"}, "when_dormant.*'stop', 'watch'"),
         ({"max_windows": 0}, "max_windows"),
         ({"callbacks": [keras.callbacks.TerminateOnNaN()]}, "LoopCallbacks.*TerminateOnNaN"),
         ({"verbose": -1}, "verbose"),

@@ -108,7 +108,7 @@ def test_a_loss_that_is_not_finite_is_undone_and_the_learning_rate_halved() -> N
     model = make()
     seen: list[float] = []
     watch = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(logs["loss"]))
-    callback = optix.OptixCallback(verbose=0, restore_best=False)
+    callback = optix.OptixCallback(verbose=0, restore_best_weights=False)
     fit(model, [At(3, 0, ruin(np.nan)), callback, watch], epochs=6)
     (record,) = [record for record in callback.events if record.kind == "non_finite"]
     assert record.window_id == 3
@@ -133,7 +133,7 @@ def test_a_collapse_is_rolled_back() -> None:
         callback = optix.OptixCallback(
             verbose=0,
             rollback_on_degradation=rollback,
-            restore_best=False,
+            restore_best_weights=False,
             scheduler=optix.BackoffScheduler(dormant_threshold=100, max_interval=1),
         )
         history = fit(make(3e-3), [At(40, 3, ruin(30.0)), callback], epochs=46)
@@ -181,9 +181,9 @@ def test_a_value_that_is_set_is_what_the_compiled_step_reads() -> None:
     kernels: list[np.ndarray] = []
 
     class Set(optix.LoopCallback):
-        def on_episode_end(self, episode_id: int, eval_metrics: optix.EvalMetrics) -> None:
+        def on_window_end(self, window_id: int, eval_metrics: optix.EvalMetrics) -> None:
             kernels.append(np.array(keras.ops.convert_to_numpy(model.layers[1].kernel)))
-            if episode_id == 1:
+            if window_id == 1:
                 callback._running().adapter.hyperparams.assign({"scale": 0.0, "learning_rate": 0.0})
 
     callback = optix.OptixCallback(
@@ -213,7 +213,7 @@ def test_a_run_that_was_cut_off_goes_on_bit_by_bit(tmp_path: Path, epoch: int) -
             checkpoint_dir=tmp_path / directory,
             resume=resume,
             resume_interval=0.0,
-            restore_best=False,
+            restore_best_weights=False,
             verbose=0,
         )
 
@@ -241,7 +241,7 @@ def test_a_run_that_was_cut_off_goes_on_bit_by_bit(tmp_path: Path, epoch: int) -
 def test_it_works_beside_backup_and_restore(tmp_path: Path, first: str) -> None:
     def callbacks() -> tuple[optix.OptixCallback, list[Any]]:
         mine = optix.OptixCallback(
-            checkpoint_dir=tmp_path / "c", resume=True, resume_interval=0.0, restore_best=False, verbose=0
+            checkpoint_dir=tmp_path / "c", resume=True, resume_interval=0.0, restore_best_weights=False, verbose=0
         )
         both = [mine, keras.callbacks.BackupAndRestore(tmp_path / "b")]
         return mine, both if first == "optix" else both[::-1]
@@ -262,7 +262,7 @@ def test_it_works_beside_backup_and_restore(tmp_path: Path, first: str) -> None:
 def test_newer_weights_of_a_backup_are_kept(tmp_path: Path) -> None:
     def callbacks(interval: float) -> tuple[optix.OptixCallback, list[Any]]:
         mine = optix.OptixCallback(
-            checkpoint_dir=tmp_path / "c", resume=True, resume_interval=interval, restore_best=False, verbose=0
+            checkpoint_dir=tmp_path / "c", resume=True, resume_interval=interval, restore_best_weights=False, verbose=0
         )
         return mine, [mine, keras.callbacks.BackupAndRestore(tmp_path / "b")]
 
@@ -317,7 +317,7 @@ def test_a_copy_has_not_run_and_keeps_its_variables() -> None:
     [
         ({"monitor": "val_los"}, "val_los.*val_loss"),
         ({"monitor": "accuracy"}, "accuracy"),
-        ({"on_dormant": "watch"}, "Only an agent"),
+        ({"when_dormant": "watch"}, "Only an agent"),
         ({"evaluator": optix.ReturnEvaluator()}, 'monitor="val_loss"'),
         ({"tuner": optix.BackoffOptimizer({"gamma": (0.9, 0.99)})}, "no such hyperparameter.*gamma"),
     ],

@@ -73,7 +73,7 @@ def test_a_flat_noisy_score_is_trained_and_not_degraded(seed: int) -> None:
 
 
 def test_watching_a_flat_noisy_score_raises_no_alarm() -> None:
-    options: dict[str, Any] = {"scheduler": scripted.every_window(), "on_dormant": "watch", "max_windows": 250}
+    options: dict[str, Any] = {"scheduler": scripted.every_window(), "when_dormant": "watch", "max_windows": 250}
     run = scripted.run([1000.0], noise=per_episode(50.0), **options)
     assert run.loop.state is optix.LoopState.WATCHDOG
     assert run.count("degradation") <= 1
@@ -82,7 +82,7 @@ def test_watching_a_flat_noisy_score_raises_no_alarm() -> None:
 
 def test_dormant_is_called_once_without_noise() -> None:
     """The original calls it at every evaluation from there on, 580 times in 599 windows."""
-    run = scripted.run([1000.0], scheduler=scripted.every_window(), on_dormant="watch", max_windows=100)
+    run = scripted.run([1000.0], scheduler=scripted.every_window(), when_dormant="watch", max_windows=100)
     assert run.windows_of("dormant") == [21]
     assert run.notes.dormant == 1
 

@@ -229,7 +229,7 @@ def test_an_ensemble_follows_the_regime_by_itself(small_ppo: MakeAgent, tmp_path
         policy_manager=manager,
         scheduler=optix.BackoffScheduler(max_interval=2, dormant_threshold=1000),
         max_windows=3 * period // 40,
-        restore_best=False,
+        restore_best_weights=False,
         log_dir=tmp_path,
         verbose=0,
     )
@@ -271,7 +271,7 @@ def test_an_ensemble_that_is_cut_off_goes_on_with_its_weights(small_ppo: MakeAge
             resume=True,
             resume_interval=0.0,
             max_windows=14,
-            restore_best=False,
+            restore_best_weights=False,
             verbose=0,
         )
         ensemble.fit(dataset, callbacks=[callback, *callbacks], verbose=0)

@@ -58,7 +58,7 @@ def start(
         max_windows=WINDOWS,
         resume=resume,
         resume_interval=interval,
-        restore_best=False,
+        restore_best_weights=False,
         log_dir=log_dir,
         verbose=0,
         **options,
@@ -217,7 +217,7 @@ def test_beside_backup_and_restore(small_ppo: MakeAgent, tmp_path: Path) -> None
         keras.utils.set_random_seed(0)
         agent = small_ppo(4, 4)
         callback = optix.OptixCallback(
-            checkpoint_dir=tmp_path / "c", resume=True, resume_interval=0.0, restore_best=False, verbose=0
+            checkpoint_dir=tmp_path / "c", resume=True, resume_interval=0.0, restore_best_weights=False, verbose=0
         )
         dataset = optix.dataset_from_env(lambda: IdentityEnv(4), agent, window_size=8, seed=0)
         epochs: list[int] = []
@@ -265,7 +265,7 @@ def test_nothing_is_written_where_nothing_would_be_kept(small_ppo: MakeAgent, tm
     written: list[Any] = []
 
     class Look(optix.LoopCallback):
-        def on_episode_end(self, episode_id: int, eval_metrics: optix.EvalMetrics) -> None:
+        def on_window_end(self, window_id: int, eval_metrics: optix.EvalMetrics) -> None:
             written.extend(callback.registry.directory.rglob("resume.npz"))
 
     callback.callbacks.append(Look())

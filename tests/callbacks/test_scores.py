@@ -61,13 +61,17 @@ def test_a_greedy_evaluator_plays_every_so_many_windows(small_ppo: MakeAgent) ->
     scored: list[tuple[int, float | None]] = []
 
     class Notes(optix.LoopCallback):
-        def on_episode_end(self, episode_id: int, eval_metrics: optix.EvalMetrics) -> None:
-            scored.append((episode_id, eval_metrics.primary_score))
+        def on_window_end(self, window_id: int, eval_metrics: optix.EvalMetrics) -> None:
+            scored.append((window_id, eval_metrics.primary_score))
 
     agent = small_ppo(4, 4)
     # A policy that always prefers action 0, but samples all: greedy episodes tell it from a uniform one.
     callback = optix.OptixCallback(
-        optix.GreedyEvaluator(episodes=8, every=3), callbacks=[Notes()], max_windows=10, restore_best=False, verbose=0
+        optix.GreedyEvaluator(episodes=8, every=3),
+        callbacks=[Notes()],
+        max_windows=10,
+        restore_best_weights=False,
+        verbose=0,
     )
     fit(agent, lambda: IdentityEnv(4), callback)
     assert [window for window, score in scored if score is not None] == [0, 3, 6, 9]
@@ -145,8 +149,8 @@ def test_hooks_come_in_the_documented_order(small_ppo: MakeAgent) -> None:
         def on_loop_stop(self) -> None:
             calls.append("stop")
 
-        def on_episode_end(self, episode_id: int, eval_metrics: optix.EvalMetrics) -> None:
-            calls.append(f"window {episode_id}")
+        def on_window_end(self, window_id: int, eval_metrics: optix.EvalMetrics) -> None:
+            calls.append(f"window {window_id}")
 
         def on_improvement(self, snapshot: optix.PolicySnapshot) -> None:
             calls.append("improvement")
@@ -183,15 +187,15 @@ def test_hooks_come_in_the_documented_order(small_ppo: MakeAgent) -> None:
 
 def test_a_rollback_restores_hyperparameters_where_that_is_asked_for(small_ppo: MakeAgent) -> None:
     class Falls(optix.BaseEvaluator):
-        def score(self, episode_data: optix.EpisodeData, train_diagnostics: Any) -> optix.EvalMetrics:
-            return optix.EvalMetrics(100.0 if episode_data.episode_id < 12 else -900.0, stderr=1.0)
+        def score(self, window_data: optix.WindowData, train_diagnostics: Any) -> optix.EvalMetrics:
+            return optix.EvalMetrics(100.0 if window_data.window_id < 12 else -900.0, stderr=1.0)
 
         def score_episodes(self, episodes: Any) -> optix.EvalMetrics:
             return optix.EvalMetrics(100.0, stderr=1.0)
 
     class Change(optix.LoopCallback):
-        def on_episode_end(self, episode_id: int, eval_metrics: optix.EvalMetrics) -> None:
-            if episode_id == 5:
+        def on_window_end(self, window_id: int, eval_metrics: optix.EvalMetrics) -> None:
+            if window_id == 5:
                 agent.hyperparams["gamma"] = 0.5
 
     for asked in (True, False):
@@ -201,7 +205,7 @@ def test_a_rollback_restores_hyperparameters_where_that_is_asked_for(small_ppo: 
             scheduler=optix.BackoffScheduler(dormant_threshold=50, max_interval=1),
             rollback_on_degradation=True,
             restore_hyperparams=asked,
-            restore_best=False,
+            restore_best_weights=False,
             callbacks=[Change()],
             max_windows=15,
             verbose=0,
@@ -215,8 +219,8 @@ def test_a_score_that_is_not_finite_goes_back_to_the_best_and_ends_with_an_error
     small_ppo: MakeAgent,
 ) -> None:
     class Broken(optix.BaseEvaluator):
-        def score(self, episode_data: optix.EpisodeData, train_diagnostics: Any) -> optix.EvalMetrics:
-            return optix.EvalMetrics(1.0 if episode_data.episode_id < 6 else float("nan"), stderr=1.0)
+        def score(self, window_data: optix.WindowData, train_diagnostics: Any) -> optix.EvalMetrics:
+            return optix.EvalMetrics(1.0 if window_data.window_id < 6 else float("nan"), stderr=1.0)
 
     callback = optix.OptixCallback(Broken(), max_windows=30, verbose=0)
     with pytest.raises(optix.NonFiniteError, match="score is not finite, for the 6th time"):
@@ -230,7 +234,7 @@ def test_a_score_that_is_not_finite_goes_back_to_the_best_and_ends_with_an_error
         ({"evaluator": optix.ReturnEvaluator(), "monitor": "loss"}, "evaluator or a log"),
         ({"mode": "min"}, "`mode` says"),
         ({"monitor": "loss", "mode": "less"}, "mode"),
-        ({"restore_hyperparams": True, "restore_best": False}, "none would be"),
+        ({"restore_hyperparams": True, "restore_best_weights": False}, "none would be"),
         ({"hyperparams": {"x": 1}}, "there is none"),
         ({"verbose": 3}, "0, 1 or 2"),
     ],

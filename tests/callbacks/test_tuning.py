@@ -61,7 +61,11 @@ def fit(
 
 
 def loop(tuner: optix.BaseOptimizer, windows: int = 20, **options: Any) -> optix.OptixCallback:
-    settings = {"scheduler": optix.BackoffScheduler(**NEVER), "max_windows": windows, "restore_best": False} | options
+    settings = {
+        "scheduler": optix.BackoffScheduler(**NEVER),
+        "max_windows": windows,
+        "restore_best_weights": False,
+    } | options
     return optix.OptixCallback(optix.ReturnEvaluator(2), tuner=tuner, verbose=0, **settings)
 
 
@@ -228,7 +232,7 @@ def test_nothing_to_tune_is_an_error_before_the_first_step() -> None:
 def test_a_population_of_agents_has_its_members_in_turns(small_ppo: MakeAgent) -> None:
     agent = small_ppo(4, 4)
     tuner = optix.PBTOptimizer({"learning_rate": (1e-4, 1e-2)}, population=3, ready_interval=2, seed=0)
-    callback = loop(tuner, 60, restore_best=True)
+    callback = loop(tuner, 60, restore_best_weights=True)
     fit(agent, callback)
     kinds = [record.message.split()[0] for record in callback.events if record.kind == "hyperparams"]
     assert len(kinds) >= 6

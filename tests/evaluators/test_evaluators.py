@@ -13,21 +13,21 @@ from keras_optix.errors import ConfigurationError, StateError
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.returns import GreedyEvaluator, ReturnEvaluator
 from keras_optix.evaluators.score_pool import ScorePool
-from keras_optix.records import EpisodeData, EpisodeRecord, EvalMetrics
+from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
 from keras_optix.statistics.estimates import Estimate
 
 
-def window(*returns: float) -> EpisodeData:
+def window(*returns: float) -> WindowData:
     rows = np.ones((4, 2), np.float32)
     flags = np.zeros((4, 2), bool)
     valid = np.array([[True, True], [True, False], [True, True], [True, True]])
     episodes = tuple(EpisodeRecord(value, 3, 0, 0) for value in returns)
-    return EpisodeData(rows, rows, rows, flags, flags, valid, [{}] * 4, 7, episodes)
+    return WindowData(rows, rows, rows, flags, flags, valid, [{}] * 4, 7, episodes)
 
 
 def test_the_return_of_the_episodes_that_ended() -> None:
     metrics = ReturnEvaluator().score(window(10.0, 20.0, 30.0), {})
-    assert (metrics.primary_score, metrics.episodes, metrics.episode_id) == (20.0, 3, 7)
+    assert (metrics.primary_score, metrics.episodes, metrics.window_id) == (20.0, 3, 7)
     assert metrics.stderr == pytest.approx(10.0 / np.sqrt(3))
     assert metrics.metrics["episode_return_max"] == 30.0
 
@@ -72,8 +72,8 @@ def test_windows_that_a_change_has_not_reached_are_left_out() -> None:
 
 
 class Length(BaseEvaluator):
-    def score(self, episode_data: EpisodeData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
-        return EvalMetrics(float(episode_data.length))
+    def score(self, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
+        return EvalMetrics(float(window_data.length))
 
 
 def test_an_evaluator_of_ones_own_needs_no_more_than_a_score() -> None:
@@ -92,12 +92,12 @@ def test_an_evaluator_of_ones_own_needs_no_more_than_a_score() -> None:
     assert evaluator.score_episodes([EpisodeRecord(1.0, 3, 0, 0)]) is None
 
 
-def steps(time_steps: int, environments: int = 2, reward: float = 0.5, episodes: int = 0) -> EpisodeData:
+def steps(time_steps: int, environments: int = 2, reward: float = 0.5, episodes: int = 0) -> WindowData:
     """A window of steps that all are valid, with `episodes` that ended."""
     rows = np.full((time_steps, environments), reward, np.float32)
     flags = np.zeros(rows.shape, bool)
     ended = (EpisodeRecord(4.0, 3, 0, 0),) * episodes
-    return EpisodeData(rows, rows, rows, flags, flags, ~flags, [{}] * time_steps, 3, ended)
+    return WindowData(rows, rows, rows, flags, flags, ~flags, [{}] * time_steps, 3, ended)
 
 
 def test_where_episodes_do_not_end_the_reward_rate_is_scored() -> None:

@@ -10,7 +10,7 @@ import pytest
 from keras_optix.errors import ConfigurationError
 from keras_optix.evaluators.monitors import MonitorEvaluator
 from keras_optix.evaluators.score_pool import estimate_of
-from keras_optix.records import EpisodeData, EvalMetrics
+from keras_optix.records import EvalMetrics, WindowData
 
 HIGHER = [
     "acc",
@@ -43,10 +43,10 @@ LOWER = [
 ]
 
 
-def window() -> EpisodeData:
+def window() -> WindowData:
     rows = np.ones((2, 1), np.float32)
     flags = np.zeros((2, 1), bool)
-    return EpisodeData(rows, rows, rows, flags, flags, ~flags, [{}] * 2, 7)
+    return WindowData(rows, rows, rows, flags, flags, ~flags, [{}] * 2, 7)
 
 
 @pytest.mark.parametrize(("names", "sign"), [(HIGHER, 1.0), (LOWER, -1.0)], ids=["higher", "lower"])

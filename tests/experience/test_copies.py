@@ -153,7 +153,7 @@ def test_what_others_earned_is_not_counted(collector: MakeCollector) -> None:
         env.step(0)
     with pytest.warns(UserWarning, match="somebody else"):
         collected = source.collect()
-    np.testing.assert_array_equal(collected.episode_data().rewards[:, 0], [1, 2, 3, 4])
+    np.testing.assert_array_equal(collected.window_data().rewards[:, 0], [1, 2, 3, 4])
 
 
 def test_rows_that_are_no_transition_earn_nothing() -> None:

@@ -213,7 +213,7 @@ class Run:
         manager: PolicyManager | None,
         *,
         copyable: bool = True,
-        on_dormant: str = "watch",
+        when_dormant: str = "watch",
         rollback: bool = False,
         tuner: optix.BaseOptimizer | None = None,
         scalars: bool = False,
@@ -228,7 +228,7 @@ class Run:
             optix.BackoffScheduler(max_interval=2, plateau_threshold=3, dormant_threshold=8),
             tuner,
             self.registry,
-            LoopOptions(on_dormant=on_dormant, rollback_on_degradation=rollback),
+            LoopOptions(when_dormant=when_dormant, rollback_on_degradation=rollback),
             [self.hooks],
             self.log,
             manager,
@@ -272,7 +272,7 @@ def manager(**options: Any) -> PolicyManager:
 
 
 def test_at_dormant_the_best_is_restored_if_it_is_better_on_the_same_seeds(tmp_path: Path) -> None:
-    run = Run(tmp_path, manager(), on_dormant="stop").begin()
+    run = Run(tmp_path, manager(), when_dormant="stop").begin()
     run.windows(2)
     run.toy.aim = 0.25  # it drifts off by a little: no alarm, but worse
     run.until(lambda: run.toy.stopped)
@@ -288,7 +288,7 @@ def test_at_dormant_the_best_is_restored_if_it_is_better_on_the_same_seeds(tmp_p
 
 
 def test_at_dormant_equal_weights_are_kept(tmp_path: Path) -> None:
-    run = Run(tmp_path, manager(), on_dormant="stop").begin()
+    run = Run(tmp_path, manager(), when_dormant="stop").begin()
     run.until(lambda: run.toy.stopped)
     assert not run.told("rollback")
     assert run.told("kept")
@@ -296,7 +296,7 @@ def test_at_dormant_equal_weights_are_kept(tmp_path: Path) -> None:
 
 
 def test_at_dormant_weights_that_are_better_than_the_best_are_promoted(tmp_path: Path) -> None:
-    run = Run(tmp_path, manager(), on_dormant="stop").begin()
+    run = Run(tmp_path, manager(), when_dormant="stop").begin()
     run.toy.p = run.toy.aim = 2.0
 
     run.until(lambda: run.loop.scheduler.state.since_best == 7)
@@ -314,7 +314,7 @@ def test_at_dormant_weights_that_are_better_than_the_best_are_promoted(tmp_path:
 
 
 def test_at_dormant_a_best_that_has_fallen_tells_of_another_world(tmp_path: Path) -> None:
-    run = Run(tmp_path, manager(), on_dormant="stop").begin()
+    run = Run(tmp_path, manager(), when_dormant="stop").begin()
     run.until(lambda: run.loop.scheduler.state.since_best == 7)
     run.windows(1)
     window = run.toy.window(run.number)  # collected in the old regime, so that nothing alarms
@@ -342,7 +342,7 @@ def worse(toy: Toy) -> None:
 
 
 def test_a_better_variant_is_adopted_and_the_loop_is_active_again(tmp_path: Path) -> None:
-    run = Run(tmp_path, manager(auto_spawn=True, variant_windows=6, mutation_fn=better), on_dormant="stop").begin()
+    run = Run(tmp_path, manager(auto_spawn=True, variant_windows=6, mutation_fn=better), when_dormant="stop").begin()
     run.toy.p = run.toy.aim = 2.0  # returns 80; what the mutation leads to returns 100
     run.until(lambda: any("adopted" in message for message in run.told("variant")))
     assert run.loop.state is LoopState.ACTIVE
@@ -364,7 +364,7 @@ def test_a_better_variant_is_adopted_and_the_loop_is_active_again(tmp_path: Path
 def test_variants_that_are_no_better_are_discarded_whole(tmp_path: Path, mutation: Any) -> None:
     """A worse one, and one that is as good: noise adopts nothing."""
     evolving = manager(auto_spawn=True, max_variants=3, variant_windows=5, mutation_fn=mutation)
-    run = Run(tmp_path, evolving, on_dormant="stop").begin()
+    run = Run(tmp_path, evolving, when_dormant="stop").begin()
     run.until(lambda: run.toy.stopped)
     told = run.told("variant")
     assert [message.split(":")[0] for message in told if "discarded" in message] == [
@@ -377,7 +377,7 @@ def test_variants_that_are_no_better_are_discarded_whole(tmp_path: Path, mutatio
 
 
 def test_a_variant_learns_for_its_budget_and_is_not_scored_meanwhile(tmp_path: Path) -> None:
-    run = Run(tmp_path, manager(auto_spawn=True, max_variants=1, variant_windows=7), on_dormant="stop").begin()
+    run = Run(tmp_path, manager(auto_spawn=True, max_variants=1, variant_windows=7), when_dormant="stop").begin()
     run.until(lambda: bool(run.told("variant")))
     updates, evaluations = run.toy.updates, run.loop.scheduler.state.evaluations
     run.until(lambda: len(run.told("variant")) == 2)
@@ -386,7 +386,7 @@ def test_a_variant_learns_for_its_budget_and_is_not_scored_meanwhile(tmp_path: P
 
 
 def test_a_variant_is_given_up_where_fit_ends_within_it(tmp_path: Path) -> None:
-    run = Run(tmp_path, manager(auto_spawn=True, variant_windows=50, mutation_fn=worse), on_dormant="stop").begin()
+    run = Run(tmp_path, manager(auto_spawn=True, variant_windows=50, mutation_fn=worse), when_dormant="stop").begin()
     run.until(lambda: bool(run.told("variant")))
     run.windows(10)
     assert run.toy.p > 1.0
@@ -664,13 +664,13 @@ def story_of(run: Run, windows: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("copyable", [True, False], ids=["play", "in_place"])
-@pytest.mark.parametrize("on_dormant", ["stop", "watch"])
+@pytest.mark.parametrize("when_dormant", ["stop", "watch"])
 def test_a_run_that_is_cut_off_anywhere_goes_on_as_if_nothing_had_happened(
-    tmp_path: Path, copyable: bool, on_dormant: str
+    tmp_path: Path, copyable: bool, when_dormant: str
 ) -> None:
     """In the middle of a confirmation, a variant, an alarm: each waits for windows, and is run again up to there."""
     evolving = {"auto_spawn": True, "max_variants": 2, "variant_windows": 9, "noise_scale": 0.3}
-    options: dict[str, Any] = {"copyable": copyable, "on_dormant": on_dormant, "rollback": True}
+    options: dict[str, Any] = {"copyable": copyable, "when_dormant": when_dormant, "rollback": True}
     run = Run(tmp_path / "whole", manager(**evolving), **options).begin()
     cuts: list[Any] = []
     waited: dict[str, int] = {}
@@ -694,11 +694,11 @@ def test_a_run_that_is_cut_off_anywhere_goes_on_as_if_nothing_had_happened(
 
 def test_a_run_that_is_resumed_with_other_options_in_the_middle_of_a_decision_is_refused(tmp_path: Path) -> None:
     options = {"auto_spawn": True, "variant_windows": 20, "mutation_fn": worse}
-    run = Run(tmp_path, manager(**options), on_dormant="stop").begin()
+    run = Run(tmp_path, manager(**options), when_dormant="stop").begin()
     run.until(lambda: bool(run.told("variant")))
     arrays, values = run.loop.save()
     values["loop"]["procedure"]["sent"][-1][0] = "Promote"
-    again = Run(tmp_path, manager(**options), on_dormant="stop")
+    again = Run(tmp_path, manager(**options), when_dormant="stop")
     again.registry.continue_run(str(run.registry.run_id))
     with pytest.raises(optix.StateError, match="cannot be gone on with"):
         again.loop.resume(dict(arrays), values)

@@ -207,6 +207,8 @@ def test_a_manifest_of_an_older_schema_is_read(tmp_path: Path, schema: int) -> N
         manifest["schema"] = schema
         snapshot = manifest["snapshots"][0]
         snapshot["era"], snapshot["crowned"] = snapshot.pop("regime_index"), snapshot.pop("promoted")
+        for name in ("eval_metrics", "hyperparams"):
+            snapshot[name]["episode_id"] = snapshot[name].pop("window_id")
         if schema == 1:
             del snapshot["held_by"]
 

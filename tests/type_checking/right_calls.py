@@ -23,7 +23,7 @@ callback = optix.OptixCallback(
     checkpoint_dir="checkpoints",
     tuner=optix.BackoffOptimizer({"learning_rate": (1e-5, 1e-1), "gamma": optix.OneMinusLog(0.9, 0.999)}),
     scheduler=optix.BackoffScheduler(plateau_threshold=5),
-    on_dormant="stop",
+    when_dormant="stop",
     resume_interval=None,
 )
 agent.fit(dataset, callbacks=[callback, keras.callbacks.TerminateOnNaN()], steps_per_epoch=10, epochs=2)
@@ -58,9 +58,9 @@ ensemble = optix.EnsembleAgent(manager, agent)
 class Largest(optix.BaseEvaluator):
     """An evaluator of one's own."""
 
-    def score(self, episode_data: optix.EpisodeData, train_diagnostics: Mapping[str, float]) -> optix.EvalMetrics:
+    def score(self, window_data: optix.WindowData, train_diagnostics: Mapping[str, float]) -> optix.EvalMetrics:
         """The largest return."""
-        return optix.EvalMetrics(float(episode_data.episode_returns.max()), episode_id=episode_data.episode_id)
+        return optix.EvalMetrics(float(window_data.episode_returns.max()), window_id=window_data.window_id)
 
 
 class Hooks(optix.LoopCallback):

@@ -45,7 +45,7 @@ optix.OptixCallback(tuner={"learning_rate": (1e-5, 1e-1)})  # wrong: arg-type
 optix.OptixCallback(scheduler=optix.BackoffOptimizer())  # wrong: arg-type
 optix.OptixCallback(callbacks=[print])  # wrong: list-item
 optix.OptixCallback(monitor="val_loss", mode="minimum")  # wrong: arg-type
-optix.OptixCallback(on_dormant="rest")  # wrong: arg-type
+optix.OptixCallback(when_dormant="rest")  # wrong: arg-type
 optix.MonitorEvaluator("val_loss", "lower")  # wrong: arg-type
 optix.dataset_from_stream(CountingFeed(), agent, overflow="drop")  # wrong: arg-type
 optix.EnsembleAgent(optix.PolicyManager(), agent, learn="each")  # wrong: arg-type
@@ -82,7 +82,7 @@ print(agent.act([0.0]).action)  # wrong: union-attr
 class Best(optix.BaseEvaluator):
     """A score of another kind than the loop needs."""
 
-    def score(self, data: optix.EpisodeData, logs: Mapping[str, float]) -> float:  # wrong: override
+    def score(self, data: optix.WindowData, logs: Mapping[str, float]) -> float:  # wrong: override
         """The largest return."""
         return float(data.episode_returns.max())
 
