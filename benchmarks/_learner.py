@@ -21,7 +21,7 @@ WIDTH = 0.55  # decades from the best learning rate at which the rate has fallen
 NOISE = 0.08  # standard deviation of a score, where the skill goes from 0 to 1
 DECISIONS = ("commit", "reverse", "undecided")
 
-Tuner = Callable[[], optix.BaseOptimizer | None]
+Tuner = Callable[[], optix.tuners.BaseOptimizer | None]
 
 
 def rate(learning_rate: float) -> float:
@@ -46,11 +46,11 @@ class Outcome(NamedTuple):
 
     skill: float
     learning_rate: float
-    decisions: list[optix.TunerDecision]
+    decisions: list[optix.tuners.TunerDecision]
 
 
 def drive(
-    tuner: optix.BaseOptimizer | None,
+    tuner: optix.tuners.BaseOptimizer | None,
     start: float,
     windows: int,
     seed: int,
@@ -74,9 +74,9 @@ def drive(
     decisions = []
     for window in range(windows):
         if tuner is not None:
-            score = optix.Estimate(skill + NOISE * float(rng.normal()), NOISE, 10)
+            score = optix.statistics.Estimate(skill + NOISE * float(rng.normal()), NOISE, 10)
             current = optix.HyperparamSet({"learning_rate": learning_rate})
-            decision = tuner.observe(optix.Evaluation(score, window, env_steps=window), current)
+            decision = tuner.observe(optix.evaluators.Evaluation(score, window, env_steps=window), current)
             if decision is not None:
                 if decision.keep is not None:
                     kept[decision.keep] = skill, learning_rate

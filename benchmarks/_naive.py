@@ -27,7 +27,7 @@ class _State:
     steps: dict[str, float] = field(default_factory=dict)
 
 
-class NaiveOptimizer(optix.BaseOptimizer):
+class NaiveOptimizer(optix.tuners.BaseOptimizer):
     """Two-phase finite differences as tensor-optix's page has them, decided on single evaluations.
 
     Phase 1 applies ``theta + delta`` for one evaluation. Phase 2 takes ``(after - before) / delta``: above 0 it keeps
@@ -43,7 +43,7 @@ class NaiveOptimizer(optix.BaseOptimizer):
 
     def __init__(
         self,
-        param_bounds: Mapping[str, optix.SearchSpace | tuple[float, float]],
+        param_bounds: Mapping[str, optix.tuners.SearchSpace | tuple[float, float]],
         perturbation_scale: float = FIRST_STEP,
     ) -> None:
         super().__init__(param_bounds)
@@ -55,7 +55,9 @@ class NaiveOptimizer(optix.BaseOptimizer):
         """See `BaseOptimizer.reset`."""
         self._state = _State(steps=dict.fromkeys(self.spaces, self.perturbation_scale))
 
-    def observe(self, evaluation: optix.Evaluation, current: optix.HyperparamSet) -> optix.TunerDecision | None:
+    def observe(
+        self, evaluation: optix.evaluators.Evaluation, current: optix.HyperparamSet
+    ) -> optix.tuners.TunerDecision | None:
         """See `BaseOptimizer.observe`."""
         score = evaluation.score.mean
         state = _resized(self._state, score)
@@ -67,12 +69,12 @@ class NaiveOptimizer(optix.BaseOptimizer):
         gradient = (score - state.before) / state.step
         self._state = replace(state, base=None, parameter=(state.parameter + 1) % len(self.spaces))
         if gradient > 0:
-            return optix.TunerDecision("commit")  # the value in force stays
+            return optix.tuners.TunerDecision("commit")  # the value in force stays
         if gradient < 0:
             return self._move("reverse", name, state.base - state.step)
         return self._move("undecided", name, state.base)
 
-    def pause(self) -> optix.TunerDecision | None:
+    def pause(self) -> optix.tuners.TunerDecision | None:
         """See `BaseOptimizer.pause`."""
         if self._state.base is None:
             return None
@@ -88,9 +90,9 @@ class NaiveOptimizer(optix.BaseOptimizer):
         """See `BaseOptimizer.from_json`."""
         self._state = _State(**values)
 
-    def _move(self, kind: str, name: str, unit: float) -> optix.TunerDecision:
+    def _move(self, kind: str, name: str, unit: float) -> optix.tuners.TunerDecision:
         # `from_unit` stays within the bounds.
-        return optix.TunerDecision(kind, {name: self.spaces[name].from_unit(unit)})
+        return optix.tuners.TunerDecision(kind, {name: self.spaces[name].from_unit(unit)})
 
 
 def _resized(state: _State, score: float) -> _State:

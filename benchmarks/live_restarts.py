@@ -183,8 +183,8 @@ class Chaos:
         print(f"restart {number}: " + ", ".join(f"{name} {value:.1f}" for name, value in row.items()), flush=True)
 
 
-def dataset_of(feed: Any, agent: Any, reconnect: optix.Reconnect) -> Any:
-    return optix.dataset_from_stream(feed, agent, boundary=optix.every_n_steps(example.TICKS), reconnect=reconnect)
+def dataset_of(feed: Any, agent: Any, reconnect: optix.live.Reconnect) -> Any:
+    return optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(example.TICKS), reconnect=reconnect)
 
 
 def main() -> None:
@@ -232,7 +232,7 @@ def measure(restarts: int, seed: int, server: Server, root: Path) -> tuple[list[
     error: BaseException | None = None
     try:
         agent.fit(dataset, callbacks=[callback], verbose=0)
-    except optix.FeedError as raised:
+    except optix.errors.FeedError as raised:
         error = raised
     seconds = time.monotonic() - chaos.killed
     chaos.thread.join()

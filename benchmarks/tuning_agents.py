@@ -152,7 +152,7 @@ def make_agent(task: str, seed: int, learning_rate: float) -> tuple[optix.PPOAge
     return agent, dataset
 
 
-def make_tuner(method: str) -> optix.BaseOptimizer | None:
+def make_tuner(method: str) -> optix.tuners.BaseOptimizer | None:
     """The tuner of a method, or None."""
     bounds = {"learning_rate": BOUNDS}
     if method == "naive":
@@ -217,7 +217,7 @@ def train(spec: Spec, learning_rate: float, windows: int) -> Result:
         )
         try:
             agent.fit(dataset, callbacks=[callback, curve], verbose=0)
-        except optix.NonFiniteError as raised:
+        except optix.errors.NonFiniteError as raised:
             error = str(raised)  # the weights are those from before the last update that failed
         agent.sources[-1].close()
         rate, last = learning_rate_of(agent), greedy_return(agent, spec)

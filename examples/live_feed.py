@@ -175,18 +175,20 @@ def make_agent() -> optix.PPOAgent:
     return agent
 
 
-def reconnect(tries: int) -> optix.Reconnect:
+def reconnect(tries: int) -> optix.live.Reconnect:
     """What websockets raises for a lost connection (`ConnectionClosed`) or a broken handshake is no OSError."""
-    return optix.Reconnect(tries=tries, on=(OSError, EOFError, WebSocketException))
+    return optix.live.Reconnect(tries=tries, on=(OSError, EOFError, WebSocketException))
 
 
-def train(feed: optix.Feed, arguments: argparse.Namespace) -> None:
+def train(feed: optix.live.Feed, arguments: argparse.Namespace) -> None:
     """Trains until the time is over, the feed ends or is lost for good, or Ctrl-C; then says how it went."""
     agent = make_agent()
     dataset = optix.dataset_from_stream(
         feed,
         agent,
-        boundary=None if arguments.replay else optix.every_n_steps(TICKS),  # a replay has the windows of its recording
+        boundary=None
+        if arguments.replay
+        else optix.live.every_n_steps(TICKS),  # a replay has the windows of its recording
         reconnect=reconnect(arguments.tries),
         deadline=1.0 / arguments.rate,
         record=arguments.record,
@@ -231,7 +233,7 @@ def main() -> None:
     if arguments.serve:
         asyncio.run(run_server(arguments.port, arguments.rate, arguments.until_eof))
     elif arguments.replay:
-        train(optix.replay_feed(arguments.replay), arguments)
+        train(optix.live.replay_feed(arguments.replay), arguments)
     else:
         started = not arguments.no_server
         print(f"a cart at port {arguments.port}, {arguments.rate:g} ticks per second; Ctrl-C ends it", flush=True)

@@ -59,7 +59,7 @@ def main() -> None:
     callback = optix.OptixCallback(
         monitor="val_loss",
         scheduler=optix.BackoffScheduler(plateau_threshold=5, dormant_threshold=15, max_interval=1),
-        tuner=optix.BackoffOptimizer({"learning_rate": (1e-4, 3e-2), "noise": optix.Linear(0.0, 0.3)}),
+        tuner=optix.BackoffOptimizer({"learning_rate": (1e-4, 3e-2), "noise": optix.tuners.Linear(0.0, 0.3)}),
         hyperparams={"noise": noise.deviation},
         checkpoint_dir=arguments.checkpoint_dir,
         log_dir=arguments.log_dir,

@@ -14,10 +14,10 @@ import keras
 import keras_optix as optix
 
 
-def make_tuner(arguments: argparse.Namespace) -> optix.BaseOptimizer:
+def make_tuner(arguments: argparse.Namespace) -> optix.tuners.BaseOptimizer:
     """The tuner that was asked for."""
     if arguments.replay:
-        return optix.ReplaySchedule(arguments.replay)
+        return optix.tuners.ReplaySchedule(arguments.replay)
     if arguments.tuner == "pbt":
         # All of PPO's default spaces at once: a population does not tune one after the other.
         return optix.PBTOptimizer(population=arguments.population, seed=arguments.seed)

@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any
 
-from keras_optix.aliases import PAGE_NAMES
+from keras_optix.aliases import GROUPED, PAGE_NAMES
 from keras_optix.registration import register_saved_classes
 
 __version__ = "0.1.0"
@@ -25,55 +25,30 @@ _MODULES = {
     "keras_optix.callbacks.loop_callback": ("LoopCallback",),
     "keras_optix.callbacks.optix": ("OptixCallback",),
     "keras_optix.callbacks.policy_manager": ("PolicyManager",),
-    "keras_optix.errors": (
-        "ConfigurationError",
-        "EnvError",
-        "FeedError",
-        "HyperparameterError",
-        "LoweringError",
-        "NonFiniteError",
-        "OptixError",
-        "RegistryError",
-        "SpaceError",
-        "StateError",
-    ),
+    "keras_optix.errors": ("ConfigurationError", "OptixError"),
     "keras_optix.evaluators.base": ("BaseEvaluator",),
-    "keras_optix.evaluators.evaluation": ("Evaluation",),
-    "keras_optix.evaluators.monitors": ("MonitorEvaluator",),
     "keras_optix.evaluators.returns": ("GreedyEvaluator", "ReturnEvaluator"),
     "keras_optix.experience.dataset": ("dataset_from_env",),
     "keras_optix.experience.evaluation": ("evaluate",),
-    "keras_optix.experience.live.feeds": (
-        "Boundary",
-        "Feed",
-        "Reconnect",
-        "StreamStep",
-        "every_n_seconds",
-        "every_n_steps",
-        "on_done",
-    ),
-    "keras_optix.experience.live.replay": ("ReplayFeed", "replay_feed"),
-    "keras_optix.experience.live.stream": ("FeedCounts",),
     "keras_optix.experience.live.stream_dataset": ("dataset_from_stream",),
     "keras_optix.experience.savable": ("SavableEnv",),
     "keras_optix.experience.window": ("Window",),
     "keras_optix.loop.after_shift": ("AfterShift",),
+    "keras_optix.loop.record": ("EventKind", "LoopRecord"),
     "keras_optix.loop.regimes": ("RegimeDetector",),
     "keras_optix.loop.scheduler": ("BackoffScheduler",),
     "keras_optix.loop.scheduler_state": ("LoopState",),
-    "keras_optix.records": ("WindowData", "EpisodeRecord", "EvalMetrics", "HyperparamSet"),
-    "keras_optix.statistics.estimates": ("Estimate", "Evidence"),
+    "keras_optix.records": ("EvalMetrics", "HyperparamSet", "WindowData"),
     "keras_optix.store.manifest": ("PolicySnapshot",),
     "keras_optix.store.registry": ("CheckpointRegistry",),
     "keras_optix.tuners.backoff_optimizer": ("BackoffOptimizer",),
-    "keras_optix.tuners.base_optimizer": ("BaseOptimizer", "TunerDecision"),
     "keras_optix.tuners.pbt_optimizer": ("PBTOptimizer",),
-    "keras_optix.tuners.schedule": ("ReplaySchedule", "Schedule", "ScheduleStep"),
-    "keras_optix.tuners.search_space": ("Int", "Linear", "Log", "OneMinusLog", "SearchSpace"),
 }
+# What a first program does not need is grouped: `optix.tuners.Log`.
+_NAMESPACES = ("errors", "evaluators", "live", "loggers", "statistics", "testing", "tuners")
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = sorted(_MODULE_OF)
+__all__ = sorted([*_MODULE_OF, *_NAMESPACES])
 
 register_saved_classes()
 if "tensorflow" not in sys.modules:
@@ -83,11 +58,13 @@ if "tensorflow" not in sys.modules:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "testing":
-        return importlib.import_module("keras_optix.testing")
+    if name in _NAMESPACES:
+        return importlib.import_module(f"keras_optix.{name}")
     if name in PAGE_NAMES:
         module, name = PAGE_NAMES[name]
         return getattr(importlib.import_module(module), name)
+    if name in GROUPED:
+        return getattr(importlib.import_module(f"keras_optix.{GROUPED[name]}"), name)
     module = _MODULE_OF.get(name)
     if module is None:
         if name.startswith("_"):
@@ -102,4 +79,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULE_OF})
+    return sorted({*globals(), *__all__})

@@ -15,6 +15,30 @@ C = TypeVar("C", bound=type)
 # By the page's name: the module and the name that it has here.
 PAGE_NAMES = {"EpisodeData": ("keras_optix.records", "WindowData")}
 
+# What the top level holds no longer loads from its group all the same: by name, the group.
+GROUPED = {
+    **dict.fromkeys(
+        (
+            "EnvError",
+            "FeedError",
+            "HyperparameterError",
+            "LoweringError",
+            "NonFiniteError",
+            "RegistryError",
+            "SpaceError",
+        ),
+        "errors",
+    ),
+    "StateError": "errors",
+    **dict.fromkeys(("Evaluation", "MonitorEvaluator"), "evaluators"),
+    "EpisodeRecord": "records",
+    **dict.fromkeys(("Estimate", "Evidence"), "statistics"),
+    **dict.fromkeys(("Boundary", "Feed", "FeedCounts", "Reconnect", "ReplayFeed", "StreamStep"), "live"),
+    **dict.fromkeys(("every_n_seconds", "every_n_steps", "on_done", "replay_feed"), "live"),
+    **dict.fromkeys(("BaseOptimizer", "Int", "Linear", "Log", "OneMinusLog", "SearchSpace"), "tuners"),
+    **dict.fromkeys(("ReplaySchedule", "Schedule", "ScheduleStep", "TunerDecision"), "tuners"),
+}
+
 
 def page_names(**names: str) -> Callable[[C], C]:
     """Lets a class take arguments, and give attributes, under the names that the page has for them.

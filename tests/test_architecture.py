@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 import keras_optix
+from keras_optix.aliases import GROUPED
 
 PACKAGE = Path(keras_optix.__file__).parent
 # A module may import from its own folder and from those below it.
 ORDER = [
+    "live",
     "callbacks",
     "loggers",
     "agents",
@@ -154,13 +156,29 @@ def test_tensorflow_makes_no_remarks_unless_the_user_asks_for_them() -> None:
 
 
 def test_every_public_name_loads_and_unknown_ones_are_named() -> None:
+    for thing in PUBLIC:
+        assert thing.__name__
     for name in keras_optix.__all__:
-        assert getattr(keras_optix, name).__name__ == name
+        assert getattr(keras_optix, name).__name__.rpartition(".")[2] == name
+    for name, group in GROUPED.items():
+        assert getattr(keras_optix, name) is getattr(importlib.import_module(f"keras_optix.{group}"), name)
+        assert name not in keras_optix.__all__
     with pytest.raises(AttributeError, match="PPOAgnet"):
         _ = keras_optix.PPOAgnet
 
 
-PUBLIC = [getattr(keras_optix, name) for name in keras_optix.__all__]
+NAMESPACES = [
+    getattr(keras_optix, name) for name in keras_optix.__all__ if inspect.ismodule(getattr(keras_optix, name))
+]
+PUBLIC = [
+    getattr(keras_optix, name) for name in keras_optix.__all__ if not inspect.ismodule(getattr(keras_optix, name))
+]
+PUBLIC += [
+    getattr(module, name)
+    for module in NAMESPACES
+    for name in getattr(module, "__all__", ())
+    if getattr(module, name) not in PUBLIC
+]
 
 
 @pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: thing.__name__)
@@ -178,7 +196,8 @@ def test_docstrings_document_the_arguments_that_exist(thing: object) -> None:
 @pytest.mark.parametrize("path", sorted((PACKAGE.parent / "examples").glob("*.py")), ids=lambda path: path.name)
 def test_examples_use_public_names_only(path: Path) -> None:
     for module, _ in imports_of(path):
-        assert not module.startswith("keras_optix.") or module == "keras_optix.testing"
+        public = ("testing", "live", "tuners", "evaluators", "loggers", "errors", "statistics")
+        assert not module.startswith("keras_optix.") or module.removeprefix("keras_optix.") in public
 
 
 def test_modules_import_on_their_own() -> None:

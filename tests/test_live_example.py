@@ -170,14 +170,14 @@ def test_a_server_that_is_killed_is_a_lost_connection(example: ModuleType) -> No
 
 def test_an_agent_learns_from_it_and_again_from_its_recording(example: ModuleType, feed: Any, tmp_path: Path) -> None:
     agent = example.make_agent()
-    boundary = optix.every_n_steps(25)
+    boundary = optix.live.every_n_steps(25)
     dataset = optix.dataset_from_stream(feed, agent, boundary=boundary, record=tmp_path / "tape")
     agent.fit(dataset, callbacks=[optix.OptixCallback(max_windows=3, verbose=0)], verbose=0)
     counts = agent.sources[-1].counts
     assert counts.delivered == 75
     assert counts.observations == counts.starts + counts.steps
     other = example.make_agent()
-    replayed = optix.dataset_from_stream(optix.replay_feed(tmp_path / "tape"), other)
+    replayed = optix.dataset_from_stream(optix.live.replay_feed(tmp_path / "tape"), other)
     other.fit(replayed, callbacks=[optix.OptixCallback(verbose=0)], verbose=0)
     assert other.sources[-1].counts.delivered >= 75  # with the windows that waited when it was stopped
 

@@ -22,7 +22,7 @@ import keras_optix as optix
 from keras_optix.errors import ArgumentError, BackendError, UnknownNameError
 from keras_optix.testing import CountingEnv, CountingFeed, MarketEnv, SwitchingCartPole
 
-ARGUMENT, VALUE, NAME, STATE = ArgumentError, optix.ConfigurationError, UnknownNameError, optix.StateError
+ARGUMENT, VALUE, NAME, STATE = ArgumentError, optix.ConfigurationError, UnknownNameError, optix.errors.StateError
 
 
 class World(NamedTuple):
@@ -186,12 +186,12 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     "hyperparams: read attribute": (lambda w: w.agent.hyperparams.gamma, NAME, r"hyperparams\['gamma'\]"),
     "hyperparams: misspelt": (
         lambda w: w.agent.hyperparams.update(gama=0.9),
-        optix.HyperparameterError,
+        optix.errors.HyperparameterError,
         r"Did you mean 'gamma'\?",
     ),
     "hyperparams: of SB3": (
         lambda w: w.agent.hyperparams["vf_coef"],
-        optix.HyperparameterError,
+        optix.errors.HyperparameterError,
         r"`value_coefficient`",
     ),
     "package: of SB3": (lambda w: optix.PPO, NAME, r"PPOAgent"),
@@ -264,7 +264,7 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
         ARGUMENT,
         r"`episodes` of keras_opt",
     ),
-    "predict: acting": (lambda w: w.agent.predict(np.zeros(2)), optix.SpaceError, r"agent\.act\(observation"),
+    "predict: acting": (lambda w: w.agent.predict(np.zeros(2)), optix.errors.SpaceError, r"agent\.act\(observation"),
     "predict: deterministic": (
         lambda w: w.agent.predict(np.zeros((1, 2)), deterministic=True),
         ARGUMENT,
@@ -405,7 +405,7 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     "loop: name of Keras": (
         lambda w: optix.OptixCallback(restore_best=True),
         ARGUMENT,
-        r"`restore_best_weights`",
+        r"Did you mean 'restore_best_weights'",
     ),
     "loop: patience": (lambda w: optix.OptixCallback(patience=3), ARGUMENT, r"`plateau_threshold`"),
     "loop: hyperparams list": (
@@ -483,14 +483,14 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     ),
     "feed: space": (
         lambda w: optix.dataset_from_stream(CountingFeed(), w.agent, action_space=2),
-        optix.SpaceError,
+        optix.errors.SpaceError,
         r"another `action_space`.*given=2",
     ),
     "feed: record": (lambda w: optix.dataset_from_stream(CountingFeed(), w.agent, record=True), ARGUMENT, r"a path"),
-    "feed: replay of a number": (lambda w: optix.replay_feed(3), ARGUMENT, r"`path` must be a path"),
-    "feed: closes": (lambda w: optix.Boundary(closes=3), ARGUMENT, r"a function of a StreamStep"),
-    "feed: tries": (lambda w: optix.Reconnect(tries="3"), ARGUMENT, r"`tries` must be an integer"),
-    "feed: name": (lambda w: optix.Reconnect(retries=3), ARGUMENT, r"Did you mean 'tries'\?"),
+    "feed: replay of a number": (lambda w: optix.live.replay_feed(3), ARGUMENT, r"`path` must be a path"),
+    "feed: closes": (lambda w: optix.live.Boundary(closes=3), ARGUMENT, r"a function of a StreamStep"),
+    "feed: tries": (lambda w: optix.live.Reconnect(tries="3"), ARGUMENT, r"`tries` must be an integer"),
+    "feed: name": (lambda w: optix.live.Reconnect(retries=3), ARGUMENT, r"Did you mean 'tries'\?"),
     # The loop's parts
     "tuner: bounds list": (lambda w: optix.BackoffOptimizer(["learning_rate"]), VALUE, r"must map"),
     "tuner: name": (lambda w: optix.BackoffOptimizer(bounds={"learning_rate": (1e-5, 1e-2)}), ARGUMENT, r"`bounds`"),
@@ -500,9 +500,13 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
         ARGUMENT,
         r"list of mappings",
     ),
-    "space: string": (lambda w: optix.Log("low", 1.0), ARGUMENT, r"`low` must be a number"),
-    "space: name": (lambda w: optix.Linear(minimum=0, maximum=1), ARGUMENT, r"no argument `minimum`"),
-    "schedule: tuner": (lambda w: optix.ReplaySchedule(optix.BackoffOptimizer()), ARGUMENT, r"callback\.schedule"),
+    "space: string": (lambda w: optix.tuners.Log("low", 1.0), ARGUMENT, r"`low` must be a number"),
+    "space: name": (lambda w: optix.tuners.Linear(minimum=0, maximum=1), ARGUMENT, r"no argument `minimum`"),
+    "schedule: tuner": (
+        lambda w: optix.tuners.ReplaySchedule(optix.BackoffOptimizer()),
+        ARGUMENT,
+        r"callback\.schedule",
+    ),
     "scheduler: string": (lambda w: optix.BackoffScheduler(max_interval="10"), ARGUMENT, r"a string"),
     "scheduler: confidence": (lambda w: optix.BackoffScheduler(confidence="high"), ARGUMENT, r"`confidence` must be"),
     "evaluator: bool": (lambda w: optix.ReturnEvaluator(in_place="no"), ARGUMENT, r"`in_place` must be True or False"),
@@ -520,7 +524,11 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     "regimes: string": (lambda w: optix.RegimeDetector(window="10"), ARGUMENT, r"`window` must be an integer"),
     "after shift: string": (lambda w: optix.AfterShift(statistics="all"), ARGUMENT, r"`statistics` must be a number"),
     "registry: number": (lambda w: optix.CheckpointRegistry(3), ARGUMENT, r"CheckpointRegistry\(\"checkpoints\"\)"),
-    "registry: a file": (lambda w: optix.CheckpointRegistry(a_file(w.path)), optix.RegistryError, r"cannot be written"),
+    "registry: a file": (
+        lambda w: optix.CheckpointRegistry(a_file(w.path)),
+        optix.errors.RegistryError,
+        r"cannot be written",
+    ),
     "registry: load_best": (lambda w: optix.CheckpointRegistry(w.path).load_best("agent"), ARGUMENT, r"an agent"),
     "registry: save": (
         lambda w: optix.CheckpointRegistry(w.path).save({}, eval_metrics=1.0, hyperparams=optix.HyperparamSet({})),
@@ -553,7 +561,7 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     "ensemble: twice": (lambda w: optix.EnsembleAgent([w.agent, w.agent]), VALUE, r"in the list twice"),
     "ensemble: spaces": (
         lambda w: optix.EnsembleAgent([w.agent, of_cartpole()]),
-        optix.SpaceError,
+        optix.errors.SpaceError,
         r"different spaces",
     ),
 }

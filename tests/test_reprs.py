@@ -49,7 +49,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     manager = optix.PolicyManager(registry)
     manager.add_agent(agent)
     live = optix.PPOAgent()
-    feed = optix.dataset_from_stream(CountingFeed(), live, boundary=optix.every_n_steps(4))
+    feed = optix.dataset_from_stream(CountingFeed(), live, boundary=optix.live.every_n_steps(4))
     return {
         "fresh": fresh,
         "idle": idle,
@@ -67,7 +67,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "events": callback.events,
         "evidence": callback.events[0].evidence,
         "schedule": callback.schedule,
-        "replay": optix.ReplaySchedule(optix.Schedule({"gamma": 0.9}, ())),
+        "replay": optix.tuners.ReplaySchedule(optix.tuners.Schedule({"gamma": 0.9}, ())),
         "metrics": optix.evaluate(agent, CountingEnv, episodes=3, seed=0),
         "sources": agent.sources,
         "hyperparams": agent.hyperparams,
@@ -81,14 +81,14 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "ensemble": optix.EnsembleAgent(manager, agent),
         "return": optix.ReturnEvaluator(),
         "greedy": optix.GreedyEvaluator(episodes=5),
-        "monitor": optix.MonitorEvaluator("val_loss"),
+        "monitor": optix.evaluators.MonitorEvaluator("val_loss"),
         "pbt": optix.PBTOptimizer(population=3),
         "regimes": optix.RegimeDetector(),
         "after": optix.AfterShift(),
         "feed": feed,
         "live": live.sources,
-        "boundaries": [optix.every_n_steps(4), optix.every_n_seconds(2.0), optix.on_done()],
-        "reconnect": optix.Reconnect(),
+        "boundaries": [optix.live.every_n_steps(4), optix.live.every_n_seconds(2.0), optix.live.on_done()],
+        "reconnect": optix.live.Reconnect(),
         "clock": testing.RegimeClock(),
         "env": testing.IdentityEnv(),
         "market": testing.MarketEnv(),

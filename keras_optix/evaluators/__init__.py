@@ -1,1 +1,16 @@
 """What a score is, and where it comes from."""
+
+from __future__ import annotations
+
+from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.evaluators.monitors import MonitorEvaluator
+from keras_optix.evaluators.returns import GreedyEvaluator, ReturnEvaluator
+
+__all__ = [
+    "BaseEvaluator",
+    "Evaluation",
+    "GreedyEvaluator",
+    "MonitorEvaluator",
+    "ReturnEvaluator",
+]

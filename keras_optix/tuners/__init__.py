@@ -1,1 +1,24 @@
 """Hyperparameters while training: search spaces, finite differences, population-based training, schedules."""
+
+from __future__ import annotations
+
+from keras_optix.tuners.backoff_optimizer import BackoffOptimizer
+from keras_optix.tuners.base_optimizer import BaseOptimizer, TunerDecision
+from keras_optix.tuners.pbt_optimizer import PBTOptimizer
+from keras_optix.tuners.schedule import ReplaySchedule, Schedule, ScheduleStep
+from keras_optix.tuners.search_space import Int, Linear, Log, OneMinusLog, SearchSpace
+
+__all__ = [
+    "BackoffOptimizer",
+    "BaseOptimizer",
+    "Int",
+    "Linear",
+    "Log",
+    "OneMinusLog",
+    "PBTOptimizer",
+    "ReplaySchedule",
+    "Schedule",
+    "ScheduleStep",
+    "SearchSpace",
+    "TunerDecision",
+]

@@ -38,14 +38,14 @@ def test_a_policy_that_does_not_fit_is_refused_with_both_shapes(
     small_network: Callable[[int, int], Any], inputs: int, outputs: int, match: str
 ) -> None:
     agent = optix.PPOAgent(small_network(inputs, outputs))
-    with pytest.raises(optix.SpaceError, match=match):
+    with pytest.raises(optix.errors.SpaceError, match=match):
         optix.dataset_from_env(CountingEnv, agent)
 
 
 def test_a_value_network_that_does_not_fit_is_refused(small_network: Callable[[int, int], Any]) -> None:
-    with pytest.raises(optix.SpaceError, match=r"value gives outputs of shape \(None, 2\)"):
+    with pytest.raises(optix.errors.SpaceError, match=r"value gives outputs of shape \(None, 2\)"):
         bind(optix.PPOAgent(small_network(2, 2), small_network(2, 2)))
-    with pytest.raises(optix.SpaceError, match=r"must be a keras.Model"):
+    with pytest.raises(optix.errors.SpaceError, match=r"must be a keras.Model"):
         bind(optix.PPOAgent(keras.layers.Dense(2)))
 
 
@@ -65,18 +65,18 @@ def test_a_model_without_an_input_shape_takes_it_from_the_environment() -> None:
 
 def test_binding_again_is_for_the_same_spaces_only() -> None:
     agent = bind(bind(optix.PPOAgent()))
-    with pytest.raises(optix.SpaceError, match="another environment"):
+    with pytest.raises(optix.errors.SpaceError, match="another environment"):
         bind(agent, IdentityEnv())
 
 
 def test_the_wrong_order_has_a_name(small_ppo: MakeAgent) -> None:
-    with pytest.raises(optix.StateError, match="knows no environment"):
+    with pytest.raises(optix.errors.StateError, match="knows no environment"):
         small_ppo().fit(None)
-    with pytest.raises(optix.StateError, match="knows no environment"):
+    with pytest.raises(optix.errors.StateError, match="knows no environment"):
         small_ppo().act(np.zeros(2))
     agent = optix.PPOAgent()
     dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4)
-    with pytest.raises(optix.StateError, match=r"not compiled.*agent\.compile"):
+    with pytest.raises(optix.errors.StateError, match=r"not compiled.*agent\.compile"):
         agent.fit(dataset, steps_per_epoch=1)
 
 
@@ -104,7 +104,7 @@ def test_act_takes_one_or_many() -> None:
     assert {int(a) for a in many} <= {3, 4, 5, 6}
     for k in range(4):
         assert agent.act(np.eye(4)[k], deterministic=True) == many[k]
-    with pytest.raises(optix.SpaceError, match=r"\(4,\).*Received: shape=\(3,\)"):
+    with pytest.raises(optix.errors.SpaceError, match=r"\(4,\).*Received: shape=\(3,\)"):
         agent.act(np.zeros(3))
 
 
@@ -127,21 +127,21 @@ def test_hyperparameters_are_read_written_and_bounded(small_ppo: MakeAgent) -> N
     agent.hyperparams["learning_rate"] = 3e-4
     assert float(agent.optimizer.learning_rate) == pytest.approx(3e-4)
     assert set(agent.hyperparams) >= {"gamma", "gae_lambda", "clip_ratio", "entropy_coefficient", "learning_rate"}
-    with pytest.raises(optix.HyperparameterError, match=r"'gamma' must be in \[0, 1\]\. Received: gamma=1\.5"):
+    with pytest.raises(optix.errors.HyperparameterError, match=r"'gamma' must be in \[0, 1\]\. Received: gamma=1\.5"):
         agent.hyperparams["gamma"] = 1.5
-    with pytest.raises(optix.HyperparameterError, match=r"Unknown.*Received: name='gama'.*gamma"):
+    with pytest.raises(optix.errors.HyperparameterError, match=r"Unknown.*Received: name='gama'.*gamma"):
         agent.hyperparams["gama"] = 0.9
     for bad in (float("nan"), "0.9", True):
-        with pytest.raises(optix.HyperparameterError):
+        with pytest.raises(optix.errors.HyperparameterError):
             agent.hyperparams["gamma"] = bad  # type: ignore[assignment]
-    with pytest.raises(optix.HyperparameterError):
+    with pytest.raises(optix.errors.HyperparameterError):
         del agent.hyperparams["gamma"]
 
 
 def test_setting_several_is_all_or_none(small_ppo: MakeAgent) -> None:
     agent = small_ppo()
     before = agent.get_hyperparams()
-    with pytest.raises(optix.HyperparameterError):
+    with pytest.raises(optix.errors.HyperparameterError):
         agent.set_hyperparams(optix.HyperparamSet({"gamma": 0.5, "clip_ratio": -1.0}))
     assert agent.get_hyperparams() == before
     agent.set_hyperparams(optix.HyperparamSet({"gamma": 0.5, "clip_ratio": 0.1}))
@@ -156,11 +156,11 @@ def test_bad_constructor_arguments(options: dict[str, Any]) -> None:
 
 def test_a_learning_rate_before_compile_or_under_a_schedule_is_explained() -> None:
     agent = optix.PPOAgent()
-    with pytest.raises(optix.StateError, match="not compiled"):
+    with pytest.raises(optix.errors.StateError, match="not compiled"):
         agent.hyperparams["learning_rate"]
     agent.compile(keras.optimizers.Adam(keras.optimizers.schedules.CosineDecay(1e-3, 100)))
     assert "learning_rate" not in list(agent.hyperparams)
-    with pytest.raises(optix.StateError, match="LearningRateSchedule"):
+    with pytest.raises(optix.errors.StateError, match="LearningRateSchedule"):
         agent.hyperparams["learning_rate"] = 1e-3
 
 
@@ -258,9 +258,9 @@ def test_versions_never_go_back(small_ppo: MakeAgent) -> None:
 def test_a_state_of_another_architecture_is_refused_and_nothing_is_changed(small_ppo: MakeAgent) -> None:
     agent, other = bind(small_ppo()), bind(small_ppo(4, 4), IdentityEnv(4))
     before = agent.get_state()
-    with pytest.raises(optix.StateError, match=r"another architecture.*has shape"):
+    with pytest.raises(optix.errors.StateError, match=r"another architecture.*has shape"):
         agent.set_state(other.get_state())
-    with pytest.raises(optix.StateError, match="another architecture"):
+    with pytest.raises(optix.errors.StateError, match="another architecture"):
         agent.set_state({"model/000": np.zeros((2, 8), np.float32)})
     for name, array in agent.get_state().items():
         np.testing.assert_array_equal(array, before[name])

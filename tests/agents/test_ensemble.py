@@ -221,7 +221,7 @@ def test_hyperparameters_and_search_spaces_are_the_primarys() -> None:
 def test_an_optimizer_becomes_the_primarys() -> None:
     primary = optix.PPOAgent(epochs=1)
     ensemble = optix.EnsembleAgent(Manager([primary], [1.0]), primary)
-    with pytest.raises(optix.StateError, match="primary is not compiled"):
+    with pytest.raises(optix.errors.StateError, match="primary is not compiled"):
         ensemble.compile()
     ensemble.compile(keras.optimizers.SGD(0.01), jit_compile=False)
     assert primary.optimizer is ensemble.optimizer
@@ -244,8 +244,8 @@ def test_invalid_ensembles() -> None:
         optix.EnsembleAgent(Manager([one], [1.0]), one, learn="some")
     other.bind(VECTOR, spaces.Discrete(3))
     ensemble = optix.EnsembleAgent(Manager([one, other], [0.5, 0.5]), one)
-    with pytest.raises(optix.SpaceError, match=r"Member 0 of the ensemble.*already plays another environment"):
+    with pytest.raises(optix.errors.SpaceError, match=r"Member 0 of the ensemble.*already plays another environment"):
         ensemble.bind(VECTOR, spaces.Discrete(2))
     inner, _ = ensemble_of()
-    with pytest.raises(optix.SpaceError, match="no distribution over actions that could be mixed"):
+    with pytest.raises(optix.errors.SpaceError, match="no distribution over actions that could be mixed"):
         optix.EnsembleAgent(Manager([inner], [1.0]), inner).bind(VECTOR, spaces.Discrete(2))

@@ -175,7 +175,7 @@ def test_a_run_of_learning_members_goes_on() -> None:
 
 def test_members_that_cannot_learn() -> None:
     first, second = member(), optix.PPOAgent()
-    with pytest.raises(optix.StateError, match=r"member 1.*is not compiled"):
+    with pytest.raises(optix.errors.StateError, match=r"member 1.*is not compiled"):
         ensemble_of(first, second)
     optix.EnsembleAgent(Manager([first, second], [0.5, 0.5]), first).compile()  # only the primary learns
     second.compile(keras.optimizers.Adam(use_ema=True))

@@ -181,7 +181,7 @@ def test_an_agent_that_knows_no_environment_yet_has_nothing_to_forget() -> None:
 
 def test_the_spaces_of_an_agent() -> None:
     agent = optix.PPOAgent()
-    with pytest.raises(optix.StateError, match="knows no environment"):
+    with pytest.raises(optix.errors.StateError, match="knows no environment"):
         _ = agent.env_spaces
     agent.bind(VECTOR, spaces.Discrete(2))
     assert agent.env_spaces == (VECTOR, spaces.Discrete(2))

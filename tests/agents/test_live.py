@@ -131,11 +131,11 @@ def assert_same(before: dict[str, Any], after: dict[str, Any]) -> None:
         np.testing.assert_equal(after[name], value, err_msg=name)
 
 
-def closing_after(lengths: list[int]) -> Callable[[optix.StreamStep], bool]:
+def closing_after(lengths: list[int]) -> Callable[[optix.live.StreamStep], bool]:
     """A boundary that closes windows of the given lengths."""
     left = list(lengths)
 
-    def closes(step: optix.StreamStep) -> bool:
+    def closes(step: optix.live.StreamStep) -> bool:
         due = bool(left) and step.steps >= left[0]
         if due:
             left.pop(0)
@@ -167,7 +167,7 @@ def test_windows_of_any_length_are_one_trace(small_ppo: MakeAgent, traces: list[
 def test_an_empty_window_changes_nothing(small_ppo: MakeAgent) -> None:
     agent = small_ppo(normalize_observations=True, normalize_rewards=True)
     feed = ScriptedFeed([], observation_space=spaces.Box(0.0, 1.0, (2,)), silent=True)
-    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.every_n_seconds(0.02), window_size=8)
+    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_seconds(0.02), window_size=8)
     before = everything(agent)
     watch = fit(agent, dataset, steps_per_epoch=3, epochs=1)
     assert len(watch.logs) == 3
@@ -178,7 +178,7 @@ def test_an_empty_window_changes_nothing(small_ppo: MakeAgent) -> None:
 
 def test_a_window_with_a_step_does_change_the_weights(eager_ppo: MakeAgent) -> None:
     agent = eager_ppo()
-    dataset = optix.dataset_from_stream(CountingFeed(items=3), agent, boundary=optix.every_n_steps(2))
+    dataset = optix.dataset_from_stream(CountingFeed(items=3), agent, boundary=optix.live.every_n_steps(2))
     before = everything(agent)
     fit(agent, dataset)
     assert agent.policy_version > before["version"] == 0
@@ -187,7 +187,7 @@ def test_a_window_with_a_step_does_change_the_weights(eager_ppo: MakeAgent) -> N
 def test_the_logs_tell_of_the_feed_and_how_old_the_policy_was(eager_ppo: MakeAgent) -> None:
     agent = eager_ppo()
     feed = CountingFeed(None, items=41)
-    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.every_n_steps(8), overflow="block", buffer=1)
+    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(8), overflow="block", buffer=1)
     agent.sources[0].keep_delivered(True)
     watch = fit(agent, dataset)
     versions = [int(one.window.policy_version) for one in agent.sources[0].take_delivered(99)]
@@ -210,7 +210,7 @@ def test_actions_go_out_while_the_learner_is_busy(eager_ppo: MakeAgent) -> None:
             until(lambda: len(feed.taken) == 400)
             seen.append(agent.sources[0].counts)
 
-    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.every_n_steps(8), buffer=2)
+    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(8), buffer=2)
     watch = Watch(busy)
     agent.fit(dataset, callbacks=[watch], verbose=0)
     counts = agent.sources[0].counts
@@ -236,7 +236,7 @@ def test_the_steps_are_compiled_before_the_feed_opens_and_leave_no_trace(
 
     monkeypatch.setattr(optix.PPOAgent, "train_step", spied)
     agent = small_ppo(normalize_observations=True, normalize_rewards=True, seed=3)
-    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.every_n_steps(4))
+    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(4))
     agent.act(np.zeros(2, np.float32))
     before = everything(agent)
     fit(agent, dataset)
@@ -262,7 +262,7 @@ def test_several_steps_at_once_are_refused(small_ppo: MakeAgent) -> None:
 def test_a_feed_that_ends_ends_fit_without_a_warning(eager_ppo: MakeAgent, items: int) -> None:
     agent = eager_ppo()
     feed = CountingFeed(None, items=items)
-    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.every_n_steps(4))
+    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(4))
     assert len(fit(agent, dataset).logs) == items // 4
     assert (feed.connections, feed.closed, feed.finished) == (1, 1, 1)
 
@@ -270,7 +270,7 @@ def test_a_feed_that_ends_ends_fit_without_a_warning(eager_ppo: MakeAgent, items
 def test_a_second_fit_opens_the_feed_again(eager_ppo: MakeAgent) -> None:
     agent = eager_ppo()
     feed = CountingFeed(None, items=5, silent=True)
-    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.every_n_steps(4))
+    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(4))
     for fits in (1, 2, 3):
         assert len(fit(agent, dataset, steps_per_epoch=1, epochs=1).logs) == 1
         assert (feed.connections, feed.closed, feed.finished) == (fits,) * 3
@@ -284,7 +284,7 @@ def test_a_feed_that_is_given_up_ends_fit_with_an_error_after_all_windows(eager_
     cause = ConnectionRefusedError("nobody there")
     feed = ScriptedFeed([*[item] * 9, cause, cause], observation_space=spaces.Box(0.0, 1.0, (2,)))
     dataset = optix.dataset_from_stream(
-        feed, agent, boundary=optix.every_n_steps(4), reconnect=optix.Reconnect(tries=1, first_delay=0.0)
+        feed, agent, boundary=optix.live.every_n_steps(4), reconnect=optix.live.Reconnect(tries=1, first_delay=0.0)
     )
     watch = Watch()
     with pytest.raises(FeedError, match="nobody there") as raised:
@@ -299,7 +299,7 @@ def test_a_bug_of_the_feed_reaches_the_caller_as_it_is(eager_ppo: MakeAgent) -> 
     error = TypeError("a bug")
     item = (np.zeros(2, np.float32), 1.0, False, False, {})
     feed = ScriptedFeed([*[item] * 5, error], observation_space=spaces.Box(0.0, 1.0, (2,)))
-    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.every_n_steps(4))
+    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(4))
     with pytest.raises(TypeError, match="a bug") as raised:
         agent.fit(dataset, verbose=0)
     assert raised.value is error
@@ -311,7 +311,7 @@ def test_whatever_a_feed_fails_with_the_run_can_be_resumed(eager_ppo: MakeAgent,
     def item(value: float = 0.0, reward: float = 1.0) -> Any:
         return np.full(2, value, np.float32), reward, False, False, {}
 
-    def closes(step: optix.StreamStep) -> bool:
+    def closes(step: optix.live.StreamStep) -> bool:
         if step.reward == 5.0:
             raise KeyError("a bug of the boundary")
         return step.steps == 4
@@ -328,7 +328,7 @@ def test_whatever_a_feed_fails_with_the_run_can_be_resumed(eager_ppo: MakeAgent,
     def run(script: list[Any]) -> optix.OptixCallback:
         agent = eager_ppo()
         feed = ScriptedFeed(script, observation_space=spaces.Box(-np.inf, np.inf, (2,)))
-        again = optix.Reconnect(tries=1, first_delay=0.0)
+        again = optix.live.Reconnect(tries=1, first_delay=0.0)
         dataset = optix.dataset_from_stream(feed, agent, boundary=closes, window_size=8, reconnect=again)
         # So long an interval that no other point is written.
         callback = optix.OptixCallback(checkpoint_dir=tmp_path, resume=True, resume_interval=3600.0, verbose=0)
@@ -352,7 +352,7 @@ def test_one_nan_does_not_end_a_run_where_such_items_are_dropped(eager_ppo: Make
     good = (np.zeros(2, np.float32), 1.0, False, False, {})
     bad = (np.full(2, np.nan, np.float32), 1.0, False, False, {})
     feed = ScriptedFeed([*[good] * 3, bad, *[good] * 7], observation_space=spaces.Box(-1.0, 1.0, (2,)))
-    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.every_n_steps(3), on_invalid="drop")
+    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(3), on_invalid="drop")
     watch = Watch()
     callback = optix.OptixCallback(verbose=0)
     agent.fit(dataset, callbacks=[watch, callback], verbose=0)
@@ -397,7 +397,7 @@ class Stopper:
 def test_fit_on_a_silent_feed_is_stopped_from_another_thread(eager_ppo: MakeAgent, how: str) -> None:
     agent = eager_ppo()
     feed = CountingFeed(None, items=3, silent=True)
-    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.every_n_steps(8))
+    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(8))
     callback = optix.OptixCallback(verbose=0)
 
     def stop() -> None:
@@ -418,7 +418,7 @@ def test_fit_on_a_silent_feed_is_stopped_from_another_thread(eager_ppo: MakeAgen
 def test_a_stop_before_fit_is_not_forgotten(eager_ppo: MakeAgent) -> None:
     agent = eager_ppo()
     feed = Steady()
-    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.every_n_steps(8), overflow="block")
+    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(8), overflow="block")
     callback = optix.OptixCallback(verbose=0)
     callback.stop()
     assert not fit(agent, dataset, callback).logs
@@ -490,7 +490,9 @@ def looped(**options: Any) -> tuple[optix.OptixCallback, StopAfterDormant]:
 
 def test_on_a_live_feed_a_trained_policy_is_watched(small_ppo: MakeAgent) -> None:
     agent = small_ppo()
-    dataset = optix.dataset_from_stream(Steady(), agent, boundary=optix.every_n_steps(16), overflow="block", seed=0)
+    dataset = optix.dataset_from_stream(
+        Steady(), agent, boundary=optix.live.every_n_steps(16), overflow="block", seed=0
+    )
     callback, stopper = looped(max_windows=200)
     fit(agent, dataset, callback)
     assert callback.state is optix.LoopState.WATCHDOG
@@ -501,14 +503,14 @@ def test_on_a_live_feed_a_trained_policy_is_watched(small_ppo: MakeAgent) -> Non
 def test_on_a_replay_fit_stops_when_the_policy_is_trained(small_ppo: MakeAgent, tmp_path: Path) -> None:
     path = tmp_path / "steady.rec"
     learner: Any = small_ppo()
-    options: dict[str, Any] = {"boundary": optix.every_n_steps(16), "overflow": "block"}
+    options: dict[str, Any] = {"boundary": optix.live.every_n_steps(16), "overflow": "block"}
     assert len(list(optix.dataset_from_stream(Steady(items=800), learner, record=path, **options))) == 50
     learner.sources[0].close()
 
     agent = small_ppo()
-    replay = optix.replay_feed(path, actions="agent")
+    replay = optix.live.replay_feed(path, actions="agent")
     callback, _ = looped()
-    fit(agent, optix.dataset_from_stream(replay, agent, boundary=optix.every_n_steps(16)), callback)
+    fit(agent, optix.dataset_from_stream(replay, agent, boundary=optix.live.every_n_steps(16)), callback)
     assert callback.state is optix.LoopState.DORMANT
 
 
@@ -533,7 +535,7 @@ class Bare:
 
 def test_spaces_are_told_by_the_policy_network(eager_ppo: MakeAgent) -> None:
     agent = eager_ppo(2, 3)
-    dataset = optix.dataset_from_stream(Bare(), agent, boundary=optix.every_n_steps(4))
+    dataset = optix.dataset_from_stream(Bare(), agent, boundary=optix.live.every_n_steps(4))
     assert agent.env_spaces == (spaces.Box(-np.inf, np.inf, (2,)), spaces.Discrete(3))
     assert len(fit(agent, dataset).logs) == 2
     with pytest.raises(SpaceError, match="`observation_space` of the feed is not known"):

@@ -57,12 +57,12 @@ def network_function(observations: Any) -> Any:
     ],
 )
 def test_what_is_no_network_is_refused_by_the_constructor(role: str, given: Any, match: str) -> None:
-    with pytest.raises(optix.SpaceError, match=match.format(role=role)):
+    with pytest.raises(optix.errors.SpaceError, match=match.format(role=role)):
         optix.PPOAgent(**{role: given})
 
 
 def test_an_agent_is_no_network() -> None:
-    with pytest.raises(optix.SpaceError, match=r"`policy` is an agent.*`agent\.policy`"):
+    with pytest.raises(optix.errors.SpaceError, match=r"`policy` is an agent.*`agent\.policy`"):
         optix.PPOAgent(optix.ReinforceAgent())
 
 
@@ -94,13 +94,15 @@ PROBABILITIES: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize("name", PROBABILITIES)
 def test_probabilities_in_the_place_of_logits_are_refused(name: str) -> None:
-    with pytest.raises(optix.SpaceError, match=r"probabilities, where logits are needed\. Received.*Leave the last"):
+    with pytest.raises(
+        optix.errors.SpaceError, match=r"probabilities, where logits are needed\. Received.*Leave the last"
+    ):
         optix.PPOAgent(PROBABILITIES[name]()).bind(VECTOR, TWO)
 
 
 @pytest.mark.parametrize("space", [spaces.MultiDiscrete([2, 2]), spaces.MultiBinary(4)], ids=["multi", "bits"])
 def test_choices_of_all_kinds_want_logits(space: Any) -> None:
-    with pytest.raises(optix.SpaceError, match="sigmoid"):
+    with pytest.raises(optix.errors.SpaceError, match="sigmoid"):
         optix.PPOAgent(sequential(layers.Dense(4, activation="sigmoid"))).bind(VECTOR, space)
 
 
@@ -132,7 +134,9 @@ def test_a_box_may_have_means_of_any_activation() -> None:
 
 
 def test_a_value_of_a_softmax_is_always_one() -> None:
-    with pytest.raises(optix.SpaceError, match=r"The value network ends in softmax: of one output that is always 1"):
+    with pytest.raises(
+        optix.errors.SpaceError, match=r"The value network ends in softmax: of one output that is always 1"
+    ):
         optix.PPOAgent(value=sequential(layers.Dense(1, activation="softmax"))).bind(VECTOR, TWO)
 
 
@@ -150,7 +154,7 @@ def test_several_outputs_are_refused_with_what_to_do(role: str) -> None:
         "three": rf"a list of 3 outputs.*as `{role}`",
     }
     for name, match in matches.items():
-        with pytest.raises(optix.SpaceError, match=match):
+        with pytest.raises(optix.errors.SpaceError, match=match):
             optix.PPOAgent(**{role: functional(outputs[name])}).bind(VECTOR, TWO)
 
 
@@ -179,18 +183,18 @@ def test_a_model_with_two_outputs_is_taken_apart_as_the_message_says() -> None:
     ],
 )
 def test_outputs_of_other_shapes_and_kinds_are_refused(network: Callable[[], Any], match: str) -> None:
-    with pytest.raises(optix.SpaceError, match=match):
+    with pytest.raises(optix.errors.SpaceError, match=match):
         optix.PPOAgent(network()).bind(VECTOR, TWO)
 
 
 def test_swapped_networks_are_named() -> None:
-    with pytest.raises(optix.SpaceError, match=r"\(None, 1\), but \(None, 2\) is needed.*swapped"):
+    with pytest.raises(optix.errors.SpaceError, match=r"\(None, 1\), but \(None, 2\) is needed.*swapped"):
         optix.PPOAgent(sequential(layers.Dense(1)), sequential(layers.Dense(2))).bind(VECTOR, TWO)
 
 
 def test_a_refused_network_leaves_the_agent_unbound() -> None:
     agent = optix.PPOAgent(sequential(layers.Dense(3)))
-    with pytest.raises(optix.SpaceError):
+    with pytest.raises(optix.errors.SpaceError):
         agent.bind(VECTOR, TWO)
     assert not agent.bound
     agent.policy = sequential(layers.Dense(2))

@@ -163,7 +163,9 @@ def test_categories_and_images_are_left_as_they_are() -> None:
 
 
 def test_nothing_to_normalise_is_an_error() -> None:
-    with pytest.raises(optix.SpaceError, match=r"normalize_observations.*floating-point.*Received: observation_space"):
+    with pytest.raises(
+        optix.errors.SpaceError, match=r"normalize_observations.*floating-point.*Received: observation_space"
+    ):
         agent_on(lambda: RandomEnv(spaces.Discrete(3), spaces.Discrete(2)), normalize_observations=True)
 
 

@@ -103,5 +103,5 @@ def test_a_live_feed_shows_how_it_is_answered_and_what_was_lost(
                 raise ConnectionResetError
 
     agent = small_ppo()
-    agent.fit(optix.dataset_from_stream(Broken(), agent, boundary=optix.every_n_steps(4), overflow="block"))
+    agent.fit(optix.dataset_from_stream(Broken(), agent, boundary=optix.live.every_n_steps(4), overflow="block"))
     assert re.search(r"latency p99 \d+\.\dms · reconnects 1\n", capsys.readouterr().out)

@@ -72,21 +72,21 @@ def trained(agent: optix.PPOAgent, feed: Any, slow: bool, **options: Any) -> tup
 @pytest.mark.parametrize(
     "boundary",
     [
-        pytest.param(optix.every_n_steps(16), id="steps"),
-        pytest.param(optix.every_n_seconds(0.02), id="seconds", marks=pytest.mark.slow),
-        pytest.param(optix.on_done(), id="done", marks=pytest.mark.slow),
+        pytest.param(optix.live.every_n_steps(16), id="steps"),
+        pytest.param(optix.live.every_n_seconds(0.02), id="seconds", marks=pytest.mark.slow),
+        pytest.param(optix.live.on_done(), id="done", marks=pytest.mark.slow),
     ],
 )
 def test_a_replay_gives_the_same_windows_and_the_same_weights(
-    boundary: optix.Boundary, small_ppo: MakeAgent, tmp_path: Path
+    boundary: optix.live.Boundary, small_ppo: MakeAgent, tmp_path: Path
 ) -> None:
     path = tmp_path / "run.rec"
     live, again = twins(small_ppo, normalize_observations=True)
     before = live.get_weights()
-    reconnect = optix.Reconnect(first_delay=0.001, max_delay=0.001)
+    reconnect = optix.live.Reconnect(first_delay=0.001, max_delay=0.001)
     options = {"boundary": boundary, "window_size": 64 if boundary.steps is None else None}
     first, counts = trained(live, Moody(), True, buffer=2, reconnect=reconnect, record=path, **options)
-    second, replayed = trained(again, optix.replay_feed(path), False)
+    second, replayed = trained(again, optix.live.replay_feed(path), False)
     # The control: the run had what a replay could get wrong.
     assert counts.reconnects > 0
     assert counts.starts > counts.reconnects + 1
@@ -105,10 +105,12 @@ def test_a_replay_gives_the_same_windows_and_the_same_weights(
 
 def test_an_agent_may_choose_anew_in_a_replay(small_ppo: MakeAgent, tmp_path: Path) -> None:
     path = tmp_path / "run.rec"
-    boundary = optix.every_n_steps(16)
+    boundary = optix.live.every_n_steps(16)
     first, _ = trained(small_ppo(), Moody(), False, boundary=boundary, record=path, overflow="block")
     other = small_ppo()
-    again, counts = trained(other, optix.replay_feed(path, actions="agent"), False, boundary=optix.every_n_steps(8))
+    again, counts = trained(
+        other, optix.live.replay_feed(path, actions="agent"), False, boundary=optix.live.every_n_steps(8)
+    )
     assert counts.dropped == 0
     assert again[0].rewards.shape == (8, 1)
     assert np.array_equal(first[0].observations[:8], again[0].observations)
@@ -117,11 +119,11 @@ def test_an_agent_may_choose_anew_in_a_replay(small_ppo: MakeAgent, tmp_path: Pa
 
 def test_an_agent_that_chooses_anew_has_the_windows_of_the_recording(small_ppo: MakeAgent, tmp_path: Path) -> None:
     path = tmp_path / "run.rec"
-    reconnect = optix.Reconnect(first_delay=0.001, max_delay=0.001)
-    options = {"boundary": optix.every_n_steps(16), "overflow": "block", "reconnect": reconnect}
+    reconnect = optix.live.Reconnect(first_delay=0.001, max_delay=0.001)
+    options = {"boundary": optix.live.every_n_steps(16), "overflow": "block", "reconnect": reconnect}
     first, counts = trained(small_ppo(), Moody(), False, record=path, **options)
     other = small_ppo()
-    again, replayed = trained(other, optix.replay_feed(path, actions="agent"), False)
+    again, replayed = trained(other, optix.live.replay_feed(path, actions="agent"), False)
     assert (replayed.steps, replayed.starts, replayed.delivered) == (counts.steps, counts.starts, counts.delivered)
     for window, same in zip(first, again, strict=True):
         for name in ("observations", "rewards", "valid", "next_observations", "seed", "window_id"):
@@ -138,14 +140,14 @@ def test_the_loop_decides_the_same_in_a_replay(small_ppo: MakeAgent, tmp_path: P
         return optix.OptixCallback(optix.ReturnEvaluator(4), verbose=0)
 
     feed = Moody()
-    reconnect = optix.Reconnect(first_delay=0.001, max_delay=0.001)
+    reconnect = optix.live.Reconnect(first_delay=0.001, max_delay=0.001)
     dataset = optix.dataset_from_stream(
-        feed, live, boundary=optix.every_n_steps(16), record=path, overflow="block", reconnect=reconnect
+        feed, live, boundary=optix.live.every_n_steps(16), record=path, overflow="block", reconnect=reconnect
     )
     first = callback()
     live.fit(dataset, callbacks=[first], verbose=0)
     second = callback()
-    again.fit(optix.dataset_from_stream(optix.replay_feed(path), again), callbacks=[second], verbose=0)
+    again.fit(optix.dataset_from_stream(optix.live.replay_feed(path), again), callbacks=[second], verbose=0)
     told = [(event.kind, event.window_id, event.evidence) for event in first.events if event.kind != "feed"]
     assert len(told) > 2
     assert told == [(event.kind, event.window_id, event.evidence) for event in second.events if event.kind != "feed"]
@@ -158,9 +160,9 @@ def test_windows_of_policies_that_the_agent_never_had_are_learned_from_and_not_s
     small_ppo: MakeAgent, tmp_path: Path
 ) -> None:
     path = tmp_path / "run.rec"
-    trained(small_ppo(), Moody(), False, boundary=optix.every_n_steps(16), record=path, overflow="block")
+    trained(small_ppo(), Moody(), False, boundary=optix.live.every_n_steps(16), record=path, overflow="block")
     other = small_ppo()  # other weights under the same version
-    dataset = optix.dataset_from_stream(optix.replay_feed(path), other)
+    dataset = optix.dataset_from_stream(optix.live.replay_feed(path), other)
     before = other.get_weights()
     callback = optix.OptixCallback(optix.ReturnEvaluator(4), verbose=0)
     other.fit(dataset, callbacks=[callback], verbose=0)
@@ -171,8 +173,8 @@ def test_windows_of_policies_that_the_agent_never_had_are_learned_from_and_not_s
 
 def test_a_replay_waits_and_keeps_its_windows(small_ppo: MakeAgent, tmp_path: Path) -> None:
     path = tmp_path / "run.rec"
-    trained(small_ppo(), Moody(), False, boundary=optix.every_n_steps(16), record=path)
-    feed = optix.replay_feed(path)
+    trained(small_ppo(), Moody(), False, boundary=optix.live.every_n_steps(16), record=path)
+    feed = optix.live.replay_feed(path)
     with pytest.raises(optix.ConfigurationError, match="nothing is dropped"):
         optix.dataset_from_stream(feed, small_ppo(), overflow="latest")
     with pytest.raises(optix.ConfigurationError, match="those of the recording"):

@@ -10,7 +10,8 @@ import keras
 import pytest
 
 import keras_optix as optix
-from keras_optix import Hyperparameter, Linear, Log, OneMinusLog
+from keras_optix import Hyperparameter
+from keras_optix.tuners import Linear, Log, OneMinusLog
 
 ACTOR_CRITIC = {"entropy_coefficient": Linear(0.0, 0.05), "gamma": OneMinusLog(0.9, 0.9999)}
 SPACES = {
@@ -120,7 +121,7 @@ def test_a_subclass_declares_what_it_adds_in_one_line() -> None:
         ("learning_rate", Log(1e-4, 1e-3)),
         ("temperature", Log(0.1, 10.0)),
         ("depth", Linear(1.0, 4.0)),
-        ("num_skips", optix.Int(1, 4)),
+        ("num_skips", optix.tuners.Int(1, 4)),
     ]
 
 

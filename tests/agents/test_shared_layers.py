@@ -214,7 +214,7 @@ def test_what_cannot_be_joined_learns_and_says_that_it_cannot_be_saved(tmp_path:
     agent.fit(windows(agent), steps_per_epoch=1, verbose=0)
     assert agent._joint is None
     assert len(agent.trainable_variables) == 6
-    with pytest.raises(optix.StateError, match=r"share weights.*save_weights"):
+    with pytest.raises(optix.errors.StateError, match=r"share weights.*save_weights"):
         agent.save(tmp_path / "agent.keras")
 
 
@@ -228,7 +228,7 @@ def test_layers_that_see_different_things_are_not_joined() -> None:
 
 def test_one_model_cannot_be_both() -> None:
     network = keras.Sequential([layers.Input((3,)), layers.Dense(1)])
-    with pytest.raises(optix.SpaceError, match="one model"):
+    with pytest.raises(optix.errors.SpaceError, match="one model"):
         optix.PPOAgent(network, network).bind(VECTOR, spaces.Box(-1.0, 1.0, (1,)))
 
 

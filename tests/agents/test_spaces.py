@@ -112,7 +112,7 @@ def test_a_gaussian_policy_may_give_its_own_deviations() -> None:
     ],
 )
 def test_actions_that_nobody_plays_are_refused(space: Any, match: str) -> None:
-    with pytest.raises(optix.SpaceError, match=match):
+    with pytest.raises(optix.errors.SpaceError, match=match):
         agent_for().bind(VECTOR, space)
 
 
@@ -120,7 +120,9 @@ def test_an_algorithm_says_what_it_plays_and_who_plays_the_rest() -> None:
     class Picky(optix.Agent):
         plays = (spaces.Discrete,)
 
-    with pytest.raises(optix.SpaceError, match=r"Picky plays Discrete actions only.*Box.*PPOAgent and ReinforceAgent"):
+    with pytest.raises(
+        optix.errors.SpaceError, match=r"Picky plays Discrete actions only.*Box.*PPOAgent and ReinforceAgent"
+    ):
         Picky().bind(VECTOR, spaces.Box(-1.0, 1.0, (2,)))
 
 
@@ -141,7 +143,7 @@ def test_a_network_that_does_not_fit_dict_observations_is_refused(inputs: Any, m
         joined = layers.Concatenate()(list(tensors.values())) if len(tensors) > 1 else tensors["speed"]
         policy = keras.Model(tensors, layers.Dense(2)(joined))
     agent = optix.PPOAgent(policy)
-    with pytest.raises(optix.SpaceError, match=match):
+    with pytest.raises(optix.errors.SpaceError, match=match):
         agent.bind(spaces.Dict(speed=VECTOR, gear=spaces.Discrete(4)), spaces.Discrete(2))
 
 
@@ -158,9 +160,9 @@ def test_a_network_may_look_at_a_part_of_the_observations() -> None:
 def test_observations_of_another_shape_are_refused_when_acting() -> None:
     agent = agent_for()
     agent.bind(spaces.Dict(speed=VECTOR), spaces.Discrete(2))
-    with pytest.raises(optix.SpaceError, match=r"'speed': \(3,\).*Received: shape=\{'speed': \(4,\)\}"):
+    with pytest.raises(optix.errors.SpaceError, match=r"'speed': \(3,\).*Received: shape=\{'speed': \(4,\)\}"):
         agent.act({"speed": np.zeros(4, np.float32)})
-    with pytest.raises(optix.EnvError, match="'speed'"):
+    with pytest.raises(optix.errors.EnvError, match="'speed'"):
         agent.act({"velocity": np.zeros(3, np.float32)})
 
 

@@ -92,13 +92,13 @@ def test_what_is_no_window_of_the_environment_is_refused(fitting: Any, small_ppo
     agent, dataset = fitting
     call = getattr(agent, method)
     window = next(iter(dataset))
-    with pytest.raises(optix.StateError, match=rf"knows no environment, which `{method}` needs"):
+    with pytest.raises(optix.errors.StateError, match=rf"knows no environment, which `{method}` needs"):
         getattr(small_ppo(), method)(window)
     with pytest.raises(optix.ConfigurationError, match=r"learns from windows.*Received: x='ndarray'"):
         call(np.zeros((8, 2)))
-    with pytest.raises(optix.SpaceError, match=r"`Window\.actions` must have shape \(8, 1\).*shape=\(3, 3\)"):
+    with pytest.raises(optix.errors.SpaceError, match=r"`Window\.actions` must have shape \(8, 1\).*shape=\(3, 3\)"):
         call(window._replace(actions=np.zeros((3, 3))))
-    with pytest.raises(optix.SpaceError, match="observations are not made as those"):
+    with pytest.raises(optix.errors.SpaceError, match="observations are not made as those"):
         call(window._replace(observations={"a": window.observations}))
     for name in ("y", "sample_weight"):
         with pytest.raises(optix.ConfigurationError, match=rf"`{name}` has no meaning for an agent"):
@@ -168,9 +168,9 @@ def test_an_agent_is_exported_for_litert_after_fit(fitting: Any, tmp_path: Path)
 def test_a_summary_is_there_before_and_after_the_environment_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     agent = optix.PPOAgent()
     agent.summary()
-    with pytest.raises(optix.StateError, match=r"knows no environment, which `count_params` needs"):
+    with pytest.raises(optix.errors.StateError, match=r"knows no environment, which `count_params` needs"):
         agent.count_params()
-    with pytest.raises(optix.StateError, match=r"knows no environment, which `export` needs"):
+    with pytest.raises(optix.errors.StateError, match=r"knows no environment, which `export` needs"):
         agent.export("nowhere")
     agent.bind(CountingEnv().observation_space, CountingEnv().action_space)
     agent.summary()
@@ -219,9 +219,9 @@ def test_what_is_trainable_is_settled_when_the_agent_is_compiled(fitting: Any) -
     agent, dataset = fitting
     agent.fit(dataset, steps_per_epoch=1, verbose=0)
     agent.policy.trainable = False
-    with pytest.raises(optix.StateError, match=r"trainable has changed.*compile\(optimizer=\.\.\.\)` again"):
+    with pytest.raises(optix.errors.StateError, match=r"trainable has changed.*compile\(optimizer=\.\.\.\)` again"):
         agent.fit(dataset, steps_per_epoch=1, verbose=0)
-    with pytest.raises(optix.StateError, match="trainable has changed"):
+    with pytest.raises(optix.errors.StateError, match="trainable has changed"):
         agent.train_on_batch(next(iter(dataset)))
     agent.compile("adam", jit_compile=False)
     policy, value = agent.policy.get_weights(), agent.value.get_weights()
@@ -230,7 +230,7 @@ def test_what_is_trainable_is_settled_when_the_agent_is_compiled(fitting: Any) -
         np.testing.assert_array_equal(a, b)
     assert any(not np.array_equal(a, b) for a, b in zip(value, agent.value.get_weights(), strict=True))
     agent.value.trainable = False
-    with pytest.raises(optix.StateError, match="Nothing of the agent is trainable"):
+    with pytest.raises(optix.errors.StateError, match="Nothing of the agent is trainable"):
         agent.fit(dataset, steps_per_epoch=1, verbose=0)
 
 

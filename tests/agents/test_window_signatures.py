@@ -105,11 +105,11 @@ def test_simulate_then_live_then_simulate(small_ppo: MakeAgent, monkeypatch: pyt
         versions.append(agent.policy_version)
 
     simulate(8)
-    live(optix.every_n_steps(8))
-    live(optix.every_n_steps(6))
-    live(optix.on_done(), window_size=6)  # the same windows: the boundary is none of the learner's business
+    live(optix.live.every_n_steps(8))
+    live(optix.live.every_n_steps(6))
+    live(optix.live.on_done(), window_size=6)  # the same windows: the boundary is none of the learner's business
     simulate(8)
-    live(optix.every_n_steps(8))
+    live(optix.live.every_n_steps(8))
     assert seen == [(8, 2), (8, 1), (6, 1)]
     assert all(later > earlier for earlier, later in itertools.pairwise(versions))
 

@@ -326,7 +326,7 @@ def test_loaded_weights_are_forgiven_what_went_wrong_before_them(tmp_path: Path)
 
 def test_weights_are_not_loaded_before_the_environment_is_known(tmp_path: Path) -> None:
     climber()[0].save_weights(tmp_path / "a.weights.h5")
-    with pytest.raises(optix.StateError, match="knows no environment"):
+    with pytest.raises(optix.errors.StateError, match="knows no environment"):
         Climber([1.0], [0.0]).load_weights(tmp_path / "a.weights.h5")
 
 

@@ -103,7 +103,9 @@ def test_with_a_schedule_the_weights_come_back_and_the_schedule_stays(make: Call
 
 def test_what_does_not_get_better_ends_with_an_error_and_finite_weights(make: Callable[..., Breaking]) -> None:
     agent = make(tuple(range(2, 20)))
-    with pytest.raises(optix.NonFiniteError, match=r"6th time in this run.*window_id=7, learning_rate=3.125e-05"):
+    with pytest.raises(
+        optix.errors.NonFiniteError, match=r"6th time in this run.*window_id=7, learning_rate=3.125e-05"
+    ):
         run(agent)
     assert all(np.isfinite(array).all() for array in agent.get_state().values())
 

@@ -449,7 +449,7 @@ def test_bad_options_are_refused(options: dict[str, Any], match: str) -> None:
 
 def test_directories_that_cannot_be_written_are_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(optix.RegistryError, match="checkpoint directory cannot be written"):
+    with pytest.raises(optix.errors.RegistryError, match="checkpoint directory cannot be written"):
         optix.OptixCallback(checkpoint_dir=tmp_path / "file" / "c")
     with pytest.raises(optix.ConfigurationError, match="log directory cannot be written"):
         optix.OptixCallback(log_dir=tmp_path / "file" / "l")
@@ -465,7 +465,7 @@ def test_a_tuner_of_unknown_or_illegal_values_is_refused_before_the_first_step(
     small_ppo: MakeAgent, bounds: Any, match: str
 ) -> None:
     env = CountingEnv()
-    with pytest.raises(optix.HyperparameterError, match=match):
+    with pytest.raises(optix.errors.HyperparameterError, match=match):
         fit(small_ppo(), env, flat_loop(tuner=optix.BackoffOptimizer(bounds)), num_envs=1)
     assert env.steps == 0
 

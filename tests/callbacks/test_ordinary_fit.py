@@ -121,7 +121,7 @@ def test_a_loss_that_is_not_finite_is_undone_and_the_learning_rate_halved() -> N
 def test_what_does_not_get_better_ends_with_an_error_and_finite_weights() -> None:
     model = make()
     broken = [At(epoch, 0, ruin(np.nan)) for epoch in range(2, 12)]
-    with pytest.raises(optix.NonFiniteError, match="6th time"):
+    with pytest.raises(optix.errors.NonFiniteError, match="6th time"):
         fit(model, [*broken, optix.OptixCallback(verbose=0)])
     assert all(np.isfinite(array).all() for array in weights(model))
 
@@ -156,7 +156,7 @@ def test_the_tuner_moves_the_learning_rate_and_a_variable_and_restoring_does_not
         def on_hyperparam_update(self, old: optix.HyperparamSet, new: optix.HyperparamSet) -> None:
             changes.append((old.params, new.params))
 
-    bounds = {"learning_rate": (1e-3, 1e-1), "scale": optix.Linear(0.5, 1.5)}
+    bounds = {"learning_rate": (1e-3, 1e-1), "scale": optix.tuners.Linear(0.5, 1.5)}
     callback = optix.OptixCallback(
         tuner=optix.BackoffOptimizer(bounds, block=2, max_rounds=1),
         hyperparams={"scale": scale},
@@ -187,7 +187,7 @@ def test_a_value_that_is_set_is_what_the_compiled_step_reads() -> None:
                 callback._running().adapter.hyperparams.assign({"scale": 0.0, "learning_rate": 0.0})
 
     callback = optix.OptixCallback(
-        tuner=optix.BackoffOptimizer({"scale": optix.Linear(0.0, 2.0)}),
+        tuner=optix.BackoffOptimizer({"scale": optix.tuners.Linear(0.0, 2.0)}),
         hyperparams={"scale": model.layers[0].scale},
         scheduler=optix.BackoffScheduler(base_interval=50),
         callbacks=[Set()],
@@ -297,7 +297,7 @@ def test_a_copy_has_not_run_and_keeps_its_variables() -> None:
 
     model = make()
     callback = optix.OptixCallback(
-        tuner=optix.BackoffOptimizer({"scale": optix.Linear(0.5, 1.5)}),
+        tuner=optix.BackoffOptimizer({"scale": optix.tuners.Linear(0.5, 1.5)}),
         hyperparams={"scale": model.layers[0].scale},
         max_windows=2,
         verbose=0,
@@ -334,7 +334,7 @@ def test_a_schedule_owns_its_learning_rate() -> None:
     schedule = keras.optimizers.schedules.ExponentialDecay(0.01, 10, 0.9)
     model.compile(optimizer=keras.optimizers.Adam(schedule), loss="mse")
     tuner = optix.BackoffOptimizer({"learning_rate": (1e-3, 1e-1)})
-    with pytest.raises(optix.HyperparameterError, match="LearningRateSchedule"):
+    with pytest.raises(optix.errors.HyperparameterError, match="LearningRateSchedule"):
         fit(model, [optix.OptixCallback(tuner=tuner, verbose=0)])
 
 

@@ -78,7 +78,7 @@ def test_an_ensemble_follows_the_manager_and_fixes_its_members(small_ppo: Make) 
     manager.auto_update_weights()
     np.testing.assert_allclose(ensemble.mixture_weights, [0.05, 0.95])
     assert ensemble.policy_version > version
-    with pytest.raises(optix.StateError, match="EnsembleAgent"):
+    with pytest.raises(optix.errors.StateError, match="EnsembleAgent"):
         manager.add_agent(small_ppo())
     del ensemble
     gc.collect()
@@ -95,7 +95,7 @@ def test_what_is_no_new_agent_is_refused(small_ppo: Make) -> None:
     with pytest.raises(optix.ConfigurationError, match="`weight`"):
         manager.add_agent(small_ppo(), weight=-1.0)
     assert len(manager.agents) == len(manager.weights) == 1
-    with pytest.raises(optix.NonFiniteError, match="member=0, score=nan"):
+    with pytest.raises(optix.errors.NonFiniteError, match="member=0, score=nan"):
         manager.record_agent_score(0, math.nan)
     with pytest.raises(optix.ConfigurationError, match="index=1, agents=1"):
         manager.record_agent_score(1, 0.0)
@@ -146,7 +146,7 @@ def test_spawned_variants_have_the_best_weights_and_other_hyperparameters(small_
 def test_a_shell_is_bound_like_the_managers_agents(small_ppo: Make, tmp_path: Path) -> None:
     best = bound(small_ppo())
     manager = optix.PolicyManager(registry_with(best, tmp_path), seed=0)
-    with pytest.raises(optix.StateError, match=r"knows no environment.*shell\.bind"):
+    with pytest.raises(optix.errors.StateError, match=r"knows no environment.*shell\.bind"):
         manager.spawn_variant(small_ppo())
     manager.add_agent(small_ppo())  # is not bound itself
     manager.add_agent(best)
@@ -180,16 +180,16 @@ def test_a_mutation_changes_the_variant_as_a_new_version(small_ppo: Make, tmp_pa
 
 def test_a_variant_needs_a_registry_a_snapshot_and_an_optimizer(small_ppo: Make, tmp_path: Path) -> None:
     shell = bound(small_ppo())
-    with pytest.raises(optix.StateError, match="knows no registry"):
+    with pytest.raises(optix.errors.StateError, match="knows no registry"):
         optix.PolicyManager().spawn_variant(shell)
-    with pytest.raises(optix.RegistryError, match="no snapshot"):
+    with pytest.raises(optix.errors.RegistryError, match="no snapshot"):
         optix.PolicyManager(optix.CheckpointRegistry(tmp_path)).spawn_variant(shell)
     manager = optix.PolicyManager(registry_with(shell, tmp_path))
-    with pytest.raises(optix.StateError, match="not compiled"):
+    with pytest.raises(optix.errors.StateError, match="not compiled"):
         manager.spawn_variant(bound(optix.PPOAgent(shell.policy, shell.value)))
     with pytest.raises(optix.ConfigurationError, match="`noise_scale`"):
         manager.spawn_variant(shell, noise_scale=2.0)
-    with pytest.raises(optix.StateError, match="another architecture"):
+    with pytest.raises(optix.errors.StateError, match="another architecture"):
         manager.spawn_variant(bound(optix.PPOAgent()))
 
 
@@ -261,7 +261,7 @@ def test_evolve_plays_in_an_environment_that_it_is_given_and_leaves_it_open(smal
             manager.evolve(agent, env, **options)
     with pytest.raises(optix.ConfigurationError, match="nothing is certain"):
         manager.evolve(agent, env, confidence=1.0)
-    with pytest.raises(optix.StateError, match="knows no registry"):
+    with pytest.raises(optix.errors.StateError, match="knows no registry"):
         optix.PolicyManager().evolve(agent, env)
 
 
@@ -314,9 +314,9 @@ def test_a_wrong_state_is_refused_whole(change: dict[str, Any], match: str) -> N
     manager = optix.PolicyManager(seed=0)
     before = manager.to_json()
     later = optix.PolicyManager(seed=1).to_json()
-    with pytest.raises(optix.StateError, match=match):
+    with pytest.raises(optix.errors.StateError, match=match):
         manager.from_json(later | {"scores": [[]], "weights": [1.0]} | change)
-    with pytest.raises(optix.StateError, match="generator"):
+    with pytest.raises(optix.errors.StateError, match="generator"):
         manager.from_json({})
     assert manager.to_json() == before
     manager.from_json(later)
@@ -346,7 +346,7 @@ def test_as_a_callback_it_names_itself_and_works_only_in_the_loop(small_ppo: Mak
     assert isinstance(callback, optix.LoopCallback)
     assert (callback.policy_manager, callback.agent) == (manager, agent)
     dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4)
-    with pytest.raises(optix.StateError, match=r"OptixCallback\(callbacks="):
+    with pytest.raises(optix.errors.StateError, match=r"OptixCallback\(callbacks="):
         agent.fit(dataset, steps_per_epoch=1, epochs=1, callbacks=[callback], verbose=0)
     callback.on_loop_start()
     callback.on_epoch_begin(0)

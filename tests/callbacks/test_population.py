@@ -37,7 +37,7 @@ def toy(**options: Any) -> tuple[float, optix.OptixCallback]:
     model = Q()
     model.compile(keras.optimizers.SGD(0.01), loss=None, metrics=[q])
     tuner = optix.PBTOptimizer(
-        {"h0": optix.Linear(0.0, 1.0), "h1": optix.Linear(0.0, 1.0)},
+        {"h0": optix.tuners.Linear(0.0, 1.0), "h1": optix.tuners.Linear(0.0, 1.0)},
         population=2,
         ready_interval=1,
         initial=[{"h0": 0.0, "h1": 1.0}],

@@ -249,11 +249,11 @@ def test_a_point_of_another_agent_or_a_damaged_one_is_refused(small_ppo: MakeAge
         agent.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=False)
         return agent
 
-    with pytest.raises(optix.StateError, match="another architecture"):
+    with pytest.raises(optix.errors.StateError, match="another architecture"):
         start(other, tmp_path)
     point = next(tmp_path.rglob("resume.npz"))
     point.write_bytes(point.read_bytes()[:1000])
-    with pytest.raises(optix.RegistryError, match=r"resume point cannot be read.*Delete it"):
+    with pytest.raises(optix.errors.RegistryError, match=r"resume point cannot be read.*Delete it"):
         start(small_ppo, tmp_path)
 
 

@@ -223,7 +223,7 @@ def test_a_score_that_is_not_finite_goes_back_to_the_best_and_ends_with_an_error
             return optix.EvalMetrics(1.0 if window_data.window_id < 6 else float("nan"), stderr=1.0)
 
     callback = optix.OptixCallback(Broken(), max_windows=30, verbose=0)
-    with pytest.raises(optix.NonFiniteError, match="score is not finite, for the 6th time"):
+    with pytest.raises(optix.errors.NonFiniteError, match="score is not finite, for the 6th time"):
         fit(small_ppo(), CountingEnv, callback)
     assert [record.kind for record in callback.events].count("non_finite") == 5
 

@@ -18,26 +18,28 @@ MakeAgent = Callable[..., optix.PPOAgent]
 NEVER = {"plateau_threshold": 10**6, "dormant_threshold": 10**7}
 
 
-class Script(optix.BaseOptimizer):
+class Script(optix.tuners.BaseOptimizer):
     """Does what a script says after the evaluations of some windows.
 
     Args:
         script: Decisions by number of the evaluation.
     """
 
-    def __init__(self, script: Mapping[int, optix.TunerDecision]) -> None:
+    def __init__(self, script: Mapping[int, optix.tuners.TunerDecision]) -> None:
         super().__init__({"learning_rate": (1e-5, 1e-1), "gamma": (0.9, 0.999)})
         self.script = script
         self.evaluations = 0
         self.versions: list[int] = []
 
-    def observe(self, evaluation: optix.Evaluation, current: optix.HyperparamSet) -> optix.TunerDecision | None:
+    def observe(
+        self, evaluation: optix.evaluators.Evaluation, current: optix.HyperparamSet
+    ) -> optix.tuners.TunerDecision | None:
         decision = self.script.get(self.evaluations)
         self.versions.append(evaluation.policy_version)
         self.evaluations += 1
         return decision
 
-    def pause(self) -> optix.TunerDecision | None:
+    def pause(self) -> optix.tuners.TunerDecision | None:
         return None
 
     def reset(self) -> None:
@@ -60,7 +62,7 @@ def fit(
     agent.fit(dataset, callbacks=[callback, *extra], verbose=0)
 
 
-def loop(tuner: optix.BaseOptimizer, windows: int = 20, **options: Any) -> optix.OptixCallback:
+def loop(tuner: optix.tuners.BaseOptimizer, windows: int = 20, **options: Any) -> optix.OptixCallback:
     settings = {
         "scheduler": optix.BackoffScheduler(**NEVER),
         "max_windows": windows,
@@ -86,9 +88,9 @@ class States(keras.callbacks.Callback):
 
 def test_weights_slots_statistics_and_hyperparameters_go_back_together(small_ppo: MakeAgent) -> None:
     script = {
-        2: optix.TunerDecision("mark", {"learning_rate": 5e-3}, keep="mark", permanent=True),
-        5: optix.TunerDecision("change", {"learning_rate": 1e-4, "gamma": 0.91}, permanent=True),
-        8: optix.TunerDecision("back", {"gamma": 0.95}, restore="mark", drop=("mark",), permanent=True),
+        2: optix.tuners.TunerDecision("mark", {"learning_rate": 5e-3}, keep="mark", permanent=True),
+        5: optix.tuners.TunerDecision("change", {"learning_rate": 1e-4, "gamma": 0.91}, permanent=True),
+        8: optix.tuners.TunerDecision("back", {"gamma": 0.95}, restore="mark", drop=("mark",), permanent=True),
     }
     tuner, states = Script(script), States()
     callback = loop(tuner)
@@ -112,10 +114,10 @@ def test_weights_slots_statistics_and_hyperparameters_go_back_together(small_ppo
 
 def test_the_schedule_follows_the_weights_and_not_the_clock(small_ppo: MakeAgent, tmp_path: Path) -> None:
     script = {
-        0: optix.TunerDecision("mark", {"learning_rate": 2e-3}, keep="mark", permanent=True),
-        2: optix.TunerDecision("lost", {"learning_rate": 1e-4}, permanent=True),
-        4: optix.TunerDecision("back", {"learning_rate": 3e-3}, restore="mark", permanent=True),
-        6: optix.TunerDecision("try", {"gamma": 0.95}),
+        0: optix.tuners.TunerDecision("mark", {"learning_rate": 2e-3}, keep="mark", permanent=True),
+        2: optix.tuners.TunerDecision("lost", {"learning_rate": 1e-4}, permanent=True),
+        4: optix.tuners.TunerDecision("back", {"learning_rate": 3e-3}, restore="mark", permanent=True),
+        6: optix.tuners.TunerDecision("try", {"gamma": 0.95}),
     }
     callback = loop(Script(script), checkpoint_dir=tmp_path)
     agent = small_ppo(4, 4)
@@ -126,7 +128,7 @@ def test_the_schedule_follows_the_weights_and_not_the_clock(small_ppo: MakeAgent
     assert [step.kind for step in schedule.steps] == ["back", "try"]
     assert schedule.steps[0].env_steps == 0  # the weights that were kept had not learned from anything yet
     assert [step.permanent for step in schedule.steps] == [True, False]
-    written = optix.Schedule.load(callback.registry.run_folder / "schedule.json")
+    written = optix.tuners.Schedule.load(callback.registry.run_folder / "schedule.json")
     assert written == schedule
 
 
@@ -140,11 +142,11 @@ def test_the_schedule_tells_of_values_that_somebody_else_set(small_ppo: MakeAgen
     with pytest.warns(UserWarning, match="two owners"):
         fit(small_ppo(4, 4), callback, (Meddles(),))
     assert callback.schedule is not None
-    assert callback.schedule.steps == (optix.ScheduleStep(96, {"gamma": 0.93}, "in force", True),)
+    assert callback.schedule.steps == (optix.tuners.ScheduleStep(96, {"gamma": 0.93}, "in force", True),)
 
 
 def test_a_schedule_can_be_replayed_exactly(small_ppo: MakeAgent, tmp_path: Path) -> None:
-    def run(tuner: optix.BaseOptimizer, where: str) -> tuple[list[dict[str, float]], Any, Path]:
+    def run(tuner: optix.tuners.BaseOptimizer, where: str) -> tuple[list[dict[str, float]], Any, Path]:
         keras.utils.set_random_seed(0)
         states, agent = States(), small_ppo(4, 4, seed=3)
         callback = loop(tuner, checkpoint_dir=tmp_path / where)
@@ -154,27 +156,27 @@ def test_a_schedule_can_be_replayed_exactly(small_ppo: MakeAgent, tmp_path: Path
     tuner = optix.BackoffOptimizer({"learning_rate": (1e-5, 1e-1)}, block=2, max_rounds=1, update_band=None)
     found = run(tuner, "found")
     assert len({values["learning_rate"] for values in found[0]}) > 2
-    replayed = run(optix.ReplaySchedule(found[2], probes=True), "replayed")
+    replayed = run(optix.tuners.ReplaySchedule(found[2], probes=True), "replayed")
     assert replayed[0][:-1] == found[0][:-1]  # the end of `fit` undoes a probe, and the replay does so with its step
     for name, array in found[1].items():
         np.testing.assert_array_equal(array, replayed[1][name], err_msg=name)
     # Without the probes only what was meant to stay is left.
-    settled = run(optix.ReplaySchedule(found[2]), "settled")
+    settled = run(optix.tuners.ReplaySchedule(found[2]), "settled")
     assert len({values["learning_rate"] for values in settled[0]}) == 1
 
 
 def test_a_replay_sets_the_first_values_before_the_first_window(small_ppo: MakeAgent) -> None:
     states, agent = States(), small_ppo(4, 4)
-    steps = (optix.ScheduleStep(64, {"gamma": 0.92}, "commit", True),)
-    fit(agent, loop(optix.ReplaySchedule(optix.Schedule({"learning_rate": 7e-4}, steps)), 5), (states,))
+    steps = (optix.tuners.ScheduleStep(64, {"gamma": 0.92}, "commit", True),)
+    fit(agent, loop(optix.tuners.ReplaySchedule(optix.tuners.Schedule({"learning_rate": 7e-4}, steps)), 5), (states,))
     assert [values["learning_rate"] for values in states.hyperparams] == pytest.approx([7e-4] * 5)
     assert [values["gamma"] for values in states.hyperparams] == pytest.approx([0.99] + [0.92] * 4)
 
 
 def test_a_schedule_of_something_else_is_refused_before_the_first_step(small_ppo: MakeAgent) -> None:
     agent = small_ppo(4, 4)
-    with pytest.raises(optix.HyperparameterError, match="temperature"):
-        fit(agent, loop(optix.ReplaySchedule(optix.Schedule({"temperature": 1.0}))))
+    with pytest.raises(optix.errors.HyperparameterError, match="temperature"):
+        fit(agent, loop(optix.tuners.ReplaySchedule(optix.tuners.Schedule({"temperature": 1.0}))))
 
 
 def test_nothing_is_compiled_anew(small_network: Callable[[int, int], Any]) -> None:

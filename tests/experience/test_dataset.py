@@ -192,6 +192,6 @@ def test_made_environments_are_closed_if_the_agent_does_not_fit(small_ppo: MakeA
         made.append(CountingEnv())
         return made[-1]
 
-    with pytest.raises(optix.SpaceError):
+    with pytest.raises(optix.errors.SpaceError):
         optix.dataset_from_env(factory, small_ppo(3, 2))
     assert made[0].closed

@@ -55,7 +55,7 @@ def test_equal_seeds_give_equal_episodes(small_ppo: Callable[..., optix.PPOAgent
 def test_arguments_are_checked(small_ppo: Callable[..., optix.PPOAgent]) -> None:
     with pytest.raises(optix.ConfigurationError, match="episodes"):
         optix.evaluate(small_ppo(), CountingEnv(), episodes=0)
-    with pytest.raises(optix.SpaceError, match="policy"):
+    with pytest.raises(optix.errors.SpaceError, match="policy"):
         optix.evaluate(small_ppo(3, 2), CountingEnv())
 
 

@@ -77,7 +77,7 @@ class Toy(Adapter):
 
     @property
     def search_spaces(self) -> Any:
-        return {"learning_rate": optix.Log(1e-3, 1.0)}
+        return {"learning_rate": optix.tuners.Log(1e-3, 1.0)}
 
     def get_state(self) -> Any:
         return {"p": np.array(self.p)}
@@ -215,7 +215,7 @@ class Run:
         copyable: bool = True,
         when_dormant: str = "watch",
         rollback: bool = False,
-        tuner: optix.BaseOptimizer | None = None,
+        tuner: optix.tuners.BaseOptimizer | None = None,
         scalars: bool = False,
     ) -> None:
         self.toy = Toy(copyable=copyable)
@@ -700,7 +700,7 @@ def test_a_run_that_is_resumed_with_other_options_in_the_middle_of_a_decision_is
     values["loop"]["procedure"]["sent"][-1][0] = "Promote"
     again = Run(tmp_path, manager(**options), when_dormant="stop")
     again.registry.continue_run(str(run.registry.run_id))
-    with pytest.raises(optix.StateError, match="cannot be gone on with"):
+    with pytest.raises(optix.errors.StateError, match="cannot be gone on with"):
         again.loop.resume(dict(arrays), values)
 
 

@@ -175,7 +175,7 @@ def test_too_little_evidence_is_ranging_and_missing_scores_are_skipped() -> None
 
 @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
 def test_scores_that_are_not_finite_are_refused(score: float) -> None:
-    with pytest.raises(optix.NonFiniteError, match="primary_score"):
+    with pytest.raises(optix.errors.NonFiniteError, match="primary_score"):
         label([1.0, score])
 
 

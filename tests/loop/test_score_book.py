@@ -149,9 +149,9 @@ def test_a_wrong_state_is_refused_and_changes_nothing(change: dict[str, Any]) ->
     book.set({0: 3.0})
     book.record(0, 2.0)
     before = book.to_json()
-    with pytest.raises(optix.StateError, match=r"cannot be restored\. Received: agents=2"):
+    with pytest.raises(optix.errors.StateError, match=r"cannot be restored\. Received: agents=2"):
         book.from_json(before | change)
-    with pytest.raises(optix.StateError, match="missing"):
+    with pytest.raises(optix.errors.StateError, match="missing"):
         book.from_json({"weights": [1.0, 1.0]})
     assert book.to_json() == before
 
@@ -166,7 +166,7 @@ def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(optix.ConfigurationError, match=r"`floor` must be a number in \[0, 0.333333\].*together"):
         crowded.add(1.0)
     for bad in (math.nan, -math.inf, "3", None, True):
-        with pytest.raises(optix.NonFiniteError, match="Received: member=1, score="):
+        with pytest.raises(optix.errors.NonFiniteError, match="Received: member=1, score="):
             book.record(1, bad)  # type: ignore[arg-type]
     for index in (2, -1, True, 0.0):
         with pytest.raises(optix.ConfigurationError, match=f"Received: index={index}"):

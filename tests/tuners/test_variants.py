@@ -12,11 +12,11 @@ from keras_optix.records import shortest
 from keras_optix.tuners.variants import perturbed
 
 SPACES = {
-    "linear": optix.Linear(-0.3, 1 / 3),
-    "log": optix.Log(1e-5, 0.1),
-    "one_minus_log": optix.OneMinusLog(0.9, 0.9999),
-    "int": optix.Int(-2, 5),
-    "large_int": optix.Int(-(2**24), 2**24),
+    "linear": optix.tuners.Linear(-0.3, 1 / 3),
+    "log": optix.tuners.Log(1e-5, 0.1),
+    "one_minus_log": optix.tuners.OneMinusLog(0.9, 0.9999),
+    "int": optix.tuners.Int(-2, 5),
+    "large_int": optix.tuners.Int(-(2**24), 2**24),
 }
 
 
@@ -59,7 +59,7 @@ def test_noise_is_normal_in_coordinates_and_reflected_at_the_bounds(name: str, s
 
 def test_few_whole_numbers_still_move() -> None:
     """A twentieth of the range from 1 to 4 is 0.15: rounded, it would be nothing nearly always."""
-    space, draws = optix.Int(1, 4), rng()
+    space, draws = optix.tuners.Int(1, 4), rng()
     found = [perturbed({"n": 2.0}, {"n": space}, 0.05, draws)["n"] for _ in range(10_000)]
     # One whole number is one standard deviation; 2 is left beyond a half of it, but reached again by what is reflected
     # at 1 from 1.5 to 2.5 below.
@@ -91,7 +91,7 @@ def test_only_what_has_a_space_is_perturbed_and_nothing_is_added() -> None:
 @pytest.mark.parametrize("noise_scale", [0.0, 1e-9])
 def test_what_is_out_of_its_space_is_brought_in_first(noise_scale: float) -> None:
     values = {"log": 3.0, "linear": -7.0, "int": 2.4, "one_minus_log": 1.0}
-    spaces = SPACES | {"int": optix.Int(-(2**23), 2**23)}
+    spaces = SPACES | {"int": optix.tuners.Int(-(2**23), 2**23)}
     found = perturbed(values, spaces, noise_scale, rng())
     assert found["log"] == pytest.approx(0.1, rel=1e-6)
     assert found["linear"] == pytest.approx(-0.3, abs=1e-6)

@@ -21,7 +21,7 @@ optix.dataset_from_env(gymnasium.make("CartPole-v1"), agent, deterministic=True,
 
 callback = optix.OptixCallback(
     checkpoint_dir="checkpoints",
-    tuner=optix.BackoffOptimizer({"learning_rate": (1e-5, 1e-1), "gamma": optix.OneMinusLog(0.9, 0.999)}),
+    tuner=optix.BackoffOptimizer({"learning_rate": (1e-5, 1e-1), "gamma": optix.tuners.OneMinusLog(0.9, 0.999)}),
     scheduler=optix.BackoffScheduler(plateau_threshold=5),
     when_dormant="stop",
     resume_interval=None,
@@ -49,7 +49,7 @@ agent.hyperparams["gamma"] = 0.9
 assert_type(agent.get_hyperparams(), optix.HyperparamSet)
 
 optix.OptixCallback(monitor="val_loss", mode="min", registry=optix.CheckpointRegistry("checkpoints"))
-feed = optix.dataset_from_stream(CountingFeed(), agent, boundary=optix.every_n_steps(32), overflow="block")
+feed = optix.dataset_from_stream(CountingFeed(), agent, boundary=optix.live.every_n_steps(32), overflow="block")
 manager = optix.PolicyManager(optix.CheckpointRegistry("checkpoints"))
 manager.add_agent(agent)
 ensemble = optix.EnsembleAgent(manager, agent)

@@ -46,18 +46,18 @@ optix.OptixCallback(scheduler=optix.BackoffOptimizer())  # wrong: arg-type
 optix.OptixCallback(callbacks=[print])  # wrong: list-item
 optix.OptixCallback(monitor="val_loss", mode="minimum")  # wrong: arg-type
 optix.OptixCallback(when_dormant="rest")  # wrong: arg-type
-optix.MonitorEvaluator("val_loss", "lower")  # wrong: arg-type
+optix.evaluators.MonitorEvaluator("val_loss", "lower")  # wrong: arg-type
 optix.dataset_from_stream(CountingFeed(), agent, overflow="drop")  # wrong: arg-type
 optix.EnsembleAgent(optix.PolicyManager(), agent, learn="each")  # wrong: arg-type
-optix.replay_feed("run.feed", actions="again")  # wrong: arg-type
+optix.live.replay_feed("run.feed", actions="again")  # wrong: arg-type
 optix.BackoffOptimizer({"learning_rate": "log"})  # wrong: dict-item
 optix.BackoffScheduler(plateau_threshold="5")  # wrong: arg-type
 optix.dataset_from_env(CountingFeed(), agent)  # wrong: arg-type
 optix.dataset_from_env("CartPole-v1", optix.PPOAgent)  # wrong: arg-type
 optix.dataset_from_env("CartPole-v1", agent, window_size=32.0)  # wrong: arg-type
-optix.dataset_from_stream("CartPole-v1", agent, boundary=optix.every_n_steps(4))  # wrong: arg-type
+optix.dataset_from_stream("CartPole-v1", agent, boundary=optix.live.every_n_steps(4))  # wrong: arg-type
 optix.dataset_from_stream(CountingFeed(), agent, boundary=4)  # wrong: arg-type
-optix.every_n_steps("4")  # wrong: arg-type
+optix.live.every_n_steps("4")  # wrong: arg-type
 optix.evaluate("CartPole-v1", agent)  # wrong: arg-type
 optix.evaluate(agent, 3)  # wrong: arg-type
 optix.evaluate(agent, "CartPole-v1", episodes="10")  # wrong: arg-type

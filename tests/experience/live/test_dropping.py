@@ -136,7 +136,7 @@ def test_feeds_that_reset_at_once(
 def test_what_was_earned_before_a_disconnect_is_not_carried_over(stream: MakeStream) -> None:
     lost = ConnectionError("lost")
     script = [item(0), item(NAN, 100.0), lost, item(NAN), item(3), item(4, 1.0)]
-    found, collector, _ = play(stream, script, reconnect=optix.Reconnect(first_delay=0.0))
+    found, collector, _ = play(stream, script, reconnect=optix.live.Reconnect(first_delay=0.0))
     assert found == [(3, 1, 4, False, False)]
     assert collector.counts.reconnects == 1
 
@@ -175,7 +175,7 @@ def test_a_recording_of_such_a_feed_is_replayed_as_it_was_learned_from(stream: M
     collector = stream(feed, seed=3, window_size=3, on_invalid="drop", recorder=recorder)
     live = collect(collector)
     collector.close()
-    replayed = collect(stream(optix.replay_feed(tmp_path / "feed.rec"), seed=3, window_size=3))
+    replayed = collect(stream(optix.live.replay_feed(tmp_path / "feed.rec"), seed=3, window_size=3))
     assert rows(live) == rows(replayed)
     for one, other in zip(live, replayed, strict=True):
         for name in ("actions", "log_probs", "seed", "valid"):

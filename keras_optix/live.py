@@ -1,0 +1,28 @@
+"""Live feeds: what a feed is, when its windows end, how it reconnects, and recordings; see `dataset_from_stream`."""
+
+from __future__ import annotations
+
+from keras_optix.experience.live.feeds import (
+    Boundary,
+    Feed,
+    Reconnect,
+    StreamStep,
+    every_n_seconds,
+    every_n_steps,
+    on_done,
+)
+from keras_optix.experience.live.replay import ReplayFeed, replay_feed
+from keras_optix.experience.live.stream import FeedCounts
+
+__all__ = [
+    "Boundary",
+    "Feed",
+    "FeedCounts",
+    "Reconnect",
+    "ReplayFeed",
+    "StreamStep",
+    "every_n_seconds",
+    "every_n_steps",
+    "on_done",
+    "replay_feed",
+]
