@@ -9,10 +9,10 @@ another order lead to other samples, and those to other policies. A test that re
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import keras
 import numpy as np
 import pytest
 
@@ -85,12 +85,12 @@ def pytest_configure(config: pytest.Config) -> None:
     shift = config.getoption("--seed-shift")
     if not shift:
         return
-    set_random_seed, default_rng = keras.utils.set_random_seed, np.random.default_rng
+    set_random_seed, default_rng = importlib.import_module("keras").utils.set_random_seed, np.random.default_rng
 
     def shifted_rng(seed: Any = None) -> np.random.Generator:
         if isinstance(seed, (int, np.integer)):
             return default_rng((int(seed), 5, shift))
         return default_rng((*seed, 5, shift)) if isinstance(seed, (tuple, list)) else default_rng(seed)
 
-    keras.utils.set_random_seed = lambda seed: set_random_seed(seed + 1_000_003 * shift)
+    importlib.import_module("keras").utils.set_random_seed = lambda seed: set_random_seed(seed + 1_000_003 * shift)
     np.random.default_rng = shifted_rng

@@ -145,6 +145,16 @@ def test_the_core_needs_neither_keras_nor_an_environment() -> None:
     assert not {"tensorflow", "keras", "torch", "jax", "gymnasium"} & loaded_after(f"import {', '.join(modules)}")
 
 
+def test_the_core_is_tested_without_keras() -> None:
+    """So its tests take seconds, and what they show holds on any backend. One is about logs that are tensors."""
+    tests = Path(__file__).parent
+    for folder in ("loop", "statistics", "tuners", "evaluators", "store"):
+        for path in (tests / folder).glob("test_*.py"):
+            heavy = {module.split(".")[0] for module, _ in imports_of(path)} & {"keras", "tensorflow"}
+            layers = {layer_of(module) for module, _ in imports_of(path)} & {"callbacks", "agents"}
+            assert not heavy | layers or path.name == "test_log_values.py", path
+
+
 def test_tensorflow_makes_no_remarks_unless_the_user_asks_for_them() -> None:
     show = "import os; print(os.environ.get('TF_CPP_MIN_LOG_LEVEL'))"
     for before, after in ((None, "1"), ("0", "0"), ("3", "3")):

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from keras_optix.arguments import NamesChecked
 from keras_optix.callbacks.agent_adapter import LoopAgent
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.registry_option import registry_of
@@ -17,26 +14,21 @@ from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.experience.env_kinds import check_env
 from keras_optix.experience.making import EnvLike
 from keras_optix.loop.after_shift import AfterShift
+from keras_optix.loop.managed_policies import ManagedPolicies
 from keras_optix.loop.regimes import RegimeDetector
-from keras_optix.loop.score_book import Listener, ScoreBook
 from keras_optix.records import HyperparamSet
-from keras_optix.reprs import OneLineRepr
 from keras_optix.store.registry import CheckpointRegistry
-from keras_optix.tuners.search_space import SearchSpace
 from keras_optix.tuners.variants import perturbed
 from keras_optix.validation import (
     check_agent,
-    check_bool,
     check_float,
     check_function,
     check_int,
-    check_kind,
-    check_seed,
     refuse_kind,
 )
 
 
-class PolicyManager(NamesChecked, OneLineRepr):
+class PolicyManager(ManagedPolicies):
     """Evolves policies: goes back to the best one, tries variants of it, and weighs several against each other.
 
     Give it to the loop, ``OptixCallback(policy_manager=manager)``. Then
@@ -78,8 +70,6 @@ class PolicyManager(NamesChecked, OneLineRepr):
         ConfigurationError: An argument is invalid, or every variant would equal its parent.
     """
 
-    evolves = True  # the loop evolves policies
-
     def __init__(
         self,
         registry: CheckpointRegistry | str | os.PathLike[str] | None = None,
@@ -97,29 +87,22 @@ class PolicyManager(NamesChecked, OneLineRepr):
         after_shift: AfterShift | None = None,
         seed: int | None = None,
     ) -> None:
-        self.auto_spawn = check_bool("auto_spawn", auto_spawn)
-        self.max_variants = check_int("max_variants", max_variants, minimum=1)
-        self.variant_windows = check_int("variant_windows", variant_windows, minimum=1)
-        self.noise_scale = check_float("noise_scale", noise_scale, low=0.0, high=1.0)
-        self.mutation_fn = mutation_fn
-        self.regime_detector: RegimeDetector | None = check_kind(
-            "regime_detector", regime_detector, RegimeDetector, fix="Such as RegimeDetector().", optional=True
+        super().__init__(
+            score_window,
+            auto_spawn=auto_spawn,
+            max_variants=max_variants,
+            variant_windows=variant_windows,
+            noise_scale=noise_scale,
+            mutation_fn=mutation_fn,
+            floor=floor,
+            regime_detector=regime_detector,
+            bank=bank,
+            max_regimes=max_regimes,
+            after_shift=after_shift,
+            seed=seed,
         )
-        self.bank = check_bool("bank", bank)
-        self.max_regimes = check_int("max_regimes", max_regimes, minimum=1)
-        fix = "Such as AfterShift(statistics=0.1)."
-        given = check_kind("after_shift", after_shift, AfterShift, fix=fix, optional=True)
-        self.after_shift: AfterShift = given or AfterShift()
-        if mutation_fn is not None:
-            check_function("mutation_fn", mutation_fn, "a function of an agent, or None")
-        if self.auto_spawn and self.noise_scale == 0.0 and mutation_fn is None:
-            problem = "Without noise and without a mutation every variant would equal its parent."
-            raise ConfigurationError(describe(problem, auto_spawn=auto_spawn, noise_scale=noise_scale))
         self._given: CheckpointRegistry | None = registry_of(registry)
         self._registry: CheckpointRegistry | None = self._given
-        self._book = ScoreBook(score_window, floor)
-        self._agents: list[Any] = []
-        self._rng = np.random.default_rng(check_seed("seed", seed))
 
     # The registry
 
@@ -165,25 +148,6 @@ class PolicyManager(NamesChecked, OneLineRepr):
 
     # Agents and their weights
 
-    def _facts(self) -> Mapping[str, str]:
-        weights = ", ".join(f"{weight:.3g}" for weight in self.weights)
-        return {"agents": str(len(self._agents)), "weights": f"({weights})"}
-
-    @property
-    def agents(self) -> tuple[Any, ...]:
-        """The agents, in the order in which they were added."""
-        return tuple(self._agents)
-
-    @property
-    def weights(self) -> tuple[float, ...]:
-        """How much each agent counts, in their order; they sum to 1."""
-        return self._book.weights
-
-    @property
-    def scores(self) -> tuple[tuple[float, ...], ...]:
-        """Latest scores of each agent, oldest first."""
-        return self._book.scores
-
     def add_agent(self, agent: Any, weight: float = 1.0) -> int:
         """Adds an agent, before an ensemble is made.
 
@@ -216,68 +180,7 @@ class PolicyManager(NamesChecked, OneLineRepr):
         self._agents.append(agent)
         return index
 
-    def subscribe(self, listener: Listener) -> None:
-        """Calls the listener with the weights on each change, for as long as it exists.
-
-        Args:
-            listener: A bound method is let go with its object.
-        """
-        self._book.subscribe(listener)
-
-    def record_agent_score(self, i: int, score: float) -> None:
-        """Takes a score of an agent; the latest `score_window` of each count.
-
-        Args:
-            i: Its index.
-            score: Higher is better.
-
-        Raises:
-            ConfigurationError: There is no such agent.
-            NonFiniteError: The score is NaN, infinite or no number.
-        """
-        self._book.record(i, score)
-
-    def forget_scores(self) -> None:
-        """Drops the scores of all agents: they were earned in a regime that is gone. Weights stay until there are new.
-
-        The loop does so after a detected shift.
-        """
-        self._book.forget()
-
-    def auto_update_weights(self) -> tuple[float, ...]:
-        """Weighs each agent by the probability that its mean score is the highest.
-
-        The loop does so whenever agents earned scores. Until an agent has two scores nothing says how noisy they are,
-        and the weights stay. See `floor`.
-
-        Returns:
-            The weights.
-        """
-        self._book.rebalance()
-        return self.weights
-
-    def update_weights(self, weights: Mapping[int, float]) -> None:
-        """Sets the weights of some agents by hand.
-
-        Args:
-            weights: By index, in the unit of `add_agent`: the others keep theirs, and `weights` has all of them divided
-                by their sum. Automatic updates keep that sum, so that the unit stays.
-
-        Raises:
-            ConfigurationError: There is no such agent, or a weight is invalid; then none is changed.
-        """
-        self._book.set(weights)
-
     # Variants
-
-    def next_variant(self, values: Mapping[str, float], spaces: Mapping[str, SearchSpace]) -> dict[str, float]:
-        """Hyperparameters of the next variant: `values` with noise, within their spaces; see `perturbed`.
-
-        Args:
-            values: Those of the parent, by name.
-            spaces: Search spaces; a hyperparameter without one stays as it is.
-        """
-        return perturbed(values, spaces, self.noise_scale, self._rng)
 
     def spawn_variant(
         self, shell: Any, noise_scale: float | None = None, mutation_fn: Callable[[Any], None] | None = None
@@ -389,27 +292,6 @@ class PolicyManager(NamesChecked, OneLineRepr):
         if agent is not None:
             check_agent("agent", agent, "publish", "bind", fix="Leave it out, or give the agent that `fit` trains.")
         return PolicyManagerCallback(self, agent)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns weights, scores and the generator as JSON values."""
-        return self._book.to_json() | {"random": self._rng.bit_generator.state}
-
-    def from_json(self, values: Mapping[str, Any]) -> None:
-        """Restores what `to_json` returned, and tells the listeners the weights.
-
-        An ensemble's own state is restored after this: it may hold the weights of an older snapshot.
-
-        Raises:
-            StateError: It is not the state of a manager with as many agents; then nothing is changed.
-        """
-        rng = np.random.default_rng()
-        try:
-            rng.bit_generator.state = values["random"]
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            problem, fix = "The policy manager's state has no valid generator.", "Start a new run."
-            raise StateError(describe(problem, fix=fix)) from error
-        self._book.from_json(values)
-        self._rng = rng
 
 
 class PolicyManagerCallback(LoopCallback):

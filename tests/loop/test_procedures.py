@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 import keras_optix as optix
-from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.loggers.loop_log import LoopLog
 from keras_optix.loop.adapter import Adapter, InPlaceEvaluation, PolicyRef, TrainingUnit
 from keras_optix.loop.engine import Engine
+from keras_optix.loop.managed_policies import ManagedPolicies
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.records import EvalMetrics
@@ -176,10 +176,20 @@ def metrics_of(scores: np.ndarray) -> EvalMetrics:
     )
 
 
-class Hooks(optix.LoopCallback):
+class Hooks:
+    """Hears the loop, as a `LoopCallback` does."""
+
     def __init__(self) -> None:
-        super().__init__()
         self.heard: list[str] = []
+
+    def on_window_end(self, window_id: int, eval_metrics: EvalMetrics) -> None:
+        pass
+
+    def on_plateau(self, window_id: int) -> None:
+        pass
+
+    def on_hyperparam_update(self, old: Any, new: Any) -> None:
+        pass
 
     def on_improvement(self, snapshot: optix.PolicySnapshot) -> None:
         self.heard.append("improvement")
@@ -210,7 +220,7 @@ class Run:
     def __init__(
         self,
         directory: Path,
-        manager: PolicyManager | None,
+        manager: ManagedPolicies | None,
         *,
         copyable: bool = True,
         when_dormant: str = "watch",
@@ -264,8 +274,8 @@ class Run:
         return next(record.evidence for record in self.loop.log.records if record.kind == event)
 
 
-def manager(**options: Any) -> PolicyManager:
-    return PolicyManager(seed=0, **options)
+def manager(**options: Any) -> ManagedPolicies:
+    return ManagedPolicies(seed=0, **options)
 
 
 # DORMANT
@@ -634,7 +644,7 @@ def test_a_detector_that_names_nothing_is_refused(tmp_path: Path) -> None:
 # Resuming
 
 
-def resumed(run: Run, directory: Path, evolving: PolicyManager, **options: Any) -> Run:
+def resumed(run: Run, directory: Path, evolving: ManagedPolicies, **options: Any) -> Run:
     """A run that goes on with what `run` would have left behind."""
     import json
 

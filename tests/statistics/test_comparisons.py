@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from keras_optix.statistics.comparisons import SURE_Z, EvaluationResult, compare_policies, still_achieves
+from keras_optix.statistics.comparisons import EvaluationResult, compare_policies, still_achieves
 from keras_optix.statistics.estimates import Estimate, estimate_from_samples
+from keras_optix.statistics.levels import SURE_Z
 
 
 def played(scores: np.ndarray, *, episodes: bool = True) -> EvaluationResult:

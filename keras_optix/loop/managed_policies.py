@@ -1,0 +1,163 @@
+"""Several policies of one task, as the loop manages them: options, variants, members with their scores and weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from keras_optix.arguments import NamesChecked
+from keras_optix.errors import ConfigurationError, StateError, describe
+from keras_optix.loop.after_shift import AfterShift
+from keras_optix.loop.regimes import RegimeDetector
+from keras_optix.loop.score_book import Listener, ScoreBook
+from keras_optix.reprs import OneLineRepr
+from keras_optix.tuners.search_space import SearchSpace
+from keras_optix.tuners.variants import perturbed
+from keras_optix.validation import check_bool, check_float, check_function, check_int, check_kind, check_seed
+
+
+class ManagedPolicies(NamesChecked, OneLineRepr):
+    """What the loop asks of a policy manager; for the arguments see `keras_optix.PolicyManager`."""
+
+    evolves = True
+
+    def __init__(
+        self,
+        score_window: int = 10,
+        *,
+        auto_spawn: bool = False,
+        max_variants: int = 3,
+        variant_windows: int = 50,
+        noise_scale: float = 0.05,
+        mutation_fn: Callable[[Any], None] | None = None,
+        floor: float = 0.05,
+        regime_detector: RegimeDetector | None = None,
+        bank: bool = True,
+        max_regimes: int = 8,
+        after_shift: AfterShift | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self.auto_spawn = check_bool("auto_spawn", auto_spawn)
+        self.max_variants = check_int("max_variants", max_variants, minimum=1)
+        self.variant_windows = check_int("variant_windows", variant_windows, minimum=1)
+        self.noise_scale = check_float("noise_scale", noise_scale, low=0.0, high=1.0)
+        self.mutation_fn = mutation_fn
+        self.regime_detector: RegimeDetector | None = check_kind(
+            "regime_detector", regime_detector, RegimeDetector, fix="Such as RegimeDetector().", optional=True
+        )
+        self.bank = check_bool("bank", bank)
+        self.max_regimes = check_int("max_regimes", max_regimes, minimum=1)
+        fix = "Such as AfterShift(statistics=0.1)."
+        given = check_kind("after_shift", after_shift, AfterShift, fix=fix, optional=True)
+        self.after_shift: AfterShift = given or AfterShift()
+        if mutation_fn is not None:
+            check_function("mutation_fn", mutation_fn, "a function of an agent, or None")
+        if self.auto_spawn and self.noise_scale == 0.0 and mutation_fn is None:
+            problem = "Without noise and without a mutation every variant would equal its parent."
+            raise ConfigurationError(describe(problem, auto_spawn=auto_spawn, noise_scale=noise_scale))
+        self._book = ScoreBook(score_window, floor)
+        self._agents: list[Any] = []
+        self._rng = np.random.default_rng(check_seed("seed", seed))
+
+    def _facts(self) -> Mapping[str, str]:
+        weights = ", ".join(f"{weight:.3g}" for weight in self.weights)
+        return {"agents": str(len(self._agents)), "weights": f"({weights})"}
+
+    @property
+    def agents(self) -> tuple[Any, ...]:
+        """The agents, in the order in which they were added."""
+        return tuple(self._agents)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """How much each agent counts, in their order; they sum to 1."""
+        return self._book.weights
+
+    @property
+    def scores(self) -> tuple[tuple[float, ...], ...]:
+        """Latest scores of each agent, oldest first."""
+        return self._book.scores
+
+    def subscribe(self, listener: Listener) -> None:
+        """Calls the listener with the weights on each change, for as long as it exists.
+
+        Args:
+            listener: A bound method is let go with its object.
+        """
+        self._book.subscribe(listener)
+
+    def record_agent_score(self, i: int, score: float) -> None:
+        """Takes a score of an agent; the latest `score_window` of each count.
+
+        Args:
+            i: Its index.
+            score: Higher is better.
+
+        Raises:
+            ConfigurationError: There is no such agent.
+            NonFiniteError: The score is NaN, infinite or no number.
+        """
+        self._book.record(i, score)
+
+    def forget_scores(self) -> None:
+        """Drops the scores of all agents: they were earned in a regime that is gone. Weights stay until there are new.
+
+        The loop does so after a detected shift.
+        """
+        self._book.forget()
+
+    def auto_update_weights(self) -> tuple[float, ...]:
+        """Weighs each agent by the probability that its mean score is the highest.
+
+        The loop does so whenever agents earned scores. Until an agent has two scores nothing says how noisy they are,
+        and the weights stay. See `floor`.
+
+        Returns:
+            The weights.
+        """
+        self._book.rebalance()
+        return self.weights
+
+    def update_weights(self, weights: Mapping[int, float]) -> None:
+        """Sets the weights of some agents by hand.
+
+        Args:
+            weights: By index, in the unit of `add_agent`: the others keep theirs, and `weights` has all of them divided
+                by their sum. Automatic updates keep that sum, so that the unit stays.
+
+        Raises:
+            ConfigurationError: There is no such agent, or a weight is invalid; then none is changed.
+        """
+        self._book.set(weights)
+
+    def next_variant(self, values: Mapping[str, float], spaces: Mapping[str, SearchSpace]) -> dict[str, float]:
+        """Hyperparameters of the next variant: `values` with noise, within their spaces; see `perturbed`.
+
+        Args:
+            values: Those of the parent, by name.
+            spaces: Search spaces; a hyperparameter without one stays as it is.
+        """
+        return perturbed(values, spaces, self.noise_scale, self._rng)
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns weights, scores and the generator as JSON values."""
+        return self._book.to_json() | {"random": self._rng.bit_generator.state}
+
+    def from_json(self, values: Mapping[str, Any]) -> None:
+        """Restores what `to_json` returned, and tells the listeners the weights.
+
+        An ensemble's own state is restored after this: it may hold the weights of an older snapshot.
+
+        Raises:
+            StateError: It is not the state of a manager with as many agents; then nothing is changed.
+        """
+        rng = np.random.default_rng()
+        try:
+            rng.bit_generator.state = values["random"]
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            problem, fix = "The policy manager's state has no valid generator.", "Start a new run."
+            raise StateError(describe(problem, fix=fix)) from error
+        self._book.from_json(values)
+        self._rng = rng
