@@ -148,7 +148,7 @@ def score_alone(data: WindowData, evaluator: BaseEvaluator, logs: Mapping[str, f
     Returns:
         The score; None if this window is no evidence, or if the evaluator scores logs or epochs, which are no member's.
     """
-    if evaluator.reads_logs or evaluator.per_epoch:
+    if evaluator.from_logs or evaluator.per_epoch:
         return None
     if evaluator.plays_episodes:
         metrics = evaluator.measure_episodes(data.episodes) if data.episodes else None

@@ -45,7 +45,7 @@ class ModelAdapter(FitAdapter):
 
     unit = "epoch"
     steps = "steps"
-    exact = True
+    scores_are_deterministic = True
     metrics = ("loop/best", "loop/score", "epoch/loss", "epoch/val_loss")
 
     def __init__(

@@ -25,7 +25,7 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
         deterministic: Whether episodes that the loop plays take the most likely actions. False (the default here):
             actions are sampled, as in training.
         per_epoch: Whether epochs are scored and not windows. False (the default here).
-        reads_logs: Whether scores are logs. They cannot be had a second time for the same weights, so they are neither
+        from_logs: Whether scores are logs. They cannot be had a second time for the same weights, so they are neither
             pooled nor confirmed. False (the default here).
         in_place: Whether weights are only ever evaluated in the training environments, in windows that are not learned
             from: of an environment that exists once, a copy says nothing. False (the default here): where the loop can
@@ -38,7 +38,7 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
     every: int = 0
     deterministic: bool = False
     per_epoch: bool = False
-    reads_logs: bool = False
+    from_logs: bool = False
     in_place: bool = False
     sign: float = 1.0
 

@@ -18,10 +18,10 @@ class Evaluation:
         env_steps: Environment steps of the run until then.
         lag: How many windows of training the weights that earned the score are behind `window_id`, on average: 1 for
             those that collected that window, 0 for an epoch that was scored at its end.
-        counts: Whether it counts towards a plateau. It does not while a tuner experiments.
+        counts_towards_plateau: It does not while a tuner experiments.
         monitored: Whether a lower score is a degradation. Of an experiment's weights it is not.
-        exact: Whether the same weights would get the same score again, as from a validation set: then two of them are
-            compared without error, although the scores of a run are noisy.
+        scores_are_deterministic: Whether the same weights would get the same score again, as from a validation set:
+            then two of them are compared without error, although the scores of a run are noisy.
     """
 
     score: Estimate
@@ -29,6 +29,6 @@ class Evaluation:
     policy_version: int = 0
     env_steps: int = 0
     lag: float = 0.0
-    counts: bool = True
+    counts_towards_plateau: bool = True
     monitored: bool = True
-    exact: bool = False
+    scores_are_deterministic: bool = False

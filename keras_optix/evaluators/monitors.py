@@ -59,7 +59,7 @@ class MonitorEvaluator(BaseEvaluator):
         ConfigurationError: `monitor` is no name, `mode` is none of the three, or ``"auto"`` cannot tell.
     """
 
-    reads_logs = True
+    from_logs = True
 
     def __init__(self, monitor: str, mode: Literal["auto", "min", "max"] = "auto") -> None:
         fix = 'Such as monitor="val_loss".'

@@ -215,7 +215,7 @@ class Reassess(Action):
 
 @dataclass(frozen=True)
 class SaveIfHigher(Action):
-    """Save the evaluated weights if no score was higher, where scores are exact."""
+    """Save the evaluated weights if no score was higher, where scores are deterministic."""
 
 
 @dataclass(frozen=True)

@@ -104,8 +104,8 @@ class Adapter(abc.ABC):
     Attributes:
         unit: What is scored: ``"window"`` or ``"epoch"``.
         steps: What its steps are called: ``"env steps"`` or ``"steps"``.
-        exact: Whether evaluating the same weights again gives the same score. Then nothing is confirmed, and the
-            highest score is the best even where it is not significantly higher.
+        scores_are_deterministic: Whether evaluating the same weights again gives the same score. Then nothing is
+            confirmed, and the highest score is the best even where it is not significantly higher.
         metrics: Scalar tags that TensorBoard's HParams tab shows.
         ready: Whether there is a state to read; not before the first batch has built a model.
         hyperparams: What a tuner may change.
@@ -114,7 +114,7 @@ class Adapter(abc.ABC):
 
     unit = "window"
     steps = "env steps"
-    exact = False
+    scores_are_deterministic = False
     metrics: Sequence[str] = ()
     ready = True
     evaluation_steps = 0
@@ -210,7 +210,7 @@ class Adapter(abc.ABC):
         """
         return None
 
-    # These are not asked of a adapter whose scores are exact: there is nothing to confirm, and no policy to evolve.
+    # These are not asked of an adapter whose scores are deterministic: there is nothing to confirm, and no policy to evolve.
 
     def current(self, window_id: int, env_steps: int) -> PolicyRef:
         """The weights as they are now, as a candidate."""

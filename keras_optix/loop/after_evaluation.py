@@ -29,7 +29,7 @@ def after_evaluation(evaluation: Evaluation, at: Situation, values: Mapping[str,
     if decision.event is LoopEvent.CANDIDATE:
         yield do.RecordDecision(decision)
         decisions, later = yield from confirm(evaluation, decision, at, values)
-    elif at.exact:
+    elif at.scores_are_deterministic:
         yield do.SaveIfHigher()
     for decided in decisions:
         yield do.Follow(decided)

@@ -87,7 +87,7 @@ class Engine:
 
         def drop_scores() -> None:
             # The next window is still played by weights that new values have not trained.
-            pool.drop_until(journal.window_id + (0 if adapter.exact else 1) + adapter.ahead)
+            pool.drop_until(journal.window_id + (0 if adapter.scores_are_deterministic else 1) + adapter.ahead)
 
         self.adapter, self.evaluator, self.scheduler, self.registry = adapter, evaluator, scheduler, registry
         self.options, self.log, self.journal, self.manager = options, log, journal, manager
@@ -180,7 +180,7 @@ class Engine:
             self.recover_from_nan(candidate.window_id, "A score", self._last_good())
             return
         evaluated = self._judge(candidate, metrics)
-        if evaluated is not None or self.adapter.exact:
+        if evaluated is not None or self.adapter.scores_are_deterministic:
             hyperparams = self.adapter.hyperparams.snapshot() if evaluated is None else self._scored_under
             add_row(self, candidate.window_id, evaluated, metrics, hyperparams, logs)
 
@@ -204,9 +204,9 @@ class Engine:
             window_id=candidate.window_id,
             policy_version=candidate.policy_version,
             env_steps=self.journal.env_steps,
-            at_end=adapter.exact or self.evaluator.per_epoch,
+            at_end=adapter.scores_are_deterministic or self.evaluator.per_epoch,
         )
-        evaluation = self.tuning.flagged(replace(evaluation, exact=adapter.exact))
+        evaluation = self.tuning.flagged(replace(evaluation, scores_are_deterministic=adapter.scores_are_deterministic))
         self.latest, self._scored_under = evaluation, adapter.hyperparams.snapshot()
         self._compare_places(evaluation)
         regime = performer.regimes.see(evaluation)
@@ -221,7 +221,7 @@ class Engine:
         options, manager, performer = self.options, self.manager, self.performer
         return Situation(
             single=performer.single,
-            exact=self.adapter.exact,
+            scores_are_deterministic=self.adapter.scores_are_deterministic,
             watches=options.when_dormant == "watch",
             rolls_back=options.rollback_on_degradation,
             managed=manager.evolves,

@@ -226,7 +226,7 @@ class Performer:
 
     def _accept(self, action: do.Accept) -> Decision:
         decision = self.scheduler.accept(action.evaluation, action.evidence)
-        if self.adapter.exact:
+        if self.adapter.scores_are_deterministic:
             self._save_if_higher()
         else:
             self._save(self._the_candidate, self.metrics, self.adapter.get_hyperparams())
@@ -271,7 +271,7 @@ class Performer:
     @property
     def single(self) -> bool:
         """Whether a score cannot be had a second time for the same weights: then none are pooled or confirmed."""
-        return self.adapter.exact or self.evaluator.reads_logs
+        return self.adapter.scores_are_deterministic or self.evaluator.from_logs
 
     def _reassess(self, score: Estimate) -> None:
         best, journal = self.best.snapshot, self.journal
@@ -286,7 +286,7 @@ class Performer:
         journal.note(EventKind.REASSESSED, f"evaluated snapshot {best.snapshot_id} again", evidence)
 
     def _save_if_higher(self) -> None:
-        """Where scores are exact, the highest is the best to restore, even if it is no significant step."""
+        """Where scores are deterministic, the highest is the best to restore, even if it is no significant step."""
         best, score = self.best.snapshot, self.metrics.primary_score
         if score is not None and (best is None or score > best.score):
             self._save(self._the_candidate, self.metrics, self.adapter.get_hyperparams())

@@ -42,7 +42,7 @@ class Situation:
 
     Attributes:
         single: Whether a score cannot be had a second time for the same weights: then none is confirmed.
-        exact: Whether the same weights would get the same score again.
+        scores_are_deterministic: Whether the same weights would get the same score again.
         watches: Whether DORMANT becomes WATCHDOG, and does not end `fit`.
         rolls_back: Whether a degradation is answered by a rollback.
         managed: Whether a policy manager evolves policies.
@@ -55,7 +55,7 @@ class Situation:
     """
 
     single: bool = False
-    exact: bool = False
+    scores_are_deterministic: bool = False
     watches: bool = False
     rolls_back: bool = False
     managed: bool = False

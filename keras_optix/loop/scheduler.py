@@ -357,10 +357,10 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         before, fall, alarm = state.loop_state, self._plateau_evidence(state, score), False
         if evaluation.monitored:
             state, fall, alarm = self._update_cusum(state, score)
-        if evaluation.counts:
+        if evaluation.counts_towards_plateau:
             state = dataclasses.replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1)
         rising = trend(state.history[-min(state.since_best, _HISTORY) :]) > self._limit
-        if evaluation.counts and state.since_best >= self.dormant_threshold and not rising:
+        if evaluation.counts_towards_plateau and state.since_best >= self.dormant_threshold and not rising:
             # Counted since the best was promoted, so that degradations on the way cannot put DORMANT off for ever.
             self.state = dataclasses.replace(state, loop_state=LoopState.DORMANT)
             return Decision(LoopEvent.DORMANT, before, LoopState.DORMANT, self._plateau_evidence(state, score))
@@ -376,7 +376,11 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
                 cooldown_until=state.evaluations + self.degradation_cooldown,
             )
             return Decision(LoopEvent.DEGRADATION, before, LoopState.ACTIVE, fall)
-        if evaluation.counts and before is LoopState.ACTIVE and state.since_active >= self.plateau_threshold:
+        if (
+            evaluation.counts_towards_plateau
+            and before is LoopState.ACTIVE
+            and state.since_active >= self.plateau_threshold
+        ):
             self.state = dataclasses.replace(state, loop_state=LoopState.COOLING, interval=self._next_interval(state))
             return Decision(LoopEvent.PLATEAU, before, LoopState.COOLING, self._plateau_evidence(state, score))
         if before is LoopState.COOLING:

@@ -106,7 +106,9 @@ class Tuning:
         """The evaluation, marked if it is one of an experiment."""
         if self._tuner is None:
             return evaluation
-        return replace(evaluation, counts=not self._tuner.busy, monitored=self._tuner.monitored)
+        return replace(
+            evaluation, counts_towards_plateau=not self._tuner.probe_running, monitored=self._tuner.monitored
+        )
 
     def begin(self) -> None:
         """A new run."""
@@ -304,7 +306,9 @@ class Tuning:
 
     def _lineage_of_candidate(self) -> Lineage:
         """An agent's weights collected the latest window before they learned from it; an epoch is scored at its end."""
-        return self.lineage if self._adapter.exact else replace(self.lineage, steps=self._steps_before)
+        return (
+            self.lineage if self._adapter.scores_are_deterministic else replace(self.lineage, steps=self._steps_before)
+        )
 
     def _set(self, params: Mapping[str, float]) -> bool:
         """Sets values and tells the callbacks; returns whether anything changed."""

@@ -179,8 +179,8 @@ class BackoffOptimizer(BaseOptimizer):
             self.reset()
 
     @property
-    def busy(self) -> bool:
-        """See `BaseOptimizer.busy`."""
+    def probe_running(self) -> bool:
+        """See `BaseOptimizer.probe_running`."""
         return self._state.probe is not None
 
     def reset(self) -> None:

@@ -93,7 +93,7 @@ class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
         return [{name: value} for name, space in self.spaces.items() for value in (space.low, space.high)]
 
     @property
-    def busy(self) -> bool:
+    def probe_running(self) -> bool:
         """Whether an experiment is under way. Its evaluations count towards no plateau."""
         return False
 

@@ -142,8 +142,8 @@ class PBTOptimizer(BaseOptimizer):
         self._state = self._fresh()
 
     @property
-    def busy(self) -> bool:
-        """See `BaseOptimizer.busy`. Of a population one evaluation a round counts: patience is in rounds."""
+    def probe_running(self) -> bool:
+        """See `BaseOptimizer.probe_running`. Of a population one evaluation a round counts: patience is in rounds."""
         state = self._state
         last = state.turn == self.population - 1 and state.since == self.ready_interval - 1
         return self.population > 1 and not last
@@ -387,7 +387,7 @@ class PBTOptimizer(BaseOptimizer):
 def _score(evaluation: Evaluation) -> Estimate:
     """The score as a comparison of two states takes it: without error where the same weights would get it again."""
     score = evaluation.score
-    return replace(score, stderr=0.0) if evaluation.exact and math.isinf(score.stderr) else score
+    return replace(score, stderr=0.0) if evaluation.scores_are_deterministic and math.isinf(score.stderr) else score
 
 
 def _with(state: _PBTState, number: int, member: Record) -> _PBTState:

@@ -375,7 +375,7 @@ def test_scores_leave_the_evaluator_as_it_was() -> None:
     assert scores_of(ensemble, second, optix.GreedyEvaluator()) == [0.0, 5.0]
 
 
-@pytest.mark.parametrize("kind", ["reads_logs", "per_epoch"])
+@pytest.mark.parametrize("kind", ["from_logs", "per_epoch"])
 def test_logs_and_epochs_are_no_members(kind: str) -> None:
     ensemble = constant(credit="slots")
     evaluator = Remembering()

@@ -189,11 +189,11 @@ def test_parameters_take_turns_and_a_pause_undoes_a_probe() -> None:
     probed = [name for decision in run.ended("probe") for name in decision.params]
     assert probed[:3] == ["learning_rate"] * 3
     assert set(probed[3:]) == {"gamma"}
-    assert tuner.busy
+    assert tuner.probe_running
     paused = tuner.pause()
     assert paused is not None
     assert paused.params == pytest.approx({"gamma": 0.99})
-    assert not tuner.busy
+    assert not tuner.probe_running
     assert tuner.pause() is None
 
 

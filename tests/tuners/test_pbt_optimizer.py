@@ -179,7 +179,7 @@ def test_members_take_turns_from_the_same_weights() -> None:
     ]
     assert [d.permanent for d in decisions] == [False] + [True] * 6
     assert not tuner.monitored
-    assert tuner.busy == (tuner.population > 1)
+    assert tuner.probe_running == (tuner.population > 1)
     assert PBTOptimizer(BOUNDS).monitored
 
 
