@@ -39,7 +39,7 @@ from keras_optix.agents.trainer import WindowTrainer, refuse_distribution, refus
 from keras_optix.arguments import names_checked
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
 from keras_optix.experience.actions import actions_for
-from keras_optix.experience.actor import Actor
+from keras_optix.experience.actor import Actor, LoweredPolicy
 from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
@@ -647,6 +647,15 @@ class Agent(AgentAttributes, WindowTrainer):
         """The policy as what `make_actor` lowers."""
         head = self.head
         return Lowerable(self.choose, self.policy_params().arrays, head.layout, head.noise, head.acting().network)
+
+    def lowered_policy(self, batch_size: int) -> LoweredPolicy:
+        """Lowers the policy for `batch_size` observations a call: plain data that a `LiteRTActor` runs in any process.
+
+        Raises:
+            StateError: The agent is not bound yet.
+            LoweringError: The policy cannot be lowered.
+        """
+        return self._lowered.get(self.lowerable(), batch_size)
 
     def make_actor(self, batch_size: int) -> Actor:
         """Lowers the policy for `batch_size` observations a call; falls back to a compiled function, with a warning."""

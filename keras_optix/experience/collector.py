@@ -14,18 +14,15 @@ import numpy as np
 
 from keras_optix.errors import StateError
 from keras_optix.experience.actions import actions_for
-from keras_optix.experience.actor import Actor, WindowListener
 from keras_optix.experience.collector_state import CollectorState, read_collector_state
 from keras_optix.experience.copies import Copies
+from keras_optix.experience.env_runner import EnvRunner
 from keras_optix.experience.envs import Envs
-from keras_optix.experience.episodes import EpisodeBook
 from keras_optix.experience.evaluation import take_statistics
-from keras_optix.experience.observations import check_finite
 from keras_optix.experience.policy_params import PolicyRecord
-from keras_optix.experience.rollout import Rollout
 from keras_optix.experience.source import PolicyOwner, WindowSource
 from keras_optix.experience.statistics import copy_statistics, read_all, write_all
-from keras_optix.experience.window import CollectedWindow, Window
+from keras_optix.experience.window import CollectedWindow
 from keras_optix.records import EpisodeRecord
 from keras_optix.store.files import Saved
 
@@ -85,12 +82,10 @@ class Collector(WindowSource):
         self.prefetch = prefetch
         self._check_bounds = check_bounds
         self._takes_statistics = takes_statistics
-        self._actor: Actor | None = None
-        self._actions = actions_for(envs.action_space)
-        self._rng = np.random.default_rng(None if seed is None else (seed, 1))
-        blank = EpisodeBook.blank(envs.num_envs)
+        actions_for(envs.action_space)  # raises where no agent plays it
+        self._runner: EnvRunner | None = None
         # Where the environments are, and where they were when the last window was handed out.
-        self._state = self._handed_out = CollectorState(0, 0, self._rng.bit_generator.state, blank)
+        self._state = self._handed_out = CollectorState.initial(envs.num_envs, seed)
         self._closed = False
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "keras_optix_collector") if prefetch else None
@@ -219,7 +214,6 @@ class Collector(WindowSource):
             state, env_states, interrupted = read_collector_state(arrays, values, self.envs.layout, self.num_envs)
             self._ahead = None
             self._forget_delivered()
-            self._rng.bit_generator.state = state.rng
             # First of all without the environments: one of them may raise.
             self._state = self._handed_out = state.with_new_episodes()
             with self.envs.use():
@@ -252,82 +246,24 @@ class Collector(WindowSource):
         with self._lock:
             self._check_open()
             try:
-                with self.envs.use() as used:
-                    return self._collect(policy, used)
+                if self._takes_statistics:
+                    take_statistics(self.envs, self._owner)
+                if self._runner is None:
+                    self._runner = EnvRunner(
+                        self.envs,
+                        self._make_actor(),
+                        window_size=self.window_size,
+                        seed=self.seed,
+                        deterministic=self.deterministic,
+                        check_bounds=self._check_bounds,
+                    )
+                collected, self._state = self._runner.collect(policy.params, self._state)
+                if collected.interrupted:
+                    self._tell(_USED, warn=True)
+                return replace(collected, policy=policy), self._state
             except BaseException:
                 self._close()
                 raise
-
-    def _collect(self, policy: PolicyRecord, used: np.ndarray) -> tuple[CollectedWindow, CollectorState]:
-        """Collects a window.
-
-        Args:
-            policy: The policy.
-            used: ``[N]`` bool, environments that somebody else used since the last one.
-        """
-        if self._actor is None:
-            self._actor = self._make_actor()
-        actor, envs, before = self._actor, self.envs, self._state
-        actor.set_weights(policy.params.arrays)
-        if self._takes_statistics:
-            take_statistics(envs, self._owner)
-        if isinstance(actor, WindowListener):
-            actor.begin_window(before.window_id)
-        steps, n = self.window_size, self.num_envs
-        rollout = Rollout(envs.layout, steps, n, own_rewards=envs.own_rewards)
-        observations = rollout.observations
-        if before.current is None:
-            envs.reset(self._reset_seed(before.window_id), observations)
-        else:
-            for leaf, current in zip(observations, before.current, strict=True):
-                leaf[0] = current
-            if used.any():
-                envs.reset(self._reset_seed(before.window_id), observations, used)
-                before = replace(before, book=before.book.cut(used))
-                self._tell(_USED, warn=True)
-        choices: np.ndarray = np.empty((steps, n, *self._actions.shape), self._actions.dtype)
-        log_probs = np.empty((steps, n), np.float32)
-        noise = actor.noise.zeros((steps, n)) if self.deterministic else actor.noise.draw(self._rng, (steps, n))
-        infos = []
-        act, step, to_env = actor.act, envs.step, self._actions.to_env
-        for t in range(steps):
-            chosen, log_probs[t] = act([leaf[t] for leaf in observations], noise[t])
-            choices[t] = chosen
-            infos.append(step(to_env(chosen), rollout, t))
-        envs.finish(rollout)
-        following = rollout.next_observations()
-        self._check(observations, following, rollout.rewards, rollout.own_rewards, before.window_id)
-        book, episodes = before.book.after(
-            rollout,
-            policy.version,
-            before.window_id,
-            one_version=self.deterministic,
-            rewards=rollout.own_rewards,
-        )
-        window = Window(
-            observations=envs.layout.pack([leaf[:-1] for leaf in observations]),
-            actions=choices,
-            rewards=rollout.rewards,
-            terminated=rollout.terminated,
-            truncated=rollout.truncated,
-            valid=rollout.valid,
-            next_observations=envs.layout.pack(following),
-            log_probs=log_probs,
-            seed=self._rng.integers(0, 2**31 - 1, 2, np.int32),
-            window_id=np.int64(before.window_id),
-            policy_version=np.int64(policy.version),
-            episode_return=book.mean_return,
-            episode_length=book.mean_length,
-        )
-        self._state = CollectorState(
-            before.window_id + 1,
-            before.env_steps + int(np.count_nonzero(rollout.valid)),
-            self._rng.bit_generator.state,
-            book,
-            [leaf[-1].copy() for leaf in observations],
-        )
-        own = rollout.own_rewards if envs.own_rewards else None
-        return CollectedWindow(window, infos, episodes, policy, self._state.env_steps, own), self._state
 
     def _tell(self, notice: str, *, warn: bool) -> None:
         """Says something once: to the loop, or by a warning where no loop listens."""
@@ -337,25 +273,3 @@ class Collector(WindowSource):
         self._notices.append(notice)
         if warn and self._delivered is None:
             warnings.warn(f"{notice[0].upper()}{notice[1:]}.", stacklevel=2)
-
-    def _reset_seed(self, window_id: int) -> int | None:
-        """The seed of environments whose first episodes begin with this window."""
-        if self.seed is None or window_id == 0:
-            return self.seed
-        return int(np.random.default_rng((self.seed, 4, window_id)).integers(2**31))
-
-    def _check(
-        self,
-        observations: list[np.ndarray],
-        following: list[np.ndarray],
-        rewards: np.ndarray,
-        own_rewards: np.ndarray,
-        window_id: int,
-    ) -> None:
-        where = f"window {window_id}"
-        # `following` first: its rows are those of the steps. The other has the first observations of episodes besides.
-        for leaves in (following, observations):
-            self.envs.layout.check(leaves, where, bounds=self._check_bounds)
-        check_finite("a reward", rewards, where)
-        if own_rewards is not rewards:
-            check_finite("a reward", own_rewards, where)

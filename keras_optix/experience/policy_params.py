@@ -53,10 +53,8 @@ class PolicyRecord:
     available: bool = True
 
     def __repr__(self) -> str:
-        params = self.params
-        return call_repr(
-            self, version=str(params.version), arrays=str(len(params.arrays)), available=str(self.available)
-        )
+        arrays = str(len(self.params.arrays))
+        return call_repr(self, version=str(self.version), arrays=arrays, available=str(self.available))
 
     @property
     def version(self) -> int:
@@ -69,7 +67,7 @@ class PolicyRecord:
 
 
 def unknown_policy(version: int, fingerprint: int = 0) -> PolicyRecord:
-    """A record of which only the version is known: that of a recording.
+    """A record of which only the version is known: from a recording, or from an `EnvRunner`, which keeps no policies.
 
     Args:
         version: The policy version.

@@ -84,10 +84,11 @@ class CollectedWindow:
         window: The arrays.
         infos: `T` info values of the environments.
         episodes: Episodes that ended in the window.
-        policy: The policy that acted, as its owner keeps it.
+        policy: The policy that acted. From an `EnvRunner` only its version is known; a source adds the rest.
         env_steps: Environment steps of the run up to the end of this window.
         own_rewards: ``[T, N]`` float32, the rewards of the environment beneath a wrapper that normalises them; None
             where those of the window are its own.
+        interrupted: Whether episodes were cut at its beginning, because somebody else used their environments.
     """
 
     window: Window
@@ -96,6 +97,7 @@ class CollectedWindow:
     policy: PolicyRecord
     env_steps: int
     own_rewards: np.ndarray | None = None
+    interrupted: bool = False
 
     @property
     def window_id(self) -> int:
