@@ -83,7 +83,7 @@ def acting(space: gymnasium.spaces.Box, n: int) -> tuple[Work, Work, str]:
     agent = optix.PPOAgent()
     agent.bind(space, gymnasium.spaces.Discrete(4))
     actor: Any = agent.make_actor(n)
-    actor.set_weights(agent.publish().arrays)
+    actor.set_weights(agent.policy_params().arrays)
     rng = np.random.default_rng(0)
     observations = (rng.random((16, n, *space.shape)) * (256 if space is PIXELS else 1)).astype(space.dtype)
 

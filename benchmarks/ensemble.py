@@ -60,7 +60,7 @@ def ensemble(members: int) -> Any:
 def acting(who: Any, actor: Any, window: int = 0) -> Work:
     """Calls with the same weights, or with new ones each `window` calls if that is not 0."""
     steps = window or STEPS
-    actor.set_weights(who.publish().arrays)
+    actor.set_weights(who.policy_params().arrays)
     rng = np.random.default_rng(0)
     observations = rng.random((steps, N, 4), np.float32)
     noise = actor.noise.draw(rng, (steps, N))
@@ -68,7 +68,7 @@ def acting(who: Any, actor: Any, window: int = 0) -> Work:
     def work() -> int:
         if window:
             # As after an update: arrays that did not change would cost an actor with constants nothing.
-            arrays = [array + np.float32(1e-6) * rng.random() for array in who.publish().arrays]
+            arrays = [array + np.float32(1e-6) * rng.random() for array in who.policy_params().arrays]
             actor.set_weights(arrays)
         for t in range(steps):
             actor.act([observations[t]], noise[t])

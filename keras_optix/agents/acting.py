@@ -147,7 +147,7 @@ class PolicyHead(OneLineRepr):
 
 
 def mapped(variables: Sequence[Any], weights: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """Weights as published, for the variables that they stand for."""
+    """Arrays of `PolicyParams`, for the variables that they stand for."""
     return [(v, tf.cast(weight, v.dtype)) for v, weight in zip(variables, weights, strict=True)]
 
 

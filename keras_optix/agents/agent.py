@@ -24,7 +24,7 @@ from keras_optix.agents.networks import spaces_of_network
 from keras_optix.agents.normalization import RunningMoments, moments_in
 from keras_optix.agents.progress import FitProgress, ProgressReporter
 from keras_optix.agents.saving import ADDED, agent_of, config_of, serialized
-from keras_optix.agents.state import PolicyClock, StateReader, as_published, load_arrays
+from keras_optix.agents.state import PolicyClock, StateReader, in_acting_dtype, load_arrays
 from keras_optix.agents.stepping import (
     ByWindow,
     FitFailureListener,
@@ -39,11 +39,12 @@ from keras_optix.agents.trainer import WindowTrainer, as_numbers, refuse_distrib
 from keras_optix.arguments import names_checked
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
 from keras_optix.experience.actions import actions_for
-from keras_optix.experience.actor import Actor
+from keras_optix.experience.actor import Actor, LoweredPolicy
 from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
 from keras_optix.experience.observations import ObservationLayout
+from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
 from keras_optix.experience.source import WindowSource
-from keras_optix.experience.window import PublishedPolicy, Window
+from keras_optix.experience.window import Window
 from keras_optix.loop.after_shift import AfterShift
 from keras_optix.records import LEARNING_RATE, HyperparamSet
 from keras_optix.tuners.search_space import Log, SearchSpace, infer_space
@@ -608,7 +609,7 @@ class Agent(AgentAttributes, WindowTrainer):
         batch, single = head.batch_of(observations)
         size = len(batch[0])
         actor = self._act_actors.get(self, size)
-        actor.set_weights(self.publish().arrays)
+        actor.set_weights(self.policy_params().arrays)
         noise = actor.noise.zeros((size,)) if deterministic else actor.noise.draw(self._act_rng, (size,))
         chosen = head.actions.to_env(actor.act(batch, noise)[0])
         return chosen[0] if single else chosen
@@ -627,8 +628,20 @@ class Agent(AgentAttributes, WindowTrainer):
         """
         return self.head.choose(observations, noise, weights)
 
-    def publish(self) -> PublishedPolicy:
-        """Reads out the current version of the weights, for actors and snapshots."""
+    def policy_params(self) -> PolicyParams:
+        """Reads out the current version of the policy, for actors: plain data that any process can take.
+
+        Raises:
+            StateError: The agent is not bound yet.
+        """
+        return self.policy_record().params
+
+    def policy_record(self) -> PolicyRecord:
+        """Reads out the current version of the policy for actors, together with what a snapshot saves of it.
+
+        Raises:
+            StateError: The agent is not bound yet.
+        """
         if self._reader is None:
             self._reader = StateReader(self.head.variables, self._state_variables(), self._clock)
         return self._reader.read()
@@ -636,7 +649,16 @@ class Agent(AgentAttributes, WindowTrainer):
     def lowerable(self) -> Lowerable:
         """The policy as what `make_actor` lowers."""
         head = self.head
-        return Lowerable(self.choose, self.publish().arrays, head.layout, head.noise, head.acting().network)
+        return Lowerable(self.choose, self.policy_params().arrays, head.layout, head.noise, head.acting().network)
+
+    def lowered_policy(self, batch_size: int) -> LoweredPolicy:
+        """Lowers the policy for `batch_size` observations a call: plain data that a `LiteRTActor` runs in any process.
+
+        Raises:
+            StateError: The agent is not bound yet.
+            LoweringError: The policy cannot be lowered.
+        """
+        return self._lowered.get(self.lowerable(), batch_size)
 
     def make_actor(self, batch_size: int) -> Actor:
         """Lowers the policy for `batch_size` observations a call; falls back to a compiled function, with a warning."""
@@ -651,12 +673,11 @@ class Agent(AgentAttributes, WindowTrainer):
 
     def get_state(self) -> dict[str, np.ndarray]:
         """Returns weights and optimizer slots by name; hyperparameters are not among them."""
-        published = self.publish()
-        return self.state_of(published)
+        return self.state_of(self.policy_record())
 
-    def state_of(self, published: PublishedPolicy) -> dict[str, np.ndarray]:
-        """Returns what `get_state` would have returned when `published` was read out."""
-        return dict(published.state())
+    def state_of(self, policy: PolicyRecord) -> dict[str, np.ndarray]:
+        """Returns what `get_state` would have returned when `policy` was read out."""
+        return dict(policy.state())
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Restores what `get_state` returned; hyperparameters stay as they are.
@@ -689,8 +710,12 @@ class Agent(AgentAttributes, WindowTrainer):
         super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
         self._replaced(before)
 
-    def publication_of(self, state: Mapping[str, np.ndarray], version: int) -> PublishedPolicy:
-        """Makes weights that `get_state` returned publishable again, under the version that they had.
+    def params_from_state(self, state: Mapping[str, np.ndarray], version: int) -> PolicyParams:
+        """Returns the policy in a state that `get_state` returned, for actors.
+
+        Args:
+            state: The state.
+            version: The policy version that it had.
 
         Raises:
             StateError: The agent is not bound yet, or the state is of another architecture.
@@ -700,7 +725,7 @@ class Agent(AgentAttributes, WindowTrainer):
         missing = [name for name in wanted if name not in state]
         if missing:
             raise StateError(describe("The state is of another architecture.", missing=missing[:5]))
-        return PublishedPolicy(version, tuple(as_published(state[name]) for name in wanted), lambda: dict(state))
+        return PolicyParams(version, tuple(in_acting_dtype(state[name]) for name in wanted))
 
     def save_run(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Returns all that a run which is cut off needs to go on: arrays by name, and values for JSON."""

@@ -224,7 +224,7 @@ class EnsembleAgent(Agent):
 
     def lowerable(self) -> Lowerable:
         """See `Agent.lowerable`."""
-        head, arrays = self.head, self.publish().arrays
+        head, arrays = self.head, self.policy_params().arrays
         network = head.acting().network
         return EnsembleLowerable(self.choose, arrays, head.layout, head.noise, network, len(self.members))
 
@@ -249,7 +249,7 @@ class EnsembleAgent(Agent):
         """The actor of training windows: environments are played as `players` says; see `Agent.make_actor`."""
         if self._roster.mode(batch_size) in (IMPORTANCE, NONE):
             return self.make_actor(batch_size)
-        head, arrays = self.head, self.publish().arrays
+        head, arrays = self.head, self.policy_params().arrays
         network = head.acting().network
         policy = EnsembleLowerable(
             head.choose_by_player, arrays, head.routed_layout, head.noise, network, len(self.members)
@@ -295,7 +295,8 @@ class EnsembleAgent(Agent):
     def _importance_scores(self, collected: CollectedWindow) -> tuple[EvalMetrics | None, ...]:
         window, data = collected.window, collected.window_data()
         observations = tf.nest.map_structure(flatten, window.observations)
-        each = self._member_log_probs(observations, flatten(window.actions), list(collected.published.arrays)).numpy()
+        arrays = list(collected.policy.params.arrays)
+        each = self._member_log_probs(observations, flatten(window.actions), arrays).numpy()
         # The mixture acted, so the window has its log-probabilities.
         log_ratios = each.reshape(len(each), *window.rewards.shape) - window.log_probs
         return tuple(importance_score(data, ratios) for ratios in log_ratios)

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_optix.agents.precision import OTHER_FLOATS
-from keras_optix.experience.window import PublishedPolicy
+from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
 from keras_optix.validation import check_architecture
 
 
@@ -100,7 +100,7 @@ class StateReader:
         self._policy = policy
         self._state = state
 
-    def read(self) -> PublishedPolicy:
+    def read(self) -> PolicyRecord:
         """Returns the current version."""
         policy_tensors, state_tensors, version = self._gather()
         state = self._state
@@ -109,7 +109,7 @@ class StateReader:
         def read_state() -> dict[str, np.ndarray]:
             return state.split(state_tensors)
 
-        return PublishedPolicy(int(version.numpy()), tuple(arrays.values()), read_state)
+        return PolicyRecord(PolicyParams(int(version.numpy()), tuple(arrays.values())), read_state)
 
 
 class _Layout:
@@ -149,7 +149,7 @@ class _Layout:
         return {name: arrays[name] for name in self._variables}
 
 
-def as_published(array: np.ndarray) -> np.ndarray:
+def in_acting_dtype(array: np.ndarray) -> np.ndarray:
     """A weight out of a snapshot, in the dtype in which policies act."""
     return array.astype(np.float32) if array.dtype.name in OTHER_FLOATS else array
 

@@ -16,8 +16,9 @@ from keras_optix.evaluators.score_pool import ScorePool, estimate_of
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.copies import Copies
 from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
+from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
 from keras_optix.experience.source import WindowSource
-from keras_optix.experience.window import CollectedWindow, PublishedPolicy
+from keras_optix.experience.window import CollectedWindow
 from keras_optix.loggers.tags import HPARAM_METRICS
 from keras_optix.loop.adapter import HyperparamAccess, InPlaceEvaluation, PolicyRef, TrainingUnit
 from keras_optix.loop.after_shift import AfterShift
@@ -37,12 +38,12 @@ class LoopAgent(Protocol):
 
     stop_training: bool
 
-    def publish(self) -> PublishedPolicy:
-        """Reads out the current version of the weights."""
+    def policy_record(self) -> PolicyRecord:
+        """Reads out the current version of the policy."""
         ...
 
-    def publication_of(self, state: State, version: int) -> PublishedPolicy:
-        """Makes weights that were saved publishable again."""
+    def params_from_state(self, state: State, version: int) -> PolicyParams:
+        """Returns the policy in a state that was saved, for actors."""
         ...
 
     def make_actor(self, batch_size: int) -> Actor:
@@ -53,7 +54,7 @@ class LoopAgent(Protocol):
         """Weights, optimizer slots and statistics."""
         ...
 
-    def state_of(self, published: PublishedPolicy) -> dict[str, np.ndarray]:
+    def state_of(self, policy: PolicyRecord) -> dict[str, np.ndarray]:
         """The same of a version that was read out."""
         ...
 
@@ -250,7 +251,7 @@ class AgentAdapter(FitAdapter):
 
     def current(self, window_id: int, env_steps: int) -> PolicyRef:
         """The weights as they are now, as a candidate."""
-        return self._candidate(self._agent.publish(), window_id, env_steps)
+        return self._candidate(self._agent.policy_record(), window_id, env_steps)
 
     def get_state(self) -> State:
         """See `Adapter`."""
@@ -306,7 +307,7 @@ class AgentAdapter(FitAdapter):
     def _play(
         self, candidate: PolicyRef, evaluator: BaseEvaluator, episodes: int, seed: int | None
     ) -> tuple[EpisodeRecord, ...] | None:
-        if candidate.published is None or evaluator.in_place or not evaluator.plays_episodes:
+        if candidate.policy is None or evaluator.in_place or not evaluator.plays_episodes:
             return None
         episodes = max(episodes, evaluator.min_episodes or EVALUATION_EPISODES)
         new = self._player is None
@@ -320,11 +321,10 @@ class AgentAdapter(FitAdapter):
                     copies.begin_looking()
                 copies.take_statistics()
             played = player.play(
-                candidate.published.arrays,
+                candidate.policy.params,
                 episodes,
                 seed=self.draw_seed() if seed is None else seed,
                 deterministic=evaluator.deterministic,
-                version=candidate.policy_version,
             )
         except Exception as error:
             self._refuse(evaluator, f"a second environment failed when it was played ({_in_words(error)})", error)
@@ -425,7 +425,8 @@ class AgentAdapter(FitAdapter):
 
     def policy_of(self, state: State, *, window_id: int, env_steps: int, version: int) -> PolicyRef:
         """See `Adapter`."""
-        return self._candidate(self._agent.publication_of(state, version), window_id, env_steps)
+        policy = PolicyRecord(self._agent.params_from_state(state, version), lambda: dict(state))
+        return self._candidate(policy, window_id, env_steps)
 
     def save(self) -> Saved:
         """See `Adapter`."""
@@ -473,7 +474,7 @@ class AgentAdapter(FitAdapter):
 
     def _unit(self, collected: CollectedWindow, logs: Mapping[str, Any]) -> TrainingUnit:
         agent = self._agent
-        candidate = self._candidate(collected.published, collected.window_id, collected.env_steps)
+        candidate = self._candidate(collected.policy, collected.window_id, collected.env_steps)
         steps, nothing = int(collected.window.valid.sum()), EvalMetrics(None, {}, collected.window_id)
         if not candidate.known:
             # Nobody knows whose score it would be.
@@ -491,11 +492,11 @@ class AgentAdapter(FitAdapter):
 
         return TrainingUnit(candidate, steps, logs, score, data, member_scores)
 
-    def _candidate(self, published: PublishedPolicy, window_id: int, env_steps: int) -> PolicyRef:
+    def _candidate(self, policy: PolicyRecord, window_id: int, env_steps: int) -> PolicyRef:
         def state() -> State:
-            return self._agent.state_of(published)
+            return self._agent.state_of(policy)
 
-        return PolicyRef(window_id, env_steps, published.version, state, published)
+        return PolicyRef(window_id, env_steps, policy.version, state, policy)
 
 
 def _in_words(error: Exception) -> str:

@@ -263,7 +263,7 @@ class PolicyManager(ManagedPolicies):
             SpaceError: The environment does not fit the agent.
             StateError: The snapshot is of another architecture, or there is no registry.
         """
-        check_agent("agent", agent, "publish", "bind", fix="The arguments are evolve(agent, env).")
+        check_agent("agent", agent, "policy_params", "bind", fix="The arguments are evolve(agent, env).")
         check_env("env", env)
         seed = int(self._rng.integers(2**31)) if seed is None else check_int("seed", seed, minimum=0)
         return roll_back_if_better(
@@ -290,7 +290,9 @@ class PolicyManager(ManagedPolicies):
             ArgumentError: It is no agent.
         """
         if agent is not None:
-            check_agent("agent", agent, "publish", "bind", fix="Leave it out, or give the agent that `fit` trains.")
+            check_agent(
+                "agent", agent, "policy_params", "bind", fix="Leave it out, or give the agent that `fit` trains."
+            )
         return PolicyManagerCallback(self, agent)
 
 

@@ -75,13 +75,12 @@ def roll_back_if_better(
             if not isinstance(action, Evaluate):
                 raise StateError(describe("Going back by hand evaluates and restores, and no more.", action=action))
             current = action.policy is CURRENT
-            policy = agent.publish() if current else agent.publication_of(kept.state, snapshot.policy_version)
+            params = agent.policy_params() if current else agent.params_from_state(kept.state, snapshot.policy_version)
             played = player.play(
-                policy.arrays,
+                params,
                 action.episodes,
                 seed=action.seed,
                 deterministic=deterministic,
-                version=policy.version,
             )
             # Environment by environment, and as many of each: equal places have equal seeds.
             returns = tuple(episode.total_reward for episode in played)

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -109,6 +109,19 @@ class Actor(Protocol):
 
         Returns:
             ``(choices [N, ...], log_probs [N])``; see `actions` for what a choice is.
+        """
+        ...
+
+
+@runtime_checkable
+class WindowListener(Protocol):
+    """An actor that wants to know which window it acts in."""
+
+    def begin_window(self, window_id: int) -> None:
+        """Called before the first action of each window.
+
+        Args:
+            window_id: The window's number.
         """
         ...
 

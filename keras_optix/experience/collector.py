@@ -14,17 +14,15 @@ import numpy as np
 
 from keras_optix.errors import StateError
 from keras_optix.experience.actions import actions_for
-from keras_optix.experience.actor import Actor
+from keras_optix.experience.collector_state import CollectorState, read_collector_state
 from keras_optix.experience.copies import Copies
+from keras_optix.experience.env_runner import EnvRunner
 from keras_optix.experience.envs import Envs
-from keras_optix.experience.episodes import EpisodeBook
 from keras_optix.experience.evaluation import take_statistics
-from keras_optix.experience.observations import check_finite
-from keras_optix.experience.position import Position, read_position
-from keras_optix.experience.rollout import Rollout
-from keras_optix.experience.source import PolicyPublisher, WindowListener, WindowSource
+from keras_optix.experience.policy_params import PolicyRecord
+from keras_optix.experience.source import PolicyOwner, WindowSource
 from keras_optix.experience.statistics import copy_statistics, read_all, write_all
-from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Window
+from keras_optix.experience.window import CollectedWindow
 from keras_optix.records import EpisodeRecord
 from keras_optix.store.files import Saved
 
@@ -43,7 +41,7 @@ class Collector(WindowSource):
 
     Args:
         envs: The environments; the collector owns and closes them.
-        publisher: Gives the policy and its actor; see also `CollectingPublisher` and `WindowListener`.
+        owner: Gives the policy and its actor; see also `CollectingOwner` and `WindowListener`.
         window_size: `T`, rows of a window.
         seed: Seeds the environments (environment i with ``seed + i``) and the actions.
         deterministic: Take the most likely action instead of sampling, and count only episodes as recent that the
@@ -54,13 +52,13 @@ class Collector(WindowSource):
         recipe: Makes one more such environment, for evaluations; None if nothing does.
         obstacle: Why nothing does.
         takes_statistics: Whether the environments were made for a validation: their wrappers take over the running
-            statistics of the environments that the publisher trains on.
+            statistics of the environments that the policy is trained on.
     """
 
     def __init__(
         self,
         envs: Envs,
-        publisher: PolicyPublisher,
+        owner: PolicyOwner,
         *,
         window_size: int,
         seed: int | None = None,
@@ -72,7 +70,7 @@ class Collector(WindowSource):
         takes_statistics: bool = False,
     ) -> None:
         super().__init__(
-            publisher,
+            owner,
             window_size=window_size,
             seed=seed,
             deterministic=deterministic,
@@ -84,16 +82,14 @@ class Collector(WindowSource):
         self.prefetch = prefetch
         self._check_bounds = check_bounds
         self._takes_statistics = takes_statistics
-        self._actor: Actor | None = None
-        self._actions = actions_for(envs.action_space)
-        self._rng = np.random.default_rng(None if seed is None else (seed, 1))
-        blank = EpisodeBook.blank(envs.num_envs)
+        actions_for(envs.action_space)  # raises where no agent plays it
+        self._runner: EnvRunner | None = None
         # Where the environments are, and where they were when the last window was handed out.
-        self._position = self._handed_out = Position(0, 0, self._rng.bit_generator.state, blank)
+        self._state = self._handed_out = CollectorState.initial(envs.num_envs, seed)
         self._closed = False
         self._lock = threading.Lock()
         self._thread = ThreadPoolExecutor(1, "keras_optix_collector") if prefetch else None
-        self._ahead: Future[tuple[CollectedWindow, Position]] | None = None
+        self._ahead: Future[tuple[CollectedWindow, CollectorState]] | None = None
         self._notices: list[str] = []
         self._told: set[str] = set()
         envs.tenant.watch()
@@ -115,17 +111,17 @@ class Collector(WindowSource):
     @property
     def windows(self) -> int:
         """Windows collected so far."""
-        return self._position.window_id
+        return self._state.window_id
 
     @property
     def env_steps(self) -> int:
         """Environment steps so far."""
-        return self._position.env_steps
+        return self._state.env_steps
 
     @property
     def recent_episodes(self) -> tuple[EpisodeRecord, ...]:
         """The last 100 episodes that ended, oldest first; if `deterministic`, only those of the last version."""
-        return self._position.book.recent
+        return self._state.book.recent
 
     def collect(self) -> CollectedWindow:
         """Returns the next window: collected now with the current weights, or ahead with the ones before.
@@ -140,19 +136,19 @@ class Collector(WindowSource):
         """
         try:
             if self._thread is None:
-                collected, position = self._collect_locked(self._publisher.publish())
+                collected, state = self._collect_locked(self._owner.policy_record())
             else:
                 ahead, self._ahead = self._ahead, None
                 if ahead is None:
-                    collected, position = self._collect_locked(self._publisher.publish())
+                    collected, state = self._collect_locked(self._owner.policy_record())
                 else:
-                    collected, position = ahead.result()
+                    collected, state = ahead.result()
                 if not self._closed:
-                    self._ahead = self._thread.submit(self._collect_locked, self._publisher.publish())
+                    self._ahead = self._thread.submit(self._collect_locked, self._owner.policy_record())
         except BaseException as error:
             self.error = error
             raise
-        self._handed_out = position
+        self._handed_out = state
         return self._deliver(collected)
 
     def drain(self) -> None:
@@ -190,7 +186,7 @@ class Collector(WindowSource):
         self.drain()
         with self._lock:
             at = self._handed_out
-            reachable = at is self._position and at.current is not None and not self._closed
+            reachable = at is self._state and at.current is not None and not self._closed
             if reachable and self.envs.tenant.used_by_others():
                 reachable = False
             arrays, values = at.save(self.envs.layout, self.envs.save() if reachable else None)
@@ -215,19 +211,18 @@ class Collector(WindowSource):
         self.drain()
         with self._lock:
             self._check_open()
-            position, states, interrupted = read_position(arrays, values, self.envs.layout, self.num_envs)
+            state, env_states, interrupted = read_collector_state(arrays, values, self.envs.layout, self.num_envs)
             self._ahead = None
             self._forget_delivered()
-            self._rng.bit_generator.state = position.rng
             # First of all without the environments: one of them may raise.
-            self._position = self._handed_out = position.with_new_episodes()
+            self._state = self._handed_out = state.with_new_episodes()
             with self.envs.use():
                 write_all(self.envs.members(), arrays)
-                if states is None:
+                if env_states is None:
                     return not interrupted
-                went_on = self.envs.restore(states)
+                went_on = self.envs.restore(env_states)
             if went_on:
-                self._position = self._handed_out = position
+                self._state = self._handed_out = state
             return went_on
 
     def close(self) -> None:
@@ -247,86 +242,28 @@ class Collector(WindowSource):
         if self._closed:
             raise StateError("The environments were closed; make a new dataset to go on.")
 
-    def _collect_locked(self, published: PublishedPolicy) -> tuple[CollectedWindow, Position]:
+    def _collect_locked(self, policy: PolicyRecord) -> tuple[CollectedWindow, CollectorState]:
         with self._lock:
             self._check_open()
             try:
-                with self.envs.use() as used:
-                    return self._collect(published, used)
+                if self._takes_statistics:
+                    take_statistics(self.envs, self._owner)
+                if self._runner is None:
+                    self._runner = EnvRunner(
+                        self.envs,
+                        self._make_actor(),
+                        window_size=self.window_size,
+                        seed=self.seed,
+                        deterministic=self.deterministic,
+                        check_bounds=self._check_bounds,
+                    )
+                collected, self._state = self._runner.collect(policy.params, self._state)
+                if collected.interrupted:
+                    self._tell(_USED, warn=True)
+                return replace(collected, policy=policy), self._state
             except BaseException:
                 self._close()
                 raise
-
-    def _collect(self, published: PublishedPolicy, used: np.ndarray) -> tuple[CollectedWindow, Position]:
-        """Collects a window.
-
-        Args:
-            published: The policy.
-            used: ``[N]`` bool, environments that somebody else used since the last one.
-        """
-        if self._actor is None:
-            self._actor = self._make_actor()
-        actor, envs, before = self._actor, self.envs, self._position
-        actor.set_weights(published.arrays)
-        if self._takes_statistics:
-            take_statistics(envs, self._publisher)
-        if isinstance(actor, WindowListener):
-            actor.begin_window(before.window_id)
-        steps, n = self.window_size, self.num_envs
-        rollout = Rollout(envs.layout, steps, n, own_rewards=envs.own_rewards)
-        observations = rollout.observations
-        if before.current is None:
-            envs.reset(self._reset_seed(before.window_id), observations)
-        else:
-            for leaf, current in zip(observations, before.current, strict=True):
-                leaf[0] = current
-            if used.any():
-                envs.reset(self._reset_seed(before.window_id), observations, used)
-                before = replace(before, book=before.book.cut(used))
-                self._tell(_USED, warn=True)
-        choices: np.ndarray = np.empty((steps, n, *self._actions.shape), self._actions.dtype)
-        log_probs = np.empty((steps, n), np.float32)
-        noise = actor.noise.zeros((steps, n)) if self.deterministic else actor.noise.draw(self._rng, (steps, n))
-        infos = []
-        act, step, to_env = actor.act, envs.step, self._actions.to_env
-        for t in range(steps):
-            chosen, log_probs[t] = act([leaf[t] for leaf in observations], noise[t])
-            choices[t] = chosen
-            infos.append(step(to_env(chosen), rollout, t))
-        envs.finish(rollout)
-        following = rollout.next_observations()
-        self._check(observations, following, rollout.rewards, rollout.own_rewards, before.window_id)
-        book, episodes = before.book.after(
-            rollout,
-            published.version,
-            before.window_id,
-            one_version=self.deterministic,
-            rewards=rollout.own_rewards,
-        )
-        window = Window(
-            observations=envs.layout.pack([leaf[:-1] for leaf in observations]),
-            actions=choices,
-            rewards=rollout.rewards,
-            terminated=rollout.terminated,
-            truncated=rollout.truncated,
-            valid=rollout.valid,
-            next_observations=envs.layout.pack(following),
-            log_probs=log_probs,
-            seed=self._rng.integers(0, 2**31 - 1, 2, np.int32),
-            window_id=np.int64(before.window_id),
-            policy_version=np.int64(published.version),
-            episode_return=book.mean_return,
-            episode_length=book.mean_length,
-        )
-        self._position = Position(
-            before.window_id + 1,
-            before.env_steps + int(np.count_nonzero(rollout.valid)),
-            self._rng.bit_generator.state,
-            book,
-            [leaf[-1].copy() for leaf in observations],
-        )
-        own = rollout.own_rewards if envs.own_rewards else None
-        return CollectedWindow(window, infos, episodes, published, self._position.env_steps, own), self._position
 
     def _tell(self, notice: str, *, warn: bool) -> None:
         """Says something once: to the loop, or by a warning where no loop listens."""
@@ -336,25 +273,3 @@ class Collector(WindowSource):
         self._notices.append(notice)
         if warn and self._delivered is None:
             warnings.warn(f"{notice[0].upper()}{notice[1:]}.", stacklevel=2)
-
-    def _reset_seed(self, window_id: int) -> int | None:
-        """The seed of environments whose first episodes begin with this window."""
-        if self.seed is None or window_id == 0:
-            return self.seed
-        return int(np.random.default_rng((self.seed, 4, window_id)).integers(2**31))
-
-    def _check(
-        self,
-        observations: list[np.ndarray],
-        following: list[np.ndarray],
-        rewards: np.ndarray,
-        own_rewards: np.ndarray,
-        window_id: int,
-    ) -> None:
-        where = f"window {window_id}"
-        # `following` first: its rows are those of the steps. The other has the first observations of episodes besides.
-        for leaves in (following, observations):
-            self.envs.layout.check(leaves, where, bounds=self._check_bounds)
-        check_finite("a reward", rewards, where)
-        if own_rewards is not rewards:
-            check_finite("a reward", own_rewards, where)

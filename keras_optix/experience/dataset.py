@@ -19,13 +19,13 @@ from keras_optix.experience.env_kinds import check_env, check_env_kwargs
 from keras_optix.experience.making import EnvLike, is_recipe, make_envs, recipe_of
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.second import obstacle_to
-from keras_optix.experience.source import PolicyPublisher, WindowSource
+from keras_optix.experience.source import PolicyOwner, WindowSource
 from keras_optix.experience.transformations import marked
 from keras_optix.experience.window import Window
 from keras_optix.validation import check_agent, check_bool, check_int, check_seed
 
 
-class Learner(PolicyPublisher, Protocol):
+class Learner(PolicyOwner, Protocol):
     """What a dataset of windows is made for: an agent."""
 
     def bind(self, observation_space: Any, action_space: Any) -> None:

@@ -14,8 +14,9 @@ from keras_optix.experience.actor import Actor
 from keras_optix.experience.env_kinds import check_env, check_env_kwargs
 from keras_optix.experience.envs import Envs
 from keras_optix.experience.making import EnvLike, is_recipe, make_envs
+from keras_optix.experience.policy_params import PolicyParams
 from keras_optix.experience.rollout import Rollout, ends
-from keras_optix.experience.source import PolicyPublisher, WindowSource
+from keras_optix.experience.source import WindowSource
 from keras_optix.records import EpisodeRecord, EvalMetrics
 from keras_optix.validation import check_agent, check_bool, check_int, check_seed
 
@@ -23,11 +24,19 @@ MAX_ENVS = 20
 MAX_EPISODE_STEPS = 100_000
 
 
-class Evaluable(PolicyPublisher, Protocol):
+class Evaluable(Protocol):
     """What `evaluate` measures: an agent."""
 
     def bind(self, observation_space: Any, action_space: Any) -> None:
         """Fits the agent to the spaces, or raises."""
+        ...
+
+    def policy_params(self) -> PolicyParams:
+        """Reads out the current version of the policy."""
+        ...
+
+    def make_actor(self, batch_size: int) -> Actor:
+        """Returns an actor for `batch_size` environments."""
         ...
 
 
@@ -69,31 +78,29 @@ class EpisodePlayer:
 
     def play(
         self,
-        arrays: Sequence[np.ndarray],
+        params: PolicyParams,
         episodes: int,
         *,
         seed: int | None,
         deterministic: bool,
-        version: int = 0,
     ) -> tuple[EpisodeRecord, ...]:
         """Plays `episodes` episodes from fresh resets.
 
         Args:
-            arrays: The policy's variables.
+            params: The policy.
             episodes: How many, at least 1.
             seed: Seeds environments and actions.
             deterministic: Take the most likely action instead of sampling.
-            version: Policy version, for the records.
 
         Returns:
             The episodes, environment by environment.
         """
-        n = self._envs.num_envs
+        n, version = self._envs.num_envs, params.version
         left = np.full(n, episodes // n) + (np.arange(n) < episodes % n)
         rng = np.random.default_rng(None if seed is None else (seed, 2))
         noise_of = self._actor.noise
         rollout = Rollout(self._envs.layout, 1, n, own_rewards=self._envs.own_rewards)
-        self._actor.set_weights(arrays)
+        self._actor.set_weights(params.arrays)
         played: list[list[EpisodeRecord]] = [[] for _ in range(n)]
         still = noise_of.zeros((n,))
         # One round plays all, unless an episode is cut: there are environments that cannot be reset one by one, so its
@@ -166,7 +173,7 @@ def evaluate(
         ConfigurationError: An argument is invalid.
         SpaceError: The environment does not fit the agent.
     """
-    check_agent("agent", agent, "bind", "publish", "make_actor", fix="The arguments are evaluate(agent, env).")
+    check_agent("agent", agent, "bind", "policy_params", "make_actor", fix="The arguments are evaluate(agent, env).")
     check_env("env", env, swapped="The arguments are evaluate(agent, env).")
     check_int("episodes", episodes, minimum=1)
     seed, env_kwargs = check_seed("seed", seed), check_env_kwargs(env_kwargs)
@@ -178,10 +185,7 @@ def evaluate(
         if owned:
             take_statistics(envs, agent)
         player = EpisodePlayer(envs, agent.make_actor(envs.num_envs))
-        published = agent.publish()
-        records = player.play(
-            published.arrays, episodes, seed=seed, deterministic=deterministic, version=published.version
-        )
+        records = player.play(agent.policy_params(), episodes, seed=seed, deterministic=deterministic)
         return ReturnEvaluator().score_episodes(records)
     finally:
         envs.close() if owned else envs.release()

@@ -13,16 +13,17 @@ from keras_optix.errors import StateError
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.copies import Copies
 from keras_optix.experience.envs import Envs
-from keras_optix.experience.window import CollectedWindow, PublishedPolicy
+from keras_optix.experience.policy_params import PolicyRecord
+from keras_optix.experience.window import CollectedWindow
 from keras_optix.reprs import OneLineRepr
 from keras_optix.store.files import Saved
 
 
-class PolicyPublisher(Protocol):
+class PolicyOwner(Protocol):
     """Who trains the policy that acts: an agent."""
 
-    def publish(self) -> PublishedPolicy:
-        """Returns the current version of the weights."""
+    def policy_record(self) -> PolicyRecord:
+        """Reads out the current version of the policy."""
         ...
 
     def make_actor(self, batch_size: int) -> Actor:
@@ -31,24 +32,11 @@ class PolicyPublisher(Protocol):
 
 
 @runtime_checkable
-class CollectingPublisher(Protocol):
-    """A publisher whose policy acts otherwise where windows are collected for training: it tries something out."""
+class CollectingOwner(Protocol):
+    """An owner whose policy acts otherwise where windows are collected for training: it tries something out."""
 
     def make_collecting_actor(self, batch_size: int) -> Actor:
         """Returns an actor for `batch_size` environments that are trained on."""
-        ...
-
-
-@runtime_checkable
-class WindowListener(Protocol):
-    """An actor that wants to know which window it acts in."""
-
-    def begin_window(self, window_id: int) -> None:
-        """Called before the first action of each window.
-
-        Args:
-            window_id: The window's number.
-        """
         ...
 
 
@@ -56,7 +44,7 @@ class WindowSource(OneLineRepr, abc.ABC):
     """Hands out windows, one after the other, each collected by one version of a policy.
 
     Args:
-        publisher: Gives the policy and its actor; see also `CollectingPublisher` and `WindowListener`.
+        owner: Gives the policy and its actor; see also `CollectingOwner` and `WindowListener`.
         window_size: `T`, rows of a window.
         seed: Of everything random, or None.
         deterministic: Whether the most likely action is taken.
@@ -78,7 +66,7 @@ class WindowSource(OneLineRepr, abc.ABC):
 
     def __init__(
         self,
-        publisher: PolicyPublisher,
+        owner: PolicyOwner,
         *,
         window_size: int,
         seed: int | None,
@@ -92,7 +80,7 @@ class WindowSource(OneLineRepr, abc.ABC):
         self.recipe = recipe
         self.obstacle = obstacle
         self.error: BaseException | None = None
-        self._publisher = publisher
+        self._owner = owner
         self._delivered: deque[CollectedWindow] | None = None
 
     @property
@@ -103,7 +91,7 @@ class WindowSource(OneLineRepr, abc.ABC):
     @property
     @abc.abstractmethod
     def ahead(self) -> int:
-        """Windows that have begun and are not handed out: no weights published from now on act in them."""
+        """Windows that have begun and are not handed out: no policy that is pushed from now on acts in them."""
 
     @abc.abstractmethod
     def collect(self) -> CollectedWindow:
@@ -169,7 +157,7 @@ class WindowSource(OneLineRepr, abc.ABC):
             self._delivered.clear()
 
     def _make_actor(self) -> Actor:
-        publisher = self._publisher
-        if isinstance(publisher, CollectingPublisher) and not self.deterministic:
-            return publisher.make_collecting_actor(self.num_envs)
-        return publisher.make_actor(self.num_envs)
+        owner = self._owner
+        if isinstance(owner, CollectingOwner) and not self.deterministic:
+            return owner.make_collecting_actor(self.num_envs)
+        return owner.make_actor(self.num_envs)

@@ -18,13 +18,13 @@ A vector environment with next-step autoreset inserts a row per episode that is 
 from __future__ import annotations
 
 import contextlib
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_optix.experience.policy_params import PolicyRecord
 from keras_optix.records import EpisodeRecord, WindowData
 from keras_optix.reprs import call_repr
 
@@ -84,18 +84,20 @@ class CollectedWindow:
         window: The arrays.
         infos: `T` info values of the environments.
         episodes: Episodes that ended in the window.
-        published: The policy that acted, as its owner published it (see `PublishedPolicy`).
+        policy: The policy that acted. From an `EnvRunner` only its version is known; a source adds the rest.
         env_steps: Environment steps of the run up to the end of this window.
         own_rewards: ``[T, N]`` float32, the rewards of the environment beneath a wrapper that normalises them; None
             where those of the window are its own.
+        interrupted: Whether episodes were cut at its beginning, because somebody else used their environments.
     """
 
     window: Window
     infos: Sequence[Any] = field(repr=False)
     episodes: tuple[EpisodeRecord, ...]
-    published: PublishedPolicy
+    policy: PolicyRecord
     env_steps: int
     own_rewards: np.ndarray | None = None
+    interrupted: bool = False
 
     @property
     def window_id(self) -> int:
@@ -116,33 +118,3 @@ class CollectedWindow:
             window_id=self.window_id,
             episodes=self.episodes,
         )
-
-
-@dataclass(frozen=True)
-class PublishedPolicy:
-    """One version of the weights.
-
-    Attributes:
-        version: The policy version.
-        arrays: The policy's variables in order, for the actor.
-        state: Everything a snapshot saves of this version, in a form that only its owner understands; reading it out
-            costs nothing until a snapshot is taken.
-        fingerprint: CRC-32 of the arrays, where it was asked for; else 0.
-        available: Whether there are weights at all; a recording tells only that a version acted.
-    """
-
-    version: int
-    arrays: tuple[np.ndarray, ...]
-    state: Any = None
-    fingerprint: int = 0
-    available: bool = True
-
-    def __repr__(self) -> str:
-        return call_repr(self, version=str(self.version), arrays=str(len(self.arrays)), available=str(self.available))
-
-    def with_fingerprint(self) -> PublishedPolicy:
-        """The same, with its fingerprint."""
-        found = 0
-        for array in self.arrays:
-            found = zlib.crc32(np.ascontiguousarray(array).tobytes(), found)
-        return replace(self, fingerprint=found)

@@ -24,19 +24,19 @@ class PolicyRef:
         env_steps: Environment steps (batches) of the run up to its end.
         policy_version: Version of the weights.
         state: Reads them out, with optimizer slots and statistics.
-        published: How an agent lets them act again; None for an ordinary model.
+        policy: How an agent lets them act again; None for an ordinary model.
     """
 
     window_id: int
     env_steps: int
     policy_version: int
     state: Callable[[], State]
-    published: Any = None
+    policy: Any = None
 
     @property
     def known(self) -> bool:
         """Whether there are weights to read out; not of a policy that only a recording tells of."""
-        return self.published is None or self.published.available
+        return self.policy is None or self.policy.available
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class Adapter(abc.ABC):
         """
         return None
 
-    # These are not asked of an adapter whose scores are deterministic: there is nothing to confirm, and no policy to evolve.
+    # Nobody asks these of an adapter whose scores are deterministic: there is nothing to confirm, no policy to evolve.
 
     def current(self, window_id: int, env_steps: int) -> PolicyRef:
         """The weights as they are now, as a candidate."""

@@ -274,12 +274,12 @@ def test_a_state_loads_into_an_agent_that_only_acts(small_ppo: MakeAgent, small_
     np.testing.assert_array_equal(actor.act(observations, True), agent.act(observations, True))
 
 
-def test_a_published_policy_keeps_its_state_while_training_goes_on(small_ppo: MakeAgent) -> None:
+def test_a_policy_record_keeps_its_state_while_training_goes_on(small_ppo: MakeAgent) -> None:
     agent = small_ppo()
     dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4)
-    published, before = agent.publish(), agent.get_state()
+    policy, before = agent.policy_record(), agent.get_state()
     agent.fit(dataset, steps_per_epoch=2, verbose=0)
-    for name, array in agent.state_of(published).items():
+    for name, array in agent.state_of(policy).items():
         np.testing.assert_array_equal(array, before[name])
     assert any(not np.array_equal(array, before[name]) for name, array in agent.get_state().items())
 

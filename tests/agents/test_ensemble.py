@@ -106,8 +106,8 @@ def test_all_the_weight_on_one_member_is_that_member(name: str, alone: int) -> N
     noise = ensemble.head.noise.draw(rng, (n,))
     own = noise[:, : math.prod(single.head.noise.shape)]
     choices, log_probs = FunctionActor(ensemble.lowerable()), FunctionActor(single.lowerable())
-    choices.set_weights(ensemble.publish().arrays)
-    log_probs.set_weights(single.publish().arrays)
+    choices.set_weights(ensemble.policy_params().arrays)
+    log_probs.set_weights(single.policy_params().arrays)
     (mine, mine_log), (theirs, theirs_log) = choices.act([observations], noise), log_probs.act([observations], own)
     # Two compilations: where two choices are as good as equal they may differ, in one of 200 rows at the most (a gap of
     # 1e-5 between choices is met in 0.0005 of the rows).
@@ -126,7 +126,7 @@ def test_a_change_of_weights_reaches_the_actor_as_a_new_version() -> None:
     before = ensemble.policy_version
     manager.change((0.0, 1.0))
     assert ensemble.policy_version > before
-    assert ensemble.publish().version == ensemble.policy_version
+    assert ensemble.policy_params().version == ensemble.policy_version
     assert ensemble.act(np.zeros(3, np.float32)) == 1
     np.testing.assert_array_equal(ensemble.mixture_weights, [0.0, 1.0])
 

@@ -59,7 +59,7 @@ def choices(ensemble: Any, deterministic: bool) -> tuple[np.ndarray, np.ndarray]
     rng = np.random.default_rng(0)
     observations = rng.uniform(-1.0, 1.0, (50, 3)).astype(np.float32)
     actor = FunctionActor(ensemble.lowerable())
-    actor.set_weights(ensemble.publish().arrays)
+    actor.set_weights(ensemble.policy_params().arrays)
     noise = actor.noise.zeros((50,)) if deterministic else actor.noise.draw(rng, (50,))
     return actor.act([observations], noise)
 

@@ -91,7 +91,7 @@ def test_actions_stay_the_same_through_the_lowered_policy() -> None:
     noise = actor.noise.draw(np.random.default_rng(0), (50,))
     found = []
     for _ in range(2):
-        actor.set_weights(agent.publish().arrays)
+        actor.set_weights(agent.policy_params().arrays)
         found.append(actor.act([observations], noise))
         agent.after_shift(optix.AfterShift(0.0))
     for before, after in zip(*found, strict=True):

@@ -137,7 +137,7 @@ def test_statistics_are_part_of_the_model_and_of_its_actor() -> None:
     trained = agent.get_state()
     observation = np.array([20.0, 2.0], np.float32)
     actor = agent.make_actor(1)
-    actor.set_weights(agent.publish().arrays)
+    actor.set_weights(agent.policy_params().arrays)
     log_prob = actor.act([observation[None]], actor.noise.zeros((1,)))[1][0]
     logits = agent.policy((observation[None] - moments.mean) / np.sqrt(moments.variance))
     assert log_prob == pytest.approx(float(np.max(keras.ops.log_softmax(logits))), abs=1e-4)  # LiteRT and TensorFlow

@@ -66,7 +66,7 @@ def test_the_weights_before_come_back(make: Callable[..., Breaking], what: str, 
 
     def spy() -> Any:
         collected = collect()
-        acted[collected.window_id] = agent.state_of(collected.published)
+        acted[collected.window_id] = agent.state_of(collected.policy)
         return collected
 
     source.collect = spy  # type: ignore[method-assign]

@@ -71,15 +71,15 @@ class Scripted(optix.BaseEvaluator):
 
     def follow(self, agent: optix.Agent) -> optix.Agent:
         """Notes the weights that every window of this agent is collected with."""
-        publish = agent.publish
+        policy_record = agent.policy_record
 
         def spy() -> Any:
-            published = publish()
+            policy = policy_record()
             if agent.sources:
-                self.acted[agent.sources[0].windows :] = [key_of(published.arrays)]
-            return published
+                self.acted[agent.sources[0].windows :] = [key_of(policy.params.arrays)]
+            return policy
 
-        agent.publish = spy
+        agent.policy_record = spy
         return agent
 
 
@@ -278,15 +278,15 @@ def test_the_tuner_is_applied_logged_and_undone_when_the_loop_cools_down(small_p
 def test_collecting_ahead_keeps_scores_with_the_weights_that_earned_them(small_ppo: MakeAgent) -> None:
     """The score climbs for 20 windows and then collapses: the weights that collected window 19 are the best."""
     agent = small_ppo()
-    published: dict[int, bytes] = {}
-    publish = agent.publish
+    read: dict[int, bytes] = {}
+    policy_record = agent.policy_record
 
     def spy() -> Any:
-        now = publish()
-        published[now.version] = key_of(now.arrays)
+        now = policy_record()
+        read[now.version] = key_of(now.params.arrays)
         return now
 
-    agent.publish = spy
+    agent.policy_record = spy
 
     class Climb(optix.BaseEvaluator):
         min_episodes = 1
@@ -307,7 +307,7 @@ def test_collecting_ahead_keeps_scores_with_the_weights_that_earned_them(small_p
     assert best.window_id in (18, 19)
     # Two epochs of two minibatches between the weights that collected a window and those that learn from it.
     assert lags == [0.0, *[4.0] * 25]
-    assert key_of(agent.publish().arrays) == published[best.policy_version]
+    assert key_of(agent.policy_params().arrays) == read[best.policy_version]
     # The next fit begins with the window that was under way, and nothing runs in between.
     source = agent.sources[0]
     assert source.windows == 27

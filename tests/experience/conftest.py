@@ -20,8 +20,8 @@ from keras_optix.experience.live.recording import Recorder
 from keras_optix.experience.live.replay import ReplayFeed
 from keras_optix.experience.live.stream import StreamCollector, StreamOptions
 from keras_optix.experience.making import make_envs
-from keras_optix.experience.source import PolicyPublisher
-from keras_optix.experience.window import PublishedPolicy
+from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
+from keras_optix.experience.source import PolicyOwner
 
 
 class FixedActor:
@@ -37,37 +37,40 @@ class FixedActor:
         return noise.argmax(-1), np.full(len(noise), -self.arrays[0][0], np.float32)
 
 
-class Publisher:
-    """Publishes a new version for every window; with `trained`, only a test makes a new version."""
+class Owner:
+    """Has a new version for every window; with `trained`, only a test makes a new version."""
 
     def __init__(self, *, trained: bool = False) -> None:
         self.version = 0 if trained else -1
-        self.published: list[int] = []
+        self.pushed: list[int] = []
         self._trained = trained
 
-    def publish(self) -> PublishedPolicy:
+    def policy_params(self) -> PolicyParams:
+        return self.policy_record().params
+
+    def policy_record(self) -> PolicyRecord:
         self.version += not self._trained
-        self.published.append(self.version)
-        return PublishedPolicy(self.version, (np.full(1, self.version, np.float32),))
+        self.pushed.append(self.version)
+        return PolicyRecord(PolicyParams(self.version, (np.full(1, self.version, np.float32),)), dict)
 
     def make_actor(self, batch_size: int) -> FixedActor:
         return FixedActor()
 
 
 @pytest.fixture
-def trainer() -> Publisher:
-    """A publisher whose version a test counts on."""
-    return Publisher(trained=True)
+def trainer() -> Owner:
+    """An owner whose version a test counts on."""
+    return Owner(trained=True)
 
 
 @pytest.fixture
-def publisher_at() -> Callable[[int], Publisher]:
-    """Makes publishers that publish the given version next, and then the ones after it."""
+def owner_at() -> Callable[[int], Owner]:
+    """Makes owners that have the given version next, and then the ones after it."""
 
-    def make(version: int) -> Publisher:
-        publisher = Publisher()
-        publisher.version = version - 1
-        return publisher
+    def make(version: int) -> Owner:
+        owner = Owner()
+        owner.version = version - 1
+        return owner
 
     return make
 
@@ -85,13 +88,13 @@ def collector() -> Iterator[Callable[..., Collector]]:
         num_envs: int = 1,
         *,
         window_size: int = 8,
-        publisher: Publisher | None = None,
+        owner: Owner | None = None,
         unpacked: bool = False,
         **options: Any,
     ) -> Collector:
         whole = isinstance(env, VectorEnv) and not unpacked
         envs = VectorEnvs(env) if whole else make_envs(env, num_envs)
-        made.append(Collector(envs, publisher or Publisher(), window_size=window_size, **options))
+        made.append(Collector(envs, owner or Owner(), window_size=window_size, **options))
         return made[-1]
 
     yield make
@@ -123,8 +126,8 @@ class SpaceActor:
         return np.stack([part.argmax(-1) for part in parts], -1), log_probs
 
 
-class SpacePublisher(Publisher):
-    """A `Publisher` for any action space; only a test makes a new version."""
+class SpaceOwner(Owner):
+    """An `Owner` for any action space; only a test makes a new version."""
 
     def __init__(self, action_space: Any) -> None:
         super().__init__(trained=True)
@@ -150,7 +153,7 @@ def stream() -> Iterator[Callable[..., StreamCollector]]:
         *,
         window_size: int = 8,
         overflow: str = "block",
-        publisher: PolicyPublisher | None = None,
+        owner: PolicyOwner | None = None,
         recorder: Recorder | None = None,
         **options: Any,
     ) -> StreamCollector:
@@ -158,7 +161,7 @@ def stream() -> Iterator[Callable[..., StreamCollector]]:
         if boundary is None and not isinstance(feed, ReplayFeed):
             boundary = Boundary(steps=window_size)
         how = StreamOptions(boundary, window_size, overflow, **options)
-        made.append(StreamCollector(feed, publisher or SpacePublisher(feed.action_space), *spaces, how, recorder))
+        made.append(StreamCollector(feed, owner or SpaceOwner(feed.action_space), *spaces, how, recorder))
         return made[-1]
 
     yield make

@@ -171,8 +171,8 @@ def test_the_logs_are_over_the_last_hundred_episodes(collector: MakeCollector) -
 
 def test_deterministic_windows_report_the_version_at_hand_only(collector: MakeCollector, trainer: Any) -> None:
     """Windows of 4, episodes of 3 that return 6: a version counts what it began, and sampled windows count all."""
-    source = collector(CountingEnv(3), window_size=4, deterministic=True, publisher=trainer)
-    sampled = collector(CountingEnv(3), window_size=4, publisher=trainer)
+    source = collector(CountingEnv(3), window_size=4, deterministic=True, owner=trainer)
+    sampled = collector(CountingEnv(3), window_size=4, owner=trainer)
     seen, of_all = [], []
     for version in (0, 0, 1, 1, 2):
         trainer.version = version
@@ -342,7 +342,7 @@ def test_a_vector_entry_point_has_a_row_that_is_no_transition_after_each_end(col
 def test_a_window_collected_ahead_has_the_weights_from_before_the_last_training(
     collector: MakeCollector, trainer: Any
 ) -> None:
-    source = collector(CountingEnv(), prefetch=1, publisher=trainer)
+    source = collector(CountingEnv(), prefetch=1, owner=trainer)
     acted = []
     for _ in range(4):
         window = source.collect().window
@@ -352,7 +352,7 @@ def test_a_window_collected_ahead_has_the_weights_from_before_the_last_training(
         trainer.version += 1
     # Nothing was trained before windows 0 and 1; window k was begun when window k - 1 was handed out.
     assert acted == [0, 0, 1, 2]
-    assert trainer.published == [0, 0, 1, 2, 3]
+    assert trainer.pushed == [0, 0, 1, 2, 3]
 
 
 def test_windows_collected_ahead_are_those_collected_when_asked_for(collector: MakeCollector) -> None:

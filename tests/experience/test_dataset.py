@@ -68,14 +68,14 @@ def test_every_window_is_collected_by_the_current_weights(
     """Also between the windows of one execution, and across two calls of `fit`."""
     agent = small_ppo(steps_per_execution=steps_per_execution, jit_compile=jit_compile)
     seen: list[tuple[int, int]] = []
-    publish = agent.publish
+    policy_record = agent.policy_record
 
     def spy() -> Any:
-        published = publish()
-        seen.append((published.version, int(agent.optimizer.iterations.numpy())))
-        return published
+        policy = policy_record()
+        seen.append((policy.version, int(agent.optimizer.iterations.numpy())))
+        return policy
 
-    agent.publish = spy
+    agent.policy_record = spy
     dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4, num_envs=2)
     lags = Lags()
     for _ in range(2):

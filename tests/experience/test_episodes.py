@@ -73,7 +73,7 @@ def test_a_restored_collector_knows_when_its_episodes_began(collector: MakeColle
     assert [episode.first_window for episode in again.recent_episodes] == [0, 0, 1, 1]
 
 
-def test_a_position_from_before_this_was_noted_is_read(collector: MakeCollector) -> None:
+def test_a_state_from_before_this_was_noted_is_read(collector: MakeCollector) -> None:
     arrays, values, expected = interrupted(collector)
     del arrays["first_windows"]
     arrays["recent_episodes"] = arrays["recent_episodes"][:, :4]
@@ -85,7 +85,7 @@ def test_a_position_from_before_this_was_noted_is_read(collector: MakeCollector)
 
 
 @pytest.mark.parametrize("change", ["dtype", "length", "columns"])
-def test_a_damaged_position_is_refused(collector: MakeCollector, change: str) -> None:
+def test_a_damaged_state_is_refused(collector: MakeCollector, change: str) -> None:
     arrays, values, _ = interrupted(collector)
     if change == "dtype":
         arrays["first_windows"] = arrays["first_windows"].astype(np.float64)
@@ -109,10 +109,10 @@ class Listening:
 
 
 class Trying:
-    """A publisher that acts otherwise where it is trained."""
+    """An owner that acts otherwise where it is trained."""
 
-    def __init__(self, publisher: Any) -> None:
-        self.publish, self.make_actor = publisher.publish, publisher.make_actor
+    def __init__(self, owner: Any) -> None:
+        self.policy_record, self.make_actor = owner.policy_record, owner.make_actor
         self.made: list[Listening] = []
 
     def make_collecting_actor(self, batch_size: int) -> Listening:
@@ -121,19 +121,19 @@ class Trying:
 
 
 def test_an_actor_is_told_which_window_begins(collector: MakeCollector, trainer: Any) -> None:
-    publisher: Any = Trying(trainer)
-    source = collector(CountingEnv, publisher=publisher)
+    owner: Any = Trying(trainer)
+    source = collector(CountingEnv, owner=owner)
     for _ in range(2):
         source.collect()
     saved = source.save()
     source.collect()
     source.restore(*saved)
     source.collect()
-    (actor,) = publisher.made
+    (actor,) = owner.made
     assert actor.begun == [0, 1, 2, 2]
 
 
 def test_a_validation_tries_nothing_out(collector: MakeCollector, trainer: Any) -> None:
-    publisher: Any = Trying(trainer)
-    collector(CountingEnv, publisher=publisher, deterministic=True).collect()
-    assert publisher.made == []
+    owner: Any = Trying(trainer)
+    collector(CountingEnv, owner=owner, deterministic=True).collect()
+    assert owner.made == []

@@ -64,7 +64,7 @@ def test_arguments_are_checked(small_ppo: Callable[..., optix.PPOAgent]) -> None
 
 def played(envs: Envs, trainer: Any, episodes: int, max_steps: int) -> tuple[list[tuple[float, int]], int]:
     player = EpisodePlayer(envs, trainer.make_actor(envs.num_envs), max_steps=max_steps)
-    records = player.play(trainer.publish().arrays, episodes, seed=0, deterministic=True)
+    records = player.play(trainer.policy_params(), episodes, seed=0, deterministic=True)
     return [(record.total_reward, record.length) for record in records], player.env_steps
 
 

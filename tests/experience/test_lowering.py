@@ -77,7 +77,7 @@ def check_against_keras(agent: optix.PPOAgent, policy: Any, actor: Any, space: A
         # New weights, by assignment: the flatbuffer is converted once. Scaled up, so that actions depend on them.
         weights = agent.policy.get_weights()
         agent.policy.set_weights([w + 0.1 * rng.random(w.shape).astype(w.dtype) for w in weights])
-        actor.set_weights(agent.publish().arrays)
+        actor.set_weights(agent.policy_params().arrays)
         observations = np.stack([space.sample() for _ in range(batch_size)])
         noise = NOISE.draw(rng, (batch_size,))
         actions, log_probs = actor.act([observations], noise)
@@ -172,7 +172,7 @@ def test_dict_observations_with_preprocessing_layers() -> None:
     agent = bound_agent(policy, space)
     actor = agent.make_actor(2)
     assert isinstance(actor, LiteRTActor)
-    actor.set_weights(agent.publish().arrays)
+    actor.set_weights(agent.policy_params().arrays)
     layout = agent.head.layout
     space.seed(0)
     batch = [np.stack(leaves) for leaves in zip(*(layout.take(space.sample()) for _ in range(2)), strict=True)]
@@ -187,7 +187,7 @@ def test_sampled_actions_follow_the_policy() -> None:
     agent = bound_agent()
     agent.policy.layers[-1].bias.assign([0.0, 1.0])
     actor = agent.make_actor(1000)
-    actor.set_weights(agent.publish().arrays)
+    actor.set_weights(agent.policy_params().arrays)
     observations = np.zeros((1000, 2), np.float32)
     rng = np.random.default_rng(0)
     share = np.mean([actor.act([observations], NOISE.draw(rng, (1000,)))[0] for _ in range(20)])
@@ -200,7 +200,7 @@ def test_a_lowered_policy_can_be_pickled(as_constants: bool) -> None:
     agent = bound_agent()
     policy = lowering.lower(agent.lowerable(), 2, as_constants=as_constants)
     actor = LiteRTActor(pickle.loads(pickle.dumps(policy)))
-    actor.set_weights(agent.publish().arrays)
+    actor.set_weights(agent.policy_params().arrays)
     actions, _ = actor.act([np.zeros((2, 2), np.float32)], NOISE.zeros((2,)))
     assert actions.shape == (2,)
 
@@ -218,12 +218,12 @@ def test_a_layer_that_is_used_twice_does_not_hide_the_reason() -> None:
 def test_equal_weights_do_not_make_another_interpreter() -> None:
     agent = bound_agent(*policy_of("conv2d"))
     actor = agent.make_actor(1)
-    actor.set_weights(agent.publish().arrays)
+    actor.set_weights(agent.policy_params().arrays)
     made = actor._interpreter
-    actor.set_weights(agent.publish().arrays)
+    actor.set_weights(agent.policy_params().arrays)
     assert actor._interpreter is made
     agent.policy.layers[0].bias.assign(np.ones(16, np.float32))
-    actor.set_weights(agent.publish().arrays)
+    actor.set_weights(agent.policy_params().arrays)
     assert actor._interpreter is not made
 
 
@@ -250,7 +250,7 @@ def test_what_cannot_be_lowered_falls_back_to_a_compiled_function_and_says_so() 
         actor = agent.make_actor(3)
     assert len(caught) == 1
     assert isinstance(actor, lowering.FunctionActor)
-    actor.set_weights(agent.publish().arrays)
+    actor.set_weights(agent.policy_params().arrays)
     observations = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
     actions, _ = actor.act([observations], NOISE.zeros((3,)))
     check_best(actions, np.asarray(policy(observations)))

@@ -26,7 +26,7 @@ from keras_optix.experience.window import CollectedWindow, Window
 from keras_optix.testing import ConstantRewardEnv, CountingEnv, IdentityEnv, MatchEnv, RaisingEnv, RandomEnv
 
 MakeCollector = Callable[..., Collector]
-PublisherAt = Callable[[int], Any]
+OwnerAt = Callable[[int], Any]
 Saved = tuple[dict[str, np.ndarray], dict[str, Any]]
 
 TREE = spaces.Dict(
@@ -98,7 +98,7 @@ def check_equal(source: Collector, one: CollectedWindow, other: CollectedWindow)
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("name", SAVABLE)
 def test_windows_after_a_restore_are_those_of_a_run_that_was_not_interrupted(
-    collector: MakeCollector, publisher_at: PublisherAt, name: str, deterministic: bool
+    collector: MakeCollector, owner_at: OwnerAt, name: str, deterministic: bool
 ) -> None:
     """Windows of 5 rows: most episodes that end in the windows compared were begun before."""
     make = partial(collector, SAVABLE[name], 3, window_size=5, seed=11, deterministic=deterministic)
@@ -111,7 +111,7 @@ def test_windows_after_a_restore_are_those_of_a_run_that_was_not_interrupted(
     saved = first.save()
     # What happens to the saved collector afterwards is nothing to the restored one.
     first.collect()
-    second = make(publisher=publisher_at(5))
+    second = make(owner=owner_at(5))
     assert restored(second, saved) is True
     assert (second.windows, second.env_steps) == (5, 5 * 5 * 3)
     for expected in windows[5:]:
@@ -166,9 +166,7 @@ def unsavable_vector() -> SyncVectorEnv:
     return SyncVectorEnv([partial(CountingEnv, 7)] * 2, autoreset_mode=AutoresetMode.NEXT_STEP)
 
 
-def test_new_episodes_begin_where_environments_cannot_be_saved(
-    collector: MakeCollector, publisher_at: PublisherAt
-) -> None:
+def test_new_episodes_begin_where_environments_cannot_be_saved(collector: MakeCollector, owner_at: OwnerAt) -> None:
     """`IdentityEnv` begins with a random symbol, and 9 of them differ unless the seed is the same."""
     made: list[Unsavable] = []
 
@@ -187,7 +185,7 @@ def test_new_episodes_begin_where_environments_cannot_be_saved(
     begun = []
     for _ in range(2):
         made.clear()
-        second = make(publisher=publisher_at(5))
+        second = make(owner=owner_at(5))
         assert restored(second, saved) is False
         assert (second.windows, second.env_steps, second.recent_episodes) == (5, 5 * 5 * 9, recent)
         collected = second.collect()
@@ -273,7 +271,7 @@ def test_an_environment_by_id_is_savable_if_nothing_wraps_it() -> None:
 
 @pytest.mark.parametrize("restored_ahead", [0, 1])
 def test_a_window_collected_ahead_is_collected_anew(
-    collector: MakeCollector, publisher_at: PublisherAt, restored_ahead: int
+    collector: MakeCollector, owner_at: OwnerAt, restored_ahead: int
 ) -> None:
     make = partial(collector, partial(CountingEnv, 7), 2, window_size=5, seed=4)
     whole = make(prefetch=1)
@@ -283,7 +281,7 @@ def test_a_window_collected_ahead_is_collected_anew(
         first.collect()
     saved = first.save()
     assert first.windows == 6
-    second = make(prefetch=restored_ahead, publisher=publisher_at(5))
+    second = make(prefetch=restored_ahead, owner=owner_at(5))
     assert restored(second, saved) is False
     assert (second.windows, second.env_steps) == (5, 5 * 10)
     recent = tuple(e for window in windows[:5] for e in window.episodes)

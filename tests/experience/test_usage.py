@@ -110,7 +110,7 @@ def test_an_evaluation_and_a_second_dataset_are_noticed_beneath_any_wrapper(
     with pytest.warns(UserWarning, match=OTHERS):
         assert steps_seen(second)[0] == 0
     envs = SequentialEnvs([base])
-    EpisodePlayer(envs, trainer.make_actor(1)).play(trainer.publish().arrays, 1, seed=0, deterministic=True)
+    EpisodePlayer(envs, trainer.make_actor(1)).play(trainer.policy_params(), 1, seed=0, deterministic=True)
     assert steps_seen(second)[0] == 0
     assert steps_seen(second)[0] == 6
 

@@ -15,7 +15,8 @@ from keras_optix.experience.episodes import EpisodeBook
 from keras_optix.experience.live.feeds import Observed, StreamStep
 from keras_optix.experience.live.recording import Taken
 from keras_optix.experience.observations import Leaves, ObservationLayout
-from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Window
+from keras_optix.experience.policy_params import PolicyRecord
+from keras_optix.experience.window import CollectedWindow, Window
 from keras_optix.records import EpisodeRecord
 
 
@@ -64,26 +65,26 @@ class ClosedWindow:
         window_id: Its number.
         rows: Steps in it; the rows after them are padding.
         episodes: That ended in it.
-        published: The policy that acted in it.
+        policy: The policy that acted in it.
     """
 
     window_id: int
     rows: int
     episodes: tuple[EpisodeRecord, ...]
-    published: PublishedPolicy
+    policy: PolicyRecord
     _content: _OpenWindow
     _seed: np.ndarray
     _book: EpisodeBook
 
     def collected(
-        self, layout: ObservationLayout, env_steps: int, published: PublishedPolicy | None = None
+        self, layout: ObservationLayout, env_steps: int, policy: PolicyRecord | None = None
     ) -> CollectedWindow:
         """The window as it is handed out.
 
         Args:
             layout: The observations.
             env_steps: Handed out so far, with those of this one.
-            published: The policy that acted in it, if more is known of it by now.
+            policy: The policy that acted in it, if more is known of it by now.
         """
         content, book = self._content, self._book
         window = Window(
@@ -97,12 +98,12 @@ class ClosedWindow:
             log_probs=content.log_probs,
             seed=self._seed,
             window_id=np.int64(self.window_id),
-            policy_version=np.int64(self.published.version),
+            policy_version=np.int64(self.policy.version),
             episode_return=book.mean_return,
             episode_length=book.mean_length,
         )
         infos = [*content.infos, *([{}] for _ in range(len(content.valid) - self.rows))]
-        return CollectedWindow(window, infos, self.episodes, published or self.published, env_steps)
+        return CollectedWindow(window, infos, self.episodes, policy or self.policy, env_steps)
 
 
 @dataclass(frozen=True)
@@ -227,13 +228,13 @@ class Assembly:
         """The running episode counts nowhere."""
         self.book = EpisodeBook.blank(1, self.book.recent)
 
-    def close(self, window_id: int, seed: np.ndarray, published: PublishedPolicy) -> ClosedWindow:
+    def close(self, window_id: int, seed: np.ndarray, policy: PolicyRecord) -> ClosedWindow:
         """Closes the window at hand, and begins the next one.
 
         Args:
             window_id: Its number.
             seed: The learner's randomness.
-            published: The policy that acted in it. Its first action may be that of the policy before, where it closed
+            policy: The policy that acted in it. Its first action may be that of the policy before, where it closed
                 while an action was on its way.
         """
         window, rows = self._open, self._open.rows
@@ -245,7 +246,7 @@ class Assembly:
             )
             episodes += ended
         self._open = _OpenWindow(self._layout, self._actions, self._size)
-        return ClosedWindow(window_id, rows, episodes, published, window, seed, self.book)
+        return ClosedWindow(window_id, rows, episodes, policy, window, seed, self.book)
 
 
 def _runs(versions: Sequence[int]) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Who chooses the actions on a live feed: the last published policy, or a recording."""
+"""Who chooses the actions on a live feed: the latest policy, or a recording."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from keras_optix.errors import StateError, describe
-from keras_optix.experience.actor import Actor
+from keras_optix.errors import StateError
+from keras_optix.experience.actor import Actor, WindowListener
 from keras_optix.experience.live.recording import RecordedItem, Taken
 from keras_optix.experience.observations import Leaves
-from keras_optix.experience.source import WindowListener
-from keras_optix.experience.window import PublishedPolicy
+from keras_optix.experience.policy_params import PolicyRecord, unknown_policy
 
 _NOISE_AHEAD = 256  # steps; drawn one by one, noise takes as long as the policy
 _VERSIONS_KEPT = 64
 
 
 class Chooser(Protocol):
-    """Chooses actions. One thread publishes, another one chooses."""
+    """Chooses actions. One thread pushes policies, another one chooses."""
 
     @property
-    def in_force(self) -> PublishedPolicy:
-        """The policy that chose last, or was published first."""
+    def in_force(self) -> PolicyRecord:
+        """The policy that chose last, or was pushed first."""
         ...
 
-    def publish(self, published: PublishedPolicy) -> None:
+    def push(self, policy: PolicyRecord) -> None:
         """Offers a newer version of the policy."""
         ...
 
-    def resolve(self, published: PublishedPolicy) -> PublishedPolicy:
+    def resolve(self, policy: PolicyRecord) -> PolicyRecord:
         """What is known, when a window is handed out, of the policy that acted in it."""
         ...
 
@@ -47,32 +46,30 @@ class Chooser(Protocol):
 
 
 class PolicyChooser:
-    """The last published policy acts; a newer one comes in force with the next window.
+    """The latest policy acts; one that is pushed comes in force with the next window.
 
     Args:
         actor: Runs the policy for one environment.
-        published: The first version.
+        policy: The first version.
         rng: Draws the noise.
         deterministic: Take the most likely action.
     """
 
-    def __init__(
-        self, actor: Actor, published: PublishedPolicy, rng: np.random.Generator, *, deterministic: bool
-    ) -> None:
-        self.in_force = self._latest = published
+    def __init__(self, actor: Actor, policy: PolicyRecord, rng: np.random.Generator, *, deterministic: bool) -> None:
+        self.in_force = self._latest = policy
         self._actor = actor
         self._rng = rng
         self._deterministic = deterministic
         self._noise: deque[np.ndarray] = deque()
-        actor.set_weights(published.arrays)
+        actor.set_weights(policy.params.arrays)
 
-    def publish(self, published: PublishedPolicy) -> None:
+    def push(self, policy: PolicyRecord) -> None:
         """See `Chooser`."""
-        self._latest = published
+        self._latest = policy
 
-    def resolve(self, published: PublishedPolicy) -> PublishedPolicy:
+    def resolve(self, policy: PolicyRecord) -> PolicyRecord:
         """See `Chooser`: all of it."""
-        return published
+        return policy
 
     def choose(self, leaves: Leaves, item: Any, window_id: int, *, begins: bool) -> Taken:
         """See `Chooser`."""
@@ -80,7 +77,7 @@ class PolicyChooser:
         if begins:
             latest = self._latest
             if latest is not self.in_force:
-                actor.set_weights(latest.arrays)
+                actor.set_weights(latest.params.arrays)
                 self.in_force = latest
             if isinstance(actor, WindowListener):
                 actor.begin_window(window_id)
@@ -96,29 +93,29 @@ class RecordedChooser:
     """What was chosen when the feed was recorded.
 
     Args:
-        published: The first version.
+        policy: The first version.
     """
 
-    def __init__(self, published: PublishedPolicy) -> None:
-        self._known = {published.version: published}
-        self._last = unknown_policy(published.version)
+    def __init__(self, policy: PolicyRecord) -> None:
+        self._known = {policy.version: policy}
+        self._last = unknown_policy(policy.version)
         self._unanswered = False  # the last observation
 
     @property
-    def in_force(self) -> PublishedPolicy:
+    def in_force(self) -> PolicyRecord:
         """See `Chooser`."""
         return self._last
 
-    def publish(self, published: PublishedPolicy) -> None:
+    def push(self, policy: PolicyRecord) -> None:
         """See `Chooser`. It acts nowhere, but it may be the version that acted."""
-        self._known[published.version] = published
+        self._known[policy.version] = policy
         while len(self._known) > _VERSIONS_KEPT:
             del self._known[next(iter(self._known))]
 
-    def resolve(self, published: PublishedPolicy) -> PublishedPolicy:
+    def resolve(self, policy: PolicyRecord) -> PolicyRecord:
         """See `Chooser`: its weights, if this agent has had the same under that version."""
-        known = self._known.get(published.version)
-        return known if known is not None and known.fingerprint == published.fingerprint else published
+        known = self._known.get(policy.version)
+        return known if known is not None and known.fingerprint == policy.fingerprint else policy
 
     def choose(self, leaves: Leaves, item: Any, window_id: int, *, begins: bool) -> Taken | None:
         """See `Chooser`.
@@ -135,19 +132,3 @@ class RecordedChooser:
         if taken.version != self._last.version:
             self._last = unknown_policy(taken.version)
         return taken
-
-
-def unknown_policy(version: int, fingerprint: int = 0) -> PublishedPolicy:
-    """A policy of which a recording tells that it acted.
-
-    Args:
-        version: Its version.
-        fingerprint: Of its weights.
-    """
-
-    def state() -> Any:
-        raise StateError(
-            describe("The weights of a policy that acted in a recording are not known.", policy_version=version)
-        )
-
-    return PublishedPolicy(version, (), state, fingerprint, available=False)

@@ -92,7 +92,7 @@ class RecordedWindow:
         seed: ``[2]`` int32, the learner's.
         dropped: Whether it never reached the learner.
         version: Of the policy that acted in it.
-        fingerprint: Of that policy; see `PublishedPolicy`.
+        fingerprint: Of that policy; see `PolicyRecord`.
     """
 
     window_id: int

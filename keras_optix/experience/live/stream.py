@@ -16,8 +16,9 @@ from gymnasium import spaces
 
 from keras_optix.errors import StateError
 from keras_optix.experience.actions import actions_for
+from keras_optix.experience.collector_state import CollectorState, read_collector_state
 from keras_optix.experience.live.assembly import Assembly, ClosedWindow
-from keras_optix.experience.live.choosing import Chooser, PolicyChooser, RecordedChooser, unknown_policy
+from keras_optix.experience.live.choosing import Chooser, PolicyChooser, RecordedChooser
 from keras_optix.experience.live.dropping import Dropping
 from keras_optix.experience.live.feed_reader import FeedReader, Stopped
 from keras_optix.experience.live.feeds import Boundary, Feed, Flawed, Observed, Reconnect, StreamStep, examined
@@ -25,9 +26,9 @@ from keras_optix.experience.live.latency import LatencyMeter
 from keras_optix.experience.live.recording import RecordedItem, RecordedWindow, Recorder
 from keras_optix.experience.live.replay import ReplayFeed
 from keras_optix.experience.observations import ObservationLayout
-from keras_optix.experience.position import Position, read_position
-from keras_optix.experience.source import PolicyPublisher, WindowSource
-from keras_optix.experience.window import CollectedWindow, PublishedPolicy, Window
+from keras_optix.experience.policy_params import PolicyRecord, unknown_policy
+from keras_optix.experience.source import PolicyOwner, WindowSource
+from keras_optix.experience.window import CollectedWindow, Window
 from keras_optix.store.files import Saved
 
 _POLL_SECONDS = 0.05  # how often somebody who waits looks whether it should stop
@@ -98,8 +99,8 @@ class StreamOptions:
 class StreamCollector(WindowSource):
     """Collects windows from a live feed (one environment). The feed is opened when a window is asked for.
 
-    Three threads meet here. The *reader* takes observations and answers them at once, with the last published policy.
-    The *learner* asks for windows, and publishes its weights before it waits for one. Whoever comes first after its
+    Three threads meet here. The *reader* takes observations and answers them at once, with the latest policy.
+    The *learner* asks for windows, and pushes its policy before it waits for one. Whoever comes first after its
     time closes a window: the reader with the next observation, or the learner while it waits.
 
     Weights come in force with a window's first action, so a window has one policy version; where it closed by the
@@ -108,7 +109,7 @@ class StreamCollector(WindowSource):
 
     Args:
         feed: The feed; see `Feed`.
-        publisher: Gives the policy and its actor.
+        owner: Gives the policy and its actor.
         observation_space: What the feed gives.
         action_space: What it takes.
         options: How it is read.
@@ -118,15 +119,13 @@ class StreamCollector(WindowSource):
     def __init__(
         self,
         feed: Feed,
-        publisher: PolicyPublisher,
+        owner: PolicyOwner,
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         options: StreamOptions,
         recorder: Recorder | None = None,
     ) -> None:
-        super().__init__(
-            publisher, window_size=options.window_size, seed=options.seed, deterministic=options.deterministic
-        )
+        super().__init__(owner, window_size=options.window_size, seed=options.seed, deterministic=options.deterministic)
         self.layout = ObservationLayout(observation_space)
         self.action_space = action_space
         self.endless = not isinstance(feed, ReplayFeed)
@@ -226,7 +225,7 @@ class StreamCollector(WindowSource):
     # The learner's side
 
     def prepare(self, stopping: Callable[[], bool] = lambda: False) -> bool:
-        """Publishes the weights as they are now, and waits until the next window can be handed out at once.
+        """Pushes the policy as it is now, and waits until the next window can be handed out at once.
 
         It waits in Python, where Ctrl-C is heard.
 
@@ -242,7 +241,7 @@ class StreamCollector(WindowSource):
         if self._shut:
             raise StateError("The feed was closed for good; make a new dataset to go on.")
         self.waited_for = True
-        self._open(self._publisher.publish())
+        self._open(self._owner.policy_record())
         self._prepared = True
         with self._changed:
             while self._reserved is None and not self._closed_windows and self._ending is None:
@@ -260,7 +259,7 @@ class StreamCollector(WindowSource):
     def blank(self) -> Window:
         """A window without a step, with the version of the policy as it is now; it is not counted."""
         nothing = Assembly(self.layout, self._actions, self.window_size)
-        closed = nothing.close(-1, np.zeros(2, np.int32), self._publisher.publish())
+        closed = nothing.close(-1, np.zeros(2, np.int32), self._owner.policy_record())
         return closed.collected(self.layout, 0).window
 
     def collect(self) -> CollectedWindow:
@@ -285,14 +284,14 @@ class StreamCollector(WindowSource):
             if closed is None:
                 self.drain()  # the next window that is asked for opens the feed again
                 raise ending or StateError("The feed was closed while a window was waited for.")
-            published = closed.published if self._chooser is None else self._chooser.resolve(closed.published)
-            if not published.available and not self._told:
+            policy = closed.policy if self._chooser is None else self._chooser.resolve(closed.policy)
+            if not policy.available and not self._told:
                 self._told = True
                 with self._changed:
                     self._notices.append(_NOT_SCORED)
             env_steps = self._steps_before + self._delivered_steps
             self.waited_for = False
-            return self._deliver(closed.collected(self.layout, env_steps, published))
+            return self._deliver(closed.collected(self.layout, env_steps, policy))
         except StopIteration:
             raise
         except BaseException as error:
@@ -325,33 +324,34 @@ class StreamCollector(WindowSource):
         """See `WindowSource`. Where the feed is cannot be saved."""
         with self._changed:
             rng = self._rng.bit_generator.state
-            position = Position(self._next_window, self._steps_before + self._delivered_steps, rng, self._assembly.book)
-        return position.save(self.layout, None)
+            env_steps = self._steps_before + self._delivered_steps
+            state = CollectorState(self._next_window, env_steps, rng, self._assembly.book)
+        return state.save(self.layout, None)
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
         """See `WindowSource`. The feed goes on where it is, and so with a new episode: the answer is False."""
         self.drain()
-        position, _, _ = read_position(arrays, values, self.layout, 1)
+        state, _, _ = read_collector_state(arrays, values, self.layout, 1)
         with self._changed:
-            self._rng.bit_generator.state = position.rng
-            self._next_window = self._resumed_at = position.window_id
-            self._steps_before = position.env_steps - self._delivered_steps
-            self._assembly.book = position.book
+            self._rng.bit_generator.state = state.rng
+            self._next_window = self._resumed_at = state.window_id
+            self._steps_before = state.env_steps - self._delivered_steps
+            self._assembly.book = state.book
             self._assembly.forget_episode()
             self._forget_delivered()
         return False
 
-    def _open(self, published: PublishedPolicy) -> None:
+    def _open(self, policy: PolicyRecord) -> None:
         """Offers the policy to whoever chooses, and begins to read if nobody does."""
         if self._recorder is not None or self._replays:
-            published = published.with_fingerprint()
+            policy = policy.with_fingerprint()
         if self._chooser is not None:
-            self._chooser.publish(published)
+            self._chooser.push(policy)
         elif self._replays:
-            self._chooser = RecordedChooser(published)
+            self._chooser = RecordedChooser(policy)
         else:
             deterministic = self.deterministic
-            self._chooser = PolicyChooser(self._make_actor(), published, self._rng, deterministic=deterministic)
+            self._chooser = PolicyChooser(self._make_actor(), policy, self._rng, deterministic=deterministic)
         if self._reader is not None:
             return
         reader = FeedReader(self._feed, self, self._options.reconnect, self._latency, self.seed)
@@ -377,7 +377,7 @@ class StreamCollector(WindowSource):
         given = examined(item, self.layout, self._observations, bounds=self._options.check_bounds, flaws=flaws)
         chooser, recorder = self._chooser, self._recorder
         if chooser is None:
-            raise StateError("The feed was read before a policy was published.")
+            raise StateError("The feed was read before a policy was pushed.")
         with self._changed:
             _check(reader)
             if now >= self._deadline:
@@ -494,17 +494,17 @@ class StreamCollector(WindowSource):
         """Closes the window at hand, and makes room where that is needed."""
         chooser = self._chooser
         if chooser is None:
-            raise StateError("A window was closed before a policy was published.")
+            raise StateError("A window was closed before a policy was pushed.")
         mark = self._marks.popleft() if self._marks else None
         seed = self._rng.integers(0, 2**31 - 1, 2, np.int32) if mark is None else mark.seed
         window_id = self._next_window if mark is None else mark.window_id
         self._next_window = window_id + 1
-        published = chooser.in_force
-        if mark is not None and not published.available:
-            published = unknown_policy(mark.version, mark.fingerprint)
-        closed = self._assembly.close(window_id, seed, published)
+        policy = chooser.in_force
+        if mark is not None and not policy.available:
+            policy = unknown_policy(mark.version, mark.fingerprint)
+        closed = self._assembly.close(window_id, seed, policy)
         if self._recorder is not None:
-            self._recorder.window(window_id, closed.rows, seed, published.version, published.fingerprint)
+            self._recorder.window(window_id, closed.rows, seed, policy.version, policy.fingerprint)
         if now >= self._deadline:
             # On the grid of its period: lateness does not add up.
             self._deadline += self._seconds * (1 + math.floor((now - self._deadline) / self._seconds))

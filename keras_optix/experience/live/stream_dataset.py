@@ -67,7 +67,7 @@ def dataset_from_stream(
     """Makes a dataset of windows of experience out of a source that does not wait: a market, a robot, a live system.
 
     Each element is a `Window` of ``[T, 1, ...]`` arrays. The feed is opened when `fit` begins and closed when it ends.
-    A thread answers each observation at once, with the policy that was published last: learning never delays an
+    A thread answers each observation at once, with the latest policy: learning never delays an
     action. A newer policy comes in force with the next window, so the one that acts is a window old or older
     (`policy_lag` in the logs), which PPO's and REINFORCE's losses correct for by the stored log-probabilities.
 

@@ -13,7 +13,8 @@ from keras_optix.experience.live.assembly import Assembly, ClosedWindow
 from keras_optix.experience.live.feeds import StreamStep, observed
 from keras_optix.experience.live.recording import Taken
 from keras_optix.experience.observations import ObservationLayout
-from keras_optix.experience.window import CollectedWindow, PublishedPolicy
+from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
+from keras_optix.experience.window import CollectedWindow
 
 SPACE = spaces.Box(-np.inf, np.inf, (1,))
 LAYOUT = ObservationLayout(SPACE)
@@ -50,7 +51,7 @@ class Play:
 
     def closed(self, version: int = 0) -> ClosedWindow:
         self.window_id += 1
-        return self.assembly.close(self.window_id - 1, SEED, PublishedPolicy(version, ()))
+        return self.assembly.close(self.window_id - 1, SEED, PolicyRecord(PolicyParams(version, ()), dict))
 
     def close(self, version: int = 0) -> CollectedWindow:
         return self.closed(version).collected(LAYOUT, 0)

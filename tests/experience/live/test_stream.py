@@ -22,7 +22,8 @@ from keras_optix.experience.live.feeds import Boundary, Reconnect, StreamStep, e
 from keras_optix.experience.live.recording import Recorder
 from keras_optix.experience.live.replay import ReplayFeed
 from keras_optix.experience.live.stream import FeedCounts, StreamCollector, StreamOptions
-from keras_optix.experience.window import CollectedWindow, PublishedPolicy
+from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
+from keras_optix.experience.window import CollectedWindow
 from keras_optix.testing import CountingFeed, ScriptedFeed
 
 MakeStream = Callable[..., StreamCollector]
@@ -441,14 +442,14 @@ class SlowActor:
         return noise.argmax(-1), np.zeros(len(noise), np.float32)
 
 
-class PublisherOf:
-    """Publishes nothing, for an actor of a test."""
+class OwnerOf:
+    """An owner whose policy has no arrays, for an actor of a test."""
 
     def __init__(self, actor: Actor) -> None:
         self.actor = actor
 
-    def publish(self) -> PublishedPolicy:
-        return PublishedPolicy(0, ())
+    def policy_record(self) -> PolicyRecord:
+        return PolicyRecord(PolicyParams(0, ()), dict)
 
     def make_actor(self, batch_size: int) -> Actor:
         return self.actor
@@ -456,7 +457,7 @@ class PublisherOf:
 
 def test_late_actions_are_counted_and_latency_is_logged(stream: MakeStream) -> None:
     actor = SlowActor({3, 5}, 0.12)
-    collector = stream(CountingFeed(None, items=9), publisher=PublisherOf(actor), deadline=0.1)
+    collector = stream(CountingFeed(None, items=9), owner=OwnerOf(actor), deadline=0.1)
     take_all(collector)
     assert 2 <= collector.counts.late < 9
     logs = collector.logs()
@@ -555,7 +556,7 @@ def test_bounds_may_be_left_unchecked(stream: MakeStream) -> None:
 def test_weights_come_in_force_with_the_first_action_of_a_window(stream: MakeStream, trainer: Any) -> None:
     gates = [threading.Event() for _ in range(2)]
     feed = ScriptedFeed([*numbers(0, 4), gates[0], *numbers(4, 3), gates[1], *numbers(7, 9)])
-    collector = stream(feed, window_size=3, publisher=trainer)
+    collector = stream(feed, window_size=3, owner=trainer)
     collected = [take(collector)]
     until(lambda: collector._assembly.acted)  # the first action of window 1 is out
     trainer.version = 5
@@ -563,7 +564,7 @@ def test_weights_come_in_force_with_the_first_action_of_a_window(stream: MakeStr
     collected.append(collector.collect())
     gates[1].set()
     collected += take_all(collector)
-    # Window 1 had begun before version 5 was published; nothing in it changes half-way.
+    # Window 1 had begun before version 5 was pushed; nothing in it changes half-way.
     assert [int(one.window.policy_version) for one in collected][:2] == [0, 0]
     assert [set(one.window.log_probs[one.window.valid].tolist()) for one in collected[:2]] == [{0}, {0}]
     assert all(one.window.policy_version == 5 for one in collected[3:])
@@ -575,8 +576,8 @@ def test_the_first_row_after_a_window_that_the_clock_closed_is_of_the_version_be
 ) -> None:
     gate = threading.Event()
     feed = ScriptedFeed([number(0), gate, *numbers(1, 2), number(3, 3.0, ends=True)])
-    collector = stream(feed, window_size=3, publisher=trainer)
-    collector._open(trainer.publish())
+    collector = stream(feed, window_size=3, owner=trainer)
+    collector._open(trainer.policy_record())
     until(lambda: collector._assembly._pending is not None)
     trainer.version = 5
     empty = now_or_never(collector)  # closed while the action for item 0 was on its way
@@ -592,15 +593,15 @@ def test_the_first_row_after_a_window_that_the_clock_closed_is_of_the_version_be
 
 def test_actions_go_on_with_the_last_version_while_the_learner_is_busy(stream: MakeStream, trainer: Any) -> None:
     feed = CountingFeed(None, items=41)
-    collector = stream(feed, window_size=4, publisher=trainer, overflow="drop_oldest", buffer=99)
+    collector = stream(feed, window_size=4, owner=trainer, overflow="drop_oldest", buffer=99)
     collector.prepare()
-    trainer.version = 7  # never published
+    trainer.version = 7  # never pushed
     until(lambda: collector._ending is not None)
     assert len(feed.taken) == 41
     collected = [collector.collect()]
     collected += take_all(collector)
     assert {int(one.window.policy_version) for one in collected} == {0}
-    assert trainer.published[0] == 0
+    assert trainer.pushed[0] == 0
 
 
 # Ends
@@ -654,8 +655,8 @@ def test_a_feed_that_cannot_be_closed_is_left_when_it_next_yields(stream: MakeSt
 def test_a_collector_that_nobody_keeps_ends_its_thread() -> None:
     feed = CountingFeed(None, items=5, silent=True)
     options = StreamOptions(every_n_steps(4), 4)
-    publisher = PublisherOf(SlowActor(set(), 0.0))
-    collector = StreamCollector(feed, publisher, feed.observation_space, feed.action_space, options)
+    owner = OwnerOf(SlowActor(set(), 0.0))
+    collector = StreamCollector(feed, owner, feed.observation_space, feed.action_space, options)
     take(collector)
     assert any(thread.name == "keras_optix_feed" for thread in threading.enumerate())
     del collector
@@ -667,8 +668,8 @@ def test_a_collector_that_nobody_keeps_ends_its_thread() -> None:
 def test_a_collector_whose_feed_has_ended_is_not_kept() -> None:
     feed = CountingFeed(None, items=5)
     options = StreamOptions(every_n_steps(4), 4, "block")
-    publisher = PublisherOf(SlowActor(set(), 0.0))
-    collector = StreamCollector(feed, publisher, feed.observation_space, feed.action_space, options)
+    owner = OwnerOf(SlowActor(set(), 0.0))
+    collector = StreamCollector(feed, owner, feed.observation_space, feed.action_space, options)
     take_all(collector)
     kept = weakref.ref(collector)
     del collector
@@ -695,7 +696,7 @@ def test_save_and_restore_go_on_with_the_numbers(stream: MakeStream) -> None:
 # What `dataset_from_stream` refuses
 
 
-class FakeLearner(PublisherOf):
+class FakeLearner(OwnerOf):
     """What a dataset is made for, without a network."""
 
     def __init__(self, known: tuple[Any, Any] | None = None) -> None:

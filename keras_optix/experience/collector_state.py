@@ -1,4 +1,4 @@
-"""Where a collector is between two windows, and how that is saved and read again."""
+"""The state of a collector between two windows, and how it is saved and read again."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ EnvStates = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
-class Position:
-    """Where a collector is between two windows. A window makes a new one, and changes none.
+class CollectorState:
+    """The state of a collector between two windows. Collecting a window returns a new one and changes none.
 
     Attributes:
         window_id: Number of the next window.
@@ -38,12 +38,23 @@ class Position:
     book: EpisodeBook
     current: Leaves | None = None
 
-    def with_new_episodes(self) -> Position:
+    @classmethod
+    def initial(cls, num_envs: int, seed: int | None) -> CollectorState:
+        """The state before the first window.
+
+        Args:
+            num_envs: `N`, environments.
+            seed: Seeds actions and learner; None seeds them freshly.
+        """
+        rng = np.random.default_rng(None if seed is None else (seed, 1))
+        return cls(0, 0, rng.bit_generator.state, EpisodeBook.blank(num_envs))
+
+    def with_new_episodes(self) -> CollectorState:
         """The same, but new episodes begin with the next window."""
         return replace(self, book=EpisodeBook.blank(len(self.book.returns), self.book.recent), current=None)
 
     def save(self, layout: ObservationLayout, states: EnvStates | None) -> Saved:
-        """Returns arrays and JSON values for `read_position`.
+        """Returns arrays and JSON values for `read_collector_state`.
 
         Args:
             layout: The observations.
@@ -78,10 +89,10 @@ class Position:
         return {name: array.copy() for name, array in arrays.items()}, values
 
 
-def read_position(
+def read_collector_state(
     arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], layout: ObservationLayout, num_envs: int
-) -> tuple[Position, EnvStates | None, bool]:
-    """Reads what `Position.save` returned.
+) -> tuple[CollectorState, EnvStates | None, bool]:
+    """Reads what `CollectorState.save` returned.
 
     Where an older one did not note in which window an episode began, that is window 0: then no single member of an
     ensemble is said to have played what it may not have played.
@@ -93,7 +104,7 @@ def read_position(
         num_envs: The number of environments that is wanted.
 
     Returns:
-        The position; the states that its environments must be put into, None if new episodes begin; and whether
+        The state; the states that its environments must be put into, None if new episodes begin; and whether
         running episodes were lost when it was saved.
 
     Raises:
@@ -133,24 +144,24 @@ def read_position(
         )
         rng: Any = values["rng"]
         np.random.PCG64(0).state = rng  # raises if it is none
-        position = Position(int(values["window_id"]), int(values["env_steps"]), rng, book)
+        state = CollectorState(int(values["window_id"]), int(values["env_steps"]), rng, book)
         if values["environments"] is None:
-            return position, None, bool(values["interrupted"])
+            return state, None, bool(values["interrupted"])
         current = [
             array(f"observations/{k}", (num_envs, *leaf.shape), leaf.dtype) for k, leaf in enumerate(layout.leaves)
         ]
-        states = []
+        env_states = []
         for i, saved in zip(range(num_envs), values["environments"], strict=True):
             parts = [arrays[f"environments/{i}/{k}"] for k in range(saved["arrays"])]
-            states.append(join_state(saved["state"], parts))
+            env_states.append(join_state(saved["state"], parts))
     except (LookupError, TypeError, ValueError) as error:
         raise StateError(
             f"The saved state of the collector is damaged or not complete ({type(error).__name__}: {error})."
         ) from error
-    return replace(position, current=current), states, False
+    return replace(state, current=current), env_states, False
 
 
 def _kind(layout: ObservationLayout, num_envs: int) -> dict[str, Any]:
-    """What must be the same where a position is read, as JSON has it."""
+    """What must be the same where a state is read, as JSON has it."""
     observations = [[leaf.path, list(leaf.shape), leaf.dtype.name] for leaf in layout.leaves]
     return {"num_envs": num_envs, "observations": observations}

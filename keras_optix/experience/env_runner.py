@@ -1,0 +1,171 @@
+"""Steps environments with an actor: ``collect(params, state) -> (window, state)``.
+
+What is needed is NumPy, Gymnasium and, for a lowered policy, the LiteRT runtime. No agent and no TensorFlow: the
+parameters are handed in with each call, so an `EnvRunner` works as well in a thread or in another process::
+
+    envs = make_envs("CartPole-v1", num_envs)
+    runner = EnvRunner(envs, LiteRTActor(lowered), window_size=32, seed=0)  # `lowered`: Agent.lowered_policy(num_envs)
+    state = runner.initial_state()
+    collected, state = runner.collect(params, state)  # `params`: Agent.policy_params()
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from keras_optix.experience.actions import actions_for
+from keras_optix.experience.actor import Actor, WindowListener
+from keras_optix.experience.collector_state import CollectorState
+from keras_optix.experience.envs import Envs
+from keras_optix.experience.observations import check_finite
+from keras_optix.experience.policy_params import PolicyParams, unknown_policy
+from keras_optix.experience.rollout import Rollout
+from keras_optix.experience.window import CollectedWindow, Window
+from keras_optix.reprs import OneLineRepr
+
+
+class EnvRunner(OneLineRepr):
+    """Collects windows from environments: an environment is reset only when an episode ends. Not thread-safe.
+
+    Args:
+        envs: The environments. Whoever made them closes them.
+        actor: Chooses actions for as many environments.
+        window_size: `T`, rows of a window.
+        seed: Seeds the environments (environment i with ``seed + i``) and the actions. None, the default, seeds them
+            freshly.
+        deterministic: Take the most likely action instead of sampling, and count only episodes as recent that the
+            policy version at hand began and ended. Defaults to False.
+        check_bounds: Whether an observation outside its Box is an error. Defaults to True.
+    """
+
+    def __init__(
+        self,
+        envs: Envs,
+        actor: Actor,
+        *,
+        window_size: int,
+        seed: int | None = None,
+        deterministic: bool = False,
+        check_bounds: bool = True,
+    ) -> None:
+        self._envs = envs
+        self._actor = actor
+        self._window_size = window_size
+        self._seed = seed
+        self._deterministic = deterministic
+        self._check_bounds = check_bounds
+        self._actions = actions_for(envs.action_space)
+        self._rng = np.random.default_rng(0)  # each window begins with the generator's state in its `CollectorState`
+
+    def initial_state(self) -> CollectorState:
+        """Returns the state before the first window."""
+        return CollectorState.initial(self._envs.num_envs, self._seed)
+
+    def collect(self, params: PolicyParams, state: CollectorState) -> tuple[CollectedWindow, CollectorState]:
+        """Collects the next window ``[T, N, ...]``.
+
+        All that is random follows from `state` and from the environments, which keep their own state between windows.
+
+        Args:
+            params: The policy that acts.
+            state: Where the environments are: `initial_state`, or what the last call returned.
+
+        Returns:
+            The window, in whose `policy` only the version is known, and the state after it. `state` is not changed.
+
+        Raises:
+            EnvError: An environment returned what its spaces forbid, or a value that is not finite.
+            LoweringError: The actor takes other arrays than those of `params`.
+            BaseException: Whatever an environment raised.
+        """
+        with self._envs.use() as used:
+            return self._collect(params, state, used)
+
+    def _collect(
+        self, params: PolicyParams, before: CollectorState, used: np.ndarray
+    ) -> tuple[CollectedWindow, CollectorState]:
+        """Collects a window.
+
+        Args:
+            params: The policy.
+            before: The state before it.
+            used: ``[N]`` bool, environments that somebody else used since the last window.
+        """
+        actor, envs, rng = self._actor, self._envs, self._rng
+        actor.set_weights(params.arrays)
+        if isinstance(actor, WindowListener):
+            actor.begin_window(before.window_id)
+        rng.bit_generator.state = before.rng
+        steps, n = self._window_size, envs.num_envs
+        rollout = Rollout(envs.layout, steps, n, own_rewards=envs.own_rewards)
+        observations = rollout.observations
+        interrupted = False
+        if before.current is None:
+            envs.reset(self._reset_seed(before.window_id), observations)
+        else:
+            for leaf, current in zip(observations, before.current, strict=True):
+                leaf[0] = current
+            if used.any():
+                envs.reset(self._reset_seed(before.window_id), observations, used)
+                before, interrupted = replace(before, book=before.book.cut(used)), True
+        choices: np.ndarray = np.empty((steps, n, *self._actions.shape), self._actions.dtype)
+        log_probs = np.empty((steps, n), np.float32)
+        noise = actor.noise.zeros((steps, n)) if self._deterministic else actor.noise.draw(rng, (steps, n))
+        infos = []
+        act, step, to_env = actor.act, envs.step, self._actions.to_env
+        for t in range(steps):
+            chosen, log_probs[t] = act([leaf[t] for leaf in observations], noise[t])
+            choices[t] = chosen
+            infos.append(step(to_env(chosen), rollout, t))
+        envs.finish(rollout)
+        following = rollout.next_observations()
+        self._check(rollout, following, before.window_id)
+        book, episodes = before.book.after(
+            rollout,
+            params.version,
+            before.window_id,
+            one_version=self._deterministic,
+            rewards=rollout.own_rewards,
+        )
+        window = Window(
+            observations=envs.layout.pack([leaf[:-1] for leaf in observations]),
+            actions=choices,
+            rewards=rollout.rewards,
+            terminated=rollout.terminated,
+            truncated=rollout.truncated,
+            valid=rollout.valid,
+            next_observations=envs.layout.pack(following),
+            log_probs=log_probs,
+            seed=rng.integers(0, 2**31 - 1, 2, np.int32),
+            window_id=np.int64(before.window_id),
+            policy_version=np.int64(params.version),
+            episode_return=book.mean_return,
+            episode_length=book.mean_length,
+        )
+        after = CollectorState(
+            before.window_id + 1,
+            before.env_steps + int(np.count_nonzero(rollout.valid)),
+            rng.bit_generator.state,
+            book,
+            [leaf[-1].copy() for leaf in observations],
+        )
+        own = rollout.own_rewards if envs.own_rewards else None
+        policy = unknown_policy(params.version)
+        return CollectedWindow(window, infos, episodes, policy, after.env_steps, own, interrupted), after
+
+    def _reset_seed(self, window_id: int) -> int | None:
+        """The seed of environments whose first episodes begin with this window."""
+        if self._seed is None or window_id == 0:
+            return self._seed
+        return int(np.random.default_rng((self._seed, 4, window_id)).integers(2**31))
+
+    def _check(self, rollout: Rollout, following: list[np.ndarray], window_id: int) -> None:
+        where = f"window {window_id}"
+        # `following` first: its rows are those of the steps. The other has the first observations of episodes besides.
+        for leaves in (following, rollout.observations):
+            self._envs.layout.check(leaves, where, bounds=self._check_bounds)
+        check_finite("a reward", rollout.rewards, where)
+        if rollout.own_rewards is not rollout.rewards:
+            check_finite("a reward", rollout.own_rewards, where)
