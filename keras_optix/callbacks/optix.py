@@ -97,7 +97,7 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         max_windows: Stop after this many windows (epochs) in any case. None: no limit.
         rollback_on_degradation: Restore the best snapshot (weights, optimizer slots, statistics) on a degradation.
         restore_best_weights: Restore the best snapshot when `fit` ends.
-        restore_hyperparams: Where a snapshot is restored, restore the current hyperparameters at its time as well.
+        restore_hyperparams: Where a snapshot is restored, restore its hyperparameters as well.
         hyperparams: Variables of an ordinary model that the tuner may set, by the names in its bounds. The learning
             rate needs no mention.
         log_dir: Directory for TensorBoard. None: nothing is written.
@@ -113,7 +113,7 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
 
     Attributes:
         state: State of the loop, a `LoopState`.
-        best_snapshot: The best `PolicySnapshot`, or None.
+        best_snapshot: The best `PolicySnapshot` of the present regime, or None.
         events: What happened, a list of `LoopRecord`.
         history: The run as a table, a `LoopHistory`: arrays by column (env steps, score, best, state, hyperparameters,
             logs), with a row for each evaluation (epoch); ``history.to_pandas()`` is a frame.
@@ -246,7 +246,7 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
 
     @property
     def best_snapshot(self) -> PolicySnapshot | None:
-        """The best so far."""
+        """The best of the present regime; None before there is one, and after a change point until there is another."""
         return None if self._loop is None else self._loop.performer.best.snapshot
 
     @property
