@@ -52,6 +52,7 @@ FORBIDDEN = {
     "loggers": {"tensorflow", "keras"},
     "testing": {"tensorflow", "keras"},
     "experience": {"tensorflow", "keras"},
+    "ops": {"tensorflow", "jax", "torch"},
 }
 WITH_TENSORFLOW = {"experience/dataset.py", "experience/lowering.py", "experience/live/stream_dataset.py"}
 FILES = sorted(PACKAGE.rglob("*.py"))

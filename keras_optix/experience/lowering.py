@@ -31,6 +31,7 @@ from keras_optix.errors import LoweringError
 from keras_optix.experience.actor import Actor, LiteRTActor, LoweredPolicy, NoiseSpec, quiet_stderr
 from keras_optix.experience.constants import find_constants, markers
 from keras_optix.experience.observations import ObservationLayout
+from keras_optix.ops.choices import argmax_as
 
 Forward = Callable[[Any, Any, Sequence[Any]], tuple[Any, Any]]
 """``(observations, noise [N, ...], weights) -> (choices [N, ...], log_probs [N])``, in TensorFlow; observations as the
@@ -60,6 +61,11 @@ class Lowerable:
     noise: NoiseSpec
     network: Any = None
 
+    def call(self, observations: Any, noise: Any, weights: Sequence[Any]) -> tuple[Any, Any]:
+        """Calls `forward` with every operation in a form that LiteRT has; the arguments are those of `Forward`."""
+        with argmax_as(_convertible_argmax):
+            return self.forward(observations, noise, weights)
+
     def work(self, batch_size: int) -> int:
         """Multiplications of a call, roughly: one per weight and observation, a convolution many more."""
         return batch_size * sum(array.size for array in self.arrays)
@@ -74,6 +80,11 @@ class Lowerable:
         return any(array.ndim > 2 for array in self.arrays)
 
 
+def _convertible_argmax(values: Any) -> Any:
+    # keras.ops.argmax, which minds the sign of a zero, does not convert.
+    return tf.argmax(values, axis=-1, output_type=tf.int64)
+
+
 class FunctionActor:
     """An `Actor` that calls a compiled function: some hundred microseconds a call, for any batch size.
 
@@ -84,7 +95,7 @@ class FunctionActor:
     def __init__(self, policy: Lowerable) -> None:
         self.noise = policy.noise
         self._pack = policy.layout.pack
-        self._function = tf.function(policy.forward, autograph=False, reduce_retracing=True)
+        self._function = tf.function(policy.call, autograph=False, reduce_retracing=True)
         self._weights: list[Any] | None = None
 
     def set_weights(self, arrays: Sequence[np.ndarray]) -> None:
@@ -202,7 +213,7 @@ def _convert(policy: Lowerable, batch_size: int, marks: Mapping[int, np.ndarray]
     def flat(*given: Any) -> Any:
         observations, noise, rest = given[: len(leaves)], given[len(leaves)], given[len(leaves) + 1 :]
         weights = {k: tf.constant(mark) for k, mark in marks.items()} | dict(zip(inputs, rest, strict=True))
-        return policy.forward(policy.layout.pack(observations), noise, [weights[k] for k in range(len(weights))])
+        return policy.call(policy.layout.pack(observations), noise, [weights[k] for k in range(len(weights))])
 
     concrete = flat.get_concrete_function(*specs)
     with quiet_stderr():
@@ -228,7 +239,7 @@ def _check(policy: Lowerable, lowered: LoweredPolicy) -> None:
     actor.set_weights(arrays)
     choices, log_probs = actor.act(observations, noise)
     packed = policy.layout.pack([tf.convert_to_tensor(leaf) for leaf in observations])
-    outputs = policy.forward(packed, tf.convert_to_tensor(noise), [tf.convert_to_tensor(array) for array in arrays])
+    outputs = policy.call(packed, tf.convert_to_tensor(noise), [tf.convert_to_tensor(array) for array in arrays])
     expected_choices, expected = (output.numpy() for output in outputs)
     if choices.dtype.kind == "f":
         same = np.isclose(choices, expected_choices, rtol=1e-3, atol=1e-4).reshape(n, -1).all(-1)
