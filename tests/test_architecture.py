@@ -112,6 +112,12 @@ def test_there_are_no_import_cycles() -> None:
         visit(module, ())
 
 
+def test_gradients_are_taken_in_one_place() -> None:
+    """So that another backend of Keras is a second `value_and_grad`, and no algorithm is written again."""
+    taking = [path.name for path in FILES if re.search(r"GradientTape\(|\btf\.gradients\(", path.read_text())]
+    assert taking == ["value_and_grad.py"]
+
+
 def loaded_after(statement: str) -> set[str]:
     code = f"{statement}\nimport sys; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
 from keras_optix.agents.networks import network_inputs
 from keras_optix.agents.normalization import RunningMoments
@@ -99,10 +99,11 @@ class PolicyHead(OneLineRepr):
 
     def parameters_of(self, outputs: Any) -> Any:
         """Parameters of the distribution, ``[B, P]``, of what the network gave."""
-        outputs = tf.cast(outputs, tf.float32)
+        outputs = ops.cast(outputs, "float32")
         if self._log_std is None:
             return outputs
-        return tf.concat([outputs, tf.zeros_like(outputs) + tf.cast(self._log_std.value, tf.float32)], -1)
+        log_std = ops.zeros_like(outputs) + ops.cast(self._log_std.value, "float32")
+        return ops.concatenate([outputs, log_std], axis=-1)
 
     def acting(self) -> PolicyHead:
         """This head in float32, in which it acts; made once. Itself where the network is in float32."""
@@ -148,7 +149,7 @@ class PolicyHead(OneLineRepr):
 
 def mapped(variables: Sequence[Any], weights: Sequence[Any]) -> list[tuple[Any, Any]]:
     """Weights as published, for the variables that they stand for."""
-    return [(v, tf.cast(weight, v.dtype)) for v, weight in zip(variables, weights, strict=True)]
+    return [(v, ops.cast(weight, v.dtype)) for v, weight in zip(variables, weights, strict=True)]
 
 
 class ActActors:

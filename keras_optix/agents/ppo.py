@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
+from keras import ops
 
 from keras_optix.agents.actor_critic import ActorCriticAgent, Rows, flatten
 from keras_optix.agents.gradient_step import REGULARIZATION
@@ -186,7 +187,7 @@ class PPOAgent(ActorCriticAgent):
         parameters, values = self.parameters_and_values(rows.observations, training=True)
         log_ratio = self.head.distribution.log_prob(parameters, rows.actions) - rows.log_probs
         # Where nobody acted, the ratio means nothing: it may be infinite, and times a weight of 0 that is NaN.
-        log_ratio = tf.where(rows.weights > 0.0, log_ratio, 0.0)
+        log_ratio = ops.where(rows.weights > 0.0, log_ratio, 0.0)
         advantages = losses.standardise(rows.advantages, rows.weights)
         policy_loss = losses.clipped_surrogate(log_ratio, advantages, clip_ratio, rows.weights)
         loss, value_loss, entropy = self.total_loss(policy_loss, parameters, values, rows)
