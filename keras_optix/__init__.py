@@ -17,6 +17,13 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "keras_optix.agents.agent": ("Agent",),
+    "keras_optix.agents.distributions": (
+        "ActionDistribution",
+        "BernoulliDistribution",
+        "CategoricalDistribution",
+        "GaussianDistribution",
+        "MultiCategoricalDistribution",
+    ),
     "keras_optix.agents.ensemble": ("EnsembleAgent",),
     "keras_optix.agents.hyperparameters": ("Hyperparameter",),
     "keras_optix.agents.ppo": ("PPOAgent",),
@@ -40,6 +47,7 @@ _MODULES = {
     "keras_optix.evaluators.evaluation": ("Evaluation",),
     "keras_optix.evaluators.monitors": ("MonitorEvaluator",),
     "keras_optix.evaluators.returns": ("GreedyEvaluator", "ReturnEvaluator"),
+    "keras_optix.experience.actor": ("NoiseSpec",),
     "keras_optix.experience.dataset": ("dataset_from_env",),
     "keras_optix.experience.evaluation": ("evaluate",),
     "keras_optix.experience.live.feeds": (

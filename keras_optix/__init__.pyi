@@ -2,6 +2,11 @@
 
 from keras_optix import testing as testing
 from keras_optix.agents.agent import Agent as Agent
+from keras_optix.agents.distributions import ActionDistribution as ActionDistribution
+from keras_optix.agents.distributions import BernoulliDistribution as BernoulliDistribution
+from keras_optix.agents.distributions import CategoricalDistribution as CategoricalDistribution
+from keras_optix.agents.distributions import GaussianDistribution as GaussianDistribution
+from keras_optix.agents.distributions import MultiCategoricalDistribution as MultiCategoricalDistribution
 from keras_optix.agents.ensemble import EnsembleAgent as EnsembleAgent
 from keras_optix.agents.hyperparameters import Hyperparameter as Hyperparameter
 from keras_optix.agents.ppo import PPOAgent as PPOAgent
@@ -24,6 +29,7 @@ from keras_optix.evaluators.evaluation import Evaluation as Evaluation
 from keras_optix.evaluators.monitors import MonitorEvaluator as MonitorEvaluator
 from keras_optix.evaluators.returns import GreedyEvaluator as GreedyEvaluator
 from keras_optix.evaluators.returns import ReturnEvaluator as ReturnEvaluator
+from keras_optix.experience.actor import NoiseSpec as NoiseSpec
 from keras_optix.experience.dataset import dataset_from_env as dataset_from_env
 from keras_optix.experience.evaluation import evaluate as evaluate
 from keras_optix.experience.live.feeds import Boundary as Boundary

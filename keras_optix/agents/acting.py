@@ -9,39 +9,16 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_optix.agents.distributions import ActionDistribution
 from keras_optix.agents.networks import network_inputs
 from keras_optix.agents.normalization import RunningMoments
 from keras_optix.agents.precision import in_float32
 from keras_optix.errors import SpaceError, describe
-from keras_optix.experience.actions import (
-    Actions,
-    ContinuousActions,
-    DiscreteActions,
-    MultiBinaryActions,
-    MultiDiscreteActions,
-)
+from keras_optix.experience.actions import Actions
 from keras_optix.experience.actor import Actor, NoiseSpec
 from keras_optix.experience.lowering import FunctionActor
 from keras_optix.experience.observations import Leaves, ObservationLayout
-from keras_optix.ops.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution, MultiCategorical
 from keras_optix.reprs import OneLineRepr
-
-
-def distribution_of(actions: Actions) -> Distribution:
-    """The distribution that a policy has over an environment's actions."""
-    if isinstance(actions, DiscreteActions):
-        return Categorical(actions.n)
-    if isinstance(actions, MultiDiscreteActions):
-        return MultiCategorical(actions.sizes)
-    if isinstance(actions, MultiBinaryActions):
-        return Bernoulli(actions.shape[0])
-    return DiagonalGaussian(actions.shape[0])
-
-
-def outputs_of(actions: Actions) -> tuple[int, ...]:
-    """How many outputs a policy network may have: what the distribution takes; for a Box also the means alone."""
-    parameters = distribution_of(actions).parameters
-    return (parameters // 2, parameters) if isinstance(actions, ContinuousActions) else (parameters,)
 
 
 class PolicyHead(OneLineRepr):
@@ -53,6 +30,7 @@ class PolicyHead(OneLineRepr):
         network: The policy network.
         layout: The observations.
         actions: The actions.
+        distribution: Over the actions, built for them.
         normalizers: By leaf, None where a leaf is not normalised.
         log_std: ``[d]`` variable for a network that gives only the means of a Gaussian, else None.
     """
@@ -62,13 +40,14 @@ class PolicyHead(OneLineRepr):
         network: Any,
         layout: ObservationLayout,
         actions: Actions,
+        distribution: ActionDistribution,
         normalizers: Sequence[RunningMoments | None],
         log_std: Any,
     ) -> None:
         self.network = network
         self.layout = layout
         self.actions = actions
-        self.distribution = distribution_of(actions)
+        self.distribution = distribution
         self._normalizers = list(normalizers)
         self._log_std = log_std
         self._acting: PolicyHead | None = None
@@ -82,7 +61,7 @@ class PolicyHead(OneLineRepr):
     @property
     def noise(self) -> NoiseSpec:
         """The noise that `choose` samples with."""
-        return self.actions.noise
+        return self.distribution.noise
 
     def inputs(self, observations: Any) -> Any:
         """Normalises observations, packed as the space has them, ``[B, ...]`` each."""
@@ -110,7 +89,7 @@ class PolicyHead(OneLineRepr):
         if self._acting is None:
             network = in_float32(self.network)
             same = network is self.network
-            parts = (self.layout, self.actions, self._normalizers, self._log_std)
+            parts = (self.layout, self.actions, self.distribution, self._normalizers, self._log_std)
             self._acting = self if same else PolicyHead(network, *parts)
         return self._acting
 

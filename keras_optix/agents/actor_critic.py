@@ -132,7 +132,7 @@ class ActorCriticAgent(Agent):
                     policy=self.policy,
                 )
             )
-        check_network(self.value, "value", layout=layout, outputs=(1,), action_space=None)
+        check_network(self.value, "value", layout=layout, outputs=(1,))
         self._joint = join(self.policy, self.value)
 
     def get_config(self) -> dict[str, Any]:
