@@ -265,7 +265,7 @@ def _varied(rng: np.random.Generator, array: np.ndarray) -> np.ndarray:
 
 
 def _blame(policy: Lowerable) -> str:
-    """Names the first layer of the network that cannot be converted."""
+    """Names the first layer of the network that cannot be converted, or what else is in the way."""
     layers = [
         layer for layer in getattr(policy.network, "layers", ()) if not isinstance(layer, keras.layers.InputLayer)
     ]
@@ -273,6 +273,8 @@ def _blame(policy: Lowerable) -> str:
         for layer in layers:
             if not _converts(keras.Model(policy.network.inputs, layer.output)):
                 return f"The layer in the way is {layer.name} ({type(layer).__name__})."
+        if layers:
+            return "Every layer of the policy can be: what is in the way is its distribution over actions, or `choose`."
     except (AttributeError, ValueError):
         pass  # a subclass has no symbolic inputs
     names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in layers)

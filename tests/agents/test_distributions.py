@@ -79,6 +79,17 @@ def test_a_distribution_of_ones_own_acts_is_lowered_saved_and_loaded(tmp_path: P
     np.testing.assert_allclose((again == greedy).mean(0), likely, atol=4 * 0.5 / np.sqrt(1000))
 
 
+class Unlowerable(Exploring):
+    def sample(self, parameters: Any, noise: Any) -> Any:
+        return ops.cast(ops.argmax(self.logits(parameters) + noise, axis=-1), "int64")
+
+
+def test_one_that_cannot_be_lowered_is_told_and_acts() -> None:
+    agent = bound(Unlowerable(), spaces.Discrete(3))
+    with pytest.warns(UserWarning, match="what is in the way is its distribution over actions"):
+        assert agent.act(np.zeros(3, np.float32)) in range(3)
+
+
 def test_it_learns_with_it(two_of_seven_seeds: Callable[..., None]) -> None:
     """Of the four symbols it names each right, though a tenth of its choices is uniform."""
 
