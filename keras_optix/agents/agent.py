@@ -342,18 +342,16 @@ class Agent(AgentAttributes, WindowTrainer):
             SpaceError: A space is of a kind that cannot be saved.
         """
         spaces = (self._observation_space, self._action_space)
-        own = {} if self.distribution is None else {DISTRIBUTION: serialized(self.distribution)}
-        return (
-            config_of(type(self), self._hyperparams, spaces)
-            | own
-            | {
-                "policy": serialized(self.policy),
-                "normalize_observations": self.normalize_observations,
-                "seed": self._seed,
-                "name": self.name,
-                ADDED: list(self._added_networks),
-            }
-        )
+        config = config_of(type(self), self._hyperparams, spaces) | {
+            "policy": serialized(self.policy),
+            "normalize_observations": self.normalize_observations,
+            "seed": self._seed,
+            "name": self.name,
+            ADDED: list(self._added_networks),
+        }
+        if self.distribution is not None:  # a constructor of your own need not have such an argument
+            config[DISTRIBUTION] = serialized(self.distribution)
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Any:

@@ -224,10 +224,12 @@ def check_distribution(distribution: Any) -> ActionDistribution | None:
     """
     wanted = "a distribution over actions"
     fix = "Derive a class from optix.ActionDistribution and give an object of it, or leave it out."
-    given = check_kind("distribution", distribution, ActionDistribution, wanted=wanted, fix=fix, optional=True)
+    given: ActionDistribution | None = check_kind(
+        "distribution", distribution, ActionDistribution, wanted=wanted, fix=fix, optional=True
+    )
     if given is not None:
         _copied(given)
-    return distribution if given is not None else None
+    return given
 
 
 def distribution_for(action_space: Any, given: ActionDistribution | None = None) -> ActionDistribution:
@@ -237,10 +239,15 @@ def distribution_for(action_space: Any, given: ActionDistribution | None = None)
         action_space: Of one environment.
         given: What the agent was given; it stays as it is. None: the default one of the actions.
 
+    Returns:
+        A new object.
+
     Raises:
+        ArgumentError: What was given is no distribution.
         SpaceError: No agent plays the space, or what was given is no distribution over such actions.
     """
     actions = actions_for(action_space)
+    given = check_distribution(given)  # which may have been set since the agent was made
     if given is None:
         distribution: ActionDistribution = next(one for one in _DEFAULTS if isinstance(actions, one._kind))()
     else:
