@@ -61,11 +61,6 @@ class Lowerable:
     noise: NoiseSpec
     network: Any = None
 
-    def call(self, observations: Any, noise: Any, weights: Sequence[Any]) -> tuple[Any, Any]:
-        """Calls `forward` with every operation in a form that LiteRT has; the arguments are those of `Forward`."""
-        with argmax_as(_convertible_argmax):
-            return self.forward(observations, noise, weights)
-
     def work(self, batch_size: int) -> int:
         """Multiplications of a call, roughly: one per weight and observation, a convolution many more."""
         return batch_size * sum(array.size for array in self.arrays)
@@ -85,6 +80,16 @@ def _convertible_argmax(values: Any) -> Any:
     return tf.argmax(values, axis=-1, output_type=tf.int64)
 
 
+def convertible(forward: Forward) -> Forward:
+    """The same function, with operations in a form that LiteRT has: what is traced, whether it is lowered or not."""
+
+    def call(observations: Any, noise: Any, weights: Sequence[Any]) -> tuple[Any, Any]:
+        with argmax_as(_convertible_argmax):
+            return forward(observations, noise, weights)
+
+    return call
+
+
 class FunctionActor:
     """An `Actor` that calls a compiled function: some hundred microseconds a call, for any batch size.
 
@@ -95,7 +100,7 @@ class FunctionActor:
     def __init__(self, policy: Lowerable) -> None:
         self.noise = policy.noise
         self._pack = policy.layout.pack
-        self._function = tf.function(policy.call, autograph=False, reduce_retracing=True)
+        self._function = tf.function(convertible(policy.forward), autograph=False, reduce_retracing=True)
         self._weights: list[Any] | None = None
 
     def set_weights(self, arrays: Sequence[np.ndarray]) -> None:
@@ -203,6 +208,7 @@ def _lowered(policy: Lowerable, batch_size: int, marks: Mapping[int, np.ndarray]
 def _convert(policy: Lowerable, batch_size: int, marks: Mapping[int, np.ndarray]) -> LoweredPolicy:
     leaves = policy.layout.leaves
     inputs = [k for k in range(len(policy.arrays)) if k not in marks]
+    forward = convertible(policy.forward)
     specs = [
         *(tf.TensorSpec((batch_size, *leaf.shape), leaf.dtype, name=f"obs{k}") for k, leaf in enumerate(leaves)),
         tf.TensorSpec((batch_size, *policy.noise.shape), tf.float32, name="noise"),
@@ -213,7 +219,7 @@ def _convert(policy: Lowerable, batch_size: int, marks: Mapping[int, np.ndarray]
     def flat(*given: Any) -> Any:
         observations, noise, rest = given[: len(leaves)], given[len(leaves)], given[len(leaves) + 1 :]
         weights = {k: tf.constant(mark) for k, mark in marks.items()} | dict(zip(inputs, rest, strict=True))
-        return policy.call(policy.layout.pack(observations), noise, [weights[k] for k in range(len(weights))])
+        return forward(policy.layout.pack(observations), noise, [weights[k] for k in range(len(weights))])
 
     concrete = flat.get_concrete_function(*specs)
     with quiet_stderr():
@@ -239,7 +245,9 @@ def _check(policy: Lowerable, lowered: LoweredPolicy) -> None:
     actor.set_weights(arrays)
     choices, log_probs = actor.act(observations, noise)
     packed = policy.layout.pack([tf.convert_to_tensor(leaf) for leaf in observations])
-    outputs = policy.call(packed, tf.convert_to_tensor(noise), [tf.convert_to_tensor(array) for array in arrays])
+    outputs = convertible(policy.forward)(
+        packed, tf.convert_to_tensor(noise), [tf.convert_to_tensor(array) for array in arrays]
+    )
     expected_choices, expected = (output.numpy() for output in outputs)
     if choices.dtype.kind == "f":
         same = np.isclose(choices, expected_choices, rtol=1e-3, atol=1e-4).reshape(n, -1).all(-1)
