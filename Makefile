@@ -77,9 +77,9 @@ $(BACKENDS_VENV)/.installed: tests/backends-requirements.txt pyproject.toml cons
 	$(BACKENDS_VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-test-backends: $(BACKENDS_VENV)/.installed ## an ordinary fit on JAX and Torch, where TensorFlow is not even installed
+test-backends: $(BACKENDS_VENV)/.installed ## ops and an ordinary fit on JAX and Torch, where there is no TensorFlow
 	for backend in jax torch; do \
-		KERAS_BACKEND=$$backend $(BACKENDS_VENV)/bin/python -m pytest tests/callbacks/test_ordinary_fit.py \
+		KERAS_BACKEND=$$backend $(BACKENDS_VENV)/bin/python -m pytest tests/ops tests/callbacks/test_ordinary_fit.py \
 			tests/callbacks/test_any_model.py tests/callbacks/test_population.py tests/evaluators/test_log_values.py && \
 		KERAS_BACKEND=$$backend $(BACKENDS_VENV)/bin/python examples/supervised.py || exit 1; \
 	done

@@ -45,7 +45,7 @@ _MODULES = {
     "keras_optix.tuners.pbt_optimizer": ("PBTOptimizer",),
 }
 # What a first program does not need is grouped: `optix.tuners.Log`.
-_NAMESPACES = ("errors", "evaluators", "live", "loggers", "statistics", "testing", "tuners")
+_NAMESPACES = ("distributions", "errors", "evaluators", "live", "loggers", "statistics", "testing", "tuners")
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = sorted([*_MODULE_OF, *_NAMESPACES])
@@ -58,6 +58,8 @@ if "tensorflow" not in sys.modules:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "distributions":
+        importlib.import_module("keras_optix.backend").check_backend(name, "keras_optix.agents.distributions")
     if name in _NAMESPACES:
         return importlib.import_module(f"keras_optix.{name}")
     if name in PAGE_NAMES:

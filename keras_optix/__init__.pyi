@@ -1,5 +1,6 @@
 """What type checkers and editors see of the package: `__init__.py` loads these names when they are first used."""
 
+from keras_optix import distributions as distributions
 from keras_optix import errors as errors
 from keras_optix import evaluators as evaluators
 from keras_optix import live as live

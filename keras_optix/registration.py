@@ -19,7 +19,11 @@ _SAVING = "keras.saving"
 _REGISTRY = "get_custom_objects"  # the function of `keras.saving` that returns the registered classes by name
 _MODULES = {
     "Agent": "keras_optix.agents.agent",
+    "BernoulliDistribution": "keras_optix.agents.distributions",
+    "CategoricalDistribution": "keras_optix.agents.distributions",
     "EnsembleAgent": "keras_optix.agents.ensemble",
+    "GaussianDistribution": "keras_optix.agents.distributions",
+    "MultiCategoricalDistribution": "keras_optix.agents.distributions",
     "NarrowOrthogonal": "keras_optix.agents.initializers",
     "PPOAgent": "keras_optix.agents.ppo",
     "ReinforceAgent": "keras_optix.agents.reinforce",

@@ -20,6 +20,7 @@ PACKAGE = Path(keras_optix.__file__).parent
 # A module may import from its own folder and from those below it.
 ORDER = [
     "live",
+    "distributions",
     "callbacks",
     "loggers",
     "agents",
@@ -55,6 +56,7 @@ FORBIDDEN = {
     "loggers": {"tensorflow", "keras"},
     "testing": {"tensorflow", "keras"},
     "experience": {"tensorflow", "keras"},
+    "ops": {"tensorflow", "jax", "torch"},
 }
 WITH_TENSORFLOW = {"experience/dataset.py", "experience/lowering.py", "experience/live/stream_dataset.py"}
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -115,6 +117,12 @@ def test_there_are_no_import_cycles() -> None:
 
     for module in graph:
         visit(module, ())
+
+
+def test_gradients_are_taken_in_one_place() -> None:
+    """So that another backend of Keras is a second `value_and_grad`, and no algorithm is written again."""
+    taking = [path.name for path in FILES if re.search(r"GradientTape\(|\btf\.gradients\(", path.read_text())]
+    assert taking == ["value_and_grad.py"]
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -206,7 +214,7 @@ def test_docstrings_document_the_arguments_that_exist(thing: object) -> None:
 @pytest.mark.parametrize("path", sorted((PACKAGE.parent / "examples").glob("*.py")), ids=lambda path: path.name)
 def test_examples_use_public_names_only(path: Path) -> None:
     for module, _ in imports_of(path):
-        public = ("testing", "live", "tuners", "evaluators", "loggers", "errors", "statistics")
+        public = ("testing", "distributions", "live", "tuners", "evaluators", "loggers", "errors", "statistics")
         assert not module.startswith("keras_optix.") or module.removeprefix("keras_optix.") in public
 
 

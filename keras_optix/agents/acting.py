@@ -7,41 +7,18 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
+from keras import ops
 
+from keras_optix.agents.distributions import ActionDistribution
 from keras_optix.agents.networks import network_inputs
 from keras_optix.agents.normalization import RunningMoments
 from keras_optix.agents.precision import in_float32
 from keras_optix.errors import SpaceError, describe
-from keras_optix.experience.actions import (
-    Actions,
-    ContinuousActions,
-    DiscreteActions,
-    MultiBinaryActions,
-    MultiDiscreteActions,
-)
+from keras_optix.experience.actions import Actions
 from keras_optix.experience.actor import Actor, NoiseSpec
 from keras_optix.experience.lowering import FunctionActor
 from keras_optix.experience.observations import Leaves, ObservationLayout
-from keras_optix.ops.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution, MultiCategorical
 from keras_optix.reprs import OneLineRepr
-
-
-def distribution_of(actions: Actions) -> Distribution:
-    """The distribution that a policy has over an environment's actions."""
-    if isinstance(actions, DiscreteActions):
-        return Categorical(actions.n)
-    if isinstance(actions, MultiDiscreteActions):
-        return MultiCategorical(actions.sizes)
-    if isinstance(actions, MultiBinaryActions):
-        return Bernoulli(actions.shape[0])
-    return DiagonalGaussian(actions.shape[0])
-
-
-def outputs_of(actions: Actions) -> tuple[int, ...]:
-    """How many outputs a policy network may have: what the distribution takes; for a Box also the means alone."""
-    parameters = distribution_of(actions).parameters
-    return (parameters // 2, parameters) if isinstance(actions, ContinuousActions) else (parameters,)
 
 
 class PolicyHead(OneLineRepr):
@@ -53,6 +30,7 @@ class PolicyHead(OneLineRepr):
         network: The policy network.
         layout: The observations.
         actions: The actions.
+        distribution: Over the actions, built for them.
         normalizers: By leaf, None where a leaf is not normalised.
         log_std: ``[d]`` variable for a network that gives only the means of a Gaussian, else None.
     """
@@ -62,13 +40,14 @@ class PolicyHead(OneLineRepr):
         network: Any,
         layout: ObservationLayout,
         actions: Actions,
+        distribution: ActionDistribution,
         normalizers: Sequence[RunningMoments | None],
         log_std: Any,
     ) -> None:
         self.network = network
         self.layout = layout
         self.actions = actions
-        self.distribution = distribution_of(actions)
+        self.distribution = distribution
         self._normalizers = list(normalizers)
         self._log_std = log_std
         self._acting: PolicyHead | None = None
@@ -82,7 +61,7 @@ class PolicyHead(OneLineRepr):
     @property
     def noise(self) -> NoiseSpec:
         """The noise that `choose` samples with."""
-        return self.actions.noise
+        return self.distribution.noise
 
     def inputs(self, observations: Any) -> Any:
         """Normalises observations, packed as the space has them, ``[B, ...]`` each."""
@@ -99,17 +78,18 @@ class PolicyHead(OneLineRepr):
 
     def parameters_of(self, outputs: Any) -> Any:
         """Parameters of the distribution, ``[B, P]``, of what the network gave."""
-        outputs = tf.cast(outputs, tf.float32)
+        outputs = ops.cast(outputs, "float32")
         if self._log_std is None:
             return outputs
-        return tf.concat([outputs, tf.zeros_like(outputs) + tf.cast(self._log_std.value, tf.float32)], -1)
+        log_std = ops.zeros_like(outputs) + ops.cast(self._log_std.value, "float32")
+        return ops.concatenate([outputs, log_std], axis=-1)
 
     def acting(self) -> PolicyHead:
         """This head in float32, in which it acts; made once. Itself where the network is in float32."""
         if self._acting is None:
             network = in_float32(self.network)
             same = network is self.network
-            parts = (self.layout, self.actions, self._normalizers, self._log_std)
+            parts = (self.layout, self.actions, self.distribution, self._normalizers, self._log_std)
             self._acting = self if same else PolicyHead(network, *parts)
         return self._acting
 
@@ -148,7 +128,7 @@ class PolicyHead(OneLineRepr):
 
 def mapped(variables: Sequence[Any], weights: Sequence[Any]) -> list[tuple[Any, Any]]:
     """Arrays of `PolicyParams`, for the variables that they stand for."""
-    return [(v, tf.cast(weight, v.dtype)) for v, weight in zip(variables, weights, strict=True)]
+    return [(v, ops.cast(weight, v.dtype)) for v, weight in zip(variables, weights, strict=True)]
 
 
 class ActActors:

@@ -132,7 +132,7 @@ class ActorCriticAgent(Agent):
                     policy=self.policy,
                 )
             )
-        check_network(self.value, "value", layout=layout, outputs=(1,), action_space=None)
+        check_network(self.value, "value", layout=layout, outputs=(1,))
         self._joint = join(self.policy, self.value)
 
     def get_config(self) -> dict[str, Any]:
@@ -173,7 +173,7 @@ class ActorCriticAgent(Agent):
         """Values ``[B]`` of observations ``[B, ...]``, normalised as the policy's are."""
         head = self.head
         inputs = network_inputs(self.value, head.inputs(observations), head.layout)
-        return tf.cast(self.value(inputs, training=training), tf.float32)[:, 0]
+        return ops.cast(self.value(inputs, training=training), "float32")[:, 0]
 
     def parameters_and_values(self, observations: Any, training: bool) -> tuple[Any, Any]:
         """What both networks say of observations; layers that they share are computed once.
@@ -188,7 +188,7 @@ class ActorCriticAgent(Agent):
         if self._joint is None:
             return self.head.parameters(observations, training), self.value_of(observations, training)
         outputs, values = self._joint(self.head.inputs(observations), training)
-        return self.head.parameters_of(outputs), tf.cast(values, tf.float32)[:, 0]
+        return self.head.parameters_of(outputs), ops.cast(values, "float32")[:, 0]
 
     def values_of(self, window: Window) -> tuple[Any, Any]:
         """Values of the observations and of their successors, both ``[T, N]``, in one call of the network."""

@@ -10,10 +10,11 @@ import gymnasium
 import keras
 import numpy as np
 
-from keras_optix.agents.acting import ActActors, PolicyHead, distribution_of, outputs_of
+from keras_optix.agents.acting import ActActors, PolicyHead
 from keras_optix.agents.attributes import AgentAttributes
 from keras_optix.agents.checks import check_compile, check_hyperparams, check_optimizer
 from keras_optix.agents.default_networks import default_network
+from keras_optix.agents.distributions import ActionDistribution, check_distribution, distribution_for
 from keras_optix.agents.fit_checks import check_evaluate, check_fit
 from keras_optix.agents.gradient_step import averages_weights, complete, gradient_step, scaling_where_needed
 from keras_optix.agents.hyperparameters import Hyperparameter, Hyperparameters, learning_rate_of
@@ -23,7 +24,7 @@ from keras_optix.agents.network_checks import check_kind, check_network
 from keras_optix.agents.networks import spaces_of_network
 from keras_optix.agents.normalization import RunningMoments, moments_in
 from keras_optix.agents.progress import FitProgress, ProgressReporter
-from keras_optix.agents.saving import ADDED, agent_of, config_of, serialized
+from keras_optix.agents.saving import ADDED, DISTRIBUTION, agent_of, config_of, serialized
 from keras_optix.agents.state import PolicyClock, StateReader, in_acting_dtype, load_arrays
 from keras_optix.agents.stepping import (
     ByWindow,
@@ -38,7 +39,7 @@ from keras_optix.agents.stepping import (
 from keras_optix.agents.trainer import WindowTrainer, as_numbers, refuse_distribution, refuse_losses
 from keras_optix.arguments import names_checked
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
-from keras_optix.experience.actions import actions_for
+from keras_optix.experience.actions import Actions, actions_for
 from keras_optix.experience.actor import Actor, LoweredPolicy
 from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
 from keras_optix.experience.observations import ObservationLayout
@@ -68,6 +69,8 @@ class Agent(AgentAttributes, WindowTrainer):
         hyperparams: Default and legal range by name.
         normalize_observations: Centre and scale floating-point observations by their running mean and deviation, which
             are part of the model. Defaults to False.
+        distribution: Over actions, with the outputs of the policy as its parameters: an `ActionDistribution`, one of
+            your own too. None takes that of the action space: Categorical, MultiCategorical, Bernoulli or Gaussian.
         seed: Seeds `act`.
         name: Name of the model.
 
@@ -80,7 +83,7 @@ class Agent(AgentAttributes, WindowTrainer):
             The learning rate's is Log(1e-5, 1e-1), for any optimizer. See `search_spaces`.
     """
 
-    fixed_when_bound = frozenset({"policy", "value", "normalize_observations"})
+    fixed_when_bound = frozenset({"policy", "value", "normalize_observations", "distribution"})
     prefers_jit = False
     default_spaces: ClassVar[Mapping[str, SearchSpace | tuple[float, float]]] = {LEARNING_RATE: Log(1e-5, 1e-1)}
     plays: tuple[type[Any], ...] = (
@@ -96,6 +99,7 @@ class Agent(AgentAttributes, WindowTrainer):
         *,
         hyperparams: Mapping[str, Hyperparameter] | None = None,
         normalize_observations: bool = False,
+        distribution: ActionDistribution | None = None,
         seed: int | None = None,
         name: str | None = None,
     ) -> None:
@@ -106,6 +110,7 @@ class Agent(AgentAttributes, WindowTrainer):
         super().__init__(name=name, autocast=False)
         self.policy = policy
         self.normalize_observations = check_bool("normalize_observations", normalize_observations)
+        self.distribution = check_distribution(distribution)
         self._hyperparams = Hyperparameters(check_hyperparams(hyperparams))
         self._observation_space: Any = None
         self._action_space: Any = None
@@ -177,19 +182,22 @@ class Agent(AgentAttributes, WindowTrainer):
                     action_space=action_space,
                 )
             )
+        distribution = distribution_for(action_space, self.distribution)
         if self.policy is None:
-            gives = outputs_of(actions)[0]
+            gives = distribution.outputs[0]
             self.add_network("policy", default_network(layout, gives, output_gain=0.01, name="policy"))
         outputs = check_network(
             self.policy,
             "policy",
             layout=layout,
-            outputs=outputs_of(actions),
+            outputs=distribution.outputs,
+            meaning=distribution.meaning(action_space),
+            logits=distribution.takes_logits,
             action_space=action_space,
             beside=getattr(self, "value", None),
         )
         self.build_networks(layout)
-        self._head = self._make_head(layout, actions, outputs)
+        self._head = self._make_head(layout, actions, distribution, outputs)
         self._observation_space, self._action_space = observation_space, action_space
         # Keras would otherwise call the model on a window to build it.
         self.built = True
@@ -335,13 +343,16 @@ class Agent(AgentAttributes, WindowTrainer):
             SpaceError: A space is of a kind that cannot be saved.
         """
         spaces = (self._observation_space, self._action_space)
-        return config_of(type(self), self._hyperparams, spaces) | {
+        config = config_of(type(self), self._hyperparams, spaces) | {
             "policy": serialized(self.policy),
             "normalize_observations": self.normalize_observations,
             "seed": self._seed,
             "name": self.name,
             ADDED: list(self._added_networks),
         }
+        if self.distribution is not None:  # a constructor of your own need not have such an argument
+            config[DISTRIBUTION] = serialized(self.distribution)
+        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Any:
@@ -619,7 +630,7 @@ class Agent(AgentAttributes, WindowTrainer):
 
         Args:
             observations: ``[N, ...]``, packed as the space has them.
-            noise: ``[N, ...]``, zeros for the most likely action; see `keras_optix.ops.distributions`.
+            noise: ``[N, ...]``, zeros for the most likely action; see `ActionDistribution.sample`.
             weights: Values of ``head.variables``, in their order.
 
         Returns:
@@ -852,7 +863,9 @@ class Agent(AgentAttributes, WindowTrainer):
             self._trained = {id(variable): variable.path for variable in self.trainable_variables}
             self._clock.follow([learner.optimizer for learner in self.learners()])
 
-    def _make_head(self, layout: ObservationLayout, actions: Any, outputs: int) -> PolicyHead:
+    def _make_head(
+        self, layout: ObservationLayout, actions: Actions, distribution: ActionDistribution, outputs: int
+    ) -> PolicyHead:
         """Makes what belongs to the policy beside its network, as parts of the model."""
         normalizers: list[RunningMoments | None] = [None] * len(layout.leaves)
         if self.normalize_observations:
@@ -866,13 +879,11 @@ class Agent(AgentAttributes, WindowTrainer):
                     )
                 )
         self.observation_moments = [moments for moments in normalizers if moments is not None]
-        wanted = distribution_of(actions).parameters
+        missing = distribution.parameters - outputs
         self.log_std = None
-        if outputs != wanted:
-            self.log_std = self.add_weight(
-                shape=(wanted - outputs,), initializer="zeros", dtype="float32", name="log_std"
-            )
-        return PolicyHead(self.policy, layout, actions, normalizers, self.log_std)
+        if missing:
+            self.log_std = self.add_weight(shape=(missing,), initializer="zeros", dtype="float32", name="log_std")
+        return PolicyHead(self.policy, layout, actions, distribution, normalizers, self.log_std)
 
 
 def _listed(callbacks: Sequence[Any], verbose: Any) -> list[Any]:

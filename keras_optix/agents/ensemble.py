@@ -26,6 +26,7 @@ from keras_optix.agents.credit import (
     score_alone,
     split_window,
 )
+from keras_optix.agents.distributions import is_default
 from keras_optix.agents.ensemble_head import AVERAGE, MIXTURE, EnsembleHead, EnsembleLowerable, RoutedActor
 from keras_optix.agents.ensemble_learning import MembersLearning, SourceShare
 from keras_optix.agents.ensemble_members import FixedAgents, WeightedAgents, spaces_of_members, weighted_agents_of
@@ -200,6 +201,10 @@ class EnsembleAgent(Agent):
                         member=type(member).__name__,
                     )
                 )
+            if not is_default(member.head.distribution):
+                problem = f"Member {k} of the ensemble, {member.name}, has a distribution that cannot be mixed."
+                fix = "Members have the default distribution of their actions: leave `distribution` out."
+                raise SpaceError(describe(problem, fix=fix, distribution=member.head.distribution))
         if self._head is None:
             heads = [member.head for member in self.members]
             head = EnsembleHead(heads, self.primary_agent.head, self._mixture, self.continuous)

@@ -13,7 +13,7 @@ from gymnasium import spaces
 
 from keras_optix.agents.acting import PolicyHead, mapped
 from keras_optix.agents.credit import EVERYBODY
-from keras_optix.experience.actions import Actions, DiscreteActions, MultiBinaryActions, MultiDiscreteActions
+from keras_optix.experience.actions import DiscreteActions, MultiBinaryActions, MultiDiscreteActions
 from keras_optix.experience.actor import Actor, NoiseSpec
 from keras_optix.experience.lowering import Lowerable
 from keras_optix.experience.observations import ObservationLayout
@@ -30,23 +30,24 @@ AVERAGE: Final = "average"
 MIXTURE: Final = "mixture"
 
 
-def mixture_of(actions: Actions, members: int, continuous: str) -> tuple[Mixture, NoiseSpec]:
+def mixture_of(member: PolicyHead, members: int, continuous: str) -> tuple[Mixture, NoiseSpec]:
     """The mixture that an ensemble has over an environment's actions, and the noise that it samples with.
 
     Args:
-        actions: The actions.
+        member: One of the members; all have the default distribution of the actions.
         members: M.
         continuous: ``"average"`` or ``"mixture"``: what a Gaussian ensemble is.
     """
+    actions, noise = member.actions, member.noise
     if isinstance(actions, DiscreteActions):
-        return CategoricalMixture(actions.n), actions.noise
+        return CategoricalMixture(actions.n), noise
     if isinstance(actions, MultiDiscreteActions):
-        return MultiCategoricalMixture(actions.sizes), actions.noise
+        return MultiCategoricalMixture(actions.sizes), noise
     if isinstance(actions, MultiBinaryActions):
-        return BernoulliMixture(actions.shape[0]), actions.noise
+        return BernoulliMixture(actions.shape[0]), noise
     (d,) = actions.shape
     if continuous == AVERAGE:
-        return AveragedGaussian(d), actions.noise
+        return AveragedGaussian(d), noise
     return GaussianMixture(d, members), NoiseSpec("normal", (d + 2 * members,))
 
 
@@ -62,8 +63,9 @@ class EnsembleHead(PolicyHead):
 
     def __init__(self, members: Sequence[PolicyHead], primary: PolicyHead, weights: Any, continuous: str) -> None:
         layout = primary.layout
-        super().__init__(primary.network, layout, primary.actions, [None] * len(layout.leaves), None)
-        self.mixture, self._noise = mixture_of(primary.actions, len(members), continuous)
+        nothing = [None] * len(layout.leaves)
+        super().__init__(primary.network, layout, primary.actions, primary.distribution, nothing, None)
+        self.mixture, self._noise = mixture_of(primary, len(members), continuous)
         self._members = list(members)
         self._primary = primary
         self._weights = weights

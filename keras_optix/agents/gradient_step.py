@@ -15,6 +15,7 @@ import keras
 import tensorflow as tf
 
 from keras_optix.agents.precision import layers_in
+from keras_optix.agents.value_and_grad import value_and_grad
 from keras_optix.errors import ConfigurationError, describe
 
 REGULARIZATION = "regularization_loss"
@@ -42,16 +43,18 @@ def gradient_step(
     """
     optimizer = model.optimizer
     earlier = {id(loss): loss for loss in model.losses}  # of calls before this step, perhaps of another graph
-    with tf.GradientTape() as tape:
-        loss, logs = compute()
-        logs = dict(logs)
+
+    def scaled_loss() -> tuple[Any, dict[str, Any]]:
+        loss, computed = compute()
+        logs = dict(computed)
         added = [own for own in model.losses if id(own) not in earlier]
         if added:
             logs[REGULARIZATION] = tf.add_n([tf.cast(tf.reduce_sum(own), loss.dtype) for own in added])
             loss = loss + logs[REGULARIZATION]
-        scaled = optimizer.scale_loss(loss)
+        return optimizer.scale_loss(loss), {**logs, "loss": loss}
+
     variables = model.trainable_variables
-    gradients = tape.gradient(scaled, variables)
+    (_, logs), gradients = value_and_grad(scaled_loss, variables)
     if max_grad_norm is not None:
         gradients = _clipped(gradients, max_grad_norm, optimizer.scale_loss(tf.ones(())))
 
@@ -65,7 +68,7 @@ def gradient_step(
         update()
     else:
         tf.cond(where, update, lambda: None)
-    return {**logs, "loss": loss}
+    return logs
 
 
 def _clipped(gradients: Sequence[Any], max_norm: Any, scale: Any) -> Sequence[Any]:

@@ -72,7 +72,9 @@ def check_network(
     *,
     layout: ObservationLayout,
     outputs: Sequence[int],
-    action_space: object,
+    meaning: str = "one value",
+    logits: bool = False,
+    action_space: object = None,
     beside: Any = None,
 ) -> int:
     """Checks that a network takes the environment's observations and gives what its role needs.
@@ -82,7 +84,9 @@ def check_network(
         role: ``"policy"`` or ``"value"``, for the message.
         layout: The observations.
         outputs: Sizes that the last axis of its output may have.
-        action_space: For the message.
+        meaning: What the outputs are, for the message. Defaults to that of a value network.
+        logits: Whether they are logits, so that probabilities are refused. Defaults to False.
+        action_space: For the message. Defaults to None.
         beside: The network of the other role, if there is one: they may be swapped.
 
     Returns:
@@ -117,14 +121,14 @@ def check_network(
         raise SpaceError(
             describe(
                 f"The {role} gives outputs of shape {(None, *output_shape[1:])}, but "
-                f"{' or '.join(str((None, n)) for n in outputs)} is needed: {_meaning(role, outputs, action_space)}.",
+                f"{' or '.join(str((None, n)) for n in outputs)} is needed: {meaning}.",
                 fix=(f"{axes}end it with {end}." if axes else f"End it with {end}.") + swapped,
             )
         )
     if output_shape[0] != _ROWS:
         problem = f"The {role} mixes the rows of a batch: for {_ROWS} observations it gives {output_shape[0]} rows."
         raise SpaceError(describe(problem, fix="Keep the first axis as it is in every layer.", outputs=output_shape))
-    _check_numbers(role, network, keras.ops.convert_to_numpy(given), action_space)
+    _check_numbers(role, network, keras.ops.convert_to_numpy(given), action_space if logits else None)
     return int(output_shape[1])
 
 
@@ -208,14 +212,6 @@ def last_activation(network: Any) -> str | None:
 
 def _is_keras(operation: Any) -> bool:
     return type(operation).__module__.split(".")[0] == "keras"
-
-
-def _meaning(role: str, outputs: Sequence[int], action_space: object) -> str:
-    if role != "policy":
-        return "one value"
-    if len(outputs) == 1:
-        return f"one logit per action of {action_space}"
-    return f"the mean of each axis of {action_space}, or means and log standard deviations"
 
 
 def _check_inputs(role: str, declared: Any, wanted: Any, path: str) -> None:

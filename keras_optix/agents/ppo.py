@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 
 import keras
 import tensorflow as tf
+from keras import ops
 
 from keras_optix.agents.actor_critic import ActorCriticAgent, Rows, flatten
+from keras_optix.agents.distributions import ActionDistribution
 from keras_optix.agents.gradient_step import REGULARIZATION
 from keras_optix.agents.hyperparameters import declared
 from keras_optix.experience.window import Window
@@ -59,6 +61,8 @@ class PPOAgent(ActorCriticAgent):
             are those of the environment. Defaults to False.
         share_features: Whether the default networks of observations with images share the convolutions and the dense
             layer behind them. Defaults to True.
+        distribution: Over actions, with the outputs of the policy as its parameters; see `Agent`. None takes that of
+            the action space.
         seed: Seeds `act`.
         name: Name of the model.
 
@@ -89,6 +93,7 @@ class PPOAgent(ActorCriticAgent):
         normalize_observations: bool = False,
         normalize_rewards: bool = False,
         share_features: bool = True,
+        distribution: ActionDistribution | None = None,
         seed: int | None = None,
         name: str | None = None,
     ) -> None:
@@ -106,6 +111,7 @@ class PPOAgent(ActorCriticAgent):
             normalize_observations=normalize_observations,
             normalize_rewards=normalize_rewards,
             share_features=share_features,
+            distribution=distribution,
             seed=seed,
             name=name,
         )
@@ -186,7 +192,7 @@ class PPOAgent(ActorCriticAgent):
         parameters, values = self.parameters_and_values(rows.observations, training=True)
         log_ratio = self.head.distribution.log_prob(parameters, rows.actions) - rows.log_probs
         # Where nobody acted, the ratio means nothing: it may be infinite, and times a weight of 0 that is NaN.
-        log_ratio = tf.where(rows.weights > 0.0, log_ratio, 0.0)
+        log_ratio = ops.where(rows.weights > 0.0, log_ratio, 0.0)
         advantages = losses.standardise(rows.advantages, rows.weights)
         policy_loss = losses.clipped_surrogate(log_ratio, advantages, clip_ratio, rows.weights)
         loss, value_loss, entropy = self.total_loss(policy_loss, parameters, values, rows)

@@ -9,6 +9,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_optix.agents.actor_critic import ActorCriticAgent, Rows
+from keras_optix.agents.distributions import ActionDistribution
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses
 from keras_optix.ops.returns import discounted_returns
@@ -52,6 +53,8 @@ class ReinforceAgent(ActorCriticAgent):
             are those of the environment. Defaults to False.
         share_features: Whether the default networks of observations with images share the convolutions and the dense
             layer behind them. Defaults to True.
+        distribution: Over actions, with the outputs of the policy as its parameters; see `Agent`. None takes that of
+            the action space.
         seed: Seeds `act`.
         name: Name of the model.
 
@@ -73,6 +76,7 @@ class ReinforceAgent(ActorCriticAgent):
         normalize_observations: bool = False,
         normalize_rewards: bool = False,
         share_features: bool = True,
+        distribution: ActionDistribution | None = None,
         seed: int | None = None,
         name: str | None = None,
     ) -> None:
@@ -86,6 +90,7 @@ class ReinforceAgent(ActorCriticAgent):
             normalize_observations=normalize_observations,
             normalize_rewards=normalize_rewards,
             share_features=share_features,
+            distribution=distribution,
             seed=seed,
             name=name,
         )

@@ -16,8 +16,9 @@ from keras_optix.records import LEARNING_RATE
 _SPACES = ("observation_space", "action_space")
 ADDED = "added_networks"  # names of the networks that were not given to the constructor
 SHARED = "shared_layers"  # names of the layers that the value network has in common with the policy
+DISTRIBUTION = "distribution"
 _REST = "other_hyperparams"
-_NETWORKS = ("policy", "value")
+_OBJECTS = ("policy", "value", DISTRIBUTION)  # arguments that are configs of their own
 
 
 def config_of(cls: Any, hyperparams: Mapping[str, float], spaces: tuple[Any, Any]) -> dict[str, Any]:
@@ -61,9 +62,9 @@ def bind_to(agent: Any, config: Mapping[str, Any]) -> None:
         agent.bind(from_json(observations), from_json(actions))
 
 
-def serialized(network: Any) -> Any:
-    """A network, or an agent, as a config; None if there is none yet."""
-    return None if network is None else keras.saving.serialize_keras_object(network)
+def serialized(part: Any) -> Any:
+    """A network, a distribution or an agent as a config; None if there is none yet."""
+    return None if part is None else keras.saving.serialize_keras_object(part)
 
 
 def agent_of(cls: Any, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None) -> Any:
@@ -72,14 +73,14 @@ def agent_of(cls: Any, config: Mapping[str, Any], custom_objects: Mapping[str, A
     Args:
         cls: The agent's class.
         config: What its `get_config` returned.
-        custom_objects: Classes by name, for networks that are not registered.
+        custom_objects: Classes by name, for networks and distributions that are not registered.
 
     Returns:
         The agent.
     """
     arguments = {name: value for name, value in config.items() if name not in _SPACES}
     rest = arguments.pop(_REST, {})
-    for name in _NETWORKS:
+    for name in _OBJECTS:
         if isinstance(arguments.get(name), Mapping):
             with names_may_differ():
                 arguments[name] = keras.saving.deserialize_keras_object(arguments[name], custom_objects=custom_objects)

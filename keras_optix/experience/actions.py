@@ -22,7 +22,6 @@ import numpy as np
 from gymnasium import spaces
 
 from keras_optix.errors import SpaceError, describe
-from keras_optix.experience.actor import NoiseSpec
 from keras_optix.reprs import OneLineRepr
 
 
@@ -38,7 +37,6 @@ class DiscreteActions(OneLineRepr):
 
     def __init__(self, space: spaces.Discrete) -> None:
         self.n = int(space.n)
-        self.noise = NoiseSpec("gumbel", (self.n,))
         self._start = int(space.start)
         self._env_dtype = space.dtype
 
@@ -60,7 +58,6 @@ class MultiDiscreteActions(OneLineRepr):
     def __init__(self, space: spaces.MultiDiscrete) -> None:
         self.sizes = tuple(int(n) for n in np.ravel(space.nvec))
         self.shape: tuple[int, ...] = (len(self.sizes),)
-        self.noise = NoiseSpec("gumbel", (sum(self.sizes),))
         self._start = np.asarray(space.start)
         self._env_shape = tuple(space.nvec.shape)
         self._env_dtype = space.dtype
@@ -81,7 +78,6 @@ class MultiBinaryActions(OneLineRepr):
 
     def __init__(self, space: spaces.MultiBinary) -> None:
         self.shape: tuple[int, ...] = (int(np.prod(space.shape)),)
-        self.noise = NoiseSpec("logistic", self.shape)
         self._env_shape = tuple(space.shape)
         self._env_dtype = space.dtype
 
@@ -101,7 +97,6 @@ class ContinuousActions(OneLineRepr):
 
     def __init__(self, space: spaces.Box) -> None:
         self.shape: tuple[int, ...] = (int(np.prod(space.shape)),)
-        self.noise = NoiseSpec("normal", self.shape)
         self._low, self._high = np.ravel(space.low), np.ravel(space.high)
         bounded = np.isfinite(self._low) & np.isfinite(self._high)
         low, high = np.where(bounded, self._low, -1.0), np.where(bounded, self._high, 1.0)

@@ -31,6 +31,7 @@ from keras_optix.errors import LoweringError
 from keras_optix.experience.actor import Actor, LiteRTActor, LoweredPolicy, NoiseSpec, quiet_stderr
 from keras_optix.experience.constants import find_constants, markers
 from keras_optix.experience.observations import ObservationLayout
+from keras_optix.ops.choices import argmax_as
 
 Forward = Callable[[Any, Any, Sequence[Any]], tuple[Any, Any]]
 """``(observations, noise [N, ...], weights) -> (choices [N, ...], log_probs [N])``, in TensorFlow; observations as the
@@ -74,6 +75,21 @@ class Lowerable:
         return any(array.ndim > 2 for array in self.arrays)
 
 
+def _convertible_argmax(values: Any) -> Any:
+    # keras.ops.argmax, which minds the sign of a zero, does not convert.
+    return tf.argmax(values, axis=-1, output_type=tf.int64)
+
+
+def convertible(forward: Forward) -> Forward:
+    """The same function, with operations in a form that LiteRT has: what is traced, whether it is lowered or not."""
+
+    def call(observations: Any, noise: Any, weights: Sequence[Any]) -> tuple[Any, Any]:
+        with argmax_as(_convertible_argmax):
+            return forward(observations, noise, weights)
+
+    return call
+
+
 class FunctionActor:
     """An `Actor` that calls a compiled function: some hundred microseconds a call, for any batch size.
 
@@ -84,7 +100,7 @@ class FunctionActor:
     def __init__(self, policy: Lowerable) -> None:
         self.noise = policy.noise
         self._pack = policy.layout.pack
-        self._function = tf.function(policy.forward, autograph=False, reduce_retracing=True)
+        self._function = tf.function(convertible(policy.forward), autograph=False, reduce_retracing=True)
         self._weights: list[Any] | None = None
 
     def set_weights(self, arrays: Sequence[np.ndarray]) -> None:
@@ -192,6 +208,7 @@ def _lowered(policy: Lowerable, batch_size: int, marks: Mapping[int, np.ndarray]
 def _convert(policy: Lowerable, batch_size: int, marks: Mapping[int, np.ndarray]) -> LoweredPolicy:
     leaves = policy.layout.leaves
     inputs = [k for k in range(len(policy.arrays)) if k not in marks]
+    forward = convertible(policy.forward)
     specs = [
         *(tf.TensorSpec((batch_size, *leaf.shape), leaf.dtype, name=f"obs{k}") for k, leaf in enumerate(leaves)),
         tf.TensorSpec((batch_size, *policy.noise.shape), tf.float32, name="noise"),
@@ -202,7 +219,7 @@ def _convert(policy: Lowerable, batch_size: int, marks: Mapping[int, np.ndarray]
     def flat(*given: Any) -> Any:
         observations, noise, rest = given[: len(leaves)], given[len(leaves)], given[len(leaves) + 1 :]
         weights = {k: tf.constant(mark) for k, mark in marks.items()} | dict(zip(inputs, rest, strict=True))
-        return policy.forward(policy.layout.pack(observations), noise, [weights[k] for k in range(len(weights))])
+        return forward(policy.layout.pack(observations), noise, [weights[k] for k in range(len(weights))])
 
     concrete = flat.get_concrete_function(*specs)
     with quiet_stderr():
@@ -228,7 +245,9 @@ def _check(policy: Lowerable, lowered: LoweredPolicy) -> None:
     actor.set_weights(arrays)
     choices, log_probs = actor.act(observations, noise)
     packed = policy.layout.pack([tf.convert_to_tensor(leaf) for leaf in observations])
-    outputs = policy.forward(packed, tf.convert_to_tensor(noise), [tf.convert_to_tensor(array) for array in arrays])
+    outputs = convertible(policy.forward)(
+        packed, tf.convert_to_tensor(noise), [tf.convert_to_tensor(array) for array in arrays]
+    )
     expected_choices, expected = (output.numpy() for output in outputs)
     if choices.dtype.kind == "f":
         same = np.isclose(choices, expected_choices, rtol=1e-3, atol=1e-4).reshape(n, -1).all(-1)
@@ -254,7 +273,7 @@ def _varied(rng: np.random.Generator, array: np.ndarray) -> np.ndarray:
 
 
 def _blame(policy: Lowerable) -> str:
-    """Names the first layer of the network that cannot be converted."""
+    """Names the first layer of the network that cannot be converted, or what else is in the way."""
     layers = [
         layer for layer in getattr(policy.network, "layers", ()) if not isinstance(layer, keras.layers.InputLayer)
     ]
@@ -262,6 +281,8 @@ def _blame(policy: Lowerable) -> str:
         for layer in layers:
             if not _converts(keras.Model(policy.network.inputs, layer.output)):
                 return f"The layer in the way is {layer.name} ({type(layer).__name__})."
+        if layers:
+            return "Every layer of the policy can be: what is in the way is its distribution over actions, or `choose`."
     except (AttributeError, ValueError):
         pass  # a subclass has no symbolic inputs
     names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in layers)

@@ -10,8 +10,9 @@ import itertools
 import math
 from typing import Any, Protocol
 
-import tensorflow as tf
 from keras import ops
+
+from keras_optix.ops.choices import argmax, as_choices
 
 Tensor = Any
 
@@ -51,9 +52,8 @@ class Categorical:
         self.parameters = n
 
     def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        """See `Distribution.sample`; noise ``[B, n]`` is Gumbel; choices are ``[B]`` int64."""
-        # keras.ops.argmax does not convert to LiteRT.
-        return tf.argmax(parameters + noise, axis=-1, output_type=tf.int64)
+        """See `Distribution.sample`; noise ``[B, n]`` is Gumbel; choices are ``[B]`` integers."""
+        return argmax(parameters + noise)
 
     def log_prob(self, parameters: Tensor, choices: Tensor) -> Tensor:
         """See `Distribution.log_prob`.
@@ -82,8 +82,8 @@ class MultiCategorical:
         self._parts = [(end - n, end, Categorical(n)) for end, n in zip(ends, sizes, strict=True)]
 
     def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        """See `Distribution.sample`; noise ``[B, P]`` is Gumbel; choices are ``[B, k]`` int64."""
-        return tf.stack([part.sample(parameters[:, a:b], noise[:, a:b]) for a, b, part in self._parts], axis=-1)
+        """See `Distribution.sample`; noise ``[B, P]`` is Gumbel; choices are ``[B, k]`` integers."""
+        return ops.stack([part.sample(parameters[:, a:b], noise[:, a:b]) for a, b, part in self._parts], axis=-1)
 
     def log_prob(self, parameters: Tensor, choices: Tensor) -> Tensor:
         """See `Distribution.log_prob`."""
@@ -106,8 +106,8 @@ class Bernoulli:
         self.parameters = n
 
     def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        """See `Distribution.sample`; noise ``[B, n]`` is logistic; choices are ``[B, n]`` int64."""
-        return tf.cast(parameters + noise > 0.0, tf.int64)
+        """See `Distribution.sample`; noise ``[B, n]`` is logistic; choices are ``[B, n]`` integers."""
+        return as_choices(parameters + noise > 0.0)
 
     def log_prob(self, parameters: Tensor, choices: Tensor) -> Tensor:
         """See `Distribution.log_prob`."""

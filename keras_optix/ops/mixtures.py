@@ -11,8 +11,9 @@ import itertools
 import math
 from typing import Any, Protocol
 
-import tensorflow as tf
 from keras import ops
+
+from keras_optix.ops.choices import argmax, as_choices
 
 Tensor = Any
 
@@ -44,9 +45,8 @@ class CategoricalMixture:
         self._n = n
 
     def sample(self, parameters: Tensor, weights: Tensor, noise: Tensor) -> Tensor:
-        """See `Mixture.sample`; noise ``[B, n]`` is Gumbel; choices are ``[B]`` int64."""
-        # keras.ops.argmax does not convert to LiteRT.
-        return tf.argmax(self._log_probs(parameters, weights) + noise, axis=-1, output_type=tf.int64)
+        """See `Mixture.sample`; noise ``[B, n]`` is Gumbel; choices are ``[B]`` integers."""
+        return argmax(self._log_probs(parameters, weights) + noise)
 
     def log_prob(self, parameters: Tensor, weights: Tensor, choices: Tensor) -> Tensor:
         """See `Mixture.log_prob`."""
@@ -75,15 +75,15 @@ class MultiCategoricalMixture:
         self._parts = [(end - n, end) for end, n in zip(ends, sizes, strict=True)]
 
     def sample(self, parameters: Tensor, weights: Tensor, noise: Tensor) -> Tensor:
-        """See `Mixture.sample`; noise ``[B, P]`` is Gumbel; choices are ``[B, k]`` int64."""
+        """See `Mixture.sample`; noise ``[B, P]`` is Gumbel; choices are ``[B, k]`` integers."""
         posterior = _log_weights(weights)
         chosen = []
         for a, b in self._parts:
             log_probs = ops.log_softmax(parameters[:, :, a:b], axis=-1)
             mixed = _log_sum_exp(posterior[:, :, None] + log_probs)
-            chosen.append(tf.argmax(mixed + noise[:, a:b], axis=-1, output_type=tf.int64))
+            chosen.append(argmax(mixed + noise[:, a:b]))
             posterior = posterior + _picked(log_probs, chosen[-1])
-        return tf.stack(chosen, axis=-1)
+        return ops.stack(chosen, axis=-1)
 
     def log_prob(self, parameters: Tensor, weights: Tensor, choices: Tensor) -> Tensor:
         """See `Mixture.log_prob`."""
@@ -106,7 +106,7 @@ class BernoulliMixture:
         self._n = n
 
     def sample(self, parameters: Tensor, weights: Tensor, noise: Tensor) -> Tensor:
-        """See `Mixture.sample`; noise ``[B, n]`` is logistic; choices are ``[B, n]`` int64."""
+        """See `Mixture.sample`; noise ``[B, n]`` is logistic; choices are ``[B, n]`` integers."""
         # log sigmoid(x) = -softplus(-x)
         log_yes, log_no = -ops.softplus(-parameters), -ops.softplus(parameters)
         posterior = _log_weights(weights)
@@ -114,9 +114,9 @@ class BernoulliMixture:
         for k in range(self._n):
             yes, no = log_yes[:, :, k], log_no[:, :, k]
             logit = _log_sum_exp(posterior + yes) - _log_sum_exp(posterior + no)
-            chosen.append(tf.cast(logit + noise[:, k] > 0.0, tf.float32))
+            chosen.append(ops.cast(logit + noise[:, k] > 0.0, "float32"))
             posterior = posterior + chosen[-1] * yes + (1.0 - chosen[-1]) * no
-        return tf.cast(tf.stack(chosen, axis=-1), tf.int64)
+        return as_choices(ops.stack(chosen, axis=-1))
 
     def log_prob(self, parameters: Tensor, weights: Tensor, choices: Tensor) -> Tensor:
         """See `Mixture.log_prob`."""
@@ -180,7 +180,7 @@ class GaussianMixture:
         d, middle = self._d, self._d + self._members
         squares = ops.square(noise[:, d:middle]) + ops.square(noise[:, middle:])
         gumbel = -ops.log(ops.maximum(0.5 * squares, _SMALLEST))
-        member = tf.argmax(ops.transpose(_log_weights(weights)) + gumbel, axis=-1, output_type=tf.int64)
+        member = argmax(ops.transpose(_log_weights(weights)) + gumbel)
         mine = ops.transpose(ops.one_hot(member, self._members, dtype=parameters.dtype))
         chosen = ops.sum(mine[:, :, None] * parameters, axis=0)
         return chosen[:, :d] + ops.exp(chosen[:, d:]) * noise[:, :d]
@@ -195,7 +195,7 @@ class GaussianMixture:
 
 def _log_weights(weights: Tensor) -> Tensor:
     """Logarithms, finite where a weight is 0."""
-    return tf.where(weights > 0.0, ops.log(ops.maximum(weights, _TINY)), _NEVER)
+    return ops.where(weights > 0.0, ops.log(ops.maximum(weights, _TINY)), _NEVER)
 
 
 def _log_sum_exp(values: Tensor) -> Tensor:

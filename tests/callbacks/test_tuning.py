@@ -142,7 +142,7 @@ def test_the_schedule_tells_of_values_that_somebody_else_set(small_ppo: MakeAgen
     with pytest.warns(UserWarning, match="two owners"):
         fit(small_ppo(4, 4), callback, (Meddles(),))
     assert callback.schedule is not None
-    assert callback.schedule.steps == (optix.tuners.ScheduleStep(96, {"gamma": 0.93}, "in force", True),)
+    assert callback.schedule.steps == (optix.tuners.ScheduleStep(96, {"gamma": 0.93}, "current", True),)
 
 
 def test_a_schedule_can_be_replayed_exactly(small_ppo: MakeAgent, tmp_path: Path) -> None:

@@ -106,7 +106,9 @@ class SpaceActor:
     """Chooses for any action space by its noise; its log-probabilities are minus the policy version."""
 
     def __init__(self, actions: Actions) -> None:
-        self.noise = actions.noise
+        categories = sum(getattr(actions, "sizes", (getattr(actions, "n", 0),)))
+        kind = "gumbel" if categories else "normal" if isinstance(actions, ContinuousActions) else "logistic"
+        self.noise = NoiseSpec(kind, (categories,) if categories else actions.shape)
         self._actions = actions
 
     def set_weights(self, arrays: Sequence[np.ndarray]) -> None:

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from keras_optix.agents.distributions import distribution_for
 from keras_optix.errors import SpaceError
 from keras_optix.experience.actions import Actions, actions_for
 from keras_optix.experience.actor import NoiseSpec
@@ -65,7 +66,7 @@ def random_choices(actions: Actions, space: Any, n: int) -> np.ndarray:
 @EACH_SPACE
 def test_any_choice_is_an_action_of_the_space(space: Any, noise: NoiseSpec, shape: tuple[int, ...]) -> None:
     actions = actions_for(space)
-    assert (actions.noise, actions.shape) == (noise, shape)
+    assert (distribution_for(space).noise, actions.shape) == (noise, shape)
     choices = random_choices(actions, space, 50)
     assert choices.dtype == actions.dtype
     before = choices.copy()

@@ -8,20 +8,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arrays import WithArrays
 
 from keras_optix.experience.actor import NoiseSpec
 from keras_optix.ops.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution, MultiCategorical
 
 RNG = np.random.default_rng(0)
 FINITE: dict[str, tuple[Distribution, NoiseSpec, list[Any]]] = {
-    "categorical": (Categorical(3), NoiseSpec("gumbel", (3,)), [0, 1, 2]),
+    "categorical": (WithArrays(Categorical(3)), NoiseSpec("gumbel", (3,)), [0, 1, 2]),
     "multi": (
-        MultiCategorical((3, 2)),
+        WithArrays(MultiCategorical((3, 2))),
         NoiseSpec("gumbel", (5,)),
         [list(pair) for pair in itertools.product(range(3), range(2))],
     ),
     "bernoulli": (
-        Bernoulli(2),
+        WithArrays(Bernoulli(2)),
         NoiseSpec("logistic", (2,)),
         [list(pair) for pair in itertools.product(range(2), range(2))],
     ),
@@ -66,7 +67,7 @@ def test_no_noise_gives_the_most_likely_choice(name: str) -> None:
 
 
 def test_gaussian_density_entropy_and_samples() -> None:
-    distribution = DiagonalGaussian(2)
+    distribution = WithArrays(DiagonalGaussian(2))
     mean, std = np.array([0.5, -1.0]), np.array([0.3, 2.0])
     parameters = np.concatenate([mean, np.log(std)]).astype(np.float32)[None]
     x = np.array([[0.1, 0.7]], np.float32)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from arrays import WithArrays
 
-from keras_optix.ops import losses
+from keras_optix.ops import losses as functions
 
+losses = WithArrays(functions)
 RNG = np.random.default_rng(0)
 WEIGHTS = np.array([1, 1, 0, 1, 1, 0], np.float32)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arrays import WithArrays
 
 from keras_optix.experience.actor import NoiseSpec
 from keras_optix.ops.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution, MultiCategorical
@@ -22,23 +23,28 @@ from keras_optix.ops.mixtures import (
 
 WEIGHTS = np.array([[0.3], [0.7]], np.float32)  # of all rows alike
 FINITE: dict[str, tuple[Mixture, Distribution, NoiseSpec, list[Any]]] = {
-    "categorical": (CategoricalMixture(3), Categorical(3), NoiseSpec("gumbel", (3,)), [0, 1, 2]),
+    "categorical": (
+        WithArrays(CategoricalMixture(3)),
+        WithArrays(Categorical(3)),
+        NoiseSpec("gumbel", (3,)),
+        [0, 1, 2],
+    ),
     "multi": (
-        MultiCategoricalMixture((3, 2)),
-        MultiCategorical((3, 2)),
+        WithArrays(MultiCategoricalMixture((3, 2))),
+        WithArrays(MultiCategorical((3, 2))),
         NoiseSpec("gumbel", (5,)),
         [list(pair) for pair in itertools.product(range(3), range(2))],
     ),
     "bernoulli": (
-        BernoulliMixture(3),
-        Bernoulli(3),
+        WithArrays(BernoulliMixture(3)),
+        WithArrays(Bernoulli(3)),
         NoiseSpec("logistic", (3,)),
         [list(bits) for bits in itertools.product(range(2), repeat=3)],
     ),
 }
 CONTINUOUS: dict[str, tuple[Mixture, NoiseSpec]] = {
-    "average": (AveragedGaussian(2), NoiseSpec("normal", (2,))),
-    "mixture": (GaussianMixture(2, 2), NoiseSpec("normal", (6,))),
+    "average": (WithArrays(AveragedGaussian(2)), NoiseSpec("normal", (2,))),
+    "mixture": (WithArrays(GaussianMixture(2, 2)), NoiseSpec("normal", (6,))),
 }
 
 
@@ -132,11 +138,11 @@ def test_densities_integrate_to_one_and_samples_follow_them(name: str) -> None:
 
 
 def test_the_average_is_that_of_the_members_actions() -> None:
-    gaussian, rng = DiagonalGaussian(2), np.random.default_rng(0)
+    gaussian, rng = WithArrays(DiagonalGaussian(2)), np.random.default_rng(0)
     parameters = rng.normal(size=(2, 5, 4)).astype(np.float32)
     noise = rng.normal(size=(5, 2)).astype(np.float32)
     one, other = (np.asarray(gaussian.sample(p, noise)) for p in parameters)
-    found = AveragedGaussian(2).sample(parameters, WEIGHTS, noise)
+    found = WithArrays(AveragedGaussian(2)).sample(parameters, WEIGHTS, noise)
     np.testing.assert_allclose(found, (0.3 * one + 0.7 * other) / (0.3 + 0.7), rtol=1e-5, atol=1e-6)
 
 
@@ -144,7 +150,7 @@ def test_the_average_is_that_of_the_members_actions() -> None:
 @pytest.mark.parametrize("member", [0, 1])
 def test_a_gaussian_with_all_the_weight_is_the_ensemble(name: str, member: int) -> None:
     mixture, noise = CONTINUOUS[name]
-    gaussian, rng = DiagonalGaussian(2), np.random.default_rng(0)
+    gaussian, rng = WithArrays(DiagonalGaussian(2)), np.random.default_rng(0)
     parameters = rng.normal(size=(2, 500, 4)).astype(np.float32)
     drawn = noise.draw(rng, (500,))
     weights = np.eye(2, dtype=np.float32)[:, [member]]
@@ -157,5 +163,5 @@ def test_a_gaussian_with_all_the_weight_is_the_ensemble(name: str, member: int) 
 def test_without_noise_a_gaussian_mixture_takes_the_mean_of_the_heaviest_member() -> None:
     parameters = np.array([[[-1.0, 0.5, 0.0, 0.0]], [[1.5, -0.5, 0.0, 0.0]]], np.float32)
     for weights, mean in ((WEIGHTS, [1.5, -0.5]), (WEIGHTS[::-1], [-1.0, 0.5])):
-        choice = GaussianMixture(2, 2).sample(parameters, weights, np.zeros((1, 6), np.float32))
+        choice = WithArrays(GaussianMixture(2, 2)).sample(parameters, weights, np.zeros((1, 6), np.float32))
         np.testing.assert_array_equal(choice, [mean])

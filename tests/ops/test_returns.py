@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from arrays import with_arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_optix.ops.returns import discounted_returns, gae, linear_recurrence
+from keras_optix.ops import returns as functions
+
+discounted_returns, gae = with_arrays(functions.discounted_returns), with_arrays(functions.gae)
+linear_recurrence = with_arrays(functions.linear_recurrence)
 
 
 def loop_recurrence(inputs: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
