@@ -38,7 +38,7 @@ NUMERICS = (
     "agents/test_agent.py",
     "agents/test_algorithms.py",
     "agents/test_default_networks.py",
-    "agents/test_distributions.py",
+    "agents/test_action_distributions.py",
     "agents/test_ensemble.py",
     "agents/test_ensemble_learning.py",
     "agents/test_gradient_step.py",
