@@ -118,7 +118,7 @@ def test_nothing_is_an_address(objects: dict[str, Any]) -> None:
         ("event", r"LoopRecord\(candidate: window 0, 8 env steps, ACTIVE: candidate: first evaluation .*\)"),
         ("data", r"WindowData\(window=0, steps=4, environments=2, valid=8, episodes=2, mean_return=6\.0\)"),
         ("metrics", r"EvalMetrics\(primary_score=6\.0 ± 0, episodes=3, episode_return_std=0\.0, .*\)"),
-        ("sources", r"\(Collector\(.*window_size=4, seed=0, recipe=CountingEnv, num_envs=2\),\)"),
+        ("sources", r"\(Collector\(.*window_size=4, seed=0, env_fn=CountingEnv, num_envs=2\),\)"),
         ("params", r"PolicyParams\(version=\d+, arrays=6\)"),
         ("policy", r"PolicyRecord\(version=\d+, arrays=6, available=True\)"),
         ("window", r"Window\(steps=2, environments=1, window_id=0, policy_version=\d+\)"),

@@ -19,7 +19,7 @@ class NarrowOrthogonal(keras.initializers.Orthogonal):  # type: ignore[misc]
 
 
 def orthogonal(gain: float) -> Any:
-    """An orthogonal initializer for layers of the dtype policy in force.
+    """An orthogonal initializer for layers of the current dtype policy.
 
     Args:
         gain: Factor of the matrix.

@@ -373,7 +373,7 @@ def refuse_distribution() -> None:
     """Refuses what spreads a model over devices.
 
     Raises:
-        ConfigurationError: A strategy of `tf.distribute` or a distribution of Keras is in force.
+        ConfigurationError: A strategy of `tf.distribute` or a distribution of Keras is set.
     """
     fix = "Leave it out; environments are played side by side with `num_envs`."
     if tf.distribute.has_strategy():

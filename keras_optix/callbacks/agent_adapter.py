@@ -271,7 +271,7 @@ class AgentAdapter(FitAdapter):
 
     def can_play(self) -> bool:
         """Whether one more environment can be made."""
-        return self._sources[0].recipe is not None
+        return self._sources[0].env_fn is not None
 
     def play(self, candidate: PolicyRef, evaluator: BaseEvaluator, episodes: int = 0) -> EvalMetrics | None:
         """Plays episodes on environments of its own; samples actions as in training, unless the evaluator is greedy."""
@@ -343,7 +343,7 @@ class AgentAdapter(FitAdapter):
         source = self._sources[0]
         if self._in_place:
             return None
-        if source.recipe is None:
+        if source.env_fn is None:
             if source.obstacle:
                 self._refuse(evaluator, source.obstacle, None)
             return None

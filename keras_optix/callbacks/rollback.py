@@ -11,7 +11,7 @@ import numpy as np
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.evaluators.returns import ReturnEvaluator
 from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer, take_statistics
-from keras_optix.experience.making import EnvLike, is_recipe, make_envs
+from keras_optix.experience.making import EnvLike, is_env_fn, make_envs
 from keras_optix.loop.actions import CURRENT, Action, Evaluate, Restore
 from keras_optix.loop.performer import metrics_of
 from keras_optix.loop.regime_procedures import go_back_if_better
@@ -60,7 +60,7 @@ def roll_back_if_better(
         raise ConfigurationError(describe("`confidence` must be below 1: nothing is certain.", confidence=confidence))
     kept, evaluator = _Kept(), ReturnEvaluator()
     snapshot = registry.load_best(kept)
-    owned = is_recipe(env)
+    owned = is_env_fn(env)
     envs = make_envs(env, min(episodes, MAX_ENVS) if owned else 1, exactly=False)
     try:
         agent.bind(envs.observation_space, envs.action_space)

@@ -49,7 +49,7 @@ class Collector(WindowSource):
         prefetch: 1 collects the next window in a thread while the current one trains, with the weights from before
             that training; 0 collects a window when it is asked for.
         check_bounds: Whether an observation outside its Box is an error.
-        recipe: Makes one more such environment, for evaluations; None if nothing does.
+        env_fn: Makes one more such environment, for evaluations; None if nothing does.
         obstacle: Why nothing does.
         takes_statistics: Whether the environments were made for a validation: their wrappers take over the running
             statistics of the environments that the policy is trained on.
@@ -65,7 +65,7 @@ class Collector(WindowSource):
         deterministic: bool = False,
         prefetch: int = 0,
         check_bounds: bool = True,
-        recipe: Callable[[], Any] | None = None,
+        env_fn: Callable[[], Any] | None = None,
         obstacle: str = "",
         takes_statistics: bool = False,
     ) -> None:
@@ -74,7 +74,7 @@ class Collector(WindowSource):
             window_size=window_size,
             seed=seed,
             deterministic=deterministic,
-            recipe=recipe,
+            env_fn=env_fn,
             obstacle=obstacle,
         )
         self.envs = envs
@@ -158,9 +158,9 @@ class Collector(WindowSource):
 
     def make_copies(self, num_envs: int) -> Copies:
         """See `WindowSource`."""
-        if self.recipe is None:
+        if self.env_fn is None:
             return super().make_copies(num_envs)
-        return Copies(self.recipe, num_envs, self.envs)
+        return Copies(self.env_fn, num_envs, self.envs)
 
     def give_statistics(self, envs: Envs) -> bool:
         """See `WindowSource`."""

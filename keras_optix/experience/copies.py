@@ -13,7 +13,7 @@ from keras_optix.experience.envs import Envs, SequentialEnvs, VectorEnvs
 from keras_optix.experience.statistics import copy_statistics
 from keras_optix.experience.usage import innermost_of, layers_of
 
-Recipe = Callable[[], Any]  # makes one more environment, or vector environment
+EnvFn = Callable[[], Any]  # makes one more environment, or vector environment
 
 _SEED = 0  # of the resets by which copies are looked at
 _LOOKS = 20  # steps of an episode that are looked at
@@ -26,7 +26,7 @@ class Copies:
     """Copies of environments that are trained on.
 
     Args:
-        recipe: Makes one.
+        env_fn: Makes one.
         num_envs: How many are wanted; of a vector environment, one.
         trained: The environments that are trained on.
 
@@ -39,9 +39,9 @@ class Copies:
         ConfigurationError: It is one of those that are trained on, or has other spaces.
     """
 
-    def __init__(self, recipe: Recipe, num_envs: int, trained: Envs) -> None:
+    def __init__(self, env_fn: EnvFn, num_envs: int, trained: Envs) -> None:
         self._trained = trained
-        self.envs, self.shortage = make_copies(recipe, num_envs, trained)
+        self.envs, self.shortage = make_copies(env_fn, num_envs, trained)
         # Of a vector environment nobody sees inside.
         self._singles = self.envs.members() if isinstance(self.envs, SequentialEnvs) else []
         self._before: list[_Attributes] | None = None
@@ -111,11 +111,11 @@ class Copies:
         self.envs.close()
 
 
-def make_copies(recipe: Recipe, num_envs: int, trained: Envs) -> tuple[Envs, str]:
+def make_copies(env_fn: EnvFn, num_envs: int, trained: Envs) -> tuple[Envs, str]:
     """Makes more environments like those that are trained on.
 
     Args:
-        recipe: Makes one.
+        env_fn: Makes one.
         num_envs: How many are wanted; of a vector environment, one.
         trained: Those that are trained on.
 
@@ -133,7 +133,7 @@ def make_copies(recipe: Recipe, num_envs: int, trained: Envs) -> tuple[Envs, str
     try:
         for _ in range(num_envs):
             try:
-                one = recipe()
+                one = env_fn()
             except Exception as error:
                 if not made:
                     raise

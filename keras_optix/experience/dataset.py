@@ -16,7 +16,7 @@ from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.collector import Collector
 from keras_optix.experience.env_kinds import check_env, check_env_kwargs
-from keras_optix.experience.making import EnvLike, is_recipe, make_envs, recipe_of
+from keras_optix.experience.making import EnvLike, env_fn_of, is_env_fn, make_envs
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.second import obstacle_to
 from keras_optix.experience.source import PolicyOwner, WindowSource
@@ -107,7 +107,7 @@ def dataset_from_env(
         raise ConfigurationError(
             describe("`prefetch` must be 0 or 1: windows further ahead would only be older.", prefetch=prefetch)
         )
-    made_here = is_recipe(env)
+    made_here = is_env_fn(env)
     envs = make_envs(env, num_envs, env_kwargs)
     try:
         agent.bind(envs.observation_space, envs.action_space)
@@ -119,7 +119,7 @@ def dataset_from_env(
             deterministic=deterministic,
             prefetch=prefetch,
             check_bounds=check_bounds,
-            recipe=recipe_of(env, env_kwargs),
+            env_fn=env_fn_of(env, env_kwargs),
             obstacle=obstacle_to(env) if isinstance(env, gymnasium.Env | VectorEnv) else "",
             takes_statistics=made_here and deterministic,
         )

@@ -13,7 +13,7 @@ from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.env_kinds import check_env, check_env_kwargs
 from keras_optix.experience.envs import Envs
-from keras_optix.experience.making import EnvLike, is_recipe, make_envs
+from keras_optix.experience.making import EnvLike, is_env_fn, make_envs
 from keras_optix.experience.policy_params import PolicyParams
 from keras_optix.experience.rollout import Rollout, ends
 from keras_optix.experience.source import WindowSource
@@ -178,7 +178,7 @@ def evaluate(
     check_int("episodes", episodes, minimum=1)
     seed, env_kwargs = check_seed("seed", seed), check_env_kwargs(env_kwargs)
     deterministic = check_bool("deterministic", deterministic)
-    owned = is_recipe(env)
+    owned = is_env_fn(env)
     envs = make_envs(env, min(episodes, MAX_ENVS) if owned else 1, env_kwargs, exactly=False)
     try:
         agent.bind(envs.observation_space, envs.action_space)

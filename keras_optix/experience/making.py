@@ -84,12 +84,12 @@ def make_envs(
     raise TypeError(f"unreachable: {env!r}")
 
 
-def is_recipe(env: EnvLike) -> bool:
+def is_env_fn(env: EnvLike) -> bool:
     """Whether `env` makes environments (an id, a spec, a factory) rather than being one."""
     return not isinstance(env, gymnasium.Env | VectorEnv)
 
 
-def recipe_of(env: EnvLike, env_kwargs: Mapping[str, Any] | None = None) -> Callable[[], Any] | None:
+def env_fn_of(env: EnvLike, env_kwargs: Mapping[str, Any] | None = None) -> Callable[[], Any] | None:
     """A factory of another environment like `env`; None where nothing makes one (see `obstacle_to`)."""
     if isinstance(env, gymnasium.Env | VectorEnv):
         if obstacle_to(env):

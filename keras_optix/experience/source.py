@@ -48,7 +48,7 @@ class WindowSource(OneLineRepr, abc.ABC):
         window_size: `T`, rows of a window.
         seed: Of everything random, or None.
         deterministic: Whether the most likely action is taken.
-        recipe: Makes one more such environment, for evaluations; None if nothing does.
+        env_fn: Makes one more such environment, for evaluations; None if nothing does.
         obstacle: Why nothing does.
 
     Attributes:
@@ -71,13 +71,13 @@ class WindowSource(OneLineRepr, abc.ABC):
         window_size: int,
         seed: int | None,
         deterministic: bool,
-        recipe: Callable[[], Any] | None = None,
+        env_fn: Callable[[], Any] | None = None,
         obstacle: str = "",
     ) -> None:
         self.window_size = window_size
         self.seed = seed
         self.deterministic = deterministic
-        self.recipe = recipe
+        self.env_fn = env_fn
         self.obstacle = obstacle
         self.error: BaseException | None = None
         self._owner = owner
@@ -114,13 +114,13 @@ class WindowSource(OneLineRepr, abc.ABC):
         """Closes the environments, for good."""
 
     def make_copies(self, num_envs: int) -> Copies:
-        """Makes environments for evaluations, by the recipe.
+        """Makes environments for evaluations, by `env_fn`.
 
         Args:
             num_envs: How many are wanted.
 
         Raises:
-            StateError: There is no recipe.
+            StateError: There is no `env_fn`.
             Exception: Whatever kept the first one from being made.
         """
         raise StateError("There is no second environment.")

@@ -221,7 +221,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         return (decision,) if follow_up.event is LoopEvent.NONE else (decision, follow_up)
 
     def accept(self, evaluation: Evaluation, evidence: Evidence) -> Decision:
-        """Crowns the candidate without a second evaluation, where the same weights would get the same score again.
+        """Promotes the candidate without a second evaluation, where the same weights would get the same score again.
 
         Args:
             evaluation: The evaluation that made the candidate.

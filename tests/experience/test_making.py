@@ -17,7 +17,7 @@ from gymnasium.wrappers import vector as vector_wrappers
 from keras_optix.errors import ConfigurationError, SpaceError
 from keras_optix.experience.collector import Collector
 from keras_optix.experience.envs import SequentialEnvs, VectorEnvs
-from keras_optix.experience.making import is_recipe, make_envs, recipe_of
+from keras_optix.experience.making import env_fn_of, is_env_fn, make_envs
 from keras_optix.testing import CountingEnv
 
 MakeCollector = Callable[..., Collector]
@@ -194,11 +194,11 @@ def test_a_factory_of_something_else_is_named_and_what_it_made_before_is_closed(
 
 
 def test_what_makes_one_more_environment() -> None:
-    assert is_recipe("CartPole-v1")
-    assert is_recipe(gymnasium.spec("CartPole-v1"))
-    assert is_recipe(CountingEnv)
-    assert not is_recipe(CountingEnv())
-    assert not is_recipe(SyncVectorEnv([CountingEnv]))
+    assert is_env_fn("CartPole-v1")
+    assert is_env_fn(gymnasium.spec("CartPole-v1"))
+    assert is_env_fn(CountingEnv)
+    assert not is_env_fn(CountingEnv())
+    assert not is_env_fn(SyncVectorEnv([CountingEnv]))
 
 
 @pytest.mark.parametrize(
@@ -213,30 +213,30 @@ def test_what_makes_one_more_environment() -> None:
     ],
     ids=["id", "spec", "factory", "env", "sync", "vector_entry_point"],
 )
-def test_a_recipe_makes_one_environment(env: Any) -> None:
-    recipe = recipe_of(env)
-    assert recipe is not None
-    one, other = recipe(), recipe()
+def test_a_env_fn_makes_one_environment(env: Any) -> None:
+    env_fn = env_fn_of(env)
+    assert env_fn is not None
+    one, other = env_fn(), env_fn()
     assert one is not other
     assert isinstance(one, gymnasium.Env)
     assert one.spec is not None
     assert one.spec.id == "CartPole-v1"
 
 
-def test_a_recipe_has_the_arguments_and_the_wrappers() -> None:
-    again = recipe_of("FrozenLake-v1", {"map_name": "8x8"})
+def test_a_env_fn_has_the_arguments_and_the_wrappers() -> None:
+    again = env_fn_of("FrozenLake-v1", {"map_name": "8x8"})
     assert again is not None
     assert again().observation_space == spaces.Discrete(64)
-    again = recipe_of(wrappers.RescaleObservation(gymnasium.make("MountainCar-v0", max_episode_steps=7), -1, 1))
+    again = env_fn_of(wrappers.RescaleObservation(gymnasium.make("MountainCar-v0", max_episode_steps=7), -1, 1))
     assert again is not None
     assert again().observation_space == spaces.Box(-1.0, 1.0, (2,), np.float32)
     assert again().spec.max_episode_steps == 7  # type: ignore[union-attr]
 
 
-def test_a_recipe_of_a_vector_has_the_arguments_and_the_wrappers_of_each() -> None:
+def test_a_env_fn_of_a_vector_has_the_arguments_and_the_wrappers_of_each() -> None:
     stacked = partial(wrappers.FrameStackObservation, stack_size=3)
     env = gymnasium.make_vec("FrozenLake-v1", 2, wrappers=[stacked], map_name="8x8", max_episode_steps=7)
-    again = recipe_of(env)
+    again = env_fn_of(env)
     assert again is not None
     assert again().observation_space == env.single_observation_space == spaces.MultiDiscrete([64] * 3)
     assert again().spec.max_episode_steps == 7  # type: ignore[union-attr]
@@ -259,8 +259,8 @@ class OwnWrapper(gymnasium.ObservationWrapper):
     ],
     ids=["env", "sync", "own wrapper", "vector wrapper"],
 )
-def test_what_nothing_can_make_again_has_no_recipe(env: Any) -> None:
-    assert recipe_of(env) is None
+def test_what_nothing_can_make_again_has_no_env_fn(env: Any) -> None:
+    assert env_fn_of(env) is None
 
 
 # Gymnasium's wrappers

@@ -15,7 +15,7 @@ from gymnasium import spaces, wrappers
 from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.envs.registration import EnvSpec
 
-from keras_optix.experience.making import recipe_of
+from keras_optix.experience.making import env_fn_of
 from keras_optix.experience.second import is_plain, obstacle_to
 from keras_optix.testing import CountingEnv
 
@@ -56,7 +56,7 @@ def made(**kwargs: Any) -> gymnasium.Env:
 @pytest.mark.parametrize("value", [None, 1, "port", np.ones(3), [1, {"a": (2.0,)}], spaces.Discrete(2), float, np.tanh])
 def test_plain_arguments_may_be_used_again(value: Any) -> None:
     assert obstacle_to(made(connection=value)) == ""
-    assert recipe_of(made(connection=value)) is not None
+    assert env_fn_of(made(connection=value)) is not None
 
 
 class Live:
@@ -86,7 +86,7 @@ def test_arguments_with_a_life_of_their_own_may_not(make: Any) -> None:
     spec = EnvSpec("ConnectedForTests-v0", Connected, kwargs={"connection": value})
     env.unwrapped.spec = spec
     assert "no plain data" in obstacle_to(env.unwrapped)
-    assert recipe_of(env.unwrapped) is None
+    assert env_fn_of(env.unwrapped) is None
 
 
 def test_a_socket_is_not_plain_and_a_function_that_closes_over_one_neither() -> None:
@@ -115,7 +115,7 @@ def test_specs_of_another_kind_make_nothing(spec: Any) -> None:
     env = CountingEnv()
     env.spec = spec
     assert "registry does not know" in obstacle_to(env)
-    assert recipe_of(env) is None
+    assert env_fn_of(env) is None
 
 
 def test_a_spec_that_cannot_be_read_makes_nothing() -> None:

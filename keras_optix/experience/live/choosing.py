@@ -40,13 +40,13 @@ class Chooser(Protocol):
             leaves: The observation.
             item: What the feed gave.
             window_id: Number of the window at hand.
-            begins: Whether it is the first action in that window: then the latest version comes in force.
+            begins: Whether it is the first action in that window: then the latest version acts from now on.
         """
         ...
 
 
 class PolicyChooser:
-    """The latest policy acts; one that is pushed comes in force with the next window.
+    """The latest policy acts; one that is pushed acts from the next window on.
 
     Args:
         actor: Runs the policy for one environment.

@@ -103,7 +103,7 @@ class StreamCollector(WindowSource):
     The *learner* asks for windows, and pushes its policy before it waits for one. Whoever comes first after its
     time closes a window: the reader with the next observation, or the learner while it waits.
 
-    Weights come in force with a window's first action, so a window has one policy version; where it closed by the
+    New weights act from a window's first action on, so a window has one policy version; where it closed by the
     clock while an action was on its way, its first row is that of the version before. They are one window old at least:
     the feed goes on while the learner learns.
 

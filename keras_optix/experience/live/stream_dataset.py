@@ -68,7 +68,7 @@ def dataset_from_stream(
 
     Each element is a `Window` of ``[T, 1, ...]`` arrays. The feed is opened when `fit` begins and closed when it ends.
     A thread answers each observation at once, with the latest policy: learning never delays an
-    action. A newer policy comes in force with the next window, so the one that acts is a window old or older
+    action. A newer policy acts from the next window on, so the one that acts is a window old or older
     (`policy_lag` in the logs), which PPO's and REINFORCE's losses correct for by the stored log-probabilities.
 
     Windows close at a boundary. Those with less than `T` steps are padded at their end, where `Window.valid` is False;

@@ -1,0 +1,60 @@
+"""One word per thing: words that were given up do not come back in what people read."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import keras_optix
+
+PACKAGE = Path(keras_optix.__file__).parent
+# What each says now: the word of the field, or plain English.
+RETIRED = {
+    r"eras?": "regime, change point",
+    r"worlds?": "regime, environment",
+    r"crown(s|ed|ing)?": "promote",
+    r"rescue[sd]?": "recover, recovery",
+    r"(un)?settle[sd]?": "permanent, monitored, decide, drain",
+    r"stor(y|ies)": "procedure",
+    r"trainees?": "adapter",
+    r"auditions?": "screening",
+    r"in force": "current",
+    r"recipes?": "env_fn",
+    r"publish(es|ed)?": "push, policy parameters",
+}
+PATTERN = re.compile(rf"\b({'|'.join(RETIRED)})\b", re.IGNORECASE)
+NAMES_OF_OLD_FILES = PACKAGE / "store" / "manifest.py"
+
+
+def read_by_people(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Docstrings and messages: strings with a space in them."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield node.lineno, node.value
+
+
+def found_in(text: str) -> list[str]:
+    return [
+        f"line {line}: {match[0]!r}"
+        for line, words in read_by_people(ast.parse(text))
+        for match in PATTERN.finditer(words)
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_retired_words_stay_retired(path: Path) -> None:
+    assert found_in(path.read_text()) == []
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md"])
+def test_the_documents_use_the_same_words(name: str) -> None:
+    assert PATTERN.findall((PACKAGE.parent / name).read_text()) == []
+
+
+def test_control_a_retired_word_is_found() -> None:
+    assert found_in('"""The weights in force."""') == ["line 1: 'in force'"]
+    assert found_in("crowned = 'a b'") == []  # code is for `grep`, and old files have old names
