@@ -84,7 +84,7 @@ def run(env: Any, seed: int, windows: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "reached": float(history.history["episode_length"][-1]),
-        "left": optix.evaluate(agent, env, episodes=20, seed=1000 + seed).metrics["episode_length"],
+        "left": optix.evaluate_policy(agent, env, episodes=20, seed=1000 + seed).metrics["episode_length"],
         "best": None if best is None else best.score,
         "evaluation_env_steps": callback.evaluation_env_steps,
         "events": [event.message for event in callback.events if event.kind == "environment"],

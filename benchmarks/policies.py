@@ -68,7 +68,7 @@ def play(space: gymnasium.spaces.Space[Any], steps: int, **options: Any) -> tupl
     windows = steps // (N * WINDOW)
     loop = optix.OptixCallback(policy_manager=manager, max_windows=windows, when_dormant="watch", verbose=0)
     ensemble.fit(dataset, callbacks=[loop], verbose=0)
-    optix.evaluate(ensemble, factory, episodes=steps // 100, seed=1)
+    optix.evaluate_policy(ensemble, factory, episodes=steps // 100, seed=1)
     return Checked.steps, Checked.outside
 
 

@@ -62,7 +62,7 @@ def train(env: Any, windows: int, seed: int, prefetch: int) -> Run:
         agent.fit(dataset, callbacks=[make_loop(windows, directory), clock], verbose=0)
         end = time.perf_counter()
     agent.sources[-1].close()
-    greedy = optix.evaluate(agent, "CartPole-v1", episodes=20, seed=1000).primary_score
+    greedy = optix.evaluate_policy(agent, "CartPole-v1", episodes=20, seed=1000).primary_score
     steady = (windows - 1) * WINDOW / (end - clock.first)
     return {"steady": steady, "training": clock.training_return, "greedy": greedy or 0.0}
 

@@ -49,7 +49,7 @@ def run_ours(steps: int, seed: int) -> dict[str, float]:
         start = time.perf_counter()
         agent.fit(dataset, callbacks=[callback, clock], verbose=0)
         end = time.perf_counter()
-    score = optix.evaluate(agent, "CartPole-v1", episodes=20, seed=1000)
+    score = optix.evaluate_policy(agent, "CartPole-v1", episodes=20, seed=1000)
     return _rates(windows, start, clock.first, end) | {"return": score.primary_score or 0.0}
 
 

@@ -187,7 +187,7 @@ def learning_rate_of(agent: Any) -> float:
 
 def greedy_return(agent: optix.PPOAgent, spec: Spec) -> float | None:
     """The test score of the agent's weights; every method of a seed is tested on the same episodes."""
-    return optix.evaluate(agent, spec.task, episodes=EPISODES, seed=EVALUATION_SEED + spec.seed).primary_score
+    return optix.evaluate_policy(agent, spec.task, episodes=EPISODES, seed=EVALUATION_SEED + spec.seed).primary_score
 
 
 def train(spec: Spec, learning_rate: float, windows: int) -> Result:
@@ -245,7 +245,7 @@ def try_out(spec: Spec, seed: int, learning_rate: float, windows: int) -> Result
     agent, dataset = make_agent(spec.task, seed, learning_rate)
     agent.fit(dataset, steps_per_epoch=windows, epochs=1, verbose=0)
     agent.sources[-1].close()
-    metrics = optix.evaluate(agent, spec.task, episodes=TRIAL_EPISODES, seed=TRIAL_EVALUATION_SEED + seed)
+    metrics = optix.evaluate_policy(agent, spec.task, episodes=TRIAL_EPISODES, seed=TRIAL_EVALUATION_SEED + seed)
     return {
         "learning_rate": learning_rate,
         "seed": seed,

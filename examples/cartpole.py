@@ -42,7 +42,7 @@ def main() -> None:
     agent.fit(env_dataset, callbacks=[callback])
     seconds = time.perf_counter() - start
 
-    metrics = optix.evaluate(agent, "CartPole-v1", episodes=20, seed=1000)
+    metrics = optix.evaluate_policy(agent, "CartPole-v1", episodes=20, seed=1000)
     print(
         f"seed {arguments.seed}: greedy return {metrics.primary_score:.1f} over {metrics.episodes} episodes, "
         f"{callback.env_steps} env steps of training, {callback.evaluation_env_steps} of evaluation, "

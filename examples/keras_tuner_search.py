@@ -63,7 +63,7 @@ class CartPoleAgent(keras_tuner.HyperModel):
         """
         dataset = optix.dataset_from_env(ENV, model, window_size=self.window_size, num_envs=8, seed=self.seed)
         model.fit(dataset, **kwargs)
-        metrics = optix.evaluate(model, ENV, episodes=self.episodes, seed=TEST_SEED)
+        metrics = optix.evaluate_policy(model, ENV, episodes=self.episodes, seed=TEST_SEED)
         return {"test_return": metrics.primary_score, "test_stderr": metrics.stderr}
 
 

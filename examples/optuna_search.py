@@ -91,7 +91,7 @@ class Objective:
             verbose=0,
         )
         agent.fit(dataset, callbacks=[callback], verbose=0)
-        metrics = optix.evaluate(agent, options.env, episodes=options.episodes, seed=TEST_SEED)
+        metrics = optix.evaluate_policy(agent, options.env, episodes=options.episodes, seed=TEST_SEED)
         trial.set_user_attr("stderr", metrics.stderr)
         trial.set_user_attr("checkpoints", str(callback.registry.directory))
         return metrics.primary_score

@@ -23,7 +23,7 @@ def main() -> None:
     dataset = optix.dataset_from_env("Pendulum-v1", agent, window_size=256, num_envs=4, seed=arguments.seed, prefetch=1)
     callback = optix.OptixCallback(max_windows=arguments.windows, log_dir="runs/pendulum")
     agent.fit(dataset, callbacks=[callback])
-    print(optix.evaluate(agent, "Pendulum-v1", episodes=20, seed=1000))
+    print(optix.evaluate_policy(agent, "Pendulum-v1", episodes=20, seed=1000))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def main() -> None:
         if record.kind == "hyperparams" and record.evidence is not None:
             print(record)
     values = ", ".join(f"{name} {value:.3g}" for name, value in agent.hyperparams.snapshot().items())
-    metrics = optix.evaluate(agent, arguments.env, episodes=20, seed=1000)
+    metrics = optix.evaluate_policy(agent, arguments.env, episodes=20, seed=1000)
     print(
         f"greedy return {metrics.primary_score:.1f} over {metrics.episodes} episodes, {callback.env_steps} env steps "
         f"of training, {callback.evaluation_env_steps} of evaluation, {callback.state.name}; {values}"

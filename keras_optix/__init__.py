@@ -29,7 +29,7 @@ _MODULES = {
     "keras_optix.evaluators.base": ("BaseEvaluator",),
     "keras_optix.evaluators.returns": ("GreedyEvaluator", "ReturnEvaluator"),
     "keras_optix.experience.dataset": ("dataset_from_env",),
-    "keras_optix.experience.evaluation": ("evaluate",),
+    "keras_optix.experience.evaluation": ("evaluate_policy",),
     "keras_optix.experience.live.stream_dataset": ("dataset_from_stream",),
     "keras_optix.experience.savable": ("SavableEnv",),
     "keras_optix.experience.window": ("Window",),

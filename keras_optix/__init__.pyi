@@ -22,7 +22,7 @@ from keras_optix.evaluators.base import BaseEvaluator as BaseEvaluator
 from keras_optix.evaluators.returns import GreedyEvaluator as GreedyEvaluator
 from keras_optix.evaluators.returns import ReturnEvaluator as ReturnEvaluator
 from keras_optix.experience.dataset import dataset_from_env as dataset_from_env
-from keras_optix.experience.evaluation import evaluate as evaluate
+from keras_optix.experience.evaluation import evaluate_policy as evaluate_policy
 from keras_optix.experience.live.stream_dataset import dataset_from_stream as dataset_from_stream
 from keras_optix.experience.savable import SavableEnv as SavableEnv
 from keras_optix.experience.window import Window as Window
@@ -42,5 +42,6 @@ from keras_optix.tuners.pbt_optimizer import PBTOptimizer as PBTOptimizer
 
 # Names of the system's page; see `aliases.py`.
 EpisodeData = WindowData
+evaluate = evaluate_policy
 
 __version__: str

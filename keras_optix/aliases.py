@@ -1,4 +1,4 @@
-"""Names of the system's page whose word is not the field's: each is importable, beside the field's name.
+"""Names of the system's page, and earlier ones of ours, beside the field's: each is importable.
 
 An episode ends where the environment says; the page calls a window so.
 """
@@ -13,7 +13,10 @@ from typing import Any, TypeVar
 C = TypeVar("C", bound=type)
 
 # By the page's name: the module and the name that it has here.
-PAGE_NAMES = {"EpisodeData": ("keras_optix.records", "WindowData")}
+PAGE_NAMES = {
+    "EpisodeData": ("keras_optix.records", "WindowData"),
+    "evaluate": ("keras_optix.experience.evaluation", "evaluate_policy"),
+}
 
 # What the top level holds no longer loads from its group all the same: by name, the group.
 GROUPED = {

@@ -10,7 +10,7 @@ _NETWORKS = "a network that you give: PPOAgent(policy, value), each a keras.Mode
 _ENV = "an argument of the dataset: dataset_from_env(env, agent)"
 _STOP = "an option of the callback: OptixCallback(max_windows=...); a window is window_size * num_envs env steps"
 _LOG_DIR = "an option of the callback: OptixCallback(log_dir=...)"
-_SCORE = "keras_optix.evaluate(agent, env, episodes=...)"
+_SCORE = "keras_optix.evaluate_policy(agent, env, episodes=...)"
 _ACT = "agent.act(observation, deterministic=...)"
 _ON_POLICY = "not needed: PPOAgent and ReinforceAgent learn from each window once and keep no replay data"
 _PER_WINDOW = "`window_size` of dataset_from_env (env steps of each environment in a window)"
@@ -98,9 +98,9 @@ ARGUMENTS = {
     "render_mode": 'a keyword of the environment: dataset_from_env(..., env_kwargs={"render_mode": "human"})',
     "render": 'a keyword of the environment: dataset_from_env(..., env_kwargs={"render_mode": "human"})',
     "visualize": 'a keyword of the environment: dataset_from_env(..., env_kwargs={"render_mode": "human"})',
-    "n_eval_episodes": "`episodes` of keras_optix.evaluate",
-    "num_episodes": "`episodes` of keras_optix.evaluate",
-    "nb_episodes": "`episodes` of keras_optix.evaluate",
+    "n_eval_episodes": "`episodes` of keras_optix.evaluate_policy",
+    "num_episodes": "`episodes` of keras_optix.evaluate_policy",
+    "nb_episodes": "`episodes` of keras_optix.evaluate_policy",
     "eval_freq": "`every` of GreedyEvaluator, in windows",
     "reset_num_timesteps": "not needed: each `fit` goes on where the last one ended; a new agent begins anew",
     "nb_actions": "known from the environment",
@@ -113,7 +113,7 @@ ARGUMENTS = {
     "nb_steps_warmup": _ON_POLICY,
     "target_model_update": _ON_POLICY,
     "replay_buffer_class": _ON_POLICY,
-    "test_policy": "`deterministic` of `act` and `evaluate`",
+    "test_policy": "`deterministic` of `act` and `evaluate_policy`",
     "deterministic": "an argument of acting: agent.act(observation, deterministic=True)",
     "norm_obs": _STATISTICS,
     "norm_reward": _STATISTICS,
@@ -181,7 +181,6 @@ PACKAGE = {
     "DummyVecEnv": "dataset_from_env(id, agent, num_envs=8), which makes the environments",
     "SubprocVecEnv": "gymnasium.vector.AsyncVectorEnv, given to dataset_from_env",
     "VecNormalize": _STATISTICS,
-    "evaluate_policy": "evaluate(agent, env, episodes=...)",
     "EvalCallback": "OptixCallback(evaluator=GreedyEvaluator())",
     "CheckpointCallback": "OptixCallback(checkpoint_dir=...)",
     "BaseCallback": "LoopCallback, or keras.callbacks.Callback",

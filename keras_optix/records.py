@@ -113,7 +113,7 @@ class EvalMetrics(NamesChecked):
         stderr: Standard error of `primary_score`, or None if unknown; the loop then estimates it from the history.
         episodes: How many episodes `primary_score` is the mean of, or None.
         episode_returns: Undiscounted return of each of these episodes, an array of `episodes` floats; None where they
-            are not known. `evaluate` gives them; what is saved keeps none.
+            are not known. `evaluate_policy` gives them; what is saved keeps none.
         episode_lengths: Environment steps of each, likewise.
     """
 

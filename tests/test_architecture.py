@@ -135,7 +135,7 @@ def loaded_after(statement: str) -> set[str]:
     "statement",
     [
         "import keras_optix",
-        "import keras_optix as o; o.BackoffScheduler(); o.CheckpointRegistry; o.evaluate; o.Window; dir(o)",
+        "import keras_optix as o; o.BackoffScheduler(); o.CheckpointRegistry; o.evaluate_policy; o.Window; dir(o)",
         "import keras_optix.experience.collector, keras_optix.experience.actor, keras_optix.testing",
     ],
 )

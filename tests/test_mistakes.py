@@ -419,7 +419,11 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
         ARGUMENT,
         r"dataset_from_env\(env, agent\)",
     ),
-    "env: swapped in evaluate": (lambda w: optix.evaluate("CartPole-v1", w.agent), ARGUMENT, r"evaluate\(agent, env\)"),
+    "env: swapped in evaluate": (
+        lambda w: optix.evaluate_policy("CartPole-v1", w.agent),
+        ARGUMENT,
+        r"evaluate_policy\(agent, env\)",
+    ),
     "env: no agent": (lambda w: optix.dataset_from_env("CartPole-v1"), ARGUMENT, r"needs `agent`"),
     "env: class of an agent": (
         lambda w: optix.dataset_from_env(w.env, optix.PPOAgent),
@@ -427,7 +431,11 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
         r"the class PPOAgent",
     ),
     "env: network as agent": (lambda w: optix.dataset_from_env(w.env, network()), ARGUMENT, r"PPOAgent\("),
-    "env: dataset to evaluate": (lambda w: optix.evaluate(w.agent, w.dataset), ARGUMENT, r"the environment itself"),
+    "env: dataset to evaluate": (
+        lambda w: optix.evaluate_policy(w.agent, w.dataset),
+        ARGUMENT,
+        r"the environment itself",
+    ),
     "env: misspelt id": (lambda w: optix.dataset_from_env("CartPol-v1", w.agent), VALUE, r"Did you mean: `CartPole`"),
     "env: version": (lambda w: optix.dataset_from_env("CartPole-v9", w.agent), VALUE, r"CartPole"),
     "env: list": (lambda w: optix.dataset_from_env(["CartPole-v1"], w.agent), ARGUMENT, r"num_envs=8"),
@@ -443,7 +451,7 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
         ARGUMENT,
         r"several agents",
     ),
-    "env: dm_env": (lambda w: optix.evaluate(w.agent, like("dm_env", "Environment")), ARGUMENT, r"shimmy"),
+    "env: dm_env": (lambda w: optix.evaluate_policy(w.agent, like("dm_env", "Environment")), ARGUMENT, r"shimmy"),
     "env: factory with arguments": (lambda w: optix.dataset_from_env(lambda n: n, w.agent), ARGUMENT, r"no arguments"),
     "env: class with arguments": (
         lambda w: optix.dataset_from_env(SwitchingCartPole, w.agent),
@@ -461,8 +469,12 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     "env: num_envs float": (lambda w: optix.dataset_from_env(w.env, w.agent, num_envs=2.5), ARGUMENT, r"a float"),
     "env: n_envs": (lambda w: optix.dataset_from_env(w.env, w.agent, n_envs=8), ARGUMENT, r"`num_envs`"),
     "env: env_kwargs": (lambda w: optix.dataset_from_env("CartPole-v1", w.agent, env_kwargs=[1]), ARGUMENT, r"mapping"),
-    "env: seed": (lambda w: optix.evaluate(w.agent, w.env, seed="0"), ARGUMENT, r"`seed` must be an integer"),
-    "env: deterministic": (lambda w: optix.evaluate(w.agent, w.env, deterministic="no"), ARGUMENT, r"counts as true"),
+    "env: seed": (lambda w: optix.evaluate_policy(w.agent, w.env, seed="0"), ARGUMENT, r"`seed` must be an integer"),
+    "env: deterministic": (
+        lambda w: optix.evaluate_policy(w.agent, w.env, deterministic="no"),
+        ARGUMENT,
+        r"counts as true",
+    ),
     "env: testing": (lambda w: MarketEnv(continuous="yes"), VALUE, r"`continuous` must be True or False"),
     # Live feeds
     "feed: class": (lambda w: optix.dataset_from_stream(CountingFeed, w.agent), ARGUMENT, r"is a class"),

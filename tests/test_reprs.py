@@ -68,7 +68,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "evidence": callback.events[0].evidence,
         "schedule": callback.schedule,
         "replay": optix.tuners.ReplaySchedule(optix.tuners.Schedule({"gamma": 0.9}, ())),
-        "metrics": optix.evaluate(agent, CountingEnv, episodes=3, seed=0),
+        "metrics": optix.evaluate_policy(agent, CountingEnv, episodes=3, seed=0),
         "sources": agent.sources,
         "hyperparams": agent.hyperparams,
         "hyperparam set": agent.get_hyperparams(),

@@ -151,7 +151,7 @@ class Agent(AgentAttributes, WindowTrainer):
     def bind(self, observation_space: Any, action_space: Any) -> None:
         """Fits the agent to an environment: builds missing networks, checks given ones.
 
-        `dataset_from_env` and `evaluate` call it; calling it again with the same spaces does nothing.
+        `dataset_from_env` and `evaluate_policy` call it; calling it again with the same spaces does nothing.
 
         Args:
             observation_space: Observation space of one environment.
@@ -432,7 +432,7 @@ class Agent(AgentAttributes, WindowTrainer):
         return history
 
     def evaluate(self, x: Any = None, *, steps: int | None = None, **kwargs: Any) -> Any:
-        """Plays windows and learns nothing; see `keras.Model.evaluate`. Whole episodes: `keras_optix.evaluate`.
+        """Plays windows and learns nothing; see `keras.Model.evaluate`. Whole episodes: `evaluate_policy`.
 
         Args:
             x: A dataset from `dataset_from_env`, best with ``deterministic=True``, or from `dataset_from_stream`.

@@ -248,7 +248,7 @@ class PolicyManager(ManagedPolicies):
 
         Args:
             agent: An agent. If it knows no environment yet, it is bound to this one's spaces.
-            env: As for `keras_optix.evaluate`.
+            env: As for `evaluate_policy`.
             episodes: For each of the two, at least 2. Defaults to 20.
             seed: Seeds environments and actions of both. None: drawn from the manager's generator.
             deterministic: Take the most likely action instead of sampling, as in training. Defaults to False.

@@ -124,7 +124,7 @@ class GreedyEvaluator(BaseEvaluator):
     """Scores the most likely actions: the loop plays whole episodes with them, on an environment of its own.
 
     Training windows are not looked at. That costs environment steps beside those of training, and measures what
-    `evaluate` measures.
+    `evaluate_policy` measures.
 
     Args:
         episodes: Episodes in one evaluation, at least 2 (one episode has no standard error). Defaults to 20.

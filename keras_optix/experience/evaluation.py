@@ -25,7 +25,7 @@ MAX_EPISODE_STEPS = 100_000
 
 
 class Evaluable(Protocol):
-    """What `evaluate` measures: an agent."""
+    """What `evaluate_policy` measures: an agent."""
 
     def bind(self, observation_space: Any, action_space: Any) -> None:
         """Fits the agent to the spaces, or raises."""
@@ -136,7 +136,7 @@ class EpisodePlayer:
 
 
 @names_checked
-def evaluate(
+def evaluate_policy(
     agent: Evaluable,
     env: EnvLike,
     episodes: int = 10,
@@ -173,8 +173,10 @@ def evaluate(
         ConfigurationError: An argument is invalid.
         SpaceError: The environment does not fit the agent.
     """
-    check_agent("agent", agent, "bind", "policy_params", "make_actor", fix="The arguments are evaluate(agent, env).")
-    check_env("env", env, swapped="The arguments are evaluate(agent, env).")
+    check_agent(
+        "agent", agent, "bind", "policy_params", "make_actor", fix="The arguments are evaluate_policy(agent, env)."
+    )
+    check_env("env", env, swapped="The arguments are evaluate_policy(agent, env).")
     check_int("episodes", episodes, minimum=1)
     seed, env_kwargs = check_seed("seed", seed), check_env_kwargs(env_kwargs)
     deterministic = check_bool("deterministic", deterministic)

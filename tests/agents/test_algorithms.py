@@ -156,7 +156,7 @@ def test_it_learns_the_identity_to_nine_tenths(name: str, two_of_seven_seeds: Ca
 
     def score(seed: int) -> float:
         agent = learner.learn(seed, 150, num_envs=4)
-        found = optix.evaluate(agent, learner.env, episodes=20, seed=seed + 1, deterministic=False)
+        found = optix.evaluate_policy(agent, learner.env, episodes=20, seed=seed + 1, deterministic=False)
         return float(found.primary_score or 0.0)
 
     two_of_seven_seeds(score, lambda found: found >= 9.0)

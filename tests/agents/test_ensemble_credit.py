@@ -211,7 +211,7 @@ def test_the_mixture_plays_where_nothing_is_tried_out() -> None:
     assert [set(training.collect().window.actions.ravel()) == {0} for _ in range(3)] == [False, True, False]
     assert not isinstance(ensemble.make_actor(2), RoutedActor)
     assert ensemble.act(np.ones(1, np.float32), deterministic=True) == 1
-    assert optix.evaluate(ensemble, bandit, episodes=2, seed=0).primary_score == 5 * PAYOFFS[1]
+    assert optix.evaluate_policy(ensemble, bandit, episodes=2, seed=0).primary_score == 5 * PAYOFFS[1]
 
 
 def test_routing_works_in_every_space() -> None:

@@ -87,7 +87,7 @@ def test_action_spaces(name: str) -> None:
     observation = np.zeros(3, np.float32)
     assert space.contains(agent.act(observation))
     assert all(space.contains(action) for action in agent.act(np.stack([observation] * 3)))
-    metrics = optix.evaluate(agent, lambda: RandomEnv(VECTOR, space), episodes=2, seed=0)
+    metrics = optix.evaluate_policy(agent, lambda: RandomEnv(VECTOR, space), episodes=2, seed=0)
     assert metrics.primary_score == 5.0
 
 
@@ -180,7 +180,7 @@ def test_every_kind_of_action_is_learned(algorithm: str, name: str, two_of_seven
         agent.compile(optimizer=keras.optimizers.Adam(3e-3 if ppo else 1e-2))
         dataset = optix.dataset_from_env(lambda: MatchEnv(space), agent, window_size=50, num_envs=8, seed=seed)
         agent.fit(dataset, steps_per_epoch=80 if ppo else 400, verbose=0)
-        return float(optix.evaluate(agent, lambda: MatchEnv(space), 20, seed=seed + 1).primary_score or 0.0)
+        return float(optix.evaluate_policy(agent, lambda: MatchEnv(space), 20, seed=seed + 1).primary_score or 0.0)
 
     two_of_seven_seeds(score, lambda found: found > 9.0)
 

@@ -188,7 +188,7 @@ def test_fit_leaves_what_training_reached(wrap: Any) -> None:
         callback = optix.OptixCallback(max_windows=120, verbose=0)
         history = agent.fit(dataset, callbacks=[callback], verbose=0)
         reached.append(history.history["episode_length"][-1])
-        left.append(optix.evaluate(agent, make, episodes=20, seed=seed).metrics["episode_length"])
+        left.append(optix.evaluate_policy(agent, make, episodes=20, seed=seed).metrics["episode_length"])
         # Scores are in the unit of the environment: a step earns 1.
         assert 8.0 <= callback.best_snapshot.score <= 500.0
     assert np.mean(reached) > 100.0

@@ -141,7 +141,7 @@ def test_a_snapshot_holds_the_weights_that_acted_and_plays_their_score(small_ppo
     env = IdentityEnv(4)
     fresh.bind(env.observation_space, env.action_space)
     assert registry.load_best(fresh) == best
-    again = optix.evaluate(fresh, lambda: IdentityEnv(4), episodes=100, seed=9, deterministic=False)
+    again = optix.evaluate_policy(fresh, lambda: IdentityEnv(4), episodes=100, seed=9, deterministic=False)
     error = math.hypot(best.eval_metrics.stderr or 0.0, again.stderr or 0.0)
     # Six standard errors, for the best of several evaluations flatters itself by about one; beyond 5 lies one in 10,000
     # even where a standard error is that of ten episodes (Student's t).
@@ -487,7 +487,7 @@ def test_the_main_job(two_of_seven_seeds: Callable[..., None]) -> None:
         agent.compile(optimizer=keras.optimizers.Adam(1e-3))
         dataset = optix.dataset_from_env("CartPole-v1", agent, window_size=32, num_envs=8, seed=seed)
         agent.fit(dataset, callbacks=[optix.OptixCallback(max_windows=390)])
-        score = optix.evaluate(agent, gymnasium.make("CartPole-v1"), episodes=20, seed=1000)
+        score = optix.evaluate_policy(agent, gymnasium.make("CartPole-v1"), episodes=20, seed=1000)
         assert score.primary_score is not None
         return float(score.primary_score)
 

@@ -212,7 +212,7 @@ def lever(make: Make, arm: int) -> optix.PPOAgent:
 def test_evolve_goes_back_to_the_best_only_if_it_is_better(small_ppo: Make, tmp_path: Path) -> None:
     better, worse = sorted(
         (lever(small_ppo, arm) for arm in (0, 1)),
-        key=lambda agent: -float(optix.evaluate(agent, bandit, 2, seed=0).primary_score or 0.0),
+        key=lambda agent: -float(optix.evaluate_policy(agent, bandit, 2, seed=0).primary_score or 0.0),
     )
     manager = optix.PolicyManager(registry_with(better, tmp_path / "better"))
     found = manager.evolve(worse, bandit, seed=5)
@@ -220,7 +220,9 @@ def test_evolve_goes_back_to_the_best_only_if_it_is_better(small_ppo: Make, tmp_
     assert found.evidence.difference > 0.0
     assert found.evidence.n == found.best.episodes == found.current.episodes == 20
     assert found.best.primary_score - found.current.primary_score == pytest.approx(found.evidence.difference)
-    assert found.best.primary_score == optix.evaluate(better, bandit, 20, seed=5, deterministic=False).primary_score
+    assert (
+        found.best.primary_score == optix.evaluate_policy(better, bandit, 20, seed=5, deterministic=False).primary_score
+    )
     assert found.snapshot == manager.registry.best
     assert same(worse.get_state(), better.get_state())
 

@@ -123,7 +123,7 @@ def test_the_return_of_the_validation_can_be_the_score(
         assert best is not None
         # The last window of the epoch whose validation was significantly best.
         assert values[(best.window_id + 1) // 5 - 1] == pytest.approx(best.score)
-        again = optix.evaluate(agent, lambda: IdentityEnv(4), episodes=8, seed=seed)
+        again = optix.evaluate_policy(agent, lambda: IdentityEnv(4), episodes=8, seed=seed)
         assert again.primary_score is not None
         return best.score, float(np.nanmax(values)), again.primary_score
 

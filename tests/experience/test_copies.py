@@ -179,7 +179,7 @@ def test_evaluate_takes_over_statistics_and_tells_own_rewards(small_ppo: Callabl
     next(iter(dataset))
     (count,) = {float(statistics_of(env)[0].read()["count"]) for env in agent.sources[0].envs.members()}
     seen.clear()
-    metrics = optix.evaluate(agent, make, episodes=2, seed=0)
+    metrics = optix.evaluate_policy(agent, make, episodes=2, seed=0)
     assert metrics.primary_score == 15.0
     assert set(seen) == {count}
     assert count > 20
@@ -345,5 +345,5 @@ def test_a_validation_sees_what_training_sees(small_ppo: Callable[..., optix.PPO
 
 
 def test_a_factory_of_a_vector_environment_can_be_evaluated(small_ppo: Callable[..., optix.PPOAgent]) -> None:
-    metrics = optix.evaluate(small_ppo(), lambda: SyncVectorEnv([lambda: CountingEnv(4)] * 3), episodes=5)
+    metrics = optix.evaluate_policy(small_ppo(), lambda: SyncVectorEnv([lambda: CountingEnv(4)] * 3), episodes=5)
     assert (metrics.primary_score, metrics.episodes) == (10.0, 5)

@@ -19,7 +19,7 @@ ENDLESS = 10**9
 
 
 def test_returns_of_known_episodes(small_ppo: Callable[..., optix.PPOAgent]) -> None:
-    metrics = optix.evaluate(small_ppo(), lambda: CountingEnv(4), episodes=13, seed=0)
+    metrics = optix.evaluate_policy(small_ppo(), lambda: CountingEnv(4), episodes=13, seed=0)
     assert (metrics.primary_score, metrics.stderr, metrics.episodes) == (10.0, 0.0, 13)
     assert metrics.metrics["episode_length"] == 4.0
 
@@ -33,11 +33,11 @@ def test_environments_that_were_made_are_closed_and_one_that_was_given_is_not(
         made.append(CountingEnv())
         return made[-1]
 
-    optix.evaluate(small_ppo(), factory, episodes=3)
+    optix.evaluate_policy(small_ppo(), factory, episodes=3)
     assert len(made) == 3
     assert all(env.closed for env in made)
     given = CountingEnv()
-    optix.evaluate(small_ppo(), given, episodes=3)
+    optix.evaluate_policy(small_ppo(), given, episodes=3)
     assert not given.closed
     assert given.resets >= 3
 
@@ -46,7 +46,7 @@ def test_equal_seeds_give_equal_episodes(small_ppo: Callable[..., optix.PPOAgent
     agent = small_ppo(4, 4)
 
     def play(seed: int) -> optix.EvalMetrics:
-        return optix.evaluate(agent, lambda: IdentityEnv(4), episodes=8, seed=seed, deterministic=False)
+        return optix.evaluate_policy(agent, lambda: IdentityEnv(4), episodes=8, seed=seed, deterministic=False)
 
     assert play(3) == play(3)
     assert play(3) != play(4)
@@ -54,9 +54,9 @@ def test_equal_seeds_give_equal_episodes(small_ppo: Callable[..., optix.PPOAgent
 
 def test_arguments_are_checked(small_ppo: Callable[..., optix.PPOAgent]) -> None:
     with pytest.raises(optix.ConfigurationError, match="episodes"):
-        optix.evaluate(small_ppo(), CountingEnv(), episodes=0)
+        optix.evaluate_policy(small_ppo(), CountingEnv(), episodes=0)
     with pytest.raises(optix.errors.SpaceError, match="policy"):
-        optix.evaluate(small_ppo(3, 2), CountingEnv())
+        optix.evaluate_policy(small_ppo(3, 2), CountingEnv())
 
 
 # Episodes that never end
@@ -112,5 +112,5 @@ def test_evaluating_a_policy_that_cannot_fail_comes_to_an_end(
     defaults: Any = EpisodePlayer.__init__.__kwdefaults__
     assert defaults["max_steps"] == MAX_EPISODE_STEPS == 100_000
     monkeypatch.setitem(defaults, "max_steps", 50)
-    metrics = optix.evaluate(small_ppo(), CountingEnv(ENDLESS), episodes=2)
+    metrics = optix.evaluate_policy(small_ppo(), CountingEnv(ENDLESS), episodes=2)
     assert (metrics.primary_score, metrics.metrics["episode_length"]) == (1275.0, 50.0)

@@ -128,7 +128,7 @@ def test_evaluate_on_the_training_environment(small_ppo: Callable[..., optix.PPO
     agent = small_ppo()
     dataset = optix.dataset_from_env(env, agent, window_size=6, seed=0)
     next(iter(dataset))
-    optix.evaluate(agent, env, episodes=2, seed=1)
+    optix.evaluate_policy(agent, env, episodes=2, seed=1)
     with pytest.warns(UserWarning, match=OTHERS):
         window = next(iter(dataset))
     np.testing.assert_array_equal(window.observations.numpy()[:, 0, 1], range(6))

@@ -35,7 +35,7 @@ if callback.best_snapshot is not None:
 assert_type([event.window_id for event in callback.events], list[int])
 assert_type(callback.env_steps, int)
 
-metrics = optix.evaluate(agent, "CartPole-v1", episodes=20, seed=1000)
+metrics = optix.evaluate_policy(agent, "CartPole-v1", episodes=20, seed=1000)
 assert_type(metrics, optix.EvalMetrics)
 assert_type(metrics.primary_score, float | None)
 assert_type(metrics.episode_returns, np.ndarray | None)

@@ -28,8 +28,8 @@ optix.OptixCallback(optix.ReturnEvaluator(), "val_loss")  # wrong: call-arg
 optix.dataset_from_env("CartPole-v1")  # wrong: call-arg
 optix.dataset_from_env("CartPole-v1", agent, 32)  # wrong: call-arg
 optix.dataset_from_env("CartPole-v1", agent, n_envs=8)  # wrong: call-arg
-optix.evaluate(agent)  # wrong: call-arg
-optix.evaluate(agent, "CartPole-v1", n_eval_episodes=10)  # wrong: call-arg
+optix.evaluate_policy(agent)  # wrong: call-arg
+optix.evaluate_policy(agent, "CartPole-v1", n_eval_episodes=10)  # wrong: call-arg
 optix.EnsembleAgent()  # wrong: call-arg
 agent.act()  # wrong: call-arg
 agent.act([0.0], determinstic=True)  # wrong: call-arg
@@ -58,9 +58,9 @@ optix.dataset_from_env("CartPole-v1", agent, window_size=32.0)  # wrong: arg-typ
 optix.dataset_from_stream("CartPole-v1", agent, boundary=optix.live.every_n_steps(4))  # wrong: arg-type
 optix.dataset_from_stream(CountingFeed(), agent, boundary=4)  # wrong: arg-type
 optix.live.every_n_steps("4")  # wrong: arg-type
-optix.evaluate("CartPole-v1", agent)  # wrong: arg-type
-optix.evaluate(agent, 3)  # wrong: arg-type
-optix.evaluate(agent, "CartPole-v1", episodes="10")  # wrong: arg-type
+optix.evaluate_policy("CartPole-v1", agent)  # wrong: arg-type
+optix.evaluate_policy(agent, 3)  # wrong: arg-type
+optix.evaluate_policy(agent, "CartPole-v1", episodes="10")  # wrong: arg-type
 agent.set_hyperparams({"gamma": 0.9})  # wrong: arg-type
 agent.pause_updates("yes")  # wrong: arg-type
 optix.PolicyManager().add_agent()  # wrong: call-arg
@@ -68,12 +68,12 @@ optix.HyperparamSet([0.9])  # wrong: arg-type
 optix.EvalMetrics("good")  # wrong: arg-type
 
 # Results that are another thing than what is made of them.
-score: float = optix.evaluate(agent, "CartPole-v1")  # wrong: assignment
+score: float = optix.evaluate_policy(agent, "CartPole-v1")  # wrong: assignment
 state: str = callback.state  # wrong: assignment
 print(callback.best_snapshot.score)  # wrong: union-attr
 print(callback.state.nam)  # wrong: attr-defined
 print(callback.events[0].when)  # wrong: attr-defined
-print(optix.evaluate(agent, "CartPole-v1").mean_reward)  # wrong: attr-defined
+print(optix.evaluate_policy(agent, "CartPole-v1").mean_reward)  # wrong: attr-defined
 agent.hyperparams["gamma"] = "high"  # wrong: assignment
 print(agent.hyperparams.gamma)  # wrong: attr-defined
 print(agent.act([0.0]).action)  # wrong: union-attr
