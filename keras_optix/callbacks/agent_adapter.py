@@ -161,6 +161,7 @@ class AgentAdapter(FitAdapter):
         self._in_place = ""  # why evaluations take place in the training environments
         self._notices: list[str] = []
         self._played_before = 0
+        self._evaluation_envs = 0  # environments of evaluations; 0 until there are some
         seed = self._sources[0].seed
         self._seeds = np.random.default_rng(None if seed is None else (seed, 3))
 
@@ -349,7 +350,9 @@ class AgentAdapter(FitAdapter):
             return None
         # As many as in training, if these are some: the policy is lowered for that batch already.
         several = source.num_envs
-        n = several if _SEVERAL <= several <= MAX_ENVS else min(episodes, MAX_ENVS)
+        chosen = several if _SEVERAL <= several <= MAX_ENVS else min(episodes, MAX_ENVS)
+        # As before, in a run that is resumed: of another number of environments the same seed gives other episodes.
+        n = self._evaluation_envs = self._evaluation_envs or chosen
         try:
             self._copies = source.make_copies(n)
         except Exception as error:
@@ -441,6 +444,7 @@ class AgentAdapter(FitAdapter):
             "evaluation_steps": self.evaluation_steps,
             "seeds": self._seeds.bit_generator.state,
             "in_place": self._in_place,
+            "evaluation_envs": self._evaluation_envs,
         }
         return saved, {"agent": agent, "sources": sources, **played, "hyperparams": self.hyperparams.snapshot()}
 
@@ -462,7 +466,8 @@ class AgentAdapter(FitAdapter):
         self.hyperparams.assign(values["hyperparams"])
         self._played_before = values["evaluation_steps"]
         self._seeds.bit_generator.state = values["seeds"]
-        self._in_place = values.get("in_place", "")
+        self._in_place = values["in_place"]
+        self._evaluation_envs = int(values["evaluation_envs"])
         return "" if all(exact) else "the environments begin new episodes"
 
     def close(self) -> None:

@@ -50,18 +50,20 @@ def start(
     """One process: an agent, its dataset and the callback; runs until it is cut off or has had its windows."""
     keras.utils.set_random_seed(0)
     agent = make(4, 4, normalize_rewards=True, seed=3)
+    settings: dict[str, Any] = {
+        "scheduler": optix.BackoffScheduler(plateau_threshold=50, dormant_threshold=100),
+        "tuner": optix.BackoffOptimizer({"learning_rate": (1e-4, 1e-1), "gamma": (0.9, 0.999)}, max_rounds=1),
+        "max_windows": WINDOWS,
+    }
     callback = optix.OptixCallback(
         optix.ReturnEvaluator(6),
-        scheduler=optix.BackoffScheduler(plateau_threshold=50, dormant_threshold=100),
-        tuner=optix.BackoffOptimizer({"learning_rate": (1e-4, 1e-1), "gamma": (0.9, 0.999)}, max_rounds=1),
         checkpoint_dir=directory,
-        max_windows=WINDOWS,
         resume=resume,
         resume_interval=interval,
         restore_best_weights=False,
         log_dir=log_dir,
         verbose=0,
-        **options,
+        **(settings | options),
     )
     num_envs = 1 if isinstance(env, IdentityEnv) else 2
     dataset = optix.dataset_from_env(env, agent, window_size=16, num_envs=num_envs, seed=0, prefetch=prefetch)
@@ -99,6 +101,8 @@ def assert_same_run(
     told = [[str(r) for r in c.events if r.kind != "resumed"] for c in (callback, callback2)]
     assert told[0] == told[1]
     assert agent.act(np.eye(4, dtype="float32")).tolist() == agent2.act(np.eye(4, dtype="float32")).tolist()
+    for acted in (agent, agent2):
+        acted._act_rng.bit_generator.state = values["act"]  # one run is compared with several
 
 
 @pytest.mark.parametrize("after", [0, 11])
@@ -112,6 +116,58 @@ def test_it_is_the_same_run_bit_by_bit(small_ppo: MakeAgent, tmp_path: Path, aft
     assert record.window_id == after
     assert "new episodes" not in record.message
     assert resumed[0].sources[0].windows == WINDOWS
+
+
+class Waiting(optix.LoopCallback):
+    """Notes after which windows a procedure waits, and for what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop: Any = None
+        self.windows: dict[str, list[int]] = {}
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        waits_for = self.loop._loop.waits_for
+        if waits_for is not None:
+            self.windows.setdefault(type(waits_for).__name__, []).append(batch)
+
+
+@pytest.mark.parametrize("in_place", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["in_place", "copies"])
+def test_it_is_the_same_run_in_the_middle_of_a_variant(small_ppo: MakeAgent, tmp_path: Path, in_place: bool) -> None:
+    """While it learns, and where nothing can be played beside training, while it is compared with its parent."""
+
+    def run(directory: str, waiting: Waiting | None = None, **options: Any) -> Any:
+        manager = optix.PolicyManager(auto_spawn=True, max_variants=1, variant_windows=5, seed=0)
+        settings: dict[str, Any] = {
+            "env": IdentityEnv(4) if in_place else lambda: IdentityEnv(4),
+            "scheduler": optix.BackoffScheduler(max_interval=1, plateau_threshold=2, dormant_threshold=4),
+            "policy_manager": manager,
+            "max_windows": 300 if in_place else 90,
+            "callbacks": [] if waiting is None else [waiting],
+        }
+        return start(small_ppo, tmp_path / directory, **settings, **options), manager
+
+    watched = Waiting()
+
+    class Loop(optix.OptixCallback):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            watched.loop = self
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(optix, "OptixCallback", Loop, raising=False)
+        whole, manager = run("whole", watched, resume=False)
+    variants = [record for record in whole[1].events if record.kind == "variant"]
+    assert len(variants) >= 2
+    assert "Train" in watched.windows
+    learning = watched.windows["Train"]
+    comparing = [window for window in watched.windows.get("Evaluate", ()) if window > learning[0]]
+    assert bool(comparing) is in_place
+    for k, cut in enumerate([learning[1], *comparing[2:3]]):
+        run(f"{k}", cut=cut)
+        resumed, again = run(f"{k}")
+        assert_same_run(whole, resumed)
+        assert again.to_json() == manager.to_json()
 
 
 def test_it_can_be_cut_off_again_and_again_and_while_a_candidate_is_tried_out(
