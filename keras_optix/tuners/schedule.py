@@ -61,7 +61,7 @@ class Schedule:
         return Schedule(self.start, tuple(step for step in self.steps if step.permanent))
 
     def at(self, env_steps: int) -> dict[str, float]:
-        """The current values after so many env steps of training."""
+        """The values after so many env steps of training."""
         params = dict(self.start)
         for step in self.steps:
             if step.env_steps <= env_steps:
@@ -70,7 +70,7 @@ class Schedule:
 
     @functools.cached_property
     def latest(self) -> dict[str, float]:
-        """The current values after all steps. Found once: it is asked for after every window."""
+        """The values after all steps. Found once: it is asked for after every window."""
         return self.at(max((step.env_steps for step in self.steps), default=0))
 
     def to_json(self) -> dict[str, Any]:
