@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -112,10 +113,10 @@ class Uniform(optix.distributions.ActionDistribution):
 
     def log_prob(self, parameters: Any, choices: Any) -> Any:
         inside = ops.all(ops.abs(choices - parameters) <= 1.0, axis=-1)
-        return ops.where(inside, -self.parameters * np.log(2.0).astype(np.float32), -1e9)
+        return ops.where(inside, -self.parameters * math.log(2.0), -1e9)
 
     def entropy(self, parameters: Any) -> Any:
-        return ops.sum(ops.zeros_like(parameters), axis=-1) + self.parameters * np.log(2.0).astype(np.float32)
+        return ops.sum(ops.zeros_like(parameters), axis=-1) + self.parameters * math.log(2.0)
 
 
 def bound(distribution: Any, action_space: Any = MOVES, **options: Any) -> optix.PPOAgent:
