@@ -28,7 +28,7 @@ from keras_optix.loop.journal import Journal
 from keras_optix.loop.manager import Manager, NoManager
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.performer import Performer
-from keras_optix.loop.procedures import Situation
+from keras_optix.loop.procedures import Procedure, Situation
 from keras_optix.loop.record import EventKind, LoopRecord
 from keras_optix.loop.reports import add_row, scalars, summary
 from keras_optix.loop.runner import Runner, plain
@@ -102,7 +102,7 @@ class Engine:
         self._hooks = hooks
         self._pool = pool
         self._runner = Runner(self.performer.perform)
-        self._begun: dict[str, Any] = {}  # how the procedure that runs began
+        self._begun: _Begun | None = None  # how the procedure that runs began
         self._scored_under: Mapping[str, float] = MappingProxyType({})  # hyperparameters at the latest evaluation
         self._started = 0.0  # by the clock
         self._seconds_before = 0.0  # of the run that is resumed
@@ -213,8 +213,8 @@ class Engine:
         if regime is not None:
             self.journal.note(EventKind.REGIME, regime)
         performer.candidate, performer.metrics = candidate, metrics
-        self._begun = {"evaluation": evaluation, "at": self._situation(), "values": dict(self._scored_under)}
-        self._runner.start(after_evaluation(**self._begun))
+        self._begun = _Begun(evaluation, self._situation(), dict(self._scored_under))
+        self._runner.start(self._begun.procedure())
         return evaluation
 
     def _situation(self) -> Situation:
@@ -443,9 +443,8 @@ class Engine:
             )
             performer.candidate = performer.in_place.candidate
         if loop["procedure"] is not None:
-            begun = msgspec.convert(loop["procedure"]["begun"], _Begun)
-            self._begun = {"evaluation": begun.evaluation, "at": begun.at, "values": begun.values}
-            self._runner.replay(after_evaluation(**self._begun), loop["procedure"]["sent"])
+            self._begun = msgspec.convert(loop["procedure"]["begun"], _Begun)
+            self._runner.replay(self._begun.procedure(), loop["procedure"]["sent"])
         self.adapter.pause_updates(performer.in_place is not None or self.state is LoopState.WATCHDOG)
         self.log.restore([LoopRecord.from_json(record) for record in loop["records"]])
         kept = "" if weights else "; newer weights were restored already and stay"
@@ -460,8 +459,12 @@ class Engine:
 
 
 class _Begun(msgspec.Struct):
-    """How a procedure began, as it is read again."""
+    """How a procedure began, so that it can be run again."""
 
     evaluation: Evaluation
     at: Situation
     values: dict[str, float]
+
+    def procedure(self) -> Procedure:
+        """The procedure, from its beginning."""
+        return after_evaluation(self.evaluation, self.at, self.values)
