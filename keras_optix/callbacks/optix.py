@@ -329,14 +329,8 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
                 stacklevel=2,
             )
         steps = None if self._point is None else int(self._point.values["loop"]["env_steps"])
-        log = LoopLog(
-            None,
-            self.verbose,
-            steps,
-            unit=adapter.unit,
-            steps=adapter.steps,
-            loggers=[*self.loggers, *listening(self.callbacks)],
-        )
+        loggers = [*self.loggers, *listening(self.callbacks)]
+        log = LoopLog(loggers, self.verbose, steps, unit=adapter.unit, steps=adapter.steps)
         self._adapter, self._loop = adapter, self._make_engine(adapter, log)
         loop = self._loop
         adapter.open()

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 
 from keras_optix.loggers.base import HParam, Logger
-from keras_optix.loggers.tensorboard import TensorBoardLogger
 from keras_optix.loggers.timeline import in_cell, timeline
 from keras_optix.loop.record import EventKind, LoopRecord
 from keras_optix.loop.scheduler_state import LoopState
@@ -29,13 +27,12 @@ class LoopLog:
     """The records of one run.
 
     Args:
-        log_dir: Directory for TensorBoard, or None.
+        loggers: Show the run.
         verbose: 0 prints nothing, 1 what people should know ("notice", "feed", "environment"), 2 every record.
-        purge_from: The run is resumed at this environment step: TensorBoard forgets what `log_dir` holds after it.
+        purge_from: The run is resumed at this environment step: loggers forget what they showed after it.
             None: a new run.
         unit: What the loop counts: ``"window"``, or ``"epoch"`` for an ordinary model.
         steps: What its steps are called: ``"env steps"``, or ``"steps"``.
-        loggers: Show the run, beside TensorBoard.
 
     Attributes:
         records: All records, oldest first.
@@ -43,16 +40,15 @@ class LoopLog:
 
     def __init__(
         self,
-        log_dir: str | os.PathLike[str] | None,
+        loggers: Sequence[Logger],
         verbose: int,
         purge_from: int | None = None,
         *,
         unit: str = "window",
         steps: str = "env steps",
-        loggers: Sequence[Logger] = (),
     ) -> None:
         self.records: list[LoopRecord] = []
-        self._loggers = [*([] if log_dir is None else [TensorBoardLogger(log_dir)]), *loggers]
+        self._loggers = list(loggers)
         for logger in self._loggers:
             logger.open(purge_from)
         self._verbose = verbose

@@ -24,7 +24,7 @@ from tensorboard.plugins.hparams.list_session_groups import Handler
 import keras_optix as optix
 from keras_optix.loggers import tags
 from keras_optix.loggers.loop_log import LoopLog
-from keras_optix.loggers.tensorboard import LoopWriter
+from keras_optix.loggers.tensorboard import LoopWriter, TensorBoardLogger
 from keras_optix.loggers.timeline import timeline
 from keras_optix.loop.record import EventKind, LoopRecord
 from keras_optix.statistics.estimates import Evidence
@@ -91,9 +91,10 @@ WRITES = """
 import sys
 {first}
 from keras_optix.loggers.loop_log import LoopLog, LoopRecord
+from keras_optix.loggers.tensorboard import TensorBoardLogger
 from keras_optix.loggers.tags import HPARAM_METRICS
 from keras_optix.loop.scheduler_state import LoopState
-log = LoopLog(sys.argv[1], 2)
+log = LoopLog([TensorBoardLogger(sys.argv[1])], 2)
 log.hparams({{"learning_rate": 1e-3, "seed": 3}}, HPARAM_METRICS)
 log.tick(8, 0)
 log.note(LoopRecord("candidate", 0, 8, LoopState.ACTIVE, "candidate"))
@@ -138,7 +139,7 @@ def test_scalars_are_on_disk_within_seconds(tmp_path: Path, monkeypatch: pytest.
 
 def test_runs_side_by_side_are_rows_of_one_table(tmp_path: Path) -> None:
     for k, (name, rate) in enumerate([("a", 1e-3), ("b", 3e-4)]):
-        log = LoopLog(tmp_path / name, 0)
+        log = LoopLog([TensorBoardLogger(tmp_path / name)], 0)
         values = {"algorithm": "PPO", "clip_ratio": 0.2, "learning_rate": rate, "normalize": True, "seed": k}
         log.hparams(values, tags.HPARAM_METRICS)
         windows(log, range(3), best=1.0 + k, score=2.0)
@@ -157,11 +158,11 @@ def test_runs_side_by_side_are_rows_of_one_table(tmp_path: Path) -> None:
 def test_hparams_that_json_and_float32_would_spoil(tmp_path: Path) -> None:
     import numpy as np
 
-    log = LoopLog(tmp_path, 0)
+    log = LoopLog([TensorBoardLogger(tmp_path)], 0)
     log.hparams({"learning_rate": float(np.float32(1e-3)), "steps": np.int64(5), "limit": math.inf}, [])
     log.close()
     assert hparams_tab(tmp_path)[2]["."][0] == {"learning_rate": 1e-3, "steps": 5, "limit": "inf"}
-    log = LoopLog(tmp_path, 0)
+    log = LoopLog([TensorBoardLogger(tmp_path)], 0)
     with pytest.raises(optix.ConfigurationError, match=r"hyperparameter must be.*layers=\[1, 2\]"):
         log.hparams({"layers": [1, 2]}, [])  # type: ignore[dict-item]
     log.close()
@@ -171,7 +172,7 @@ def test_hparams_that_json_and_float32_would_spoil(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_forgets_what_came_after(tmp_path: Path) -> None:
-    log = LoopLog(tmp_path, 0)
+    log = LoopLog([TensorBoardLogger(tmp_path)], 0)
     log.hparams({"learning_rate": 1e-3}, ["loop/best"])
     windows(log, range(10), best=1.0, score=1.0)
     log.note(record("plateau", 9, COOLING))
@@ -179,7 +180,7 @@ def test_a_resumed_run_forgets_what_came_after(tmp_path: Path) -> None:
     kept = log.records
     assert hparams_tab(tmp_path)[2]["."][1] == "STATUS_FAILURE"
 
-    log = LoopLog(tmp_path, 0, purge_from=60)
+    log = LoopLog([TensorBoardLogger(tmp_path)], 0, purge_from=60)
     log.restore([])
     log.hparams({"learning_rate": 5e-4}, ["loop/best"])  # what the tuner made of it: no reason for another row
     windows(log, range(6, 8), best=-1.0)
@@ -199,7 +200,7 @@ def test_a_resumed_run_forgets_what_came_after(tmp_path: Path) -> None:
 
 def test_a_second_run_in_a_directory_replaces_the_first(tmp_path: Path) -> None:
     for rate, value in ((1e-3, 1.0), (3e-4, 2.0)):
-        log = LoopLog(tmp_path, 0)
+        log = LoopLog([TensorBoardLogger(tmp_path)], 0)
         log.hparams({"learning_rate": rate}, ["loop/best"])
         windows(log, range(int(4 / value)), best=value)
         log.close()
@@ -208,7 +209,7 @@ def test_a_second_run_in_a_directory_replaces_the_first(tmp_path: Path) -> None:
 
 
 def test_restored_records_go_on_in_the_timeline(tmp_path: Path) -> None:
-    log = LoopLog(tmp_path, 0, purge_from=100)
+    log = LoopLog([TensorBoardLogger(tmp_path)], 0, purge_from=100)
     log.restore([record("plateau", 4, COOLING)])
     log.note(record("resumed", 9, COOLING))
     assert [r.kind for r in log.records] == ["plateau", "resumed"]
@@ -231,7 +232,7 @@ def test_records_survive_strict_json(evidence: Evidence | None) -> None:
 
 @pytest.mark.parametrize(("verbose", "printed"), [(0, ""), (1, ""), (2, "epoch 3, 40 steps, COOLING: plateau\n")])
 def test_verbose_prints_every_record(capsys: pytest.CaptureFixture[str], verbose: int, printed: str) -> None:
-    log = LoopLog(None, verbose, unit="epoch", steps="steps")
+    log = LoopLog((), verbose, unit="epoch", steps="steps")
     log.note(record("plateau", 3, COOLING))
     log.close()
     assert capsys.readouterr().out == printed
@@ -240,7 +241,7 @@ def test_verbose_prints_every_record(capsys: pytest.CaptureFixture[str], verbose
 
 def test_the_last_text_of_a_step_holds_all_events_of_it(tmp_path: Path) -> None:
     """TensorBoard's default loader shows no other."""
-    log = LoopLog(tmp_path, 0)
+    log = LoopLog([TensorBoardLogger(tmp_path)], 0)
     for k in range(60):
         log.note(record(f"event {k}", k // 2, ACTIVE, "a|b"))
     log.close()
@@ -318,7 +319,7 @@ def test_a_timeline_does_not_grow_without_end() -> None:
 
 
 def test_the_timeline_is_written_at_transitions_and_at_the_end(tmp_path: Path) -> None:
-    log = LoopLog(tmp_path, 0)
+    log = LoopLog([TensorBoardLogger(tmp_path)], 0)
     windows(log, range(20, 24))
     log.note(record("improvement", 23, ACTIVE))
     log.note(record("reassessed", 23, ACTIVE))
@@ -347,7 +348,7 @@ def test_undeclared_tags_are_found() -> None:
 
 
 def test_logs_of_an_ordinary_model_are_those_of_an_epoch(tmp_path: Path) -> None:
-    log = LoopLog(tmp_path, 0, unit="epoch", steps="steps")
+    log = LoopLog([TensorBoardLogger(tmp_path)], 0, unit="epoch", steps="steps")
     log.tick(100, 0)
     log.scalars(ACTIVE, 100, {"loop/best": 1.0}, {"val_loss": 0.5, "episode_return": 3.0})
     log.close()

@@ -207,7 +207,7 @@ class Written(LoopLog):
     writes = True
 
     def __init__(self) -> None:
-        super().__init__(None, 0)
+        super().__init__((), 0)
         self.written: list[dict[str, float]] = []
 
     def scalars(self, state: Any, env_steps: int, values: Any, logs: Any) -> None:
@@ -229,7 +229,7 @@ class Run:
         scalars: bool = False,
     ) -> None:
         self.toy = Toy(copyable=copyable)
-        self.log = Written() if scalars else LoopLog(None, 0)
+        self.log = Written() if scalars else LoopLog((), 0)
         self.hooks = Hooks()
         self.registry = optix.CheckpointRegistry(directory)
         self.loop = Engine(
