@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_optix.errors import ConfigurationError, describe
-from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.scorer import Scorer
 from keras_optix.experience.window import CollectedWindow
 from keras_optix.records import EvalMetrics, WindowData
 
@@ -135,29 +135,18 @@ def _columns_of(data: WindowData, columns: slice) -> WindowData:
     )
 
 
-def score_alone(data: WindowData, evaluator: BaseEvaluator, logs: Mapping[str, float]) -> EvalMetrics | None:
-    """Scores what one member played, and leaves the evaluator's own state as it was.
-
-    Whole episodes are scored as such where the evaluator can do that; else the window is.
+def score_alone(data: WindowData, scorer: Scorer, logs: Mapping[str, float]) -> EvalMetrics | None:
+    """Scores what one member played.
 
     Args:
         data: What the member played.
-        evaluator: Scores it.
+        scorer: Scores it, and remembers nothing of it.
         logs: What the train step that followed logged.
 
     Returns:
-        The score; None if this window is no evidence, or if the evaluator scores logs or epochs, which are no member's.
+        The score; None if this window is no evidence, or if the evaluator scores logs, which are no member's.
     """
-    if evaluator.from_logs or evaluator.per_epoch:
-        return None
-    if evaluator.plays_episodes:
-        metrics = evaluator.measure_episodes(data.episodes) if data.episodes else None
-    else:
-        state = evaluator.to_json()
-        try:
-            metrics = evaluator.measure(data, logs)
-        finally:
-            evaluator.from_json(state)
+    metrics = scorer.measure_alone(data, logs)
     if metrics is None or metrics.primary_score is None:
         return None
     return replace(metrics, window_id=data.window_id)

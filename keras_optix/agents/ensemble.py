@@ -35,6 +35,7 @@ from keras_optix.agents.jit import JitChoice
 from keras_optix.agents.saving import bind_to, serialized, spaces_config
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
 from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.scorer import Scorer
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
 from keras_optix.experience.source import WindowSource
@@ -276,17 +277,17 @@ class EnsembleAgent(Agent):
         return split_window(collected, self._roster)
 
     def member_metrics(
-        self, collected: CollectedWindow, evaluator: BaseEvaluator, logs: Mapping[str, float]
+        self, collected: CollectedWindow, evaluator: BaseEvaluator | Scorer, logs: Mapping[str, float]
     ) -> tuple[EvalMetrics | None, ...]:
         """The score of each member in a window.
 
-        The evaluator's own state stays as it is. Whole episodes are scored where the evaluator can do that
-        (`BaseEvaluator.plays_episodes`), else what the member played of the window.
+        What the evaluator remembers of the run stays as it is. Whole episodes are scored where the evaluator can do
+        that (`BaseEvaluator.plays_episodes`), else what the member played of the window.
 
         Args:
             collected: A window that was collected for training.
-            evaluator: Scores what a member played. With ``credit="importance"`` the score is the member's reward rate,
-                whatever the evaluator.
+            evaluator: Scores what a member played, as at the beginning of a run; of a run, its `Scorer`. With
+                ``credit="importance"`` the score is the member's reward rate, whatever the evaluator.
             logs: What the train step that followed logged.
 
         Returns:
@@ -295,7 +296,8 @@ class EnsembleAgent(Agent):
         if self._roster.mode(collected.window.rewards.shape[1]) == IMPORTANCE:
             return self._importance_scores(collected)
         parts = self.split_window(collected).members
-        return tuple(None if data is None else score_alone(data, evaluator, logs) for data in parts)
+        scorer = evaluator if isinstance(evaluator, Scorer) else Scorer(evaluator)
+        return tuple(None if data is None else score_alone(data, scorer, logs) for data in parts)
 
     def _importance_scores(self, collected: CollectedWindow) -> tuple[EvalMetrics | None, ...]:
         window, data = collected.window, collected.window_data()

@@ -45,7 +45,7 @@ def agent_adapter(
         problem = "An agent has its hyperparameters itself; `hyperparams` is for ordinary models."
         raise ConfigurationError(describe(problem, fix="Leave it out.", hyperparams=sorted(variables)))
     adapter = AgentAdapter(agent)
-    if evaluator.every and not adapter.can_play():
+    if evaluator.plan.must_play and not adapter.can_play():
         problem = "This evaluator plays on an environment of its own, and none can be made of the dataset's."
         fix = "Make the dataset of an id or a factory, or score its windows with ReturnEvaluator."
         raise ConfigurationError(describe(problem, fix=fix, evaluator=type(evaluator).__name__))

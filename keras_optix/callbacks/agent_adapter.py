@@ -9,10 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from keras_optix.callbacks.fit_adapter import FitAdapter, monitored
+from keras_optix.callbacks.fit_adapter import FitAdapter
 from keras_optix.errors import ConfigurationError, StateError, describe
-from keras_optix.evaluators.base import BaseEvaluator
-from keras_optix.evaluators.score_pool import ScorePool, estimate_of
+from keras_optix.evaluators.score_pool import ScorePool
+from keras_optix.evaluators.scorer import Scorer
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.copies import Copies
 from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
@@ -24,12 +24,10 @@ from keras_optix.loop.adapter import HyperparamAccess, InPlaceEvaluation, Policy
 from keras_optix.loop.after_shift import AfterShift
 from keras_optix.loop.engine import Engine
 from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
-from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.store.files import Saved, State, prefixed, under
 from keras_optix.tuners.search_space import SearchSpace
 
 _SEVERAL = 4
-EVALUATION_EPISODES = 10  # of an evaluator that scores episodes without saying how many
 
 
 @runtime_checkable
@@ -132,7 +130,7 @@ class MixedAgent(Protocol):
         ...
 
     def member_metrics(
-        self, collected: CollectedWindow, evaluator: BaseEvaluator, logs: Mapping[str, float]
+        self, collected: CollectedWindow, evaluator: Scorer, logs: Mapping[str, float]
     ) -> Sequence[EvalMetrics | None]:
         """What each member earned in a window."""
         ...
@@ -230,10 +228,10 @@ class AgentAdapter(FitAdapter):
 
     def after_epoch(self, engine: Engine, number: int, logs: Mapping[str, Any]) -> bool:
         """See `FitAdapter`: a score of the validation, where that is what is scored."""
-        if engine.evaluator.per_epoch:
+        if engine.scorer.plan.per_epoch:
             window_id = engine.journal.window_id
             candidate = self.current(window_id, engine.journal.env_steps)
-            engine.judge(candidate, monitored(engine.evaluator, logs, window_id), logs)
+            engine.judge(candidate, engine.scorer.measure_logs(logs, window_id), logs)
         return False
 
     def units_in_epoch(self, steps: int | None) -> int | None:
@@ -274,23 +272,6 @@ class AgentAdapter(FitAdapter):
         """Whether one more environment can be made."""
         return self._sources[0].env_fn is not None
 
-    def play(self, candidate: PolicyRef, evaluator: BaseEvaluator, episodes: int = 0) -> EvalMetrics | None:
-        """Plays episodes on environments of its own; samples actions as in training, unless the evaluator is greedy."""
-        records = self._play(candidate, evaluator, episodes, None)
-        return None if records is None else evaluator.measure_episodes(records)
-
-    def compete(
-        self, candidate: PolicyRef, evaluator: BaseEvaluator, episodes: int, seed: int
-    ) -> EvaluationResult | None:
-        """See `Adapter`."""
-        records = self._play(candidate, evaluator, episodes, seed)
-        metrics = None if records is None else evaluator.measure_episodes(records)
-        estimate = None if metrics is None else estimate_of(metrics)
-        if records is None or estimate is None:
-            return None
-        scores = evaluator.episode_scores(records)
-        return EvaluationResult(estimate, None if scores is None else tuple(scores))
-
     def draw_seed(self) -> int:
         """See `Adapter`."""
         return int(self._seeds.integers(2**31))
@@ -305,14 +286,14 @@ class AgentAdapter(FitAdapter):
         self._in_place = why
         self._close_copies()
 
-    def _play(
-        self, candidate: PolicyRef, evaluator: BaseEvaluator, episodes: int, seed: int | None
-    ) -> tuple[EpisodeRecord, ...] | None:
-        if candidate.policy is None or evaluator.in_place or not evaluator.plays_episodes:
+    def play(
+        self, candidate: PolicyRef, episodes: int, *, deterministic: bool, seed: int | None = None, needed_by: str = ""
+    ) -> Sequence[EpisodeRecord] | None:
+        """See `Adapter`: on environments of its own."""
+        if candidate.policy is None:
             return None
-        episodes = max(episodes, evaluator.min_episodes or EVALUATION_EPISODES)
         new = self._player is None
-        player = self._player or self._new_player(episodes, evaluator)
+        player = self._player or self._new_player(episodes, needed_by)
         if player is None:
             return None
         copies = self._copies
@@ -325,28 +306,28 @@ class AgentAdapter(FitAdapter):
                 candidate.policy.params,
                 episodes,
                 seed=self.draw_seed() if seed is None else seed,
-                deterministic=evaluator.deterministic,
+                deterministic=deterministic,
             )
         except Exception as error:
-            self._refuse(evaluator, f"a second environment failed when it was played ({_in_words(error)})", error)
+            self._refuse(needed_by, f"a second environment failed when it was played ({_in_words(error)})", error)
             return None
         why = copies.suspicion() if copies is not None and new else ""
-        if why and evaluator.every:
+        if why and needed_by:
             # All its scores are from copies, so they are of one kind.
             self._notices.append(f"evaluations play copies of the training environment, which may differ: {why}")
         elif why:
-            self._refuse(evaluator, f"a copy may be another environment: {why}", None)
+            self._refuse(needed_by, f"a copy may be another environment: {why}", None)
             return None
         return played
 
-    def _new_player(self, episodes: int, evaluator: BaseEvaluator) -> EpisodePlayer | None:
+    def _new_player(self, episodes: int, needed_by: str) -> EpisodePlayer | None:
         """Makes environments for evaluations; None, and from now on never, where none can be made."""
         source = self._sources[0]
         if self._in_place:
             return None
         if source.env_fn is None:
             if source.obstacle:
-                self._refuse(evaluator, source.obstacle, None)
+                self._refuse(needed_by, source.obstacle, None)
             return None
         # As many as in training, if these are some: the policy is lowered for that batch already.
         several = source.num_envs
@@ -356,7 +337,7 @@ class AgentAdapter(FitAdapter):
         try:
             self._copies = source.make_copies(n)
         except Exception as error:
-            self._refuse(evaluator, f"no second environment can be made ({_in_words(error)})", error)
+            self._refuse(needed_by, f"no second environment can be made ({_in_words(error)})", error)
             return None
         copies = self._copies
         if copies.shortage:
@@ -370,12 +351,12 @@ class AgentAdapter(FitAdapter):
         self._player = EpisodePlayer(copies.envs, self._agent.make_actor(copies.envs.num_envs))
         return self._player
 
-    def _refuse(self, evaluator: BaseEvaluator, why: str, cause: BaseException | None) -> None:
-        """Evaluates in place from now on, and says so; an evaluator that cannot do that ends the run."""
-        if evaluator.every:
+    def _refuse(self, needed_by: str, why: str, cause: BaseException | None) -> None:
+        """Evaluates in place from now on, and says so; where that is no way to evaluate, the run ends."""
+        if needed_by:
             problem = f"This evaluator plays on environments of its own, but {why}."
             fix = "Use ReturnEvaluator, which evaluates in the training environments then."
-            raise ConfigurationError(describe(problem, fix=fix, evaluator=type(evaluator).__name__)) from cause
+            raise ConfigurationError(describe(problem, fix=fix, evaluator=needed_by)) from cause
         self._notices.append(
             f"second evaluations take place in the training environments, while learning pauses: {why}"
         )
@@ -390,9 +371,9 @@ class AgentAdapter(FitAdapter):
         elif copies is not None:
             copies.close()
 
-    def evaluate_in_place(self, candidate: PolicyRef, evaluator: BaseEvaluator, episodes: int = 0) -> InPlaceEvaluation:
+    def evaluate_in_place(self, candidate: PolicyRef, scorer: Scorer, episodes: int = 0) -> InPlaceEvaluation:
         """See `Adapter`."""
-        return AgentInPlaceEvaluation(self._agent, candidate, evaluator, self._agent.get_state(), episodes=episodes)
+        return AgentInPlaceEvaluation(self._agent, candidate, scorer, self._agent.get_state(), episodes=episodes)
 
     def mutate(self, change: Callable[[Any], None]) -> None:
         """See `Adapter`."""
@@ -409,7 +390,7 @@ class AgentAdapter(FitAdapter):
         return [float(weight) for weight in self._agent.mixture_weights] if isinstance(self._agent, MixedAgent) else ()
 
     def resume_in_place(
-        self, arrays: State, values: Mapping[str, Any], evaluator: BaseEvaluator, *, weights: bool
+        self, arrays: State, values: Mapping[str, Any], scorer: Scorer, *, weights: bool
     ) -> InPlaceEvaluation:
         """See `Adapter`."""
         candidate = self.policy_of(
@@ -420,9 +401,9 @@ class AgentAdapter(FitAdapter):
         )
         episodes = int(values["episodes"])
         if not weights:
-            return self.evaluate_in_place(candidate, evaluator, episodes)
+            return self.evaluate_in_place(candidate, scorer, episodes)
         before, version = under("before/", arrays), int(values["version"])
-        resumed = AgentInPlaceEvaluation(self._agent, candidate, evaluator, before, version, episodes)
+        resumed = AgentInPlaceEvaluation(self._agent, candidate, scorer, before, version, episodes)
         resumed.pool.from_json(values["pool"])
         return resumed
 
@@ -483,17 +464,17 @@ class AgentAdapter(FitAdapter):
         steps, nothing = int(collected.window.valid.sum()), EvalMetrics(None, {}, collected.window_id)
         if not candidate.known:
             # Nobody knows whose score it would be.
-            return TrainingUnit(candidate, steps, logs, lambda evaluator: nothing)
+            return TrainingUnit(candidate, steps, logs, lambda scorer: nothing)
 
         def data() -> WindowData | None:
             return agent.split_window(collected).own if isinstance(agent, MixedAgent) else collected.window_data()
 
-        def score(evaluator: BaseEvaluator) -> EvalMetrics:
+        def score(scorer: Scorer) -> EvalMetrics:
             own = data()
-            return nothing if own is None else evaluator.measure(own, logs)
+            return nothing if own is None else scorer.measure(own, logs)
 
-        def member_scores(evaluator: BaseEvaluator) -> Sequence[EvalMetrics | None]:
-            return agent.member_metrics(collected, evaluator, logs) if isinstance(agent, MixedAgent) else ()
+        def member_scores(scorer: Scorer) -> Sequence[EvalMetrics | None]:
+            return agent.member_metrics(collected, scorer, logs) if isinstance(agent, MixedAgent) else ()
 
         return TrainingUnit(candidate, steps, logs, score, data, member_scores)
 
@@ -517,7 +498,7 @@ class AgentInPlaceEvaluation(InPlaceEvaluation):
     Args:
         agent: Takes the candidate's weights back and pauses.
         candidate: The weights to be evaluated.
-        evaluator: Scores windows, as many as it wants episodes, begun and ended by these weights; or one window.
+        scorer: Scores windows, as many as it wants episodes, begun and ended by these weights; or one window.
         before: Where training was.
         version: Under which version the weights act; None: they begin to act now.
         episodes: How many (windows, where these are scored), if more than the evaluator wants.
@@ -527,15 +508,15 @@ class AgentInPlaceEvaluation(InPlaceEvaluation):
         self,
         agent: LoopAgent,
         candidate: PolicyRef,
-        evaluator: BaseEvaluator,
+        scorer: Scorer,
         before: State,
         version: int | None = None,
         episodes: int = 0,
     ) -> None:
         self.candidate = candidate
-        self.pool = ScorePool(max(evaluator.min_episodes, episodes))
+        self.pool = ScorePool(max(scorer.plan.episodes_needed, episodes))
         self._agent = agent
-        self._evaluator = evaluator
+        self._scorer = scorer
         self._before = before
         self._episodes = episodes
         if version is None:
@@ -548,7 +529,7 @@ class AgentInPlaceEvaluation(InPlaceEvaluation):
         data = unit.data() if unit.candidate.policy_version == self._version else None
         if data is not None:
             whole = tuple(episode for episode in data.episodes if episode.first_version == self._version)
-            self.pool.add(self._evaluator.measure(replace(data, episodes=whole), unit.logs), data.window_id)
+            self.pool.add(self._scorer.measure(replace(data, episodes=whole), unit.logs), data.window_id)
         return self.pool.ready
 
     def result(self) -> EvalMetrics:
@@ -557,7 +538,7 @@ class AgentInPlaceEvaluation(InPlaceEvaluation):
         return EvalMetrics(
             primary_score=score.mean,
             stderr=score.stderr if score.stderr < float("inf") else None,
-            episodes=score.n if self._evaluator.min_episodes else None,
+            episodes=score.n if self._scorer.plan.episodes_needed else None,
         )
 
     def end(self, *, keep: bool) -> None:

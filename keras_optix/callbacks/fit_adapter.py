@@ -6,12 +6,8 @@ import abc
 from collections.abc import Mapping
 from typing import Any
 
-from keras_optix.errors import ConfigurationError, describe
-from keras_optix.evaluators.base import BaseEvaluator
-from keras_optix.evaluators.monitors import MonitorEvaluator
 from keras_optix.loop.adapter import Adapter
 from keras_optix.loop.engine import Engine
-from keras_optix.records import EvalMetrics
 
 
 class FitAdapter(Adapter):
@@ -57,19 +53,3 @@ class FitAdapter(Adapter):
 
     def stop_waiting(self) -> None:
         """Ends `fit` from another thread, also while it waits for data."""
-
-
-def monitored(evaluator: BaseEvaluator, logs: Mapping[str, Any], unit_id: int) -> EvalMetrics:
-    """The score in the logs of an epoch.
-
-    Args:
-        evaluator: Knows which log is the score.
-        logs: Of the epoch, by name.
-        unit_id: Number of the epoch (window).
-
-    Raises:
-        ConfigurationError: The evaluator scores something else.
-    """
-    if not isinstance(evaluator, MonitorEvaluator):
-        raise ConfigurationError(describe("An epoch is scored by a log.", evaluator=type(evaluator).__name__))
-    return evaluator.score_logs(logs, unit_id)

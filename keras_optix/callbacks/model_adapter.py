@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_optix.callbacks.fit_adapter import FitAdapter, monitored
+from keras_optix.callbacks.fit_adapter import FitAdapter
 from keras_optix.callbacks.model_hyperparams import VariableHyperparams
 from keras_optix.callbacks.optimizers import COMPILED, Optimizers, layers_of
 from keras_optix.errors import StateError, describe
@@ -108,7 +108,7 @@ class ModelAdapter(FitAdapter):
     def after_epoch(self, engine: Engine, number: int, logs: Mapping[str, Any]) -> bool:
         """See `FitAdapter`: takes the epoch through the loop."""
         if self.end_epoch(engine.tuning.wanted):
-            metrics = monitored(engine.evaluator, logs, number)
+            metrics = engine.scorer.measure_logs(logs, number)
         else:
             # The score in the logs belongs to weights that are gone.
             metrics = EvalMetrics(None, window_id=number)
@@ -206,7 +206,7 @@ class ModelAdapter(FitAdapter):
         self.epoch = epoch + 1
         steps, self._counted = self._total - self._counted, self._total
         candidate = PolicyRef(epoch, self._total, epoch, self.get_state)
-        return TrainingUnit(candidate, steps, logs, lambda evaluator: metrics)
+        return TrainingUnit(candidate, steps, logs, lambda scorer: metrics)
 
     def get_state(self) -> State:
         """Weights and optimizer slots by name, as copies; hyperparameters are not among them."""

@@ -14,6 +14,7 @@ from keras_optix.callbacks.registry_option import homes_but
 from keras_optix.errors import ArgumentError, ConfigurationError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.function import FunctionEvaluator
+from keras_optix.evaluators.plans import EvaluationPlan
 from keras_optix.kinds import family_of, is_function, kind_of, shown
 from keras_optix.loggers.base import Logger
 from keras_optix.loop.scheduler import BackoffScheduler
@@ -52,6 +53,13 @@ def evaluator_of(given: Any) -> BaseEvaluator | None:
         optional=True,
     )
     if evaluator is not None:
+        check_kind(
+            "evaluator.plan",
+            evaluator.plan,
+            EvaluationPlan,
+            wanted="one of optix.evaluators.WindowPlan, EpisodePlan and LogPlan",
+            fix="Such as plan = optix.evaluators.WindowPlan(min_episodes=10).",
+        )
         try:
             inspect.signature(evaluator.score).bind(None, None)
         except TypeError as error:

@@ -321,7 +321,7 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         self._store = ResumeStore(self.registry, self._interval if self._persistent else None)
         self._point = self._store.find() if self._resume else None
         adapter = self._make_adapter()
-        if self.evaluator.per_epoch and adapter.units_in_epoch((self.params or {}).get("steps")) is None:
+        if self.evaluator.plan.per_epoch and adapter.units_in_epoch((self.params or {}).get("steps")) is None:
             warnings.warn(
                 f"{self.evaluator!r} scores validation at the ends of epochs, and this epoch has no end: nothing will "
                 "be scored. Give `fit` its `steps_per_epoch` (windows in an epoch) and `epochs`, or let OptixCallback "
@@ -379,8 +379,7 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         """Restores the best weights and closes what was opened."""
         loop = self._running()
         self._stop_asked = False
-        if isinstance(self.evaluator, MonitorEvaluator):
-            self.evaluator.warn_if_never_seen()
+        loop.scorer.finish()
         loop.end()
         if self.schedule is not None and self._persistent:
             loop.write_schedule()

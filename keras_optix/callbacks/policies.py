@@ -49,7 +49,7 @@ def check_fits(manager: PolicyManager, callbacks: Sequence[LoopCallback], agent:
         ConfigurationError: The agent is neither one of the manager's nor made of them, a callback was made for another
             one, scores are logs, variants could not learn, or the agent cannot forget what it should.
     """
-    if evaluator.from_logs or evaluator.per_epoch:
+    if not evaluator.plan.repeatable:
         raise ConfigurationError(
             describe(
                 "A policy manager lets policies play and compares what they earn; a log says nothing of one of them.",

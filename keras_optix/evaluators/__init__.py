@@ -5,12 +5,17 @@ from __future__ import annotations
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.evaluators.monitors import MonitorEvaluator
+from keras_optix.evaluators.plans import EpisodePlan, EvaluationPlan, LogPlan, WindowPlan
 from keras_optix.evaluators.returns import GreedyEvaluator, ReturnEvaluator
 
 __all__ = [
     "BaseEvaluator",
+    "EpisodePlan",
     "Evaluation",
+    "EvaluationPlan",
     "GreedyEvaluator",
+    "LogPlan",
     "MonitorEvaluator",
     "ReturnEvaluator",
+    "WindowPlan",
 ]

@@ -5,46 +5,77 @@ from __future__ import annotations
 import abc
 import numbers
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from keras_optix.arguments import NamesChecked
-from keras_optix.errors import ArgumentError
+from keras_optix.errors import ArgumentError, ConfigurationError, UnknownNameError, describe
+from keras_optix.evaluators.plans import EvaluationPlan, WindowPlan
 from keras_optix.kinds import with_kind
 from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
 from keras_optix.reprs import OneLineRepr
+
+_WINDOW = "Write plan = optix.evaluators.WindowPlan({}), as an attribute of the class."
+_STATE = "What it remembers is a state: override `initial_state` and `observe`; the loop saves and restores it."
+_GONE = {
+    "min_episodes": _WINDOW.format("min_episodes=..."),
+    "in_place": _WINDOW.format("in_place=True"),
+    "from_logs": "Write plan = optix.evaluators.LogPlan(), as an attribute of the class.",
+    "per_epoch": "Write plan = optix.evaluators.LogPlan(per_epoch=True), as an attribute of the class.",
+    "to_json": _STATE,
+    "from_json": _STATE,
+}
+
+
+def _refuse_gone(cls: type[Any], name: str) -> None:
+    if name in _GONE:
+        raise UnknownNameError(f"{cls.__name__} sets `{name}`, which the loop would not look at. {_GONE[name]}")
+
+
+class Scored(NamedTuple):
+    """What an evaluator made of a window (epoch).
+
+    Attributes:
+        metrics: The score.
+        state: The evaluator's state from now on.
+        notice: What people should be told, once, or None.
+    """
+
+    metrics: EvalMetrics
+    state: Any = None
+    notice: str | None = None
 
 
 class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
     """Scores windows. Subclass it and override `score`; higher must be better.
 
+    An evaluator is a configuration that several callbacks may share. One that remembers something from window to window
+    keeps it in a state (`initial_state`, `observe`), which the loop holds for each run and saves with it.
+
     Attributes:
-        min_episodes: An evaluation pools windows until this many episodes ended in them. 0 (the default here): every
-            window with a score is an evaluation. It may change during a run, together with what is measured.
-        every: Every so many windows the loop plays `min_episodes` episodes on an environment of its own, and these are
-            the evaluation. 0 (the default here): windows themselves are scored.
-        deterministic: Whether episodes that the loop plays take the most likely actions. False (the default here):
-            actions are sampled, as in training.
-        per_epoch: Whether epochs are scored and not windows. False (the default here).
-        from_logs: Whether scores are logs. They cannot be had a second time for the same weights, so they are neither
-            pooled nor confirmed. False (the default here).
-        in_place: Whether weights are only ever evaluated in the training environments, in windows that are not learned
-            from: of an environment that exists once, a copy says nothing. False (the default here): where the loop can
-            make environments of its own, it plays there.
-        sign: What people are shown is the score times this: -1.0 where the score is the negative of something that is
-            better lower, such as a loss or a cost. 1.0 (the default here): the score itself.
+        plan: How the loop comes to an evaluation: a `WindowPlan` (the default: every window with a score is an
+            evaluation), an `EpisodePlan` or a `LogPlan`.
     """
 
-    min_episodes: int = 0
-    every: int = 0
-    deterministic: bool = False
-    per_epoch: bool = False
-    from_logs: bool = False
-    in_place: bool = False
-    sign: float = 1.0
+    plan: EvaluationPlan = WindowPlan()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuses names of which the loop would know nothing.
+
+        Raises:
+            UnknownNameError: The class sets one of them.
+        """
+        super().__init_subclass__(**kwargs)
+        for name in vars(cls):
+            _refuse_gone(cls, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute; raises as `__init_subclass__` does."""
+        _refuse_gone(type(self), name)
+        super().__setattr__(name, value)
 
     @property
     def plays_episodes(self) -> bool:
-        """Whether `score_episodes` can be used. By default: whether the subclass overrides it."""
+        """Whether `score_episodes` can be used: whether the subclass overrides it."""
         return type(self).score_episodes is not BaseEvaluator.score_episodes
 
     @abc.abstractmethod
@@ -84,8 +115,87 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
         """
         return None
 
+    def shown(self, score: float) -> float:
+        """The number that people are shown for a score.
+
+        By default it is the score. Where the score is the negative of something that is better lower, such as a loss or
+        a cost, return that instead.
+
+        Args:
+            score: A score, or a mean of scores.
+        """
+        return score
+
+    # For evaluators that remember something from window to window.
+
+    def initial_state(self) -> Any:
+        """The state in which a run begins, a value that is never changed in place. By default None: no memory.
+
+        A `msgspec.Struct`, or a dataclass, is saved with the run and read back with its types checked.
+        """
+        return None
+
+    def observe(self, state: Any, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> Scored:
+        """What the loop calls for each window: the score and the state from now on. By default: `score`.
+
+        Args:
+            state: The state so far: `initial_state`, or that of the last call.
+            window_data: As for `score`.
+            train_diagnostics: As for `score`.
+
+        Raises:
+            ArgumentError: `score` answered with something that is no score.
+        """
+        return Scored(self.measure(window_data, train_diagnostics), state)
+
+    def observe_logs(self, state: Any, logs: Mapping[str, Any], unit_id: int) -> Scored:
+        """What the loop calls for each epoch, where the plan is ``LogPlan(per_epoch=True)``. By default an error.
+
+        Args:
+            state: The state so far.
+            logs: Logs of the epoch by name.
+            unit_id: Number of the epoch; for an agent, of the last window.
+
+        Raises:
+            ConfigurationError: This evaluator does not score epochs.
+        """
+        raise ConfigurationError(describe("An epoch is scored by a log.", evaluator=type(self).__name__))
+
+    def plan_in(self, state: Any) -> EvaluationPlan:
+        """The plan in a state of the evaluator. By default always `plan`.
+
+        Args:
+            state: The state.
+        """
+        return self.plan
+
+    def plays_in(self, state: Any) -> bool:
+        """Whether `score_episodes` can be used in a state of the evaluator. By default: `plays_episodes`.
+
+        Args:
+            state: The state.
+        """
+        return self.plays_episodes
+
+    def finish(self, state: Any) -> Any:
+        """The run ends: warn of what the user should know. By default there is nothing.
+
+        Args:
+            state: The state.
+
+        Returns:
+            The state after it.
+        """
+        return state
+
+    # What the loop calls.
+
     def measure(self, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
-        """What the loop calls: `score`, whose answer may be a number as well.
+        """What `score` answers, which may be a number as well, as `EvalMetrics`.
+
+        Args:
+            window_data: As for `score`.
+            train_diagnostics: As for `score`.
 
         Raises:
             ArgumentError: `score` answered with something else.
@@ -94,27 +204,16 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
         return as_metrics(answer, f"{type(self).__name__}.score", window_data.window_id)
 
     def measure_episodes(self, episodes: Sequence[EpisodeRecord]) -> EvalMetrics | None:
-        """What the loop calls: `score_episodes`, whose answer may be a number as well.
+        """What `score_episodes` answers, which may be a number as well, as `EvalMetrics`.
+
+        Args:
+            episodes: As for `score_episodes`.
 
         Raises:
             ArgumentError: `score_episodes` answered with something else.
         """
         answer = self.score_episodes(episodes)
         return None if answer is None else as_metrics(answer, f"{type(self).__name__}.score_episodes", 0)
-
-    def reset(self) -> None:
-        """Forgets what earlier windows taught: a new run begins. By default there is nothing to forget."""
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns all state as JSON values. By default there is none."""
-        return {}
-
-    def from_json(self, values: Mapping[str, Any]) -> None:
-        """Restores what `to_json` returned."""
-
-    def take_notice(self) -> str | None:
-        """Returns what people should be told, once, or None. By default there is nothing to tell."""
-        return None
 
 
 def as_metrics(answer: Any, answered: str, window_id: int) -> EvalMetrics:

@@ -7,15 +7,20 @@ import math
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from keras_optix.errors import ConfigurationError, describe
-from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.base import BaseEvaluator, Scored
 from keras_optix.evaluators.log_values import kind_of, number_in
+from keras_optix.evaluators.plans import LogPlan
 from keras_optix.records import EvalMetrics, WindowData
 from keras_optix.validation import check_choice, check_name
 
 _VALIDATION = "val_"
+_WARNED = "warned"
 _PATIENCE = 10  # epochs without validation before a warning
 _EPISODE_LOGS = ("episode_return", "episode_length")  # NaN until the first episode ended
 # The last word of a log's name says which way is better.
@@ -35,6 +40,20 @@ _LOWER = {
 }
 
 
+class MonitorState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a `MonitorEvaluator` remembers.
+
+    Attributes:
+        seen: Whether the log has been there in this run.
+        unvalidated: Epochs without validation.
+        said: Kinds of trouble that people were told of.
+    """
+
+    seen: bool = False
+    unvalidated: Annotated[int, msgspec.Meta(ge=0)] = 0
+    said: tuple[str, ...] = ()
+
+
 class MonitorEvaluator(BaseEvaluator):
     """Scores by a log of `fit`: of each window, or of each epoch for the logs of validation.
 
@@ -52,14 +71,13 @@ class MonitorEvaluator(BaseEvaluator):
             (lower).
 
     Attributes:
-        sign: +1.0 where higher is better, -1.0 where lower is.
-        per_epoch: Whether the log is one of validation (``"val_..."``), which an epoch has and a window has not.
+        plan: Says whether the log is one of validation (``"val_..."``), which an epoch has and a window has not.
 
     Raises:
         ConfigurationError: `monitor` is no name, `mode` is none of the three, or ``"auto"`` cannot tell.
     """
 
-    from_logs = True
+    plan: LogPlan
 
     def __init__(self, monitor: str, mode: Literal["auto", "min", "max"] = "auto") -> None:
         fix = 'Such as monitor="val_loss".'
@@ -69,31 +87,40 @@ class MonitorEvaluator(BaseEvaluator):
         check_choice("mode", mode, ("auto", "min", "max"))
         self.monitor = monitor
         self.mode = _infer_mode(monitor) if mode == "auto" else mode
-        self.sign = 1.0 if self.mode == "max" else -1.0
-        self.per_epoch = monitor.startswith(_VALIDATION)
-        self.reset()
+        self._sign = 1.0 if self.mode == "max" else -1.0
+        self.plan = LogPlan(per_epoch=monitor.startswith(_VALIDATION))
 
-    def reset(self) -> None:
-        """See `BaseEvaluator.reset`."""
-        self._seen = False  # whether the log has been there in this run
-        self._unvalidated = 0  # epochs without validation
-        self._said: set[str] = set()  # kinds of trouble that were told
-        self._notices: list[str] = []
+    def shown(self, score: float) -> float:
+        """See `BaseEvaluator.shown`: the log itself."""
+        return score * self._sign
 
-    def score(self, window_data: WindowData, train_diagnostics: Mapping[str, Any]) -> EvalMetrics:
-        """See `BaseEvaluator.score`. Where epochs are scored, a window is no evidence.
+    def initial_state(self) -> MonitorState:
+        """See `BaseEvaluator.initial_state`."""
+        return MonitorState()
+
+    def observe(self, state: MonitorState, window_data: WindowData, train_diagnostics: Mapping[str, Any]) -> Scored:
+        """See `BaseEvaluator.observe`. Where epochs are scored, a window is no evidence.
 
         Raises:
             ConfigurationError: There is no such log.
         """
-        if self.per_epoch and self.monitor not in train_diagnostics:
-            return EvalMetrics(None, {}, window_data.window_id)
-        return self.score_logs(train_diagnostics, window_data.window_id)
+        if self.plan.per_epoch and self.monitor not in train_diagnostics:
+            return Scored(EvalMetrics(None, {}, window_data.window_id), state)
+        return self.observe_logs(state, train_diagnostics, window_data.window_id)
 
-    def score_logs(self, logs: Mapping[str, Any], unit_id: int) -> EvalMetrics:
+    def score(self, window_data: WindowData, train_diagnostics: Mapping[str, Any]) -> EvalMetrics:
+        """See `BaseEvaluator.score`: the score of a window as if it were the first of a run.
+
+        Raises:
+            ConfigurationError: There is no such log.
+        """
+        return self.observe(self.initial_state(), window_data, train_diagnostics).metrics
+
+    def observe_logs(self, state: MonitorState, logs: Mapping[str, Any], unit_id: int) -> Scored:
         """Scores the logs of a window or an epoch.
 
         Args:
+            state: What is remembered so far.
             logs: The logs.
             unit_id: Number of the window or the epoch.
 
@@ -104,75 +131,72 @@ class MonitorEvaluator(BaseEvaluator):
             ConfigurationError: There is no such log. Validation that did not run in an epoch (``validation_freq=2``) is
                 no reason: then none of its logs is there.
         """
-        nothing = EvalMetrics(None, {}, unit_id)
         if self.monitor not in logs:
-            validated = not self.per_epoch or any(name.startswith(_VALIDATION) for name in logs)
-            if validated and not self._seen:
-                raise ConfigurationError(_no_such_log(self.monitor, logs))
-            if validated:
-                self._say_once("absent", f"{self.monitor!r} is missing among the logs of number {unit_id}")
-            else:
-                self._note_no_validation(unit_id)
-            return nothing
-        self._seen = True
+            return self._without_log(state, logs, unit_id)
+        nothing, state = EvalMetrics(None, {}, unit_id), replace(state, seen=True)
         value = number_in(logs[self.monitor])
         if value is None:
-            self._say_no_number(logs[self.monitor])
-            return nothing
+            return self._no_number(state, logs[self.monitor], nothing)
         if not math.isfinite(value):
             # The logs of episodes are NaN until the first one has ended, which is nobody's fault.
             if not math.isnan(value) or self.monitor.removeprefix(_VALIDATION) not in _EPISODE_LOGS:
-                self._say_once("not finite", f"{self.monitor!r} was {value} in the logs of number {unit_id}")
-            return nothing
-        return EvalMetrics(self.sign * value, {self.monitor: value}, unit_id)
+                what = f"{self.monitor!r} was {value} in the logs of number {unit_id}"
+                return Scored(nothing, *_say_once(state, "not finite", what))
+            return Scored(nothing, state)
+        return Scored(EvalMetrics(self._sign * value, {self.monitor: value}, unit_id), state)
 
-    def warn_if_never_seen(self) -> None:
-        """Warns if validation never ran, once: ``validation_freq`` may have it begin late, but then it must begin."""
-        if self._seen or not self._unvalidated or "warned" in self._said:
-            return
-        self._said.add("warned")
+    def finish(self, state: MonitorState) -> MonitorState:
+        """Warns if validation never ran, once: ``validation_freq`` may have it begin late, but then it must begin.
+
+        Args:
+            state: What is remembered.
+
+        Returns:
+            The state after it.
+        """
+        if state.seen or not state.unvalidated or _WARNED in state.said:
+            return state
         warnings.warn(
-            f"There was no {self.monitor!r} in the logs of {self._unvalidated} epochs: nothing is scored until "
+            f"There was no {self.monitor!r} in the logs of {state.unvalidated} epochs: nothing is scored until "
             "validation runs. Give `fit` its `validation_data`, or monitor another log.",
             stacklevel=2,
         )
+        return replace(state, said=(*state.said, _WARNED))
 
-    def take_notice(self) -> str | None:
-        """See `BaseEvaluator.take_notice`."""
-        return self._notices.pop(0) if self._notices else None
+    def _without_log(self, state: MonitorState, logs: Mapping[str, Any], unit_id: int) -> Scored:
+        nothing = EvalMetrics(None, {}, unit_id)
+        validated = not self.plan.per_epoch or any(name.startswith(_VALIDATION) for name in logs)
+        if validated and not state.seen:
+            raise ConfigurationError(_no_such_log(self.monitor, logs))
+        if validated:
+            what = f"{self.monitor!r} is missing among the logs of number {unit_id}"
+            return Scored(nothing, *_say_once(state, "absent", what))
+        state, notice = replace(state, unvalidated=state.unvalidated + 1), None
+        if not state.seen:
+            what = f"no validation ran in number {unit_id}, so there is no {self.monitor!r}"
+            state, notice = _say_once(state, "validation", what)
+        return Scored(nothing, self.finish(state) if state.unvalidated >= _PATIENCE else state, notice)
 
-    def to_json(self) -> dict[str, Any]:
-        """See `BaseEvaluator.to_json`."""
-        return {"seen": self._seen, "said": sorted(self._said)}
-
-    def from_json(self, values: Mapping[str, Any]) -> None:
-        """See `BaseEvaluator.from_json`."""
-        self._seen, self._said = bool(values.get("seen", False)), set(values.get("said", ()))
-
-    def _note_no_validation(self, unit_id: int) -> None:
-        self._unvalidated += 1
-        if not self._seen:
-            self._say_once("validation", f"no validation ran in number {unit_id}, so there is no {self.monitor!r}")
-        if self._unvalidated >= _PATIENCE:
-            self.warn_if_never_seen()
-
-    def _say_once(self, trouble: str, what: str) -> None:
-        if trouble not in self._said:
-            self._said.add(trouble)
-            self._notices.append(f"{what}: it is no evidence, and nothing is done about it (this is said once)")
-
-    def _say_no_number(self, value: Any) -> None:
+    def _no_number(self, state: MonitorState, value: Any, nothing: EvalMetrics) -> Scored:
         """Warns, too: what is no number once will hardly ever be one."""
         kind = kind_of(value)
-        if kind in self._said:
-            return
-        self._say_once(kind, f"{self.monitor!r} is {kind} and not one number")
+        if kind in state.said:
+            return Scored(nothing, state)
         warnings.warn(
             f"The monitored log {self.monitor!r} is {kind} and not one number, so it scores nothing. Monitor another "
             "log, choose a metric of one number (such as F1Score(average='macro')), or put one into the logs in a "
             "callback that stands before OptixCallback.",
             stacklevel=2,
         )
+        return Scored(nothing, *_say_once(state, kind, f"{self.monitor!r} is {kind} and not one number"))
+
+
+def _say_once(state: MonitorState, trouble: str, what: str) -> tuple[MonitorState, str | None]:
+    """The state after a trouble, and what people are told of it if it is the first of its kind."""
+    if trouble in state.said:
+        return state, None
+    told = f"{what}: it is no evidence, and nothing is done about it (this is said once)"
+    return replace(state, said=(*state.said, trouble)), told
 
 
 def _infer_mode(monitor: str) -> str:

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Annotated
 
+import msgspec
 import numpy as np
 
-from keras_optix.errors import StateError, describe
-from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.base import BaseEvaluator, Scored
+from keras_optix.evaluators.plans import EpisodePlan, EvaluationPlan, WindowPlan
 from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
 from keras_optix.statistics.estimates import estimate_from_samples
-from keras_optix.validation import check_bool, check_float, check_int
+from keras_optix.validation import check_bool, check_int
+
+
+class Measure(enum.Enum):
+    """What a `ReturnEvaluator` scores, once it has decided."""
+
+    RETURN = "return"
+    RATE = "rate"
+
+
+class ReturnState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a `ReturnEvaluator` remembers.
+
+    Attributes:
+        measure: What is scored; None: not decided yet.
+        steps: Steps of each environment until that was decided.
+    """
+
+    measure: Measure | None = None
+    steps: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
 
 
 class ReturnEvaluator(BaseEvaluator):
@@ -27,7 +48,7 @@ class ReturnEvaluator(BaseEvaluator):
 
     Args:
         min_episodes: Episodes in one evaluation, at least 2 (one episode has no standard error). Defaults to 10. While
-            the reward rate is scored, the attribute is 0: every window is an evaluation.
+            the reward rate is scored, every window is an evaluation.
         rate_after: Steps of each environment (time steps, not times the number of environments) without an end of an
             episode until the reward rate is scored, at least 1. Defaults to 10,000. If the episodes of an environment
             can be longer, choose more than its longest: an episode that takes 50,000 steps needs 50,001.
@@ -37,36 +58,42 @@ class ReturnEvaluator(BaseEvaluator):
         ConfigurationError: An argument is not an integer or too small.
     """
 
+    plan: WindowPlan
+
     def __init__(self, min_episodes: int = 10, rate_after: int = 10_000, in_place: bool = False) -> None:
-        self.in_place = check_bool("in_place", in_place)
+        self._min_episodes = check_int("min_episodes", min_episodes, minimum=2)
+        self._in_place = check_bool("in_place", in_place)
         self.rate_after = check_int("rate_after", rate_after, minimum=1)
-        self._evaluation_episodes = check_int("min_episodes", min_episodes, minimum=2)
-        self.reset()
+        self.plan = WindowPlan(self._min_episodes, self._in_place)
 
-    @property
-    def plays_episodes(self) -> bool:
-        """See `BaseEvaluator.plays_episodes`. Not while the reward rate is scored."""
-        return self._measure != "rate"
+    def initial_state(self) -> ReturnState:
+        """See `BaseEvaluator.initial_state`."""
+        return ReturnState()
 
-    def _facts(self) -> Mapping[str, str]:
-        return {"measure": self._measure or "undecided"}
+    def plan_in(self, state: ReturnState) -> EvaluationPlan:
+        """See `BaseEvaluator.plan_in`. Where the reward rate is scored, every window is an evaluation."""
+        return replace(self.plan, min_episodes=0) if state.measure is Measure.RATE else self.plan
 
-    def reset(self) -> None:
-        """See `BaseEvaluator.reset`."""
-        self._measure: str | None = None  # "return", "rate", or None: not decided yet
-        self._steps = 0.0  # of each environment, until that is decided
-        self._notice: str | None = None
-        self.min_episodes = self._evaluation_episodes
+    def plays_in(self, state: ReturnState) -> bool:
+        """See `BaseEvaluator.plays_in`. Not where the reward rate is scored."""
+        return state.measure is not Measure.RATE
+
+    def observe(self, state: ReturnState, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> Scored:
+        """See `BaseEvaluator.observe`."""
+        notice = None
+        if state.measure is None:
+            state, notice = self._decide(state, window_data)
+        if state.measure is Measure.RATE:
+            metrics = _reward_rate(window_data)
+        elif window_data.episodes:
+            metrics = replace(self.score_episodes(window_data.episodes), window_id=window_data.window_id)
+        else:
+            metrics = EvalMetrics(None, {}, window_data.window_id, episodes=0)
+        return Scored(metrics, state, notice)
 
     def score(self, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
-        """See `BaseEvaluator.score`."""
-        if self._measure is None:
-            self._decide(window_data)
-        if self._measure == "rate":
-            return _reward_rate(window_data)
-        if not window_data.episodes:
-            return EvalMetrics(None, {}, window_data.window_id, episodes=0)
-        return replace(self.score_episodes(window_data.episodes), window_id=window_data.window_id)
+        """See `BaseEvaluator.score`: the score of a window as if it were the first of a run."""
+        return self.observe(self.initial_state(), window_data, train_diagnostics).metrics
 
     def score_episodes(self, episodes: Sequence[EpisodeRecord]) -> EvalMetrics:
         """See `BaseEvaluator.score_episodes`."""
@@ -76,48 +103,18 @@ class ReturnEvaluator(BaseEvaluator):
         """See `BaseEvaluator.episode_scores`."""
         return [episode.total_reward for episode in episodes]
 
-    def to_json(self) -> dict[str, Any]:
-        """See `BaseEvaluator.to_json`."""
-        return {"measure": self._measure, "steps": self._steps, "notice": self._notice}
-
-    def from_json(self, values: Mapping[str, Any]) -> None:
-        """See `BaseEvaluator.from_json`.
-
-        Raises:
-            StateError: `values` is not the state of a ReturnEvaluator.
-        """
-        try:
-            measure, notice = values["measure"], values["notice"]
-            steps = check_float("steps", values["steps"], low=0.0)
-        except (KeyError, TypeError, ValueError) as error:
-            raise _wrong_state(values) from error
-        if measure not in (None, "return", "rate") or not isinstance(notice, str | None):
-            raise _wrong_state(values)
-        self.reset()
-        self._steps, self._notice = steps, notice
-        self._settle(measure)
-
-    def take_notice(self) -> str | None:
-        """See `BaseEvaluator.take_notice`."""
-        notice, self._notice = self._notice, None
-        return notice
-
-    def _decide(self, window_data: WindowData) -> None:
-        """Decides what is measured, if this window tells."""
-        environments = window_data.valid.shape[1]
-        self._steps += window_data.length / environments
+    def _decide(self, state: ReturnState, window_data: WindowData) -> tuple[ReturnState, str | None]:
+        """Decides what is measured, if this window tells; with what people should be told."""
+        steps = state.steps + window_data.length / window_data.valid.shape[1]
         if window_data.episodes:
-            self._settle("return")
-        elif self._steps >= self.rate_after:
-            self._settle("rate")
-            self._notice = (
-                f"No episode ended in {self._steps:,.0f} steps of each environment, so the mean reward per step is the "
-                "score from now on; if episodes are longer than that, set ReturnEvaluator(rate_after=...)."
-            )
-
-    def _settle(self, measure: str | None) -> None:
-        self._measure = measure
-        self.min_episodes = 0 if measure == "rate" else self._evaluation_episodes
+            return ReturnState(Measure.RETURN, steps), None
+        if steps < self.rate_after:
+            return ReturnState(None, steps), None
+        notice = (
+            f"No episode ended in {steps:,.0f} steps of each environment, so the mean reward per step is the score "
+            "from now on; if episodes are longer than that, set ReturnEvaluator(rate_after=...)."
+        )
+        return ReturnState(Measure.RATE, steps), notice
 
 
 class GreedyEvaluator(BaseEvaluator):
@@ -135,12 +132,12 @@ class GreedyEvaluator(BaseEvaluator):
         ConfigurationError: An argument is not an integer or too small.
     """
 
-    deterministic = True
+    plan: EpisodePlan
 
     def __init__(self, episodes: int = 20, every: int = 10) -> None:
-        self.episodes = check_int("episodes", episodes, minimum=2)
-        self.every = check_int("every", every, minimum=1)
-        self.min_episodes = self.episodes
+        self._episodes = check_int("episodes", episodes, minimum=2)
+        self._every = check_int("every", every, minimum=1)
+        self.plan = EpisodePlan(self._episodes, self._every)
 
     def score(self, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
         """See `BaseEvaluator.score`. A window is no evidence: its actions were sampled."""
@@ -184,8 +181,3 @@ def _reward_rate(window_data: WindowData) -> EvalMetrics:
         return EvalMetrics(None, {}, window_data.window_id)
     rate = window_data.total_reward / window_data.length
     return EvalMetrics(rate, {"reward_rate": rate}, window_data.window_id)
-
-
-def _wrong_state(values: object) -> StateError:
-    fix = "Resume with the evaluator that the run began with, or start a new run."
-    return StateError(describe("This is not the state of a ReturnEvaluator.", fix=fix, values=values))

@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.scorer import Scorer
 from keras_optix.loop.after_shift import AfterShift
-from keras_optix.records import LEARNING_RATE, EvalMetrics, HyperparamSet, WindowData
-from keras_optix.statistics.comparisons import EvaluationResult
+from keras_optix.records import LEARNING_RATE, EpisodeRecord, EvalMetrics, HyperparamSet, WindowData
 from keras_optix.store.files import Saved, State
 from keras_optix.tuners.search_space import SearchSpace
 
@@ -47,7 +46,7 @@ class TrainingUnit:
         candidate: The weights behind its score.
         steps: Environment steps (batches) in it.
         logs: Logs of the step or epoch by name.
-        score: Its score by an evaluator.
+        score: Its score by a scorer.
         data: The window, as far as these weights played it; None for an epoch, or if they played nothing.
         member_scores: The scores of the members of an ensemble, None for one without a score; none at all for others.
     """
@@ -55,9 +54,9 @@ class TrainingUnit:
     candidate: PolicyRef
     steps: int
     logs: Mapping[str, Any]
-    score: Callable[[BaseEvaluator], EvalMetrics]
+    score: Callable[[Scorer], EvalMetrics]
     data: Callable[[], WindowData | None] = lambda: None
-    member_scores: Callable[[BaseEvaluator], Sequence[EvalMetrics | None]] = lambda evaluator: ()
+    member_scores: Callable[[Scorer], Sequence[EvalMetrics | None]] = lambda scorer: ()
 
 
 class HyperparamAccess(Protocol):
@@ -200,13 +199,21 @@ class Adapter(abc.ABC):
     def stop(self) -> None:
         """Ends `fit` after this step."""
 
-    def play(self, candidate: PolicyRef, evaluator: BaseEvaluator, episodes: int = 0) -> EvalMetrics | None:
-        """Evaluates weights at once, beside training; None (the default here) where that cannot be done.
+    def play(
+        self, candidate: PolicyRef, episodes: int, *, deterministic: bool, seed: int | None = None, needed_by: str = ""
+    ) -> Sequence[EpisodeRecord] | None:
+        """Plays episodes at once, beside training; None (the default here) where that cannot be done.
 
         Args:
-            candidate: The weights.
-            evaluator: Scores their episodes.
-            episodes: How many, if more than the evaluator asks for.
+            candidate: The weights that play.
+            episodes: How many.
+            deterministic: Take the most likely actions; else they are sampled.
+            seed: Equal seeds give equal episodes. None: a seed from the generator of the run.
+            needed_by: Class of an evaluator that has no other way to evaluate: where it cannot be done, that is an
+                error. Empty: there is another way.
+
+        Raises:
+            ConfigurationError: It cannot be done, and is needed.
         """
         return None
 
@@ -216,31 +223,18 @@ class Adapter(abc.ABC):
         """The weights as they are now, as a candidate."""
         raise NotImplementedError
 
-    def evaluate_in_place(self, candidate: PolicyRef, evaluator: BaseEvaluator, episodes: int = 0) -> InPlaceEvaluation:
+    def evaluate_in_place(self, candidate: PolicyRef, scorer: Scorer, episodes: int = 0) -> InPlaceEvaluation:
         """Begins to evaluate weights in the next windows.
 
         Args:
             candidate: The weights.
-            evaluator: Scores the windows.
+            scorer: Scores the windows.
             episodes: How many (windows, where these are scored), if more than the evaluator asks for.
         """
         raise NotImplementedError
 
-    def compete(
-        self, candidate: PolicyRef, evaluator: BaseEvaluator, episodes: int, seed: int
-    ) -> EvaluationResult | None:
-        """Evaluates weights at once, on the episodes that a seed gives; None (the default) where that cannot be done.
-
-        Args:
-            candidate: The weights.
-            evaluator: Scores their episodes.
-            episodes: How many, if more than the evaluator asks for.
-            seed: Equal seeds give equal episodes.
-        """
-        return None
-
     def draw_seed(self) -> int:
-        """A seed for `compete`, from the generator of the run."""
+        """A seed for `play`, from the generator of the run."""
         raise NotImplementedError
 
     def mutate(self, change: Callable[[Any], None]) -> None:
@@ -256,14 +250,14 @@ class Adapter(abc.ABC):
         return ()
 
     def resume_in_place(
-        self, arrays: State, values: Mapping[str, Any], evaluator: BaseEvaluator, *, weights: bool
+        self, arrays: State, values: Mapping[str, Any], scorer: Scorer, *, weights: bool
     ) -> InPlaceEvaluation:
         """Goes on with what `InPlaceEvaluation.save` returned.
 
         Args:
             arrays: As returned.
             values: As returned.
-            evaluator: Scores the windows.
+            scorer: Scores the windows.
             weights: Learning goes on where it was; else, from the weights that are there now.
         """
         raise NotImplementedError

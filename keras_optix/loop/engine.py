@@ -17,7 +17,9 @@ import msgspec
 from keras_optix.errors import NonFiniteError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.evaluators.plans import EpisodePlan
 from keras_optix.evaluators.score_pool import ScorePool, estimate_of
+from keras_optix.evaluators.scorer import Scorer
 from keras_optix.loop.actions import Action, Evaluate
 from keras_optix.loop.adapter import Adapter, PolicyRef, TrainingUnit
 from keras_optix.loop.after_evaluation import after_evaluation
@@ -51,7 +53,7 @@ class Engine:
 
     Args:
         adapter: What is trained.
-        evaluator: Scores.
+        evaluator: Scores. It stays as it is; what it remembers of this run is in `scorer`.
         scheduler: The state machine.
         tuner: Tunes, or None.
         registry: Keeps snapshots.
@@ -62,6 +64,7 @@ class Engine:
 
     Attributes:
         units: Windows (epochs) taken.
+        scorer: The evaluator with what it remembers.
         journal: Where the run is.
         tuning: The tuner and what it needs.
         history: A row for each evaluation (epoch).
@@ -83,13 +86,14 @@ class Engine:
         manager: Manager | None = None,
     ) -> None:
         manager = NoManager() if manager is None else manager
-        pool, journal = ScorePool(evaluator.min_episodes), Journal(log, scheduler)
+        scorer, journal = Scorer(evaluator), Journal(log, scheduler)
+        pool = ScorePool(scorer.plan.episodes_needed)
 
         def drop_scores() -> None:
             # The next window is still played by weights that new values have not trained.
             pool.drop_until(journal.window_id + (0 if adapter.scores_are_deterministic else 1) + adapter.ahead)
 
-        self.adapter, self.evaluator, self.scheduler, self.registry = adapter, evaluator, scheduler, registry
+        self.adapter, self.scorer, self.scheduler, self.registry = adapter, scorer, scheduler, registry
         self.options, self.log, self.journal, self.manager = options, log, journal, manager
         self.units = 0
         self.history = LoopHistory()
@@ -97,7 +101,7 @@ class Engine:
         self.latest: Evaluation | None = None
         self.tuning = Tuning(tuner, adapter, hooks, journal.note, drop_scores)
         self.performer = Performer(
-            adapter, evaluator, scheduler, registry, options, hooks, journal, self.tuning, manager, pool
+            adapter, scorer, scheduler, registry, options, hooks, journal, self.tuning, manager, pool
         )
         self._hooks = hooks
         self._pool = pool
@@ -134,7 +138,7 @@ class Engine:
         """A new run: everything forgets the one before."""
         self._started = time.monotonic()
         self.scheduler.reset()
-        self.evaluator.reset()
+        self.scorer.reset()
         self.performer.agreement.reset()
         self.registry.begin_run()
         self.tuning.begin()
@@ -171,8 +175,7 @@ class Engine:
             metrics: Their score.
             logs: Of the window (epoch), by name.
         """
-        notice = self.evaluator.take_notice()
-        if notice is not None:
+        for notice in self.scorer.take_notices():
             self.journal.note(EventKind.NOTICE, notice)
         score = metrics.primary_score
         if score is not None and not math.isfinite(score):
@@ -185,9 +188,9 @@ class Engine:
             add_row(self, candidate.window_id, evaluated, metrics, hyperparams, logs)
 
     def _judge(self, candidate: PolicyRef, metrics: EvalMetrics) -> Evaluation | None:
-        if self._pool.min_episodes != self.evaluator.min_episodes:
+        if self._pool.min_episodes != self.scorer.plan.episodes_needed:
             # The evaluator measures something else from now on: never both in one history.
-            self._pool.min_episodes = self.evaluator.min_episodes
+            self._pool.min_episodes = self.scorer.plan.episodes_needed
             self._pool.drop_until(self._pool.skip_until)
             self.manager.forget_scores()
         for hook in self._hooks:
@@ -204,7 +207,7 @@ class Engine:
             window_id=candidate.window_id,
             policy_version=candidate.policy_version,
             env_steps=self.journal.env_steps,
-            at_end=adapter.scores_are_deterministic or self.evaluator.per_epoch,
+            at_end=adapter.scores_are_deterministic or self.scorer.plan.per_epoch,
         )
         evaluation = self.tuning.flagged(replace(evaluation, scores_are_deterministic=adapter.scores_are_deterministic))
         self.latest, self._scored_under = evaluation, adapter.hyperparams.snapshot()
@@ -251,7 +254,7 @@ class Engine:
         manager = self.manager
         if not manager.agents:
             return
-        earned = unit.member_scores(self.evaluator)
+        earned = unit.member_scores(self.scorer)
         scores = [None if metrics is None else metrics.primary_score for metrics in earned]
         for k, score in enumerate(scores):
             if score is not None:
@@ -261,14 +264,15 @@ class Engine:
             manager.auto_update_weights()
 
     def _score(self, unit: TrainingUnit) -> EvalMetrics:
-        """The score of a window; where the evaluator plays episodes of its own, that of every so many windows."""
-        every = self.evaluator.every
-        if not every:
-            return unit.score(self.evaluator)
+        """The score of a window; where episodes beside training are scored, that of every so many windows."""
+        plan = self.scorer.plan
+        if not isinstance(plan, EpisodePlan):
+            return unit.score(self.scorer)
         nothing = EvalMetrics(None, window_id=unit.candidate.window_id)
-        if (self.units - 1) % every or not self.scheduler.due(unit.candidate.window_id):
+        if (self.units - 1) % plan.every or not self.scheduler.due(unit.candidate.window_id):
             return nothing
-        return self.adapter.play(unit.candidate, self.evaluator) or nothing
+        played = self.performer.play(unit.candidate)
+        return (None if played is None else self.scorer.evaluator.measure_episodes(played)) or nothing
 
     def _compare_places(self, evaluation: Evaluation) -> None:
         """Looks whether the copies that evaluations play are other environments than those that are trained on."""
@@ -395,7 +399,7 @@ class Engine:
             "env_steps": journal.env_steps,
             "recoveries": self.guard.recoveries,
             "scheduler": self.scheduler.state.to_json(),
-            "evaluator": self.evaluator.to_json(),
+            "evaluator": self.scorer.save(),
             "agreement": performer.agreement.to_json(),
             "tuning": tuning,
             "manager": self.manager.to_json(),
@@ -424,10 +428,10 @@ class Engine:
         self.journal.window_id, self.journal.env_steps = loop["window_id"], loop["env_steps"]
         self.guard.recoveries = loop["recoveries"]
         self.scheduler.state = SchedulerState.from_json(loop["scheduler"])
-        self.evaluator.from_json(loop["evaluator"])
+        self.scorer.restore(loop["evaluator"])
         performer.agreement.from_json(loop["agreement"])
         self.tuning.restore(under("tuning/", arrays), loop["tuning"])
-        self._pool.min_episodes = self.evaluator.min_episodes
+        self._pool.min_episodes = self.scorer.plan.episodes_needed
         self._pool.from_json(loop["pool"])
         if loop["manager"]:
             # It tells an ensemble its members' weights, which makes a version; the adapter's is restored after it.
@@ -439,7 +443,7 @@ class Engine:
         if values["in_place"] is not None:
             in_place = under("in_place/", arrays)
             performer.in_place = self.adapter.resume_in_place(
-                in_place, values["in_place"], self.evaluator, weights=weights
+                in_place, values["in_place"], self.scorer, weights=weights
             )
             performer.candidate = performer.in_place.candidate
         if loop["procedure"] is not None:

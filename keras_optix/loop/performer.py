@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_optix.errors import RegistryError, StateError, describe
-from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.evaluators.score_pool import ScorePool, estimate_of
+from keras_optix.evaluators.scorer import Scorer
 from keras_optix.formatting import format_estimate
 from keras_optix.loop import actions as do
 from keras_optix.loop.actions import Action, KnownPolicy, Policy, Variant
@@ -25,7 +25,7 @@ from keras_optix.loop.runner import LATER
 from keras_optix.loop.scheduler import BackoffScheduler, Decision, LoopEvent
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.loop.tuning import Tuning
-from keras_optix.records import EvalMetrics, HyperparamSet
+from keras_optix.records import EpisodeRecord, EvalMetrics, HyperparamSet
 from keras_optix.statistics.agreement import Agreement
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.statistics.estimates import Estimate
@@ -34,6 +34,7 @@ from keras_optix.store.manifest import PolicySnapshot, plain_metrics
 from keras_optix.store.registry import CheckpointRegistry
 
 _UNTRAINED_FILE = "untrained.npz"
+_EPISODES = 10  # of an evaluator that scores episodes without saying how many
 
 
 class Performer:
@@ -41,7 +42,7 @@ class Performer:
 
     Args:
         adapter: What is trained.
-        evaluator: Scores.
+        scorer: Scores.
         scheduler: The state machine.
         registry: Keeps snapshots.
         options: What the user asked for.
@@ -65,7 +66,7 @@ class Performer:
     def __init__(
         self,
         adapter: Adapter,
-        evaluator: BaseEvaluator,
+        scorer: Scorer,
         scheduler: BackoffScheduler,
         registry: CheckpointRegistry,
         options: LoopOptions,
@@ -75,7 +76,7 @@ class Performer:
         manager: Manager,
         pool: ScorePool,
     ) -> None:
-        self.adapter, self.evaluator, self.scheduler, self.registry = adapter, evaluator, scheduler, registry
+        self.adapter, self.scorer, self.scheduler, self.registry = adapter, scorer, scheduler, registry
         self.options, self.hooks, self.journal, self.tuning = options, hooks, journal, tuning
         self.manager, self.pool = manager, pool
         self.best = Best(scheduler)
@@ -142,14 +143,31 @@ class Performer:
         result = self._at_once(policy, action)
         if result is not None or action.at_once:
             return result
-        self.in_place = self.adapter.evaluate_in_place(policy, self.evaluator, action.episodes)
+        self.in_place = self.adapter.evaluate_in_place(policy, self.scorer, action.episodes)
         return LATER
 
     def _at_once(self, policy: PolicyRef, action: do.Evaluate) -> EvaluationResult | None:
-        if action.seed is not None:
-            return self.adapter.compete(policy, self.evaluator, action.episodes, action.seed)
-        metrics = self.adapter.play(policy, self.evaluator, action.episodes)
-        return None if metrics is None else result_of(metrics)
+        return self.scorer.result(self.play(policy, action.episodes, action.seed), paired=action.seed is not None)
+
+    def play(self, policy: PolicyRef, episodes: int = 0, seed: int | None = None) -> Sequence[EpisodeRecord] | None:
+        """Plays episodes beside training, as the evaluator wants them; None where that cannot be done.
+
+        Args:
+            policy: The weights that play.
+            episodes: How many, if more than the evaluator asks for.
+            seed: Equal seeds give equal episodes. None: a seed from the generator of the run.
+        """
+        plan = self.scorer.plan
+        if not plan.may_play or not self.scorer.plays_episodes:
+            return None
+        episodes = max(episodes, plan.episodes_needed or _EPISODES)
+        return self.adapter.play(
+            policy,
+            episodes,
+            deterministic=plan.deterministic,
+            seed=seed,
+            needed_by=type(self.scorer.evaluator).__name__ if plan.must_play else "",
+        )
 
     def finish_in_place(self, *, leave: bool) -> EvaluationResult:
         """Ends an evaluation in place that has enough evidence.
@@ -222,7 +240,7 @@ class Performer:
     @property
     def comparable(self) -> bool:
         """Whether what is played beside training should earn what windows of training do."""
-        return self.adapter.plays_copies and not self.evaluator.deterministic and not self.evaluator.every
+        return self.adapter.plays_copies and self.scorer.plan.comparable
 
     def _accept(self, action: do.Accept) -> Decision:
         decision = self.scheduler.accept(action.evaluation, action.evidence)
@@ -256,7 +274,7 @@ class Performer:
 
     def shown(self, snapshot: PolicySnapshot) -> str:
         """The score of a snapshot as people see it: of a loss, the loss and not its negative."""
-        return format_estimate(snapshot.score * self.evaluator.sign, snapshot.eval_metrics.stderr)
+        return format_estimate(self.scorer.evaluator.shown(snapshot.score), snapshot.eval_metrics.stderr)
 
     def _tune(self, action: do.Tune) -> None:
         if self.scheduler.loop_state is LoopState.ACTIVE:
@@ -271,7 +289,7 @@ class Performer:
     @property
     def single(self) -> bool:
         """Whether a score cannot be had a second time for the same weights: then none are pooled or confirmed."""
-        return self.adapter.scores_are_deterministic or self.evaluator.from_logs
+        return self.adapter.scores_are_deterministic or not self.scorer.plan.repeatable
 
     def _reassess(self, score: Estimate) -> None:
         best, journal = self.best.snapshot, self.journal

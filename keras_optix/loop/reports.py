@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.evaluators.log_values import kind_of, numbers_in
+from keras_optix.evaluators.scorer import Scorer
 from keras_optix.loop.adapter import Adapter
 from keras_optix.loop.guard import NonFiniteGuard
 from keras_optix.loop.history import LoopHistory
@@ -25,7 +25,7 @@ class Reported(Protocol):
     """A run, as it is reported on."""
 
     adapter: Adapter
-    evaluator: BaseEvaluator
+    scorer: Scorer
     scheduler: BackoffScheduler
     registry: CheckpointRegistry
     journal: Journal
@@ -60,7 +60,7 @@ def add_row(
         hyperparams: Values that it was scored under, by name.
         logs: Of the window (epoch), by name.
     """
-    best, score, sign = run.performer.best.snapshot, metrics.primary_score, run.evaluator.sign
+    best, score, shown = run.performer.best.snapshot, metrics.primary_score, run.scorer.evaluator.shown
     nothing = Estimate(math.nan if score is None else score, math.inf, 0)
     estimate = nothing if evaluation is None else evaluation.score
     row = {
@@ -68,10 +68,10 @@ def add_row(
         "env_steps": run.journal.env_steps,
         "seconds": run.seconds,
         "state": run.scheduler.loop_state,
-        "score": estimate.mean * sign,
+        "score": shown(estimate.mean),
         "stderr": estimate.stderr if math.isfinite(estimate.stderr) else math.nan,
         "n": estimate.n,
-        "best": math.nan if best is None else best.score * sign,
+        "best": math.nan if best is None else shown(best.score),
     }
     run.history.append(row, hyperparams, logs)
 
@@ -86,7 +86,7 @@ def scalars(run: Reported, logs: Mapping[str, Any]) -> tuple[dict[str, float], d
     Returns:
         Scalars by tag; the logs that are numbers; and of the others, what they are.
     """
-    state, sign, best = run.scheduler.state, run.evaluator.sign, run.performer.best.snapshot
+    state, shown, best = run.scheduler.state, run.scorer.evaluator.shown, run.performer.best.snapshot
     values = {
         "loop/interval": state.interval,
         "loop/since_best": float(state.since_best),
@@ -97,18 +97,18 @@ def scalars(run: Reported, logs: Mapping[str, Any]) -> tuple[dict[str, float], d
     }
     evaluated = run.latest is not None and run.latest.window_id == run.journal.window_id
     if run.latest is not None and evaluated:
-        values["loop/score"] = run.latest.score.mean * sign
+        values["loop/score"] = shown(run.latest.score.mean)
         if math.isfinite(run.latest.score.stderr):
             values["loop/stderr"] = run.latest.score.stderr
     if best is not None:
-        values["loop/best"] = best.score * sign
+        values["loop/best"] = shown(best.score)
     if run.manager.evolves:
         values |= _policies(run)
     if run.units == 1 or evaluated:
         # Reading them takes longer than writing everything else.
         values |= {f"hyperparams/{name}": v for name, v in run.adapter.hyperparams.snapshot().items()}
-    shown = numbers_in(logs)
-    return values, shown, {name: kind_of(logs[name]) for name in sorted(logs) if name not in shown}
+    numbers = numbers_in(logs)
+    return values, numbers, {name: kind_of(logs[name]) for name in sorted(logs) if name not in numbers}
 
 
 def _policies(run: Reported) -> dict[str, float]:
@@ -120,7 +120,7 @@ def _policies(run: Reported) -> dict[str, float]:
     for k, (weight, scores) in enumerate(zip(run.manager.weights, run.manager.scores, strict=True)):
         values[f"policies/weight_{k}"] = weight
         if scores:
-            values[f"policies/score_{k}"] = sum(scores) / len(scores) * run.evaluator.sign
+            values[f"policies/score_{k}"] = run.scorer.evaluator.shown(sum(scores) / len(scores))
     return values
 
 

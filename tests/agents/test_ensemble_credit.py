@@ -17,6 +17,9 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 import keras_optix as optix
 from keras_optix.agents.credit import Roster
 from keras_optix.agents.ensemble_head import RoutedActor
+from keras_optix.evaluators.base import Scored
+from keras_optix.evaluators.plans import LogPlan
+from keras_optix.evaluators.scorer import Scorer
 from keras_optix.experience.window import CollectedWindow
 from keras_optix.testing import TwoRegimeBandit
 
@@ -336,18 +339,14 @@ def test_a_member_that_would_have_done_nothing_of_it_has_no_score() -> None:
 class Remembering(optix.BaseEvaluator):
     """Scores a window by its reward, and counts its calls."""
 
-    def __init__(self) -> None:
-        self.calls = 0
-
     def score(self, window_data: optix.WindowData, train_diagnostics: Mapping[str, float]) -> optix.EvalMetrics:
-        self.calls += 1
         return optix.EvalMetrics(window_data.total_reward + train_diagnostics["bonus"])
 
-    def to_json(self) -> dict[str, Any]:
-        return {"calls": self.calls}
+    def initial_state(self) -> int:
+        return 0
 
-    def from_json(self, values: Mapping[str, Any]) -> None:
-        self.calls = values["calls"]
+    def observe(self, state: int, window_data: optix.WindowData, train_diagnostics: Mapping[str, float]) -> Scored:
+        return Scored(self.score(window_data, train_diagnostics), state + 1)
 
 
 def scores_of(ensemble: Any, collected: CollectedWindow, evaluator: Any) -> list[float | None]:
@@ -360,26 +359,26 @@ def test_scores_leave_the_evaluator_as_it_was() -> None:
     source = source_of(ensemble, num_envs=3)
     first, second = source.collect(), source.collect()  # no episode ends in the first
 
-    returns = optix.ReturnEvaluator(rate_after=1)
-    fresh = returns.to_json()
+    returns = Scorer(optix.ReturnEvaluator(rate_after=1))
+    fresh = returns.save()
     assert scores_of(ensemble, first, returns) == [None, None]
     assert scores_of(ensemble, second, returns) == [0.0, 5.0]
-    assert returns.to_json() == fresh, "a member decided what the mixture is scored by"
-    assert returns.score(first.window_data(), {}).primary_score is not None
+    assert returns.save() == fresh, "a member decided what the mixture is scored by"
+    assert returns.measure(first.window_data(), {}).primary_score is not None
     assert not returns.plays_episodes, "the rate is scored from now on"
     assert scores_of(ensemble, second, returns) == [0.0, 1.0]
 
-    remembering = Remembering()
+    remembering = Scorer(Remembering())
     assert scores_of(ensemble, first, remembering) == [100.0, 104.0]
-    assert remembering.calls == 0
+    assert remembering.state == 0
     assert scores_of(ensemble, second, optix.GreedyEvaluator()) == [0.0, 5.0]
 
 
-@pytest.mark.parametrize("kind", ["from_logs", "per_epoch"])
-def test_logs_and_epochs_are_no_members(kind: str) -> None:
+@pytest.mark.parametrize("per_epoch", [False, True])
+def test_logs_and_epochs_are_no_members(per_epoch: bool) -> None:
     ensemble = constant(credit="slots")
     evaluator = Remembering()
-    setattr(evaluator, kind, True)
+    evaluator.plan = LogPlan(per_epoch)
     assert scores_of(ensemble, source_of(ensemble, num_envs=3).collect(), evaluator) == [None, None]
 
 

@@ -14,6 +14,7 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import keras_optix as optix
+from keras_optix.evaluators import WindowPlan
 from keras_optix.testing import CountingEnv, IdentityEnv, RaisingEnv
 
 MakeAgent = Callable[..., optix.PPOAgent]
@@ -289,7 +290,7 @@ def test_collecting_ahead_keeps_scores_with_the_weights_that_earned_them(small_p
     agent.policy_record = spy
 
     class Climb(optix.BaseEvaluator):
-        min_episodes = 1
+        plan = WindowPlan(min_episodes=1)
 
         def score(self, window_data: optix.WindowData, train_diagnostics: Any) -> optix.EvalMetrics:
             lags.append(float(train_diagnostics["policy_lag"]))
@@ -320,7 +321,7 @@ def test_a_best_that_is_badly_known_is_evaluated_again(small_ppo: MakeAgent, tmp
     answers = iter([(477.0, 16.5), (465.0, 15.0), (500.0, 0.0)])  # confirmed, looked at again, confirmed
 
     class Ceiling(optix.BaseEvaluator):
-        min_episodes = 1
+        plan = WindowPlan(min_episodes=1)
 
         def score(self, window_data: optix.WindowData, train_diagnostics: Any) -> optix.EvalMetrics:
             mean, stderr = (477.0, 16.5) if window_data.window_id == 0 else (500.0, 0.0)

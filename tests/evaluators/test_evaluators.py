@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pytest
 
-from keras_optix.errors import ConfigurationError, StateError
-from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.errors import ConfigurationError, StateError, UnknownNameError
+from keras_optix.evaluators.base import BaseEvaluator, Scored
+from keras_optix.evaluators.monitors import MonitorEvaluator
+from keras_optix.evaluators.plans import EpisodePlan, LogPlan, WindowPlan
 from keras_optix.evaluators.returns import GreedyEvaluator, ReturnEvaluator
 from keras_optix.evaluators.score_pool import ScorePool
+from keras_optix.evaluators.scorer import Scorer
 from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
 from keras_optix.statistics.estimates import Estimate
 
@@ -79,16 +82,14 @@ class Length(BaseEvaluator):
 def test_an_evaluator_of_ones_own_needs_no_more_than_a_score() -> None:
     evaluator = Length()
     assert not evaluator.plays_episodes
-    assert (evaluator.min_episodes, evaluator.every, evaluator.deterministic, evaluator.per_epoch) == (
-        0,
-        0,
-        False,
-        False,
-    )
-    evaluator.reset()
-    evaluator.from_json(evaluator.to_json())
-    assert evaluator.to_json() == {}
-    assert evaluator.take_notice() is None
+    assert evaluator.plan == WindowPlan(min_episodes=0, in_place=False)
+    plan = evaluator.plan
+    assert (plan.must_play, plan.deterministic, plan.per_epoch) == (False, False, False)
+    scorer = Scorer(evaluator)
+    scorer.reset()
+    scorer.restore(scorer.save())
+    assert scorer.state is None
+    assert scorer.take_notices() == []
     assert evaluator.score_episodes([EpisodeRecord(1.0, 3, 0, 0)]) is None
 
 
@@ -101,93 +102,96 @@ def steps(time_steps: int, environments: int = 2, reward: float = 0.5, episodes:
 
 
 def test_where_episodes_do_not_end_the_reward_rate_is_scored() -> None:
-    evaluator = ReturnEvaluator(5, rate_after=100)
+    evaluator = Scorer(ReturnEvaluator(5, rate_after=100))
     for _ in range(3):
-        assert evaluator.score(steps(32), {}) == EvalMetrics(None, {}, 3, episodes=0)
-        assert (evaluator.min_episodes, evaluator.plays_episodes) == (5, True)
-    assert evaluator.take_notice() is None
-    assert evaluator.score(steps(32), {}) == EvalMetrics(0.5, {"reward_rate": 0.5}, 3)
-    assert (evaluator.min_episodes, evaluator.plays_episodes) == (0, False)
-    notice = evaluator.take_notice()
-    assert notice is not None
+        assert evaluator.measure(steps(32), {}) == EvalMetrics(None, {}, 3, episodes=0)
+        assert (evaluator.plan.episodes_needed, evaluator.plays_episodes) == (5, True)
+    assert evaluator.take_notices() == []
+    assert evaluator.measure(steps(32), {}) == EvalMetrics(0.5, {"reward_rate": 0.5}, 3)
+    assert (evaluator.plan.episodes_needed, evaluator.plays_episodes) == (0, False)
+    (notice,) = evaluator.take_notices()
     assert "128 steps of each environment" in notice
-    assert evaluator.take_notice() is None
+    assert evaluator.take_notices() == []
     # An episode that ends later: a rate, still, so that there never are two measures in one history.
-    assert evaluator.score(steps(32, reward=2.0, episodes=4), {}).primary_score == 2.0
-    assert evaluator.take_notice() is None
+    assert evaluator.measure(steps(32, reward=2.0, episodes=4), {}).primary_score == 2.0
+    assert evaluator.take_notices() == []
 
 
 @pytest.mark.parametrize("environments", [1, 8])
 def test_time_steps_count_however_many_environments_there_are(environments: int) -> None:
-    evaluator = ReturnEvaluator(rate_after=100)
-    evaluator.score(steps(99, environments), {})
+    evaluator = Scorer(ReturnEvaluator(rate_after=100))
+    evaluator.measure(steps(99, environments), {})
     assert evaluator.plays_episodes
-    evaluator.score(steps(1, environments), {})
+    evaluator.measure(steps(1, environments), {})
     assert not evaluator.plays_episodes
 
 
 def test_one_episode_is_enough_to_score_returns_for_good() -> None:
-    evaluator = ReturnEvaluator(rate_after=100)
-    evaluator.score(steps(90), {})
-    assert evaluator.score(steps(90, episodes=1), {}).primary_score == 4.0
+    evaluator = Scorer(ReturnEvaluator(rate_after=100))
+    evaluator.measure(steps(90), {})
+    assert evaluator.measure(steps(90, episodes=1), {}).primary_score == 4.0
     for _ in range(5):
-        assert evaluator.score(steps(90), {}).primary_score is None
-    assert evaluator.take_notice() is None
+        assert evaluator.measure(steps(90), {}).primary_score is None
+    assert evaluator.take_notices() == []
     assert evaluator.plays_episodes
 
 
 def test_only_rows_that_are_transitions_count_in_the_rate() -> None:
-    evaluator = ReturnEvaluator(rate_after=1)
+    evaluator = Scorer(ReturnEvaluator(rate_after=1))
     data = window()
     data.rewards[~data.valid] = 1000.0
-    assert evaluator.score(data, {}).primary_score == 1.0
+    assert evaluator.measure(data, {}).primary_score == 1.0
     data.valid[:] = False
-    assert evaluator.score(data, {}).primary_score is None
+    assert evaluator.measure(data, {}).primary_score is None
 
 
 def test_a_new_run_decides_again() -> None:
-    evaluator = ReturnEvaluator(5, rate_after=10)
-    evaluator.score(steps(10), {})
-    assert evaluator.min_episodes == 0
+    evaluator = Scorer(ReturnEvaluator(5, rate_after=10))
+    evaluator.measure(steps(10), {})
+    assert evaluator.plan.episodes_needed == 0
     evaluator.reset()
-    assert (evaluator.min_episodes, evaluator.plays_episodes, evaluator.take_notice()) == (5, True, None)
-    assert evaluator.score(steps(9), {}).primary_score is None
-    assert evaluator.score(steps(9, episodes=1), {}).primary_score == 4.0
+    assert (evaluator.plan.episodes_needed, evaluator.plays_episodes, evaluator.take_notices()) == (5, True, [])
+    assert evaluator.measure(steps(9), {}).primary_score is None
+    assert evaluator.measure(steps(9, episodes=1), {}).primary_score == 4.0
 
 
 @pytest.mark.parametrize("before", [(), (6,), (6, 6)])
 def test_the_state_of_a_return_evaluator_survives_json(before: tuple[int, ...]) -> None:
-    first, second = ReturnEvaluator(5, rate_after=10), ReturnEvaluator(5, rate_after=10)
+    first, second = Scorer(ReturnEvaluator(5, rate_after=10)), Scorer(ReturnEvaluator(5, rate_after=10))
     for time_steps in before:
-        first.score(steps(time_steps), {})
-    second.from_json(json.loads(json.dumps(first.to_json(), allow_nan=False)))
-    assert second.min_episodes == first.min_episodes
-    assert second.take_notice() == first.take_notice()
+        first.measure(steps(time_steps), {})
+    second.restore(json.loads(json.dumps(first.save(), allow_nan=False)))
+    assert second.plan == first.plan
+    assert second.take_notices() == first.take_notices()
     for data in (steps(5), steps(5, episodes=1)):
-        assert second.score(data, {}) == first.score(data, {})
-        assert second.to_json() == first.to_json()
+        assert second.measure(data, {}) == first.measure(data, {})
+        assert second.save() == first.save()
 
 
 @pytest.mark.parametrize(
     "values",
     [
         {},
-        {"measure": "rate", "steps": 3.0},
-        {"measure": "median", "steps": 3.0, "notice": None},
-        {"measure": "rate", "steps": "three", "notice": None},
-        {"measure": "rate", "steps": 3.0, "notice": 3},
+        {"state": {"measure": "rate", "steps": 3.0}},
+        {"state": {"measure": "median", "steps": 3.0}, "notices": []},
+        {"state": {"measure": "rate", "steps": "three"}, "notices": []},
+        {"state": {"measure": "rate", "steps": -3.0}, "notices": []},
+        {"state": {"measure": "rate", "steps": 3.0}, "notices": [3]},
+        {"state": {"measure": "rate", "steps": 3.0, "mood": 1}, "notices": []},
+        {"state": None, "notices": []},
         None,
     ],
 )
 def test_a_state_that_is_none_is_refused(values: dict[str, object]) -> None:
     with pytest.raises(StateError, match="not the state of a ReturnEvaluator"):
-        ReturnEvaluator().from_json(values)
+        Scorer(ReturnEvaluator()).restore(values)
 
 
 def test_greedy_episodes_are_the_evaluation_and_windows_are_not() -> None:
     evaluator = GreedyEvaluator(episodes=4, every=7)
-    assert (evaluator.min_episodes, evaluator.episodes, evaluator.every) == (4, 4, 7)
-    assert evaluator.deterministic
+    assert evaluator.plan == EpisodePlan(4, 7)
+    assert evaluator.plan.episodes_needed == 4
+    assert evaluator.plan.deterministic
     assert evaluator.plays_episodes
     assert evaluator.score(window(10.0), {}) == EvalMetrics(None, {}, 7, episodes=0)
     metrics = evaluator.score_episodes([EpisodeRecord(value, 3, 0, 0) for value in (1.0, 2.0, 6.0)])
@@ -223,3 +227,67 @@ def test_the_score_of_episodes_is_the_mean_of_theirs(evaluator: ReturnEvaluator 
     episodes = [EpisodeRecord(total, 3, 0, 0) for total in (1.0, 2.0, 6.0)]
     assert evaluator.episode_scores(episodes) == [1.0, 2.0, 6.0]
     assert evaluator.score_episodes(episodes).primary_score == 3.0
+
+
+@pytest.mark.parametrize("name", ["min_episodes", "in_place", "from_logs", "per_epoch", "to_json", "from_json"])
+def test_a_name_that_the_loop_would_not_look_at_is_refused_where_it_is_set(name: str) -> None:
+    with pytest.raises(UnknownNameError, match=rf"Own sets `{name}`.*(plan = optix|initial_state)"):
+        type("Own", (BaseEvaluator,), {name: 1})
+    with pytest.raises(UnknownNameError, match=f"Length sets `{name}`"):
+        setattr(Length(), name, 1)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: WindowPlan(min_episodes=-1),
+        lambda: WindowPlan(in_place=1),  # type: ignore[arg-type]
+        lambda: EpisodePlan(episodes=0),
+        lambda: EpisodePlan(5, every=0),
+        lambda: EpisodePlan(5, deterministic="yes"),  # type: ignore[arg-type]
+        lambda: LogPlan(per_epoch="no"),  # type: ignore[arg-type]
+    ],
+)
+def test_plans_that_make_no_sense_are_refused(make: Callable[[], object]) -> None:
+    with pytest.raises(ConfigurationError, match="Received: "):
+        make()
+
+
+class Count(BaseEvaluator):
+    """Scores a window by how many came before it."""
+
+    def score(self, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
+        return EvalMetrics(0.0)
+
+    def initial_state(self) -> int:
+        return 0
+
+    def observe(self, state: int, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> Scored:
+        return Scored(EvalMetrics(float(state)), state + 1, f"{state} before" if state else None)
+
+
+def test_one_evaluator_serves_several_runs_at_once() -> None:
+    evaluator = Count()
+    first, second = Scorer(evaluator), Scorer(evaluator)
+    assert [first.measure(window(), {}).primary_score for _ in range(3)] == [0.0, 1.0, 2.0]
+    assert second.measure(window(), {}).primary_score == 0.0
+    assert first.take_notices() == ["1 before", "2 before"]
+    again = Scorer(evaluator)
+    again.restore(json.loads(json.dumps(first.save())))
+    assert again.measure(window(), {}).primary_score == 3.0
+    assert first.measure_alone(window(), {}) == EvalMetrics(3.0)
+    assert first.state == 3, "what a member played is no part of the run"
+    with pytest.raises(StateError, match="not the state of a Count"):
+        again.restore({"state": "three", "notices": []})
+
+
+@pytest.mark.parametrize(
+    "evaluator", [ReturnEvaluator(5, rate_after=10), MonitorEvaluator("val_loss"), GreedyEvaluator()]
+)
+def test_an_evaluator_of_the_library_is_only_a_configuration(evaluator: BaseEvaluator) -> None:
+    before = dict(vars(evaluator))
+    scorer = Scorer(evaluator)
+    for number in range(12):
+        scorer.measure(steps(5), {"val_loss": math.nan if number else 1.0})
+    scorer.finish()
+    assert vars(evaluator) == before

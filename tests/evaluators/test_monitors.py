@@ -9,7 +9,9 @@ import pytest
 
 from keras_optix.errors import ConfigurationError
 from keras_optix.evaluators.monitors import MonitorEvaluator
+from keras_optix.evaluators.plans import LogPlan
 from keras_optix.evaluators.score_pool import estimate_of
+from keras_optix.evaluators.scorer import Scorer
 from keras_optix.records import EvalMetrics, WindowData
 
 HIGHER = [
@@ -52,22 +54,22 @@ def window() -> WindowData:
 @pytest.mark.parametrize(("names", "sign"), [(HIGHER, 1.0), (LOWER, -1.0)], ids=["higher", "lower"])
 def test_the_name_says_which_way_is_better(names: list[str], sign: float) -> None:
     for name in names:
-        evaluator = MonitorEvaluator(name)
-        assert evaluator.sign == sign, name
-        assert evaluator.per_epoch is name.startswith("val_")
-        assert evaluator.score_logs({name: 3.0}, 5) == EvalMetrics(sign * 3.0, {name: 3.0}, 5)
+        evaluator = Scorer(MonitorEvaluator(name))
+        assert evaluator.evaluator.shown(2.0) == sign * 2.0, name
+        assert evaluator.plan == LogPlan(per_epoch=name.startswith("val_"))
+        assert evaluator.measure_logs({name: 3.0}, 5) == EvalMetrics(sign * 3.0, {name: 3.0}, 5)
 
 
 @pytest.mark.parametrize("name", ["entropy", "val_cosine_similarity", "error_rate", "neg_mse", "negative_loss", "val_"])
 def test_a_name_that_does_not_say_asks_for_a_mode(name: str) -> None:
     with pytest.raises(ConfigurationError, match=f'Received: monitor={name!r}.*mode="max".*mode="min"'):
         MonitorEvaluator(name)
-    assert MonitorEvaluator(name, "max").score_logs({name: 3.0}, 0).primary_score == 3.0
-    assert MonitorEvaluator(name, "min").score_logs({name: 3.0}, 0).primary_score == -3.0
+    assert Scorer(MonitorEvaluator(name, "max")).measure_logs({name: 3.0}, 0).primary_score == 3.0
+    assert Scorer(MonitorEvaluator(name, "min")).measure_logs({name: 3.0}, 0).primary_score == -3.0
 
 
 def test_a_mode_overrides_the_name() -> None:
-    assert MonitorEvaluator("loss", mode="max").sign == 1.0
+    assert MonitorEvaluator("loss", mode="max").shown(1.0) == 1.0
 
 
 @pytest.mark.parametrize(("monitor", "mode"), [("loss", "lower"), ("loss", None), ("", "min"), (None, "min")])
@@ -80,7 +82,7 @@ def test_a_window_is_scored_by_its_logs() -> None:
     evaluator = MonitorEvaluator("policy_loss")
     metrics = evaluator.score(window(), {"policy_loss": np.float32(0.5), "entropy": 1.0})
     assert metrics == EvalMetrics(-0.5, {"policy_loss": 0.5}, 7)
-    assert (evaluator.min_episodes, evaluator.plays_episodes) == (0, False)
+    assert (evaluator.plan.episodes_needed, evaluator.plays_episodes) == (0, False)
     estimate = estimate_of(metrics)
     assert estimate is not None
     assert math.isinf(estimate.stderr)
@@ -97,56 +99,55 @@ def test_a_log_that_does_not_exist_is_named_with_those_that_do() -> None:
     ):
         MonitorEvaluator("polcy_loss").score(window(), logs)
     with pytest.raises(ConfigurationError, match="no logs at all"):
-        MonitorEvaluator("loss").score_logs({}, 0)
+        Scorer(MonitorEvaluator("loss")).measure_logs({}, 0)
 
 
 @pytest.mark.parametrize("name", ["episode_return", "val_episode_return", "episode_length"])
 def test_before_the_first_episode_ended_there_is_no_evidence(name: str) -> None:
-    assert MonitorEvaluator(name).score_logs({name: math.nan}, 4) == EvalMetrics(None, {}, 4)
+    assert Scorer(MonitorEvaluator(name)).measure_logs({name: math.nan}, 4) == EvalMetrics(None, {}, 4)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, np.float32(np.nan), np.array([np.nan])])
 def test_what_is_not_finite_is_no_evidence_and_said_once(value: object) -> None:
     """An F1 score of 0 / 0 says nothing of the weights; whether these are finite is the guard's business."""
-    evaluator = MonitorEvaluator("val_loss")
+    evaluator = Scorer(MonitorEvaluator("val_loss"))
     for epoch in range(3):
-        assert evaluator.score_logs({"val_loss": value}, epoch) == EvalMetrics(None, {}, epoch)
-    assert evaluator.score_logs({"val_loss": 2.0}, 3).primary_score == -2.0
-    notice = evaluator.take_notice()
-    assert notice is not None
+        assert evaluator.measure_logs({"val_loss": value}, epoch) == EvalMetrics(None, {}, epoch)
+    assert evaluator.measure_logs({"val_loss": 2.0}, 3).primary_score == -2.0
+    (notice,) = evaluator.take_notices()
     assert "no evidence" in notice
-    assert evaluator.take_notice() is None
+    assert evaluator.take_notices() == []
 
 
 @pytest.mark.parametrize("value", [np.ones(3), [[1.0, 2.0]], "0.5", {"a": 1.0}, None])
 def test_what_is_no_number_is_no_evidence_and_the_reader_is_told_what_to_do(value: object) -> None:
-    evaluator = MonitorEvaluator("val_f1_score")
+    evaluator = Scorer(MonitorEvaluator("val_f1_score"))
     with pytest.warns(UserWarning, match=r"val_f1_score.*not one number.*macro.*before OptixCallback"):
-        assert evaluator.score_logs({"val_f1_score": value}, 0).primary_score is None
-    assert evaluator.score_logs({"val_f1_score": value}, 1).primary_score is None  # without another warning
-    assert evaluator.score_logs({"val_f1_score": np.array([0.5])}, 2).primary_score == 0.5
+        assert evaluator.measure_logs({"val_f1_score": value}, 0).primary_score is None
+    assert evaluator.measure_logs({"val_f1_score": value}, 1).primary_score is None  # without another warning
+    assert evaluator.measure_logs({"val_f1_score": np.array([0.5])}, 2).primary_score == 0.5
 
 
 def test_a_log_that_was_there_may_be_missing_and_one_that_never_was_is_an_error() -> None:
-    evaluator = MonitorEvaluator("val_f1")
-    assert evaluator.score_logs({"loss": 1.0}, 0).primary_score is None  # validation did not run
+    evaluator = Scorer(MonitorEvaluator("val_f1"))
+    assert evaluator.measure_logs({"loss": 1.0}, 0).primary_score is None  # validation did not run
     with pytest.raises(ConfigurationError, match=r"no such log.*val_f1_score, .*stand before OptixCallback"):
-        evaluator.score_logs({"loss": 1.0, "val_loss": 1.0, "val_f1_score": 1.0}, 1)
-    assert evaluator.score_logs({"loss": 1.0, "val_f1": 1.0}, 2).primary_score == 1.0
-    assert evaluator.score_logs({"loss": 1.0, "val_loss": 1.0}, 3).primary_score is None
-    restored = MonitorEvaluator("val_f1")
-    restored.from_json(evaluator.to_json())
-    assert restored.score_logs({"loss": 1.0, "val_loss": 1.0}, 4).primary_score is None
+        evaluator.measure_logs({"loss": 1.0, "val_loss": 1.0, "val_f1_score": 1.0}, 1)
+    assert evaluator.measure_logs({"loss": 1.0, "val_f1": 1.0}, 2).primary_score == 1.0
+    assert evaluator.measure_logs({"loss": 1.0, "val_loss": 1.0}, 3).primary_score is None
+    restored = Scorer(MonitorEvaluator("val_f1"))
+    restored.restore(evaluator.save())
+    assert restored.measure_logs({"loss": 1.0, "val_loss": 1.0}, 4).primary_score is None
     evaluator.reset()
     with pytest.raises(ConfigurationError, match="no such log"):
-        evaluator.score_logs({"val_loss": 1.0}, 0)
+        evaluator.measure_logs({"val_loss": 1.0}, 0)
 
 
 def test_validation_that_never_runs_is_warned_of_once() -> None:
-    evaluator = MonitorEvaluator("val_loss")
+    evaluator = Scorer(MonitorEvaluator("val_loss"))
     for epoch in range(9):
-        evaluator.score_logs({"loss": 1.0}, epoch)
+        evaluator.measure_logs({"loss": 1.0}, epoch)
     with pytest.warns(UserWarning, match="no 'val_loss' in the logs of 10 epochs.*validation_data"):
-        evaluator.score_logs({"loss": 1.0}, 9)
-    evaluator.score_logs({"loss": 1.0}, 10)
-    evaluator.warn_if_never_seen()
+        evaluator.measure_logs({"loss": 1.0}, 9)
+    evaluator.measure_logs({"loss": 1.0}, 10)
+    evaluator.finish()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import keras_optix as optix
+from keras_optix.evaluators.scorer import Scorer
 from keras_optix.loggers.loop_log import LoopLog
 from keras_optix.loop.adapter import Adapter, InPlaceEvaluation, PolicyRef, TrainingUnit
 from keras_optix.loop.engine import Engine
@@ -18,8 +19,6 @@ from keras_optix.loop.managed_policies import ManagedPolicies
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.records import EvalMetrics
-from keras_optix.statistics.comparisons import EvaluationResult
-from keras_optix.statistics.estimates import estimate_from_samples
 from keras_optix.store.files import under
 
 EPISODES = 10  # in a window
@@ -69,7 +68,7 @@ class Toy(Adapter):
         if not self.paused:
             self.updates += 1
             self.p += self.values["learning_rate"] * (self.aim - self.p)
-        return TrainingUnit(candidate, 1, {}, lambda evaluator: score)
+        return TrainingUnit(candidate, 1, {}, lambda scorer: score)
 
     @property
     def hyperparams(self) -> Any:
@@ -97,17 +96,16 @@ class Toy(Adapter):
     def policy_of(self, state: Any, *, window_id: int, env_steps: int, version: int) -> PolicyRef:
         return PolicyRef(window_id, env_steps, version, lambda: state)
 
-    def play(self, candidate: PolicyRef, evaluator: Any, episodes: int = 0) -> EvalMetrics | None:
-        n = max(episodes, evaluator.min_episodes)
-        return metrics_of(self.returns(float(candidate.state()["p"]), self.rng, n)) if self.copyable else None
-
-    def compete(self, candidate: PolicyRef, evaluator: Any, episodes: int, seed: int) -> EvaluationResult | None:
+    def play(
+        self, candidate: PolicyRef, episodes: int, *, deterministic: bool, seed: int | None = None, needed_by: str = ""
+    ) -> list[optix.EpisodeRecord] | None:
         if not self.copyable:
             return None
-        p = float(candidate.state()["p"])
-        self.played.append((p, seed))
-        scores = self.returns(p, np.random.default_rng(seed), episodes)
-        return EvaluationResult(estimate_from_samples(scores), tuple(scores))
+        p, rng = float(candidate.state()["p"]), self.rng
+        if seed is not None:
+            self.played.append((p, seed))
+            rng = np.random.default_rng(seed)
+        return [optix.EpisodeRecord(score, 1, 0, 0) for score in self.returns(p, rng, episodes)]
 
     def draw_seed(self) -> int:
         return int(self.seeds.integers(2**31))
@@ -118,10 +116,10 @@ class Toy(Adapter):
     def after_shift(self, after: optix.AfterShift) -> None:
         self.kept.append(after)
 
-    def evaluate_in_place(self, candidate: PolicyRef, evaluator: Any, episodes: int = 0) -> InPlaceEvaluation:
-        return InPlace(self, candidate, max(episodes, evaluator.min_episodes))
+    def evaluate_in_place(self, candidate: PolicyRef, scorer: Any, episodes: int = 0) -> InPlaceEvaluation:
+        return InPlace(self, candidate, max(episodes, scorer.plan.episodes_needed))
 
-    def resume_in_place(self, arrays: Any, values: Any, evaluator: Any, *, weights: bool) -> InPlaceEvaluation:
+    def resume_in_place(self, arrays: Any, values: Any, scorer: Any, *, weights: bool) -> InPlaceEvaluation:
         candidate = self.policy_of(under("candidate/", arrays), window_id=values["window_id"], env_steps=0, version=0)
         resumed = InPlace(self, candidate, values["left"])
         resumed.before, resumed.scores = under("before/", arrays), list(values["scores"])
@@ -152,7 +150,7 @@ class InPlace(InPlaceEvaluation):
         toy.pause_updates(True)
 
     def add(self, unit: TrainingUnit) -> bool:
-        metrics = unit.score(optix.ReturnEvaluator())
+        metrics = unit.score(Scorer(optix.ReturnEvaluator()))
         assert metrics.primary_score is not None
         self.scores.append(metrics.primary_score)
         return len(self.scores) * EPISODES >= self.left
