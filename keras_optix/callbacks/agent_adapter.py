@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_optix.callbacks.fit_adapter import FitAdapter
 from keras_optix.errors import ConfigurationError, StateError, describe
+from keras_optix.evaluators.evaluation import metrics_of
 from keras_optix.evaluators.score_pool import ScorePool
 from keras_optix.evaluators.scorer import Scorer
 from keras_optix.experience.actor import Actor
@@ -24,6 +25,7 @@ from keras_optix.loop.adapter import HyperparamAccess, InPlaceEvaluation, Policy
 from keras_optix.loop.after_shift import AfterShift
 from keras_optix.loop.engine import Engine
 from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
+from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.store.files import Saved, State, prefixed, under
 from keras_optix.tuners.search_space import SearchSpace
 
@@ -532,14 +534,11 @@ class AgentInPlaceEvaluation(InPlaceEvaluation):
             self.pool.add(self._scorer.measure(replace(data, episodes=whole), unit.logs), data.window_id)
         return self.pool.ready
 
-    def result(self) -> EvalMetrics:
+    def result(self) -> EvaluationResult:
         """See `InPlaceEvaluation`."""
         score = self.pool.take(window_id=0, policy_version=0, env_steps=0).score
-        return EvalMetrics(
-            primary_score=score.mean,
-            stderr=score.stderr if score.stderr < float("inf") else None,
-            episodes=score.n if self._scorer.plan.episodes_needed else None,
-        )
+        metrics = metrics_of(score, of_episodes=self._scorer.plan.episodes_needed > 0)
+        return EvaluationResult(score, metrics=metrics)
 
     def end(self, *, keep: bool) -> None:
         """See `InPlaceEvaluation`."""

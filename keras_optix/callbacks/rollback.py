@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 
 from keras_optix.errors import ConfigurationError, StateError, describe
+from keras_optix.evaluators.evaluation import metrics_of
 from keras_optix.evaluators.returns import ReturnEvaluator
-from keras_optix.evaluators.scorer import Scorer
 from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer, take_statistics
 from keras_optix.experience.making import EnvLike, is_env_fn, make_envs
 from keras_optix.loop.actions import CURRENT, Action, Evaluate, Restore
-from keras_optix.loop.performer import metrics_of
 from keras_optix.loop.regime_procedures import go_back_if_better
 from keras_optix.loop.runner import run_at_once
 from keras_optix.records import EvalMetrics, HyperparamSet
 from keras_optix.statistics.comparisons import EvaluationResult
-from keras_optix.statistics.estimates import Evidence
+from keras_optix.statistics.estimates import Evidence, estimate_from_samples
 from keras_optix.statistics.levels import one_sided
 from keras_optix.store.manifest import PolicySnapshot
 from keras_optix.store.registry import CheckpointRegistry
@@ -59,7 +58,7 @@ def roll_back_if_better(
     check_int("episodes", episodes, minimum=2)
     if check_float("confidence", confidence, low=0.5, high=1.0) == 1.0:
         raise ConfigurationError(describe("`confidence` must be below 1: nothing is certain.", confidence=confidence))
-    kept, scorer = _Kept(), Scorer(ReturnEvaluator())
+    kept, evaluator = _Kept(), ReturnEvaluator()
     snapshot = registry.load_best(kept)
     owned = is_env_fn(env)
     envs = make_envs(env, min(episodes, MAX_ENVS) if owned else 1, exactly=False)
@@ -84,13 +83,15 @@ def roll_back_if_better(
                 deterministic=deterministic,
             )
             # Environment by environment, and as many of each: equal places have equal seeds.
-            return scorer.result(played, paired=True)
+            returns = tuple(episode.total_reward for episode in played)
+            return EvaluationResult(estimate_from_samples(returns), returns, evaluator.score_episodes(played))
 
         limit = one_sided(confidence)
         current, best, compared = run_at_once(go_back_if_better(snapshot, episodes, seed, limit), perform)
     finally:
         envs.close() if owned else envs.release()
-    return Evolved(compared.z > limit, compared.evidence, metrics_of(current), metrics_of(best), snapshot)
+    now, then = (result.metrics or metrics_of(result.estimate) for result in (current, best))
+    return Evolved(compared.z > limit, compared.evidence, now, then, snapshot)
 
 
 class _Kept:

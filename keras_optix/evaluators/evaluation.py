@@ -1,9 +1,15 @@
-"""What the loop decides on: a score, and which weights earned it when."""
+"""What the loop decides on: a score, and which weights earned it when.
+
+Inside the loop a score is an `Estimate`. What evaluators answer and what snapshots keep is an `EvalMetrics`, in which a
+standard error that is not known is None; these two are made of each other here and nowhere else.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from keras_optix.records import EvalMetrics
 from keras_optix.statistics.estimates import Estimate
 
 
@@ -32,3 +38,30 @@ class Evaluation:
     counts_towards_plateau: bool = True
     monitored: bool = True
     scores_are_deterministic: bool = False
+
+
+def estimate_of(metrics: EvalMetrics) -> Estimate | None:
+    """The score in the answer of an evaluator.
+
+    Args:
+        metrics: The answer.
+
+    Returns:
+        The score; None where the answer is no evidence: there is no score, or it is not finite (0 / 0).
+    """
+    if metrics.primary_score is None or not math.isfinite(metrics.primary_score):
+        return None
+    stderr = math.inf if metrics.stderr is None else float(metrics.stderr)
+    return Estimate(float(metrics.primary_score), stderr, 1 if metrics.episodes is None else int(metrics.episodes))
+
+
+def metrics_of(score: Estimate, window_id: int = 0, *, of_episodes: bool = True) -> EvalMetrics:
+    """A score as people and snapshots get it.
+
+    Args:
+        score: The score.
+        window_id: Number of the window that it belongs to.
+        of_episodes: Whether `n` counts episodes, and not windows.
+    """
+    stderr = score.stderr if math.isfinite(score.stderr) else None
+    return EvalMetrics(score.mean, window_id=window_id, stderr=stderr, episodes=score.n if of_episodes else None)

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.evaluators.evaluation import Evaluation, estimate_of
 from keras_optix.records import EvalMetrics
 from keras_optix.statistics.estimates import Estimate, pool
-
-
-def estimate_of(metrics: EvalMetrics) -> Estimate | None:
-    """The score of a window as an `Estimate`, or None if the window is no evidence: none, or not finite (0 / 0)."""
-    if metrics.primary_score is None or not math.isfinite(metrics.primary_score):
-        return None
-    stderr = math.inf if metrics.stderr is None else float(metrics.stderr)
-    return Estimate(float(metrics.primary_score), stderr, 1 if metrics.episodes is None else int(metrics.episodes))
 
 
 class ScorePool:

@@ -9,8 +9,8 @@ import msgspec
 
 from keras_optix.errors import StateError, describe
 from keras_optix.evaluators.base import BaseEvaluator, Scored
+from keras_optix.evaluators.evaluation import estimate_of
 from keras_optix.evaluators.plans import EvaluationPlan
-from keras_optix.evaluators.score_pool import estimate_of
 from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
 from keras_optix.reprs import OneLineRepr
 from keras_optix.statistics.comparisons import EvaluationResult

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from keras_optix.evaluators.scorer import Scorer
 from keras_optix.loop.after_shift import AfterShift
 from keras_optix.records import LEARNING_RATE, EpisodeRecord, EvalMetrics, HyperparamSet, WindowData
+from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.store.files import Saved, State
 from keras_optix.tuners.search_space import SearchSpace
 
@@ -85,7 +86,7 @@ class InPlaceEvaluation(abc.ABC):
         """Adds a window; returns whether there is enough evidence now."""
 
     @abc.abstractmethod
-    def result(self) -> EvalMetrics:
+    def result(self) -> EvaluationResult:
         """The second evaluation."""
 
     @abc.abstractmethod

@@ -16,9 +16,9 @@ import msgspec
 
 from keras_optix.errors import NonFiniteError, describe
 from keras_optix.evaluators.base import BaseEvaluator
-from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.evaluators.evaluation import Evaluation, estimate_of
 from keras_optix.evaluators.plans import EpisodePlan
-from keras_optix.evaluators.score_pool import ScorePool, estimate_of
+from keras_optix.evaluators.score_pool import ScorePool
 from keras_optix.evaluators.scorer import Scorer
 from keras_optix.loop.actions import Action, Evaluate
 from keras_optix.loop.adapter import Adapter, PolicyRef, TrainingUnit

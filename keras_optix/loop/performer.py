@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_optix.errors import RegistryError, StateError, describe
-from keras_optix.evaluators.evaluation import Evaluation
-from keras_optix.evaluators.score_pool import ScorePool, estimate_of
+from keras_optix.evaluators.evaluation import Evaluation, metrics_of
+from keras_optix.evaluators.score_pool import ScorePool
 from keras_optix.evaluators.scorer import Scorer
 from keras_optix.formatting import format_estimate
 from keras_optix.loop import actions as do
@@ -30,7 +29,7 @@ from keras_optix.statistics.agreement import Agreement
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.statistics.estimates import Estimate
 from keras_optix.store.files import UNREADABLE, State, read_arrays, write_arrays
-from keras_optix.store.manifest import PolicySnapshot, plain_metrics
+from keras_optix.store.manifest import PolicySnapshot
 from keras_optix.store.registry import CheckpointRegistry
 
 _UNTRAINED_FILE = "untrained.npz"
@@ -176,12 +175,12 @@ class Performer:
             leave: Its weights act on, until an `EndEvaluation`.
 
         Raises:
-            StateError: There is none, or it has no score.
+            StateError: There is none.
         """
         evaluation, self.in_place = self.in_place, None
-        result = None if evaluation is None else result_of(evaluation.result())
-        if evaluation is None or result is None:
-            raise StateError("An evaluation in place has no score.")
+        if evaluation is None:
+            raise StateError("No evaluation in place is under way.")
+        result = evaluation.result()
         if leave:
             self._left_open = evaluation
         else:
@@ -234,7 +233,7 @@ class Performer:
         )
         decisions = self.scheduler.confirm(self.tuning.flagged(evaluation))
         if decisions[0].event is LoopEvent.IMPROVEMENT:
-            self._save(candidate, metrics_of(second), HyperparamSet(action.hyperparams))
+            self._save(candidate, second.metrics or metrics_of(second.estimate), HyperparamSet(action.hyperparams))
         return decisions
 
     @property
@@ -299,8 +298,7 @@ class Performer:
         evidence = self.scheduler.reassess(evaluation)
         pooled = self.scheduler.state.best
         if pooled is not None:
-            known = EvalMetrics(pooled.mean, window_id=best.window_id, stderr=pooled.stderr, episodes=pooled.n)
-            self.best.latest = self.registry.rescore(best, known)
+            self.best.latest = self.registry.rescore(best, metrics_of(pooled, best.window_id))
         journal.note(EventKind.REASSESSED, f"evaluated snapshot {best.snapshot_id} again", evidence)
 
     def _save_if_higher(self) -> None:
@@ -313,9 +311,7 @@ class Performer:
         candidate = self.policy(do.CURRENT)
         score, window_id = action.score, self.journal.window_id
         decision = self.scheduler.promote(score, action.evidence)
-        error = score.stderr if math.isfinite(score.stderr) else None
-        metrics = EvalMetrics(score.mean, window_id=window_id, stderr=error, episodes=score.n)
-        self._save(candidate, metrics, self.adapter.get_hyperparams(), current=True)
+        self._save(candidate, metrics_of(score, window_id), self.adapter.get_hyperparams(), current=True)
         self._follow(decision)
 
     def _save(
@@ -434,18 +430,3 @@ class Performer:
         self.adapter.pause_updates(False)
         for hook in self.hooks:
             hook.on_degradation(self.journal.window_id)
-
-
-def result_of(metrics: EvalMetrics) -> EvaluationResult | None:
-    """What an evaluation found; None where that is no evidence."""
-    estimate = estimate_of(metrics)
-    return None if estimate is None else EvaluationResult(estimate, None, plain_metrics(metrics))
-
-
-def metrics_of(result: EvaluationResult) -> EvalMetrics:
-    """A result as the evaluator gave it."""
-    if result.metrics is not None:
-        return result.metrics
-    estimate = result.estimate
-    error = estimate.stderr if math.isfinite(estimate.stderr) else None
-    return EvalMetrics(estimate.mean, stderr=error, episodes=estimate.n)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 from keras_optix.errors import ConfigurationError, describe
-from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.evaluators.evaluation import Evaluation, metrics_of
 from keras_optix.loop.policy_bank import PolicyBank
 from keras_optix.loop.regimes import RegimeDetector
 from keras_optix.records import EvalMetrics
@@ -60,9 +59,7 @@ class RegimeLibrary:
         Raises:
             ConfigurationError: The detector named none.
         """
-        score = evaluation.score
-        stderr = score.stderr if math.isfinite(score.stderr) else None
-        self._history.append(EvalMetrics(score.mean, {}, evaluation.window_id, stderr, score.n))
+        self._history.append(metrics_of(evaluation.score, evaluation.window_id))
         if self._detector is None:
             return None
         regime = self._detector.detect(list(self._history))

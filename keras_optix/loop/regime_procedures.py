@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from keras_optix.evaluators.score_pool import estimate_of
+from keras_optix.evaluators.evaluation import estimate_of
 from keras_optix.loop import actions as do
 from keras_optix.loop.actions import CURRENT, UNTRAINED, KnownPolicy, Policy, Variant
 from keras_optix.loop.procedures import Asking, Interrupted, Procedure, Situation, rest

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from keras_optix.errors import ConfigurationError
+from keras_optix.evaluators.evaluation import estimate_of
 from keras_optix.evaluators.monitors import MonitorEvaluator
 from keras_optix.evaluators.plans import LogPlan
-from keras_optix.evaluators.score_pool import estimate_of
 from keras_optix.evaluators.scorer import Scorer
 from keras_optix.records import EvalMetrics, WindowData
 

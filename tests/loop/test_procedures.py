@@ -19,6 +19,8 @@ from keras_optix.loop.managed_policies import ManagedPolicies
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.records import EvalMetrics
+from keras_optix.statistics.comparisons import EvaluationResult
+from keras_optix.statistics.estimates import Estimate
 from keras_optix.store.files import under
 
 EPISODES = 10  # in a window
@@ -155,8 +157,8 @@ class InPlace(InPlaceEvaluation):
         self.scores.append(metrics.primary_score)
         return len(self.scores) * EPISODES >= self.left
 
-    def result(self) -> EvalMetrics:
-        return EvalMetrics(float(np.mean(self.scores)), stderr=NOISE / np.sqrt(self.left), episodes=self.left)
+    def result(self) -> EvaluationResult:
+        return EvaluationResult(Estimate(float(np.mean(self.scores)), NOISE / np.sqrt(self.left), self.left))
 
     def end(self, *, keep: bool) -> None:
         if not keep:
