@@ -15,8 +15,7 @@ from keras_optix.agents.hyperparameters import Hyperparameter, declared
 from keras_optix.agents.network_checks import check_kind, check_network
 from keras_optix.agents.networks import network_inputs
 from keras_optix.agents.normalization import RewardScale
-from keras_optix.agents.saving import SHARED, serialized
-from keras_optix.agents.shared_layers import JointNetwork, join, shared_layers
+from keras_optix.agents.shared_layers import JointNetwork, join
 from keras_optix.errors import ConfigurationError, SpaceError, describe
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.source import WindowSource
@@ -118,9 +117,11 @@ class ActorCriticAgent(Agent):
     def build_networks(self, layout: ObservationLayout) -> None:
         """See `Agent.build_networks`."""
         if self.value is None:
-            share = self.share_features and has_images(layout) and "policy" in self._added_networks
+            share = self.share_features and has_images(layout) and "policy" in self._registered.while_binding
             sizes: dict[str, Any] = {"output_gain": 1.0, "name": "value"}
-            if share:
+            if "value" in self._registered.waiting:
+                self.add_network("value", self._registered.waiting["value"])
+            elif share:
                 self.add_network("value", default_network_beside(self.policy, layout, 1, **sizes))
             else:
                 self.add_network("value", default_network(layout, 1, **sizes))
@@ -136,13 +137,8 @@ class ActorCriticAgent(Agent):
         self._joint = join(self.policy, self.value)
 
     def get_config(self) -> dict[str, Any]:
-        """See `Agent.get_config`.
-
-        Raises:
-            StateError: The networks share weights in a way that Keras cannot save.
-        """
-        own: dict[str, Any] = {SHARED: shared_layers(self.policy, self.value)}
-        own |= {"value": serialized(self.value), "normalize_rewards": self._reward_scale is not None}
+        """See `Agent.get_config`."""
+        own: dict[str, Any] = {"normalize_rewards": self._reward_scale is not None}
         if not self.share_features:
             own["share_features"] = False
         return super().get_config() | own

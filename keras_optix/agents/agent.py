@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -24,7 +25,8 @@ from keras_optix.agents.network_checks import check_kind, check_network
 from keras_optix.agents.networks import spaces_of_network
 from keras_optix.agents.normalization import RunningMoments, moments_in
 from keras_optix.agents.progress import FitProgress, ProgressReporter
-from keras_optix.agents.saving import ADDED, DISTRIBUTION, agent_of, config_of, serialized
+from keras_optix.agents.registered_networks import RegisteredNetworks, networks_of
+from keras_optix.agents.saving import agent_of, config_of
 from keras_optix.agents.state import PolicyClock, StateReader, in_acting_dtype, load_arrays
 from keras_optix.agents.stepping import (
     ByWindow,
@@ -122,7 +124,7 @@ class Agent(AgentAttributes, WindowTrainer):
         self._act_actors = ActActors()
         self._lowered = Lowered()
         self._seed = check_seed("seed", seed)
-        self._added_networks: tuple[str, ...] = ()
+        self._registered = RegisteredNetworks()
         self._act_rng = np.random.default_rng(seed)
         self._updates_paused = False
         self._jit_given: Any = AUTO
@@ -130,6 +132,7 @@ class Agent(AgentAttributes, WindowTrainer):
         self._jit_choice: JitChoice | None = None
         self._jit_told = False
         self._losses_read = False
+        self._scales_where_needed = False
         self._trained: dict[int, str] | None = None
 
     def __repr__(self) -> str:
@@ -183,9 +186,25 @@ class Agent(AgentAttributes, WindowTrainer):
                 )
             )
         distribution = distribution_for(action_space, self.distribution)
+        self._registered.binding = True
+        try:
+            head = self._built_head(layout, actions, distribution, action_space)
+        finally:
+            self._registered.binding = False
+        self._head = head
+        self._observation_space, self._action_space = observation_space, action_space
+        # Keras would otherwise call the model on a window to build it.
+        self.built = True
+        self._prepare()
+
+    def _built_head(
+        self, layout: ObservationLayout, actions: Actions, distribution: ActionDistribution, action_space: Any
+    ) -> PolicyHead:
+        """Builds missing networks and checks all, for `bind`."""
         if self.policy is None:
+            saved = self._registered.waiting.get("policy")
             gives = distribution.outputs[0]
-            self.add_network("policy", default_network(layout, gives, output_gain=0.01, name="policy"))
+            self.add_network("policy", saved or default_network(layout, gives, output_gain=0.01, name="policy"))
         outputs = check_network(
             self.policy,
             "policy",
@@ -197,27 +216,49 @@ class Agent(AgentAttributes, WindowTrainer):
             beside=getattr(self, "value", None),
         )
         self.build_networks(layout)
-        self._head = self._make_head(layout, actions, distribution, outputs)
-        self._observation_space, self._action_space = observation_space, action_space
-        # Keras would otherwise call the model on a window to build it.
-        self.built = True
-        self._prepare()
+        self._registered.check_built(self)
+        return self._make_head(layout, actions, distribution, outputs)
 
     def build_networks(self, layout: ObservationLayout) -> None:
-        """Builds or checks what an algorithm needs beside the policy, such as a value network."""
+        """Builds or checks what an algorithm needs beside the policy, such as a value network.
 
-    def add_network(self, name: str, network: Any) -> None:
-        """Sets a network that the constructor did not get.
-
-        A saved agent remembers it: the order in which networks are set is the order of the weights and of the
-        optimizer's slots.
+        It is called once, when the agent is bound to its environment; the policy is there. Override it for networks
+        whose shapes depend on the observations, and call `super().build_networks(layout)` in it.
 
         Args:
-            name: The constructor's argument and attribute, such as ``"policy"``.
-            network: A `keras.Model`.
+            layout: The observations. ``[leaf.shape for leaf in layout.leaves]`` are the shapes of their arrays.
         """
-        setattr(self, name, network)
-        self._added_networks += (name,)
+
+    def add_network(self, name: str, network: Any, *, trainable: bool = True) -> Any:
+        """Registers a network of an algorithm of your own, as the attribute `name`: a predictor, a second critic.
+
+        Call it in `__init__`, or in `build_networks` where the network depends on the observations. From then on the
+        network is a part of the agent as the policy is: its weights are in files, snapshots and resume points, and are
+        restored with the agent's, and `minimize` updates those that are trainable. A saved agent that is loaded gets a
+        network that was an argument of its constructor (of the same name) from the file, on the layers that it shares
+        with other such networks; every other network is made by the same code again.
+
+        Args:
+            name: The attribute, such as ``"predictor"``.
+            network: A `keras.Model`. It must be built when the agent is bound: begin it with `keras.layers.Input`.
+            trainable: False makes all its layers not trainable, as those of a target network: the weights are saved
+                and restored, and no optimizer changes them. True, the default, leaves them as they are.
+
+        Returns:
+            The network that the agent has now: the one given, or in a loaded agent the saved one.
+
+        Raises:
+            NetworkError: It is no `keras.Model`, or is registered under another name.
+            ConfigurationError: The name means something else, to Keras or to this package.
+            StateError: There is a network of this name already, or the agent knows its environment.
+        """
+        return self._registered.register(self, name, network, trainable)
+
+    @property
+    def networks(self) -> Mapping[str, Any]:
+        """The networks by name: `policy` and `value` where there are such, and then those of `add_network`; a view."""
+        # No dict: Keras would save the weights of its values a second time.
+        return types.MappingProxyType(dict(networks_of(self)))
 
     @property
     def bound(self) -> bool:
@@ -297,7 +338,8 @@ class Agent(AgentAttributes, WindowTrainer):
         check_jit(jit_compile)
         refuse_losses(kwargs)
         check_int("steps_per_execution", kwargs.get("steps_per_execution", 1), minimum=1)
-        if kwargs.get("auto_scale_loss", True):
+        self._scales_where_needed = kwargs.get("auto_scale_loss", True)
+        if self._scales_where_needed:
             optimizer = scaling_where_needed(optimizer, self)
         # What is chosen now stands until the networks are there, and for an algorithm that leaves it to Keras.
         ours = jit_compile == AUTO and self.prefers_jit and not kwargs.get("run_eagerly", False)
@@ -317,8 +359,7 @@ class Agent(AgentAttributes, WindowTrainer):
 
     def choose_jit(self) -> JitChoice:
         """Chooses for ``jit_compile="auto"``, once the networks are there."""
-        named = [(name, getattr(self, name, None)) for name in ("policy", "value")]
-        networks = [(name, network) for name, network in named if network is not None]
+        networks = list(self.networks.items())
         known = {id(network) for _, network in networks}
         others = [layer for layer in self.layers if isinstance(layer, keras.Model) and id(layer) not in known]
         return choose_jit(networks + [(layer.name, layer) for layer in others])
@@ -336,23 +377,21 @@ class Agent(AgentAttributes, WindowTrainer):
     def get_config(self) -> dict[str, Any]:
         """The arguments that make this agent, with its hyperparameters and networks as they are now, and its spaces.
 
-        An algorithm of your own adds the arguments that its constructor has beside `Agent`'s and beside those that are
-        named as hyperparameters, and is registered with `keras.saving.register_keras_serializable`.
+        An algorithm of your own is registered with `keras.saving.register_keras_serializable`. What its constructor
+        takes beside the arguments of the package's agents is saved by itself if it is kept under the same name
+        (``self.depth = depth``): numbers, strings, networks, and what else Keras can say in a config.
 
         Raises:
             SpaceError: A space is of a kind that cannot be saved.
+            StateError: An argument is kept under no attribute of its name, or networks share weights in a way that
+                Keras cannot save.
+            ConfigurationError: An argument is of a kind that Keras cannot save.
         """
-        spaces = (self._observation_space, self._action_space)
-        config = config_of(type(self), self._hyperparams, spaces) | {
-            "policy": serialized(self.policy),
+        return config_of(self) | {
             "normalize_observations": self.normalize_observations,
             "seed": self._seed,
             "name": self.name,
-            ADDED: list(self._added_networks),
         }
-        if self.distribution is not None:  # a constructor of your own need not have such an argument
-            config[DISTRIBUTION] = serialized(self.distribution)
-        return config
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Any:
@@ -859,9 +898,18 @@ class Agent(AgentAttributes, WindowTrainer):
             self._jit_choice = choice if self.bound else None
         if self.compiled and self.bound:
             if not self.optimizer.built:
+                self._scale_for_new_networks()
                 self.optimizer.build(self.trainable_variables)
             self._trained = {id(variable): variable.path for variable in self.trainable_variables}
             self._clock.follow([learner.optimizer for learner in self.learners()])
+
+    def _scale_for_new_networks(self) -> None:
+        """Wraps the optimizer where a network that was built after `compile` computes in float16."""
+        if self._scales_where_needed:
+            optimizer = scaling_where_needed(self.optimizer, self)
+            if optimizer is not self.optimizer:
+                self.optimizer: Any = optimizer
+                self._hyperparams.attach_optimizer(optimizer)
 
     def _make_head(
         self, layout: ObservationLayout, actions: Actions, distribution: ActionDistribution, outputs: int

@@ -31,7 +31,16 @@ class AgentAttributes(NamesChecked):
 
     fixed_when_bound: ClassVar[frozenset[str]] = frozenset()
 
+    _given: frozenset[str]  # names of the arguments that the constructor was called with
+
     if not TYPE_CHECKING:  # for checkers, an agent has the attributes that its class declares
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            """Notes what the constructor is called with, for what the agent is saved as."""
+            new = super().__new__(cls, *args, **kwargs)
+            by_place = list(inspect.signature(cls.__init__).parameters)[1 : 1 + len(args)]
+            vars(new)["_given"] = frozenset((*by_place, *kwargs))
+            return new
 
         def __getattr__(self, name: str) -> Any:
             """Called where there is no such attribute; says what it is called here."""
@@ -44,7 +53,8 @@ class AgentAttributes(NamesChecked):
             if not name.startswith("_"):
                 mine = vars(self)
                 if name in mine:
-                    if name in self.fixed_when_bound and mine.get("_head") is not None and value is not mine[name]:
+                    fixed = name in self.fixed_when_bound or name in mine.get("_registered", ())
+                    if fixed and mine.get("_head") is not None and value is not mine[name]:
                         raise _fixed(self, name)
                 elif "_hyperparams" in mine and not hasattr(type(self), name):  # once Keras has set what it needs
                     _check_new(self, name, value)
@@ -64,7 +74,7 @@ def _missing(agent: Any, name: str) -> UnknownNameError:
 def _fixed(agent: Any, name: str) -> StateError:
     problem = f"The agent knows its environment, and its `{name}` was built in: setting it now would change nothing."
     fix = f"Make a new agent with another `{name}`"
-    if name in ("policy", "value"):
+    if name in ("policy", "value") or name in vars(agent)["_registered"]:
         fix += f", or change the weights: agent.{name}.set_weights(...)"
     return StateError(describe(problem, fix=f"{fix}.", agent=type(agent).__name__))
 
@@ -107,17 +117,43 @@ def _options(cls: Hashable) -> tuple[str, ...]:
 @functools.cache
 def _mentioned_by(cls: Hashable) -> frozenset[str]:
     """Names of attributes that are a class's own: its code uses or declares them; of this package's, sets them."""
+    found = set(set_by_package(cls))
+    for base in inspect.getmro(cast(type[Any], cls)):
+        if issubclass(base, AgentAttributes) and not is_ours(base):
+            found |= set(vars(base).get("__annotations__", {}))
+            found |= {name for code in _codes_in(base) for name in code.co_names}
+    return frozenset(found)
+
+
+@functools.cache
+def set_by_package(cls: Hashable) -> frozenset[str]:
+    """Names of attributes that this package's part of an agent's class declares or sets.
+
+    Args:
+        cls: The class.
+    """
     found: set[str] = set()
     for base in inspect.getmro(cast(type[Any], cls)):
-        if not issubclass(base, AgentAttributes):
-            continue
-        found |= set(vars(base).get("__annotations__", {}))
-        ours = base.__module__.split(".")[0] == __name__.split(".")[0]
-        for member in vars(base).values():
-            for code in _codes_of(member):
-                set_here = (step.argval for step in dis.get_instructions(code) if step.opname == "STORE_ATTR")
-                found |= set(set_here if ours else code.co_names)
+        if issubclass(base, AgentAttributes) and is_ours(base):
+            found |= set(vars(base).get("__annotations__", {}))
+            steps = (step for code in _codes_in(base) for step in dis.get_instructions(code))
+            found |= {step.argval for step in steps if step.opname == "STORE_ATTR"}
     return frozenset(found)
+
+
+def is_ours(cls: type[Any]) -> bool:
+    """Whether a class is one of this package.
+
+    Args:
+        cls: The class.
+    """
+    return cls.__module__.split(".")[0] == __name__.split(".")[0]
+
+
+def _codes_in(cls: type[Any]) -> Iterator[types.CodeType]:
+    """The code of everything that a class defines."""
+    for member in vars(cls).values():
+        yield from _codes_of(member)
 
 
 def _codes_of(member: Any) -> Iterator[types.CodeType]:

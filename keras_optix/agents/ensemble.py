@@ -176,7 +176,17 @@ class EnsembleAgent(Agent):
         self._mixture.assign(shares)
         self._clock.move_past(before)
 
-    # Spaces
+    # Spaces and networks
+
+    def add_network(self, name: str, network: Any, *, trainable: bool = True) -> Any:
+        """Refused: the networks of an ensemble are those of its members; see `Agent.add_network`.
+
+        Raises:
+            StateError: Always.
+        """
+        problem = "An ensemble has no networks beside those of its members."
+        fix = "Register the network in `__init__` or `build_networks` of a member's class."
+        raise StateError(describe(problem, fix=fix, name=name))
 
     def bind(self, observation_space: Any, action_space: Any) -> None:
         """Fits every member to an environment; see `Agent.bind`.

@@ -33,21 +33,25 @@ _HINTS = {
 }
 
 
-def check_kind(network: Any, role: str) -> None:
+def check_kind(network: Any, role: str, *, optional: bool = True) -> None:
     """Checks that a network is an object that an agent can train.
 
     Args:
-        network: What was given; None is for a default network.
-        role: ``"policy"`` or ``"value"``, for the message.
+        network: What was given.
+        role: What the network is called, such as ``"policy"``, for the message.
+        optional: Whether None is allowed, which is for a default network. Defaults to True.
 
     Raises:
         NetworkError: It is not a `keras.Model`.
     """
-    if network is None or (isinstance(network, keras.Model) and not hasattr(network, "hyperparams")):
+    if network is None and optional:
+        return
+    if isinstance(network, keras.Model) and not hasattr(network, "hyperparams"):
         return
     received: dict[str, Any] = {role: network}
     if isinstance(network, keras.Model):
-        problem, fix = f"`{role}` is an agent, and must be a network.", f"Give its network: `agent.{role}`."
+        own = role if optional else "policy"
+        problem, fix = f"`{role}` is an agent, and must be a network.", f"Give its network: `agent.{own}`."
     elif inspect.isclass(network):
         problem = f"`{role}` must be a keras.Model, and is a class."
         fix = f"Make one of it: {role}={network.__name__}(...)."
@@ -59,7 +63,7 @@ def check_kind(network: Any, role: str) -> None:
         fix = "Give the model that it makes, or subclass keras.Model and call it there."
     else:
         problem = f"`{role}` must be a keras.Model."
-        leave_out = "Leave it out for a default network."
+        leave_out = "Leave it out for a default network." if optional else "Give one: keras.Sequential([...])."
         fix = _HINTS.get(kind_of(network), leave_out)
         if isinstance(network, str) and network in POLICY_NAMES:
             fix = f"There are no names of networks here. {leave_out}"

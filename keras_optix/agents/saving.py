@@ -1,4 +1,9 @@
-"""An agent as a config for `agent.save` and `keras.saving.load_model`, and back."""
+"""An agent as a config for `agent.save` and `keras.saving.load_model`, and back.
+
+A config is the call that makes the agent again. It has the networks that the constructor was given. A network that the
+agent's own code makes, in `__init__` or `build_networks`, is made by that code again, as the layers of a Keras model
+are. Weights are no part of a config: Keras saves them beside it.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +14,92 @@ from typing import Any
 import keras
 
 from keras_optix.agents.networks import names_may_differ
-from keras_optix.agents.shared_layers import tie
+from keras_optix.agents.own_arguments import (
+    arguments_of_package,
+    as_config,
+    has_own_constructor,
+    is_plain,
+    named_arguments,
+    networks_among,
+    own_values,
+)
+from keras_optix.agents.registered_networks import ROLES
+from keras_optix.agents.shared_layers import shared_layers, tie
+from keras_optix.errors import StateError, describe
 from keras_optix.experience.spaces_json import from_json, to_json
 from keras_optix.records import LEARNING_RATE
 
 _SPACES = ("observation_space", "action_space")
-ADDED = "added_networks"  # names of the networks that were not given to the constructor
-SHARED = "shared_layers"  # names of the layers that the value network has in common with the policy
-DISTRIBUTION = "distribution"
+_ADDED = "added_networks"  # names of the networks in the config that were built when the agent was bound
+_NETWORKS = "networks"  # names of all that were registered, those that are made by code again among them
+_SHARED = "shared_layers"  # which layers a network has in common with those before it
+_GIVEN = "given_arguments"  # what the constructor of a class of one's own was called with
+_OWN = "own_arguments"  # names of its arguments that are configs of their own
 _REST = "other_hyperparams"
-_OBJECTS = ("policy", "value", DISTRIBUTION)  # arguments that are configs of their own
+_DISTRIBUTION = "distribution"
 
 
-def config_of(cls: Any, hyperparams: Mapping[str, float], spaces: tuple[Any, Any]) -> dict[str, Any]:
-    """What every agent's config has: its hyperparameters as they are now, and its environment's spaces.
+def config_of(agent: Any) -> dict[str, Any]:
+    """What every agent's config has: networks, hyperparameters as they are now, and its environment's spaces.
 
     A hyperparameter is a constructor argument where the constructor has one of its name, so that the config reads as
     the call that makes the agent; the rest are set afterwards. The learning rate belongs to the optimizer.
 
     Args:
-        cls: The agent's class.
-        hyperparams: Values by name.
-        spaces: Observation and action space; each None if the agent is not bound.
+        agent: An `Agent`.
 
     Returns:
         Values for JSON.
 
     Raises:
         SpaceError: A space is of a kind that cannot be saved.
+        StateError: An argument is kept nowhere, or networks share weights in a way that a config cannot say.
+        ConfigurationError: An argument is of a kind that a config cannot say.
     """
+    cls = type(agent)
     arguments = inspect.signature(cls.__init__).parameters
-    values = {name: value for name, value in hyperparams.items() if name != LEARNING_RATE}
+    values = {name: value for name, value in agent.hyperparams.snapshot().items() if name != LEARNING_RATE}
     config: dict[str, Any] = {name: value for name, value in values.items() if name in arguments}
     config[_REST] = {name: value for name, value in values.items() if name not in arguments}
-    return config | spaces_config(spaces)
+    config |= spaces_config((agent._observation_space, agent._action_space))
+    if has_own_constructor(cls):
+        config[_GIVEN] = sorted(agent._given)
+    if agent.distribution is not None:  # a constructor of your own need not have such an argument
+        config[_DISTRIBUTION] = serialized(agent.distribution)
+    return config | _networks_and_own_arguments(agent, arguments_of_package(cls) | set(values))
+
+
+def _networks_and_own_arguments(agent: Any, known: frozenset[str]) -> dict[str, Any]:
+    """The part of a config that has networks, and what only the constructor of a class of one's own takes."""
+    registered = agent._registered
+    roles = {role: vars(agent)[role] for role in ROLES if role in vars(agent)}
+    # What a constructor of one's own hands to ours without taking it, it makes again.
+    roles = {role: one for role, one in roles.items() if _takes(agent, role) or role in registered.while_binding}
+    own = own_values(agent, agent._given, known)
+    networks = {name: one for name, one in (roles | own).items() if isinstance(one, keras.Model)}
+    objects = {name: value for name, value in own.items() if not is_plain(value)}
+    inside = networks_among({name: value for name, value in objects.items() if name not in networks})
+    shared = shared_layers(networks | inside)
+    untied = [name for name in inside if name in shared]
+    if untied:
+        problem = "Networks in a list, tuple or dict share layers with other networks, which no config can say."
+        fix = "Give each network as an argument of its own."
+        raise StateError(describe(problem, fix=fix, networks=untied))
+    return {
+        **{name: serialized(one) for name, one in roles.items()},
+        **as_config(agent, own),
+        _OWN: list(objects),
+        _SHARED: shared,
+        # What the constructor is given it registers itself, even if only when the agent is bound.
+        _ADDED: [name for name in registered.while_binding if name in networks and name not in agent._given],
+        _NETWORKS: list(registered.names),
+    }
+
+
+def _takes(agent: Any, name: str) -> bool:
+    """Whether an argument of the package's agents is one of the call that makes an agent again."""
+    cls = type(agent)
+    return not has_own_constructor(cls) or name in agent._given or name in named_arguments(cls, agent._given)
 
 
 def spaces_config(spaces: tuple[Any, Any]) -> dict[str, Any]:
@@ -77,20 +134,50 @@ def agent_of(cls: Any, config: Mapping[str, Any], custom_objects: Mapping[str, A
 
     Returns:
         The agent.
+
+    Raises:
+        StateError: A network was registered that the agent's code does not make again.
     """
     arguments = {name: value for name, value in config.items() if name not in _SPACES}
-    rest = arguments.pop(_REST, {})
-    for name in _OBJECTS:
-        if isinstance(arguments.get(name), Mapping):
+    rest, given = arguments.pop(_REST, {}), arguments.pop(_GIVEN, None)
+    added, registered = arguments.pop(_ADDED, ()), arguments.pop(_NETWORKS, ())
+    own, shared = arguments.pop(_OWN, ()), arguments.pop(_SHARED, {})
+    if not isinstance(shared, Mapping):  # files of before other networks than policy and value could share layers
+        shared = {"value": {"policy": shared}} if shared else {}
+    for name in (*ROLES, _DISTRIBUTION, *own):
+        if isinstance(arguments.get(name), Mapping | list | tuple):
             with names_may_differ():
                 arguments[name] = keras.saving.deserialize_keras_object(arguments[name], custom_objects=custom_objects)
-    shared = arguments.pop(SHARED, ())
-    if shared:
-        arguments["value"] = tie(arguments["value"], arguments["policy"], shared)
-    added = {name: arguments.pop(name) for name in arguments.pop(ADDED, ())}
-    agent = cls(**arguments)
-    for name, network in added.items():
-        agent.add_network(name, network)
+    networks = {name: arguments[name] for name in (*ROLES, *own) if isinstance(arguments.get(name), keras.Model)}
+    arguments |= tie(networks, shared)
+    waiting = {name: arguments.pop(name) for name in added if name in arguments}
+    passed, others = _divided(cls, arguments, given)
+    agent = cls(**passed)
+    agent._registered.waiting = waiting
+    for name, value in others.items():
+        _set_where_other(agent, name, value)
     agent.hyperparams.assign(rest)
     bind_to(agent, config)
+    missing = [name for name in registered if name not in agent._registered]
+    if missing:
+        problem = f"The saved {cls.__name__} has networks that its class does not make again."
+        fix = "Call `self.add_network(name, network)` in its `__init__` or `build_networks`."
+        raise StateError(describe(problem, fix=fix, networks=missing))
     return agent
+
+
+def _divided(cls: Any, arguments: dict[str, Any], given: list[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments for a constructor, and those of the package's agents that a constructor of one's own says itself."""
+    if given is None or not has_own_constructor(cls):
+        return arguments, {}
+    named = {*named_arguments(cls, frozenset(given)), *given}
+    said = {name for name in arguments if name in arguments_of_package(cls) and name not in named}
+    passed = {name: value for name, value in arguments.items() if name not in said}
+    return passed, {name: arguments[name] for name in said}
+
+
+def _set_where_other(agent: Any, name: str, value: Any) -> None:
+    """Sets an attribute that had been changed after the agent was made."""
+    fixed = isinstance(found := getattr(type(agent), name, None), property) and found.fset is None
+    if is_plain(value) and not fixed and getattr(agent, name, value) != value:
+        setattr(agent, name, value)

@@ -1,8 +1,8 @@
-"""Policy and value networks that share layers: these are computed once in a gradient step, and saved once."""
+"""Networks that share layers: policy and value compute these once in a gradient step, and each is saved once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -69,54 +69,95 @@ def join(one: Any, other: Any) -> JointNetwork | None:
     return JointNetwork(keras.Model(list(inputs.values()), outputs), [key[0] for key in inputs])
 
 
-def shared_layers(policy: Any, value: Any) -> list[str]:
-    """Names of the layers that two networks have in common, for a config; see `tie`.
+def shared_layers(networks: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Which layers networks have in common, for a config; see `tie`.
 
     Args:
-        policy: A `keras.Model`, or None.
-        value: A `keras.Model`, or None.
+        networks: `keras.Model`s by name; each is compared with those before it.
+
+    Returns:
+        By the name of a network and by that of an earlier one, the names of the layers that it has of the earlier one;
+        True where it is itself a layer of it.
 
     Raises:
         StateError: They share weights in a way that a config cannot say: inside layers that they do not share.
     """
-    if policy is None or value is None:
-        return []
-    shared = _shared_variables(policy, value)
-    if not shared:
-        return []
-    mine = {id(layer) for layer in policy.layers}
-    common = [layer for layer in value.layers if id(layer) in mine and not _is_input(layer)]
-    said = {id(variable) for layer in common for variable in layer.variables}
-    unsaid = [variable.path for variable in shared if id(variable) not in said]
-    if unsaid or not (_is_graph(policy) and _is_graph(value)):
-        raise StateError(
-            describe(
-                "The policy and the value network share weights in a way that Keras cannot save: only layers that "
-                "stand in both of two functional or sequential models can be saved once for both.",
-                fix="Share whole layers, or use `agent.save_weights(...)`, and load into an agent that the same "
-                "program builds.",
-                shared=(unsaid or [variable.path for variable in shared])[:3],
+    found: dict[str, dict[str, Any]] = {}
+    for k, (name, network) in enumerate(networks.items()):
+        earlier = dict(list(networks.items())[:k])
+        shared = {
+            id(variable): variable for other in earlier.values() for variable in _shared_variables(other, network)
+        }
+        if not shared:
+            continue
+        said: set[int] = set()
+        for other_name, other in earlier.items():
+            parts = _parts(other)
+            if any(part is network for part in parts.values()):
+                found.setdefault(name, {})[other_name] = True
+                said |= set(shared)
+                break
+            common = _common(parts, network)
+            if common:
+                found.setdefault(name, {})[other_name] = [layer.name for layer in common]
+                said |= {id(variable) for layer in common for variable in layer.variables}
+        unsaid = [variable.path for key, variable in shared.items() if key not in said]
+        if unsaid:
+            sharing = [other for other in earlier if _shared_variables(earlier[other], network)]
+            raise StateError(
+                describe(
+                    f"The networks {', '.join(sharing)} and {name} share weights in a way that Keras cannot save: only "
+                    "layers that stand in both of two functional or sequential models can be saved once for both.",
+                    fix="Share whole layers, or use `agent.save_weights(...)`, and load into an agent that the same "
+                    "program builds.",
+                    shared=unsaid[:3],
+                )
             )
-        )
-    return [layer.name for layer in common]
+    return found
 
 
-def tie(value: Any, policy: Any, names: Sequence[str]) -> Any:
-    """Makes a value network use layers of the policy in the place of its own of the same names.
+def tie(networks: Mapping[str, Any], shared: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Makes networks use layers of each other in the place of their own of the same names.
 
     Args:
-        value: A functional or sequential `keras.Model`.
-        policy: Another one.
-        names: What `shared_layers` returned.
+        networks: Functional or sequential `keras.Model`s by name, in the order in which `shared_layers` got them.
+        shared: What `shared_layers` returned.
 
     Returns:
-        The value network on the shared layers.
+        The networks on the shared layers.
     """
-    tied = set(names)
+    tied = dict(networks)
+    for name in networks:
+        layers: dict[str, Any] = {}
+        for other, names in shared.get(name, {}).items():
+            parts = _parts(tied[other])
+            if names is True:
+                tied[name] = next(part for part in parts.values() if part.name == networks[name].name)
+            else:
+                layers |= {layer: parts[layer] for layer in names}
+        if layers:
+            tied[name] = _on_layers(networks[name], layers)
+    return tied
+
+
+def _on_layers(network: Any, layers: Mapping[str, Any]) -> Any:
+    """A network with other layers in the place of its own of the same names."""
     with names_may_differ():
-        return keras.models.clone_model(
-            value, clone_function=lambda layer: policy.get_layer(layer.name) if layer.name in tied else layer
-        )
+        return keras.models.clone_model(network, clone_function=lambda layer: layers.get(layer.name, layer))
+
+
+def _parts(network: Any) -> dict[str, Any]:
+    """What another network can have of one, by name: the network itself, and its layers; {} if it hides them."""
+    if not _is_graph(network):
+        return {}
+    return {network.name: network} | {layer.name: layer for layer in network.layers if not _is_input(layer)}
+
+
+def _common(parts: Mapping[str, Any], network: Any) -> list[Any]:
+    """The layers of a network that are parts of another."""
+    if not _is_graph(network):
+        return []
+    return [layer for layer in network.layers if parts.get(layer.name) is layer]
 
 
 class _Calls:
