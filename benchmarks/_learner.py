@@ -72,11 +72,13 @@ def drive(
     learning_rate, skill = start, 0.0
     kept: dict[str, tuple[float, float]] = {}
     decisions = []
+    state = None if tuner is None else tuner.initial_state()
     for window in range(windows):
         if tuner is not None:
             score = optix.statistics.Estimate(skill + NOISE * float(rng.normal()), NOISE, 10)
             current = optix.HyperparamSet({"learning_rate": learning_rate})
-            decision = tuner.observe(optix.evaluators.Evaluation(score, window, env_steps=window), current)
+            evaluation = optix.evaluators.Evaluation(score, window, env_steps=window)
+            state, decision = tuner.observe(state, evaluation, current)
             if decision is not None:
                 if decision.keep is not None:
                     kept[decision.keep] = skill, learning_rate

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+
+from msgspec.structs import replace
 
 import keras_optix as optix
 
@@ -14,17 +14,19 @@ PLATEAU, PLATEAU_CAP = 2.0, 0.5
 PATIENCE = 5  # the original's default
 
 
-@dataclass(frozen=True)
-class _State:
-    """All state of a `NaiveOptimizer`, as JSON values."""
+class NaiveState(optix.tuners.State, frozen=True):
+    """What a `NaiveOptimizer` knows of a run."""
 
+    steps: dict[str, float]
     parameter: int = 0
     base: float | None = None  # unit coordinate before the probe; None while no probe is under way
     step: float = 0.0  # of this probe: the next one's may be wider before it is over
     before: float = 0.0
     best: float | None = None
     since_best: int = 0
-    steps: dict[str, float] = field(default_factory=dict)
+
+
+_After = tuple[NaiveState, optix.tuners.TunerDecision | None]
 
 
 class NaiveOptimizer(optix.tuners.BaseOptimizer):
@@ -48,54 +50,43 @@ class NaiveOptimizer(optix.tuners.BaseOptimizer):
     ) -> None:
         super().__init__(param_bounds)
         self.perturbation_scale = perturbation_scale
-        self._state = _State()
-        self.reset()
 
-    def reset(self) -> None:
-        """See `BaseOptimizer.reset`."""
-        self._state = _State(steps=dict.fromkeys(self.spaces, self.perturbation_scale))
+    def initial_state(self) -> NaiveState:
+        """See `BaseOptimizer.initial_state`."""
+        return NaiveState(dict.fromkeys(self.spaces, self.perturbation_scale))
 
     def observe(
-        self, evaluation: optix.evaluators.Evaluation, current: optix.HyperparamSet
-    ) -> optix.tuners.TunerDecision | None:
+        self, state: NaiveState, evaluation: optix.evaluators.Evaluation, current: optix.HyperparamSet
+    ) -> _After:
         """See `BaseOptimizer.observe`."""
         score = evaluation.score.mean
-        state = _resized(self._state, score)
+        state = _resized(state, score)
         name = tuple(self.spaces)[state.parameter]
         if state.base is None:
             base = self.spaces[name].to_unit(current.params[name])
-            self._state = replace(state, base=base, step=state.steps[name], before=score)
-            return self._move("probe", name, base + state.steps[name])
+            after = replace(state, base=base, step=state.steps[name], before=score)
+            return after, self._move("probe", name, base + state.steps[name])
         gradient = (score - state.before) / state.step
-        self._state = replace(state, base=None, parameter=(state.parameter + 1) % len(self.spaces))
+        after = replace(state, base=None, parameter=(state.parameter + 1) % len(self.spaces))
         if gradient > 0:
-            return optix.tuners.TunerDecision("commit")  # the value in force stays
+            return after, optix.tuners.TunerDecision("commit")  # the value in force stays
         if gradient < 0:
-            return self._move("reverse", name, state.base - state.step)
-        return self._move("undecided", name, state.base)
+            return after, self._move("reverse", name, state.base - state.step)
+        return after, self._move("undecided", name, state.base)
 
-    def pause(self) -> optix.tuners.TunerDecision | None:
+    def pause(self, state: NaiveState) -> _After:
         """See `BaseOptimizer.pause`."""
-        if self._state.base is None:
-            return None
-        name, base = tuple(self.spaces)[self._state.parameter], self._state.base
-        self._state = replace(self._state, base=None)
-        return self._move("paused", name, base)
-
-    def to_json(self) -> dict[str, Any]:
-        """See `BaseOptimizer.to_json`."""
-        return asdict(self._state)
-
-    def from_json(self, values: dict[str, Any]) -> None:
-        """See `BaseOptimizer.from_json`."""
-        self._state = _State(**values)
+        if state.base is None:
+            return state, None
+        name = tuple(self.spaces)[state.parameter]
+        return replace(state, base=None), self._move("paused", name, state.base)
 
     def _move(self, kind: str, name: str, unit: float) -> optix.tuners.TunerDecision:
         # `from_unit` stays within the bounds.
         return optix.tuners.TunerDecision(kind, {name: self.spaces[name].from_unit(unit)})
 
 
-def _resized(state: _State, score: float) -> _State:
+def _resized(state: NaiveState, score: float) -> NaiveState:
     """The steps after a score: wider with a new best, and where `PATIENCE` scores have brought none."""
     if state.best is None or score > state.best:
         grown = {} if state.best is None else _grown(state.steps, IMPROVED, IMPROVED_CAP)

@@ -48,6 +48,7 @@ class Toy:
     def __init__(self, tuner: PBTOptimizer, seed: int, *, copy_weights: bool = True) -> None:
         rng = np.random.default_rng((seed, 1))
         self.tuner = tuner
+        self.state = tuner.initial_state()
         self.copy_weights = copy_weights
         self.weights = START + _ASYMMETRY * rng.normal(size=2)
         self.params = {"h0": 1.0, "h1": 0.0}
@@ -73,9 +74,11 @@ class Toy:
         self._windows += 1
         current = HyperparamSet(dict(self.params))
         if self._windows == 1:
-            self._apply(self.tuner.begin(current), collected)
+            self.state, begun = self.tuner.begin(self.state, current)
+            self._apply(begun, collected)
         evaluation = Evaluation(Estimate(score, 0.0, 1), self._windows, env_steps=self._windows)
-        self._apply(self.tuner.observe(evaluation, current), self.weights)
+        self.state, decision = self.tuner.observe(self.state, evaluation, current)
+        self._apply(decision, self.weights)
 
     def _apply(self, decision: TunerDecision | None, earned: np.ndarray) -> None:
         """Does what the tuner wants, in the order of the loop: keep, restore, params, drop."""

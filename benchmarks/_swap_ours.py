@@ -38,7 +38,7 @@ class Points(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         """See `keras.callbacks.Callback`."""
         self._windows += 1
-        state = self._loop.scheduler.state
+        state = self._loop.scheduler_state
         if state.evaluations != self._evaluations:
             self._evaluations = state.evaluations
             score = round(state.history[-1], 1) if state.history else None  # none after an alarm of the watchdog's

@@ -32,6 +32,7 @@ def train(directory: Path, interval: float, windows: int) -> None:
     import keras
 
     import keras_optix as optix
+    from keras_optix.states import to_json
 
     class Savable(gymnasium.Wrapper):
         """CartPole with its own time limit, which can say where it stands."""
@@ -91,8 +92,8 @@ def train(directory: Path, interval: float, windows: int) -> None:
     np.savez(directory / "final.npz", **arrays)
     final = {
         "agent": values,
-        "scheduler": callback.scheduler.state.to_json(),
-        "tuner": callback.tuner.to_json() if callback.tuner else None,
+        "scheduler": to_json(callback.scheduler_state),
+        "tuner": to_json(callback.tuner_state),
         "env_steps": callback.env_steps,
         "hyperparams": agent.hyperparams.snapshot(),
     }

@@ -206,11 +206,12 @@ def run_length(scores: Iterator[Estimate], best: Estimate, limit: float) -> int:
     """Evaluations of the watchdog until it alarms, or until there are no more scores."""
     scheduler = BackoffScheduler(cusum_slack=0.5, cusum_limit=limit)
     # No progress was made, so that the margin that is measured in it is 0.
-    scheduler.state = SchedulerState(loop_state=LoopState.WATCHDOG, best=best, level=best, baseline=math.inf)
+    state = SchedulerState(loop_state=LoopState.WATCHDOG, best=best, level=best, baseline=math.inf)
     evaluations = 0
     for score in scores:
         evaluations += 1
-        if scheduler.observe(Evaluation(score, evaluations)).event is LoopEvent.DEGRADATION:
+        state, decision = scheduler.observe(state, Evaluation(score, evaluations))
+        if decision.event is LoopEvent.DEGRADATION:
             break
     return evaluations
 

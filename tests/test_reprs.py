@@ -61,7 +61,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "tuner": tuner,
         "callback": callback,
         "hook": callback.callbacks[0],
-        "scheduler": callback.scheduler,
+        "scheduler": callback._loop.scheduler,
         "snapshot": callback.best_snapshot,
         "event": callback.events[0],
         "events": callback.events,

@@ -27,7 +27,7 @@ from keras_optix.agents.normalization import RunningMoments, moments_in
 from keras_optix.agents.progress import FitProgress, ProgressReporter
 from keras_optix.agents.registered_networks import RegisteredNetworks, networks_of
 from keras_optix.agents.saving import agent_of, config_of
-from keras_optix.agents.state import PolicyClock, StateReader, in_acting_dtype, load_arrays
+from keras_optix.agents.state import PolicyClock, StateReader, check_saved_agent, in_acting_dtype, load_arrays
 from keras_optix.agents.stepping import (
     ByWindow,
     FitFailureListener,
@@ -780,6 +780,19 @@ class Agent(AgentAttributes, WindowTrainer):
     def save_run(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Returns all that a run which is cut off needs to go on: arrays by name, and values for JSON."""
         return self.get_state(), {"clock": self._clock.save(), "act": self._act_rng.bit_generator.state}
+
+    def check_run(self, values: Any) -> None:
+        """Checks that `restore_run` can read the values that `save_run` returned; nothing is changed.
+
+        Args:
+            values: As returned.
+
+        Raises:
+            StateError: Something is missing, is unknown, or is of another kind.
+        """
+        # An agent of one's own may save more.
+        beside = [name for name in self.save_run()[1] if name not in ("clock", "act")]
+        check_saved_agent(values, f"resume point of agent {self.name}", beside)
 
     def restore_run(
         self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], *, same_episodes: bool = True

@@ -442,6 +442,16 @@ class EnsembleAgent(Agent):
             members.append(member_values)
         return arrays, values | {"members": members}
 
+    def check_run(self, values: Any) -> None:
+        """See `Agent.check_run`."""
+        super().check_run(values)
+        saved = values["members"]
+        if not isinstance(saved, list | tuple) or len(saved) != len(self.members):
+            problem, fix = "The resume point is of an ensemble of other members.", "Resume with those that the run had."
+            raise StateError(describe(problem, fix=fix, members=len(self.members), saved=saved))
+        for member, member_values in zip(self.members, saved, strict=True):
+            member.check_run(member_values)
+
     def restore_run(
         self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], *, same_episodes: bool = True
     ) -> None:

@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import keras
+import msgspec
 import numpy as np
 import tensorflow as tf
 
 from keras_optix.agents.precision import OTHER_FLOATS
 from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
+from keras_optix.states import Generator, State, read_state
 from keras_optix.validation import check_architecture
+
+
+class ClockState(State, frozen=True):
+    """What a `PolicyClock` knows.
+
+    Attributes:
+        version: Version of the weights.
+        window: Number of the last window, or -1.
+    """
+
+    version: int
+    window: Annotated[int, msgspec.Meta(ge=-1)]
+
+
+def check_saved_agent(values: Any, what: str, beside: Sequence[str]) -> None:
+    """Checks what is saved of an agent beside arrays.
+
+    Args:
+        values: JSON values.
+        what: Whose they are, for messages.
+        beside: What there is beside the clock and the generator of `act`.
+
+    Raises:
+        StateError: Something is missing, is unknown, or is of another kind.
+    """
+    fields = [("clock", ClockState), ("act", Generator), *((name, Any) for name in beside)]
+    read_state(msgspec.defstruct("SavedAgent", fields, bases=(State,), frozen=True), values, what, part=True)
 
 
 class PolicyClock:

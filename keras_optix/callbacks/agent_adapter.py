@@ -12,7 +12,7 @@ import numpy as np
 from keras_optix.callbacks.fit_adapter import FitAdapter
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.evaluators.evaluation import metrics_of
-from keras_optix.evaluators.score_pool import ScorePool
+from keras_optix.evaluators.score_pool import PoolState, ScorePool
 from keras_optix.evaluators.scorer import Scorer
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.copies import Copies
@@ -25,8 +25,9 @@ from keras_optix.loop.adapter import HyperparamAccess, InPlaceEvaluation, Policy
 from keras_optix.loop.after_shift import AfterShift
 from keras_optix.loop.engine import Engine
 from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
+from keras_optix.states import Count, Generator, State, read_state
 from keras_optix.statistics.comparisons import EvaluationResult
-from keras_optix.store.files import Saved, State, prefixed, under
+from keras_optix.store.files import Arrays, Saved, prefixed, under
 from keras_optix.tuners.search_space import SearchSpace
 
 _SEVERAL = 4
@@ -42,7 +43,7 @@ class LoopAgent(Protocol):
         """Reads out the current version of the policy."""
         ...
 
-    def params_from_state(self, state: State, version: int) -> PolicyParams:
+    def params_from_state(self, state: Arrays, version: int) -> PolicyParams:
         """Returns the policy in a state that was saved, for actors."""
         ...
 
@@ -58,7 +59,7 @@ class LoopAgent(Protocol):
         """The same of a version that was read out."""
         ...
 
-    def set_state(self, state: State) -> None:
+    def set_state(self, state: Arrays) -> None:
         """Restores them."""
         ...
 
@@ -74,7 +75,11 @@ class LoopAgent(Protocol):
         """Everything that a resumed run needs of the agent."""
         ...
 
-    def restore_run(self, arrays: State, values: Mapping[str, Any], *, same_episodes: bool) -> None:
+    def check_run(self, values: Any) -> None:
+        """Checks what was saved beside arrays."""
+        ...
+
+    def restore_run(self, arrays: Arrays, values: Mapping[str, Any], *, same_episodes: bool) -> None:
         """Restores it."""
         ...
 
@@ -136,6 +141,48 @@ class MixedAgent(Protocol):
     ) -> Sequence[EvalMetrics | None]:
         """What each member earned in a window."""
         ...
+
+
+class AgentRunState(State, frozen=True):
+    """What a resumed run needs of an `AgentAdapter`, beside arrays.
+
+    Attributes:
+        agent: What the agent needs, which knows of what kind it is.
+        sources: The same of its datasets, in their order.
+        evaluation_steps: Environment steps that evaluations took.
+        seeds: The generator of seeds for policies that are compared.
+        in_place: Why evaluations take place in the training environments; empty where they do not.
+        evaluation_envs: Environments of evaluations; 0 until there are some.
+        hyperparams: Values by name.
+    """
+
+    agent: Any
+    sources: tuple[Any, ...]
+    evaluation_steps: Count
+    seeds: Generator
+    in_place: str
+    evaluation_envs: Count
+    hyperparams: dict[str, float]
+
+
+class InPlaceState(State, frozen=True):
+    """What a resumed run needs of an `AgentInPlaceEvaluation`, beside arrays.
+
+    Attributes:
+        window_id: The window that the candidate collected.
+        env_steps: Environment steps of the run up to its end.
+        policy_version: Version of the candidate.
+        version: Under which version its weights act.
+        episodes: How many are played, if more than the evaluator wants.
+        pool: Their scores.
+    """
+
+    window_id: int
+    env_steps: Count
+    policy_version: int
+    version: int
+    episodes: Count
+    pool: PoolState
 
 
 class AgentAdapter(FitAdapter):
@@ -254,11 +301,11 @@ class AgentAdapter(FitAdapter):
         """The weights as they are now, as a candidate."""
         return self._candidate(self._agent.policy_record(), window_id, env_steps)
 
-    def get_state(self) -> State:
+    def get_state(self) -> Arrays:
         """See `Adapter`."""
         return self._agent.get_state()
 
-    def set_state(self, state: State) -> None:
+    def set_state(self, state: Arrays) -> None:
         """See `Adapter`."""
         self._agent.set_state(state)
 
@@ -391,25 +438,28 @@ class AgentAdapter(FitAdapter):
         """See `Adapter`."""
         return [float(weight) for weight in self._agent.mixture_weights] if isinstance(self._agent, MixedAgent) else ()
 
+    def read_in_place(self, values: Any) -> InPlaceState:
+        """See `Adapter`."""
+        return read_state(InPlaceState, values, "evaluation in the training environments", part=True)
+
     def resume_in_place(
-        self, arrays: State, values: Mapping[str, Any], scorer: Scorer, *, weights: bool
+        self, arrays: Arrays, saved: InPlaceState, scorer: Scorer, *, weights: bool
     ) -> InPlaceEvaluation:
         """See `Adapter`."""
         candidate = self.policy_of(
             under("candidate/", arrays),
-            window_id=values["window_id"],
-            env_steps=values["env_steps"],
-            version=values["policy_version"],
+            window_id=saved.window_id,
+            env_steps=saved.env_steps,
+            version=saved.policy_version,
         )
-        episodes = int(values["episodes"])
         if not weights:
-            return self.evaluate_in_place(candidate, scorer, episodes)
-        before, version = under("before/", arrays), int(values["version"])
-        resumed = AgentInPlaceEvaluation(self._agent, candidate, scorer, before, version, episodes)
-        resumed.pool.from_json(values["pool"])
+            return self.evaluate_in_place(candidate, scorer, saved.episodes)
+        before = under("before/", arrays)
+        resumed = AgentInPlaceEvaluation(self._agent, candidate, scorer, before, saved.version, saved.episodes)
+        resumed.pool.state = saved.pool
         return resumed
 
-    def policy_of(self, state: State, *, window_id: int, env_steps: int, version: int) -> PolicyRef:
+    def policy_of(self, state: Arrays, *, window_id: int, env_steps: int, version: int) -> PolicyRef:
         """See `Adapter`."""
         policy = PolicyRecord(self._agent.params_from_state(state, version), lambda: dict(state))
         return self._candidate(policy, window_id, env_steps)
@@ -423,34 +473,46 @@ class AgentAdapter(FitAdapter):
             mine, values = source.save()
             saved |= prefixed(f"source{k}/", mine)
             sources.append(values)
-        played = {
-            "evaluation_steps": self.evaluation_steps,
-            "seeds": self._seeds.bit_generator.state,
-            "in_place": self._in_place,
-            "evaluation_envs": self._evaluation_envs,
-        }
-        return saved, {"agent": agent, "sources": sources, **played, "hyperparams": self.hyperparams.snapshot()}
+        state = AgentRunState(
+            agent=agent,
+            sources=tuple(sources),
+            evaluation_steps=self.evaluation_steps,
+            seeds=Generator.of(self._seeds.bit_generator),
+            in_place=self._in_place,
+            evaluation_envs=self._evaluation_envs,
+            hyperparams=self.hyperparams.snapshot(),
+        )
+        return saved, state
 
-    def restore(self, arrays: State, values: Mapping[str, Any], *, weights: bool) -> str:
+    def read(self, arrays: Arrays, values: Any) -> AgentRunState:
         """See `Adapter`."""
-        if len(values["sources"]) != len(self._sources):
+        saved = read_state(AgentRunState, values, "resume point of the agent", part=True)
+        if len(saved.sources) != len(self._sources):
             raise StateError(
                 describe(
                     "The run to resume had another number of training datasets.",
-                    saved=len(values["sources"]),
+                    saved=len(saved.sources),
                     now=len(self._sources),
                 )
             )
+        for k, (source, mine) in enumerate(zip(self._sources, saved.sources, strict=True)):
+            source.check_saved(under(f"source{k}/", arrays), mine)
+        self._agent.check_run(saved.agent)
+        self.hyperparams.check(saved.hyperparams)
+        return saved
+
+    def restore(self, arrays: Arrays, saved: AgentRunState, *, weights: bool) -> str:
+        """See `Adapter`."""
         exact = [
-            source.restore(under(f"source{k}/", arrays), values["sources"][k]) for k, source in enumerate(self._sources)
+            source.restore(under(f"source{k}/", arrays), saved.sources[k]) for k, source in enumerate(self._sources)
         ]
         if weights:
-            self._agent.restore_run(under("agent/", arrays), values["agent"], same_episodes=all(exact))
-        self.hyperparams.assign(values["hyperparams"])
-        self._played_before = values["evaluation_steps"]
-        self._seeds.bit_generator.state = values["seeds"]
-        self._in_place = values["in_place"]
-        self._evaluation_envs = int(values["evaluation_envs"])
+            self._agent.restore_run(under("agent/", arrays), saved.agent, same_episodes=all(exact))
+        self.hyperparams.assign(saved.hyperparams)
+        self._played_before = saved.evaluation_steps
+        saved.seeds.put_into(self._seeds.bit_generator)
+        self._in_place = saved.in_place
+        self._evaluation_envs = saved.evaluation_envs
         return "" if all(exact) else "the environments begin new episodes"
 
     def close(self) -> None:
@@ -481,7 +543,7 @@ class AgentAdapter(FitAdapter):
         return TrainingUnit(candidate, steps, logs, score, data, member_scores)
 
     def _candidate(self, policy: PolicyRecord, window_id: int, env_steps: int) -> PolicyRef:
-        def state() -> State:
+        def state() -> Arrays:
             return self._agent.state_of(policy)
 
         return PolicyRef(window_id, env_steps, policy.version, state, policy)
@@ -511,7 +573,7 @@ class AgentInPlaceEvaluation(InPlaceEvaluation):
         agent: LoopAgent,
         candidate: PolicyRef,
         scorer: Scorer,
-        before: State,
+        before: Arrays,
         version: int | None = None,
         episodes: int = 0,
     ) -> None:
@@ -549,12 +611,11 @@ class AgentInPlaceEvaluation(InPlaceEvaluation):
     def save(self) -> Saved:
         """See `InPlaceEvaluation`."""
         arrays = prefixed("before/", self._before) | prefixed("candidate/", self.candidate.state())
-        values = {
-            "window_id": self.candidate.window_id,
-            "env_steps": self.candidate.env_steps,
-            "policy_version": self.candidate.policy_version,
-            "version": self._version,
-            "episodes": self._episodes,
-            "pool": self.pool.to_json(),
-        }
-        return arrays, values
+        return arrays, InPlaceState(
+            window_id=self.candidate.window_id,
+            env_steps=self.candidate.env_steps,
+            policy_version=self.candidate.policy_version,
+            version=self._version,
+            episodes=self._episodes,
+            pool=self.pool.state,
+        )

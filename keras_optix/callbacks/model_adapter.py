@@ -18,12 +18,38 @@ from keras_optix.evaluators.log_values import is_finite_log
 from keras_optix.loop.adapter import HyperparamAccess, PolicyRef, TrainingUnit
 from keras_optix.loop.engine import Engine
 from keras_optix.records import LEARNING_RATE, EvalMetrics
-from keras_optix.store.files import Saved, State, prefixed, under
+from keras_optix.states import Count, State, read_state
+from keras_optix.store.files import Arrays, Saved, prefixed, under
 from keras_optix.tuners.search_space import SearchSpace
 from keras_optix.validation import check_architecture
 
 _LOSS = "loss"
 _FIX = "Build the model with the same layers and optimizer."
+
+
+class ModelRunState(State, frozen=True):
+    """What a resumed run needs of a `ModelAdapter`, beside arrays.
+
+    Attributes:
+        total: Batches of the run.
+        hyperparams: Values by name.
+        optimizers: Names of the optimizers that train; none until that is known.
+        shapes: What the model was built for, as JSON values, or None.
+    """
+
+    total: Count
+    hyperparams: dict[str, float]
+    optimizers: tuple[str, ...]
+    shapes: Any
+
+
+def read_model_run(values: Any) -> ModelRunState:
+    """Reads what `ModelAdapter.save` returned.
+
+    Raises:
+        StateError: It is not that.
+    """
+    return read_state(ModelRunState, values, "resume point of the model", part=True)
 
 
 class ModelAdapter(FitAdapter):
@@ -52,7 +78,7 @@ class ModelAdapter(FitAdapter):
         self, model: Callable[[], Any], variables: Mapping[str, Any], resumed: Mapping[str, Any] | None = None
     ) -> None:
         self._model = model
-        used = () if resumed is None else tuple(resumed.get("optimizers", ()))
+        used = () if resumed is None else read_model_run(resumed).optimizers
         self._optimizers = Optimizers(model(), used)
         self._hyperparams = VariableHyperparams(self._optimizers, variables, resolved=bool(used))
         if keras.backend.backend() == "jax":
@@ -61,9 +87,9 @@ class ModelAdapter(FitAdapter):
         self._numbers: dict[str, int] = {}  # of variables by group
         self.ready = False
         self._prepare()
-        self._pending: State | None = None  # of the run that is resumed, until the first batch has built the model
-        self._good: State | None = None
-        self._now: State | None = None  # the state as it is, once it was read
+        self._pending: Arrays | None = None  # of the run that is resumed, until the first batch has built the model
+        self._good: Arrays | None = None
+        self._now: Arrays | None = None  # the state as it is, once it was read
         self._looked = False  # at the weights in this epoch
         self.epoch = 0
         self._seen = 0  # batches of this epoch
@@ -151,7 +177,7 @@ class ModelAdapter(FitAdapter):
             self._hyperparams.resolve(tuned)
         return self.is_finite()
 
-    def last_good(self) -> State | None:
+    def last_good(self) -> Arrays | None:
         """See `Adapter`."""
         return self._good
 
@@ -208,13 +234,13 @@ class ModelAdapter(FitAdapter):
         candidate = PolicyRef(epoch, self._total, epoch, self.get_state)
         return TrainingUnit(candidate, steps, logs, lambda scorer: metrics)
 
-    def get_state(self) -> State:
+    def get_state(self) -> Arrays:
         """Weights and optimizer slots by name, as copies; hyperparameters are not among them."""
         if self._now is None:  # nothing was learned since
             self._now = {name: _to_numpy(variable) for name, variable in self._variables().items()}
         return self._now
 
-    def set_state(self, state: State) -> None:
+    def set_state(self, state: Arrays) -> None:
         """See `Adapter`. Variables that are younger than the state stay as they are.
 
         Raises:
@@ -232,15 +258,19 @@ class ModelAdapter(FitAdapter):
 
     def save(self) -> Saved:
         """See `Adapter`."""
-        values = {
-            "total": self._total,
-            "hyperparams": self.hyperparams.snapshot(),
-            "optimizers": sorted(self._optimizers.used) if self._hyperparams.resolved else [],
-            "shapes": _build_config(self._model()),
-        }
-        return prefixed("model/", self.get_state()), values
+        state = ModelRunState(
+            total=self._total,
+            hyperparams=self.hyperparams.snapshot(),
+            optimizers=tuple(sorted(self._optimizers.used)) if self._hyperparams.resolved else (),
+            shapes=_build_config(self._model()),
+        )
+        return prefixed("model/", self.get_state()), state
 
-    def restore(self, arrays: State, values: Mapping[str, Any], *, weights: bool) -> str:
+    def read(self, arrays: Arrays, values: Any) -> ModelRunState:
+        """See `Adapter`."""
+        return read_model_run(values)
+
+    def restore(self, arrays: Arrays, saved: ModelRunState, *, weights: bool) -> str:
         """See `Adapter`.
 
         A model is built as it was built before. Where that cannot be had, the first batch builds it and the state comes
@@ -249,7 +279,7 @@ class ModelAdapter(FitAdapter):
         lost = ""
         if weights:
             state = under("model/", arrays)
-            self._build(values.get("shapes"))
+            self._build(saved.shapes)
             self._build_optimizer(state)
             if self.ready and set(self._variables()) == set(state):
                 self._assign(self._variables(), state)
@@ -258,8 +288,8 @@ class ModelAdapter(FitAdapter):
             else:
                 self._pending = state
                 lost = "the first batch builds what is not built yet, and is not learned from"
-        self.hyperparams.assign(values["hyperparams"])
-        self._total = self._counted = values["total"]
+        self.hyperparams.assign(saved.hyperparams)
+        self._total = self._counted = saved.total
         return lost
 
     def close(self) -> None:
@@ -299,7 +329,7 @@ class ModelAdapter(FitAdapter):
             self._model().build_from_config(_as_shapes(shapes))
             self._prepare(run=True)
 
-    def _build_optimizer(self, state: State) -> None:
+    def _build_optimizer(self, state: Arrays) -> None:
         """Builds the optimizer of `compile` as it was when a state was read, also for a `train_step` of one's own.
 
         What such a step trains is known from the state only: its slots tell.
@@ -331,7 +361,7 @@ class ModelAdapter(FitAdapter):
         self._assign(self._variables(), state)
         self._keep_good()
 
-    def _assign(self, variables: Mapping[str, Any], state: State) -> None:
+    def _assign(self, variables: Mapping[str, Any], state: Arrays) -> None:
         check_architecture(variables, state, fix=_FIX)
         for name, variable in variables.items():
             variable.assign(state[name])

@@ -163,6 +163,13 @@ def loop_callbacks_of(given: Any) -> list[LoopCallback]:
     return callbacks
 
 
+class SharedVariables(dict[str, Any]):
+    """Variables by name. A copy has the same ones: they are the model's, and are not copied with a callback."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedVariables:
+        return self
+
+
 def variables_of(given: Any) -> dict[str, Any]:
     """The variables of an ordinary model that a tuner may set, by name.
 
@@ -170,9 +177,11 @@ def variables_of(given: Any) -> dict[str, Any]:
         ArgumentError: They are no mapping of names.
     """
     if given is None:
-        return {}
+        return SharedVariables()
     wanted = "a mapping of names to variables"
-    return dict(check_mapping("hyperparams", given, wanted, fix='Such as hyperparams={"dropout": model.dropout_rate}.'))
+    return SharedVariables(
+        check_mapping("hyperparams", given, wanted, fix='Such as hyperparams={"dropout": model.dropout_rate}.')
+    )
 
 
 def _homes(name: str) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import tempfile
 import warnings
@@ -45,8 +44,9 @@ from keras_optix.loop.engine import Engine
 from keras_optix.loop.history import LoopHistory, spread
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.record import LoopRecord
+from keras_optix.loop.run_state import Reading, RunState, read_run
 from keras_optix.loop.scheduler import BackoffScheduler
-from keras_optix.loop.scheduler_state import LoopState
+from keras_optix.loop.scheduler_state import LoopState, SchedulerState
 from keras_optix.records import LEARNING_RATE
 from keras_optix.reprs import OneLineRepr
 from keras_optix.store.manifest import PolicySnapshot
@@ -58,7 +58,16 @@ from keras_optix.tuners.schedule import Schedule
 from keras_optix.validation import check_bool, check_choice, check_float, check_int
 
 _ALIVE: weakref.WeakSet[OptixCallback] = weakref.WeakSet()
-_RUN = ("_loop", "_adapter", "_model", "_children", "_store", "_point", "_limit")  # attributes that a run leaves behind
+_RUN = (
+    "_loop",
+    "_adapter",
+    "_model",
+    "_children",
+    "_store",
+    "_point",
+    "_reading",
+    "_limit",
+)  # attributes that a run leaves behind
 
 
 class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
@@ -113,6 +122,8 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
 
     Attributes:
         state: State of the loop, a `LoopState`.
+        scheduler_state: What the scheduler knows of the run, a `SchedulerState`.
+        tuner_state: What the tuner knows of the run; of what kind it is is said by the tuner. None without one.
         best_snapshot: The best `PolicySnapshot` of the present regime, or None.
         events: What happened, a list of `LoopRecord`.
         history: The run as a table, a `LoopHistory`: arrays by column (env steps, score, best, state, hyperparameters,
@@ -199,31 +210,23 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         self._adapter: FitAdapter
         self._store: ResumeStore | None = None
         self._point: ResumePoint | None = None
+        self._reading: Reading | None = None  # what is in the point
         self._limit: int | None = None  # windows (epochs) of the whole run, where it is resumed
         self._offset = 0  # epochs before the one that Keras calls the first
         self._siblings: list[Any] = []
         self._stop_asked = False
-        _ALIVE.add(self)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> OptixCallback:
-        """A callback with the same options that has not run: KerasTuner makes one per trial."""
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes over: the options. KerasTuner copies each callback for each trial.
+
+        What a run leaves behind stays here: its loop holds files, environments and the model.
+        """
         if self.policy_manager is not None and self.policy_manager.agents:
             problem = "A callback whose policy manager has agents cannot be copied: they would be copied as well."
             fix = "Make the agents, the manager and the callback anew for each trial."
             raise ConfigurationError(describe(problem, fix=fix, agents=len(self.policy_manager.agents)))
-        copied = object.__new__(type(self))
-        memo[id(self)] = copied
-        # What a run leaves behind is not copied: its loop holds files, environments and the model.
-        left_out = (*_RUN, "_siblings") if self._persistent else (*_RUN, "_siblings", "_registry")
-        memo |= {id(variable): variable for variable in self._variables.values()}
-        if self._persistent and self._registry is not None:
-            memo[id(self._registry)] = CheckpointRegistry(self._registry.directory, self._registry.max_snapshots)
-        for name, value in vars(self).items():
-            setattr(copied, name, None if name in left_out else copy.deepcopy(value, memo))
-        copied._siblings = []
-        copied.scheduler.reset()
-        _ALIVE.add(copied)
-        return copied
+        registry = self._registry if self._persistent else None
+        return {**vars(self), **dict.fromkeys(_RUN), "_registry": registry, "_siblings": []}
 
     def _facts(self) -> Mapping[str, str]:
         if self._loop is None:
@@ -242,7 +245,17 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
     @property
     def state(self) -> LoopState:
         """State of the loop."""
-        return self.scheduler.loop_state
+        return self.scheduler_state.loop_state
+
+    @property
+    def scheduler_state(self) -> SchedulerState:
+        """What the scheduler knows of the run: the interval, the best score, the CUSUM; before `fit`, of none."""
+        return self.scheduler.initial_state() if self._loop is None else self._loop.scheduler.state
+
+    @property
+    def tuner_state(self) -> Any:
+        """What the tuner knows of the run, such as a `BackoffState`; None without a tuner, and before `fit`."""
+        return None if self._loop is None else self._loop.tuning.state
 
     @property
     def best_snapshot(self) -> PolicySnapshot | None:
@@ -300,6 +313,7 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
     def set_params(self, params: Mapping[str, Any]) -> None:
         """See `keras.callbacks.Callback`."""
         super().set_params(params)
+        _ALIVE.add(self)
         # Keras gives all callbacks of a `fit` one and the same dict of parameters.
         if any(other is not self and other.params is params for other in _ALIVE):
             raise _second_loop()
@@ -319,8 +333,9 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Checks that everything fits together, before the first step."""
         self._store = ResumeStore(self.registry, self._interval if self._persistent else None)
-        self._point = self._store.find() if self._resume else None
-        adapter = self._make_adapter()
+        point = self._point = self._store.find() if self._resume else None
+        saved = None if point is None else read_run(point.values, point.fix)
+        adapter = self._make_adapter(saved)
         if self.evaluator.plan.per_epoch and adapter.units_in_epoch((self.params or {}).get("steps")) is None:
             warnings.warn(
                 f"{self.evaluator!r} scores validation at the ends of epochs, and this epoch has no end: nothing will "
@@ -328,18 +343,19 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
                 "evaluate without `monitor`.",
                 stacklevel=2,
             )
-        steps = None if self._point is None else int(self._point.values["loop"]["env_steps"])
+        steps = None if saved is None else saved.loop.env_steps
         loggers = [*self.loggers, *listening(self.callbacks)]
         log = LoopLog(loggers, self.verbose, steps, unit=adapter.unit, steps=adapter.steps)
         self._adapter, self._loop = adapter, self._make_engine(adapter, log)
         loop = self._loop
+        self._reading = None if point is None or saved is None else loop.read(point.arrays, saved)
         adapter.open()
         if self.tuner is not None:
             loop.tuning.warn_of_other_owners = not name_owners(self.tuner, self._siblings)
-        if self._point is None:
+        if point is None:
             loop.begin()
         else:
-            self.registry.continue_run(self._point.run_id)
+            self.registry.continue_run(point.run_id)
         log.hparams(
             {"model": type(self.model).__name__, **adapter.hyperparams.snapshot()},
             adapter.metrics,
@@ -355,9 +371,9 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Resumes, in the first epoch: by now a `BackupAndRestore` has restored what it has."""
-        if self._point is not None:
-            self._go_on(self._point, epoch)
-            self._point = None
+        if self._point is not None and self._reading is not None:
+            self._go_on(self._point, self._reading, epoch)
+            self._point = self._reading = None
         self._adapter.begin_epoch(epoch + self._offset)
         super().on_epoch_begin(epoch, logs)
 
@@ -411,7 +427,7 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
 
     # What they are made of
 
-    def _make_adapter(self) -> FitAdapter:
+    def _make_adapter(self, saved: RunState | None) -> FitAdapter:
         """That of an agent or of an ordinary model; refuses options that are not for it."""
         if is_agent(self.model):
             return agent_adapter(self.model, self.evaluator, self._variables, self.policy_manager, self.callbacks)
@@ -419,7 +435,7 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
             self.evaluator = MonitorEvaluator("val_loss")
         if self._default_scheduler:
             self.scheduler = BackoffScheduler(max_interval=1)
-        resumed = None if self._point is None else self._point.values["adapter"]
+        resumed = None if saved is None else saved.adapter
         return model_adapter(
             lambda: self.model,
             self.evaluator,
@@ -454,13 +470,13 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         if self._store is not None and self._store.due:
             self._store.write(*loop.save())
 
-    def _go_on(self, point: ResumePoint, epoch: int) -> None:
+    def _go_on(self, point: ResumePoint, reading: Reading, epoch: int) -> None:
         """Continues a run that was cut off, unless something restored newer weights: then only the loop goes on."""
         loop = self._running()
-        done = int(point.values["loop"]["units"])
+        done = reading.saved.loop.units
         epochs, per_epoch = int(self.params.get("epochs") or 1), self._adapter.units_in_epoch(self.params.get("steps"))
         restored = 0 if per_epoch is None else epoch * per_epoch
-        loop.resume(point.arrays, point.values, weights=restored <= done)
+        loop.resume(point.arrays, reading, weights=restored <= done)
         # Keras counts epochs from `epoch`; what was done before counts too.
         self._offset = max(done - restored, 0) if per_epoch == 1 else 0
         self._limit = None if per_epoch is None else epochs * per_epoch

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.base import BaseEvaluator, Scored
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.evaluators.monitors import MonitorEvaluator
 from keras_optix.evaluators.plans import EpisodePlan, EvaluationPlan, LogPlan, WindowPlan
 from keras_optix.evaluators.returns import GreedyEvaluator, ReturnEvaluator
+from keras_optix.states import State
 
 __all__ = [
     "BaseEvaluator",
@@ -17,5 +18,7 @@ __all__ = [
     "LogPlan",
     "MonitorEvaluator",
     "ReturnEvaluator",
+    "Scored",
+    "State",
     "WindowPlan",
 ]

@@ -7,9 +7,8 @@ import math
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import msgspec
 from msgspec.structs import replace
 
 from keras_optix.errors import ConfigurationError, describe
@@ -17,6 +16,7 @@ from keras_optix.evaluators.base import BaseEvaluator, Scored
 from keras_optix.evaluators.log_values import kind_of, number_in
 from keras_optix.evaluators.plans import LogPlan
 from keras_optix.records import EvalMetrics, WindowData
+from keras_optix.states import Count, State
 from keras_optix.validation import check_choice, check_name
 
 _VALIDATION = "val_"
@@ -40,7 +40,7 @@ _LOWER = {
 }
 
 
-class MonitorState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class MonitorState(State, frozen=True):
     """What a `MonitorEvaluator` remembers.
 
     Attributes:
@@ -50,7 +50,7 @@ class MonitorState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     seen: bool = False
-    unvalidated: Annotated[int, msgspec.Meta(ge=0)] = 0
+    unvalidated: Count = 0
     said: tuple[str, ...] = ()
 
 

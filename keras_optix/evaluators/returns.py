@@ -5,14 +5,13 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated
 
-import msgspec
 import numpy as np
 
 from keras_optix.evaluators.base import BaseEvaluator, Scored
 from keras_optix.evaluators.plans import EpisodePlan, EvaluationPlan, WindowPlan
 from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
+from keras_optix.states import NonNegative, State
 from keras_optix.statistics.estimates import estimate_from_samples
 from keras_optix.validation import check_bool, check_int
 
@@ -24,7 +23,7 @@ class Measure(enum.Enum):
     RATE = "rate"
 
 
-class ReturnState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReturnState(State, frozen=True):
     """What a `ReturnEvaluator` remembers.
 
     Attributes:
@@ -33,7 +32,7 @@ class ReturnState(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     measure: Measure | None = None
-    steps: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
+    steps: NonNegative = 0.0
 
 
 class ReturnEvaluator(BaseEvaluator):

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from msgspec.structs import replace
 
 from keras_optix.evaluators.evaluation import Evaluation, estimate_of
 from keras_optix.records import EvalMetrics
+from keras_optix.states import Count, State
 from keras_optix.statistics.estimates import Estimate, pool
+
+
+class PoolState(State, frozen=True):
+    """What a `ScorePool` has gathered.
+
+    Attributes:
+        estimate: The pooled score; None while the pool is empty.
+        skip_until: Windows up to this number are ignored.
+        total: Sum of the numbers of the pooled windows.
+        count: How many windows were pooled.
+    """
+
+    estimate: Estimate | None = None
+    skip_until: int = -1
+    total: int = 0
+    count: Count = 0
 
 
 class ScorePool:
@@ -19,42 +35,39 @@ class ScorePool:
     Args:
         min_episodes: Episodes that an evaluation needs; 0 where every scored window is an evaluation. The attribute may
             be set at any time.
+
+    Attributes:
+        state: What was gathered.
     """
 
     def __init__(self, min_episodes: int = 0) -> None:
         self.min_episodes = min_episodes
-        self.estimate: Estimate | None = None
-        self.skip_until = -1
-        self._windows: tuple[int, int] = (0, 0)  # the sum of their numbers, and how many are in the pool
+        self.state = PoolState()
+
+    @property
+    def estimate(self) -> Estimate | None:
+        """The pooled score; None while the pool is empty."""
+        return self.state.estimate
+
+    @property
+    def skip_until(self) -> int:
+        """Windows up to this number are ignored."""
+        return self.state.skip_until
 
     def add(self, metrics: EvalMetrics, window_id: int) -> None:
         """Adds the score of a window; one without evidence adds nothing."""
-        estimate = estimate_of(metrics)
-        if estimate is None or window_id <= self.skip_until:
+        estimate, state = estimate_of(metrics), self.state
+        if estimate is None or window_id <= state.skip_until:
             return
-        total, count = (0, 0) if self.estimate is None else self._windows
-        self._windows = total + window_id, count + 1
-        self.estimate = estimate if self.estimate is None else pool(self.estimate, estimate)
+        if state.estimate is None:
+            self.state = replace(state, estimate=estimate, total=window_id, count=1)
+        else:
+            pooled = pool(state.estimate, estimate)
+            self.state = replace(state, estimate=pooled, total=state.total + window_id, count=state.count + 1)
 
     def drop_until(self, window_id: int) -> None:
         """Empties the pool, and ignores windows up to and including `window_id`."""
-        self.estimate = None
-        self.skip_until = window_id
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns what was pooled and what is skipped as JSON values."""
-        return {
-            "estimate": None if self.estimate is None else self.estimate.to_json(),
-            "skip_until": self.skip_until,
-            "windows": self._windows,
-        }
-
-    def from_json(self, values: Mapping[str, Any]) -> None:
-        """Restores what `to_json` returned."""
-        estimate = values["estimate"]
-        self.estimate = None if estimate is None else Estimate.from_json(estimate)
-        self.skip_until = values["skip_until"]
-        self._windows = tuple(values["windows"])
+        self.state = PoolState(skip_until=window_id)
 
     @property
     def ready(self) -> bool:
@@ -74,10 +87,9 @@ class ScorePool:
         Raises:
             ValueError: The pool is empty.
         """
-        if self.estimate is None:
+        state = self.state
+        if state.estimate is None:
             raise ValueError("The pool is empty; ask `ready` first.")
-        total, count = self._windows
-        lag = window_id - total / count + (0.0 if at_end else 1.0)
-        evaluation = Evaluation(self.estimate, window_id, policy_version, env_steps, lag)
-        self.estimate = None
-        return evaluation
+        lag = window_id - state.total / state.count + (0.0 if at_end else 1.0)
+        self.drop_until(state.skip_until)
+        return Evaluation(state.estimate, window_id, policy_version, env_steps, lag)

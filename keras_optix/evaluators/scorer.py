@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
-from keras_optix.errors import StateError, describe
 from keras_optix.evaluators.base import BaseEvaluator, Scored
 from keras_optix.evaluators.evaluation import estimate_of
 from keras_optix.evaluators.plans import EvaluationPlan
 from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
 from keras_optix.reprs import OneLineRepr
+from keras_optix.states import State, read_state
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.store.manifest import plain_metrics
+
+_FIX = "Resume with the evaluator that the run began with, or start a new run."
+
+
+class ScorerState(State, frozen=True):
+    """What a `Scorer` knows of a run.
+
+    Attributes:
+        state: What the evaluator remembers, of a kind that it knows.
+        notices: What people should be told and have not been told yet.
+    """
+
+    state: Any
+    notices: tuple[str, ...] = ()
 
 
 class Scorer(OneLineRepr):
@@ -117,32 +129,22 @@ class Scorer(OneLineRepr):
         """The run ends: the evaluator warns of what the user should know."""
         self.state = self.evaluator.finish(self.state)
 
-    def save(self) -> Any:
-        """Returns what the evaluator remembers as JSON values."""
-        return {"state": msgspec.to_builtins(self.state), "notices": self._notices}
+    def save(self) -> ScorerState:
+        """Returns what the evaluator remembers."""
+        return ScorerState(self.state, tuple(self._notices))
 
-    def restore(self, values: Any) -> None:
-        """Restores what `save` returned.
+    def read(self, saved: ScorerState) -> ScorerState:
+        """Reads what the evaluator remembered from JSON values, and changes nothing.
 
         Args:
-            values: As returned.
+            saved: As `save` returned it, with the evaluator's state as JSON values.
 
         Raises:
             StateError: They are not the state of such an evaluator.
         """
-        initial = self.evaluator.initial_state()
-        try:
-            saved = msgspec.convert(values, _Saved)
-            self.state = msgspec.convert(saved.state, type(initial))
-        except (msgspec.ValidationError, TypeError) as error:
-            name = type(self.evaluator).__name__
-            fix = "Resume with the evaluator that the run began with, or start a new run."
-            raise StateError(
-                describe(f"This is not the state of a {name} ({error}).", fix=fix, values=values)
-            ) from error
-        self._notices = saved.notices
+        kind, name = type(self.evaluator.initial_state()), type(self.evaluator).__name__
+        return ScorerState(read_state(kind, saved.state, f"state of the {name}", _FIX, part=True), saved.notices)
 
-
-class _Saved(msgspec.Struct, forbid_unknown_fields=True):
-    state: Any
-    notices: list[str]
+    def restore(self, state: ScorerState) -> None:
+        """Restores what `save` returned."""
+        self.state, self._notices = state.state, list(state.notices)

@@ -192,6 +192,10 @@ class Collector(WindowSource):
             arrays, values = at.save(self.envs.layout, self.envs.save() if reachable else None)
             return arrays | read_all(self.envs.members()), values
 
+    def check_saved(self, arrays: Mapping[str, np.ndarray], values: Any) -> None:
+        """See `WindowSource.check_saved`."""
+        read_collector_state(arrays, values, self.envs.layout, self.num_envs)
+
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
         """Goes on where the collector was that `save` was called on; its `window_size` may be another.
 

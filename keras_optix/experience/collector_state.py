@@ -13,10 +13,45 @@ from keras_optix.experience.episodes import EpisodeBook
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.savable import join_state, split_state
 from keras_optix.records import EpisodeRecord
+from keras_optix.states import Count, Generator, State, Words, read_state, to_json
 from keras_optix.store.files import Saved
 
 _OLD_FIELDS = 4  # of an episode, before it was noted where and since which window it was played
 EnvStates = Sequence[Mapping[str, Any]]
+
+
+class SavedEnv(State, frozen=True):
+    """The state of an environment as JSON has it.
+
+    Attributes:
+        state: JSON values, with references to arrays; see `split_state`.
+        arrays: How many arrays there are.
+    """
+
+    state: Any
+    arrays: Count
+
+
+class SavedCollector(State, frozen=True):
+    """What is saved of a collector beside arrays.
+
+    Attributes:
+        num_envs: `N`, environments.
+        observations: Path, shape and dtype of each leaf of the observations.
+        window_id: Number of the next window.
+        env_steps: Environment steps so far.
+        rng: The generator behind actions and learner.
+        interrupted: Whether running episodes were lost when it was saved.
+        environments: The states of the environments; None if new episodes begin.
+    """
+
+    num_envs: Count
+    observations: tuple[tuple[str, tuple[Count, ...], str], ...]
+    window_id: Count
+    env_steps: Count
+    rng: Generator
+    interrupted: bool
+    environments: tuple[SavedEnv, ...] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +61,7 @@ class CollectorState:
     Attributes:
         window_id: Number of the next window.
         env_steps: Environment steps so far.
-        rng: State of the generator behind actions and learner: JSON values.
+        rng: State of the generator behind actions and learner, as NumPy has it.
         book: The account of episodes.
         current: The observations to act on next, leaves of ``[N, ...]``; None if new episodes begin with the next
             window.
@@ -76,17 +111,18 @@ class CollectorState:
         environments = []
         for i, state in enumerate(states or ()):
             plain, parts = split_state(state, f"environment {i}")
-            environments.append({"state": plain, "arrays": len(parts)})
+            environments.append(SavedEnv(plain, len(parts)))
             arrays |= {f"environments/{i}/{k}": part for k, part in enumerate(parts)}
-        values = {
-            **_kind(layout, len(book.returns)),
-            "window_id": at.window_id,
-            "env_steps": at.env_steps,
-            "rng": at.rng,
-            "interrupted": self.current is not None and states is None,
-            "environments": None if states is None else environments,
-        }
-        return {name: array.copy() for name, array in arrays.items()}, values
+        saved = SavedCollector(
+            num_envs=len(book.returns),
+            observations=_leaves(layout),
+            window_id=at.window_id,
+            env_steps=at.env_steps,
+            rng=Generator(**{**at.rng, "state": Words(**at.rng["state"])}),
+            interrupted=self.current is not None and states is None,
+            environments=None if states is None else tuple(environments),
+        )
+        return {name: array.copy() for name, array in arrays.items()}, to_json(saved)
 
 
 def read_collector_state(
@@ -110,7 +146,7 @@ def read_collector_state(
     Raises:
         StateError: It was saved of other environments, or is not complete.
     """
-    for name, wanted in _kind(layout, num_envs).items():
+    for name, wanted in {"num_envs": num_envs, "observations": to_json(_leaves(layout))}.items():
         if values.get(name) != wanted:
             raise StateError(
                 describe(
@@ -142,26 +178,24 @@ def read_collector_state(
             since,
             tuple(EpisodeRecord(total, *map(int, rest)) for total, *rest in recent),
         )
-        rng: Any = values["rng"]
-        np.random.PCG64(0).state = rng  # raises if it is none
-        state = CollectorState(int(values["window_id"]), int(values["env_steps"]), rng, book)
-        if values["environments"] is None:
-            return state, None, bool(values["interrupted"])
+        saved = read_state(SavedCollector, values, "state of the collector", part=True)
+        state = CollectorState(saved.window_id, saved.env_steps, to_json(saved.rng), book)
+        if saved.environments is None:
+            return state, None, saved.interrupted
         current = [
             array(f"observations/{k}", (num_envs, *leaf.shape), leaf.dtype) for k, leaf in enumerate(layout.leaves)
         ]
         env_states = []
-        for i, saved in zip(range(num_envs), values["environments"], strict=True):
-            parts = [arrays[f"environments/{i}/{k}"] for k in range(saved["arrays"])]
-            env_states.append(join_state(saved["state"], parts))
-    except (LookupError, TypeError, ValueError) as error:
+        for i, environment in zip(range(num_envs), saved.environments, strict=True):
+            parts = [arrays[f"environments/{i}/{k}"] for k in range(environment.arrays)]
+            env_states.append(join_state(environment.state, parts))
+    except (LookupError, TypeError, ValueError, StateError) as error:
         raise StateError(
             f"The saved state of the collector is damaged or not complete ({type(error).__name__}: {error})."
         ) from error
     return replace(state, current=current), env_states, False
 
 
-def _kind(layout: ObservationLayout, num_envs: int) -> dict[str, Any]:
-    """What must be the same where a state is read, as JSON has it."""
-    observations = [[leaf.path, list(leaf.shape), leaf.dtype.name] for leaf in layout.leaves]
-    return {"num_envs": num_envs, "observations": observations}
+def _leaves(layout: ObservationLayout) -> tuple[tuple[str, tuple[int, ...], str], ...]:
+    """What must be the same where a state is read."""
+    return tuple((leaf.path, tuple(leaf.shape), leaf.dtype.name) for leaf in layout.leaves)

@@ -105,6 +105,17 @@ class WindowSource(OneLineRepr, abc.ABC):
     def save(self) -> Saved:
         """Returns what `restore` needs to go on after the last window that was handed out."""
 
+    def check_saved(self, arrays: Mapping[str, np.ndarray], values: Any) -> None:
+        """Checks that `restore` can read what `save` returned, and changes nothing. Here: nothing is checked.
+
+        Args:
+            arrays: As returned.
+            values: As returned.
+
+        Raises:
+            StateError: It is damaged, or of other environments.
+        """
+
     @abc.abstractmethod
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
         """Goes on where the source was that `save` was called on; returns whether all goes on as it would have."""

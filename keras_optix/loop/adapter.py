@@ -11,7 +11,7 @@ from keras_optix.evaluators.scorer import Scorer
 from keras_optix.loop.after_shift import AfterShift
 from keras_optix.records import LEARNING_RATE, EpisodeRecord, EvalMetrics, HyperparamSet, WindowData
 from keras_optix.statistics.comparisons import EvaluationResult
-from keras_optix.store.files import Saved, State
+from keras_optix.store.files import Arrays, Saved
 from keras_optix.tuners.search_space import SearchSpace
 
 
@@ -30,7 +30,7 @@ class PolicyRef:
     window_id: int
     env_steps: int
     policy_version: int
-    state: Callable[[], State]
+    state: Callable[[], Arrays]
     policy: Any = None
 
     @property
@@ -177,7 +177,7 @@ class Adapter(abc.ABC):
             why: One sentence.
         """
 
-    def last_good(self) -> State | None:
+    def last_good(self) -> Arrays | None:
         """The last state that is known to be finite, if the adapter keeps one."""
         return None
 
@@ -186,11 +186,11 @@ class Adapter(abc.ABC):
         return True
 
     @abc.abstractmethod
-    def get_state(self) -> State:
+    def get_state(self) -> Arrays:
         """Weights, optimizer slots and statistics as they are now, as copies."""
 
     @abc.abstractmethod
-    def set_state(self, state: State) -> None:
+    def set_state(self, state: Arrays) -> None:
         """Restores weights, optimizer slots and statistics."""
 
     def pause_updates(self, paused: bool) -> None:  # noqa: B027
@@ -250,20 +250,29 @@ class Adapter(abc.ABC):
         """How much each member of an ensemble counts, as its weights say; nothing for what is none."""
         return ()
 
-    def resume_in_place(
-        self, arrays: State, values: Mapping[str, Any], scorer: Scorer, *, weights: bool
-    ) -> InPlaceEvaluation:
+    def read_in_place(self, values: Any) -> Any:
+        """Reads what `InPlaceEvaluation.save` returned, and changes nothing. Here: it is taken as it is.
+
+        Args:
+            values: JSON values.
+
+        Raises:
+            StateError: It is not what was saved.
+        """
+        return values
+
+    def resume_in_place(self, arrays: Arrays, saved: Any, scorer: Scorer, *, weights: bool) -> InPlaceEvaluation:
         """Goes on with what `InPlaceEvaluation.save` returned.
 
         Args:
             arrays: As returned.
-            values: As returned.
+            saved: What `read_in_place` returned.
             scorer: Scores the windows.
             weights: Learning goes on where it was; else, from the weights that are there now.
         """
         raise NotImplementedError
 
-    def policy_of(self, state: State, *, window_id: int, env_steps: int, version: int) -> PolicyRef:
+    def policy_of(self, state: Arrays, *, window_id: int, env_steps: int, version: int) -> PolicyRef:
         """Weights that were saved before, as a candidate."""
         raise NotImplementedError
 
@@ -271,9 +280,30 @@ class Adapter(abc.ABC):
     def save(self) -> Saved:
         """Everything that a resumed run needs."""
 
+    def read(self, arrays: Arrays, values: Any) -> Any:
+        """Reads what `save` returned, and changes nothing. Here: it is taken as it is.
+
+        Args:
+            arrays: As returned.
+            values: JSON values.
+
+        Returns:
+            What `restore` takes.
+
+        Raises:
+            StateError: It is not what was saved of such a thing.
+        """
+        return values
+
     @abc.abstractmethod
-    def restore(self, arrays: State, values: Mapping[str, Any], *, weights: bool) -> str:
-        """Restores what `save` returned, without the weights if these are newer already; says what could not be."""
+    def restore(self, arrays: Arrays, saved: Any, *, weights: bool) -> str:
+        """Restores what `save` returned, without the weights if these are newer already; says what could not be.
+
+        Args:
+            arrays: As returned.
+            saved: What `read` returned.
+            weights: Whether the weights are restored.
+        """
 
     def open(self) -> None:  # noqa: B027 (not abstract: there may be nothing to do)
         """The loop begins, all checks passed."""

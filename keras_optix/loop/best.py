@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keras_optix.loop.scheduler import BackoffScheduler
+from keras_optix.loop.state_machine import StateMachine
 from keras_optix.store.manifest import PolicySnapshot
 
 
@@ -19,7 +19,7 @@ class Best:
         latest: The latest best of any regime, or None. In a new regime it is no reference, but it is on disk.
     """
 
-    def __init__(self, scheduler: BackoffScheduler) -> None:
+    def __init__(self, scheduler: StateMachine) -> None:
         self.latest: PolicySnapshot | None = None
         self._scheduler = scheduler
 

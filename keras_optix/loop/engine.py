@@ -12,8 +12,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-import msgspec
-
 from keras_optix.errors import NonFiniteError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.evaluation import Evaluation, estimate_of
@@ -22,7 +20,6 @@ from keras_optix.evaluators.score_pool import ScorePool
 from keras_optix.evaluators.scorer import Scorer
 from keras_optix.loop.actions import Action, Evaluate
 from keras_optix.loop.adapter import Adapter, PolicyRef, TrainingUnit
-from keras_optix.loop.after_evaluation import after_evaluation
 from keras_optix.loop.guard import NonFiniteGuard
 from keras_optix.loop.history import LoopHistory
 from keras_optix.loop.hooks import LoopHooks, RunLog
@@ -30,15 +27,18 @@ from keras_optix.loop.journal import Journal
 from keras_optix.loop.manager import Manager, NoManager
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.performer import Performer
-from keras_optix.loop.procedures import Procedure, Situation
-from keras_optix.loop.record import EventKind, LoopRecord
+from keras_optix.loop.procedures import Situation
+from keras_optix.loop.record import EventKind
 from keras_optix.loop.reports import add_row, scalars, summary
-from keras_optix.loop.runner import Runner, plain
+from keras_optix.loop.run_state import Begun, EngineState, ProcedureState, Reading, RunState
+from keras_optix.loop.runner import Runner
 from keras_optix.loop.scheduler import BackoffScheduler
-from keras_optix.loop.scheduler_state import LoopState, SchedulerState
+from keras_optix.loop.scheduler_state import LoopState
+from keras_optix.loop.state_machine import StateMachine
 from keras_optix.loop.tuning import Tuning
 from keras_optix.records import LEARNING_RATE, EvalMetrics
-from keras_optix.store.files import Saved, State, prefixed, under
+from keras_optix.states import to_json
+from keras_optix.store.files import Arrays, Saved, prefixed, under
 from keras_optix.store.registry import CheckpointRegistry
 from keras_optix.tuners.base_optimizer import BaseOptimizer
 
@@ -54,7 +54,7 @@ class Engine:
     Args:
         adapter: What is trained.
         evaluator: Scores. It stays as it is; what it remembers of this run is in `scorer`.
-        scheduler: The state machine.
+        scheduler: Configures the state machine.
         tuner: Tunes, or None.
         registry: Keeps snapshots.
         options: What the user asked for.
@@ -63,6 +63,7 @@ class Engine:
         manager: Evolves policies, or None.
 
     Attributes:
+        scheduler: The state machine, with the state of this run.
         units: Windows (epochs) taken.
         scorer: The evaluator with what it remembers.
         journal: Where the run is.
@@ -86,14 +87,14 @@ class Engine:
         manager: Manager | None = None,
     ) -> None:
         manager = NoManager() if manager is None else manager
-        scorer, journal = Scorer(evaluator), Journal(log, scheduler)
-        pool = ScorePool(scorer.plan.episodes_needed)
+        scorer, machine = Scorer(evaluator), StateMachine(scheduler)
+        pool, journal = ScorePool(scorer.plan.episodes_needed), Journal(log, machine)
 
         def drop_scores() -> None:
             # The next window is still played by weights that new values have not trained.
             pool.drop_until(journal.window_id + (0 if adapter.scores_are_deterministic else 1) + adapter.ahead)
 
-        self.adapter, self.scorer, self.scheduler, self.registry = adapter, scorer, scheduler, registry
+        self.adapter, self.scorer, self.scheduler, self.registry = adapter, scorer, machine, registry
         self.options, self.log, self.journal, self.manager = options, log, journal, manager
         self.units = 0
         self.history = LoopHistory()
@@ -101,12 +102,12 @@ class Engine:
         self.latest: Evaluation | None = None
         self.tuning = Tuning(tuner, adapter, hooks, journal.note, drop_scores)
         self.performer = Performer(
-            adapter, scorer, scheduler, registry, options, hooks, journal, self.tuning, manager, pool
+            adapter, scorer, machine, registry, options, hooks, journal, self.tuning, manager, pool
         )
         self._hooks = hooks
         self._pool = pool
         self._runner = Runner(self.performer.perform)
-        self._begun: _Begun | None = None  # how the procedure that runs began
+        self._begun: Begun | None = None  # how the procedure that runs began
         self._scored_under: Mapping[str, float] = MappingProxyType({})  # hyperparameters at the latest evaluation
         self._started = 0.0  # by the clock
         self._seconds_before = 0.0  # of the run that is resumed
@@ -137,7 +138,6 @@ class Engine:
     def begin(self) -> None:
         """A new run: everything forgets the one before."""
         self._started = time.monotonic()
-        self.scheduler.reset()
         self.scorer.reset()
         self.performer.agreement.reset()
         self.registry.begin_run()
@@ -216,7 +216,7 @@ class Engine:
         if regime is not None:
             self.journal.note(EventKind.REGIME, regime)
         performer.candidate, performer.metrics = candidate, metrics
-        self._begun = _Begun(evaluation, self._situation(), dict(self._scored_under))
+        self._begun = Begun(evaluation, self._situation(), dict(self._scored_under))
         self._runner.start(self._begun.procedure())
         return evaluation
 
@@ -290,7 +290,7 @@ class Engine:
 
     # What is not finite
 
-    def recover_from_nan(self, window_id: int, what: str, before: State | None) -> None:
+    def recover_from_nan(self, window_id: int, what: str, before: Arrays | None) -> None:
         """Something is not finite: back to the state from before, with half the learning rate.
 
         Args:
@@ -329,7 +329,7 @@ class Engine:
         self.journal.note(EventKind.NON_FINITE, f"{lowered} was not finite; {restored}{change} ({times})")
         self.performer.replaced()
 
-    def _last_good(self) -> State | None:
+    def _last_good(self) -> Arrays | None:
         good, best = self.adapter.last_good(), self.performer.best.latest
         return self.registry.load(best) if good is None and best is not None else good
 
@@ -388,69 +388,90 @@ class Engine:
         table, columns = self.history.save()
         saved |= prefixed("history/", table)
         latest = performer.best.latest
-        procedure = None
-        if self._runner.busy:
-            procedure = {"begun": plain(self._begun), "sent": self._runner.save()}
-        loop = {
-            "history": columns,
-            "seconds": self.seconds,
-            "units": self.units,
-            "window_id": journal.window_id,
-            "env_steps": journal.env_steps,
-            "recoveries": self.guard.recoveries,
-            "scheduler": self.scheduler.state.to_json(),
-            "evaluator": self.scorer.save(),
-            "agreement": performer.agreement.to_json(),
-            "tuning": tuning,
-            "manager": self.manager.to_json(),
-            "regimes": performer.regimes.to_json(),
-            "variants": performer.variants,
-            "procedure": procedure,
-            "windows_left": performer.windows_left,
-            "pool": self._pool.to_json(),
-            "best": None if latest is None else latest.snapshot_id,
-            "records": [record.to_json() for record in self.log.records],
-        }
-        return saved, {"loop": loop, "adapter": adapter, "in_place": in_place}
+        waiting = self._begun if self._runner.busy else None
+        loop = EngineState(
+            history=tuple(columns),
+            seconds=self.seconds,
+            units=self.units,
+            window_id=journal.window_id,
+            env_steps=journal.env_steps,
+            recoveries=self.guard.recoveries,
+            scheduler=self.scheduler.state,
+            evaluator=self.scorer.save(),
+            agreement=performer.agreement.state,
+            tuning=tuning,
+            manager=self.manager.save(),
+            regimes=performer.regimes.save(),
+            variants=performer.variants,
+            procedure=None if waiting is None else ProcedureState(waiting, self._runner.save()),
+            windows_left=performer.windows_left,
+            pool=self._pool.state,
+            best=None if latest is None else latest.snapshot_id,
+            records=tuple(self.log.records),
+        )
+        return saved, to_json(RunState(loop, adapter, in_place))
 
-    def resume(self, arrays: State, values: Mapping[str, Any], *, weights: bool = True) -> None:
+    def read(self, arrays: Arrays, saved: RunState) -> Reading:
+        """Reads all that `save` returned, and changes nothing.
+
+        Args:
+            arrays: As `save` returned them.
+            saved: The rest, read by `read_run`.
+
+        Raises:
+            StateError: Something in it is not what this run needs. The message names it.
+        """
+        loop, adapter = saved.loop, self.adapter
+        history = LoopHistory()
+        history.restore(under("history/", arrays), loop.history)
+        if loop.procedure is not None:
+            Runner(self.performer.perform).replay(loop.procedure.begun.procedure(), loop.procedure.sent)
+        return Reading(
+            saved,
+            history,
+            evaluator=self.scorer.read(loop.evaluator),
+            tuner=self.tuning.read_tuner(loop.tuning.tuner),
+            manager=None if loop.manager is None else self.manager.read(loop.manager),
+            adapter=adapter.read(under("adapter/", arrays), saved.adapter),
+            in_place=None if saved.in_place is None else adapter.read_in_place(saved.in_place),
+        )
+
+    def resume(self, arrays: Arrays, reading: Reading, *, weights: bool = True) -> None:
         """Goes on with the run that `save` returned.
 
         Args:
             arrays: As `save` returned them.
-            values: Likewise.
+            reading: The rest, as `read` returned it.
             weights: Also restore the weights; not if something restored newer ones already.
         """
-        loop, performer = values["loop"], self.performer
-        self._started, self._seconds_before = time.monotonic(), loop["seconds"]
-        self.history.restore(under("history/", arrays), loop["history"])
-        self.units = loop["units"]
-        self.journal.window_id, self.journal.env_steps = loop["window_id"], loop["env_steps"]
-        self.guard.recoveries = loop["recoveries"]
-        self.scheduler.state = SchedulerState.from_json(loop["scheduler"])
-        self.scorer.restore(loop["evaluator"])
-        performer.agreement.from_json(loop["agreement"])
-        self.tuning.restore(under("tuning/", arrays), loop["tuning"])
+        loop, performer = reading.saved.loop, self.performer
+        self._started, self._seconds_before = time.monotonic(), loop.seconds
+        self.history = reading.history
+        self.units = loop.units
+        self.journal.window_id, self.journal.env_steps = loop.window_id, loop.env_steps
+        self.guard.recoveries = loop.recoveries
+        self.scheduler.state = loop.scheduler
+        self.scorer.restore(reading.evaluator)
+        performer.agreement.state = loop.agreement
+        self.tuning.restore(under("tuning/", arrays), loop.tuning, reading.tuner)
         self._pool.min_episodes = self.scorer.plan.episodes_needed
-        self._pool.from_json(loop["pool"])
-        if loop["manager"]:
+        self._pool.state = loop.pool
+        if reading.manager is not None:
             # It tells an ensemble its members' weights, which makes a version; the adapter's is restored after it.
-            self.manager.from_json(loop["manager"])
-        lost = self.adapter.restore(under("adapter/", arrays), values["adapter"], weights=weights)
-        self._resume_best(loop["best"])
-        performer.regimes.from_json(loop["regimes"])
-        performer.variants, performer.windows_left = loop["variants"], loop["windows_left"]
-        if values["in_place"] is not None:
+            self.manager.restore(reading.manager)
+        lost = self.adapter.restore(under("adapter/", arrays), reading.adapter, weights=weights)
+        self._resume_best(loop.best)
+        performer.regimes.restore(loop.regimes)
+        performer.variants, performer.windows_left = loop.variants, loop.windows_left
+        if reading.in_place is not None:
             in_place = under("in_place/", arrays)
-            performer.in_place = self.adapter.resume_in_place(
-                in_place, values["in_place"], self.scorer, weights=weights
-            )
+            performer.in_place = self.adapter.resume_in_place(in_place, reading.in_place, self.scorer, weights=weights)
             performer.candidate = performer.in_place.candidate
-        if loop["procedure"] is not None:
-            self._begun = msgspec.convert(loop["procedure"]["begun"], _Begun)
-            self._runner.replay(self._begun.procedure(), loop["procedure"]["sent"])
+        if loop.procedure is not None:
+            self._begun = loop.procedure.begun
+            self._runner.replay(self._begun.procedure(), loop.procedure.sent)
         self.adapter.pause_updates(performer.in_place is not None or self.state is LoopState.WATCHDOG)
-        self.log.restore([LoopRecord.from_json(record) for record in loop["records"]])
+        self.log.restore(list(loop.records))
         kept = "" if weights else "; newer weights were restored already and stay"
         self.journal.note(EventKind.RESUMED, f"resumed run {self.registry.run_id}{kept}{'; ' if lost else ''}{lost}")
 
@@ -460,15 +481,3 @@ class Engine:
         estimate = None if best is None else estimate_of(best.eval_metrics)
         if best is not None and estimate is not None and best.snapshot_id != snapshot_id:
             self.scheduler.adopt(estimate)
-
-
-class _Begun(msgspec.Struct):
-    """How a procedure began, so that it can be run again."""
-
-    evaluation: Evaluation
-    at: Situation
-    values: dict[str, float]
-
-    def procedure(self) -> Procedure:
-        """The procedure, from its beginning."""
-        return after_evaluation(self.evaluation, self.at, self.values)

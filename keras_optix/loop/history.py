@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import importlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -121,7 +121,7 @@ class LoopHistory(Mapping[str, np.ndarray]):
         arrays[f"{names.index(_STATE)}"] = np.array(states, np.int8)
         return arrays, names
 
-    def restore(self, arrays: Mapping[str, np.ndarray], names: list[str]) -> None:
+    def restore(self, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
         """Restores what `save` returned.
 
         Raises:

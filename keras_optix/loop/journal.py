@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from keras_optix.loop.hooks import RunLog
 from keras_optix.loop.record import EventKind, LoopRecord
-from keras_optix.loop.scheduler import BackoffScheduler
+from keras_optix.loop.state_machine import StateMachine
 from keras_optix.statistics.estimates import Evidence
 
 
@@ -20,7 +20,7 @@ class Journal:
         env_steps: Environment steps (batches) of training.
     """
 
-    def __init__(self, log: RunLog, scheduler: BackoffScheduler) -> None:
+    def __init__(self, log: RunLog, scheduler: StateMachine) -> None:
         self.log = log
         self.window_id = -1
         self.env_steps = 0

@@ -8,14 +8,37 @@ from typing import Any
 import numpy as np
 
 from keras_optix.arguments import NamesChecked
-from keras_optix.errors import ConfigurationError, StateError, describe
+from keras_optix.errors import ConfigurationError, describe
 from keras_optix.loop.after_shift import AfterShift
 from keras_optix.loop.regimes import RegimeDetector
-from keras_optix.loop.score_book import Listener, ScoreBook
+from keras_optix.loop.score_book import Listener, ScoreBook, ScoreBookState
 from keras_optix.reprs import OneLineRepr
+from keras_optix.states import Finite, Generator, NonNegative, State, read_state
 from keras_optix.tuners.search_space import SearchSpace
 from keras_optix.tuners.variants import perturbed
 from keras_optix.validation import check_bool, check_float, check_function, check_int, check_kind, check_seed
+
+
+class ManagerState(State, frozen=True):
+    """What a policy manager knows of a run.
+
+    Attributes:
+        random: Its generator.
+        weights: Of each agent, as they were given; only their ratios count.
+        scores: Of each agent, oldest first.
+    """
+
+    random: Generator
+    weights: tuple[NonNegative, ...]
+    scores: tuple[tuple[Finite, ...], ...]
+
+
+class _Saved(State, frozen=True):
+    """The same, before anybody has looked at the agents."""
+
+    random: Generator
+    weights: Any
+    scores: Any
 
 
 class ManagedPolicies(NamesChecked, OneLineRepr):
@@ -141,23 +164,31 @@ class ManagedPolicies(NamesChecked, OneLineRepr):
         """
         return perturbed(values, spaces, self.noise_scale, self._rng)
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns weights, scores and the generator as JSON values."""
-        return self._book.to_json() | {"random": self._rng.bit_generator.state}
+    def save(self) -> ManagerState:
+        """Returns all that a resumed run needs: the generator, and the weights and scores of the agents."""
+        agents = self._book.save()
+        return ManagerState(Generator.of(self._rng.bit_generator), agents.weights, agents.scores)
 
-    def from_json(self, values: Mapping[str, Any]) -> None:
-        """Restores what `to_json` returned, and tells the listeners the weights.
+    def read(self, values: Any) -> ManagerState:
+        """Reads what `save` returned, as JSON values; nothing is changed.
 
-        An ensemble's own state is restored after this: it may hold the weights of an older snapshot.
+        Args:
+            values: JSON values.
 
         Raises:
-            StateError: It is not the state of a manager with as many agents; then nothing is changed.
+            StateError: It is not the state of a manager with as many agents.
         """
-        rng = np.random.default_rng()
-        try:
-            rng.bit_generator.state = values["random"]
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            problem, fix = "The policy manager's state has no valid generator.", "Start a new run."
-            raise StateError(describe(problem, fix=fix)) from error
-        self._book.from_json(values)
+        what = "state of the policy manager with its generator"
+        saved = read_state(_Saved, values, what, fix="Start a new run.", part=True)
+        agents = self._book.read({"weights": saved.weights, "scores": saved.scores})
+        return ManagerState(saved.random, agents.weights, agents.scores)
+
+    def restore(self, state: ManagerState) -> None:
+        """Restores what `read` returned, and tells the listeners the weights.
+
+        An ensemble's own state is restored after this: it may hold the weights of an older snapshot.
+        """
+        rng = np.random.default_rng(0)
+        state.random.put_into(rng.bit_generator)
+        self._book.restore(ScoreBookState(state.weights, state.scores))
         self._rng = rng

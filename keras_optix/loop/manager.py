@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from keras_optix.loop.after_shift import AfterShift
 from keras_optix.loop.regimes import RegimeDetector
+from keras_optix.states import State
 from keras_optix.tuners.search_space import SearchSpace
 
 
@@ -58,12 +59,20 @@ class Manager(Protocol):
         """Hyperparameters of the next variant."""
         ...
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns all state as JSON values."""
+    def save(self) -> State | None:
+        """Returns all that a resumed run needs."""
         ...
 
-    def from_json(self, values: Mapping[str, Any]) -> None:
-        """Restores what `to_json` returned."""
+    def read(self, values: Any) -> Any:
+        """Reads what was saved, as JSON values, for `restore`; nothing is changed.
+
+        Raises:
+            StateError: It is not the state of this manager.
+        """
+        ...
+
+    def restore(self, state: Any) -> None:
+        """Restores what `read` returned."""
         ...
 
 
@@ -100,9 +109,13 @@ class NoManager:
         """See `Manager`."""
         return dict(values)
 
-    def to_json(self) -> dict[str, Any]:
+    def save(self) -> State | None:
         """See `Manager`."""
-        return {}
+        return None
 
-    def from_json(self, values: Mapping[str, Any]) -> None:
+    def read(self, values: Any) -> Any:
+        """See `Manager`."""
+        return None
+
+    def restore(self, state: Any) -> None:
         """See `Manager`."""

@@ -21,14 +21,15 @@ from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.record import EventKind
 from keras_optix.loop.regime_library import RegimeLibrary
 from keras_optix.loop.runner import LATER
-from keras_optix.loop.scheduler import BackoffScheduler, Decision, LoopEvent
+from keras_optix.loop.scheduler import Decision, LoopEvent
 from keras_optix.loop.scheduler_state import LoopState
+from keras_optix.loop.state_machine import StateMachine
 from keras_optix.loop.tuning import Tuning
 from keras_optix.records import EpisodeRecord, EvalMetrics, HyperparamSet
 from keras_optix.statistics.agreement import Agreement
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.statistics.estimates import Estimate
-from keras_optix.store.files import UNREADABLE, State, read_arrays, write_arrays
+from keras_optix.store.files import UNREADABLE, Arrays, read_arrays, write_arrays
 from keras_optix.store.manifest import PolicySnapshot
 from keras_optix.store.registry import CheckpointRegistry
 
@@ -66,7 +67,7 @@ class Performer:
         self,
         adapter: Adapter,
         scorer: Scorer,
-        scheduler: BackoffScheduler,
+        scheduler: StateMachine,
         registry: CheckpointRegistry,
         options: LoopOptions,
         hooks: Sequence[LoopHooks],
@@ -373,7 +374,7 @@ class Performer:
             folder.mkdir(exist_ok=True)
             write_arrays(folder / _UNTRAINED_FILE, self.adapter.get_state())
 
-    def _untrained(self) -> State:
+    def _untrained(self) -> Arrays:
         path = self.registry.run_folder / _UNTRAINED_FILE
         try:
             return read_arrays(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from keras_optix.store.manifest import PolicySnapshot
 from keras_optix.store.registry import CheckpointRegistry
@@ -55,14 +54,14 @@ class PolicyBank:
         latest_first = list(reversed(self._entries.items()))
         return sorted(latest_first, key=lambda entry: entry[0] != regime)
 
-    def to_json(self) -> dict[str, int]:
+    def save(self) -> dict[str, int]:
         """Returns the numbers of the snapshots by regime."""
         return {regime: snapshot.snapshot_id for regime, snapshot in self._entries.items()}
 
-    def from_json(self, values: Mapping[str, Any]) -> None:
-        """Restores what `to_json` returned, as far as the registry still has it."""
+    def restore(self, numbers: Mapping[str, int]) -> None:
+        """Restores what `save` returned, as far as the registry still has it."""
         self._entries = {}
-        for regime, number in values.items():
+        for regime, number in numbers.items():
             for snapshot in self._registry.held_by(_HOLDER + regime):
                 if snapshot.snapshot_id == number:
                     self._entries[regime] = snapshot

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from keras_optix.loop.scheduler_state import LoopState
+from keras_optix.states import Count
 from keras_optix.statistics.estimates import Evidence
 
 
@@ -75,11 +74,11 @@ class LoopRecord:
 
     kind: EventKind
     window_id: int
-    env_steps: int
+    env_steps: Count
     state: LoopState
     message: str
     evidence: Evidence | None = None
-    cost: int = 0
+    cost: Count = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", EventKind(self.kind))
@@ -110,15 +109,3 @@ class LoopRecord:
             steps: What its steps are called.
         """
         return f"{unit} {self.window_id}, {self.env_steps} {steps}, {self.state.name}: {self.why}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the record as JSON values."""
-        evidence = None if self.evidence is None else self.evidence.to_json()
-        return vars(self) | {"kind": self.kind.value, "state": self.state.value, "evidence": evidence}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> LoopRecord:
-        """Restores what `to_json` returned."""
-        found = values["evidence"]
-        evidence = None if found is None else Evidence.from_json(found)
-        return cls(**(dict(values) | {"state": LoopState(values["state"]), "evidence": evidence}))

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
 
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.evaluators.evaluation import Evaluation, metrics_of
 from keras_optix.loop.policy_bank import PolicyBank
 from keras_optix.loop.regimes import RegimeDetector
 from keras_optix.records import EvalMetrics
+from keras_optix.states import Count, Positive, State
 from keras_optix.store.manifest import PolicySnapshot
 from keras_optix.store.registry import CheckpointRegistry
 
 _HISTORY = 256  # evaluations that a detector sees
+
+
+class RegimesState(State, frozen=True):
+    """What a `RegimeLibrary` knows.
+
+    Attributes:
+        regime: The regime at hand; None before a detector named one.
+        counted: Regimes that were counted.
+        names: Of the regimes, in the order in which they were first seen.
+        offered: Whether the policy of the regime at hand was tried, or there was no need to.
+        bank: Number of the snapshot that is known for each regime.
+        history: The latest evaluations, oldest first.
+    """
+
+    regime: str | None
+    counted: Count
+    names: tuple[str, ...]
+    offered: bool
+    bank: dict[str, Positive]
+    history: tuple[EvalMetrics, ...]
 
 
 class RegimeLibrary:
@@ -126,20 +145,14 @@ class RegimeLibrary:
             values["policies/regime"] = float(self._names.index(self.regime))
         return values
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns all state as JSON values."""
-        return {
-            "regime": self.regime,
-            "counted": self._counted,
-            "names": self._names,
-            "offered": self._offered,
-            "bank": self._bank.to_json(),
-            "history": [vars(metrics) for metrics in self._history],
-        }
+    def save(self) -> RegimesState:
+        """Returns all that a resumed run needs."""
+        names, history = tuple(self._names), tuple(self._history)
+        return RegimesState(self.regime, self._counted, names, self._offered, self._bank.save(), history)
 
-    def from_json(self, values: Mapping[str, Any]) -> None:
-        """Restores what `to_json` returned."""
-        self.regime, self._counted = values["regime"], values["counted"]
-        self._names, self._offered = list(values["names"]), values["offered"]
-        self._bank.from_json(values["bank"])
-        self._history = deque((EvalMetrics(**metrics) for metrics in values["history"]), maxlen=_HISTORY)
+    def restore(self, state: RegimesState) -> None:
+        """Restores what `save` returned."""
+        self.regime, self._counted, self._offered = state.regime, state.counted, state.offered
+        self._names = list(state.names)
+        self._bank.restore(state.bank)
+        self._history = deque(state.history, maxlen=_HISTORY)

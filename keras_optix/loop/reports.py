@@ -15,7 +15,7 @@ from keras_optix.loop.history import LoopHistory
 from keras_optix.loop.journal import Journal
 from keras_optix.loop.manager import Manager
 from keras_optix.loop.performer import Performer
-from keras_optix.loop.scheduler import BackoffScheduler
+from keras_optix.loop.state_machine import StateMachine
 from keras_optix.records import EvalMetrics
 from keras_optix.statistics.estimates import Estimate
 from keras_optix.store.registry import CheckpointRegistry
@@ -26,7 +26,7 @@ class Reported(Protocol):
 
     adapter: Adapter
     scorer: Scorer
-    scheduler: BackoffScheduler
+    scheduler: StateMachine
     registry: CheckpointRegistry
     journal: Journal
     manager: Manager

@@ -5,22 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import msgspec
-import numpy as np
-
 from keras_optix.errors import StateError, describe
 from keras_optix.loop.actions import Action
 from keras_optix.loop.procedures import Asking, Interrupted, Procedure
+from keras_optix.states import read_state, to_json
 
 _R = TypeVar("_R")
 LATER = object()  # the result of an action that takes windows: `Runner.resume` brings it
 
 Perform = Callable[[Action], Any]
-
-
-def plain(value: Any) -> Any:
-    """A record as JSON values; NumPy's numbers, which evaluators may give, as Python's."""
-    return msgspec.to_builtins(value, enc_hook=lambda number: np.asarray(number).item())
 
 
 def run_at_once(procedure: Asking[_R], perform: Perform) -> _R:
@@ -99,9 +92,9 @@ class Runner:
         except (Interrupted, StopIteration):
             return
 
-    def save(self) -> list[list[Any]]:
-        """What the procedure was sent, for `replay`, as JSON values: the name of each action and its result."""
-        return [[type(action).__name__, plain(result)] for action, result in self._sent]
+    def save(self) -> tuple[tuple[str, Any], ...]:
+        """What the procedure was sent, for `replay`: the name of each action and its result, as JSON values."""
+        return tuple((type(action).__name__, to_json(result)) for action, result in self._sent)
 
     def replay(self, procedure: Procedure, sent: Sequence[Sequence[Any]]) -> Action:
         """Takes a procedure to where it waited when `save` was called; nothing is performed.
@@ -122,7 +115,7 @@ class Runner:
             for name, values in sent:
                 if type(action).__name__ != name:
                     raise StateError(describe("", saved=name, now=type(action).__name__))
-                result = msgspec.convert(values, action.result)
+                result: Any = read_state(action.result, values, f"result of {name}", part=True)
                 self._sent.append((action, result))
                 action = procedure.send(result)
         except (StateError, StopIteration, TypeError, ValueError) as error:

@@ -22,13 +22,13 @@ import dataclasses
 import enum
 import functools
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from keras_optix.arguments import NamesChecked
 from keras_optix.errors import ConfigurationError, NonFiniteError, StateError, describe
 from keras_optix.evaluators.evaluation import Evaluation
-from keras_optix.formatting import format_estimate
 from keras_optix.loop.scheduler_state import LoopState, SchedulerState
 from keras_optix.reprs import OneLineRepr
 from keras_optix.statistics.estimates import Comparison, Estimate, Evidence, compare, pool, trend
@@ -64,6 +64,10 @@ class Decision:
 
 class BackoffScheduler(NamesChecked, OneLineRepr):
     """Decides from evaluations when the loop improves, plateaus, is trained, or has degraded.
+
+    It is configuration alone, so several callbacks may have the same one. What it knows of a run is a value of its own:
+    `initial_state` makes the first one, and each method takes the state before and returns the state after. Read that
+    of a run as `OptixCallback.scheduler_state`.
 
     Patience counts evaluations. In env steps: an evaluation takes as many windows as end the `min_episodes` episodes of
     the evaluator, and at least `interval` windows; a window is ``window_size * num_envs`` env steps. With
@@ -143,87 +147,88 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
                     dormant_threshold=dormant_threshold,
                 )
             )
-        self.state = SchedulerState(interval=float(self.base_interval))
 
-    @property
-    def loop_state(self) -> LoopState:
-        """The state of the loop."""
-        return self.state.loop_state
+    def initial_state(self) -> SchedulerState:
+        """The state at the beginning of a run."""
+        return SchedulerState(interval=float(self.base_interval))
 
-    def _facts(self) -> Mapping[str, str]:
-        state = self.state
-        best = "None" if state.best is None else format_estimate(state.best.mean, state.best.stderr)
-        return {"state": state.loop_state.name, "evaluations": str(state.evaluations), "best": best}
-
-    def reset(self) -> None:
-        """Forgets everything: a new run begins."""
-        self.state = SchedulerState(interval=float(self.base_interval))
-
-    def due(self, window_id: int) -> bool:
+    def due(self, state: SchedulerState, window_id: int) -> bool:
         """Whether an evaluation is due at window `window_id`: `interval` windows passed since the last one."""
-        last = self.state.last_window
-        return last is None or window_id - last >= self.state.interval
+        last = state.last_window
+        return last is None or window_id - last >= state.interval
 
-    def observe(self, evaluation: Evaluation) -> Decision:
+    def observe(self, state: SchedulerState, evaluation: Evaluation) -> tuple[SchedulerState, Decision]:
         """Takes an evaluation and decides.
 
         Args:
+            state: The state before it.
             evaluation: A finite score.
 
         Returns:
-            The decision. `LoopEvent.CANDIDATE` asks for a second evaluation of the same weights, by `confirm`.
+            The state after it, and the decision. `LoopEvent.CANDIDATE` asks for a second evaluation of the same
+            weights, by `confirm`.
 
         Raises:
             NonFiniteError: The score is NaN or infinite.
             StateError: A candidate waits for `confirm`.
         """
-        if self.state.pending:
+        if state.pending:
             raise StateError("A candidate waits for `confirm`; call it before the next `observe`.")
         score = _finite(evaluation)
-        state = dataclasses.replace(
-            self.state,
+        state = replace(
+            state,
             last_window=evaluation.window_id,
-            evaluations=self.state.evaluations + 1,
-            history=(*self.state.history, score.mean)[-_HISTORY:],
-            baseline=score.mean if self.state.baseline is None else self.state.baseline,
+            evaluations=state.evaluations + 1,
+            history=(*state.history, score.mean)[-_HISTORY:],
+            baseline=score.mean if state.baseline is None else state.baseline,
         )
         if state.loop_state is LoopState.WATCHDOG:
             return self._watch(state, score)
         candidate = self._candidate(state, score)
         if candidate is not None:
-            self.state = dataclasses.replace(state, pending=True)
-            return Decision(LoopEvent.CANDIDATE, state.loop_state, state.loop_state, candidate)
+            decision = Decision(LoopEvent.CANDIDATE, state.loop_state, state.loop_state, candidate)
+            return replace(state, pending=True), decision
         return self._no_improvement(state, score, evaluation)
 
-    def confirm(self, evaluation: Evaluation) -> tuple[Decision, ...]:
+    def confirm(self, state: SchedulerState, evaluation: Evaluation) -> tuple[SchedulerState, tuple[Decision, ...]]:
         """Takes the second, independent evaluation of the candidate's weights.
 
+        Args:
+            state: The state before it.
+            evaluation: A finite score.
+
         Returns:
-            An IMPROVEMENT, or REJECTED and what follows from one more evaluation without improvement.
+            The state after it; and an IMPROVEMENT, or REJECTED and what follows from one more evaluation without
+            improvement.
 
         Raises:
             NonFiniteError: The score is NaN or infinite.
             StateError: There is no candidate.
         """
-        if not self.state.pending:
+        if not state.pending:
             raise StateError("There is no candidate to confirm; call `observe` first.")
         score = _finite(evaluation)
-        state = dataclasses.replace(self.state, pending=False)
+        state = replace(state, pending=False)
         if state.best is None:
             evidence = Evidence(0.0, score.stderr, score.n, "first confirmed score")
-            return (self._promote(state, score, evidence),)
+            state, promoted = self._promote(state, score, evidence)
+            return state, (promoted,)
         evidence, z = self._above_best(state, score, state.best, "confirmed better than the best")
         if z > self._limit:
-            return (self._promote(state, score, evidence),)
+            state, promoted = self._promote(state, score, evidence)
+            return state, (promoted,)
         rejected = dataclasses.replace(evidence, reason="a second evaluation did not confirm the improvement")
         decision = Decision(LoopEvent.REJECTED, state.loop_state, state.loop_state, rejected)
-        follow_up = self._no_improvement(state, score, evaluation)
-        return (decision,) if follow_up.event is LoopEvent.NONE else (decision, follow_up)
+        state, follow_up = self._no_improvement(state, score, evaluation)
+        return state, (decision,) if follow_up.event is LoopEvent.NONE else (decision, follow_up)
 
-    def accept(self, evaluation: Evaluation, evidence: Evidence) -> Decision:
+    def accept(
+        self, state: SchedulerState, evaluation: Evaluation, evidence: Evidence
+    ) -> tuple[SchedulerState, Decision]:
         """Promotes the candidate without a second evaluation, where the same weights would get the same score again.
 
         Args:
+            state: The state before it.
             evaluation: The evaluation that made the candidate.
             evidence: Why it did: that of the decision which `observe` returned.
 
@@ -231,86 +236,89 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             NonFiniteError: The score is NaN or infinite.
             StateError: There is no candidate.
         """
-        if not self.state.pending:
+        if not state.pending:
             raise StateError("There is no candidate to accept; call `observe` first.")
-        return self._promote(dataclasses.replace(self.state, pending=False), _finite(evaluation), evidence)
+        return self._promote(replace(state, pending=False), _finite(evaluation), evidence)
 
-    def doubts_best(self, score: Estimate) -> bool:
+    def doubts_best(self, state: SchedulerState, score: Estimate) -> bool:
         """Whether a score would lie above the best, were the best known better.
 
         Then it is worth evaluating the best again: its own standard error is what keeps the score from counting. On
         CartPole, say, nothing is ever significantly above 480 +- 15.
         """
-        best = self.state.best
-        if best is None or self.loop_state is LoopState.WATCHDOG or best.stderr <= score.stderr:
+        best = state.best
+        if best is None or state.loop_state is LoopState.WATCHDOG or best.stderr <= score.stderr:
             return False
         well_known = dataclasses.replace(best, stderr=0.0)
-        alone = self._above_best(self.state, score, well_known, "")
-        return alone.z > self._limit >= self._above_best(self.state, score, best, "").z
+        alone = self._above_best(state, score, well_known, "")
+        return alone.z > self._limit >= self._above_best(state, score, best, "").z
 
-    def reassess(self, evaluation: Evaluation) -> Evidence:
+    def reassess(self, state: SchedulerState, evaluation: Evaluation) -> tuple[SchedulerState, Evidence]:
         """Takes another evaluation of the best's weights and pools it with what is known of them.
 
+        Args:
+            state: The state before it.
+            evaluation: A finite score.
+
         Returns:
-            How the new evaluation differs from what was known.
+            The state after it, and how the new evaluation differs from what was known.
 
         Raises:
             NonFiniteError: The score is NaN or infinite.
             StateError: There is no best.
         """
-        if self.state.best is None:
+        if state.best is None:
             raise StateError("There is no best to evaluate again.")
         score = _finite(evaluation)
-        comparison = compare(score, self.state.best, "another evaluation of the best", history=self.state.history)
-        pooled = pool(self.state.best, score)
-        level = pooled if self.state.level == self.state.best else self.state.level
-        self.state = dataclasses.replace(self.state, best=pooled, level=level)
-        return comparison.evidence
+        comparison = compare(score, state.best, "another evaluation of the best", history=state.history)
+        pooled = pool(state.best, score)
+        level = pooled if state.level == state.best else state.level
+        return replace(state, best=pooled, level=level), comparison.evidence
 
-    def adopt(self, score: Estimate) -> None:
+    def adopt(self, state: SchedulerState, score: Estimate) -> SchedulerState:
         """Makes `score` the best's: a resumed run finds a snapshot that was promoted after its state was written."""
-        self.state = dataclasses.replace(
-            self.state, best=score, level=score, recent=(), cusum=0.0, since_best=0, since_active=0, pending=False
+        return replace(
+            state, best=score, level=score, recent=(), cusum=0.0, since_best=0, since_active=0, pending=False
         )
 
-    def promote(self, score: Estimate, evidence: Evidence) -> Decision:
+    def promote(self, state: SchedulerState, score: Estimate, evidence: Evidence) -> tuple[SchedulerState, Decision]:
         """Makes weights the best that were found outside training, and the loop ACTIVE with them.
 
         Args:
+            state: The state before it.
             score: Of an evaluation of their own, not of the one that they were chosen by.
             evidence: Why they are the best.
         """
-        return self._promote(dataclasses.replace(self.state, pending=False), score, evidence)
+        return self._promote(replace(state, pending=False), score, evidence)
 
-    def rolled_back(self) -> None:
-        """Says that the best weights act again after a degradation: their score is the reference of the CUSUM."""
-        self.state = dataclasses.replace(self.state, level=self.state.best, recent=(), cusum=0.0)
+    def rolled_back(self, state: SchedulerState) -> SchedulerState:
+        """The best weights act again after a degradation: their score is the reference of the CUSUM."""
+        return replace(state, level=state.best, recent=(), cusum=0.0)
 
-    def watch(self) -> Decision:
+    def watch(self, state: SchedulerState) -> tuple[SchedulerState, Decision]:
         """Moves from DORMANT to WATCHDOG: the best weights act and are scored, and do not learn.
 
         Raises:
             StateError: The loop is not DORMANT.
         """
-        if self.loop_state is not LoopState.DORMANT:
-            raise StateError(describe("Only a DORMANT loop can be watched.", state=self.loop_state.name))
-        self.state = dataclasses.replace(
-            self.state,
+        if state.loop_state is not LoopState.DORMANT:
+            raise StateError(describe("Only a DORMANT loop can be watched.", state=state.loop_state.name))
+        state = replace(
+            state,
             loop_state=LoopState.WATCHDOG,
             interval=float(self.base_interval),
-            level=self.state.best,
+            level=state.best,
             recent=(),
             cusum=0.0,
         )
         evidence = Evidence(0.0, 0.0, 0, "trained; watching for a degradation")
-        return Decision(LoopEvent.WATCHDOG, LoopState.DORMANT, LoopState.WATCHDOG, evidence)
+        return state, Decision(LoopEvent.WATCHDOG, LoopState.DORMANT, LoopState.WATCHDOG, evidence)
 
-    def shifted(self) -> None:
-        """Says that the environment has changed: a new regime begins, ACTIVE and without a best."""
-        self.state = self._next_regime(self.state)
+    def shifted(self, state: SchedulerState) -> SchedulerState:
+        """The environment has changed: a new regime begins, ACTIVE and without a best.
 
-    def _next_regime(self, state: SchedulerState) -> SchedulerState:
-        """What was best in the old regime is no reference in the new one."""
+        What was best in the old regime is no reference in the new one.
+        """
         return SchedulerState(
             interval=float(self.base_interval),
             last_window=state.last_window,
@@ -339,8 +347,8 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
     def _above_best(self, state: SchedulerState, score: Estimate, best: Estimate, reason: str) -> Comparison:
         return compare(score, best, reason, margin=self.improvement_margin, history=state.history)
 
-    def _promote(self, state: SchedulerState, score: Estimate, evidence: Evidence) -> Decision:
-        self.state = dataclasses.replace(
+    def _promote(self, state: SchedulerState, score: Estimate, evidence: Evidence) -> tuple[SchedulerState, Decision]:
+        promoted = replace(
             state,
             loop_state=LoopState.ACTIVE,
             interval=float(self.base_interval),
@@ -351,21 +359,23 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             recent=(),
             cusum=0.0,
         )
-        return Decision(LoopEvent.IMPROVEMENT, state.loop_state, LoopState.ACTIVE, evidence)
+        return promoted, Decision(LoopEvent.IMPROVEMENT, state.loop_state, LoopState.ACTIVE, evidence)
 
-    def _no_improvement(self, state: SchedulerState, score: Estimate, evaluation: Evaluation) -> Decision:
+    def _no_improvement(
+        self, state: SchedulerState, score: Estimate, evaluation: Evaluation
+    ) -> tuple[SchedulerState, Decision]:
         before, fall, alarm = state.loop_state, self._plateau_evidence(state, score), False
         if evaluation.monitored:
             state, fall, alarm = self._update_cusum(state, score)
         if evaluation.counts_towards_plateau:
-            state = dataclasses.replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1)
+            state = replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1)
         rising = trend(state.history[-min(state.since_best, _HISTORY) :]) > self._limit
         if evaluation.counts_towards_plateau and state.since_best >= self.dormant_threshold and not rising:
             # Counted since the best was promoted, so that degradations on the way cannot put DORMANT off for ever.
-            self.state = dataclasses.replace(state, loop_state=LoopState.DORMANT)
-            return Decision(LoopEvent.DORMANT, before, LoopState.DORMANT, self._plateau_evidence(state, score))
+            decision = Decision(LoopEvent.DORMANT, before, LoopState.DORMANT, self._plateau_evidence(state, score))
+            return replace(state, loop_state=LoopState.DORMANT), decision
         if alarm:
-            self.state = dataclasses.replace(
+            degraded = replace(
                 state,
                 loop_state=LoopState.ACTIVE,
                 interval=float(self.base_interval),
@@ -375,18 +385,18 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
                 recent=(),
                 cooldown_until=state.evaluations + self.degradation_cooldown,
             )
-            return Decision(LoopEvent.DEGRADATION, before, LoopState.ACTIVE, fall)
+            return degraded, Decision(LoopEvent.DEGRADATION, before, LoopState.ACTIVE, fall)
         if (
             evaluation.counts_towards_plateau
             and before is LoopState.ACTIVE
             and state.since_active >= self.plateau_threshold
         ):
-            self.state = dataclasses.replace(state, loop_state=LoopState.COOLING, interval=self._next_interval(state))
-            return Decision(LoopEvent.PLATEAU, before, LoopState.COOLING, self._plateau_evidence(state, score))
+            cooling = replace(state, loop_state=LoopState.COOLING, interval=self._next_interval(state))
+            evidence = self._plateau_evidence(cooling, score)
+            return cooling, Decision(LoopEvent.PLATEAU, before, LoopState.COOLING, evidence)
         if before is LoopState.COOLING:
-            state = dataclasses.replace(state, interval=self._next_interval(state))
-        self.state = state
-        return Decision(LoopEvent.NONE, before, before, self._plateau_evidence(state, score))
+            state = replace(state, interval=self._next_interval(state))
+        return state, Decision(LoopEvent.NONE, before, before, self._plateau_evidence(state, score))
 
     def _next_interval(self, state: SchedulerState) -> float:
         return min(state.interval * self.backoff_factor, float(self.max_interval))
@@ -402,7 +412,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         """One step of ``S = max(0, S + (level - margin - score) / stderr - k)``; an alarm if ``S > h``."""
         if state.level is None or state.best is None:
             evidence = Evidence(0.0, score.stderr, score.n, "no level to compare with")
-            return dataclasses.replace(state, level=score), evidence, False
+            return replace(state, level=score), evidence, False
         progress = max(state.best.mean - (state.best.mean if state.baseline is None else state.baseline), 0.0)
         margin = (1.0 - self.degradation_threshold) * progress
         reason = "compared with the level since the best was promoted"
@@ -411,7 +421,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             # The score of the best is a reference already, if the loop rolled back to it. Otherwise the latest score
             # is: what fell may fall on during the cooldown.
             level = state.level if state.level == state.best else score
-            return dataclasses.replace(state, level=level, recent=()), evidence, False
+            return replace(state, level=level, recent=()), evidence, False
         # The error of the reference is in all of these scores alike: until it is known well, it is part of the slack.
         shared = 0.5 * math.sqrt(score.n / (score.n + state.level.n))
         cusum = max(0.0, state.cusum - z - self.cusum_slack - shared)
@@ -420,15 +430,13 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         level, recent = state.level, (*state.recent, score)
         if len(recent) > _REFERENCE_LAG:
             level, recent = pool(level, recent[0]), recent[1:]
-        return dataclasses.replace(state, cusum=cusum, level=level, recent=recent), evidence, cusum > self.cusum_limit
+        return replace(state, cusum=cusum, level=level, recent=recent), evidence, cusum > self.cusum_limit
 
-    def _watch(self, state: SchedulerState, score: Estimate) -> Decision:
+    def _watch(self, state: SchedulerState, score: Estimate) -> tuple[SchedulerState, Decision]:
         state, evidence, alarm = self._update_cusum(state, score)
         if not alarm:
-            self.state = state
-            return Decision(LoopEvent.NONE, state.loop_state, state.loop_state, evidence)
-        self.state = self._next_regime(state)
-        return Decision(LoopEvent.DEGRADATION, LoopState.WATCHDOG, LoopState.ACTIVE, evidence)
+            return state, Decision(LoopEvent.NONE, state.loop_state, state.loop_state, evidence)
+        return self.shifted(state), Decision(LoopEvent.DEGRADATION, LoopState.WATCHDOG, LoopState.ACTIVE, evidence)
 
 
 def _finite(evaluation: Evaluation) -> Estimate:

@@ -1,16 +1,15 @@
-"""What the scheduler remembers, as one record that goes to JSON and back."""
+"""What the scheduler remembers, as one value."""
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+import sys
+from typing import Annotated
 
-from keras_optix.errors import StateError, describe
+import msgspec
+
+from keras_optix.states import Count, Finite, State, Unbounded
 from keras_optix.statistics.estimates import Estimate
-from keras_optix.validation import check_float, check_int
 
 
 class LoopState(enum.Enum):
@@ -22,9 +21,8 @@ class LoopState(enum.Enum):
     WATCHDOG = "watchdog"
 
 
-@dataclass(frozen=True)
-class SchedulerState:
-    """All state of a `BackoffScheduler`; JSON by `to_json` and `from_json`.
+class SchedulerState(State, frozen=True):
+    """All that a `BackoffScheduler` knows of a run.
 
     Attributes:
         loop_state: The state of the loop.
@@ -38,7 +36,7 @@ class SchedulerState:
         level: What the scores average to since the best was promoted or a degradation was seen, but for the `recent`
             ones: the reference of the CUSUM.
         recent: The latest scores, which are not in the level yet.
-        cusum: The CUSUM statistic, in standard errors.
+        cusum: The CUSUM statistic, in standard errors; infinite after a drop without noise.
         cooldown_until: Number of the last evaluation of the cooldown after a degradation.
         history: The latest scores, oldest first.
         pending: A candidate waits for `confirm`.
@@ -46,92 +44,17 @@ class SchedulerState:
     """
 
     loop_state: LoopState = LoopState.ACTIVE
-    interval: float = 1.0
-    last_window: int | None = None
-    evaluations: int = 0
-    since_best: int = 0
-    since_active: int = 0
+    interval: Annotated[float, msgspec.Meta(ge=1.0, le=sys.float_info.max)] = 1.0
+    last_window: Count | None = None
+    evaluations: Count = 0
+    since_best: Count = 0
+    since_active: Count = 0
     best: Estimate | None = None
-    baseline: float | None = None
+    baseline: Finite | None = None
     level: Estimate | None = None
     recent: tuple[Estimate, ...] = ()
-    cusum: float = 0.0
-    cooldown_until: int = 0
-    history: tuple[float, ...] = ()
+    cusum: Unbounded = 0.0
+    cooldown_until: Count = 0
+    history: tuple[Finite, ...] = ()
     pending: bool = False
-    regime_index: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the state as JSON values."""
-        return vars(self) | {
-            "loop_state": self.loop_state.value,
-            "best": None if self.best is None else self.best.to_json(),
-            "level": None if self.level is None else self.level.to_json(),
-            "recent": [score.to_json() for score in self.recent],
-            "history": list(self.history),
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> SchedulerState:
-        """Restores what `to_json` returned.
-
-        Raises:
-            StateError: Something is missing, is of another kind, or does not belong there.
-        """
-        fix = "Resume from a complete state, or start a new run."
-        if not isinstance(values, Mapping):
-            raise StateError(describe("The state of the scheduler must be a mapping.", fix=fix, values=values))
-        unknown = sorted(map(str, values.keys() - _READERS.keys()))
-        if unknown:
-            raise StateError(describe("The state of the scheduler has unknown entries.", fix=fix, unknown=unknown))
-        fields = {}
-        for name, read in _READERS.items():
-            try:
-                fields[name] = read(values[name])
-            except (KeyError, TypeError, ValueError) as error:
-                received: dict[str, Any] = {name: values.get(name, "missing")}
-                problem = f"The state of the scheduler has no valid `{name}`."
-                raise StateError(describe(problem, fix=fix, **received)) from error
-        return cls(**fields)
-
-
-def _read_flag(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
-    raise TypeError
-
-
-def _read_history(value: object) -> tuple[float, ...]:
-    if isinstance(value, list | tuple):
-        return tuple(check_float("history", score) for score in value)
-    raise TypeError
-
-
-def _read_recent(value: object) -> tuple[Estimate, ...]:
-    if isinstance(value, list | tuple):
-        return tuple(Estimate.from_json(score) for score in value)
-    raise TypeError
-
-
-def _optional(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else read(value)
-
-
-_read_count = partial(check_int, "count", minimum=0)
-_READERS: dict[str, Callable[[Any], Any]] = {
-    "loop_state": LoopState,
-    "interval": partial(check_float, "interval", low=1.0),
-    "last_window": _optional(_read_count),
-    "evaluations": _read_count,
-    "since_best": _read_count,
-    "since_active": _read_count,
-    "best": _optional(Estimate.from_json),
-    "baseline": _optional(partial(check_float, "baseline")),
-    "level": _optional(Estimate.from_json),
-    "recent": _read_recent,
-    "cusum": partial(check_float, "cusum", low=0.0),
-    "cooldown_until": _read_count,
-    "history": _read_history,
-    "pending": _read_flag,
-    "regime_index": _read_count,
-}
+    regime_index: Count = 0

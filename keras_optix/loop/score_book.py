@@ -10,11 +10,24 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from keras_optix.errors import ConfigurationError, NonFiniteError, StateError, describe
+from keras_optix.states import Finite, NonNegative, State, read_state
 from keras_optix.statistics.member_weights import weights_from_scores
 from keras_optix.validation import check_float, check_int, is_finite_number
 
 Listener = Callable[[Sequence[float]], None]
 _ROUNDING = 1e-9  # weights that are closer than this are equal
+
+
+class ScoreBookState(State, frozen=True):
+    """What a `ScoreBook` knows.
+
+    Attributes:
+        weights: Of each member, as they were given; only their ratios count.
+        scores: Of each member, oldest first.
+    """
+
+    weights: tuple[NonNegative, ...]
+    scores: tuple[tuple[Finite, ...], ...]
 
 
 class ScoreBook:
@@ -126,28 +139,31 @@ class ScoreBook:
         self._weights = _checked(changed)
         self._tell()
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns weights and scores as JSON values."""
-        return {"weights": list(self._weights), "scores": [list(scores) for scores in self._scores]}
+    def save(self) -> ScoreBookState:
+        """Returns weights and scores."""
+        return ScoreBookState(tuple(self._weights), self.scores)
 
-    def from_json(self, values: Mapping[str, Any]) -> None:
-        """Restores what `to_json` returned, and tells.
+    def read(self, values: Any) -> ScoreBookState:
+        """Reads what `save` returned, as JSON values; nothing is changed.
 
         Raises:
-            StateError: It is not that of as many members; then nothing is changed.
+            StateError: It is not that of as many members.
         """
+        problem, fix = "The weights and scores of the agents cannot be restored.", "Add the agents that the run had."
+        count = len(self._weights)
         try:
-            weights = [check_float("weight", weight, low=0.0) for weight in values["weights"]]
-            scores = [[check_float("score", score) for score in sample] for sample in values["scores"]]
-            if not len(weights) == len(scores) == len(self._weights) or (weights and sum(weights) == 0.0):
-                raise ValueError
-        except (KeyError, TypeError, ValueError) as error:
-            problem = "The weights and scores of the agents cannot be restored."
-            given = {name: values.get(name, "missing") for name in ("weights", "scores")}
-            fix = "Add the agents that the run had."
-            raise StateError(describe(problem, fix=fix, agents=len(self._weights), **given)) from error
-        self._weights = weights
-        self._scores = [deque(sample, maxlen=self._window) for sample in scores]
+            state = read_state(ScoreBookState, values, "weights and scores of the agents", fix="", part=True)
+        except StateError as error:
+            raise StateError(describe(problem, fix=fix, agents=count, reason=str(error))) from error
+        if not len(state.weights) == len(state.scores) == count or (state.weights and sum(state.weights) == 0.0):
+            given = {"weights": state.weights, "scores": state.scores}
+            raise StateError(describe(problem, fix=fix, agents=count, **given))
+        return state
+
+    def restore(self, state: ScoreBookState) -> None:
+        """Restores what `read` returned, and tells."""
+        self._weights = list(state.weights)
+        self._scores = [deque(sample, maxlen=self._window) for sample in state.scores]
         self._tell()
 
     def _heard(self) -> list[Listener]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec.structs import replace
 
 from keras_optix.errors import StateError, describe
 from keras_optix.evaluators.evaluation import Evaluation
@@ -15,16 +20,16 @@ from keras_optix.loop.adapter import Adapter, PolicyRef, TrainingUnit
 from keras_optix.loop.hooks import LoopHooks
 from keras_optix.loop.record import EventKind
 from keras_optix.records import HyperparamSet
+from keras_optix.states import Count, Finite, Positive, State
 from keras_optix.statistics.estimates import Evidence
-from keras_optix.store.files import Saved, State, prefixed, under
+from keras_optix.store.files import Arrays, prefixed, under
 from keras_optix.tuners.base_optimizer import BaseOptimizer, TunerDecision
 from keras_optix.tuners.schedule import Schedule, ScheduleStep
 
 Note = Callable[[EventKind, str, Evidence | None, int], None]
 
 
-@dataclass(frozen=True)
-class Lineage:
+class Lineage(State, frozen=True):
     """Under which values some weights were trained.
 
     Attributes:
@@ -32,24 +37,49 @@ class Lineage:
         schedule: Which values were set when.
     """
 
-    steps: int
+    steps: Count
     schedule: Schedule
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the lineage as JSON values."""
-        return {"steps": self.steps, "schedule": self.schedule.to_json()}
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Lineage:
-        """Restores what `to_json` returned."""
-        return cls(values["steps"], Schedule.from_json(values["schedule"]))
+class KeptState(State, frozen=True):
+    """What is kept of a state that the tuner may go back to, beside its arrays.
+
+    Attributes:
+        hyperparams: Tuned values, by name.
+        lineage: Under which values it was trained.
+    """
+
+    hyperparams: dict[str, Finite]
+    lineage: Lineage
+
+
+class TuningState(State, frozen=True):
+    """What a resumed run needs of `Tuning`, beside arrays.
+
+    Attributes:
+        tuner: The state of the tuner, which knows of what kind it is; None without one.
+        kept: The states that the tuner may go back to, by name.
+        promoted: Snapshots by their numbers, with how they were trained.
+        lineage: Of the current weights.
+        permanent: Values that were meant to stay, by name.
+        steps_before: Steps of the lineage before the latest unit.
+        window_id: Number of the latest window (epoch); -1 before the first.
+    """
+
+    tuner: Any
+    kept: dict[str, KeptState]
+    promoted: tuple[tuple[Positive, Lineage], ...]
+    lineage: Lineage
+    permanent: dict[str, Finite]
+    steps_before: Count
+    window_id: Annotated[int, msgspec.Meta(ge=-1)]
 
 
 @dataclass(frozen=True)
 class _Kept:
     """A state that the tuner may go back to: everything in it belongs to the same weights."""
 
-    state: State
+    state: Arrays
     hyperparams: dict[str, float]
     lineage: Lineage
 
@@ -66,6 +96,7 @@ class Tuning:
 
     Attributes:
         lineage: Of the current weights.
+        state: What the tuner knows until now; None without a tuner.
     """
 
     def __init__(
@@ -79,8 +110,10 @@ class Tuning:
         self._adapter = adapter
         self._waiting: BaseOptimizer | None = None  # until it is known which variables its names mean
         self._tuner: BaseOptimizer | None = None
+        self.state: Any = None
         if tuner is not None and adapter.knows(tuner.names):
             self._tuner = self._bound(tuner)
+            self.state = self._tuner.initial_state()
         else:
             self._waiting = tuner
         self._hooks = hooks
@@ -106,8 +139,10 @@ class Tuning:
         """The evaluation, marked if it is one of an experiment."""
         if self._tuner is None:
             return evaluation
-        return replace(
-            evaluation, counts_towards_plateau=not self._tuner.probe_running, monitored=self._tuner.monitored
+        return dataclasses.replace(
+            evaluation,
+            counts_towards_plateau=not self._tuner.probe_running(self.state),
+            monitored=self._tuner.monitored(self.state),
         )
 
     def begin(self) -> None:
@@ -141,10 +176,10 @@ class Tuning:
             ConfigurationError: There is nothing to search.
             HyperparameterError: A name or a value is not legal.
         """
-        tuner.bind(self._adapter.search_spaces)
-        for values in tuner.values_to_check():
+        bound = tuner.bound_to(self._adapter.search_spaces)
+        for values in bound.values_to_check():
             self._adapter.hyperparams.check(values)
-        return tuner
+        return bound
 
     def keep_start(self) -> None:
         """There is a state now: keeps it, if the tuner asked for that of the beginning."""
@@ -154,9 +189,8 @@ class Tuning:
             self._kept[name] = _Kept(dict(self._adapter.get_state()), tuned, self.lineage)
 
     def _begin(self, tuner: BaseOptimizer) -> None:
-        tuner.reset()
         before = self._tuned(tuner)
-        decision = tuner.begin(self._adapter.get_hyperparams())
+        self.state, decision = tuner.begin(tuner.initial_state(), self._adapter.get_hyperparams())
         if decision is not None and decision.params:
             values = self._adapter.hyperparams.snapshot()
             self._set(decision.params)
@@ -174,7 +208,7 @@ class Tuning:
         """The environment has changed: the tuner begins anew."""
         if self._tuner is None:
             return
-        decision = self._tuner.shift(self._adapter.get_hyperparams())
+        self.state, decision = self._tuner.shift(self.state, self._adapter.get_hyperparams())
         self._kept = {}
         if decision is not None and decision.params:
             self.set(decision.params, "change_point")
@@ -201,7 +235,7 @@ class Tuning:
         # With `steps_per_execution` several windows come with the logs of one: an update counts once.
         logs = {} if unit.logs is self._logs else numbers_in(unit.logs)
         self._logs = unit.logs
-        decision = self._tuner.observe_update(env_steps, logs, current)
+        self.state, decision = self._tuner.observe_update(self.state, env_steps, logs, current)
         if decision is not None:
             self._apply(decision, unit.candidate)
 
@@ -217,13 +251,15 @@ class Tuning:
         current = self._adapter.get_hyperparams()
         self._look_for_other_owners(self._tuner, current.params)
         self._in_force = dict(current.params)
-        decision = self._tuner.observe(evaluation, current)
+        self.state, decision = self._tuner.observe(self.state, evaluation, current)
         if decision is not None:
             self._apply(decision, candidate)
 
     def pause(self) -> None:
         """Ends a probe without a decision."""
-        decision = None if self._tuner is None else self._tuner.pause()
+        if self._tuner is None:
+            return
+        self.state, decision = self._tuner.pause(self.state)
         if decision is not None:
             self._apply(decision, None)
 
@@ -368,33 +404,49 @@ class Tuning:
 
     # Resuming
 
-    def save(self) -> Saved:
-        """Everything that a resumed run needs."""
-        arrays: dict[str, Any] = {}
+    def save(self) -> tuple[dict[str, np.ndarray], TuningState]:
+        """Everything that a resumed run needs: arrays, and the rest."""
+        arrays: dict[str, np.ndarray] = {}
         for name, kept in self._kept.items():
             arrays |= prefixed(f"{name}/", kept.state)
-        return arrays, {
-            "tuner": None if self._tuner is None else self._tuner.to_json(),
-            "kept": {
-                name: {"hyperparams": kept.hyperparams, "lineage": kept.lineage.to_json()}
-                for name, kept in self._kept.items()
-            },
-            "promoted": [[number, lineage.to_json()] for number, lineage in self._promoted.items()],
-            "lineage": self.lineage.to_json(),
-            "permanent": self._permanent,
-            "steps_before": self._steps_before,
-            "window_id": self._window_id,
-        }
+        return arrays, TuningState(
+            tuner=None if self._tuner is None else self.state,
+            kept={name: KeptState(kept.hyperparams, kept.lineage) for name, kept in self._kept.items()},
+            promoted=tuple(self._promoted.items()),
+            lineage=self.lineage,
+            permanent=self._permanent,
+            steps_before=self._steps_before,
+            window_id=self._window_id,
+        )
 
-    def restore(self, arrays: State, values: Mapping[str, Any]) -> None:
-        """Restores what `save` returned."""
-        if self._tuner is not None and values["tuner"] is not None:
-            self._tuner.from_json(values["tuner"])
+    def read_tuner(self, values: Any) -> Any:
+        """Reads the state of the tuner of a run that was cut off; nothing is changed.
+
+        Args:
+            values: `TuningState.tuner`, as it was read.
+
+        Returns:
+            The state; the present one, where that run had no tuner.
+
+        Raises:
+            StateError: It is no state of this tuner.
+        """
+        return self.state if self._tuner is None or values is None else self._tuner.read_state(values)
+
+    def restore(self, arrays: Arrays, saved: TuningState, tuner: Any) -> None:
+        """Restores what `save` returned.
+
+        Args:
+            arrays: As returned.
+            saved: As returned.
+            tuner: What `read_tuner` returned.
+        """
+        self.state = tuner
         self._kept = {
-            name: _Kept(under(f"{name}/", arrays), dict(kept["hyperparams"]), Lineage.from_json(kept["lineage"]))
-            for name, kept in values["kept"].items()
+            name: _Kept(under(f"{name}/", arrays), dict(kept.hyperparams), kept.lineage)
+            for name, kept in saved.kept.items()
         }
-        self._promoted = {number: Lineage.from_json(lineage) for number, lineage in values["promoted"]}
-        self.lineage = Lineage.from_json(values["lineage"])
-        self._permanent = dict(values["permanent"])
-        self._steps_before, self._window_id = values["steps_before"], values["window_id"]
+        self._promoted = dict(saved.promoted)
+        self.lineage = saved.lineage
+        self._permanent = dict(saved.permanent)
+        self._steps_before, self._window_id = saved.steps_before, saved.window_id

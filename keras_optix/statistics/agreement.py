@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
+from msgspec.structs import replace
+
+from keras_optix.states import Count, Finite, NonNegative, State
 from keras_optix.statistics.estimates import Estimate, Evidence, as_normal_score, standardised
 
 _LIMIT = 4.0  # standard errors: two-sided 1 in 16,000 for each look
 _MARGIN = 0.5  # standard deviations of one episode
 _ROUNDING = 1e-5  # of a score: batches of other sizes round differently, and episodes add that up
 _REASON = "scores of copies minus training scores of the same weights"
+
+
+class AgreementState(State, frozen=True):
+    """What an `Agreement` knows.
+
+    Attributes:
+        comparisons: Comparisons so far.
+        before: The score in training of weights that copies played since; None where none waits.
+        copies: Their score by the copies.
+        total: Sum of the standardised differences.
+        differences: Sum of the differences.
+        variances: Sum of their variances.
+    """
+
+    comparisons: Count = 0
+    before: Estimate | None = None
+    copies: Estimate | None = None
+    total: Finite = 0.0
+    differences: Finite = 0.0
+    variances: NonNegative = 0.0
 
 
 class Agreement:
@@ -28,20 +49,20 @@ class Agreement:
     the range and the margin.
 
     Attributes:
-        comparisons: Comparisons so far.
+        state: What is known until now.
     """
 
     def __init__(self) -> None:
-        self.reset()
+        self.state = AgreementState()
+
+    @property
+    def comparisons(self) -> int:
+        """Comparisons so far."""
+        return self.state.comparisons
 
     def reset(self) -> None:
         """Forgets everything."""
-        self.comparisons = 0
-        self._before: Estimate | None = None
-        self._copies: Estimate | None = None
-        self._sum = 0.0  # of standardised differences
-        self._differences = 0.0
-        self._variances = 0.0
+        self.state = AgreementState()
 
     def played(self, before: Estimate, copies: Estimate) -> None:
         """Some weights were scored in training, and then by copies.
@@ -50,11 +71,11 @@ class Agreement:
             before: The score in training.
             copies: The score by copies.
         """
-        self._before, self._copies = before, copies
+        self.state = replace(self.state, before=before, copies=copies)
 
     def cancel(self) -> None:
         """Other weights act now: the next score in training says nothing about those."""
-        self._before = self._copies = None
+        self.state = replace(self.state, before=None, copies=None)
 
     def observe(self, after: Estimate) -> Evidence | None:
         """Takes the next score in training.
@@ -62,7 +83,7 @@ class Agreement:
         Returns:
             The evidence that the copies are other environments; None if there is none.
         """
-        before, copies = self._before, self._copies
+        before, copies = self.state.before, self.state.copies
         self.cancel()
         if before is None or copies is None or not all(_is_sampled(e) for e in (before, copies, after)):
             return None
@@ -76,33 +97,17 @@ class Agreement:
         squares = sum(v * v / max(e.n - 1, 1) for v, e in zip(variances, (copies, bound), strict=True))
         dof = sum(variances) ** 2 / squares if squares > 0.0 else math.inf
         z = as_normal_score(standardised(math.copysign(beyond, difference), math.sqrt(sum(variances))), dof)
-        self.comparisons += 1
-        self._sum += max(-_MOST, min(z, _MOST))
-        self._differences += difference
-        self._variances += sum(variances)
-        if self.comparisons & (self.comparisons - 1) or abs(self._sum) / math.sqrt(self.comparisons) <= _LIMIT:
+        state = self.state = replace(
+            self.state,
+            comparisons=self.state.comparisons + 1,
+            total=self.state.total + max(-_MOST, min(z, _MOST)),
+            differences=self.state.differences + difference,
+            variances=self.state.variances + sum(variances),
+        )
+        k = state.comparisons
+        if k & (k - 1) or abs(state.total) / math.sqrt(k) <= _LIMIT:
             return None
-        k = self.comparisons
-        return Evidence(self._differences / k, math.sqrt(self._variances) / k, k, _REASON)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns all that is kept as JSON values."""
-        waiting = None
-        if self._before is not None and self._copies is not None:
-            waiting = [self._before.to_json(), self._copies.to_json()]
-        return {
-            "comparisons": self.comparisons,
-            "waiting": waiting,
-            "sums": [self._sum, self._differences, self._variances],
-        }
-
-    def from_json(self, values: Mapping[str, Any]) -> None:
-        """Restores what `to_json` returned."""
-        self.reset()
-        self.comparisons = int(values["comparisons"])
-        self._sum, self._differences, self._variances = (float(value) for value in values["sums"])
-        if values["waiting"] is not None:
-            self._before, self._copies = (Estimate.from_json(value) for value in values["waiting"])
+        return Evidence(state.differences / k, math.sqrt(state.variances) / k, k, _REASON)
 
 
 _MOST = 20.0  # a standardised difference counts for no more: one cannot decide for all that follow

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.formatting import format_number
-from keras_optix.validation import check_float, check_int
+from keras_optix.states import Count, Finite, Positive, Unbounded, read_state, to_json
 
 _ROUNDING = 1e-12  # a difference below this share of the numbers themselves is none
 _DOF_PER_DIFFERENCE = 0.25  # of `noise_from_differences`: found by simulation with 4 to 64 normal scores
@@ -28,9 +28,9 @@ class Estimate:
             of a single sample is taken as known, one of several samples as estimated from them.
     """
 
-    mean: float
-    stderr: float
-    n: int
+    mean: Finite
+    stderr: Unbounded
+    n: Positive
 
     @property
     def dof(self) -> float:
@@ -38,23 +38,18 @@ class Estimate:
         return float(self.n - 1) if self.n > 1 else math.inf
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the estimate as JSON values; a standard error that is not known is None."""
-        return {"mean": self.mean, "stderr": self.stderr if math.isfinite(self.stderr) else None, "n": self.n}
+        """Returns the estimate as JSON values; see `keras_optix.states`."""
+        values: dict[str, Any] = to_json(self)
+        return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Estimate:
         """Restores what `to_json` returned.
 
         Raises:
-            KeyError: Something is missing.
-            ConfigurationError: Something is not a number.
+            StateError: Something is missing, is unknown, or is of another kind.
         """
-        stderr = values["stderr"]
-        return cls(
-            check_float("mean", values["mean"]),
-            math.inf if stderr is None else check_float("stderr", stderr, low=0.0),
-            check_int("n", values["n"], minimum=1),
-        )
+        return read_state(cls, values, "estimate", part=True)
 
 
 @dataclass(frozen=True)
@@ -70,8 +65,8 @@ class Evidence:
     """
 
     difference: float
-    stderr: float
-    n: int
+    stderr: Unbounded
+    n: Count
     reason: str
 
     @property
@@ -79,22 +74,9 @@ class Evidence:
         """`difference` in standard errors; infinite (with its sign) without noise, 0 where nothing differs."""
         return standardised(self.difference, self.stderr)
 
-    def to_json(self) -> dict[str, Any]:
-        """Returns the evidence as JSON values; JSON has no infinity, so that is a string."""
-        return {name: _json(value) for name, value in vars(self).items()}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Evidence:
-        """Restores what `to_json` returned."""
-        return cls(float(values["difference"]), float(values["stderr"]), values["n"], values["reason"])
-
     def __str__(self) -> str:
         difference = format_number(self.difference, signed=True)
         return f"{self.reason} (difference {difference}, standard error {self.stderr:.3g}, n {self.n})"
-
-
-def _json(value: Any) -> Any:
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Comparison(NamedTuple):

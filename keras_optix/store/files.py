@@ -14,17 +14,17 @@ import numpy as np
 
 from keras_optix.errors import RegistryError, describe
 
-State = Mapping[str, np.ndarray]  # weights, optimizer slots, statistics: arrays by name
-Saved = tuple[dict[str, np.ndarray], dict[str, Any]]  # arrays by name, and what goes into JSON
+Arrays = Mapping[str, np.ndarray]  # weights, optimizer slots, statistics: arrays by name
+Saved = tuple[dict[str, np.ndarray], Any]  # arrays by name, and what goes into JSON: a state, or JSON values
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)  # what a damaged file of arrays raises
 
 
-def prefixed(prefix: str, arrays: State) -> dict[str, np.ndarray]:
+def prefixed(prefix: str, arrays: Arrays) -> dict[str, np.ndarray]:
     """The arrays with `prefix` before their names."""
     return {prefix + name: array for name, array in arrays.items()}
 
 
-def under(prefix: str, arrays: State) -> dict[str, np.ndarray]:
+def under(prefix: str, arrays: Arrays) -> dict[str, np.ndarray]:
     """The arrays whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 

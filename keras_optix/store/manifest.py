@@ -9,18 +9,23 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import msgspec
+from msgspec.structs import asdict
+
+from keras_optix.errors import StateError
 from keras_optix.formatting import format_estimate
 from keras_optix.records import EvalMetrics, HyperparamSet
 from keras_optix.reprs import call_repr
-from keras_optix.validation import is_finite_number
+from keras_optix.states import Count, Finite, Positive, State, read_state
 
 _SCHEMA = 3
 _OLDER = {"promoted": False, "held_by": []}  # what schema 1 did not have yet
 _RENAMED = {"era": "regime_index", "crowned": "promoted", "episode_id": "window_id"}  # as schemas 1 and 2 called them
+_T = TypeVar("_T")
 _RUN_ID = re.compile(r"[^./\\:\x00][^/\\:\x00]*")  # one folder name on every system, neither hidden nor `..`
 
 
@@ -117,7 +122,7 @@ def check_snapshot(snapshot: PolicySnapshot) -> None:
     Raises:
         ValueError: It could not; the message says why.
     """
-    _snapshot("snapshot", json.loads(json.dumps(_to_json(snapshot))))
+    _read(_Entry, json.loads(json.dumps(_to_json(snapshot))), "snapshot").snapshot()
 
 
 def write_manifest(run_id: str, snapshots: Iterable[PolicySnapshot]) -> bytes:
@@ -136,24 +141,26 @@ def read_manifest(data: bytes) -> tuple[str, list[PolicySnapshot]]:
         manifest = json.loads(data)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    _check_names("the manifest", manifest, ("schema", "run_id", "snapshots"))
-    schema = manifest["schema"]
-    if type(schema) is not int or not 1 <= schema <= _SCHEMA:
-        raise ValueError(f"`schema` must be an integer from 1 to {_SCHEMA}, not {schema!r}")
-    run_id = _checked("run_id", manifest["run_id"], is_run_id, "the name of a folder")
-    entries = _checked("snapshots", manifest["snapshots"], _is_list, "a list")
-    snapshots = []
-    for k, entry in enumerate(entries):
-        if schema < _SCHEMA and isinstance(entry, dict):
-            entry = _renamed(entry) | {name: _renamed(entry.get(name)) for name in ("eval_metrics", "hyperparams")}
-            entry = _OLDER | entry if schema == 1 else entry
-        snapshots.append(_snapshot(f"snapshots[{k}]", entry))
+    file = _read(_File, manifest, "manifest")
+    snapshots = [
+        _read(_Entry, _upgraded(entry, file.schema), f"manifest at snapshots[{k}]").snapshot()
+        for k, entry in enumerate(file.snapshots)
+    ]
     seen: set[tuple[str, int]] = set()
     for snapshot in snapshots:
         if snapshot.key in seen:
             raise ValueError(f"run {snapshot.run_id!r} has snapshot {snapshot.snapshot_id} twice")
         seen.add(snapshot.key)
-    return run_id, snapshots
+    return file.run_id, snapshots
+
+
+def _upgraded(entry: Any, schema: int) -> Any:
+    """An entry of an older schema as one of this schema."""
+    if schema == _SCHEMA or not isinstance(entry, dict):
+        return entry
+    records = {name: _renamed(entry[name]) for name in ("eval_metrics", "hyperparams") if name in entry}
+    entry = _renamed(entry) | records
+    return _OLDER | entry if schema == 1 else entry
 
 
 def _renamed(record: Any) -> Any:
@@ -162,95 +169,78 @@ def _renamed(record: Any) -> Any:
 
 
 def _to_json(snapshot: PolicySnapshot) -> dict[str, Any]:
-    # Not `asdict`, which copies what is in there and takes ten times as long.
-    metrics = {name: getattr(snapshot.eval_metrics, name) for name in _METRICS}
+    # Not `to_json`, which takes ten times as long; and no marks: a metric that is infinite or NaN is so in the file.
+    metrics = {name: getattr(snapshot.eval_metrics, name) for name in _Metrics.__struct_fields__}
     nested = {"eval_metrics": metrics, "hyperparams": vars(snapshot.hyperparams)}
     return vars(snapshot) | nested
 
 
-def _snapshot(name: str, entry: Any) -> PolicySnapshot:
-    values = _record(name, entry, _SNAPSHOT)
-    metrics = _record(f"{name}.eval_metrics", values["eval_metrics"], _METRICS)
-    hyperparams = _record(f"{name}.hyperparams", values["hyperparams"], _HYPERPARAMS)
-    expected = path_of(values["run_id"], values["snapshot_id"])
-    if values["path"] != expected:
-        raise ValueError(f"`{name}.path` must be {expected!r}, not {values['path']!r}")
-    records = {"eval_metrics": EvalMetrics(**metrics), "hyperparams": HyperparamSet(**hyperparams)}
-    return PolicySnapshot(**(values | records | {"held_by": tuple(values["held_by"])}))
+def _read(kind: type[_T], values: Any, what: str) -> _T:
+    """Reads a part of a manifest.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        return read_state(kind, values, what, fix="", part=True)
+    except StateError as error:
+        raise ValueError(str(error).rstrip(".")) from error
 
 
-def _record(name: str, entry: Any, kinds: dict[str, _Kind]) -> dict[str, Any]:
-    """The fields of a record, each of its kind."""
-    _check_names(f"`{name}`", entry, tuple(kinds))
-    return {field: _checked(f"{name}.{field}", entry[field], *kinds[field]) for field in entry}
+class _Metrics(State, frozen=True):
+    """The metrics of a snapshot in the file. What is only logged may be infinite or NaN."""
+
+    primary_score: Finite | None
+    metrics: dict[str, float]
+    window_id: int
+    stderr: Finite | None
+    episodes: Count | None
 
 
-def _check_names(what: str, entry: Any, names: Sequence[str]) -> None:
-    if not isinstance(entry, dict):
-        raise ValueError(f"{what} is no object: {entry!r:.40}")
-    if missing := [name for name in names if name not in entry]:
-        raise ValueError(f"{what} lacks {missing}")
-    if unknown := [name for name in entry if name not in names]:
-        raise ValueError(f"{what} has unknown entries {unknown}")
+class _Hyperparams(State, frozen=True):
+    """The hyperparameters of a snapshot in the file."""
+
+    params: dict[str, Finite]
+    window_id: int
 
 
-def _checked(name: str, value: Any, is_kind: Callable[[Any], bool], kind: str) -> Any:
-    if not is_kind(value):
-        raise ValueError(f"`{name}` must be {kind}, not {value!r:.40}")
-    return value
+class _Entry(State, frozen=True):
+    """A snapshot in the file."""
+
+    snapshot_id: Positive
+    run_id: str
+    path: str
+    policy_version: int
+    window_id: int
+    env_steps: Count
+    eval_metrics: _Metrics
+    hyperparams: _Hyperparams
+    regime_index: Count
+    created: Finite
+    promoted: bool
+    held_by: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not is_run_id(self.run_id):
+            raise ValueError(f"`run_id` must be the name of a folder, not {self.run_id!r:.40}")
+        expected = path_of(self.run_id, self.snapshot_id)
+        if self.path != expected:
+            raise ValueError(f"`path` must be {expected!r}, not {self.path!r:.40}")
+
+    def snapshot(self) -> PolicySnapshot:
+        """The snapshot."""
+        values = asdict(self)
+        metrics, hyperparams = EvalMetrics(**asdict(self.eval_metrics)), HyperparamSet(**asdict(self.hyperparams))
+        return PolicySnapshot(**values | {"eval_metrics": metrics, "hyperparams": hyperparams})
 
 
-def _is_int(value: Any) -> bool:
-    return type(value) is int  # not a bool
+class _File(State, frozen=True):
+    """The file."""
 
+    schema: Annotated[int, msgspec.Meta(ge=1, le=_SCHEMA)]
+    run_id: str
+    snapshots: tuple[Any, ...]
 
-def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_number(value: Any) -> bool:
-    """A number that may be infinite or NaN, as what is only logged may be."""
-    return is_finite_number(value) or isinstance(value, float)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
-
-
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-_Kind = tuple[Callable[[Any], bool], str]
-_INT: _Kind = (_is_int, "an integer")
-_COUNT: _Kind = (_is_count, "an integer >= 0")
-_FINITE_OR_NULL: _Kind = (lambda value: value is None or is_finite_number(value), "a finite number or null")
-_OBJECT: _Kind = (_is_dict, "an object")  # its own fields are checked after it
-_SNAPSHOT: dict[str, _Kind] = {
-    "snapshot_id": (lambda value: _is_count(value) and value > 0, "an integer >= 1"),
-    "run_id": (is_run_id, "the name of a folder"),
-    "path": (lambda value: isinstance(value, str), "a string"),
-    "policy_version": _INT,
-    "window_id": _INT,
-    "env_steps": _COUNT,
-    "eval_metrics": _OBJECT,
-    "hyperparams": _OBJECT,
-    "regime_index": _COUNT,
-    "created": (is_finite_number, "a finite number"),
-    "promoted": (lambda value: isinstance(value, bool), "true or false"),
-    "held_by": (lambda value: _is_list(value) and all(isinstance(name, str) for name in value), "a list of strings"),
-}
-_METRICS: dict[str, _Kind] = {
-    "primary_score": _FINITE_OR_NULL,
-    "metrics": (lambda value: _is_dict(value) and all(map(_is_number, value.values())), "an object of numbers"),
-    "window_id": _INT,
-    "stderr": _FINITE_OR_NULL,
-    "episodes": (lambda value: value is None or _is_count(value), "an integer >= 0 or null"),
-}
-_HYPERPARAMS: dict[str, _Kind] = {
-    "params": (
-        lambda value: _is_dict(value) and all(map(is_finite_number, value.values())),
-        "an object of finite numbers",
-    ),
-    "window_id": _INT,
-}
+    def __post_init__(self) -> None:
+        if not is_run_id(self.run_id):
+            raise ValueError(f"`run_id` must be the name of a folder, not {self.run_id!r:.40}")

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from keras_optix.errors import RegistryError, describe
-from keras_optix.store.files import UNREADABLE, State, read_arrays, write_arrays
+from keras_optix.store.files import UNREADABLE, Arrays, read_arrays, write_arrays
 from keras_optix.store.registry import CheckpointRegistry
 
 _FILE = "resume.npz"
 _JSON = "json"
-_SCHEMA = 3
+_SCHEMA = 4
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,24 @@ class ResumePoint:
     """A run as it was.
 
     Attributes:
-        run_id: Its run.
+        path: Its file.
         arrays: Arrays by name.
         values: JSON values.
     """
 
-    run_id: str
-    arrays: State
+    path: Path
+    arrays: Arrays
     values: Mapping[str, Any]
+
+    @property
+    def run_id(self) -> str:
+        """The run that it is of."""
+        return self.path.parent.name
+
+    @property
+    def fix(self) -> str:
+        """What to do if it cannot be gone on from."""
+        return f"Delete {self.path} to begin a new run; the snapshots stay."
 
 
 class ResumeStore:
@@ -63,7 +73,7 @@ class ResumeStore:
         """Whether it is time for a point."""
         return self._interval is not None and time.monotonic() - self._last >= self._interval
 
-    def write(self, arrays: State, values: Mapping[str, Any]) -> None:
+    def write(self, arrays: Arrays, values: Mapping[str, Any]) -> None:
         """Writes the point of the registry's run.
 
         Raises:
@@ -92,9 +102,10 @@ class ResumeStore:
         try:
             arrays = read_arrays(path)
             values = json.loads(arrays.pop(_JSON).tobytes().decode())
-            if values["schema"] != _SCHEMA:
-                raise ValueError(f"schema {values['schema']} is not {_SCHEMA}")
-        except (*UNREADABLE, TypeError) as error:
+            schema = values.pop("schema")
+            if schema != _SCHEMA:
+                raise ValueError(f"schema {schema} is not {_SCHEMA}")
+        except (*UNREADABLE, TypeError, AttributeError) as error:
             raise RegistryError(
                 describe(
                     f"The resume point cannot be read: {error}.",
@@ -102,7 +113,7 @@ class ResumeStore:
                     path=str(path),
                 )
             ) from error
-        return ResumePoint(path.parent.name, arrays, values)
+        return ResumePoint(path, arrays, values)
 
     def clear(self) -> None:
         """The run ended: there is nothing to resume, neither of it nor of runs that were cut off before it began."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from keras_optix.states import State
 from keras_optix.tuners.backoff_optimizer import BackoffOptimizer
 from keras_optix.tuners.base_optimizer import BaseOptimizer, TunerDecision
 from keras_optix.tuners.pbt_optimizer import PBTOptimizer
@@ -20,5 +21,6 @@ __all__ = [
     "Schedule",
     "ScheduleStep",
     "SearchSpace",
+    "State",
     "TunerDecision",
 ]

@@ -15,16 +15,20 @@ its first round, and the next one has twice the step. All looks at one probe tog
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
 from statistics import NormalDist
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from keras_optix.errors import ConfigurationError, describe
+import msgspec
+from msgspec.structs import replace
+
+from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.records import LEARNING_RATE, HyperparamSet
+from keras_optix.states import Count, Finite, NonNegative, State, Unbounded
 from keras_optix.statistics.estimates import Estimate, Evidence, compare, pool, trend
 from keras_optix.statistics.exposure import exposure_effect
 from keras_optix.statistics.levels import SURE_Z
@@ -32,7 +36,7 @@ from keras_optix.tuners.base_optimizer import BaseOptimizer, Bounds, TunerDecisi
 from keras_optix.tuners.update_band import Move, UpdateBand, outside, size_of
 from keras_optix.validation import check_float, check_int
 
-_SIGNS = (1, -1, -1, 1)
+_SIGNS: tuple[Literal[-1, 1], ...] = (1, -1, -1, 1)
 _BLOCK, _BAND = "block", "band"  # names of the states that are kept: where a block, a search of the band began
 _APPROX_KL = "approx_kl"
 _HISTORY = 64  # evaluations
@@ -43,9 +47,8 @@ _GROWTH, _SHRINKAGE, _TURN, _WIDENING = 1.5, 1.0 / 1.5, 0.5, 2.0
 _WIDEST = 0.5  # step while nothing is learned
 
 
-@dataclass(frozen=True)
-class _Probe:
-    """A probe under way, as JSON values.
+class Probe(State, frozen=True):
+    """A probe under way.
 
     Attributes:
         name: The hyperparameter that is probed.
@@ -53,7 +56,7 @@ class _Probe:
         below: Its lower value.
         above: Its upper value.
         start: Environment steps of the run when it began.
-        level: Mean, standard error and n of the scores before this block.
+        level: The scores before this block.
         switches: Window after which a value came into force, and which: 1 above, -1 below.
         times: Until which window the weights that earned a score had been trained.
         scores: The scores.
@@ -67,26 +70,26 @@ class _Probe:
     """
 
     name: str
-    base: float
-    below: float
-    above: float
-    start: int
-    level: dict[str, Any]
-    switches: tuple[tuple[int, int], ...]
-    times: tuple[float, ...]
-    scores: tuple[float, ...]
-    stderrs: tuple[float, ...]
-    left: int
-    begun: int = 1
-    sizes: tuple[float, ...] = ()
+    base: Finite
+    below: Finite
+    above: Finite
+    start: Count
+    level: Estimate
+    switches: tuple[tuple[int, Literal[-1, 1]], ...]
+    times: tuple[Finite, ...]
+    scores: tuple[Finite, ...]
+    stderrs: tuple[Unbounded, ...]
+    left: Count
+    begun: Count = 1
+    sizes: tuple[Finite, ...] = ()
     limited: bool = False
-    block: int = 0
-    round: int = 0
+    block: Annotated[int, msgspec.Meta(ge=0, lt=len(_SIGNS))] = 0
+    round: Count = 0
 
     @property
-    def sign(self) -> int:
+    def sign(self) -> Literal[-1, 1]:
         """Which value is set in this block."""
-        return _SIGNS[self.block] * (-1 if self.round % 2 else 1)
+        return -1 if (_SIGNS[self.block] < 0) is (self.round % 2 == 0) else 1
 
     def exposures(self) -> list[float]:
         """Windows trained under the upper value minus windows under the lower one, at each score."""
@@ -100,25 +103,45 @@ class _Probe:
         ]
 
 
-@dataclass(frozen=True)
-class _TunerState:
-    """All state of a `BackoffOptimizer`, as JSON values."""
+class BackoffState(State, frozen=True):
+    """What a `BackoffOptimizer` knows of a run.
 
-    parameter: int = 0
-    probe: _Probe | None = None
-    recent: tuple[dict[str, Any], ...] = ()  # the latest scores
-    history: tuple[float, ...] = ()  # means of the scores
-    since_set: int = 0  # how many of these belong to the current values
-    proven: bool = False  # whether the score rose under the current values
-    learned: bool = False  # whether it ever rose
-    steps: dict[str, float] = field(default_factory=dict)
-    directions: dict[str, int] = field(default_factory=dict)  # of each hyperparameter's last commit
-    quiet: int = 0  # evaluations left to wait
-    quiet_length: int = 0  # the last time that there were some
-    active: bool = True  # not paused
+    Attributes:
+        parameter: Number of the hyperparameter whose turn it is.
+        probe: The probe under way, or None.
+        recent: The latest scores.
+        history: Means of the scores.
+        since_set: How many of these belong to the current values.
+        proven: Whether the score rose under the current values.
+        learned: Whether it ever rose.
+        steps: Step of each hyperparameter.
+        directions: Direction of each hyperparameter's last commit, 1 upwards or -1.
+        quiet: Evaluations left to wait.
+        quiet_length: How many there were the last time.
+        active: Whether the tuner is not paused.
+        band: The search by the size of the updates, or None.
+        band_start: Environment steps before the updates that the band holds.
+        env_steps: Environment steps at the last update.
+    """
+
+    parameter: Count = 0
+    probe: Probe | None = None
+    recent: tuple[Estimate, ...] = ()
+    history: tuple[Finite, ...] = ()
+    since_set: Count = 0
+    proven: bool = False
+    learned: bool = False
+    steps: dict[str, NonNegative] = msgspec.field(default_factory=dict)
+    directions: dict[str, Literal[-1, 1]] = msgspec.field(default_factory=dict)
+    quiet: Count = 0
+    quiet_length: Count = 0
+    active: bool = True
     band: UpdateBand | None = None
-    band_start: int = 0  # environment steps before the updates that the band holds
-    env_steps: int = 0  # at the last update
+    band_start: Count = 0
+    env_steps: Count = 0
+
+
+_After = tuple[BackoffState, TunerDecision | None]  # the state after something, and what was decided
 
 
 class BackoffOptimizer(BaseOptimizer):
@@ -174,131 +197,122 @@ class BackoffOptimizer(BaseOptimizer):
         self.update_band = None if update_band is None else _check_band(update_band)
         # The looks of one probe share its chance of being wrong (Bonferroni).
         self._limit = NormalDist().inv_cdf(1.0 - self.false_commit_rate / (2 * self.max_rounds))
-        self._state = _TunerState()
-        if self.bound:
-            self.reset()
 
-    @property
-    def probe_running(self) -> bool:
-        """See `BaseOptimizer.probe_running`."""
-        return self._state.probe is not None
-
-    def reset(self) -> None:
-        """See `BaseOptimizer.reset`."""
+    def initial_state(self) -> BackoffState:
+        """See `BaseOptimizer.initial_state`."""
         band = None
         if self.update_band is not None and LEARNING_RATE in self.spaces:
             band = UpdateBand(*self.update_band)
-        self._state = _TunerState(steps=dict.fromkeys(self.spaces, self.perturbation_scale), band=band)
+        return BackoffState(steps=dict.fromkeys(self.spaces, self.perturbation_scale), band=band)
 
-    def observe_update(self, env_steps: int, logs: Mapping[str, float], current: HyperparamSet) -> TunerDecision | None:
+    def read_state(self, values: Any) -> BackoffState:
+        """See `BaseOptimizer.read_state`.
+
+        Raises:
+            StateError: It is the state of a tuner of other hyperparameters, or none at all.
+        """
+        state: BackoffState = super().read_state(values)
+        named = {*state.steps, *state.directions, *([] if state.probe is None else [state.probe.name])}
+        if set(state.steps) != set(self.spaces) or not named <= set(self.spaces) or state.parameter >= len(self.spaces):
+            fix = "Go on with the options that the run began with."
+            problem = "The saved state is that of a tuner of other hyperparameters."
+            raise StateError(describe(problem, fix=fix, tuned=sorted(self.spaces), saved=sorted(named)))
+        return state
+
+    def probe_running(self, state: BackoffState) -> bool:
+        """See `BaseOptimizer.probe_running`."""
+        return state.probe is not None
+
+    def observe_update(
+        self, state: BackoffState, env_steps: int, logs: Mapping[str, float], current: HyperparamSet
+    ) -> _After:
         """See `BaseOptimizer.observe_update`."""
-        state, size = self._state, logs.get(_APPROX_KL)
-        band, before = state.band, state.env_steps
-        self._state = state = replace(state, env_steps=env_steps)
+        band, before, size = state.band, state.env_steps, logs.get(_APPROX_KL)
+        state = replace(state, env_steps=env_steps)
         if band is None or size is None or not math.isfinite(size) or not state.active:
-            return None
+            return state, None
         if state.probe is not None:
             probe = replace(state.probe, sizes=(*state.probe.sizes, size_of(size))[-_HISTORY:])
-            self._state = state = replace(state, probe=probe)
-            return self._limit_probe(state, probe, band, env_steps)
+            return self._limit_probe(replace(state, probe=probe), probe, band, env_steps)
         first = not band.sizes
         band, move = band.add(size).ask()
         start = before if first else state.band_start
-        self._state = replace(state, band=band, band_start=start)
+        state = replace(state, band=band, band_start=start)
         if move is None:
             # Where a search that undoes updates would go back to.
-            return TunerDecision("", keep=_BAND) if first and not band.over else None
-        return self._move(move, env_steps - start, current)
+            return state, TunerDecision("", keep=_BAND) if first and not band.over else None
+        return self._move(state, move, env_steps - start, current)
 
-    def observe(self, evaluation: Evaluation, current: HyperparamSet) -> TunerDecision | None:
+    def observe(self, state: BackoffState, evaluation: Evaluation, current: HyperparamSet) -> _After:
         """See `BaseOptimizer.observe`."""
         score = evaluation.score
         state = replace(
-            self._state,
+            state,
             active=True,
-            history=(*self._state.history, score.mean)[-_HISTORY:],
-            recent=(*self._state.recent, score.to_json())[-2:],
-            since_set=min(self._state.since_set + 1, _HISTORY),
+            history=(*state.history, score.mean)[-_HISTORY:],
+            recent=(*state.recent, score)[-2:],
+            since_set=min(state.since_set + 1, _HISTORY),
         )
         if state.probe is not None:
             return self._go_on(state, state.probe, evaluation)
         if not state.proven:
             state = replace(state, proven=trend(state.history[-state.since_set :]) > _PROVEN)
-        self._state = state
         if state.quiet > 0:
-            self._state = replace(state, quiet=state.quiet - 1)
-            return None
+            return replace(state, quiet=state.quiet - 1), None
         if state.band is not None and not state.proven and state.band.pending:
-            return None
+            return state, None
         return self._begin(state, evaluation, current)
 
-    def pause(self) -> TunerDecision | None:
+    def pause(self, state: BackoffState) -> _After:
         """See `BaseOptimizer.pause`."""
-        probe = self._state.probe
-        band = None if self._state.band is None else self._state.band.forget()
-        self._state = replace(self._state, probe=None, active=False, band=band, recent=(), since_set=0)
+        probe = state.probe
+        band = None if state.band is None else state.band.forget()
+        state = replace(state, probe=None, active=False, band=band, recent=(), since_set=0)
         if probe is None:
-            return None
-        return TunerDecision("paused", {probe.name: probe.base}, drop=(_BLOCK,))
-
-    def to_json(self) -> dict[str, Any]:
-        """See `BaseOptimizer.to_json`."""
-        return asdict(self._state)
-
-    def from_json(self, values: dict[str, Any]) -> None:
-        """See `BaseOptimizer.from_json`."""
-        probe, band = values["probe"], values["band"]
-        if probe is not None:
-            switches = tuple((window, sign) for window, sign in probe["switches"])
-            sequences = {name: tuple(probe[name]) for name in ("times", "scores", "stderrs", "sizes")}
-            probe = _Probe(**(probe | sequences | {"switches": switches}))
-        sequences = {name: tuple(values[name]) for name in ("recent", "history")}
-        restored = {"probe": probe, "band": None if band is None else UpdateBand.from_json(band)}
-        self._state = _TunerState(**(values | sequences | restored))
+            return state, None
+        return state, TunerDecision("paused", {probe.name: probe.base}, drop=(_BLOCK,))
 
     # By the size of the updates
 
-    def _move(self, move: Move, cost: int, current: HyperparamSet) -> TunerDecision | None:
+    def _move(self, state: BackoffState, move: Move, cost: int, current: HyperparamSet) -> _After:
         """Follows the band, unless scores speak for the setting."""
-        state, bold = self._state, move.factor < 1.0
+        bold = move.factor < 1.0
         rising = state.since_set > 0 and trend(state.history[-state.since_set :]) > 0.0
         if state.proven and (rising or not bold):
-            self._state = replace(state, band=state.band and state.band.rest())
-            return None
+            return replace(state, band=state.band and state.band.rest()), None
         space, old = self.spaces[LEARNING_RATE], current.params[LEARNING_RATE]
         new = min(max(old * move.factor, space.low), space.high)
         if math.isclose(new, old, rel_tol=1e-6):
-            self._state = replace(state, band=state.band and state.band.rest(over=True))  # at its bound
-            return None
-        self._state = replace(state, since_set=0, proven=False)
+            return replace(state, band=state.band and state.band.rest(over=True)), None  # at its bound
         # Later on, the updates before are progress, whatever their size.
         restore = _BAND if bold and not state.proven else None
         kind = "shrink updates" if bold else "grow updates"
-        return TunerDecision(kind, {LEARNING_RATE: new}, move.evidence, cost, restore=restore, permanent=True)
+        decision = TunerDecision(kind, {LEARNING_RATE: new}, move.evidence, cost, restore=restore, permanent=True)
+        return replace(state, since_set=0, proven=False), decision
 
-    def _limit_probe(self, state: _TunerState, probe: _Probe, band: UpdateBand, env_steps: int) -> TunerDecision | None:
+    def _limit_probe(self, state: BackoffState, probe: Probe, band: UpdateBand, env_steps: int) -> _After:
         """A learning rate whose updates are too large is not tried to the end, if those before were not."""
         found = outside(probe.sizes, -math.inf, band.high) if probe.limited else None
         if found is None:
-            return None
+            return state, None
         reason = f"{found.reason} with {probe.name} {self._probed(probe)[probe.name]:.4g}"
-        return self._abort(state, probe, env_steps, replace(found, reason=reason))
+        return self._abort(state, probe, env_steps, dataclasses.replace(found, reason=reason))
 
     # By scores
 
-    def _begin(self, state: _TunerState, evaluation: Evaluation, current: HyperparamSet) -> TunerDecision | None:
+    def _begin(self, state: BackoffState, evaluation: Evaluation, current: HyperparamSet) -> _After:
         name = tuple(self.spaces)[state.parameter]
         base = current.params[name]
         below, above = self._arms(name, self.spaces[name].to_unit(base), state.steps[name])
         score, band = evaluation.score, state.band
         limited = band is not None and name == LEARNING_RATE and not band.above
-        probe = _Probe(
+        probe = Probe(
             name=name,
             base=base,
             below=below,
             above=above,
             start=evaluation.env_steps,
-            level=_pooled(state).to_json(),
+            level=_pooled(state),
             switches=((evaluation.window_id, _SIGNS[0]),),
             times=(evaluation.window_id - evaluation.lag,),
             scores=(score.mean,),
@@ -307,8 +321,8 @@ class BackoffOptimizer(BaseOptimizer):
             limited=limited,
         )
         # Updates from before the probe say nothing of what comes after it.
-        self._state = replace(state, probe=probe, band=band and band.rest())
-        return TunerDecision("probe", self._probed(probe), keep=_BLOCK)
+        after = replace(state, probe=probe, band=band and band.rest())
+        return after, TunerDecision("probe", self._probed(probe), keep=_BLOCK)
 
     def _arms(self, name: str, unit: float, step: float) -> tuple[float, float]:
         """The two values; the step grows where rounding (of an `Int`) makes them one."""
@@ -319,10 +333,10 @@ class BackoffOptimizer(BaseOptimizer):
                 return below, above
             step *= _GROWTH
 
-    def _probed(self, probe: _Probe) -> dict[str, float]:
+    def _probed(self, probe: Probe) -> dict[str, float]:
         return {probe.name: probe.above if probe.sign > 0 else probe.below}
 
-    def _go_on(self, state: _TunerState, probe: _Probe, evaluation: Evaluation) -> TunerDecision | None:
+    def _go_on(self, state: BackoffState, probe: Probe, evaluation: Evaluation) -> _After:
         """One evaluation of a probe."""
         score = evaluation.score
         probe = replace(
@@ -336,69 +350,67 @@ class BackoffOptimizer(BaseOptimizer):
         if fall is not None:
             return self._abort(state, probe, evaluation.env_steps, fall)
         if probe.left > 0:
-            self._state = replace(state, probe=probe)
-            return None
-        before = probe.sign
-        probe = replace(probe, block=probe.block + 1)
-        if probe.block == len(_SIGNS):
+            return replace(state, probe=probe), None
+        before, block = probe.sign, probe.block + 1
+        if block == len(_SIGNS):
             state = replace(state, learned=state.learned or trend(state.history) > _LEARNED)
             ended = self._look(state, probe, evaluation)
             if ended is not None:
                 return ended
             probe = replace(probe, block=0, round=probe.round + 1)
+        else:
+            probe = replace(probe, block=block)
         probe = replace(probe, left=self.block * 2**probe.round)
         if probe.sign == before:
-            self._state = replace(state, probe=probe)
-            return None
+            return replace(state, probe=probe), None
         switches = (*probe.switches, (evaluation.window_id, probe.sign))
-        probe = replace(probe, switches=switches, level=_pooled(state).to_json(), begun=len(probe.scores), sizes=())
-        self._state = replace(state, probe=probe)
-        return TunerDecision("probe", self._probed(probe), keep=_BLOCK)
+        probe = replace(probe, switches=switches, level=_pooled(state), begun=len(probe.scores), sizes=())
+        return replace(state, probe=probe), TunerDecision("probe", self._probed(probe), keep=_BLOCK)
 
-    def _fall(self, state: _TunerState, probe: _Probe) -> Evidence | None:
+    def _fall(self, state: BackoffState, probe: Probe) -> Evidence | None:
         """Evidence that the score fell far below where the block began."""
         if len(probe.scores) < probe.begun + len(state.recent):
             return None
         reason = f"the score got worse with {probe.name} {self._probed(probe)[probe.name]:.4g}"
-        evidence, z = compare(_pooled(state), Estimate.from_json(probe.level), reason, history=state.history)
+        evidence, z = compare(_pooled(state), probe.level, reason, history=state.history)
         return evidence if z < -_FALL else None
 
-    def _abort(self, state: _TunerState, probe: _Probe, env_steps: int, evidence: Evidence) -> TunerDecision:
+    def _abort(self, state: BackoffState, probe: Probe, env_steps: int, evidence: Evidence) -> _After:
         """Ends a probe whose value does harm: back to where its block began."""
-        self._end_probe(state, probe, _TURN, quiet=True, decided=False)
         params = {probe.name: probe.base}
         cost = env_steps - probe.start
-        return TunerDecision("aborted", params, evidence, cost, restore=_BLOCK, drop=(_BLOCK,), permanent=True)
+        decision = TunerDecision("aborted", params, evidence, cost, restore=_BLOCK, drop=(_BLOCK,), permanent=True)
+        return self._end_probe(state, probe, _TURN, quiet=True, decided=False), decision
 
-    def _look(self, state: _TunerState, probe: _Probe, evaluation: Evaluation) -> TunerDecision | None:
+    def _look(self, state: BackoffState, probe: Probe, evaluation: Evaluation) -> _After | None:
         """Decides at the end of a round, or not."""
         reason = f"gain per window with {probe.name} {probe.above:.4g} minus {probe.below:.4g}"
         evidence, z = exposure_effect(probe.times, probe.exposures(), probe.scores, probe.stderrs, reason)
         cost = evaluation.env_steps - probe.start
         if abs(z) >= self._limit:
-            sign = 1 if z > 0 else -1
+            sign: Literal[-1, 1] = 1 if z > 0 else -1
             turned = state.directions.get(probe.name, sign) != sign
-            moved = replace(state, directions=state.directions | {probe.name: sign}, learned=True)
-            self._end_probe(moved, probe, _TURN if turned else _GROWTH, quiet=False)
+            moved = replace(state, directions={**state.directions, probe.name: sign}, learned=True)
             params = {probe.name: probe.above if sign > 0 else probe.below}
-            return TunerDecision(
-                "commit" if sign > 0 else "reverse", params, evidence, cost, drop=(_BLOCK,), permanent=True
-            )
+            kind = "commit" if sign > 0 else "reverse"
+            decision = TunerDecision(kind, params, evidence, cost, drop=(_BLOCK,), permanent=True)
+            return self._end_probe(moved, probe, _TURN if turned else _GROWTH, quiet=False), decision
         learned, step = state.learned, state.steps[probe.name]
         if probe.round + 1 < self.max_rounds and (learned or step >= self.max_perturbation):
             return None
         quiet = learned or step >= _WIDEST
-        self._end_probe(state, probe, _SHRINKAGE if learned else _WIDENING, quiet=quiet, decided=learned)
-        return TunerDecision("undecided", {probe.name: probe.base}, evidence, cost, drop=(_BLOCK,), permanent=True)
+        undecided = TunerDecision("undecided", {probe.name: probe.base}, evidence, cost, drop=(_BLOCK,), permanent=True)
+        factor = _SHRINKAGE if learned else _WIDENING
+        return self._end_probe(state, probe, factor, quiet=quiet, decided=learned), undecided
 
     def _end_probe(
-        self, state: _TunerState, probe: _Probe, factor: float, *, quiet: bool, decided: bool = True
-    ) -> None:
+        self, state: BackoffState, probe: Probe, factor: float, *, quiet: bool, decided: bool = True
+    ) -> BackoffState:
         largest = self.max_perturbation if state.learned else _WIDEST
         step = min(max(state.steps[probe.name] * factor, self.min_perturbation), largest)
         # As long as the probe took, then twice as long each time.
         length = max(2 * state.quiet_length, len(probe.scores) - 1) if quiet else 0
-        self._state = replace(
+        return replace(
             state,
             probe=None,
             parameter=(state.parameter + 1) % len(self.spaces),
@@ -411,9 +423,9 @@ class BackoffOptimizer(BaseOptimizer):
         )
 
 
-def _pooled(state: _TunerState) -> Estimate:
+def _pooled(state: BackoffState) -> Estimate:
     """The latest scores together."""
-    return functools.reduce(pool, [Estimate.from_json(value) for value in state.recent])
+    return functools.reduce(pool, state.recent)
 
 
 def _check_band(band: tuple[float, float]) -> tuple[float, float]:

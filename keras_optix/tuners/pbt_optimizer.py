@@ -18,16 +18,18 @@ was decided on a member comes into force, and is reported, when its next turn be
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from msgspec.structs import replace
 
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.records import HyperparamSet
+from keras_optix.states import Count, Generator, Positive, State
 from keras_optix.statistics.estimates import Estimate, compare
 from keras_optix.tuners.base_optimizer import BaseOptimizer, Bounds, TunerDecision
 from keras_optix.tuners.pbt_selection import Record, Selection, Verdict, drawn
@@ -38,12 +40,12 @@ _START = "start"  # name of the state that all members begin with
 _SCORES = 64  # of a member, from which its noise is estimated
 
 
-@dataclass(frozen=True)
-class _PBTState:
-    """All state of a `PBTOptimizer`.
+class PBTState(State, frozen=True):
+    """What a `PBTOptimizer` knows of a run.
 
     Attributes:
         random: State of the random generator.
+        population: Number of members.
         records: The members; on one run, the history, oldest first.
         turn: Number of the member whose turn it is.
         evaluations: Evaluations so far.
@@ -51,12 +53,16 @@ class _PBTState:
         began: Environment steps when the round began; on one run, when the hyperparameters were last changed.
     """
 
-    random: Any
+    random: Generator
+    population: Positive
     records: tuple[Record, ...] = ()
-    turn: int = 0
-    evaluations: int = 0
-    since: int = 0
-    began: int | None = None
+    turn: Count = 0
+    evaluations: Count = 0
+    since: Count = 0
+    began: Count | None = None
+
+
+_After = tuple[PBTState, TunerDecision | None]  # the state after something, and what was decided
 
 
 class PBTOptimizer(BaseOptimizer):
@@ -95,7 +101,7 @@ class PBTOptimizer(BaseOptimizer):
         initial: What the further members begin with: ``population - 1`` mappings from names to values. Names left out
             are drawn. None: all values are drawn, uniform in their space's coordinates. The first member begins with
             the current values.
-        seed: Of all draws. None: another one at every `reset`.
+        seed: Of all draws. None: another one in every run.
 
     Raises:
         ConfigurationError: A bound or an argument is invalid.
@@ -139,22 +145,18 @@ class PBTOptimizer(BaseOptimizer):
         self.initial: tuple[dict[str, float], ...] = tuple(dict(values) for values in initial or ())
         if self.bound:
             self._check_initial()
-        self._state = self._fresh()
 
-    @property
-    def probe_running(self) -> bool:
+    def probe_running(self, state: PBTState) -> bool:
         """See `BaseOptimizer.probe_running`. Of a population one evaluation a round counts: patience is in rounds."""
-        state = self._state
         last = state.turn == self.population - 1 and state.since == self.ready_interval - 1
         return self.population > 1 and not last
 
-    @property
-    def monitored(self) -> bool:
+    def monitored(self, state: PBTState) -> bool:
         """See `BaseOptimizer.monitored`."""
         return self.population == 1
 
-    def bind(self, defaults: Mapping[str, SearchSpace]) -> None:
-        """See `BaseOptimizer.bind`.
+    def bound_to(self, defaults: Mapping[str, SearchSpace]) -> Self:
+        """See `BaseOptimizer.bound_to`.
 
         Args:
             defaults: Search spaces of the algorithm.
@@ -162,110 +164,104 @@ class PBTOptimizer(BaseOptimizer):
         Raises:
             ConfigurationError: `initial` does not fit them.
         """
-        super().bind(defaults)
-        self._check_initial()
+        bound = super().bound_to(defaults)
+        bound._check_initial()
+        return bound
 
-    def begin(self, current: HyperparamSet) -> TunerDecision | None:
+    def initial_state(self) -> PBTState:
+        """See `BaseOptimizer.initial_state`."""
+        return PBTState(Generator.of(np.random.PCG64(self.seed)), self.population)
+
+    def read_state(self, values: Any) -> PBTState:
+        """See `BaseOptimizer.read_state`.
+
+        Args:
+            values: JSON values.
+
+        Raises:
+            StateError: It is that of another population or of other hyperparameters, or none at all.
+        """
+        state: PBTState = super().read_state(values)
+        fix = "Go on with the options that the run began with."
+        members = len(state.records) if self.population > 1 and state.records else state.population
+        if not self.population == state.population == members or state.turn >= self.population:
+            problem = "The saved state is that of another population."
+            raise StateError(describe(problem, fix=fix, population=self.population, saved=state.population))
+        names = {name for record in state.records for name in record.params}
+        if state.records and any(set(record.params) != set(self.spaces) for record in state.records):
+            problem = "The saved state is that of a tuner of other hyperparameters."
+            raise StateError(describe(problem, fix=fix, tuned=sorted(self.spaces), saved=sorted(names)))
+        return state
+
+    def begin(self, state: PBTState, current: HyperparamSet) -> _After:
         """See `BaseOptimizer.begin`. Keeps the weights that all members of a population begin with.
 
         Args:
+            state: The state before it.
             current: The first member's hyperparameters.
 
         Returns:
-            What to keep, or None.
+            The state after it, and what to keep, or None.
         """
-        if self.population == 1 or self._state.records:
-            return None
-        rng = self._rng()
+        if self.population == 1 or state.records:
+            return state, None
+        rng = _rng(state)
         given = self.initial or ({},) * (self.population - 1)
         values = [self._tuned(current), *(drawn(self.spaces, rng) | further for further in given)]
         records = tuple(Record(params, state=_START) for params in values)
-        self._state = replace(self._state, random=rng.bit_generator.state, records=records, began=0)
-        return TunerDecision("", keep=_START)
+        return replace(state, random=Generator.of(rng.bit_generator), records=records, began=0), TunerDecision(
+            "", keep=_START
+        )
 
-    def observe(self, evaluation: Evaluation, current: HyperparamSet) -> TunerDecision | None:
+    def observe(self, state: PBTState, evaluation: Evaluation, current: HyperparamSet) -> _After:
         """See `BaseOptimizer.observe`.
 
         Args:
+            state: The state before it.
             evaluation: See `BaseOptimizer.observe`.
             current: The current hyperparameters.
 
         Returns:
-            What to apply before the next window, or None.
+            The state after it, and what to apply before the next window, or None.
 
         Raises:
             StateError: There is a population, and `begin` was never called.
         """
         if self.population == 1:
-            return self._observe_run(evaluation, current)
-        return self._observe_member(evaluation, current)
-
-    def pause(self) -> TunerDecision | None:
-        """See `BaseOptimizer.pause`. There is no probe to undo."""
-        return None
-
-    def reset(self) -> None:
-        """See `BaseOptimizer.reset`."""
-        self._state = self._fresh()
-
-    def to_json(self) -> dict[str, Any]:
-        """See `BaseOptimizer.to_json`."""
-        records = [record.to_json() for record in self._state.records]
-        return {**vars(self._state), "records": records, "population": self.population}
-
-    def from_json(self, values: dict[str, Any]) -> None:
-        """See `BaseOptimizer.from_json`.
-
-        Args:
-            values: What `to_json` returned.
-
-        Raises:
-            StateError: It is that of another population.
-        """
-        state = dict(values)
-        population = state.pop("population")
-        if population != self.population:
-            raise StateError(
-                describe(
-                    "The saved state is that of another population.",
-                    fix="Go on with the options that the run began with.",
-                    population=self.population,
-                    saved=population,
-                )
-            )
-        records = tuple(Record.from_json(record) for record in state.pop("records"))
-        self._state = _PBTState(**state, records=records)
+            return self._observe_run(state, evaluation, current)
+        return self._observe_member(state, evaluation, current)
 
     # On one run
 
-    def _observe_run(self, evaluation: Evaluation, current: HyperparamSet) -> TunerDecision | None:
-        state, rng = self._state, self._rng()
+    def _observe_run(self, state: PBTState, evaluation: Evaluation, current: HyperparamSet) -> _After:
+        rng = _rng(state)
         began = evaluation.env_steps if state.began is None else state.began
-        records = self._remember(Record(self._tuned(current), _score(evaluation)))
+        records = self._remember(state, Record(self._tuned(current), _score(evaluation)))
         since = state.since + 1
         decision = self._go_back(records, rng) if self.exploit else TunerDecision("")
         if self.explore and not decision.permanent and since >= self.ready_interval:
             params = self._explored(records[-1].params, rng)
-            decision = replace(decision, kind="explore", params=params, permanent=True)
-        self._state = _PBTState(
-            random=rng.bit_generator.state,
+            decision = dataclasses.replace(decision, kind="explore", params=params, permanent=True)
+        after = replace(
+            state,
+            random=Generator.of(rng.bit_generator),
             records=records,
             evaluations=state.evaluations + 1,
             since=0 if decision.permanent else since,
             began=evaluation.env_steps if decision.permanent else began,
         )
-        decision = replace(
+        decision = dataclasses.replace(
             decision,
             cost=evaluation.env_steps - began if decision.kind else 0,
             keep=records[-1].state,
             drop=_fallen(state.records, records),
         )
-        return None if decision == TunerDecision("") else decision
+        return after, None if decision == TunerDecision("") else decision
 
-    def _remember(self, record: Record) -> tuple[Record, ...]:
+    def _remember(self, state: PBTState, record: Record) -> tuple[Record, ...]:
         """The history with its newest record, where those at the top have their state, and no other one."""
-        newest = replace(record, state=f"evaluation{self._state.evaluations}")
-        records = (*self._state.records, newest)[-self.history_size :]
+        newest = replace(record, state=f"evaluation{state.evaluations}")
+        records = (*state.records, newest)[-self.history_size :]
         # Of equal scores the older one stays: where nothing changes, nothing needs to be kept anew.
         ranking = sorted(range(len(records)), key=lambda k: -records[k].score.mean)
         top = ranking[: self.selection.count(len(records))] if self.exploit else []
@@ -289,8 +285,7 @@ class PBTOptimizer(BaseOptimizer):
 
     # In turns
 
-    def _observe_member(self, evaluation: Evaluation, current: HyperparamSet) -> TunerDecision | None:
-        state = self._state
+    def _observe_member(self, state: PBTState, evaluation: Evaluation, current: HyperparamSet) -> _After:
         if not state.records:
             raise StateError("`begin` must be called before the first `observe`: it keeps where all members begin.")
         member = state.records[state.turn]
@@ -301,15 +296,14 @@ class PBTOptimizer(BaseOptimizer):
             score=_score(evaluation),
             scores=(*member.scores, evaluation.score.mean)[-_SCORES:],
         )
-        state = replace(state, evaluations=state.evaluations + 1, since=state.since + 1)
+        before, state = state, replace(state, evaluations=state.evaluations + 1, since=state.since + 1)
         if state.since < self.ready_interval:
-            self._state = _with(state, state.turn, member)
-            return None
+            return _with(state, state.turn, member), None
         # A name of its own: others may still be about to copy the state that the member kept before.
         member = replace(member, state=f"member{state.turn}-{state.evaluations}")
-        return self._switch(_with(state, state.turn, member), evaluation.env_steps)
+        return self._switch(before, _with(state, state.turn, member), evaluation.env_steps)
 
-    def _switch(self, state: _PBTState, env_steps: int) -> TunerDecision:
+    def _switch(self, before: PBTState, state: PBTState, env_steps: int) -> _After:
         """Ends a turn: keeps the member's state, and begins the next member's turn."""
         kept = state.records[state.turn].state
         turn = (state.turn + 1) % self.population
@@ -318,9 +312,7 @@ class PBTOptimizer(BaseOptimizer):
         member = state.records[turn]
         verdict = member.verdict or Verdict("switch")
         after = _with(replace(state, turn=turn, since=0), turn, replace(member, verdict=None))
-        dropped = _fallen(self._state.records, after.records)
-        self._state = after
-        return TunerDecision(
+        return after, TunerDecision(
             verdict.kind,
             dict(member.params),
             verdict.evidence,
@@ -328,13 +320,13 @@ class PBTOptimizer(BaseOptimizer):
             # Not where the member itself is about to copy another one.
             keep=kept if any(record.state == kept for record in after.records) else None,
             restore=member.state,
-            drop=dropped,
+            drop=_fallen(before.records, after.records),
             permanent=True,
         )
 
-    def _end_round(self, state: _PBTState, env_steps: int) -> _PBTState:
+    def _end_round(self, state: PBTState, env_steps: int) -> PBTState:
         """Truncation selection: what each member does at its next turn."""
-        rng = self._rng()
+        rng = _rng(state)
         members = list(state.records)
         cost = env_steps - (state.began or 0)
         if self.exploit:
@@ -350,7 +342,7 @@ class PBTOptimizer(BaseOptimizer):
             members = [
                 replace(member, params=self._explored(member.params, rng), verdict=explored) for member in members
             ]
-        return replace(state, random=rng.bit_generator.state, records=tuple(members), began=env_steps)
+        return replace(state, random=Generator.of(rng.bit_generator), records=tuple(members), began=env_steps)
 
     def _judged(self, member: Record, rival: Record, reason: str, cost: int, rng: np.random.Generator) -> Record:
         evidence, z = compare(member.score, rival.score, reason, history=member.scores)
@@ -365,14 +357,6 @@ class PBTOptimizer(BaseOptimizer):
     def _tuned(self, current: HyperparamSet) -> dict[str, float]:
         return {name: current.params[name] for name in self.spaces}
 
-    def _fresh(self) -> _PBTState:
-        return _PBTState(np.random.PCG64(self.seed).state)
-
-    def _rng(self) -> np.random.Generator:
-        bits = np.random.PCG64(0)
-        bits.state = self._state.random
-        return np.random.Generator(bits)
-
     def _check_initial(self) -> None:
         for values in self.initial:
             for name, value in values.items():
@@ -384,13 +368,23 @@ class PBTOptimizer(BaseOptimizer):
                 check_float(f"initial {name}", value, low=space.low, high=space.high)
 
 
+def _rng(state: PBTState) -> np.random.Generator:
+    bits = np.random.PCG64(0)
+    state.random.put_into(bits)
+    return np.random.Generator(bits)
+
+
 def _score(evaluation: Evaluation) -> Estimate:
     """The score as a comparison of two states takes it: without error where the same weights would get it again."""
     score = evaluation.score
-    return replace(score, stderr=0.0) if evaluation.scores_are_deterministic and math.isinf(score.stderr) else score
+    return (
+        dataclasses.replace(score, stderr=0.0)
+        if evaluation.scores_are_deterministic and math.isinf(score.stderr)
+        else score
+    )
 
 
-def _with(state: _PBTState, number: int, member: Record) -> _PBTState:
+def _with(state: PBTState, number: int, member: Record) -> PBTState:
     """The state with one member replaced."""
     return replace(state, records=(*state.records[:number], member, *state.records[number + 1 :]))
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import Any
 
 import numpy as np
 
+from keras_optix.states import Count, Finite, State
 from keras_optix.statistics.estimates import Estimate, Evidence
 from keras_optix.tuners.search_space import SearchSpace
 from keras_optix.validation import check_float
@@ -18,8 +17,7 @@ _ROUNDING = 1e-9  # of quantile * size, which is no whole number where it should
 _MOST_SIGNIFICANT = 7.0  # beyond, the error rate is lost in the rounding of the normal distribution
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(State, frozen=True):
     """What was decided on a member when its round ended; it comes into force with the member's next turn.
 
     Attributes:
@@ -30,22 +28,10 @@ class Verdict:
 
     kind: str
     evidence: Evidence | None = None
-    cost: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the verdict as JSON values."""
-        evidence = None if self.evidence is None else self.evidence.to_json()
-        return {"kind": self.kind, "evidence": evidence, "cost": self.cost}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Verdict:
-        """Restores what `to_json` returned."""
-        found = values["evidence"]
-        return cls(values["kind"], None if found is None else Evidence.from_json(found), values["cost"])
+    cost: Count = 0
 
 
-@dataclass(frozen=True)
-class Record:
+class Record(State, frozen=True):
     """A member of the population; on one run, an evaluation of the history.
 
     Attributes:
@@ -57,33 +43,11 @@ class Record:
         verdict: What was decided at the end of the member's round, until its next turn begins.
     """
 
-    params: dict[str, float]
-    score: Estimate = field(default_factory=lambda: Estimate(0.0, math.inf, 1))
+    params: dict[str, Finite]
+    score: Estimate = Estimate(0.0, math.inf, 1)
     state: str | None = None
-    scores: tuple[float, ...] = ()
+    scores: tuple[Finite, ...] = ()
     verdict: Verdict | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the record as JSON values."""
-        return {
-            "params": dict(self.params),
-            "score": self.score.to_json(),
-            "state": self.state,
-            "scores": list(self.scores),
-            "verdict": None if self.verdict is None else self.verdict.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Record:
-        """Restores what `to_json` returned."""
-        verdict = values["verdict"]
-        return cls(
-            {name: float(value) for name, value in values["params"].items()},
-            Estimate.from_json(values["score"]),
-            values["state"],
-            tuple(values["scores"]),
-            None if verdict is None else Verdict.from_json(verdict),
-        )
 
 
 class Selection:

@@ -8,16 +8,17 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
-from keras_optix.errors import ConfigurationError, describe
+from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.records import HyperparamSet
+from keras_optix.states import Count, Finite, State, read_state, to_json
 from keras_optix.store.files import write_atomically
 from keras_optix.tuners.base_optimizer import BaseOptimizer, TunerDecision
-from keras_optix.validation import check_bool, check_float, check_int, check_kind, check_path
+from keras_optix.validation import check_bool, check_kind, check_path
 
-_FORMAT = 1
+_FORMAT: Final = 1
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,8 @@ class ScheduleStep:
         permanent: Whether they were meant to stay; the values of a probe were not.
     """
 
-    env_steps: int
-    params: dict[str, float]
+    env_steps: Count
+    params: dict[str, Finite]
     kind: str
     permanent: bool
 
@@ -75,7 +76,8 @@ class Schedule:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the schedule as JSON values."""
-        return {"format": _FORMAT, "start": self.start, "steps": [vars(step) for step in self.steps]}
+        values: dict[str, Any] = to_json(_ScheduleFile(_FORMAT, self.start, self.steps))
+        return values
 
     @classmethod
     def from_json(cls, values: Any) -> Schedule:
@@ -84,15 +86,14 @@ class Schedule:
         Raises:
             ConfigurationError: It is no schedule.
         """
+        if isinstance(values, Mapping) and values.get("format", _FORMAT) != _FORMAT:
+            raise ConfigurationError(describe("This schedule has another format.", format=values["format"]))
         try:
-            if values["format"] != _FORMAT:
-                raise ConfigurationError(describe("This schedule has another format.", format=values["format"]))
-            steps = tuple(_step(step) for step in values["steps"])
-            return cls(_params(values["start"]), steps)
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise ConfigurationError(
-                describe("This is no schedule.", fix="Give what `Schedule.save` wrote.", error=repr(error))
-            ) from error
+            read = read_state(_ScheduleFile, values, "schedule")
+        except StateError as error:
+            fix = "Give what `Schedule.save` wrote."
+            raise ConfigurationError(describe("This is no schedule.", fix=fix, error=str(error))) from error
+        return cls(read.start, read.steps)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the schedule as JSON.
@@ -121,6 +122,24 @@ class Schedule:
             ) from error
 
 
+class _ScheduleFile(State, frozen=True):
+    """A schedule as it is written to a file."""
+
+    format: Literal[1]
+    start: dict[str, Finite]
+    steps: tuple[ScheduleStep, ...]
+
+
+class ReplayState(State, frozen=True):
+    """What a `ReplaySchedule` knows of a run.
+
+    Attributes:
+        done: Steps that were applied.
+    """
+
+    done: Count = 0
+
+
 class ReplaySchedule(BaseOptimizer):
     """Applies a schedule that a tuner found, at the same env steps, and tunes nothing.
 
@@ -142,8 +161,7 @@ class ReplaySchedule(BaseOptimizer):
             "schedule", schedule, Schedule, wanted="a Schedule or the path of one", fix=fix, hints=hints
         )
         self.schedule = loaded if check_bool("probes", probes) else loaded.without_probes()
-        self._spaces = {}
-        self._done = 0  # steps that were applied
+        self._spaces = {}  # a schedule needs none
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -154,54 +172,31 @@ class ReplaySchedule(BaseOptimizer):
         """See `BaseOptimizer.values_to_check`."""
         return [self.schedule.start, *(step.params for step in self.schedule.steps)]
 
-    def bind(self, defaults: Mapping[str, Any]) -> None:
-        """See `BaseOptimizer.bind`. A schedule needs no search spaces."""
+    def initial_state(self) -> ReplayState:
+        """See `BaseOptimizer.initial_state`."""
+        return ReplayState()
 
-    def begin(self, current: HyperparamSet) -> TunerDecision | None:
+    def begin(self, state: ReplayState, current: HyperparamSet) -> tuple[ReplayState, TunerDecision | None]:
         """See `BaseOptimizer.begin`."""
-        return TunerDecision("replay", dict(self.schedule.start), permanent=True)
+        return state, TunerDecision("replay", dict(self.schedule.start), permanent=True)
 
-    def shift(self, current: HyperparamSet) -> TunerDecision | None:
+    def shift(self, state: ReplayState, current: HyperparamSet) -> tuple[ReplayState, TunerDecision | None]:
         """See `BaseOptimizer.shift`: the schedule goes on."""
-        return None
+        return state, None
 
-    def observe_update(self, env_steps: int, logs: Mapping[str, float], current: HyperparamSet) -> TunerDecision | None:
+    def observe_update(
+        self, state: ReplayState, env_steps: int, logs: Mapping[str, float], current: HyperparamSet
+    ) -> tuple[ReplayState, TunerDecision | None]:
         """See `BaseOptimizer.observe_update`."""
         params: dict[str, float] = {}
-        while self._done < len(self.schedule.steps) and self.schedule.steps[self._done].env_steps <= env_steps:
-            params |= self.schedule.steps[self._done].params
-            self._done += 1
-        return TunerDecision("replay", params, permanent=True) if params else None
+        done, steps = state.done, self.schedule.steps
+        while done < len(steps) and steps[done].env_steps <= env_steps:
+            params |= steps[done].params
+            done += 1
+        return ReplayState(done), TunerDecision("replay", params, permanent=True) if params else None
 
-    def observe(self, evaluation: Evaluation, current: HyperparamSet) -> TunerDecision | None:
+    def observe(
+        self, state: ReplayState, evaluation: Evaluation, current: HyperparamSet
+    ) -> tuple[ReplayState, TunerDecision | None]:
         """See `BaseOptimizer.observe`. A schedule does not depend on scores."""
-        return None
-
-    def pause(self) -> TunerDecision | None:
-        """See `BaseOptimizer.pause`. A schedule goes on."""
-        return None
-
-    def reset(self) -> None:
-        """See `BaseOptimizer.reset`."""
-        self._done = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """See `BaseOptimizer.to_json`."""
-        return {"done": self._done}
-
-    def from_json(self, values: dict[str, Any]) -> None:
-        """See `BaseOptimizer.from_json`."""
-        self._done = check_int("done", values["done"], minimum=0)
-
-
-def _params(values: Mapping[str, Any]) -> dict[str, float]:
-    return {str(name): check_float(name, value) for name, value in values.items()}
-
-
-def _step(values: Mapping[str, Any]) -> ScheduleStep:
-    return ScheduleStep(
-        check_int("env_steps", values["env_steps"], minimum=0),
-        _params(values["params"]),
-        str(values["kind"]),
-        bool(values["permanent"]),
-    )
+        return state, None

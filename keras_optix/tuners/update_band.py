@@ -9,10 +9,13 @@ setting, and goes quiet where an update lies inside the band.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
+from msgspec.structs import replace
+
+from keras_optix.states import Finite, NonNegative, State
 from keras_optix.statistics.estimates import Evidence, as_normal_score, estimate_from_samples
 
 _FEWEST = 3  # updates
@@ -37,8 +40,7 @@ class Move:
     evidence: Evidence
 
 
-@dataclass(frozen=True)
-class UpdateBand:
+class UpdateBand(State, frozen=True):
     """State of the search for a learning rate whose updates lie in a band.
 
     A search begins where the geometric mean of the updates lies significantly outside the band, and ends where it does
@@ -52,10 +54,10 @@ class UpdateBand:
         over: Whether it came to an end.
     """
 
-    low: float
-    high: float
-    sizes: tuple[float, ...] = ()
-    direction: int = 0
+    low: NonNegative
+    high: NonNegative
+    sizes: tuple[Finite, ...] = ()
+    direction: Literal[-1, 0, 1] = 0
     over: bool = False
 
     @property
@@ -101,20 +103,11 @@ class UpdateBand:
         if found is None:
             inside = math.log10(low) <= mean <= math.log10(high)
             return (replace(self, over=True, direction=0) if self.direction and inside else self), None
-        towards = -1 if found.difference > 0.0 else 1
+        towards: Literal[-1, 1] = -1 if found.difference > 0.0 else 1
         if self.direction == -towards:
             return replace(self, over=True, direction=0), None
         decades = min(max(_EXPONENT * (math.log10(middle) - mean), -_LARGEST_MOVE), _LARGEST_MOVE)
         return replace(self, sizes=(), direction=towards), Move(10.0**decades, found)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the state as JSON values."""
-        return dict(vars(self))
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> UpdateBand:
-        """Restores what `to_json` returned."""
-        return cls(**(dict(values) | {"sizes": tuple(values["sizes"])}))
 
 
 def size_of(kl: float) -> float:

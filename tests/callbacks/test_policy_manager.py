@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drivers import through_json
 
 import keras_optix as optix
+from keras_optix.states import to_json
 from keras_optix.testing import CountingEnv, TwoRegimeBandit
 
 VECTOR, ACTIONS = CountingEnv().observation_space, CountingEnv().action_space
@@ -287,14 +288,14 @@ def test_a_run_that_is_resumed_goes_on_as_it_would_have(small_ppo: Make, tmp_pat
     manager.next_variant(values, search_spaces)
     manager.update_weights({1: 4.0})
     manager.record_agent_score(1, -2.5)
-    saved, run = json.loads(json.dumps(manager.to_json(), allow_nan=False)), ensemble.save_run()
+    saved, run = through_json(manager.save()), ensemble.save_run()
     following = manager.next_variant(values, search_spaces)
     for agree in (True, False):
         if not agree:
             ensemble.set_mixture_weights([0.5, 0.5])
             run = ensemble.save_run()
         other, resumed = fresh()
-        other.from_json(saved)
+        other.restore(other.read(saved))
         np.testing.assert_allclose(resumed.mixture_weights, other.weights)  # it was told
         resumed.restore_run(*run)
         assert (other.weights, other.scores) == (manager.weights, manager.scores) == ((0.2, 0.8), ((), (-2.5,)))
@@ -314,15 +315,15 @@ def test_a_run_that_is_resumed_goes_on_as_it_would_have(small_ppo: Make, tmp_pat
 )
 def test_a_wrong_state_is_refused_whole(change: dict[str, Any], match: str) -> None:
     manager = optix.PolicyManager(seed=0)
-    before = manager.to_json()
-    later = optix.PolicyManager(seed=1).to_json()
+    before = to_json(manager.save())
+    later = to_json(optix.PolicyManager(seed=1).save())
     with pytest.raises(optix.errors.StateError, match=match):
-        manager.from_json(later | {"scores": [[]], "weights": [1.0]} | change)
+        manager.restore(manager.read(later | {"scores": [[]], "weights": [1.0]} | change))
     with pytest.raises(optix.errors.StateError, match="generator"):
-        manager.from_json({})
-    assert manager.to_json() == before
-    manager.from_json(later)
-    assert manager.to_json() == later
+        manager.restore(manager.read({}))
+    assert to_json(manager.save()) == before
+    manager.restore(manager.read(later))
+    assert to_json(manager.save()) == later
 
 
 def test_the_loops_registry_is_taken_if_it_is_the_same_or_none_was_given(tmp_path: Path) -> None:

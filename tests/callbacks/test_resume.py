@@ -85,10 +85,10 @@ def assert_same_run(
     for name, array in arrays.items():
         np.testing.assert_array_equal(array, arrays2[name], err_msg=name)
     assert agent.hyperparams.snapshot() == agent2.hyperparams.snapshot()
-    assert callback.scheduler.state == callback2.scheduler.state
+    assert callback.scheduler_state == callback2.scheduler_state
     assert callback.tuner is not None
     assert callback2.tuner is not None
-    assert callback.tuner.to_json() == callback2.tuner.to_json()
+    assert callback.tuner_state == callback2.tuner_state
     assert callback.env_steps == callback2.env_steps
     assert callback.evaluation_env_steps == callback2.evaluation_env_steps
     tables = [dict(c.history) for c in (callback, callback2)]
@@ -167,7 +167,7 @@ def test_it_is_the_same_run_in_the_middle_of_a_variant(small_ppo: MakeAgent, tmp
         run(f"{k}", cut=cut)
         resumed, again = run(f"{k}")
         assert_same_run(whole, resumed)
-        assert again.to_json() == manager.to_json()
+        assert again.save() == manager.save()
 
 
 def test_it_can_be_cut_off_again_and_again_and_while_a_candidate_is_tried_out(
@@ -195,8 +195,8 @@ def test_what_was_promoted_after_the_last_point_is_not_lost(small_ppo: MakeAgent
     point.write_bytes(kept)
     _, resumed = start(small_ppo, tmp_path, env=Unsavable4, cut=0)
     assert resumed.best_snapshot == best
-    assert resumed.scheduler.state.best is not None
-    assert resumed.scheduler.state.best.mean == best.score
+    assert resumed.scheduler_state.best is not None
+    assert resumed.scheduler_state.best.mean == best.score
 
 
 def Unsavable4() -> Unsavable:
@@ -210,12 +210,12 @@ def test_where_an_environment_cannot_be_saved_a_new_episode_begins_and_all_else_
     agent, callback = start(small_ppo, tmp_path, env=env, cut=9, prefetch=prefetch)
     before = agent.save_run()
     steps, run_id = callback.env_steps, callback.registry.run_id
-    state = callback.scheduler.state
+    state = callback.scheduler_state
 
     class First(optix.LoopCallback):
         def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
             if batch == 0:
-                seen.append((self.model.save_run(), resumed().scheduler.state, resumed().env_steps))
+                seen.append((self.model.save_run(), resumed().scheduler_state, resumed().env_steps))
 
     seen: list[Any] = []
     found: list[optix.OptixCallback] = []

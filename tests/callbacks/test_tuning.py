@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import keras_optix as optix
+from keras_optix.states import to_json
 from keras_optix.testing import IdentityEnv
 
 MakeAgent = Callable[..., optix.PPOAgent]
@@ -28,28 +29,16 @@ class Script(optix.tuners.BaseOptimizer):
     def __init__(self, script: Mapping[int, optix.tuners.TunerDecision]) -> None:
         super().__init__({"learning_rate": (1e-5, 1e-1), "gamma": (0.9, 0.999)})
         self.script = script
-        self.evaluations = 0
         self.versions: list[int] = []
 
+    def initial_state(self) -> dict[str, int]:
+        return {"evaluations": 0}
+
     def observe(
-        self, evaluation: optix.evaluators.Evaluation, current: optix.HyperparamSet
-    ) -> optix.tuners.TunerDecision | None:
-        decision = self.script.get(self.evaluations)
+        self, state: dict[str, int], evaluation: optix.evaluators.Evaluation, current: optix.HyperparamSet
+    ) -> tuple[dict[str, int], optix.tuners.TunerDecision | None]:
         self.versions.append(evaluation.policy_version)
-        self.evaluations += 1
-        return decision
-
-    def pause(self) -> optix.tuners.TunerDecision | None:
-        return None
-
-    def reset(self) -> None:
-        self.evaluations = 0
-
-    def to_json(self) -> dict[str, Any]:
-        return {}
-
-    def from_json(self, values: dict[str, Any]) -> None:
-        pass
+        return {"evaluations": state["evaluations"] + 1}, self.script.get(state["evaluations"])
 
 
 def fit(
@@ -263,7 +252,7 @@ def test_a_population_can_be_resumed(small_ppo: MakeAgent, tmp_path: Path) -> No
     whole, callback = start(tmp_path / "whole")
     start(tmp_path / "cut", cut=True)
     resumed, again = start(tmp_path / "cut", resume=True)
-    assert json.dumps(callback.tuner.to_json()) == json.dumps(again.tuner.to_json())
+    assert json.dumps(to_json(callback.tuner_state)) == json.dumps(to_json(again.tuner_state))
     assert callback.schedule == again.schedule
     for name, array in whole.get_state().items():
         np.testing.assert_array_equal(array, resumed.get_state()[name], err_msg=name)

@@ -15,9 +15,15 @@ from keras_optix.evaluators.monitors import MonitorEvaluator
 from keras_optix.evaluators.plans import EpisodePlan, LogPlan, WindowPlan
 from keras_optix.evaluators.returns import GreedyEvaluator, ReturnEvaluator
 from keras_optix.evaluators.score_pool import ScorePool
-from keras_optix.evaluators.scorer import Scorer
+from keras_optix.evaluators.scorer import Scorer, ScorerState
 from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
+from keras_optix.states import read_state, to_json
 from keras_optix.statistics.estimates import Estimate
+
+
+def through_json(state: ScorerState) -> ScorerState:
+    """What a point to resume from makes of a state."""
+    return read_state(ScorerState, json.loads(json.dumps(to_json(state), allow_nan=False)), "scorer")
 
 
 def window(*returns: float) -> WindowData:
@@ -87,7 +93,7 @@ def test_an_evaluator_of_ones_own_needs_no_more_than_a_score() -> None:
     assert (plan.must_play, plan.deterministic, plan.per_epoch) == (False, False, False)
     scorer = Scorer(evaluator)
     scorer.reset()
-    scorer.restore(scorer.save())
+    scorer.restore(scorer.read(through_json(scorer.save())))
     assert scorer.state is None
     assert scorer.take_notices() == []
     assert evaluator.score_episodes([EpisodeRecord(1.0, 3, 0, 0)]) is None
@@ -160,7 +166,7 @@ def test_the_state_of_a_return_evaluator_survives_json(before: tuple[int, ...]) 
     first, second = Scorer(ReturnEvaluator(5, rate_after=10)), Scorer(ReturnEvaluator(5, rate_after=10))
     for time_steps in before:
         first.measure(steps(time_steps), {})
-    second.restore(json.loads(json.dumps(first.save(), allow_nan=False)))
+    second.restore(second.read(through_json(first.save())))
     assert second.plan == first.plan
     assert second.take_notices() == first.take_notices()
     for data in (steps(5), steps(5, episodes=1)):
@@ -183,8 +189,8 @@ def test_the_state_of_a_return_evaluator_survives_json(before: tuple[int, ...]) 
     ],
 )
 def test_a_state_that_is_none_is_refused(values: dict[str, object]) -> None:
-    with pytest.raises(StateError, match="not the state of a ReturnEvaluator"):
-        Scorer(ReturnEvaluator()).restore(values)
+    with pytest.raises(StateError, match=r"(state of the ReturnEvaluator|scorer) (has no valid|has unknown|must be)"):
+        Scorer(ReturnEvaluator()).read(read_state(ScorerState, values, "scorer", part=True))
 
 
 def test_greedy_episodes_are_the_evaluation_and_windows_are_not() -> None:
@@ -273,12 +279,12 @@ def test_one_evaluator_serves_several_runs_at_once() -> None:
     assert second.measure(window(), {}).primary_score == 0.0
     assert first.take_notices() == ["1 before", "2 before"]
     again = Scorer(evaluator)
-    again.restore(json.loads(json.dumps(first.save())))
+    again.restore(again.read(through_json(first.save())))
     assert again.measure(window(), {}).primary_score == 3.0
     assert first.measure_alone(window(), {}) == EvalMetrics(3.0)
     assert first.state == 3, "what a member played is no part of the run"
-    with pytest.raises(StateError, match="not the state of a Count"):
-        again.restore({"state": "three", "notices": []})
+    with pytest.raises(StateError, match="state of the Count has no valid"):
+        again.read(ScorerState("three"))
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from drivers import through_json
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -27,6 +27,7 @@ from keras_optix.loggers.loop_log import LoopLog
 from keras_optix.loggers.tensorboard import LoopWriter, TensorBoardLogger
 from keras_optix.loggers.timeline import timeline
 from keras_optix.loop.record import EventKind, LoopRecord
+from keras_optix.states import read_state
 from keras_optix.statistics.estimates import Evidence
 from keras_optix.testing import CountingEnv
 
@@ -227,7 +228,7 @@ def test_restored_records_go_on_in_the_timeline(tmp_path: Path) -> None:
 @pytest.mark.parametrize("evidence", [None, Evidence(math.inf, 0.5, 3, "a|b"), Evidence(-1.25, math.inf, 1, "")])
 def test_records_survive_strict_json(evidence: Evidence | None) -> None:
     before = LoopRecord(EventKind.PLATEAU, 3, 48, COOLING, "plateau ACTIVE -> COOLING", evidence)
-    assert LoopRecord.from_json(json.loads(json.dumps(before.to_json(), allow_nan=False))) == before
+    assert read_state(LoopRecord, through_json(before), "record") == before
 
 
 @pytest.mark.parametrize(("verbose", "printed"), [(0, ""), (1, ""), (2, "epoch 3, 40 steps, COOLING: plateau\n")])

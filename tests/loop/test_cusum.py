@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
+from drivers import machine
 
 from keras_optix.evaluators.evaluation import Evaluation
-from keras_optix.loop.scheduler import BackoffScheduler, LoopEvent
+from keras_optix.loop.scheduler import LoopEvent
 from keras_optix.loop.scheduler_state import LoopState, SchedulerState
 from keras_optix.statistics.estimates import Estimate
 
@@ -25,7 +26,7 @@ LONGEST = 20_000
 
 def run_length(scores: Iterable[Estimate], best: Estimate, limit: float) -> int:
     """Evaluations of the watchdog until it alarms, or until there are no more scores."""
-    scheduler = BackoffScheduler(cusum_limit=limit)
+    scheduler = machine(cusum_limit=limit)
     # No progress was made, so that the margin that is measured in it is 0.
     scheduler.state = SchedulerState(loop_state=LoopState.WATCHDOG, best=best, level=best, baseline=math.inf)
     evaluations = 0

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 
 import pytest
+from drivers import machine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_optix.evaluators.evaluation import Evaluation
-from keras_optix.loop.scheduler import BackoffScheduler, Decision, LoopEvent
+from keras_optix.loop.scheduler import Decision, LoopEvent
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.statistics.estimates import Estimate
 
@@ -27,7 +28,7 @@ SHIFTS = st.integers(-10_000, 10_000)
 
 def decisions_on(pairs: list[tuple[float, float]], stderr: float, n: int) -> list[Decision]:
     """The decisions of a loop that goes on as WATCHDOG when it is DORMANT."""
-    scheduler = BackoffScheduler(plateau_threshold=3, dormant_threshold=10)
+    scheduler = machine(plateau_threshold=3, dormant_threshold=10)
     decisions = []
     for k, (first, second) in enumerate(pairs):
         if scheduler.loop_state is LoopState.DORMANT:

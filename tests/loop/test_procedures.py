@@ -17,6 +17,7 @@ from keras_optix.loop.adapter import Adapter, InPlaceEvaluation, PolicyRef, Trai
 from keras_optix.loop.engine import Engine
 from keras_optix.loop.managed_policies import ManagedPolicies
 from keras_optix.loop.options import LoopOptions
+from keras_optix.loop.run_state import read_run
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.records import EvalMetrics
 from keras_optix.statistics.comparisons import EvaluationResult
@@ -644,6 +645,11 @@ def test_a_detector_that_names_nothing_is_refused(tmp_path: Path) -> None:
 # Resuming
 
 
+def go_on(again: Run, arrays: Any, values: Any, *, weights: bool = True) -> None:
+    """Reads what a run left behind, and goes on with it."""
+    again.loop.resume(dict(arrays), again.loop.read(dict(arrays), read_run(values)), weights=weights)
+
+
 def resumed(run: Run, directory: Path, evolving: ManagedPolicies, **options: Any) -> Run:
     """A run that goes on with what `run` would have left behind."""
     import json
@@ -652,7 +658,7 @@ def resumed(run: Run, directory: Path, evolving: ManagedPolicies, **options: Any
     again = Run(directory, evolving, **options)
     again.registry.continue_run(str(run.registry.run_id))
     again.toy.target, again.toy.aim, again.number = run.toy.target, run.toy.aim, run.number
-    again.loop.resume(dict(arrays), json.loads(json.dumps(values)))
+    go_on(again, arrays, json.loads(json.dumps(values, allow_nan=False)))
     return again
 
 
@@ -711,7 +717,7 @@ def test_a_run_that_is_resumed_with_other_options_in_the_middle_of_a_decision_is
     again = Run(tmp_path, manager(**options), when_dormant="stop")
     again.registry.continue_run(str(run.registry.run_id))
     with pytest.raises(optix.errors.StateError, match="cannot be gone on with"):
-        again.loop.resume(dict(arrays), values)
+        go_on(again, arrays, values)
 
 
 def test_newer_weights_stay_where_a_run_is_resumed_in_the_middle_of_an_evaluation(tmp_path: Path) -> None:
@@ -720,7 +726,7 @@ def test_newer_weights_stay_where_a_run_is_resumed_in_the_middle_of_an_evaluatio
     arrays, values = run.loop.save()
     again = Run(tmp_path, manager(), copyable=False)
     again.registry.continue_run(str(run.registry.run_id))
-    again.loop.resume(dict(arrays), values, weights=False)
+    go_on(again, arrays, values, weights=False)
     assert again.loop.evaluates_in_place
     again.number = run.number
     again.until(lambda: not again.loop.evaluates_in_place)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from drivers import through_json
 
 import keras_optix as optix
 from keras_optix.evaluators.evaluation import Evaluation
-from keras_optix.loop.regime_library import RegimeLibrary
+from keras_optix.loop.regime_library import RegimeLibrary, RegimesState
+from keras_optix.states import read_state
 from keras_optix.statistics.estimates import Estimate
 from keras_optix.store.manifest import PolicySnapshot
 
@@ -113,7 +114,7 @@ def test_a_resumed_run_knows_its_worlds(tmp_path: Path) -> None:
     regimes.leave(first)
     regimes.enter_new()
     again = library_of(registry)
-    again.from_json(json.loads(json.dumps(regimes.to_json())))
-    assert again.to_json() == regimes.to_json()
+    again.restore(read_state(RegimesState, through_json(regimes.save()), "regimes"))
+    assert again.save() == regimes.save()
     assert again.scores == [1.0]
     assert [name for name, _ in again.leave(snapshot(registry))] == ["regime 1"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from drivers import machine, through_json
+from msgspec.structs import asdict, replace
 
 from keras_optix.errors import ConfigurationError, NonFiniteError, StateError
 from keras_optix.evaluators.evaluation import Evaluation
@@ -21,15 +22,21 @@ from keras_optix.loop.scheduler import (
     LoopState,
     SchedulerState,
 )
+from keras_optix.loop.state_machine import StateMachine
+from keras_optix.states import read_state, to_json
 from keras_optix.statistics.estimates import Estimate, Evidence, estimate_from_samples
 
 BEST = Estimate(100.0, 1.0, 10)
 
 
-def scheduler_in(**state: object) -> BackoffScheduler:
-    scheduler = BackoffScheduler(plateau_threshold=3, dormant_threshold=6)
+def read(values: Any) -> SchedulerState:
+    return read_state(SchedulerState, values, "state of the scheduler")
+
+
+def scheduler_in(**state: object) -> StateMachine:
+    scheduler = machine(plateau_threshold=3, dormant_threshold=6)
     base = SchedulerState(best=BEST, level=BEST, baseline=0.0, since_best=1, since_active=1)
-    scheduler.state = dataclasses.replace(base, **state)
+    scheduler.state = replace(base, **state)
     return scheduler
 
 
@@ -90,15 +97,15 @@ def test_a_candidate_that_was_noise_is_rejected_and_counts_as_no_improvement() -
 
 
 def test_the_first_best_needs_a_confirmation_too() -> None:
-    scheduler = BackoffScheduler()
+    scheduler = machine()
     assert scheduler.observe(score(5.0)).event is LoopEvent.CANDIDATE
     assert scheduler.confirm(score(4.0))[0].event is LoopEvent.IMPROVEMENT
     assert scheduler.state.best == Estimate(4.0, 1.0, 10)
 
 
 def test_the_interval_grows_also_by_a_fraction_and_up_to_its_maximum() -> None:
-    scheduler = BackoffScheduler(backoff_factor=1.4, max_interval=3, plateau_threshold=1, dormant_threshold=50)
-    scheduler.state = dataclasses.replace(scheduler.state, best=BEST, level=BEST, baseline=0.0)
+    scheduler = machine(backoff_factor=1.4, max_interval=3, plateau_threshold=1, dormant_threshold=50)
+    scheduler.state = replace(scheduler.state, best=BEST, level=BEST, baseline=0.0)
     window, gaps = 0, []
     for _ in range(8):
         start = window
@@ -129,7 +136,7 @@ def test_watch_follows_dormant_only_and_a_degradation_there_begins_a_new_era() -
 
 @pytest.mark.parametrize("cooldown", [0, 1, 3])
 def test_after_a_degradation_the_cusum_rests(cooldown: int) -> None:
-    scheduler = BackoffScheduler(plateau_threshold=50, dormant_threshold=60, degradation_cooldown=cooldown)
+    scheduler = machine(plateau_threshold=50, dormant_threshold=60, degradation_cooldown=cooldown)
     scheduler.state = SchedulerState(best=BEST, level=BEST, baseline=0.0, evaluations=4)
     assert scheduler.observe(score(40.0)).event is LoopEvent.DEGRADATION
     assert scheduler.state.cooldown_until == 5 + cooldown
@@ -143,20 +150,20 @@ def test_after_a_degradation_the_cusum_rests(cooldown: int) -> None:
 
 def test_after_a_rollback_the_best_is_the_reference_again() -> None:
     """What falls again while the CUSUM rests is seen as soon as it does not."""
-    scheduler = BackoffScheduler(plateau_threshold=50, dormant_threshold=60, degradation_cooldown=2)
+    scheduler = machine(plateau_threshold=50, dormant_threshold=60, degradation_cooldown=2)
     scheduler.state = SchedulerState(best=BEST, level=BEST, baseline=0.0)
     assert scheduler.observe(score(40.0)).event is LoopEvent.DEGRADATION
     assert scheduler.state.level == score(40.0).score
     scheduler.rolled_back()
     assert (scheduler.state.level, scheduler.state.cusum) == (BEST, 0.0)
-    restored = SchedulerState.from_json(json.loads(json.dumps(scheduler.state.to_json())))
+    restored = read(through_json(scheduler.state))
     assert restored == scheduler.state
     events = [scheduler.observe(score(40.0)).event for _ in range(3)]
     assert events == [LoopEvent.NONE, LoopEvent.NONE, LoopEvent.DEGRADATION]
 
 
 def test_a_rollback_that_worked_is_quiet() -> None:
-    scheduler = BackoffScheduler(plateau_threshold=50, dormant_threshold=60)
+    scheduler = machine(plateau_threshold=50, dormant_threshold=60)
     scheduler.state = SchedulerState(best=BEST, level=BEST, baseline=0.0)
     scheduler.observe(score(80.0))
     scheduler.rolled_back()
@@ -194,7 +201,7 @@ def test_a_candidate_is_accepted_without_a_second_evaluation_where_that_would_sa
 
 def env_steps_of_patience(scheduler: BackoffScheduler, window_env_steps: int) -> dict[LoopState, int]:
     """Env steps from a best until COOLING and until DORMANT, where nothing improves and each window is a score."""
-    scheduler.state = dataclasses.replace(scheduler.state, best=BEST, level=BEST, baseline=0.0, last_window=0)
+    scheduler.state = replace(scheduler.state, best=BEST, level=BEST, baseline=0.0, last_window=0)
     reached: dict[LoopState, int] = {}
     window = 0
     while scheduler.loop_state is not DORMANT:
@@ -209,19 +216,19 @@ def test_patience_in_env_steps_is_what_the_docstring_says() -> None:
     doc = BackoffScheduler.__doc__ or ""
     for text in ("5 windows (1,280 env", "1,026 windows (262,656 env steps)", "134 windows (34,304 env steps)"):
         assert text in " ".join(doc.split())
-    reached = env_steps_of_patience(BackoffScheduler(), 32 * 8)
+    reached = env_steps_of_patience(machine(), 32 * 8)
     assert reached[COOLING] == 1_280
     assert reached[DORMANT] - reached[COOLING] == 262_656
-    reached = env_steps_of_patience(BackoffScheduler(max_interval=10), 32 * 8)
+    reached = env_steps_of_patience(machine(max_interval=10), 32 * 8)
     assert reached[DORMANT] - reached[COOLING] == 34_304
 
 
 def test_state_survives_json() -> None:
-    scheduler = BackoffScheduler()
+    scheduler = machine()
     for k, mean in enumerate([5.0, 6.0, 5.5, 7.0, 3.0]):
         if scheduler.observe(score(mean, window=k)).event is LoopEvent.CANDIDATE:
             scheduler.confirm(score(mean, window=k))
-    restored = SchedulerState.from_json(json.loads(json.dumps(scheduler.state.to_json(), allow_nan=False)))
+    restored = read(through_json(scheduler.state))
     assert restored == scheduler.state
 
 
@@ -244,21 +251,21 @@ def test_every_field_survives_json() -> None:
         regime_index=3,
     )
     default = SchedulerState()
-    assert all(value != vars(default)[name] for name, value in vars(state).items())
+    assert all(value != asdict(default)[name] for name, value in asdict(state).items())
     for one in (state, default):
-        assert SchedulerState.from_json(json.loads(json.dumps(one.to_json(), allow_nan=False))) == one
+        assert read(through_json(one)) == one
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(SchedulerState)])
+@pytest.mark.parametrize("name", [field.name for field in msgspec.structs.fields(SchedulerState)])
 def test_a_state_that_is_truncated_or_wrong_is_refused_by_name(name: str) -> None:
-    values = SchedulerState().to_json()
+    values = to_json(SchedulerState())
     for wrong in (
         {k: v for k, v in values.items() if k != name},
         values | {name: "nonsense"},
         values | {name: {"x": 1}},
     ):
         with pytest.raises(StateError, match=f"no valid `{name}`.*Received: {name}="):
-            SchedulerState.from_json(wrong)
+            read(wrong)
 
 
 @pytest.mark.parametrize(
@@ -277,20 +284,20 @@ def test_a_state_that_is_truncated_or_wrong_is_refused_by_name(name: str) -> Non
 )
 def test_a_state_with_an_impossible_value_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(StateError, match="no valid"):
-        SchedulerState.from_json(SchedulerState().to_json() | change)
+        read(to_json(SchedulerState()) | change)
 
 
 def test_what_is_no_state_at_all_is_refused() -> None:
     with pytest.raises(StateError, match="must be a mapping"):
-        SchedulerState.from_json(None)  # type: ignore[arg-type]
+        read(None)  # type: ignore[arg-type]
     with pytest.raises(StateError, match=r"unknown entries.*'mood'"):
-        SchedulerState.from_json(SchedulerState().to_json() | {"mood": 1})
+        read(to_json(SchedulerState()) | {"mood": 1})
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_score_that_is_not_finite_is_refused_by_name(bad: float) -> None:
     with pytest.raises(NonFiniteError, match="must be finite"):
-        BackoffScheduler().observe(score(bad))
+        machine().observe(score(bad))
 
 
 @pytest.mark.parametrize(
@@ -317,7 +324,7 @@ def test_a_score_that_is_not_finite_is_refused_by_name(bad: float) -> None:
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError, match="Received: "):
-        BackoffScheduler(**options)
+        machine(**options)
 
 
 def run(
@@ -361,7 +368,7 @@ def test_flat_scores_with_noise_reach_dormant_without_false_degradations(
     degradations = 0
     for seed in range(20):
         rng = np.random.default_rng(seed)
-        scheduler = BackoffScheduler()
+        scheduler = machine()
         again = partial(draw, rng, 1000.0, 50.0)
         decisions = run((draw(rng, 1000.0, 50.0) for _ in range(599)), scheduler, lambda k, again=again: again())
         assert scheduler.loop_state is DORMANT
@@ -378,7 +385,7 @@ def test_scores_around_zero_or_below_are_like_scores_around_1000(
         rng = np.random.default_rng(3)
         means = [true_score + 2.0 * min(k, 40) for k in range(150)]
         scores = (draw(rng, mean, 10.0) for mean in means)
-        decisions = run(scores, BackoffScheduler(), lambda k: draw(rng, means[k], 10.0), watch=True)
+        decisions = run(scores, machine(), lambda k: draw(rng, means[k], 10.0), watch=True)
         return [decision.event for decision in decisions]
 
     assert events(shift) == events(1000.0)
@@ -390,7 +397,7 @@ def test_scores_around_zero_or_below_are_like_scores_around_1000(
 def test_a_noise_free_straight_improvement_is_never_cooling_or_dormant(slope: float, stderr: float) -> None:
     """The original declares it DORMANT at window 30."""
     line = [Estimate(slope * k - 160.0, stderr, 1) for k in range(300)]
-    scheduler = BackoffScheduler()
+    scheduler = machine()
     decisions = run(line, scheduler, lambda k: line[k])
     assert {decision.after for decision in decisions} == {ACTIVE}
     assert scheduler.state.best == line[-1]
@@ -399,7 +406,7 @@ def test_a_noise_free_straight_improvement_is_never_cooling_or_dormant(slope: fl
 @pytest.mark.parametrize("stderr", [0.0, math.inf])
 @pytest.mark.parametrize("level", [0.1, -160.3, 1e6 / 3.0])
 def test_a_noise_free_constant_is_no_degradation_by_rounding(level: float, stderr: float) -> None:
-    scheduler = BackoffScheduler()
+    scheduler = machine()
     decisions = run([Estimate(level, stderr, 10)] * 200, scheduler, lambda k: Estimate(level, stderr, 10), watch=True)
     assert count(decisions, LoopEvent.DEGRADATION) == 0
     assert count(decisions, LoopEvent.IMPROVEMENT) == 1
@@ -407,7 +414,7 @@ def test_a_noise_free_constant_is_no_degradation_by_rounding(level: float, stder
 
 
 def test_degradations_on_the_way_do_not_put_dormant_off() -> None:
-    scheduler = BackoffScheduler()
+    scheduler = machine()
     scores = [Estimate(mean, math.inf, 1) for mean in ([1000.0] * 6 + [100.0]) * 60]
     decisions = run(scores, scheduler, lambda k: scores[k])
     assert count(decisions, LoopEvent.DEGRADATION) >= 1
@@ -428,7 +435,7 @@ def test_a_best_that_is_badly_known_is_doubted(best: Estimate, mean: float, stde
     scheduler = scheduler_in(best=best, level=best)
     assert scheduler.doubts_best(Estimate(mean, stderr, 10)) is doubts
     assert not scheduler_in(best=best, loop_state=WATCHDOG).doubts_best(Estimate(mean, stderr, 10))
-    assert not BackoffScheduler().doubts_best(Estimate(mean, stderr, 10))
+    assert not machine().doubts_best(Estimate(mean, stderr, 10))
 
 
 def test_evaluating_the_best_again_settles_it() -> None:
@@ -441,7 +448,7 @@ def test_evaluating_the_best_again_settles_it() -> None:
     assert best.stderr < 12.0
     assert scheduler.observe(score(500.0, 0.0)).event is LoopEvent.CANDIDATE
     with pytest.raises(StateError, match="no best"):
-        BackoffScheduler().reassess(score(1.0))
+        machine().reassess(score(1.0))
 
 
 def test_a_noisy_best_is_not_replaced_more_often_for_being_doubted() -> None:
@@ -474,15 +481,15 @@ def test_slow_progress_under_noise_is_no_plateau(seed: int) -> None:
     def score_of(k: float) -> Estimate:
         return unknown(rng, float(k), 5.0)
 
-    decisions = run(map(score_of, range(300)), BackoffScheduler(max_interval=1), score_of)
+    decisions = run(map(score_of, range(300)), machine(max_interval=1), score_of)
     assert count(decisions, LoopEvent.DORMANT) == 0
-    flat = BackoffScheduler(max_interval=1)
+    flat = machine(max_interval=1)
     run((score_of(0.0) for _ in range(300)), flat, lambda k: score_of(0.0))
     assert flat.loop_state is DORMANT
 
 
 def test_a_shift_begins_an_era_without_a_best() -> None:
-    scheduler = BackoffScheduler()
+    scheduler = machine()
     evaluation = Evaluation(Estimate(10.0, 1.0, 10), window_id=5)
     scheduler.observe(evaluation)
     scheduler.confirm(evaluation)
@@ -495,7 +502,7 @@ def test_a_shift_begins_an_era_without_a_best() -> None:
 
 
 def test_weights_found_outside_training_can_be_promoted_in_any_state() -> None:
-    scheduler = BackoffScheduler(plateau_threshold=1, dormant_threshold=2)
+    scheduler = machine(plateau_threshold=1, dormant_threshold=2)
     first = Evaluation(Estimate(10.0, 1.0, 10), window_id=0)
     scheduler.observe(first)
     scheduler.confirm(first)

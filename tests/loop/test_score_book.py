@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from drivers import through_json
 
 import keras_optix as optix
 from keras_optix.loop.score_book import ScoreBook
+from keras_optix.states import to_json
 from keras_optix.statistics.member_weights import weights_from_scores
 
 
@@ -121,11 +122,11 @@ def test_it_survives_json_and_tells() -> None:
     book.set({1: 3.0})
     book.record(0, -1.5)
     again.subscribe(listener.hear)
-    again.from_json(json.loads(json.dumps(book.to_json(), allow_nan=False)))
+    again.restore(again.read(through_json(book.save())))
     assert (again.weights, again.scores) == (book.weights, book.scores)
     assert listener.heard == [(0.25, 0.75)]
     empty = ScoreBook(4, 0.0)
-    empty.from_json(ScoreBook(4, 0.0).to_json())
+    empty.restore(empty.read(to_json(ScoreBook(4, 0.0).save())))
     assert empty.weights == ()
 
 
@@ -148,12 +149,12 @@ def test_a_wrong_state_is_refused_and_changes_nothing(change: dict[str, Any]) ->
     book = book_of()
     book.set({0: 3.0})
     book.record(0, 2.0)
-    before = book.to_json()
+    before = to_json(book.save())
     with pytest.raises(optix.errors.StateError, match=r"cannot be restored\. Received: agents=2"):
-        book.from_json(before | change)
+        book.restore(book.read(before | change))
     with pytest.raises(optix.errors.StateError, match="missing"):
-        book.from_json({"weights": [1.0, 1.0]})
-    assert book.to_json() == before
+        book.restore(book.read({"weights": [1.0, 1.0]}))
+    assert to_json(book.save()) == before
 
 
 def test_what_makes_no_sense_is_refused() -> None:

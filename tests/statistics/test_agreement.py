@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
+from drivers import through_json
 
-from keras_optix.statistics.agreement import Agreement
+from keras_optix.states import read_state
+from keras_optix.statistics.agreement import Agreement, AgreementState
 from keras_optix.statistics.estimates import Estimate, Evidence, estimate_from_samples
 
 EPISODES = 10
@@ -89,7 +89,7 @@ def test_it_goes_on_after_a_pause() -> None:
     agreement.played(scored(rng, 0.0), scored(rng, 2.0))
     agreement.observe(scored(rng, 0.0))
     agreement.played(scored(rng, 0.0), scored(rng, 2.0))
-    again.from_json(json.loads(json.dumps(agreement.to_json())))
+    again.state = read_state(AgreementState, through_json(agreement.state), "agreement")
     last = scored(rng, 0.0)
     assert again.observe(last) == agreement.observe(last)
-    assert again.to_json() == agreement.to_json()
+    assert again.state == agreement.state

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from drivers import Driven, driven, through_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -38,7 +38,7 @@ class Learner:
 
     def __init__(
         self,
-        tuner: BackoffOptimizer,
+        tuner: BackoffOptimizer | Driven,
         values: dict[str, float],
         gain: Callable[[dict[str, float]], float],
         *,
@@ -46,7 +46,7 @@ class Learner:
         noise: float = 0.08,
         kl: Callable[[dict[str, float]], float] | None = None,
     ) -> None:
-        self.tuner, self.values, self.gain, self.noise, self.kl = tuner, dict(values), gain, noise, kl
+        self.tuner, self.values, self.gain, self.noise, self.kl = driven(tuner), dict(values), gain, noise, kl
         self.rng = np.random.default_rng(seed)
         self.skill, self.window = 0.0, 0
         self.kept: dict[str, tuple[float, dict[str, float]]] = {}
@@ -184,7 +184,7 @@ def test_a_value_under_which_the_score_falls_is_undone() -> None:
 def test_parameters_take_turns_and_a_pause_undoes_a_probe() -> None:
     spaces = {"learning_rate": Log(1e-5, 1e-1), "gamma": (0.9, 0.999)}
     start = {"learning_rate": 1e-3, "gamma": 0.99}
-    tuner = BackoffOptimizer(spaces, max_rounds=1)
+    tuner = driven(BackoffOptimizer(spaces, max_rounds=1))
     run = Learner(tuner, start, anything, noise=0.02).run(40)
     probed = [name for decision in run.ended("probe") for name in decision.params]
     assert probed[:3] == ["learning_rate"] * 3
@@ -225,7 +225,7 @@ def test_updates_that_were_too_large_are_undone() -> None:
 
 
 def test_a_setting_that_scores_speak_for_is_not_moved_upwards_by_its_updates() -> None:
-    tuner = BackoffOptimizer(BOUNDS, max_rounds=1)
+    tuner = driven(BackoffOptimizer(BOUNDS, max_rounds=1))
     run = learner(1e-3, noise=0.01)
     run.tuner = tuner
     run.run(60)  # without the log: scores rise, a probe ends
@@ -295,8 +295,8 @@ def test_values_never_leave_their_bounds(units: tuple[float, ...], scale: float,
 @pytest.mark.parametrize("after", [1, 7, 30, 130])
 def test_state_survives_json(after: int) -> None:
     first = learner(1e-2, kl=sizes).run(after)
-    second = BackoffOptimizer(BOUNDS)
-    second.from_json(json.loads(json.dumps(first.tuner.to_json())))
+    second = driven(BackoffOptimizer(BOUNDS))
+    second.from_json(through_json(first.tuner.state))
     current = HyperparamSet(first.values)
     for k in range(after, after + 40):
         logs = {"approx_kl": 0.004 + 0.001 * (k % 3)}
@@ -306,12 +306,12 @@ def test_state_survives_json(after: int) -> None:
 
 
 def test_bounds_may_come_from_the_algorithm() -> None:
-    tuner = BackoffOptimizer()
+    tuner = driven(BackoffOptimizer())
     assert tuner.names == ()
     tuner.bind({"learning_rate": Log(1e-4, 1e-2)})
     tuner.reset()
     assert tuner.names == ("learning_rate",)
-    given_ones = BackoffOptimizer(BOUNDS)
+    given_ones = driven(BackoffOptimizer(BOUNDS))
     given_ones.bind({"gamma": Linear(0.0, 0.5)})
     assert given_ones.names == ("learning_rate",)
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from drivers import Driven, driven
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -54,8 +55,8 @@ class Kept(NamedTuple):
 class Loop:
     """Does what the loop does: the weights are a number, and what an evaluation says of them is up to `score`."""
 
-    def __init__(self, tuner: PBTOptimizer, score: Callable[[Loop], Estimate], single: bool = False) -> None:
-        self.tuner = tuner
+    def __init__(self, tuner: PBTOptimizer | Driven, score: Callable[[Loop], Estimate], single: bool = False) -> None:
+        self.tuner = driven(tuner)
         self.score = score
         self.single = single  # hyperparameters go through a float32, as those of a model do
         self.weights = 0.0
@@ -166,7 +167,7 @@ def test_copying_hyperparameters_without_weights_does_not(rows: dict[str, Any]) 
 
 
 def test_members_take_turns_from_the_same_weights() -> None:
-    tuner = PBTOptimizer({"learning_rate": BOUNDS["learning_rate"]}, population=3, ready_interval=2, seed=0)
+    tuner = driven(PBTOptimizer({"learning_rate": BOUNDS["learning_rate"]}, population=3, ready_interval=2, seed=0))
     decisions = Loop(tuner, exactly([1.0])).run(12)
     assert [(d.kind, d.keep, d.restore, d.drop) for d in decisions] == [
         ("", "start", None, ()),
@@ -180,7 +181,7 @@ def test_members_take_turns_from_the_same_weights() -> None:
     assert [d.permanent for d in decisions] == [False] + [True] * 6
     assert not tuner.monitored
     assert tuner.probe_running == (tuner.population > 1)
-    assert PBTOptimizer(BOUNDS).monitored
+    assert driven(PBTOptimizer(BOUNDS)).monitored
 
 
 def test_the_first_values_are_those_in_force_and_the_others_are_drawn_or_given() -> None:
@@ -270,7 +271,7 @@ def test_unknown_noise_is_estimated_from_the_members_own_scores() -> None:
 
 
 def test_a_pause_changes_nothing_and_what_a_rollback_brought_belongs_to_the_member_in_turn() -> None:
-    tuner = PBTOptimizer(BOUNDS, population=2, ready_interval=4, seed=0)
+    tuner = driven(PBTOptimizer(BOUNDS, population=2, ready_interval=4, seed=0))
     loop = Loop(tuner, exactly([1.0]))
     loop.run(2)
     before = tuner.to_json()
@@ -286,7 +287,7 @@ def test_a_pause_changes_nothing_and_what_a_rollback_brought_belongs_to_the_memb
 
 
 def test_a_population_needs_the_weights_that_it_begins_with() -> None:
-    tuner = PBTOptimizer(BOUNDS, population=2)
+    tuner = driven(PBTOptimizer(BOUNDS, population=2))
     with pytest.raises(StateError, match="begin"):
         tuner.observe(Evaluation(Estimate(1.0, 0.0, 1), 1), HyperparamSet(VALUES))
 
@@ -408,7 +409,7 @@ def test_a_run_that_is_saved_at_any_time_goes_on_bit_by_bit(population: int, noi
         whole.window()
         cut.window()
         saved = json.dumps(cut.tuner.to_json(), allow_nan=False)
-        cut.tuner = make(6)
+        cut.tuner = driven(make(6))
         cut.tuner.from_json(json.loads(saved))
     assert cut.decisions == whole.decisions
     assert (cut.params, cut.weights, cut.bank) == (whole.params, whole.weights, whole.bank)
@@ -416,20 +417,20 @@ def test_a_run_that_is_saved_at_any_time_goes_on_bit_by_bit(population: int, noi
 
 
 def test_a_saved_population_is_no_other_one() -> None:
-    saved = PBTOptimizer(BOUNDS, population=3).to_json()
+    saved = driven(PBTOptimizer(BOUNDS, population=3)).to_json()
     with pytest.raises(StateError, match="saved=3"):
-        PBTOptimizer(BOUNDS, population=2).from_json(saved)
+        driven(PBTOptimizer(BOUNDS, population=2)).from_json(saved)
 
 
 def test_a_reset_begins_anew_with_the_same_draws() -> None:
-    tuner = PBTOptimizer(BOUNDS, population=2, ready_interval=1, seed=2)
+    tuner = driven(PBTOptimizer(BOUNDS, population=2, ready_interval=1, seed=2))
     first = Loop(tuner, exactly([3.0, 1.0, 2.0])).run(20)
     tuner.reset()
     assert Loop(tuner, exactly([3.0, 1.0, 2.0])).run(20) == first
 
 
 def test_bounds_may_be_known_when_fit_begins() -> None:
-    tuner = PBTOptimizer(population=2, ready_interval=1, initial=[{"layers": 4}])
+    tuner = driven(PBTOptimizer(population=2, ready_interval=1, initial=[{"layers": 4}]))
     with pytest.raises(StateError, match="bounds"):
         tuner.spaces  # noqa: B018
     with pytest.raises(ConfigurationError, match="not tuned"):

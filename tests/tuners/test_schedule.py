@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from drivers import driven
 
 from keras_optix.errors import ConfigurationError
 from keras_optix.evaluators.evaluation import Evaluation
@@ -38,7 +39,7 @@ def test_it_says_what_was_in_force() -> None:
 
 @pytest.mark.parametrize("probes", [False, True])
 def test_replay_applies_the_same_values_at_the_same_steps(probes: bool) -> None:
-    replay = ReplaySchedule(SCHEDULE, probes=probes)
+    replay = driven(ReplaySchedule(SCHEDULE, probes=probes))
     current = HyperparamSet({"learning_rate": 0.5, "gamma": 0.5})
     begun = replay.begin(current)
     assert begun is not None
@@ -53,7 +54,7 @@ def test_replay_applies_the_same_values_at_the_same_steps(probes: bool) -> None:
 
 
 def test_a_replay_can_be_resumed() -> None:
-    first, second = ReplaySchedule(SCHEDULE), ReplaySchedule(SCHEDULE)
+    first, second = driven(ReplaySchedule(SCHEDULE)), driven(ReplaySchedule(SCHEDULE))
     current = HyperparamSet({"learning_rate": 0.5, "gamma": 0.5})
     first.observe_update(300, {}, current)
     second.from_json(json.loads(json.dumps(first.to_json())))

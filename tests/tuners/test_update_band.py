@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
 import pytest
+from drivers import through_json
 
+from keras_optix.states import read_state
 from keras_optix.tuners.update_band import UpdateBand, outside, size_of
 
 BAND = UpdateBand(1e-3, 2e-2)
@@ -87,4 +88,4 @@ def test_it_waits_at_the_beginning_only_if_there_are_updates_to_wait_for() -> No
 
 def test_state_survives_json() -> None:
     band, _ = BAND.add(0.1).add(0.2).ask()
-    assert UpdateBand.from_json(json.loads(json.dumps(band.to_json()))) == band
+    assert read_state(UpdateBand, through_json(band), "band") == band

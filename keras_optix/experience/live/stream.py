@@ -328,6 +328,10 @@ class StreamCollector(WindowSource):
             state = CollectorState(self._next_window, env_steps, rng, self._assembly.book)
         return state.save(self.layout, None)
 
+    def check_saved(self, arrays: Mapping[str, np.ndarray], values: Any) -> None:
+        """See `WindowSource.check_saved`."""
+        read_collector_state(arrays, values, self.layout, 1)
+
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
         """See `WindowSource`. The feed goes on where it is, and so with a new episode: the answer is False."""
         self.drain()
