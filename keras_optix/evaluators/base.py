@@ -131,7 +131,7 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
     def initial_state(self) -> Any:
         """The state in which a run begins, a value that is never changed in place. By default None: no memory.
 
-        A subclass of `optix.evaluators.State`, or a dataclass, is saved with the run and its types are checked on reading.
+        A subclass of `optix.evaluators.State`, or a dataclass, is saved with the run; its types are checked on reading.
         """
         return None
 

@@ -89,44 +89,6 @@ class Performer:
         self.windows_left = 0
         self.variants = 0
         self._left_open: InPlaceEvaluation | None = None  # its weights act on until it is ended
-        self._performers: dict[type[Action], Callable[[Any], Any]] = {
-            do.Evaluate: self._evaluate,
-            do.EndEvaluation: self._end_evaluation,
-            do.Train: self._train,
-            do.Observe: lambda action: scheduler.observe(action.evaluation),
-            do.Confirm: self._confirm,
-            do.Accept: self._accept,
-            do.Follow: lambda action: self._follow(action.decision),
-            do.RecordDecision: lambda action: self._record_decision(action.decision),
-            do.Watch: lambda action: scheduler.watch(),
-            do.Tune: self._tune,
-            do.PauseTuner: lambda action: tuning.pause(),
-            do.RestartTuner: lambda action: tuning.shifted(),
-            do.ReadBest: lambda action: self.best.snapshot,
-            do.DoubtBest: self._doubt_best,
-            do.Reassess: lambda action: self._reassess(action.score),
-            do.SaveIfHigher: lambda action: self._save_if_higher(),
-            do.Promote: self._promote,
-            do.Restore: self._restore,
-            do.RestoreUntrained: lambda action: self._restore_untrained(),
-            do.DrawVariant: self._draw_variant,
-            do.CountVariants: lambda action: self.variants,
-            do.SetHyperparameters: lambda action: tuning.set(action.values, action.kind),
-            do.Mutate: self._mutate,
-            do.BeginRegime: lambda action: scheduler.shifted(),
-            do.LeaveRegime: self._leave_regime,
-            do.EnterRegime: self._enter_regime,
-            do.OfferPolicy: self._offer_policy,
-            do.ForgetStatistics: lambda action: adapter.after_shift(manager.after_shift),
-            do.ForgetScores: lambda action: self._forget_regime(),
-            do.DrawSeed: lambda action: adapter.draw_seed(),
-            do.Record: lambda action: journal.note(action.kind, action.message, action.evidence),
-            do.AnnounceDormant: self._announce_dormant,
-            do.LearnAgain: self._learn_again,
-            do.PauseLearning: lambda action: adapter.pause_updates(True),
-            do.Stop: lambda action: adapter.stop(),
-            do.Finish: self._finish,
-        }
 
     def perform(self, action: Action) -> Any:
         """Performs an action.
@@ -134,7 +96,7 @@ class Performer:
         Returns:
             Its result, or `LATER` where that takes windows.
         """
-        return self._performers[type(action)](action)
+        return _PERFORMERS[type(action)](self, action)
 
     # Evaluating and learning
 
@@ -431,3 +393,43 @@ class Performer:
         self.adapter.pause_updates(False)
         for hook in self.hooks:
             hook.on_degradation(self.journal.window_id)
+
+
+_PERFORMERS: dict[type[Action], Callable[[Performer, Any], Any]] = {
+    do.Evaluate: Performer._evaluate,
+    do.EndEvaluation: Performer._end_evaluation,
+    do.Train: Performer._train,
+    do.Observe: lambda self, action: self.scheduler.observe(action.evaluation),
+    do.Confirm: Performer._confirm,
+    do.Accept: Performer._accept,
+    do.Follow: lambda self, action: self._follow(action.decision),
+    do.RecordDecision: lambda self, action: self._record_decision(action.decision),
+    do.Watch: lambda self, action: self.scheduler.watch(),
+    do.Tune: Performer._tune,
+    do.PauseTuner: lambda self, action: self.tuning.pause(),
+    do.RestartTuner: lambda self, action: self.tuning.shifted(),
+    do.ReadBest: lambda self, action: self.best.snapshot,
+    do.DoubtBest: Performer._doubt_best,
+    do.Reassess: lambda self, action: self._reassess(action.score),
+    do.SaveIfHigher: lambda self, action: self._save_if_higher(),
+    do.Promote: Performer._promote,
+    do.Restore: Performer._restore,
+    do.RestoreUntrained: lambda self, action: self._restore_untrained(),
+    do.DrawVariant: Performer._draw_variant,
+    do.CountVariants: lambda self, action: self.variants,
+    do.SetHyperparameters: lambda self, action: self.tuning.set(action.values, action.kind),
+    do.Mutate: Performer._mutate,
+    do.BeginRegime: lambda self, action: self.scheduler.shifted(),
+    do.LeaveRegime: Performer._leave_regime,
+    do.EnterRegime: Performer._enter_regime,
+    do.OfferPolicy: Performer._offer_policy,
+    do.ForgetStatistics: lambda self, action: self.adapter.after_shift(self.manager.after_shift),
+    do.ForgetScores: lambda self, action: self._forget_regime(),
+    do.DrawSeed: lambda self, action: self.adapter.draw_seed(),
+    do.Record: lambda self, action: self.journal.note(action.kind, action.message, action.evidence),
+    do.AnnounceDormant: Performer._announce_dormant,
+    do.LearnAgain: Performer._learn_again,
+    do.PauseLearning: lambda self, action: self.adapter.pause_updates(True),
+    do.Stop: lambda self, action: self.adapter.stop(),
+    do.Finish: Performer._finish,
+}
