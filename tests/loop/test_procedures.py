@@ -3,283 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from toy_run import Run, Toy, manager
 
 import keras_optix as optix
-from keras_optix.evaluators.scorer import Scorer
-from keras_optix.loggers.loop_log import LoopLog
-from keras_optix.loop.adapter import Adapter, InPlaceEvaluation, PolicyRef, TrainingUnit
-from keras_optix.loop.engine import Engine
 from keras_optix.loop.managed_policies import ManagedPolicies
-from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.run_state import read_run
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.records import EvalMetrics
-from keras_optix.statistics.comparisons import EvaluationResult
-from keras_optix.statistics.estimates import Estimate
-from keras_optix.store.files import under
-
-EPISODES = 10  # in a window
-NOISE = 3.0
-
-
-class Values(dict[str, float]):
-    """Hyperparameters of the toy."""
-
-    def check(self, values: Mapping[str, float]) -> None:
-        pass
-
-    def assign(self, values: Mapping[str, float]) -> None:
-        self.update(values)
-
-    def snapshot(self) -> dict[str, float]:
-        return dict(self)
-
-
-class Toy(Adapter):
-    """Its weights are a number `p`, which a window of learning moves towards `aim`; an episode in a regime returns
-    ``100 - 10 |p - target of the regime|`` plus noise.
-    """
-
-    def __init__(self, *, copyable: bool = True, seed: int = 0) -> None:
-        self.p = 0.0
-        self.aim = 0.0
-        self.target = 0.0
-        self.offset = 100.0
-        self.copyable = copyable
-        self.paused = False
-        self.stopped = False
-        self.updates = 0
-        self.kept: list[optix.AfterShift] = []
-        self.played: list[tuple[float, int]] = []  # weights and seed of each evaluation
-        self.values = Values(learning_rate=0.5)
-        self.rng = np.random.default_rng(seed)
-        self.seeds = np.random.default_rng((seed, 1))
-
-    def returns(self, p: float, rng: np.random.Generator, episodes: int = EPISODES) -> np.ndarray:
-        return self.offset - 10.0 * abs(p - self.target) + NOISE * rng.standard_normal(episodes)
-
-    def window(self, number: int) -> TrainingUnit:
-        """The next window, which is learned from after it was collected."""
-        score = metrics_of(self.returns(self.p, self.rng))
-        candidate = self.policy_of({"p": np.array(self.p)}, window_id=number, env_steps=number, version=number)
-        if not self.paused:
-            self.updates += 1
-            self.p += self.values["learning_rate"] * (self.aim - self.p)
-        return TrainingUnit(candidate, 1, {}, lambda scorer: score)
-
-    @property
-    def hyperparams(self) -> Any:
-        return self.values
-
-    @property
-    def search_spaces(self) -> Any:
-        return {"learning_rate": optix.tuners.Log(1e-3, 1.0)}
-
-    def get_state(self) -> Any:
-        return {"p": np.array(self.p)}
-
-    def set_state(self, state: Any) -> None:
-        self.p = float(state["p"])
-
-    def pause_updates(self, paused: bool) -> None:
-        self.paused = paused
-
-    def stop(self) -> None:
-        self.stopped = True
-
-    def current(self, window_id: int, env_steps: int) -> PolicyRef:
-        return self.policy_of(self.get_state(), window_id=window_id, env_steps=env_steps, version=window_id)
-
-    def policy_of(self, state: Any, *, window_id: int, env_steps: int, version: int) -> PolicyRef:
-        return PolicyRef(window_id, env_steps, version, lambda: state)
-
-    def play(
-        self, candidate: PolicyRef, episodes: int, *, deterministic: bool, seed: int | None = None, needed_by: str = ""
-    ) -> list[optix.EpisodeRecord] | None:
-        if not self.copyable:
-            return None
-        p, rng = float(candidate.state()["p"]), self.rng
-        if seed is not None:
-            self.played.append((p, seed))
-            rng = np.random.default_rng(seed)
-        return [optix.EpisodeRecord(score, 1, 0, 0) for score in self.returns(p, rng, episodes)]
-
-    def draw_seed(self) -> int:
-        return int(self.seeds.integers(2**31))
-
-    def mutate(self, change: Callable[[Any], None]) -> None:
-        change(self)
-
-    def after_shift(self, after: optix.AfterShift) -> None:
-        self.kept.append(after)
-
-    def evaluate_in_place(self, candidate: PolicyRef, scorer: Any, episodes: int = 0) -> InPlaceEvaluation:
-        return InPlace(self, candidate, max(episodes, scorer.plan.episodes_needed))
-
-    def resume_in_place(self, arrays: Any, values: Any, scorer: Any, *, weights: bool) -> InPlaceEvaluation:
-        candidate = self.policy_of(under("candidate/", arrays), window_id=values["window_id"], env_steps=0, version=0)
-        resumed = InPlace(self, candidate, values["left"])
-        resumed.before, resumed.scores = under("before/", arrays), list(values["scores"])
-        return resumed
-
-    def save(self) -> Any:
-        generators = {"seeds": self.seeds.bit_generator.state, "rng": self.rng.bit_generator.state}
-        return self.get_state(), {"values": dict(self.values), **generators}
-
-    def restore(self, arrays: Any, values: Any, *, weights: bool) -> str:
-        self.set_state(arrays)
-        self.values.update(values["values"])
-        self.seeds.bit_generator.state, self.rng.bit_generator.state = values["seeds"], values["rng"]
-        return ""
-
-    def close(self) -> None:
-        pass
-
-
-class InPlace(InPlaceEvaluation):
-    """The candidate's weights collect the next windows."""
-
-    def __init__(self, toy: Toy, candidate: PolicyRef, episodes: int) -> None:
-        self.candidate = candidate
-        self.toy, self.before, self.left = toy, toy.get_state(), episodes
-        self.scores: list[float] = []
-        toy.set_state(candidate.state())
-        toy.pause_updates(True)
-
-    def add(self, unit: TrainingUnit) -> bool:
-        metrics = unit.score(Scorer(optix.ReturnEvaluator()))
-        assert metrics.primary_score is not None
-        self.scores.append(metrics.primary_score)
-        return len(self.scores) * EPISODES >= self.left
-
-    def result(self) -> EvaluationResult:
-        return EvaluationResult(Estimate(float(np.mean(self.scores)), NOISE / np.sqrt(self.left), self.left))
-
-    def end(self, *, keep: bool) -> None:
-        if not keep:
-            self.toy.set_state(self.before)
-        self.toy.pause_updates(False)
-
-    def save(self) -> Any:
-        arrays = {"before/p": self.before["p"], "candidate/p": self.candidate.state()["p"]}
-        return arrays, {"window_id": self.candidate.window_id, "left": self.left, "scores": self.scores}
-
-
-def metrics_of(scores: np.ndarray) -> EvalMetrics:
-    return EvalMetrics(
-        float(scores.mean()), stderr=float(scores.std(ddof=1)) / len(scores) ** 0.5, episodes=len(scores)
-    )
-
-
-class Hooks:
-    """Hears the loop, as a `LoopCallback` does."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    def on_window_end(self, window_id: int, eval_metrics: EvalMetrics) -> None:
-        pass
-
-    def on_plateau(self, window_id: int) -> None:
-        pass
-
-    def on_hyperparam_update(self, old: Any, new: Any) -> None:
-        pass
-
-    def on_improvement(self, snapshot: optix.PolicySnapshot) -> None:
-        self.heard.append("improvement")
-
-    def on_dormant(self, window_id: int) -> None:
-        self.heard.append("dormant")
-
-    def on_degradation(self, window_id: int) -> None:
-        self.heard.append("degradation")
-
-
-class Written(LoopLog):
-    """Keeps the scalars of each window."""
-
-    writes = True
-
-    def __init__(self) -> None:
-        super().__init__((), 0)
-        self.written: list[dict[str, float]] = []
-
-    def scalars(self, state: Any, env_steps: int, values: Any, logs: Any) -> None:
-        self.written.append(dict(values))
-
-
-class Run:
-    """A loop over the toy."""
-
-    def __init__(
-        self,
-        directory: Path,
-        manager: ManagedPolicies | None,
-        *,
-        copyable: bool = True,
-        when_dormant: str = "watch",
-        rollback: bool = False,
-        tuner: optix.tuners.BaseOptimizer | None = None,
-        scalars: bool = False,
-    ) -> None:
-        self.toy = Toy(copyable=copyable)
-        self.log = Written() if scalars else LoopLog((), 0)
-        self.hooks = Hooks()
-        self.registry = optix.CheckpointRegistry(directory)
-        self.loop = Engine(
-            self.toy,
-            optix.ReturnEvaluator(EPISODES),
-            optix.BackoffScheduler(max_interval=2, plateau_threshold=3, dormant_threshold=8),
-            tuner,
-            self.registry,
-            LoopOptions(when_dormant=when_dormant, rollback_on_degradation=rollback),
-            [self.hooks],
-            self.log,
-            manager,
-        )
-        self.number = 0
-
-    def begin(self) -> Run:
-        self.loop.begin()
-        return self
-
-    def windows(self, count: int) -> None:
-        for _ in range(count):
-            if self.toy.stopped:
-                return
-            self.loop.take(self.toy.window(self.number))
-            self.number += 1
-
-    def until(self, condition: Callable[[], bool], limit: int = 400) -> int:
-        """Windows until something is the case."""
-        for k in range(limit):
-            if condition():
-                return k
-            self.windows(1)
-        raise AssertionError(f"not within {limit} windows: {self.told()}")
-
-    def told(self, event: str | None = None) -> list[str]:
-        return [record.message for record in self.loop.log.records if event in (None, record.kind)]
-
-    def dormant(self) -> bool:
-        return self.loop.state in (LoopState.DORMANT, LoopState.WATCHDOG)
-
-    def evidence(self, event: str) -> Any:
-        return next(record.evidence for record in self.loop.log.records if record.kind == event)
-
-
-def manager(**options: Any) -> ManagedPolicies:
-    return ManagedPolicies(seed=0, **options)
-
-
-# DORMANT
 
 
 def test_at_dormant_the_best_is_restored_if_it_is_better_on_the_same_seeds(tmp_path: Path) -> None:
@@ -324,7 +59,7 @@ def test_at_dormant_weights_that_are_better_than_the_best_are_promoted(tmp_path:
     assert run.hooks.heard[-1] == "improvement"
 
 
-def test_at_dormant_a_best_that_has_fallen_tells_of_another_world(tmp_path: Path) -> None:
+def test_at_dormant_a_best_that_has_fallen_tells_of_another_regime(tmp_path: Path) -> None:
     run = Run(tmp_path, manager(), when_dormant="stop").begin()
     run.until(lambda: run.loop.scheduler.state.since_best == 7)
     run.windows(1)
@@ -433,7 +168,7 @@ def test_without_rollback_the_weights_stay_also_if_the_best_is_better(tmp_path: 
 
 @pytest.mark.parametrize("copyable", [True, False], ids=["play", "in_place"])
 @pytest.mark.parametrize("watched", [True, False], ids=["watchdog", "active"])
-def test_a_known_world_that_returns_gets_its_policy_back(tmp_path: Path, copyable: bool, watched: bool) -> None:
+def test_a_known_regime_that_returns_gets_its_policy_back(tmp_path: Path, copyable: bool, watched: bool) -> None:
     run = Run(tmp_path, manager(after_shift=optix.AfterShift(0.25)), copyable=copyable).begin()
 
     def trained() -> bool:
@@ -486,7 +221,7 @@ def test_without_a_bank_nothing_is_auditioned(tmp_path: Path) -> None:
     assert not run.told("regime")
 
 
-def test_in_an_unknown_world_the_best_of_what_is_known_goes_on(tmp_path: Path) -> None:
+def test_in_an_unknown_regime_the_best_of_what_is_known_goes_on(tmp_path: Path) -> None:
     run = Run(tmp_path, manager()).begin()
     run.windows(6)
     run.toy.target = run.toy.aim = 6.0
@@ -499,7 +234,7 @@ def test_in_an_unknown_world_the_best_of_what_is_known_goes_on(tmp_path: Path) -
     assert not run.told("regime")
 
 
-def test_in_a_world_where_the_untrained_do_better_learning_begins_anew(tmp_path: Path) -> None:
+def test_in_a_regime_where_the_untrained_do_better_learning_begins_anew(tmp_path: Path) -> None:
     run = Run(tmp_path, manager()).begin()
     run.toy.aim = run.toy.target = 6.0  # it begins at 0
     run.windows(30)
@@ -520,14 +255,14 @@ def test_the_bank_is_bounded(tmp_path: Path) -> None:
     assert held == [0, 0, 0, 1, 1]
 
 
-def test_a_steady_world_raises_no_alarm(tmp_path: Path) -> None:
+def test_a_steady_regime_raises_no_alarm(tmp_path: Path) -> None:
     run = Run(tmp_path, manager()).begin()
     run.windows(400)
     assert len(run.told("degradation")) <= 1
     assert len(run.told("change_point")) <= 1
 
 
-def test_a_best_of_a_world_that_is_gone_is_not_restored_at_the_end(tmp_path: Path) -> None:
+def test_a_best_of_a_regime_that_is_gone_is_not_restored_at_the_end(tmp_path: Path) -> None:
     run = Run(tmp_path, manager(bank=False)).begin()
     run.windows(6)
     run.toy.target = run.toy.aim = 6.0
@@ -539,7 +274,7 @@ def test_a_best_of_a_world_that_is_gone_is_not_restored_at_the_end(tmp_path: Pat
     assert "regime that is gone" in run.told("kept")[-1]
 
 
-def test_a_tuner_begins_anew_in_a_new_world(tmp_path: Path) -> None:
+def test_a_tuner_begins_anew_in_a_new_regime(tmp_path: Path) -> None:
     """Population based training goes back to what scored well: after a shift, not to what did so in another regime."""
     run = Run(tmp_path, manager(bank=False), tuner=optix.PBTOptimizer({"learning_rate": (1e-3, 1.0)}, seed=0)).begin()
     run.windows(30)
