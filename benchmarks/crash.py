@@ -115,7 +115,6 @@ def seen(output: Path) -> list[int]:
 def check(directory: Path, best_before: int) -> tuple[int, int]:
     """Reads everything that is on disk; returns the number of the best snapshot and the windows of the resume point."""
     import keras_optix as optix
-    from keras_optix.states import to_json
 
     registry = optix.CheckpointRegistry(directory)
     for snapshot in registry.ranked_snapshots:

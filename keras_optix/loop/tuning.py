@@ -25,6 +25,7 @@ from keras_optix.statistics.estimates import Evidence
 from keras_optix.store.files import Arrays, prefixed, under
 from keras_optix.tuners.base_optimizer import BaseOptimizer, TunerDecision
 from keras_optix.tuners.schedule import Schedule, ScheduleStep
+from keras_optix.tuners.search_space import SearchSpace
 
 Note = Callable[[EventKind, str, Evidence | None, int], None]
 
@@ -161,6 +162,11 @@ class Tuning:
     def names(self) -> tuple[str, ...]:
         """What is tuned."""
         return () if self._tuner is None else tuple(self._tuner.names)
+
+    @property
+    def spaces(self) -> Mapping[str, SearchSpace]:
+        """Search space of each hyperparameter that is tuned."""
+        return {} if self._tuner is None else self._tuner.spaces
 
     @property
     def wanted(self) -> tuple[str, ...] | None:
