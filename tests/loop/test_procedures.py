@@ -228,6 +228,7 @@ class Run:
         rollback: bool = False,
         tuner: optix.tuners.BaseOptimizer | None = None,
         scalars: bool = False,
+        scheduler: optix.BackoffScheduler | None = None,
     ) -> None:
         self.toy = Toy(copyable=copyable)
         self.log = Written() if scalars else LoopLog((), 0)
@@ -236,7 +237,7 @@ class Run:
         self.loop = Engine(
             self.toy,
             optix.ReturnEvaluator(EPISODES),
-            optix.BackoffScheduler(max_interval=2, plateau_threshold=3, dormant_threshold=8),
+            scheduler or optix.BackoffScheduler(max_interval=2, plateau_threshold=3, dormant_threshold=8),
             tuner,
             self.registry,
             LoopOptions(when_dormant=when_dormant, rollback_on_degradation=rollback),
