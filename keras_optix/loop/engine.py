@@ -28,7 +28,7 @@ from keras_optix.loop.performer import Performer
 from keras_optix.loop.procedures import Situation
 from keras_optix.loop.record import EventKind
 from keras_optix.loop.reports import add_row, scalars, summary
-from keras_optix.loop.run_state import Begun, EngineState, ProcedureState, Reading, RunState, try_reading
+from keras_optix.loop.run_state import Begun, EngineState, ProcedureState, Reading, RunState, read_parts
 from keras_optix.loop.runner import Runner
 from keras_optix.loop.scheduler import BackoffScheduler
 from keras_optix.loop.scheduler_state import LoopState
@@ -418,25 +418,8 @@ class Engine:
         Raises:
             StateError: Something in it is not what this run needs. The message names it.
         """
-        loop, adapter = saved.loop, self.adapter
-        history = LoopHistory()
-        history.restore(under("history/", arrays), loop.history)
-        evaluator_now = self.evaluator.to_json()
-        try:
-            try_reading("evaluator", loop.evaluator, self.evaluator.from_json)
-        finally:
-            self.evaluator.from_json(evaluator_now)
-        try_reading("scores of windows", loop.pool, ScorePool().from_json)
-        if loop.procedure is not None:
-            Runner(self.performer.perform).replay(loop.procedure.begun.procedure(), loop.procedure.sent)
-        return Reading(
-            saved,
-            history,
-            tuner=self.tuning.read_tuner(loop.tuning.tuner),
-            manager=None if loop.manager is None else self.manager.read(loop.manager),
-            adapter=adapter.read(under("adapter/", arrays), saved.adapter),
-            in_place=None if saved.in_place is None else adapter.read_in_place(saved.in_place),
-        )
+        adapter, evaluator = self.adapter, self.evaluator
+        return read_parts(arrays, saved, adapter=adapter, evaluator=evaluator, tuning=self.tuning, manager=self.manager)
 
     def resume(self, arrays: Arrays, reading: Reading, *, weights: bool = True) -> None:
         """Goes on with the run that `save` returned.

@@ -9,16 +9,23 @@ from typing import Annotated, Any
 import msgspec
 
 from keras_optix.errors import StateError, describe
+from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.evaluators.score_pool import ScorePool
+from keras_optix.loop.adapter import Adapter
 from keras_optix.loop.after_evaluation import after_evaluation
 from keras_optix.loop.history import LoopHistory
+from keras_optix.loop.lineage import TuningState
+from keras_optix.loop.manager import Manager
 from keras_optix.loop.procedures import Procedure, Situation
 from keras_optix.loop.record import LoopRecord
 from keras_optix.loop.regime_library import RegimesState
+from keras_optix.loop.runner import Runner
 from keras_optix.loop.scheduler_state import SchedulerState
-from keras_optix.loop.tuning import TuningState
+from keras_optix.loop.tuning import Tuning
 from keras_optix.states import FIX, Count, NonNegative, Positive, State, read_state
 from keras_optix.statistics.agreement import AgreementState
+from keras_optix.store.files import Arrays, under
 
 
 class Begun(State, frozen=True):
@@ -162,3 +169,39 @@ def try_reading(what: str, values: Any, read: Callable[[Any], None]) -> None:
         received: dict[str, Any] = {what.replace(" ", "_"): values}
         problem = f"The saved state of the {what} cannot be read ({type(error).__name__}: {error})."
         raise StateError(describe(problem, fix=FIX, **received)) from error
+
+
+def read_parts(
+    arrays: Arrays, saved: RunState, *, adapter: Adapter, evaluator: BaseEvaluator, tuning: Tuning, manager: Manager
+) -> Reading:
+    """Has everybody read what is theirs, so that nothing is found to be wrong after something was changed.
+
+    Args:
+        arrays: As they were saved.
+        saved: The rest, read by `read_run`.
+        adapter: What is trained.
+        evaluator: Scores.
+        tuning: The tuner and what it needs.
+        manager: Evolves policies.
+
+    Raises:
+        StateError: Something in it is not what this run needs. The message names it.
+    """
+    loop, history = saved.loop, LoopHistory()
+    history.restore(under("history/", arrays), loop.history)
+    now = evaluator.to_json()
+    try:
+        try_reading("evaluator", loop.evaluator, evaluator.from_json)
+    finally:
+        evaluator.from_json(now)
+    try_reading("pool", loop.pool, ScorePool().from_json)
+    if loop.procedure is not None:
+        Runner(lambda action: None).replay(loop.procedure.begun.procedure(), loop.procedure.sent)
+    return Reading(
+        saved,
+        history,
+        tuner=tuning.read_tuner(loop.tuning.tuner),
+        manager=None if loop.manager is None else manager.read(loop.manager),
+        adapter=adapter.read(under("adapter/", arrays), saved.adapter),
+        in_place=None if saved.in_place is None else adapter.read_in_place(saved.in_place),
+    )
