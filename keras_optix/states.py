@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -123,7 +123,7 @@ def read_state(kind: type[_T], values: object, what: str, fix: str = FIX, *, par
         state: _T = msgspec.convert(given, kind)
     except msgspec.ValidationError as error:
         raise read.error_of(str(error), given) from error
-    read.compare(given, msgspec.to_builtins(state), "")
+    read.compare(given, state, "")
     return state
 
 
@@ -159,17 +159,19 @@ class _Reader:
         place, value = _at(given, place)
         return self._wrong(place, problem[:1].lower() + problem[1:], value)
 
-    def compare(self, given: Any, known: Any, place: str) -> None:
-        """Looks for entries that were made up or passed over: dataclasses and defaults let msgspec do both."""
-        if isinstance(given, Mapping) and isinstance(known, Mapping):
-            for name in known.keys() - given.keys():
-                raise self._missing(place, name, given, here=given)
-            if unknown := sorted(map(str, given.keys() - known.keys())):
+    def compare(self, given: Any, read: Any, place: str) -> None:
+        """Looks for entries that were made up or passed over: defaults and dataclasses let msgspec do both."""
+        if isinstance(given, Mapping):
+            names = _fields_of(read)
+            for name in names:
+                if name not in given:
+                    raise self._missing(place, name, given, here=given)
+            if names and (unknown := sorted(given.keys() - set(names))):
                 raise self._unknown(place, unknown)
             for name, value in given.items():
-                self.compare(value, known[name], f"{place}.{name}")
-        elif isinstance(given, Sequence) and isinstance(known, Sequence) and not isinstance(given, str):
-            for k, (value, one) in enumerate(zip(given, known, strict=True)):
+                self.compare(value, getattr(read, name) if names else read[name], f"{place}.{name}")
+        elif isinstance(given, list):
+            for k, (value, one) in enumerate(zip(given, read, strict=True)):
                 self.compare(value, one, f"{place}[{k}]")
 
     def _missing(self, place: str, name: str, given: Any, here: Any = None) -> StateError:
@@ -197,6 +199,13 @@ def _at(values: Any, place: str) -> tuple[str, Any]:
         values = values[name] if number is None else values[int(number)]
         reached += step[0]
     return reached, values
+
+
+def _fields_of(value: Any) -> tuple[str, ...]:
+    """Names of the fields of a record; none of what is no record."""
+    if isinstance(value, msgspec.Struct):
+        return value.__struct_fields__
+    return tuple(getattr(type(value), "__dataclass_fields__", ()))
 
 
 def _is_record(kind: type[Any]) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from keras_optix.callbacks.agent_adapter import AgentAdapter, LoopAgent
+from keras_optix.callbacks.agent_adapter import AgentAdapter
 from keras_optix.callbacks.fit_adapter import FitAdapter
+from keras_optix.callbacks.loop_agent import LoopAgent
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.model_adapter import ModelAdapter
 from keras_optix.callbacks.policies import check_fits

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
+from keras_optix.callbacks.agent_in_place import AgentInPlaceEvaluation, InPlaceState
 from keras_optix.callbacks.fit_adapter import FitAdapter
+from keras_optix.callbacks.loop_agent import LoopAgent, MixedAgent
 from keras_optix.errors import ConfigurationError, StateError, describe
-from keras_optix.evaluators.evaluation import metrics_of
-from keras_optix.evaluators.score_pool import PoolState, ScorePool
 from keras_optix.evaluators.scorer import Scorer
-from keras_optix.experience.actor import Actor
 from keras_optix.experience.copies import Copies
 from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
-from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
-from keras_optix.experience.source import WindowSource
+from keras_optix.experience.policy_params import PolicyRecord
 from keras_optix.experience.window import CollectedWindow
 from keras_optix.loggers.tags import HPARAM_METRICS
 from keras_optix.loop.adapter import HyperparamAccess, InPlaceEvaluation, PolicyRef, TrainingUnit
@@ -26,121 +23,10 @@ from keras_optix.loop.after_shift import AfterShift
 from keras_optix.loop.engine import Engine
 from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
 from keras_optix.states import Count, Generator, State, read_state
-from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.store.files import Arrays, Saved, prefixed, under
 from keras_optix.tuners.search_space import SearchSpace
 
 _SEVERAL = 4
-
-
-@runtime_checkable
-class LoopAgent(Protocol):
-    """What the loop asks of an agent: `keras_optix.Agent`, without importing it and TensorFlow with it."""
-
-    stop_training: bool
-
-    def policy_record(self) -> PolicyRecord:
-        """Reads out the current version of the policy."""
-        ...
-
-    def params_from_state(self, state: Arrays, version: int) -> PolicyParams:
-        """Returns the policy in a state that was saved, for actors."""
-        ...
-
-    def make_actor(self, batch_size: int) -> Actor:
-        """Lowers the policy."""
-        ...
-
-    def get_state(self) -> dict[str, np.ndarray]:
-        """Weights, optimizer slots and statistics."""
-        ...
-
-    def state_of(self, policy: PolicyRecord) -> dict[str, np.ndarray]:
-        """The same of a version that was read out."""
-        ...
-
-    def set_state(self, state: Arrays) -> None:
-        """Restores them."""
-        ...
-
-    def after_shift(self, after: AfterShift) -> None:
-        """Forgets what belongs to a regime that is gone."""
-        ...
-
-    def pause_updates(self, paused: bool) -> None:
-        """Switches learning off or on."""
-        ...
-
-    def save_run(self) -> Saved:
-        """Everything that a resumed run needs of the agent."""
-        ...
-
-    def check_run(self, values: Any) -> None:
-        """Checks what was saved beside arrays."""
-        ...
-
-    def restore_run(self, arrays: Arrays, values: Mapping[str, Any], *, same_episodes: bool) -> None:
-        """Restores it."""
-        ...
-
-    @property
-    def hyperparams(self) -> Any:
-        """Hyperparameters by name."""
-        ...
-
-    @property
-    def search_spaces(self) -> Mapping[str, SearchSpace]:
-        """Default search spaces of the algorithm."""
-        ...
-
-    @property
-    def sources(self) -> tuple[WindowSource, ...]:
-        """The collectors of its datasets."""
-        ...
-
-    @property
-    def fitting(self) -> WindowSource | None:
-        """The collector of the dataset that `fit` runs on, if that is known."""
-        ...
-
-    @property
-    def last_update(self) -> tuple[int, bool]:
-        """The last window that was learned from, and whether all stayed finite."""
-        ...
-
-    @property
-    def policy_version(self) -> int:
-        """Version of the weights."""
-        ...
-
-
-class Split(Protocol):
-    """A window by who played it."""
-
-    @property
-    def own(self) -> WindowData | None:
-        """What the members played together."""
-        ...
-
-
-@runtime_checkable
-class MixedAgent(Protocol):
-    """What the loop asks of an ensemble beside: who played what, and what it earned."""
-
-    @property
-    def mixture_weights(self) -> np.ndarray:
-        """How much each member counts."""
-        ...
-
-    def split_window(self, collected: CollectedWindow) -> Split:
-        """Splits a window by who played it."""
-        ...
-
-    def member_metrics(
-        self, collected: CollectedWindow, evaluator: Scorer, logs: Mapping[str, float]
-    ) -> Sequence[EvalMetrics | None]:
-        """What each member earned in a window."""
-        ...
 
 
 class AgentRunState(State, frozen=True):
@@ -163,26 +49,6 @@ class AgentRunState(State, frozen=True):
     in_place: str
     evaluation_envs: Count
     hyperparams: dict[str, float]
-
-
-class InPlaceState(State, frozen=True):
-    """What a resumed run needs of an `AgentInPlaceEvaluation`, beside arrays.
-
-    Attributes:
-        window_id: The window that the candidate collected.
-        env_steps: Environment steps of the run up to its end.
-        policy_version: Version of the candidate.
-        version: Under which version its weights act.
-        episodes: How many are played, if more than the evaluator wants.
-        pool: Their scores.
-    """
-
-    window_id: int
-    env_steps: Count
-    policy_version: int
-    version: int
-    episodes: Count
-    pool: PoolState
 
 
 class AgentAdapter(FitAdapter):
@@ -551,71 +417,3 @@ class AgentAdapter(FitAdapter):
 
 def _in_words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-class AgentInPlaceEvaluation(InPlaceEvaluation):
-    """Evaluates weights in place: they act in the training environments while learning pauses.
-
-    For sources that cannot be made a second time (a live feed, an environment that was passed in), and for evaluators
-    that need whole windows.
-
-    Args:
-        agent: Takes the candidate's weights back and pauses.
-        candidate: The weights to be evaluated.
-        scorer: Scores windows, as many as it wants episodes, begun and ended by these weights; or one window.
-        before: Where training was.
-        version: Under which version the weights act; None: they begin to act now.
-        episodes: How many (windows, where these are scored), if more than the evaluator wants.
-    """
-
-    def __init__(
-        self,
-        agent: LoopAgent,
-        candidate: PolicyRef,
-        scorer: Scorer,
-        before: Arrays,
-        version: int | None = None,
-        episodes: int = 0,
-    ) -> None:
-        self.candidate = candidate
-        self.pool = ScorePool(max(scorer.plan.episodes_needed, episodes))
-        self._agent = agent
-        self._scorer = scorer
-        self._before = before
-        self._episodes = episodes
-        if version is None:
-            agent.set_state(candidate.state())
-        agent.pause_updates(True)
-        self._version = agent.policy_version if version is None else version
-
-    def add(self, unit: TrainingUnit) -> bool:
-        """See `InPlaceEvaluation`."""
-        data = unit.data() if unit.candidate.policy_version == self._version else None
-        if data is not None:
-            whole = tuple(episode for episode in data.episodes if episode.first_version == self._version)
-            self.pool.add(self._scorer.measure(replace(data, episodes=whole), unit.logs), data.window_id)
-        return self.pool.ready
-
-    def result(self) -> EvaluationResult:
-        """See `InPlaceEvaluation`."""
-        score = self.pool.take(window_id=0, policy_version=0, env_steps=0).score
-        metrics = metrics_of(score, of_episodes=self._scorer.plan.episodes_needed > 0)
-        return EvaluationResult(score, metrics=metrics)
-
-    def end(self, *, keep: bool) -> None:
-        """See `InPlaceEvaluation`."""
-        if not keep:
-            self._agent.set_state(self._before)
-        self._agent.pause_updates(False)
-
-    def save(self) -> Saved:
-        """See `InPlaceEvaluation`."""
-        arrays = prefixed("before/", self._before) | prefixed("candidate/", self.candidate.state())
-        return arrays, InPlaceState(
-            window_id=self.candidate.window_id,
-            env_steps=self.candidate.env_steps,
-            policy_version=self.candidate.policy_version,
-            version=self._version,
-            episodes=self._episodes,
-            pool=self.pool.state,
-        )

@@ -55,6 +55,7 @@ from keras_optix.store.resume_points import ResumePoint, ResumeStore
 from keras_optix.terminal import STATUS
 from keras_optix.tuners.base_optimizer import BaseOptimizer
 from keras_optix.tuners.schedule import Schedule
+from keras_optix.tuners.search_space import SearchSpace
 from keras_optix.validation import check_bool, check_choice, check_float, check_int
 
 _ALIVE: weakref.WeakSet[OptixCallback] = weakref.WeakSet()
@@ -124,6 +125,7 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         state: State of the loop, a `LoopState`.
         scheduler_state: What the scheduler knows of the run, a `SchedulerState`.
         tuner_state: What the tuner knows of the run; of what kind it is is said by the tuner. None without one.
+        search_spaces: Search spaces of the hyperparameters that the tuner sets in this run, by name.
         best_snapshot: The best `PolicySnapshot` of the present regime, or None.
         events: What happened, a list of `LoopRecord`.
         history: The run as a table, a `LoopHistory`: arrays by column (env steps, score, best, state, hyperparameters,
@@ -256,6 +258,11 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
     def tuner_state(self) -> Any:
         """What the tuner knows of the run, such as a `BackoffState`; None without a tuner, and before `fit`."""
         return None if self._loop is None else self._loop.tuning.state
+
+    @property
+    def search_spaces(self) -> Mapping[str, SearchSpace]:
+        """Search space of each hyperparameter that the tuner sets in this run: those given, or the algorithm's."""
+        return {} if self._loop is None else self._loop.tuning.spaces
 
     @property
     def best_snapshot(self) -> PolicySnapshot | None:

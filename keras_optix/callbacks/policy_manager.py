@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from keras_optix.callbacks.agent_adapter import LoopAgent
+from keras_optix.callbacks.loop_agent import LoopAgent
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.registry_option import registry_of
 from keras_optix.callbacks.rollback import Evolved, roll_back_if_better

@@ -30,7 +30,7 @@ from keras_optix.loop.performer import Performer
 from keras_optix.loop.procedures import Situation
 from keras_optix.loop.record import EventKind
 from keras_optix.loop.reports import add_row, scalars, summary
-from keras_optix.loop.run_state import Begun, EngineState, ProcedureState, Reading, RunState
+from keras_optix.loop.run_state import Begun, EngineState, ProcedureState, Reading, RunState, read_parts
 from keras_optix.loop.runner import Runner
 from keras_optix.loop.scheduler import BackoffScheduler
 from keras_optix.loop.scheduler_state import LoopState
@@ -421,20 +421,8 @@ class Engine:
         Raises:
             StateError: Something in it is not what this run needs. The message names it.
         """
-        loop, adapter = saved.loop, self.adapter
-        history = LoopHistory()
-        history.restore(under("history/", arrays), loop.history)
-        if loop.procedure is not None:
-            Runner(self.performer.perform).replay(loop.procedure.begun.procedure(), loop.procedure.sent)
-        return Reading(
-            saved,
-            history,
-            evaluator=self.scorer.read(loop.evaluator),
-            tuner=self.tuning.read_tuner(loop.tuning.tuner),
-            manager=None if loop.manager is None else self.manager.read(loop.manager),
-            adapter=adapter.read(under("adapter/", arrays), saved.adapter),
-            in_place=None if saved.in_place is None else adapter.read_in_place(saved.in_place),
-        )
+        adapter, scorer = self.adapter, self.scorer
+        return read_parts(arrays, saved, adapter=adapter, scorer=scorer, tuning=self.tuning, manager=self.manager)
 
     def resume(self, arrays: Arrays, reading: Reading, *, weights: bool = True) -> None:
         """Goes on with the run that `save` returned.

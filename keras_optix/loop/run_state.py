@@ -10,16 +10,21 @@ import msgspec
 
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.evaluators.score_pool import PoolState
-from keras_optix.evaluators.scorer import ScorerState
+from keras_optix.evaluators.scorer import Scorer, ScorerState
+from keras_optix.loop.adapter import Adapter
 from keras_optix.loop.after_evaluation import after_evaluation
 from keras_optix.loop.history import LoopHistory
+from keras_optix.loop.lineage import TuningState
+from keras_optix.loop.manager import Manager
 from keras_optix.loop.procedures import Procedure, Situation
 from keras_optix.loop.record import LoopRecord
 from keras_optix.loop.regime_library import RegimesState
+from keras_optix.loop.runner import Runner
 from keras_optix.loop.scheduler_state import SchedulerState
-from keras_optix.loop.tuning import TuningState
+from keras_optix.loop.tuning import Tuning
 from keras_optix.states import FIX, Count, NonNegative, Positive, State, read_state
 from keras_optix.statistics.agreement import AgreementState
+from keras_optix.store.files import Arrays, under
 
 
 class Begun(State, frozen=True):
@@ -144,3 +149,34 @@ class Reading:
     manager: Any
     adapter: Any
     in_place: Any
+
+
+def read_parts(
+    arrays: Arrays, saved: RunState, *, adapter: Adapter, scorer: Scorer, tuning: Tuning, manager: Manager
+) -> Reading:
+    """Has everybody read what is theirs, so that nothing is found to be wrong after something was changed.
+
+    Args:
+        arrays: As they were saved.
+        saved: The rest, read by `read_run`.
+        adapter: What is trained.
+        scorer: Scores.
+        tuning: The tuner and what it needs.
+        manager: Evolves policies.
+
+    Raises:
+        StateError: Something in it is not what this run needs. The message names it.
+    """
+    loop, history = saved.loop, LoopHistory()
+    history.restore(under("history/", arrays), loop.history)
+    if loop.procedure is not None:
+        Runner(lambda action: None).replay(loop.procedure.begun.procedure(), loop.procedure.sent)
+    return Reading(
+        saved,
+        history,
+        evaluator=scorer.read(loop.evaluator),
+        tuner=tuning.read_tuner(loop.tuning.tuner),
+        manager=None if loop.manager is None else manager.read(loop.manager),
+        adapter=adapter.read(under("adapter/", arrays), saved.adapter),
+        in_place=None if saved.in_place is None else adapter.read_in_place(saved.in_place),
+    )

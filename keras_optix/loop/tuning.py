@@ -7,9 +7,8 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-import msgspec
 import numpy as np
 from msgspec.structs import replace
 
@@ -18,61 +17,16 @@ from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.evaluators.log_values import numbers_in
 from keras_optix.loop.adapter import Adapter, PolicyRef, TrainingUnit
 from keras_optix.loop.hooks import LoopHooks
+from keras_optix.loop.lineage import KeptState, Lineage, TuningState
 from keras_optix.loop.record import EventKind
 from keras_optix.records import HyperparamSet
-from keras_optix.states import Count, Finite, Positive, State
 from keras_optix.statistics.estimates import Evidence
 from keras_optix.store.files import Arrays, prefixed, under
 from keras_optix.tuners.base_optimizer import BaseOptimizer, TunerDecision
 from keras_optix.tuners.schedule import Schedule, ScheduleStep
+from keras_optix.tuners.search_space import SearchSpace
 
 Note = Callable[[EventKind, str, Evidence | None, int], None]
-
-
-class Lineage(State, frozen=True):
-    """Under which values some weights were trained.
-
-    Attributes:
-        steps: Environment steps (batches) that they were trained on.
-        schedule: Which values were set when.
-    """
-
-    steps: Count
-    schedule: Schedule
-
-
-class KeptState(State, frozen=True):
-    """What is kept of a state that the tuner may go back to, beside its arrays.
-
-    Attributes:
-        hyperparams: Tuned values, by name.
-        lineage: Under which values it was trained.
-    """
-
-    hyperparams: dict[str, Finite]
-    lineage: Lineage
-
-
-class TuningState(State, frozen=True):
-    """What a resumed run needs of `Tuning`, beside arrays.
-
-    Attributes:
-        tuner: The state of the tuner, which knows of what kind it is; None without one.
-        kept: The states that the tuner may go back to, by name.
-        promoted: Snapshots by their numbers, with how they were trained.
-        lineage: Of the current weights.
-        permanent: Values that were meant to stay, by name.
-        steps_before: Steps of the lineage before the latest unit.
-        window_id: Number of the latest window (epoch); -1 before the first.
-    """
-
-    tuner: Any
-    kept: dict[str, KeptState]
-    promoted: tuple[tuple[Positive, Lineage], ...]
-    lineage: Lineage
-    permanent: dict[str, Finite]
-    steps_before: Count
-    window_id: Annotated[int, msgspec.Meta(ge=-1)]
 
 
 @dataclass(frozen=True)
@@ -161,6 +115,11 @@ class Tuning:
     def names(self) -> tuple[str, ...]:
         """What is tuned."""
         return () if self._tuner is None else tuple(self._tuner.names)
+
+    @property
+    def spaces(self) -> Mapping[str, SearchSpace]:
+        """Search space of each hyperparameter that is tuned."""
+        return {} if self._tuner is None else self._tuner.spaces
 
     @property
     def wanted(self) -> tuple[str, ...] | None:

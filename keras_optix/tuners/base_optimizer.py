@@ -161,7 +161,7 @@ class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
             StateError: It is no state of this tuner.
         """
         initial = self.initial_state()
-        return read_state(type(initial), values, f"state of {type(self).__name__}", part=True)
+        return read_state(type(initial), values, f"state of the tuner {type(self).__name__}", part=True)
 
     def probe_running(self, state: Any) -> bool:
         """Whether an experiment is under way. Its evaluations count towards no plateau. Here: never.

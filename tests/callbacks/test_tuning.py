@@ -193,8 +193,9 @@ def test_the_logs_of_one_update_count_once(small_ppo: MakeAgent) -> None:
     logged = []
 
     class Reads(Script):
-        def observe_update(self, env_steps: int, logs: Any, current: optix.HyperparamSet) -> None:
+        def observe_update(self, state: Any, env_steps: int, logs: Any, current: optix.HyperparamSet) -> Any:
             logged.append((env_steps, logs.get("approx_kl")))
+            return state, None
 
     fit(small_ppo(4, 4, steps_per_execution=4), loop(Reads({}), 12))
     assert [env_steps for env_steps, _ in logged] == [32 * (k + 1) for k in range(12)]
@@ -204,9 +205,11 @@ def test_the_logs_of_one_update_count_once(small_ppo: MakeAgent) -> None:
 def test_without_bounds_the_algorithm_s_own_are_taken(small_ppo: MakeAgent) -> None:
     agent = small_ppo(4, 4)
     tuner = optix.BackoffOptimizer()
-    fit(agent, loop(tuner, 3))
-    assert tuner.spaces == agent.search_spaces
-    assert next(iter(tuner.spaces)) == "learning_rate"
+    callback = loop(tuner, 3)
+    fit(agent, callback)
+    assert callback.search_spaces == agent.search_spaces
+    assert next(iter(callback.search_spaces)) == "learning_rate"
+    assert not tuner.bound  # it is configuration, and stays as it was
 
 
 def test_nothing_to_tune_is_an_error_before_the_first_step() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toy_run import Run, Toy, manager
+from toy_run import Run, Toy, course_of, manager, script
 
 import keras_optix as optix
 from keras_optix.loop.managed_policies import ManagedPolicies
@@ -397,23 +397,6 @@ def resumed(run: Run, directory: Path, evolving: ManagedPolicies, **options: Any
     return again
 
 
-def script(number: int, toy: Toy) -> None:
-    """What happens to the environment before a window of a number."""
-    if number == 70:
-        toy.target = toy.aim = 6.0
-    if number == 150:
-        toy.target, toy.aim = 0.0, 6.0
-
-
-def story_of(run: Run, windows: int) -> list[Any]:
-    """Goes on until a number of windows; what it did, and what became of its weights."""
-    while run.number < windows and not run.toy.stopped:
-        script(run.number, run.toy)
-        run.windows(1)
-    records = [record for record in run.loop.log.records if record.kind != "resumed"]
-    return [[(r.kind, r.window_id, r.state, r.message, r.evidence) for r in records], run.toy.p, dict(run.toy.values)]
-
-
 @pytest.mark.parametrize("copyable", [True, False], ids=["play", "in_place"])
 @pytest.mark.parametrize("when_dormant", ["stop", "watch"])
 def test_a_run_that_is_cut_off_anywhere_goes_on_as_if_nothing_had_happened(
@@ -434,10 +417,10 @@ def test_a_run_that_is_cut_off_anywhere_goes_on_as_if_nothing_had_happened(
             directory = tmp_path / f"{run.number}"
             shutil.copytree(tmp_path / "whole", directory)
             cuts.append(resumed(run, directory, manager(**evolving), **options))
-    wanted = story_of(run, 230)
+    wanted = course_of(run, 230)
     for again in cuts:
         cut = again.number
-        assert story_of(again, 230) == wanted, f"cut off after window {cut}"
+        assert course_of(again, 230) == wanted, f"cut off after window {cut}"
     # The control: there was something to go on with.
     assert waited.keys() >= ({"Train", "NoneType"} if copyable else {"Evaluate", "Train", "NoneType"})
     assert len(cuts) >= (3 if copyable else 5)

@@ -225,6 +225,7 @@ class Run:
         rollback: bool = False,
         tuner: optix.tuners.BaseOptimizer | None = None,
         scalars: bool = False,
+        scheduler: optix.BackoffScheduler | None = None,
     ) -> None:
         self.toy = Toy(copyable=copyable)
         self.log = Written() if scalars else LoopLog((), 0)
@@ -233,7 +234,7 @@ class Run:
         self.loop = Engine(
             self.toy,
             optix.ReturnEvaluator(EPISODES),
-            optix.BackoffScheduler(max_interval=2, plateau_threshold=3, dormant_threshold=8),
+            scheduler or optix.BackoffScheduler(max_interval=2, plateau_threshold=3, dormant_threshold=8),
             tuner,
             self.registry,
             LoopOptions(when_dormant=when_dormant, rollback_on_degradation=rollback),
@@ -277,3 +278,20 @@ def manager(**options: Any) -> ManagedPolicies:
 
 
 # DORMANT
+
+
+def script(number: int, toy: Toy) -> None:
+    """What happens to the environment before a window of a number."""
+    if number == 70:
+        toy.target = toy.aim = 6.0
+    if number == 150:
+        toy.target, toy.aim = 0.0, 6.0
+
+
+def course_of(run: Run, windows: int) -> list[Any]:
+    """Goes on until a number of windows; what it did, and what became of its weights."""
+    while run.number < windows and not run.toy.stopped:
+        script(run.number, run.toy)
+        run.windows(1)
+    records = [record for record in run.loop.log.records if record.kind != "resumed"]
+    return [[(r.kind, r.window_id, r.state, r.message, r.evidence) for r in records], run.toy.p, dict(run.toy.values)]

@@ -30,13 +30,15 @@ from keras_optix.experience.live.recording_file import (
     WINDOW,
     WINDOW_MARK,
     Action,
+    Header,
     Item,
     encode_chunk,
     record,
     recordable,
 )
 from keras_optix.experience.observations import Leaves, ObservationLayout
-from keras_optix.experience.spaces_json import to_json
+from keras_optix.experience.spaces_json import to_json as space_to_json
+from keras_optix.states import to_json
 
 _CHUNK_ITEMS = 1000
 _CHUNK_BYTES = 1 << 20  # a copy of more keeps the interpreter, and the thread that acts, for too long
@@ -139,14 +141,13 @@ class Recorder:
         window_size: int | None = None,
     ) -> None:
         self._layout = ObservationLayout(observation_space)
-        about = {
-            "observation_space": to_json(observation_space),
-            "action_space": to_json(action_space),
-            "window_size": window_size,
-            "started": datetime.now(UTC).isoformat(),
-        }
+        header = Header(
+            space_to_json(observation_space), space_to_json(action_space), window_size, datetime.now(UTC).isoformat()
+        )
         self._path = Path(path)
-        self._file = _create(self._path, MAGIC + VERSION.pack(FORMAT) + record(HEADER, json.dumps(about).encode()))
+        self._file = _create(
+            self._path, MAGIC + VERSION.pack(FORMAT) + record(HEADER, json.dumps(to_json(header)).encode())
+        )
         self._began = clock.monotonic()
         size = 64 + sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in self._layout.leaves)
         self._chunk_items = max(1, min(_CHUNK_ITEMS, _CHUNK_BYTES // size))

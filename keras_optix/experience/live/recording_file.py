@@ -27,9 +27,10 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from keras_optix.errors import ConfigurationError, describe
+from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.savable import join_state, split_state
+from keras_optix.states import Count, Positive, State, read_state
 
 MAGIC = b"keras_optix recording\n"
 VERSION = struct.Struct("<H")
@@ -47,6 +48,34 @@ _PLAIN = frozenset({type(None), bool, int, float, str})
 Item = tuple[Leaves, float, bool, bool, Any, bool, float]
 # (place among the items of its batch, or -1 for the last one before it; choice, log-probability, version)
 Action = tuple[int, np.ndarray, float, int]
+
+
+class Header(State, frozen=True):
+    """What the first record of a recording says.
+
+    Attributes:
+        observation_space: What the feed's observations are, as JSON values.
+        action_space: What the actions are, as JSON values.
+        window_size: Rows of the arrays of a window, or None.
+        started: When the recording began, as ISO 8601 has it.
+    """
+
+    observation_space: dict[str, Any]
+    action_space: dict[str, Any]
+    window_size: Positive | None
+    started: str
+
+
+class ChunkInfos(State, frozen=True):
+    """What JSON holds of the items of a chunk.
+
+    Attributes:
+        infos: Places of items and their infos, with references to arrays; see `split_state`.
+        groups: For each array of the archive that has infos, the numbers of the arrays in it.
+    """
+
+    infos: tuple[tuple[Count, Any], ...]
+    groups: tuple[tuple[Count, ...], ...]
 
 
 class Head(NamedTuple):
@@ -131,13 +160,13 @@ def decode_chunk(payload: bytes) -> tuple[dict[str, np.ndarray], dict[int, Any]]
     try:
         with np.load(io.BytesIO(payload), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        meta = json.loads(arrays.pop("meta").tobytes())
+        meta = read_state(ChunkInfos, json.loads(arrays.pop("meta").tobytes()), "record of infos", fix="", part=True)
         info_arrays = {
-            k: arrays[f"info{g}"][row, ...] for g, members in enumerate(meta["groups"]) for row, k in enumerate(members)
+            k: arrays[f"info{g}"][row, ...] for g, members in enumerate(meta.groups) for row, k in enumerate(members)
         }
-        infos = join_state(meta["infos"], [info_arrays[k] for k in range(len(info_arrays))])
-        return arrays, {int(k): info for k, info in infos}
-    except (ValueError, TypeError, LookupError, OSError, EOFError, zipfile.BadZipFile) as error:
+        parts = [info_arrays[k] for k in range(len(info_arrays))]
+        return arrays, {k: join_state(info, parts) for k, info in meta.infos}
+    except (ValueError, TypeError, LookupError, OSError, EOFError, zipfile.BadZipFile, StateError) as error:
         raise ConfigurationError(
             describe(
                 f"A chunk of this recording holds what no recorder writes: {error}",

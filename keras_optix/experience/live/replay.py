@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from keras_optix.arguments import names_checked
-from keras_optix.errors import ConfigurationError, describe
+from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.experience.live.recording import RecordedItem, RecordedWindow, Taken
 from keras_optix.experience.live.recording_file import (
     CHUNK,
@@ -26,6 +26,7 @@ from keras_optix.experience.live.recording_file import (
     VERSION,
     WINDOW,
     WINDOW_MARK,
+    Header,
     decode_chunk,
     read_head,
     read_payload,
@@ -33,6 +34,7 @@ from keras_optix.experience.live.recording_file import (
 from keras_optix.experience.observations import Leaf, ObservationLayout
 from keras_optix.experience.spaces_json import from_json
 from keras_optix.reprs import OneLineRepr
+from keras_optix.states import read_state
 from keras_optix.validation import check_choice, check_float, check_path
 
 
@@ -169,18 +171,18 @@ class ReplayFeed(OneLineRepr):
         head = read_head(file)
         payload = None if head is None or head.kind != HEADER else read_payload(file, head)
         try:
-            about = json.loads(payload or b"")
-            self.observation_space = from_json(about["observation_space"])
-            self.action_space = from_json(about["action_space"])
-            window_size: int | None = about["window_size"]
-        except (ValueError, LookupError, TypeError) as error:
+            header = read_state(Header, json.loads(payload or b""), "header of the recording", fix="", part=True)
+            self.observation_space = from_json(header.observation_space)
+            self.action_space = from_json(header.action_space)
+        except (ValueError, LookupError, TypeError, AttributeError, StateError) as error:
             raise ConfigurationError(
                 describe(
                     "This recording is torn or damaged before its first item: nothing in it can be replayed.",
                     path=str(self.path),
+                    reason=str(error),
                 )
             ) from error
-        return window_size
+        return header.window_size
 
     def _scan(self, file: BinaryIO) -> None:
         """Finds the windows and where the last whole record ends, without reading the items."""
