@@ -82,7 +82,7 @@ def test_the_wrong_order_has_a_name(small_ppo: MakeAgent) -> None:
 
 def test_compile_may_come_before_or_after_the_dataset() -> None:
     for first in ("compile", "dataset"):
-        agent = optix.PPOAgent(epochs=1)
+        agent = optix.PPOAgent(update_epochs=1)
         if first == "compile":
             agent.compile(optimizer="sgd", jit_compile=False)
         dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4)
@@ -148,7 +148,7 @@ def test_setting_several_is_all_or_none(small_ppo: MakeAgent) -> None:
     assert agent.hyperparams["gamma"] == 0.5
 
 
-@pytest.mark.parametrize("options", [{"gamma": 2.0}, {"clip_ratio": 0.0}, {"epochs": 0}, {"minibatch_size": 0}])
+@pytest.mark.parametrize("options", [{"gamma": 2.0}, {"clip_ratio": 0.0}, {"update_epochs": 0}, {"minibatch_size": 0}])
 def test_bad_constructor_arguments(options: dict[str, Any]) -> None:
     with pytest.raises(optix.ConfigurationError, match="Received: "):
         optix.PPOAgent(**options)
@@ -196,7 +196,7 @@ class Traces(optix.PPOAgent):
 def test_assignments_and_a_restore_take_effect_without_a_retrace(
     small_network: Callable[[int, int], Any], jit_compile: bool
 ) -> None:
-    agent = Traces(small_network(2, 2), small_network(2, 1), epochs=1)
+    agent = Traces(small_network(2, 2), small_network(2, 1), update_epochs=1)
     agent.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=jit_compile)
     dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4)
     agent.fit(dataset, steps_per_epoch=1, verbose=0)
@@ -356,7 +356,7 @@ def test_validation_data_is_scored_and_not_learned_from(small_ppo: MakeAgent) ->
 def test_two_runs_with_one_seed_are_bit_equal(small_network: Callable[[int, int], Any]) -> None:
     def weights() -> list[np.ndarray]:
         keras.utils.set_random_seed(3)
-        agent = optix.PPOAgent(small_network(4, 4), small_network(4, 1), epochs=2, minibatch_size=6)
+        agent = optix.PPOAgent(small_network(4, 4), small_network(4, 1), update_epochs=2, minibatch_size=6)
         agent.compile(optimizer=keras.optimizers.Adam(1e-2), jit_compile=False)
         dataset = optix.dataset_from_env(lambda: IdentityEnv(4), agent, window_size=8, num_envs=2, seed=3)
         agent.fit(dataset, steps_per_epoch=10, verbose=0)

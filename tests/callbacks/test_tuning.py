@@ -187,7 +187,7 @@ def test_nothing_is_compiled_anew(small_network: Callable[[int, int], Any]) -> N
             traces.append(window)
             return super().train_step(window)
 
-    agent = Traced(small_network(4, 4), small_network(4, 1), epochs=1)
+    agent = Traced(small_network(4, 4), small_network(4, 1), update_epochs=1)
     agent.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=False)
     for tuner in (
         optix.BackoffOptimizer(block=2, max_rounds=1),
