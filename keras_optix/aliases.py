@@ -28,7 +28,7 @@ GROUPED = {
         (
             "EnvError",
             "FeedError",
-            "HyperparameterError",
+            "HyperparamError",
             "LoweringError",
             "NonFiniteError",
             "RegistryError",

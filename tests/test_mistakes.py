@@ -155,11 +155,11 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     "agent: hyperparameter as number": (
         lambda w: optix.Agent(hyperparams={"heat": 1.0}),
         ARGUMENT,
-        r"Write \{\"heat\": Hyperparameter\(",
+        r"Write \{\"heat\": Hyperparam\(",
     ),
     "agent: hyperparameters as list": (lambda w: optix.Agent(hyperparams=[1]), ARGUMENT, r"mapping of names to Hyper"),
-    "hyperparameter: string": (lambda w: optix.Hyperparameter("high"), ARGUMENT, r"`value` must be a number"),
-    "hyperparameter: name": (lambda w: optix.Hyperparameter(1.0, minimum=0), ARGUMENT, r"no argument `minimum`"),
+    "hyperparameter: string": (lambda w: optix.Hyperparam("high"), ARGUMENT, r"`value` must be a number"),
+    "hyperparameter: name": (lambda w: optix.Hyperparam(1.0, minimum=0), ARGUMENT, r"no argument `minimum`"),
     # Agents: attributes
     "attribute: misspelt": (
         lambda w: set_on(w.agent, "gama", 0.9)(),
@@ -186,12 +186,12 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     "hyperparams: read attribute": (lambda w: w.agent.hyperparams.gamma, NAME, r"hyperparams\['gamma'\]"),
     "hyperparams: misspelt": (
         lambda w: w.agent.hyperparams.update(gama=0.9),
-        optix.errors.HyperparameterError,
+        optix.errors.HyperparamError,
         r"Did you mean 'gamma'\?",
     ),
     "hyperparams: of SB3": (
         lambda w: w.agent.hyperparams["vf_coef"],
-        optix.errors.HyperparameterError,
+        optix.errors.HyperparamError,
         r"`value_coefficient`",
     ),
     "package: of SB3": (lambda w: optix.PPO, NAME, r"PPOAgent"),

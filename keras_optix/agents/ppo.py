@@ -12,7 +12,7 @@ from keras import ops
 from keras_optix.agents.actor_critic import ActorCriticAgent, Rows, flatten
 from keras_optix.agents.distributions import ActionDistribution
 from keras_optix.agents.gradient_step import REGULARIZATION
-from keras_optix.agents.hyperparameters import declared
+from keras_optix.agents.hyperparams import declared
 from keras_optix.aliases import other_names
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses

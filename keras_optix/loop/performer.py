@@ -110,7 +110,7 @@ class Performer:
             do.RestoreUntrained: lambda action: self._restore_untrained(),
             do.DrawVariant: self._draw_variant,
             do.CountVariants: lambda action: self.variants,
-            do.SetHyperparameters: lambda action: tuning.set(action.values, action.kind),
+            do.SetHyperparams: lambda action: tuning.set(action.values, action.kind),
             do.Mutate: self._mutate,
             do.BeginRegime: lambda action: scheduler.shifted(),
             do.LeaveRegime: self._leave_regime,

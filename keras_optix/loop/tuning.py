@@ -139,7 +139,7 @@ class Tuning:
 
         Raises:
             ConfigurationError: There is nothing to search.
-            HyperparameterError: A name or a value is not legal.
+            HyperparamError: A name or a value is not legal.
         """
         tuner.bind(self._adapter.search_spaces)
         for values in tuner.values_to_check():

@@ -127,21 +127,21 @@ def test_hyperparameters_are_read_written_and_bounded(small_ppo: MakeAgent) -> N
     agent.hyperparams["learning_rate"] = 3e-4
     assert float(agent.optimizer.learning_rate) == pytest.approx(3e-4)
     assert set(agent.hyperparams) >= {"gamma", "gae_lambda", "clip_ratio", "entropy_coefficient", "learning_rate"}
-    with pytest.raises(optix.errors.HyperparameterError, match=r"'gamma' must be in \[0, 1\]\. Received: gamma=1\.5"):
+    with pytest.raises(optix.errors.HyperparamError, match=r"'gamma' must be in \[0, 1\]\. Received: gamma=1\.5"):
         agent.hyperparams["gamma"] = 1.5
-    with pytest.raises(optix.errors.HyperparameterError, match=r"Unknown.*Received: name='gama'.*gamma"):
+    with pytest.raises(optix.errors.HyperparamError, match=r"Unknown.*Received: name='gama'.*gamma"):
         agent.hyperparams["gama"] = 0.9
     for bad in (float("nan"), "0.9", True):
-        with pytest.raises(optix.errors.HyperparameterError):
+        with pytest.raises(optix.errors.HyperparamError):
             agent.hyperparams["gamma"] = bad  # type: ignore[assignment]
-    with pytest.raises(optix.errors.HyperparameterError):
+    with pytest.raises(optix.errors.HyperparamError):
         del agent.hyperparams["gamma"]
 
 
 def test_setting_several_is_all_or_none(small_ppo: MakeAgent) -> None:
     agent = small_ppo()
     before = agent.get_hyperparams()
-    with pytest.raises(optix.errors.HyperparameterError):
+    with pytest.raises(optix.errors.HyperparamError):
         agent.set_hyperparams(optix.HyperparamSet({"gamma": 0.5, "clip_ratio": -1.0}))
     assert agent.get_hyperparams() == before
     agent.set_hyperparams(optix.HyperparamSet({"gamma": 0.5, "clip_ratio": 0.1}))
@@ -309,7 +309,7 @@ def test_an_agent_of_ones_own_gets_the_logs_of_every_agent(small_network: Callab
             self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
             return {"my_loss": loss, "scale": tf.identity(self.hyperparams.tensor("scale"))}
 
-    agent = Mine(small_network(2, 2), hyperparams={"scale": optix.Hyperparameter(0.5, 0.0, 1.0)})
+    agent = Mine(small_network(2, 2), hyperparams={"scale": optix.Hyperparam(0.5, 0.0, 1.0)})
     agent.compile(optimizer="adam")
     history = agent.fit(optix.dataset_from_env(CountingEnv, agent, window_size=6), steps_per_epoch=4, verbose=0)
     assert set(history.history) == {"my_loss", "scale", "episode_return", "episode_length", "policy_lag"}

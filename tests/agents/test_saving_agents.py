@@ -224,7 +224,7 @@ class Tempered(optix.ReinforceAgent):
 @keras.saving.register_keras_serializable("tests")
 class Own(optix.Agent):
     def __init__(self, policy: Any = None, *, temperature: float = 1.0, **kwargs: Any) -> None:
-        own = {"temperature": optix.Hyperparameter(temperature), "margin": optix.Hyperparameter(0.5)}
+        own = {"temperature": optix.Hyperparam(temperature), "margin": optix.Hyperparam(0.5)}
         super().__init__(policy, hyperparams=own, **kwargs)
 
 

@@ -175,7 +175,7 @@ def test_a_replay_sets_the_first_values_before_the_first_window(small_ppo: MakeA
 
 def test_a_schedule_of_something_else_is_refused_before_the_first_step(small_ppo: MakeAgent) -> None:
     agent = small_ppo(4, 4)
-    with pytest.raises(optix.errors.HyperparameterError, match="temperature"):
+    with pytest.raises(optix.errors.HyperparamError, match="temperature"):
         fit(agent, loop(optix.tuners.ReplaySchedule(optix.tuners.Schedule({"temperature": 1.0}))))
 
 
