@@ -20,7 +20,7 @@ from keras_optix.loop.journal import Journal
 from keras_optix.loop.manager import Manager
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.record import EventKind
-from keras_optix.loop.regime_library import RegimeLibrary
+from keras_optix.loop.regime_library import NoScoreHistory, RegimeLibrary, ScoreHistory
 from keras_optix.loop.runner import LATER
 from keras_optix.loop.scheduler import BackoffScheduler, Decision, LoopEvent
 from keras_optix.loop.scheduler_state import LoopState
@@ -80,7 +80,8 @@ class Performer:
         self.manager, self.pool = manager, pool
         self.best = Best(scheduler)
         keeps, most = manager.bank, manager.max_regimes
-        self.regimes = RegimeLibrary(registry, manager.regime_detector, keeps=keeps, max_regimes=most)
+        history = ScoreHistory() if manager.evolves else NoScoreHistory()
+        self.regimes = RegimeLibrary(registry, manager.regime_detector, keeps=keeps, max_regimes=most, history=history)
         self.agreement = Agreement()
         self.candidate: PolicyRef | None = None
         self.metrics = EvalMetrics(None)

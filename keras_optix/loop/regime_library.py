@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keras_optix.errors import ConfigurationError, describe
@@ -18,6 +18,44 @@ from keras_optix.store.registry import CheckpointRegistry
 _HISTORY = 256  # evaluations that a detector sees
 
 
+class ScoreHistory:
+    """The latest evaluations, as a detector sees them and comparisons ask for their scores."""
+
+    def __init__(self) -> None:
+        self._latest: deque[EvalMetrics] = deque(maxlen=_HISTORY)
+
+    @property
+    def scores(self) -> list[float]:
+        """Their scores, oldest first."""
+        return [metrics.primary_score for metrics in self._latest if metrics.primary_score is not None]
+
+    def add(self, evaluation: Evaluation) -> list[EvalMetrics]:
+        """Takes one more, and returns all."""
+        score = evaluation.score
+        stderr = score.stderr if math.isfinite(score.stderr) else None
+        self._latest.append(EvalMetrics(score.mean, {}, evaluation.window_id, stderr, score.n))
+        return list(self._latest)
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Returns all as JSON values."""
+        return [dict(vars(metrics)) for metrics in self._latest]
+
+    def from_json(self, values: Sequence[Mapping[str, Any]]) -> None:
+        """Restores what `to_json` returned."""
+        self._latest = deque((EvalMetrics(**metrics) for metrics in values), maxlen=_HISTORY)
+
+
+class NoScoreHistory(ScoreHistory):
+    """Keeps and saves nothing: without a policy manager nobody asks for it."""
+
+    def add(self, evaluation: Evaluation) -> list[EvalMetrics]:
+        """See `ScoreHistory`."""
+        return []
+
+    def from_json(self, values: Sequence[Mapping[str, Any]]) -> None:
+        """See `ScoreHistory`; files of earlier versions have some."""
+
+
 class RegimeLibrary:
     """Names regimes, by a detector or by counting them, and keeps a policy for each.
 
@@ -26,13 +64,20 @@ class RegimeLibrary:
         detector: Names regimes. None: regimes are counted, one for each shift.
         keeps: Whether policies are kept.
         max_regimes: How many are, at most.
+        history: Keeps the latest evaluations, or nothing. Defaults to a `ScoreHistory`.
 
     Attributes:
         regime: The regime at hand; None before a detector named one.
     """
 
     def __init__(
-        self, registry: CheckpointRegistry, detector: RegimeDetector | None, *, keeps: bool, max_regimes: int
+        self,
+        registry: CheckpointRegistry,
+        detector: RegimeDetector | None,
+        *,
+        keeps: bool,
+        max_regimes: int,
+        history: ScoreHistory | None = None,
     ) -> None:
         self.regime: str | None = None
         self._detector = detector
@@ -41,13 +86,13 @@ class RegimeLibrary:
         self._counted = 0
         self._names: list[str] = []  # in the order in which they were first seen
         self._offered = True  # whether the policy of the regime at hand was tried, or there was no need to
-        self._history: deque[EvalMetrics] = deque(maxlen=_HISTORY)
+        self._history = ScoreHistory() if history is None else history
         self.enter_new()
 
     @property
     def scores(self) -> list[float]:
         """The latest scores, oldest first."""
-        return [metrics.primary_score for metrics in self._history if metrics.primary_score is not None]
+        return self._history.scores
 
     @property
     def snapshot_ids(self) -> tuple[int, ...]:
@@ -60,12 +105,10 @@ class RegimeLibrary:
         Raises:
             ConfigurationError: The detector named none.
         """
-        score = evaluation.score
-        stderr = score.stderr if math.isfinite(score.stderr) else None
-        self._history.append(EvalMetrics(score.mean, {}, evaluation.window_id, stderr, score.n))
+        latest = self._history.add(evaluation)
         if self._detector is None:
             return None
-        regime = self._detector.detect(list(self._history))
+        regime = self._detector.detect(latest)
         if not isinstance(regime, str) or not regime:
             problem = "`RegimeDetector.detect` must return the name of a regime."
             raise ConfigurationError(describe(problem, returned=regime))
@@ -137,7 +180,7 @@ class RegimeLibrary:
             "names": self._names,
             "offered": self._offered,
             "bank": self._bank.to_json(),
-            "history": [vars(metrics) for metrics in self._history],
+            "history": self._history.to_json(),
         }
 
     def from_json(self, values: Mapping[str, Any]) -> None:
@@ -145,4 +188,4 @@ class RegimeLibrary:
         self.regime, self._counted = values["regime"], values["counted"]
         self._names, self._offered = list(values["names"]), values["offered"]
         self._bank.from_json(values["bank"])
-        self._history = deque((EvalMetrics(**metrics) for metrics in values["history"]), maxlen=_HISTORY)
+        self._history.from_json(values["history"])

@@ -11,7 +11,7 @@ import pytest
 
 import keras_optix as optix
 from keras_optix.evaluators.evaluation import Evaluation
-from keras_optix.loop.regime_library import RegimeLibrary
+from keras_optix.loop.regime_library import NoScoreHistory, RegimeLibrary
 from keras_optix.statistics.estimates import Estimate
 from keras_optix.store.manifest import PolicySnapshot
 
@@ -117,3 +117,14 @@ def test_a_resumed_run_knows_its_worlds(tmp_path: Path) -> None:
     assert again.to_json() == regimes.to_json()
     assert again.scores == [1.0]
     assert [name for name, _ in again.leave(snapshot(registry))] == ["regime 1"]
+
+
+def test_without_a_history_no_score_is_kept_or_read(tmp_path: Path) -> None:
+    registry = optix.CheckpointRegistry(tmp_path)
+    kept, without = library_of(registry), library_of(registry, history=NoScoreHistory())
+    for library in (kept, without):
+        assert library.see(EVALUATION) is None
+    assert (kept.scores, without.scores, without.to_json()["history"]) == ([1.0], [], [])
+    without.from_json(json.loads(json.dumps(kept.to_json())))  # a file of before has scores that nobody asks for
+    assert without.scores == []
+    assert without.to_json() == kept.to_json() | {"history": []}
