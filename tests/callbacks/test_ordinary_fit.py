@@ -267,7 +267,7 @@ def test_newer_weights_of_a_backup_are_kept(tmp_path: Path) -> None:
         return mine, [mine, keras.callbacks.BackupAndRestore(tmp_path / "b")]
 
     def stop_writing(model: Any) -> None:
-        store = mine._store
+        store = mine._resuming._store
         assert store is not None
         store._interval = None
 
