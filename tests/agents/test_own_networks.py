@@ -297,6 +297,16 @@ def test_snapshots_and_rollback(tmp_path: Path) -> None:
     assert_same([kernel], [agent.predictor.get_weights()[0]])
 
 
+def test_variants_begin_with_all_weights_of_the_best(tmp_path: Path) -> None:
+    agent, registry = trained(WAYS["when_bound"]()), optix.CheckpointRegistry(tmp_path)
+    score, hyperparams = optix.EvalMetrics(1.0), agent.get_hyperparams()
+    registry.save(agent.get_state(), eval_metrics=score, hyperparams=hyperparams, promoted=True)
+    shell = trained(WAYS["when_bound"](), steps=1)
+    assert np.abs(shell.target.get_weights()[0] - agent.target.get_weights()[0]).max() > 0
+    optix.PolicyManager(registry, seed=0).spawn_variant(shell)
+    assert_same(shell.get_state().values(), agent.get_state().values())
+
+
 class Cut(keras.callbacks.Callback):  # type: ignore[misc]
     """A run that is cut off."""
 
