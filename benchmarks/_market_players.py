@@ -139,7 +139,7 @@ def train_specialist(regime: str, seed: int, training: Training) -> PPOAgent:
     agent = PPOAgent(
         policy,
         gamma=training.gamma,
-        epochs=training.epochs,
+        update_epochs=training.epochs,
         minibatch_size=training.minibatch_size,
         name=f"{regime}_specialist",
     )

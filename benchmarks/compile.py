@@ -116,7 +116,7 @@ def trainer_of(case: Case, way: str) -> Any:
             return keras.Model(inputs, tensor)
 
         networks = [network(6), network(1)]
-    agent = optix.PPOAgent(*networks, epochs=case.epochs, minibatch_size=case.minibatch)
+    agent = optix.PPOAgent(*networks, update_epochs=case.epochs, minibatch_size=case.minibatch)
     agent.compile(optimizer=keras.optimizers.Adam(3e-4), jit_compile=JIT[way])
     dataset = optix.dataset_from_env(
         lambda: Stored(case.shape, case.categories), agent, window_size=case.steps, num_envs=case.envs, seed=0

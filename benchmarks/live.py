@@ -91,7 +91,7 @@ def run(overflow: str, slowness: int, seed: int, rate: float, seconds: float, ep
     )
     assert server.stdout is not None  # noqa: S101
     port = int(server.stdout.readline())
-    agent = optix.PPOAgent(gamma=0.0, epochs=epochs * slowness)
+    agent = optix.PPOAgent(gamma=0.0, update_epochs=epochs * slowness)
     agent.compile(optimizer=keras.optimizers.Adam(1e-3))
     boundary = optix.live.every_n_steps(WINDOW)
     dataset = optix.dataset_from_stream(Ticks(port), agent, boundary=boundary, seed=seed, overflow=overflow)

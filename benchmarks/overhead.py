@@ -135,7 +135,7 @@ def resume_point(directory: Path) -> tuple[float, int]:
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
             """Keras' hook."""
             now = time.perf_counter()
-            store, loop = mine._store, mine._loop
+            store, loop = mine._resuming._store, mine._loop
             if store is not None and loop is not None and batch >= 5:
                 store.write(*loop.save())
                 seconds.append(time.perf_counter() - now)

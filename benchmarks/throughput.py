@@ -35,7 +35,7 @@ def run_ours(steps: int, seed: int) -> dict[str, float]:
                 self.first = time.perf_counter()
 
     keras.utils.set_random_seed(seed)
-    agent = optix.PPOAgent(gamma=GAMMA, gae_lambda=GAE_LAMBDA, epochs=EPOCHS, minibatch_size=BATCH)
+    agent = optix.PPOAgent(gamma=GAMMA, gae_lambda=GAE_LAMBDA, update_epochs=EPOCHS, minibatch_size=BATCH)
     agent.compile(optimizer=keras.optimizers.Adam(LEARNING_RATE, epsilon=1e-5))
     dataset = optix.dataset_from_env("CartPole-v1", agent, window_size=N_STEPS, num_envs=N_ENVS, seed=seed)
     windows = steps // (N_ENVS * N_STEPS)

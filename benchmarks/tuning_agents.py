@@ -90,7 +90,7 @@ TASKS = {
         5,
         n_envs=8,
         n_steps=64,
-        options={"gamma": 0.99, "gae_lambda": 0.94, "epochs": 4, "normalize_observations": True},
+        options={"gamma": 0.99, "gae_lambda": 0.94, "update_epochs": 4, "normalize_observations": True},
     ),
 }
 

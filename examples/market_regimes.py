@@ -26,7 +26,7 @@ WINDOWS = len(TURNS) * TURN
 
 def train_specialist(regime: str, seed: int) -> optix.PPOAgent:
     """PPO in a market of one regime; a position is paid in the next step, so the discount is small."""
-    agent = optix.PPOAgent(gamma=0.5, epochs=4, minibatch_size=100)
+    agent = optix.PPOAgent(gamma=0.5, update_epochs=4, minibatch_size=100)
     agent.compile(optimizer=keras.optimizers.Adam(2e-3))
     dataset = optix.dataset_from_env(lambda: MarketEnv([regime]), agent, window_size=50, num_envs=8, seed=seed)
     agent.fit(dataset, callbacks=[optix.OptixCallback(max_windows=150, verbose=0)], verbose=0)

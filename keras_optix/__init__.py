@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 _MODULES = {
     "keras_optix.agents.agent": ("Agent",),
     "keras_optix.agents.ensemble": ("EnsembleAgent",),
-    "keras_optix.agents.hyperparameters": ("Hyperparameter",),
+    "keras_optix.agents.hyperparams": ("Hyperparam",),
     "keras_optix.agents.ppo": ("PPOAgent",),
     "keras_optix.agents.reinforce": ("ReinforceAgent",),
     "keras_optix.callbacks.loop_callback": ("LoopCallback",),

@@ -1,14 +1,18 @@
 """Names of the system's page, and earlier ones of ours, beside the field's: each is importable.
 
-An episode ends where the environment says; the page calls a window so.
+An episode ends where the environment says; the page calls a window so. `PPOAgent(epochs=)` of an earlier version is
+`update_epochs`, for the epochs of `fit` are others.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
 from collections.abc import Callable
 from typing import Any, TypeVar
+
+from keras_optix.arguments import under_our_names
 
 C = TypeVar("C", bound=type)
 
@@ -24,7 +28,7 @@ GROUPED = {
         (
             "EnvError",
             "FeedError",
-            "HyperparameterError",
+            "HyperparamError",
             "LoweringError",
             "NonFiniteError",
             "RegistryError",
@@ -43,11 +47,11 @@ GROUPED = {
 }
 
 
-def page_names(**names: str) -> Callable[[C], C]:
-    """Lets a class take arguments, and give attributes, under the names that the page has for them.
+def other_names(**names: str) -> Callable[[C], C]:
+    """Lets a class take arguments, and give attributes, under other names: those of the page, or earlier ones of ours.
 
     Args:
-        names: By the page's name, the name here.
+        names: By the other name, the name here.
     """
 
     def renamed(cls: C) -> C:
@@ -55,12 +59,23 @@ def page_names(**names: str) -> Callable[[C], C]:
 
         @functools.wraps(begin)
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
-            begin(self, *args, **{names.get(name, name): value for name, value in kwargs.items()})
+            begin(self, *args, **under_our_names(cls.__name__, kwargs, names))
 
+        # Keras looks at the signature in a way that does not see through wrappers.
+        init.__signature__ = inspect.signature(begin)  # type: ignore[attr-defined]
         cls.__init__ = init  # type: ignore[misc]
-        cls.page_names = dict(names)  # type: ignore[attr-defined]
-        for page_name, name in names.items():
-            setattr(cls, page_name, property(operator.attrgetter(name), doc=f"The page's name for `{name}`."))
+        cls.other_names = dict(names)  # type: ignore[attr-defined]
+        for other, name in names.items():
+            setattr(cls, other, _alias(name))
         return cls
 
     return renamed
+
+
+def _alias(name: str) -> property:
+    """An attribute that is another one, to be read and, where that one can be, set."""
+
+    def change(self: Any, value: Any) -> None:
+        setattr(self, name, value)
+
+    return property(operator.attrgetter(name), change, doc=f"Another name of `{name}`.")

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
-from keras_optix.errors import ArgumentError, UnknownNameError
+from keras_optix.errors import ArgumentError, UnknownNameError, describe
 from keras_optix.foreign_names import ARGUMENTS
 from keras_optix.kinds import with_kind
 from keras_optix.validation import nearest
@@ -78,6 +78,25 @@ def check_names(
             raise ArgumentError(f"{called} needs `{name}`, which is missing. It needs: {', '.join(taken.needed)}.")
 
 
+def under_our_names(called: str, arguments: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Arguments under the names that they have here.
+
+    Args:
+        called: What is called with them, for the message.
+        arguments: By name.
+        names: By the other name, the name here.
+
+    Raises:
+        ArgumentError: An argument is given under both of its names.
+    """
+    for other, name in names.items():
+        if other in arguments and name in arguments:
+            problem = f"{called} was given `{name}` twice, for `{other}` is another name of it."
+            received = {other: arguments[other], name: arguments[name]}
+            raise ArgumentError(describe(problem, fix=f"Give `{name}` alone.", **received))
+    return {names.get(name, name): value for name, value in arguments.items()}
+
+
 def unknown_argument(called: str, name: str, value: object, known: Iterable[str]) -> ArgumentError:
     """The error of an argument that there is not.
 
@@ -133,8 +152,10 @@ class NamesChecked:
                 if cls.__init__ is object.__init__:  # which would swallow them
                     names = ", ".join([*map(with_kind, args), *kwargs])
                     raise ArgumentError(f"{cls.__name__} takes no arguments. Received: {names}.")
-                known = getattr(cls, "page_names", {})
-                named = {known.get(name, name): value for name, value in kwargs.items()}
+                # A subclass may have an argument of its own that is so called.
+                taken = _taken_by(cls.__init__, True).names
+                others = {name: ours for name, ours in getattr(cls, "other_names", {}).items() if name not in taken}
+                named = under_our_names(cls.__name__, kwargs, others)
                 check_names(cls.__init__, args, named, called=cls.__name__, bound=True)
             new = super().__new__
             return new(cls) if new is object.__new__ else new(cls, *args, **kwargs)

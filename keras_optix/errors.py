@@ -37,7 +37,7 @@ class NetworkError(SpaceError, ArgumentError):
     """What was given for a network is none."""
 
 
-class HyperparameterError(ConfigurationError):
+class HyperparamError(ConfigurationError):
     """A hyperparameter is unknown, not finite, or outside its bounds."""
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_optix.aliases import page_names
+from keras_optix.aliases import other_names
 from keras_optix.arguments import NamesChecked
 from keras_optix.formatting import format_any, format_estimate, format_number
 from keras_optix.reprs import call_repr
@@ -39,7 +39,7 @@ class EpisodeRecord(NamedTuple):
     first_window: int = 0
 
 
-@page_names(episode_id="window_id")
+@other_names(episode_id="window_id")
 @dataclass(frozen=True)
 class WindowData:
     """What an evaluator sees of a window: ``[T, N]`` arrays (time, environments) and the episodes that ended in it.
@@ -101,7 +101,7 @@ class WindowData:
         return np.array([episode.total_reward for episode in self.episodes], dtype=np.float64)
 
 
-@page_names(episode_id="window_id")
+@other_names(episode_id="window_id")
 @dataclass(frozen=True)
 class EvalMetrics(NamesChecked):
     """A score; higher is better.
@@ -142,7 +142,7 @@ class EvalMetrics(NamesChecked):
             refuse_kind("metrics", self.metrics, "a mapping of names to numbers", fix='Such as {"profit": 1.5}.')
 
 
-@page_names(episode_id="window_id")
+@other_names(episode_id="window_id")
 @dataclass(frozen=True)
 class HyperparamSet(NamesChecked):
     """Hyperparameter values and the window from which on they were set."""

@@ -103,7 +103,7 @@ def small_ppo(small_network: Callable[[int, int], Any]) -> Callable[..., optix.P
 
     def make(inputs: int = 2, actions: int = 2, *, jit_compile: bool = False, **kwargs: Any) -> optix.PPOAgent:
         compile_options = {"steps_per_execution": kwargs.pop("steps_per_execution", 1)}
-        settings = {"epochs": 2, "minibatch_size": 8} | kwargs
+        settings = {"update_epochs": 2, "minibatch_size": 8} | kwargs
         agent = optix.PPOAgent(small_network(inputs, actions), small_network(inputs, 1), **settings)
         agent.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=jit_compile, **compile_options)
         return agent

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
 import keras_optix as optix
 from keras_optix.aliases import PAGE_NAMES
+from keras_optix.errors import ArgumentError
 from keras_optix.testing import CountingEnv
 
 
@@ -50,3 +54,40 @@ def test_an_evaluator_and_a_hook_of_the_page_work(small_ppo: object) -> None:
     assert hook.heard
     assert all(window == scored for window, scored in hook.heard)
     assert np.isfinite(callback.history["score"]).all()
+
+
+def test_epochs_of_an_update_were_called_epochs(tmp_path: Path) -> None:
+    agent = optix.PPOAgent(epochs=3)  # type: ignore[call-arg]
+    assert agent.epochs == agent.update_epochs == agent.get_config()["update_epochs"] == 3
+    assert "epochs" not in agent.get_config()
+    agent.epochs = 4
+    assert agent.update_epochs == 4
+    with pytest.raises(optix.ConfigurationError, match=r"`update_epochs` must be .*update_epochs=0"):
+        optix.PPOAgent(epochs=0)  # type: ignore[call-arg]
+    with pytest.raises(
+        ArgumentError, match=r"`update_epochs` twice, .*epochs=3, update_epochs=4\. Give `update_epochs`"
+    ):
+        optix.PPOAgent(epochs=3, update_epochs=4)  # type: ignore[call-arg]
+    with pytest.raises(ArgumentError, match=r"n_epochs=3 .*Here it is `update_epochs` of PPOAgent"):
+        optix.PPOAgent(n_epochs=3)  # type: ignore[call-arg]
+    config = agent.get_config()
+    config["epochs"] = config.pop("update_epochs")  # as files of before have it
+    assert optix.PPOAgent.from_config(config).update_epochs == 4
+
+
+class PassesOn(optix.PPOAgent):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
+
+class SaysItself(optix.PPOAgent):
+    def __init__(self, policy: Any = None, epochs: int = 2) -> None:
+        super().__init__(policy, update_epochs=epochs)
+
+
+def test_subclasses_take_both_names_and_may_have_an_argument_of_that_name() -> None:
+    for agent in (PassesOn(epochs=5), PassesOn(update_epochs=5), SaysItself(epochs=5)):
+        assert agent.update_epochs == 5
+        assert type(agent).from_config(agent.get_config()).update_epochs == 5
+    with pytest.raises(ArgumentError, match="twice"):
+        PassesOn(epochs=5, update_epochs=4)

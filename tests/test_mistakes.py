@@ -76,7 +76,7 @@ def network(outputs: int = 2) -> Any:
 
 
 def ppo(**kwargs: Any) -> Any:
-    agent = optix.PPOAgent(network(), network(1), epochs=1, minibatch_size=8, **kwargs)
+    agent = optix.PPOAgent(network(), network(1), update_epochs=1, minibatch_size=8, **kwargs)
     agent.compile("sgd", jit_compile=False)
     return agent
 
@@ -134,9 +134,9 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     "agent: number as string": (lambda w: optix.PPOAgent(gamma="0.9"), ARGUMENT, r"`gamma` must be a number.*a string"),
     "agent: array as number": (lambda w: optix.PPOAgent(gamma=np.ones(2)), ARGUMENT, r"`gamma` must be a number"),
     "agent: float for an integer": (
-        lambda w: optix.PPOAgent(epochs=2.5),
+        lambda w: optix.PPOAgent(update_epochs=2.5),
         ARGUMENT,
-        r"`epochs` must be an integer >= 1",
+        r"`update_epochs` must be an integer >= 1",
     ),
     "agent: string for a bool": (lambda w: optix.PPOAgent(normalize_rewards="false"), ARGUMENT, r"counts as true"),
     "agent: number for a bool": (
@@ -155,11 +155,11 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     "agent: hyperparameter as number": (
         lambda w: optix.Agent(hyperparams={"heat": 1.0}),
         ARGUMENT,
-        r"Write \{\"heat\": Hyperparameter\(",
+        r"Write \{\"heat\": Hyperparam\(",
     ),
     "agent: hyperparameters as list": (lambda w: optix.Agent(hyperparams=[1]), ARGUMENT, r"mapping of names to Hyper"),
-    "hyperparameter: string": (lambda w: optix.Hyperparameter("high"), ARGUMENT, r"`value` must be a number"),
-    "hyperparameter: name": (lambda w: optix.Hyperparameter(1.0, minimum=0), ARGUMENT, r"no argument `minimum`"),
+    "hyperparameter: string": (lambda w: optix.Hyperparam("high"), ARGUMENT, r"`value` must be a number"),
+    "hyperparameter: name": (lambda w: optix.Hyperparam(1.0, minimum=0), ARGUMENT, r"no argument `minimum`"),
     # Agents: attributes
     "attribute: misspelt": (
         lambda w: set_on(w.agent, "gama", 0.9)(),
@@ -186,12 +186,12 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     "hyperparams: read attribute": (lambda w: w.agent.hyperparams.gamma, NAME, r"hyperparams\['gamma'\]"),
     "hyperparams: misspelt": (
         lambda w: w.agent.hyperparams.update(gama=0.9),
-        optix.errors.HyperparameterError,
+        optix.errors.HyperparamError,
         r"Did you mean 'gamma'\?",
     ),
     "hyperparams: of SB3": (
         lambda w: w.agent.hyperparams["vf_coef"],
-        optix.errors.HyperparameterError,
+        optix.errors.HyperparamError,
         r"`value_coefficient`",
     ),
     "package: of SB3": (lambda w: optix.PPO, NAME, r"PPOAgent"),
@@ -651,10 +651,10 @@ def test_attributes_of_ones_own_are_no_mistakes(world: World) -> None:
     agent.note = agent.tag = "other"
     agent.anything = agent._gama = 3
     assert (agent.gammas, agent.tag, agent._gama) == ([0.8], "other", 3)
-    agent.epochs = 3
-    assert agent.epochs == 3
-    with pytest.raises(ARGUMENT, match="`epochs` must be an integer"):
-        agent.epochs = "3"
+    agent.update_epochs = 3
+    assert agent.update_epochs == 3
+    with pytest.raises(ARGUMENT, match="`update_epochs` must be an integer"):
+        agent.update_epochs = "3"
 
 
 def test_what_is_unambiguous_is_accepted(tmp_path: Path) -> None:

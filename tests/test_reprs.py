@@ -35,7 +35,7 @@ class Hook(optix.LoopCallback):
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Public objects by name, some of them after a run."""
-    agent = optix.PPOAgent(epochs=1)
+    agent = optix.PPOAgent(update_epochs=1)
     fresh = repr(agent)
     agent.compile(jit_compile=False)
     dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4, num_envs=2, seed=0)

@@ -58,3 +58,27 @@ def test_the_documents_use_the_same_words(name: str) -> None:
 def test_control_a_retired_word_is_found() -> None:
     assert found_in('"""The weights in force."""') == ["line 1: 'in force'"]
     assert found_in("crowned = 'a b'") == []  # code is for `grep`, and old files have old names
+
+
+SPELT_OUT = re.compile(r"\w*hyperparameter\w*", re.IGNORECASE)
+NAMES_OF_KERAS_TUNER = {"HyperParameters", "HyperParameter"}
+
+
+def names_in(tree: ast.AST) -> Iterator[str]:
+    """Identifiers: of variables, attributes, arguments, functions, classes and modules."""
+    for node in ast.walk(tree):
+        for part in ("id", "attr", "arg", "name", "module"):
+            name = getattr(node, part, None)
+            if isinstance(name, str):
+                yield name
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_hyperparams_are_spelt_in_one_way(path: Path) -> None:
+    assert "hyperparameter" not in path.name
+    found = {name for name in names_in(ast.parse(path.read_text())) if SPELT_OUT.search(name)}
+    assert found <= NAMES_OF_KERAS_TUNER
+
+
+def test_control_another_spelling_is_found() -> None:
+    assert [name for name in names_in(ast.parse("set_hyperparameters(1)")) if SPELT_OUT.search(name)]

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_optix.agents.agent import Agent
 from keras_optix.agents.default_networks import default_network, default_network_beside, has_images
-from keras_optix.agents.hyperparameters import Hyperparameter, declared
+from keras_optix.agents.hyperparams import Hyperparam, declared
 from keras_optix.agents.network_checks import check_kind, check_network
 from keras_optix.agents.networks import network_inputs
 from keras_optix.agents.normalization import RewardScale
@@ -95,7 +95,7 @@ class ActorCriticAgent(Agent):
         max_grad_norm: float,
         normalize_rewards: bool = False,
         share_features: bool = True,
-        hyperparams: Mapping[str, Hyperparameter] | None = None,
+        hyperparams: Mapping[str, Hyperparam] | None = None,
         **kwargs: Any,
     ) -> None:
         shared = {

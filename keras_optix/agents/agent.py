@@ -18,7 +18,7 @@ from keras_optix.agents.default_networks import default_network
 from keras_optix.agents.distributions import ActionDistribution, check_distribution, distribution_for
 from keras_optix.agents.fit_checks import check_evaluate, check_fit
 from keras_optix.agents.gradient_step import averages_weights, complete, gradient_step, scaling_where_needed
-from keras_optix.agents.hyperparameters import Hyperparameter, Hyperparameters, learning_rate_of
+from keras_optix.agents.hyperparams import Hyperparam, Hyperparams, learning_rate_of
 from keras_optix.agents.jit import AUTO, JitChoice, apply_choice, check_jit, choose_jit
 from keras_optix.agents.live import LiveSource, WarmUp, feeds_may_end
 from keras_optix.agents.network_checks import check_kind, check_network
@@ -99,7 +99,7 @@ class Agent(AgentAttributes, WindowTrainer):
         self,
         policy: Any = None,
         *,
-        hyperparams: Mapping[str, Hyperparameter] | None = None,
+        hyperparams: Mapping[str, Hyperparam] | None = None,
         normalize_observations: bool = False,
         distribution: ActionDistribution | None = None,
         seed: int | None = None,
@@ -113,7 +113,7 @@ class Agent(AgentAttributes, WindowTrainer):
         self.policy = policy
         self.normalize_observations = check_bool("normalize_observations", normalize_observations)
         self.distribution = check_distribution(distribution)
-        self._hyperparams = Hyperparameters(check_hyperparams(hyperparams))
+        self._hyperparams = Hyperparams(check_hyperparams(hyperparams))
         self._observation_space: Any = None
         self._action_space: Any = None
         self._head: PolicyHead | None = None
@@ -603,7 +603,7 @@ class Agent(AgentAttributes, WindowTrainer):
     # Hyperparameters
 
     @property
-    def hyperparams(self) -> Hyperparameters:
+    def hyperparams(self) -> Hyperparams:
         """Hyperparameters by name; assigning takes effect in the next step."""
         return self._hyperparams
 
@@ -615,7 +615,7 @@ class Agent(AgentAttributes, WindowTrainer):
         """Sets several values, all or none.
 
         Raises:
-            HyperparameterError: A name is unknown or a value is not legal.
+            HyperparamError: A name is unknown or a value is not legal.
         """
         self._hyperparams.assign(hyperparams.params)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_optix.agents.hyperparameters import Hyperparameter
+from keras_optix.agents.hyperparams import Hyperparam
 from keras_optix.arguments import unknown_argument
 from keras_optix.errors import ArgumentError
 from keras_optix.validation import check_bool, check_kind, check_mapping, refuse_kind
@@ -22,19 +22,19 @@ _COMPILE_OTHERS = (
 _ADAM = "keras.optimizers.Adam(3e-4)"
 
 
-def check_hyperparams(hyperparams: Any) -> dict[str, Hyperparameter]:
+def check_hyperparams(hyperparams: Any) -> dict[str, Hyperparam]:
     """Returns the hyperparameters that an algorithm declares, as a dict.
 
     Raises:
-        ArgumentError: They are no mapping of names to `Hyperparameter`s.
+        ArgumentError: They are no mapping of names to `Hyperparam`s.
     """
     if hyperparams is None:
         return {}
     wanted = "a mapping of names to Hyperparameters"
-    checked = check_mapping("hyperparams", hyperparams, wanted, fix='Such as {"temperature": Hyperparameter(1.0)}.')
+    checked = check_mapping("hyperparams", hyperparams, wanted, fix='Such as {"temperature": Hyperparam(1.0)}.')
     for name, spec in checked.items():
-        fix = f'Write {{"{name}": Hyperparameter(value, low, high)}}.'
-        check_kind(f"hyperparams[{name!r}]", spec, Hyperparameter, fix=fix)
+        fix = f'Write {{"{name}": Hyperparam(value, low, high)}}.'
+        check_kind(f"hyperparams[{name!r}]", spec, Hyperparam, fix=fix)
     return dict(checked)
 
 

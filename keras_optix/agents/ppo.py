@@ -12,7 +12,8 @@ from keras import ops
 from keras_optix.agents.actor_critic import ActorCriticAgent, Rows, flatten
 from keras_optix.agents.distributions import ActionDistribution
 from keras_optix.agents.gradient_step import REGULARIZATION
-from keras_optix.agents.hyperparameters import declared
+from keras_optix.agents.hyperparams import declared
+from keras_optix.aliases import other_names
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses
 from keras_optix.ops.returns import gae
@@ -24,14 +25,15 @@ _LOGS = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_frac
 
 
 @keras.saving.register_keras_serializable("keras_optix")
+@other_names(epochs="update_epochs")
 class PPOAgent(ActorCriticAgent):
     """PPO with a clipped surrogate (Schulman et al. 2017, arXiv 1707.06347).
 
     Plays Discrete, MultiDiscrete, MultiBinary and Box actions. A Box policy is a Gaussian with a standard deviation
     that does not depend on the observation, unless the network gives one.
 
-    A window gives one update: advantages by GAE (truncated episodes are bootstrapped), then `epochs` passes over its
-    transitions in shuffled minibatches, all inside one compiled step. Advantages are standardised per minibatch and
+    A window gives one update: advantages by GAE (truncated episodes are bootstrapped), then `update_epochs` passes over
+    its transitions in shuffled minibatches, all inside one compiled step. Advantages are standardised per minibatch and
     gradients clipped by their global norm (Huang et al. 2022, "The 37 implementation details of PPO"). Rows that are no
     transition fill no minibatch: a window of nothing else gives no update, and logs of 0.
 
@@ -53,7 +55,8 @@ class PPOAgent(ActorCriticAgent):
         entropy_coefficient: Weight of the entropy bonus. Tunable. Defaults to 0.
         value_coefficient: Weight of the value loss (half the mean squared error). Tunable. Defaults to 0.5.
         max_grad_norm: Largest global norm of the gradient. Tunable. Defaults to 0.5.
-        epochs: Passes over a window. Defaults to 10.
+        update_epochs: Passes over a window, which have nothing to do with the epochs of `fit`. Defaults to 10. Programs
+            that say `epochs` work, too.
         minibatch_size: Transitions in a minibatch. Defaults to 64.
         normalize_observations: Centre and scale floating-point observations by their running mean and deviation.
             Defaults to False.
@@ -88,7 +91,7 @@ class PPOAgent(ActorCriticAgent):
         entropy_coefficient: float = 0.0,
         value_coefficient: float = 0.5,
         max_grad_norm: float = 0.5,
-        epochs: int = 10,
+        update_epochs: int = 10,
         minibatch_size: int = 64,
         normalize_observations: bool = False,
         normalize_rewards: bool = False,
@@ -115,18 +118,18 @@ class PPOAgent(ActorCriticAgent):
             seed=seed,
             name=name,
         )
-        self.epochs = epochs
+        self.update_epochs = update_epochs
         self.minibatch_size = minibatch_size
         self._regularized = False
 
     @property
-    def epochs(self) -> int:
+    def update_epochs(self) -> int:
         """Passes over a window; setting it takes effect with the next `fit`, which compiles again."""
-        return self._epochs
+        return self._update_epochs
 
-    @epochs.setter
-    def epochs(self, epochs: int) -> None:
-        self._epochs = check_int("epochs", epochs, minimum=1)
+    @update_epochs.setter
+    def update_epochs(self, update_epochs: int) -> None:
+        self._update_epochs = check_int("update_epochs", update_epochs, minimum=1)
         self.train_function = None
 
     @property
@@ -141,7 +144,7 @@ class PPOAgent(ActorCriticAgent):
 
     def get_config(self) -> dict[str, Any]:
         """See `Agent.get_config`."""
-        return super().get_config() | {"epochs": self.epochs, "minibatch_size": self.minibatch_size}
+        return super().get_config() | {"update_epochs": self.update_epochs, "minibatch_size": self.minibatch_size}
 
     def train_step(self, window: Window) -> dict[str, Any]:
         """See `Agent.train_step`."""
@@ -152,11 +155,11 @@ class PPOAgent(ActorCriticAgent):
         # A minibatch without a transition has no gradient, but an optimizer with momentum would move the weights.
         filled = (tf.math.count_nonzero(window.valid, dtype=tf.int32) + batch - 1) // batch
         if batches == 1:
-            sums = self._run(lambda _: rows, self.epochs * filled, self.epochs)
+            sums = self._run(lambda _: rows, self.update_epochs * filled, self.update_epochs)
         else:
             sums = self._run_shuffled(rows, window.seed, batch, batches, filled)
         self.update_statistics(window)
-        means = sums * (1.0 / tf.cast(tf.maximum(self.epochs * filled, 1), tf.float32))
+        means = sums * (1.0 / tf.cast(tf.maximum(self.update_epochs * filled, 1), tf.float32))
         named = {name: means[k] for k, name in enumerate((*_LOGS, REGULARIZATION))}
         if not self._regularized:
             del named[REGULARIZATION]
@@ -242,4 +245,6 @@ class PPOAgent(ActorCriticAgent):
             return e + 1, sums + self._run(lambda m: tf.nest.map_structure(lambda v: v[m], cut), filled, batches)
 
         start = (0, tf.zeros(len(_LOGS) + 1))
-        return tf.while_loop(lambda e, _: e < self.epochs, epoch, start, maximum_iterations=self.epochs)[1]
+        return tf.while_loop(lambda e, _: e < self.update_epochs, epoch, start, maximum_iterations=self.update_epochs)[
+            1
+        ]

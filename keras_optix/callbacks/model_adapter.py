@@ -166,7 +166,7 @@ class ModelAdapter(FitAdapter):
             tuned: Names that a tuner sets, or is to set; None: all learning rates that train.
 
         Raises:
-            HyperparameterError: One of them trains nothing, or does not say what it means.
+            HyperparamError: One of them trains nothing, or does not say what it means.
             StateError: The resumed run was one of another model.
         """
         if self._pending is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from keras_optix.callbacks.optimizers import Optimizers
-from keras_optix.errors import ConfigurationError, HyperparameterError, describe
+from keras_optix.errors import ConfigurationError, HyperparamError, describe
 from keras_optix.records import LEARNING_RATE, shortest
 from keras_optix.tuners.search_space import Log, SearchSpace
 from keras_optix.validation import is_finite_number
@@ -79,7 +79,7 @@ class VariableHyperparams:
             tuned: Names that a tuner sets, or is to set; None: all learning rates that train.
 
         Raises:
-            HyperparameterError: One of them is the learning rate of an optimizer that does not train, or of several.
+            HyperparamError: One of them is the learning rate of an optimizer that does not train, or of several.
         """
         self._resolved = True
         self._refresh()
@@ -98,11 +98,11 @@ class VariableHyperparams:
                 )
 
     def check(self, values: Mapping[str, float]) -> None:
-        """Raises `HyperparameterError` for a name or value that is not legal."""
+        """Raises `HyperparamError` for a name or value that is not legal."""
         for name, value in values.items():
             if name not in self.variables:
                 known = ", ".join(sorted(self.variables)) or "none"
-                raise HyperparameterError(
+                raise HyperparamError(
                     describe(
                         "The model has no such hyperparameter.",
                         fix=f"Known are: {known}. {_NAME_IT}. "
@@ -112,7 +112,7 @@ class VariableHyperparams:
                 )
             if not is_finite_number(value) or (name.endswith(LEARNING_RATE) and value < 0):
                 received: dict[str, Any] = {name: value}
-                raise HyperparameterError(describe(f"Hyperparameter {name!r} cannot be this.", **received))
+                raise HyperparamError(describe(f"Hyperparameter {name!r} cannot be this.", **received))
 
     def check_tracked(self, model: Any) -> None:
         """On JAX a compiled step reads only variables of the model.
@@ -162,7 +162,7 @@ class VariableHyperparams:
         trained = sorted(self._optimizers.used)
         if len(in_use) > 1:
             names = ", ".join(repr(_rate_of(path)) for path in in_use)
-            raise HyperparameterError(
+            raise HyperparamError(
                 describe(
                     "Several optimizers train this model, so `learning_rate` does not say which one is meant.",
                     fix=f"Give the tuner bounds for {names}, or no bounds at all: then it tunes all of them.",
@@ -172,8 +172,8 @@ class VariableHyperparams:
         if trained:
             fix = "A learning rate under a LearningRateSchedule cannot be tuned; give the tuner other names."
             problem = "The optimizer that trains this model has no learning rate that can be set."
-            raise HyperparameterError(describe(problem, fix=fix, optimizers=trained))
-        raise HyperparameterError(
+            raise HyperparamError(describe(problem, fix=fix, optimizers=trained))
+        raise HyperparamError(
             describe(
                 "No optimizer of this model made an update in the first epoch: `train_step` uses none that is an "
                 "attribute of the model, so its learning rate is not known.",

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_optix.callbacks.fit_adapter import FitAdapter
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.registry_option import homes_but
 from keras_optix.errors import ArgumentError, ConfigurationError, describe
@@ -281,3 +282,28 @@ def name_owners(tuner: BaseOptimizer, siblings: Sequence[Any]) -> bool:
             stacklevel=4,
         )
     return bool(owners)
+
+
+def warn_of_endless_epoch(evaluator: BaseEvaluator, adapter: FitAdapter, steps: int | None) -> None:
+    """Warns of an evaluator that scores the ends of epochs, where there is none.
+
+    Args:
+        evaluator: The evaluator.
+        adapter: Says what an epoch is.
+        steps: Of an epoch, as Keras knows them.
+    """
+    if evaluator.plan.per_epoch and adapter.units_in_epoch(steps) is None:
+        warnings.warn(
+            f"{evaluator!r} scores validation at the ends of epochs, and this epoch has no end: nothing will "
+            "be scored. Give `fit` its `steps_per_epoch` (windows in an epoch) and `epochs`, or let OptixCallback "
+            "evaluate without `monitor`.",
+            stacklevel=3,
+        )
+
+
+def second_loop() -> ConfigurationError:
+    """The error of two callbacks that both run the loop."""
+    return ConfigurationError(
+        "There are two OptixCallbacks in one `fit`: each would score, tune and stop what the other does. Give one, and "
+        "your own hooks to it: OptixCallback(callbacks=[...])."
+    )

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-import warnings
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Literal
 
 import keras
@@ -17,61 +15,31 @@ from keras_optix.callbacks.adapters import agent_adapter, is_agent, model_adapte
 from keras_optix.callbacks.fit_adapter import FitAdapter
 from keras_optix.callbacks.forwarding import ForwardingCallback
 from keras_optix.callbacks.loop_callback import LoopCallback, listening
-from keras_optix.callbacks.option_checks import (
-    directory_of,
-    evaluator_of,
-    loggers_of,
-    loop_callbacks_of,
-    name_owners,
-    refuse_contradictions,
-    scheduler_of,
-    tuner_of,
-    variables_of,
-)
-from keras_optix.callbacks.policies import manager_among
+from keras_optix.callbacks.option_checks import name_owners, second_loop, warn_of_endless_epoch
+from keras_optix.callbacks.options import CallbackOptions
 from keras_optix.callbacks.policy_manager import PolicyManager
-from keras_optix.callbacks.registry_option import registry_of
-from keras_optix.errors import ConfigurationError, FeedError, OptixError, StateError, describe
+from keras_optix.callbacks.resuming import Resuming
+from keras_optix.callbacks.run_view import RunView
+from keras_optix.errors import ConfigurationError, FeedError, StateError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.function import EvaluatorFunction
 from keras_optix.evaluators.monitors import MonitorEvaluator
 from keras_optix.evaluators.returns import ReturnEvaluator
-from keras_optix.formatting import UNKNOWN
 from keras_optix.loggers.base import Logger
 from keras_optix.loggers.loop_log import LoopLog
-from keras_optix.loggers.tensorboard import TensorBoardLogger
 from keras_optix.loop.engine import Engine
-from keras_optix.loop.history import LoopHistory, spread
-from keras_optix.loop.options import LoopOptions
-from keras_optix.loop.record import LoopRecord
-from keras_optix.loop.run_state import Reading, RunState, read_run
+from keras_optix.loop.history import spread
 from keras_optix.loop.scheduler import BackoffScheduler
-from keras_optix.loop.scheduler_state import LoopState, SchedulerState
 from keras_optix.records import LEARNING_RATE
-from keras_optix.reprs import OneLineRepr
-from keras_optix.store.manifest import PolicySnapshot
 from keras_optix.store.registry import CheckpointRegistry
-from keras_optix.store.resume_points import ResumePoint, ResumeStore
 from keras_optix.terminal import STATUS
 from keras_optix.tuners.base_optimizer import BaseOptimizer
-from keras_optix.tuners.schedule import Schedule
-from keras_optix.tuners.search_space import SearchSpace
-from keras_optix.validation import check_bool, check_choice, check_float, check_int
 
 _ALIVE: weakref.WeakSet[OptixCallback] = weakref.WeakSet()
-_RUN = (
-    "_loop",
-    "_adapter",
-    "_model",
-    "_children",
-    "_store",
-    "_point",
-    "_reading",
-    "_limit",
-)  # attributes that a run leaves behind
+_RUN = ("_loop", "_adapter", "_model", "_children", "_resuming")  # attributes that a run leaves behind
 
 
-class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
+class OptixCallback(NamesChecked, RunView, ForwardingCallback):
     """Scores, tunes, checkpoints, rolls back, and stops when what it trains is trained.
 
     On an agent, ``agent.fit(dataset, callbacks=[OptixCallback()])`` runs until DORMANT. Windows are scored, and a new
@@ -160,61 +128,37 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         verbose: int = 1,
     ) -> None:
         super().__init__()
-        evaluator, scheduler, tuner = evaluator_of(evaluator), scheduler_of(scheduler), tuner_of(tuner)
-        registry, checkpoint_dir = registry_of(registry), directory_of("checkpoint_dir", checkpoint_dir)
-        self._options = LoopOptions(
-            when_dormant=check_choice("when_dormant", when_dormant, ("auto", "stop", "watch")),
-            max_windows=None if max_windows is None else check_int("max_windows", max_windows, minimum=1),
-            rollback_on_degradation=check_bool("rollback_on_degradation", rollback_on_degradation),
-            restore_best_weights=check_bool("restore_best_weights", restore_best_weights),
-            restore_hyperparams=check_bool("restore_hyperparams", restore_hyperparams),
-        )
-        self._persistent = registry is not None or checkpoint_dir is not None
-        self._interval = None if resume_interval is None else check_float("resume_interval", resume_interval, low=0.0)
-        self._resume = check_bool("resume", resume)
-        self.verbose = check_int("verbose", verbose, minimum=0)
-        self.callbacks = loop_callbacks_of(callbacks)
-        self.policy_manager = manager_among(policy_manager, self.callbacks)
-        if registry is None and checkpoint_dir is None and self.policy_manager is not None:
-            registry = self.policy_manager.own_registry
-            self._persistent = registry is not None
-        self.tuner = tuner
-        self._variables = variables_of(hyperparams)
-        refuse_contradictions(
-            {
-                "evaluator": evaluator,
-                "monitor": monitor,
-                "mode": mode,
-                "registry": registry,
-                "checkpoint_dir": checkpoint_dir,
-                "resume": resume,
-                "resume_interval": resume_interval,
-                "verbose": verbose,
-                "restore_hyperparams": restore_hyperparams,
-                "hyperparams": sorted(self._variables),
-                "tuner": tuner,
-            },
-            restores=rollback_on_degradation or restore_best_weights or when_dormant == "watch",
-        )
-        if monitor is not None:
-            evaluator = MonitorEvaluator(monitor, mode)
-        self._default_evaluator = evaluator is None
-        self._default_scheduler = scheduler is None
-        self.evaluator: BaseEvaluator = ReturnEvaluator() if evaluator is None else evaluator
-        self.scheduler = BackoffScheduler() if scheduler is None else scheduler
-        if registry is None and checkpoint_dir is not None:
-            registry = CheckpointRegistry(checkpoint_dir)
-        self._registry: CheckpointRegistry | None = registry
-        directory = directory_of("log_dir", log_dir)
-        self.loggers: list[Logger] = [] if directory is None else [TensorBoardLogger(directory)]
-        self.loggers += loggers_of(loggers)
+        given: dict[str, Any] = {
+            "evaluator": evaluator,
+            "monitor": monitor,
+            "mode": mode,
+            "scheduler": scheduler,
+            "tuner": tuner,
+            "registry": registry,
+            "checkpoint_dir": checkpoint_dir,
+            "policy_manager": policy_manager,
+            "when_dormant": when_dormant,
+            "max_windows": max_windows,
+            "rollback_on_degradation": rollback_on_degradation,
+            "restore_best_weights": restore_best_weights,
+            "restore_hyperparams": restore_hyperparams,
+            "hyperparams": hyperparams,
+            "log_dir": log_dir,
+            "loggers": loggers,
+            "callbacks": callbacks,
+            "resume": resume,
+            "resume_interval": resume_interval,
+            "verbose": verbose,
+        }
+        options = self._options = CallbackOptions(**given)
+        self._persistent, self._registry, self._variables = options.persistent, options.registry, options.hyperparams
+        self.verbose, self.tuner, self.policy_manager = options.verbose, options.tuner, options.policy_manager
+        self.callbacks, self.loggers = list(options.callbacks), list(options.loggers)
+        self.evaluator: BaseEvaluator = ReturnEvaluator() if options.evaluator is None else options.evaluator
+        self.scheduler = BackoffScheduler() if options.scheduler is None else options.scheduler
         self._loop: Engine | None = None
         self._adapter: FitAdapter
-        self._store: ResumeStore | None = None
-        self._point: ResumePoint | None = None
-        self._reading: Reading | None = None  # what is in the point
-        self._limit: int | None = None  # windows (epochs) of the whole run, where it is resumed
-        self._offset = 0  # epochs before the one that Keras calls the first
+        self._resuming: Resuming
         self._siblings: list[Any] = []
         self._stop_asked = False
 
@@ -230,11 +174,6 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         registry = self._registry if self._persistent else None
         return {**vars(self), **dict.fromkeys(_RUN), "_registry": registry, "_siblings": []}
 
-    def _facts(self) -> Mapping[str, str]:
-        if self._loop is None:
-            return {"state": "has not run"}
-        return {"windows": str(self._loop.units), "env_steps": str(self.env_steps), **self.progress()}
-
     @property
     def registry(self) -> CheckpointRegistry:
         """Where snapshots go."""
@@ -243,59 +182,6 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
             weakref.finalize(self, directory.cleanup)
             self._registry = CheckpointRegistry(directory.name)
         return self._registry
-
-    @property
-    def state(self) -> LoopState:
-        """State of the loop."""
-        return self.scheduler_state.loop_state
-
-    @property
-    def scheduler_state(self) -> SchedulerState:
-        """What the scheduler knows of the run: the interval, the best score, the CUSUM; before `fit`, of none."""
-        return self.scheduler.initial_state() if self._loop is None else self._loop.scheduler.state
-
-    @property
-    def tuner_state(self) -> Any:
-        """What the tuner knows of the run, such as a `BackoffState`; None without a tuner, and before `fit`."""
-        return None if self._loop is None else self._loop.tuning.state
-
-    @property
-    def search_spaces(self) -> Mapping[str, SearchSpace]:
-        """Search space of each hyperparameter that the tuner sets in this run: those given, or the algorithm's."""
-        return {} if self._loop is None else self._loop.tuning.spaces
-
-    @property
-    def best_snapshot(self) -> PolicySnapshot | None:
-        """The best of the present regime; None before there is one, and after a change point until there is another."""
-        return None if self._loop is None else self._loop.performer.best.snapshot
-
-    @property
-    def events(self) -> list[LoopRecord]:
-        """What the loop did, with its evidence, oldest first."""
-        return [] if self._loop is None else self._loop.log.records
-
-    @property
-    def history(self) -> LoopHistory:
-        """The run as a table: a row for each evaluation of an agent, for each epoch of an ordinary model."""
-        return LoopHistory() if self._loop is None else self._loop.history
-
-    @property
-    def env_steps(self) -> int:
-        """Environment steps (batches) of training since the run began."""
-        return 0 if self._loop is None else self._loop.journal.env_steps
-
-    @property
-    def evaluation_env_steps(self) -> int:
-        """Environment steps that evaluations took, beside those of training."""
-        return 0 if self._loop is None else self._loop.adapter.evaluation_steps
-
-    @property
-    def schedule(self) -> Schedule | None:
-        """The values that the current weights were trained under, where a tuner is at work.
-
-        `fit` writes it to ``schedule.json`` in the folder of the run's snapshots. `ReplaySchedule` applies it again.
-        """
-        return None if self._loop is None or self.tuner is None else self._loop.tuning.schedule
 
     def stop(self) -> None:
         """Ends `fit` cleanly, from any thread: after the step that runs, with the best weights restored.
@@ -307,14 +193,6 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         if self._loop is not None:
             self._adapter.stop_waiting()  # who does not wait is told after its step
 
-    def progress(self) -> dict[str, str]:
-        """What the progress line of `fit` shows of the loop."""
-        loop, best = self._loop, self.best_snapshot
-        return {
-            "best": UNKNOWN if loop is None or best is None else loop.performer.shown(best),
-            "state": self.state.name,
-        }
-
     # Keras hooks
 
     def set_params(self, params: Mapping[str, Any]) -> None:
@@ -323,7 +201,7 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         _ALIVE.add(self)
         # Keras gives all callbacks of a `fit` one and the same dict of parameters.
         if any(other is not self and other.params is params for other in _ALIVE):
-            raise _second_loop()
+            raise second_loop()
         if self.callbacks:
             for child in self.callbacks:
                 child.in_loop = True
@@ -335,41 +213,28 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         """An agent's `fit` tells which callbacks are at work beside this one."""
         self._siblings = list(callbacks)
         if any(isinstance(other, OptixCallback) for other in self._siblings):
-            raise _second_loop()
+            raise second_loop()
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Checks that everything fits together, before the first step."""
-        self._store = ResumeStore(self.registry, self._interval if self._persistent else None)
-        point = self._point = self._store.find() if self._resume else None
-        saved = None if point is None else read_run(point.values, point.fix)
-        adapter = self._make_adapter(saved)
-        if self.evaluator.plan.per_epoch and adapter.units_in_epoch((self.params or {}).get("steps")) is None:
-            warnings.warn(
-                f"{self.evaluator!r} scores validation at the ends of epochs, and this epoch has no end: nothing will "
-                "be scored. Give `fit` its `steps_per_epoch` (windows in an epoch) and `epochs`, or let OptixCallback "
-                "evaluate without `monitor`.",
-                stacklevel=2,
-            )
-        steps = None if saved is None else saved.loop.env_steps
+        interval = self._options.resume_interval if self._persistent else None
+        resuming = self._resuming = Resuming(self.registry, interval, resume=self._options.resume)
+        adapter = self._make_adapter()
+        warn_of_endless_epoch(self.evaluator, adapter, (self.params or {}).get("steps"))
         loggers = [*self.loggers, *listening(self.callbacks)]
-        log = LoopLog(loggers, self.verbose, steps, unit=adapter.unit, steps=adapter.steps)
+        log = LoopLog(loggers, self.verbose, resuming.env_steps, unit=adapter.unit, steps=adapter.steps)
         self._adapter, self._loop = adapter, self._make_engine(adapter, log)
         loop = self._loop
-        self._reading = None if point is None or saved is None else loop.read(point.arrays, saved)
+        resuming.read(loop)
         adapter.open()
         if self.tuner is not None:
             loop.tuning.warn_of_other_owners = not name_owners(self.tuner, self._siblings)
-        if point is None:
-            loop.begin()
-        else:
-            self.registry.continue_run(point.run_id)
+        resuming.begin(loop)
         log.hparams(
             {"model": type(self.model).__name__, **adapter.hyperparams.snapshot()},
             adapter.metrics,
             first=(LEARNING_RATE, *loop.tuning.names),
         )
-        self._offset = 0
-        self._limit = None
         if self._stop_asked:
             adapter.stop()
         super().on_train_begin(logs)
@@ -378,10 +243,8 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Resumes, in the first epoch: by now a `BackupAndRestore` has restored what it has."""
-        if self._point is not None and self._reading is not None:
-            self._go_on(self._point, self._reading, epoch)
-            self._point = self._reading = None
-        self._adapter.begin_epoch(epoch + self._offset)
+        self._resuming.begin_epoch(self._running(), self._adapter, epoch, self.params)
+        self._adapter.begin_epoch(epoch + self._resuming.offset)
         super().on_epoch_begin(epoch, logs)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
@@ -394,7 +257,7 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Takes an epoch of an ordinary model, or a score of an agent's validation, through the loop."""
-        if self._adapter.after_epoch(self._running(), epoch + self._offset, dict(logs or {})):
+        if self._adapter.after_epoch(self._running(), epoch + self._resuming.offset, dict(logs or {})):
             self._after_unit()
         super().on_epoch_end(epoch, logs)
 
@@ -406,8 +269,7 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         loop.end()
         if self.schedule is not None and self._persistent:
             loop.write_schedule()
-        if self._store is not None:
-            self._store.clear()
+        self._resuming.end()
         self._close()
         if self._adapter.units_in_epoch(self.params["steps"]) is None and self.params["epochs"] == 1:
             spread(self.model.history.history, loop.history)
@@ -420,42 +282,27 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
     def on_fit_failed(self, error: BaseException) -> None:
         """Closes what was opened; snapshots are complete on disk, and so is the last point to resume from."""
         self._stop_asked = False
-        loop, store = self._loop, self._store
-        if loop is not None and store is not None and store.writes and loop.adapter.between_steps:
-            # A feed was waited for between two steps, whatever it failed with: all is as after a step, and nothing
-            # needs to be repeated.
-            try:
-                store.write(*loop.save())
-            except OptixError as unwritten:
-                error.add_note(f"And there is no point to resume from: {unwritten}")
+        if self._loop is not None:
+            self._resuming.failed(self._loop, error)
         self._close("failure")
         if self.verbose and self._loop is not None and isinstance(error, FeedError | KeyboardInterrupt):
             STATUS.say(self._loop.summary(where=self._persistent))
 
     # What they are made of
 
-    def _make_adapter(self, saved: RunState | None) -> FitAdapter:
+    def _make_adapter(self) -> FitAdapter:
         """That of an agent or of an ordinary model; refuses options that are not for it."""
         if is_agent(self.model):
             return agent_adapter(self.model, self.evaluator, self._variables, self.policy_manager, self.callbacks)
-        if self._default_evaluator:
+        if self._options.evaluator is None:
             self.evaluator = MonitorEvaluator("val_loss")
-        if self._default_scheduler:
+        if self._options.scheduler is None:
             self.scheduler = BackoffScheduler(max_interval=1)
-        resumed = None if saved is None else saved.adapter
-        return model_adapter(
-            lambda: self.model,
-            self.evaluator,
-            self._variables,
-            self.policy_manager,
-            self._options.when_dormant,
-            resumed,
-        )
+        dormant, resumed = self._options.loop.when_dormant, self._resuming.adapter_values
+        return model_adapter(lambda: self.model, self.evaluator, self._variables, self.policy_manager, dormant, resumed)
 
     def _make_engine(self, adapter: FitAdapter, log: LoopLog) -> Engine:
-        options = self._options
-        if options.when_dormant == "auto":
-            options = replace(options, when_dormant="watch" if adapter.endless else "stop")
+        options = self._options.loop.decided(endless=adapter.endless)
         if self.policy_manager is not None:
             self.policy_manager.use_registry(self.registry)
         return Engine(
@@ -471,22 +318,8 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         )
 
     def _after_unit(self) -> None:
-        loop = self._running()
-        if self._limit is not None and loop.units >= self._limit:
+        if self._resuming.after_unit(self._running()):
             self.model.stop_training = True
-        if self._store is not None and self._store.due:
-            self._store.write(*loop.save())
-
-    def _go_on(self, point: ResumePoint, reading: Reading, epoch: int) -> None:
-        """Continues a run that was cut off, unless something restored newer weights: then only the loop goes on."""
-        loop = self._running()
-        done = reading.saved.loop.units
-        epochs, per_epoch = int(self.params.get("epochs") or 1), self._adapter.units_in_epoch(self.params.get("steps"))
-        restored = 0 if per_epoch is None else epoch * per_epoch
-        loop.resume(point.arrays, reading, weights=restored <= done)
-        # Keras counts epochs from `epoch`; what was done before counts too.
-        self._offset = max(done - restored, 0) if per_epoch == 1 else 0
-        self._limit = None if per_epoch is None else epochs * per_epoch
 
     def _running(self) -> Engine:
         if self._loop is None:
@@ -497,10 +330,3 @@ class OptixCallback(NamesChecked, OneLineRepr, ForwardingCallback):
         if self._loop is not None:
             self._loop.adapter.close()
             self._loop.log.close(status)
-
-
-def _second_loop() -> ConfigurationError:
-    return ConfigurationError(
-        "There are two OptixCallbacks in one `fit`: each would score, tune and stop what the other does. Give one, and "
-        "your own hooks to it: OptixCallback(callbacks=[...])."
-    )

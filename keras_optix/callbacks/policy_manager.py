@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from keras_optix.arguments import NamesChecked
 from keras_optix.callbacks.loop_agent import LoopAgent
 from keras_optix.callbacks.loop_callback import LoopCallback
 from keras_optix.callbacks.registry_option import registry_of
@@ -14,7 +15,7 @@ from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.experience.env_kinds import check_env
 from keras_optix.experience.making import EnvLike
 from keras_optix.loop.after_shift import AfterShift
-from keras_optix.loop.managed_policies import ManagedPolicies
+from keras_optix.loop.managed_policies import ManagedPolicies, PolicyOptions
 from keras_optix.loop.regimes import RegimeDetector
 from keras_optix.records import HyperparamSet
 from keras_optix.store.registry import CheckpointRegistry
@@ -28,7 +29,7 @@ from keras_optix.validation import (
 )
 
 
-class PolicyManager(ManagedPolicies):
+class PolicyManager(NamesChecked, ManagedPolicies):
     """Evolves policies: goes back to the best one, tries variants of it, and weighs several against each other.
 
     Give it to the loop, ``OptixCallback(policy_manager=manager)``. Then
@@ -88,18 +89,20 @@ class PolicyManager(ManagedPolicies):
         seed: int | None = None,
     ) -> None:
         super().__init__(
-            score_window,
-            auto_spawn=auto_spawn,
-            max_variants=max_variants,
-            variant_windows=variant_windows,
-            noise_scale=noise_scale,
-            mutation_fn=mutation_fn,
-            floor=floor,
-            regime_detector=regime_detector,
-            bank=bank,
-            max_regimes=max_regimes,
-            after_shift=after_shift,
-            seed=seed,
+            PolicyOptions(
+                score_window=score_window,
+                auto_spawn=auto_spawn,
+                max_variants=max_variants,
+                variant_windows=variant_windows,
+                noise_scale=noise_scale,
+                mutation_fn=mutation_fn,
+                floor=floor,
+                regime_detector=regime_detector,
+                bank=bank,
+                max_regimes=max_regimes,
+                after_shift=after_shift,
+                seed=seed,
+            )
         )
         self._given: CheckpointRegistry | None = registry_of(registry)
         self._registry: CheckpointRegistry | None = self._given

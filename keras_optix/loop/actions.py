@@ -263,7 +263,7 @@ class CountVariants(Action):
 
 
 @dataclass(frozen=True)
-class SetHyperparameters(Action):
+class SetHyperparams(Action):
     """Set hyperparameters for another reason than tuning.
 
     Attributes:

@@ -64,7 +64,7 @@ class HyperparamAccess(Protocol):
     """Hyperparameters by name, as agents and ordinary models have them."""
 
     def check(self, values: Mapping[str, float]) -> None:
-        """Raises `HyperparameterError` for a name or value that is not legal."""
+        """Raises `HyperparamError` for a name or value that is not legal."""
         ...
 
     def assign(self, values: Mapping[str, float]) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from keras_optix.arguments import NamesChecked
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.loop.after_shift import AfterShift
 from keras_optix.loop.regimes import RegimeDetector
@@ -41,48 +41,68 @@ class _Saved(State, frozen=True):
     scores: Any
 
 
-class ManagedPolicies(NamesChecked, OneLineRepr):
-    """What the loop asks of a policy manager; for the arguments see `keras_optix.PolicyManager`."""
+@dataclass(frozen=True, kw_only=True)
+class PolicyOptions:
+    """The options of a policy manager, checked; for what they mean see `keras_optix.PolicyManager`.
+
+    Raises:
+        ConfigurationError: One is invalid, or every variant would equal its parent.
+    """
+
+    score_window: int = 10
+    auto_spawn: bool = False
+    max_variants: int = 3
+    variant_windows: int = 50
+    noise_scale: float = 0.05
+    mutation_fn: Callable[[Any], None] | None = None
+    floor: float = 0.05
+    regime_detector: RegimeDetector | None = None
+    bank: bool = True
+    max_regimes: int = 8
+    after_shift: AfterShift | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        check_bool("auto_spawn", self.auto_spawn)
+        check_int("max_variants", self.max_variants, minimum=1)
+        check_int("variant_windows", self.variant_windows, minimum=1)
+        check_float("noise_scale", self.noise_scale, low=0.0, high=1.0)
+        fix = "Such as RegimeDetector()."
+        check_kind("regime_detector", self.regime_detector, RegimeDetector, fix=fix, optional=True)
+        check_bool("bank", self.bank)
+        check_int("max_regimes", self.max_regimes, minimum=1)
+        fix = "Such as AfterShift(statistics=0.1)."
+        check_kind("after_shift", self.after_shift, AfterShift, fix=fix, optional=True)
+        if self.mutation_fn is not None:
+            check_function("mutation_fn", self.mutation_fn, "a function of an agent, or None")
+        if self.auto_spawn and self.noise_scale == 0.0 and self.mutation_fn is None:
+            problem = "Without noise and without a mutation every variant would equal its parent."
+            raise ConfigurationError(describe(problem, auto_spawn=self.auto_spawn, noise_scale=self.noise_scale))
+
+
+class ManagedPolicies(OneLineRepr):
+    """What the loop asks of a policy manager.
+
+    Args:
+        options: What the user asked of it. None: the defaults.
+    """
 
     evolves = True
 
-    def __init__(
-        self,
-        score_window: int = 10,
-        *,
-        auto_spawn: bool = False,
-        max_variants: int = 3,
-        variant_windows: int = 50,
-        noise_scale: float = 0.05,
-        mutation_fn: Callable[[Any], None] | None = None,
-        floor: float = 0.05,
-        regime_detector: RegimeDetector | None = None,
-        bank: bool = True,
-        max_regimes: int = 8,
-        after_shift: AfterShift | None = None,
-        seed: int | None = None,
-    ) -> None:
-        self.auto_spawn = check_bool("auto_spawn", auto_spawn)
-        self.max_variants = check_int("max_variants", max_variants, minimum=1)
-        self.variant_windows = check_int("variant_windows", variant_windows, minimum=1)
-        self.noise_scale = check_float("noise_scale", noise_scale, low=0.0, high=1.0)
-        self.mutation_fn = mutation_fn
-        self.regime_detector: RegimeDetector | None = check_kind(
-            "regime_detector", regime_detector, RegimeDetector, fix="Such as RegimeDetector().", optional=True
-        )
-        self.bank = check_bool("bank", bank)
-        self.max_regimes = check_int("max_regimes", max_regimes, minimum=1)
-        fix = "Such as AfterShift(statistics=0.1)."
-        given = check_kind("after_shift", after_shift, AfterShift, fix=fix, optional=True)
-        self.after_shift: AfterShift = given or AfterShift()
-        if mutation_fn is not None:
-            check_function("mutation_fn", mutation_fn, "a function of an agent, or None")
-        if self.auto_spawn and self.noise_scale == 0.0 and mutation_fn is None:
-            problem = "Without noise and without a mutation every variant would equal its parent."
-            raise ConfigurationError(describe(problem, auto_spawn=auto_spawn, noise_scale=noise_scale))
-        self._book = ScoreBook(score_window, floor)
+    def __init__(self, options: PolicyOptions | None = None) -> None:
+        options = PolicyOptions() if options is None else options
+        self.auto_spawn = bool(options.auto_spawn)
+        self.max_variants = int(options.max_variants)
+        self.variant_windows = int(options.variant_windows)
+        self.noise_scale = float(options.noise_scale)
+        self.mutation_fn = options.mutation_fn
+        self.regime_detector = options.regime_detector
+        self.bank = bool(options.bank)
+        self.max_regimes = int(options.max_regimes)
+        self.after_shift = AfterShift() if options.after_shift is None else options.after_shift
+        self._book = ScoreBook(options.score_window, options.floor)
         self._agents: list[Any] = []
-        self._rng = np.random.default_rng(check_seed("seed", seed))
+        self._rng = np.random.default_rng(check_seed("seed", options.seed))
 
     def _facts(self) -> Mapping[str, str]:
         weights = ", ".join(f"{weight:.3g}" for weight in self.weights)

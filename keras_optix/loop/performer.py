@@ -19,7 +19,7 @@ from keras_optix.loop.journal import Journal
 from keras_optix.loop.manager import Manager
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.record import EventKind
-from keras_optix.loop.regime_library import RegimeLibrary
+from keras_optix.loop.regime_library import NoScoreHistory, RegimeLibrary, ScoreHistory
 from keras_optix.loop.runner import LATER
 from keras_optix.loop.scheduler import Decision, LoopEvent
 from keras_optix.loop.scheduler_state import LoopState
@@ -81,7 +81,8 @@ class Performer:
         self.manager, self.pool = manager, pool
         self.best = Best(scheduler)
         keeps, most = manager.bank, manager.max_regimes
-        self.regimes = RegimeLibrary(registry, manager.regime_detector, keeps=keeps, max_regimes=most)
+        history = ScoreHistory() if manager.evolves else NoScoreHistory()
+        self.regimes = RegimeLibrary(registry, manager.regime_detector, keeps=keeps, max_regimes=most, history=history)
         self.agreement = Agreement()
         self.candidate: PolicyRef | None = None
         self.metrics = EvalMetrics(None)
@@ -417,7 +418,7 @@ _PERFORMERS: dict[type[Action], Callable[[Performer, Any], Any]] = {
     do.RestoreUntrained: lambda self, action: self._restore_untrained(),
     do.DrawVariant: Performer._draw_variant,
     do.CountVariants: lambda self, action: self.variants,
-    do.SetHyperparameters: lambda self, action: self.tuning.set(action.values, action.kind),
+    do.SetHyperparams: lambda self, action: self.tuning.set(action.values, action.kind),
     do.Mutate: Performer._mutate,
     do.BeginRegime: lambda self, action: self.scheduler.shifted(),
     do.LeaveRegime: Performer._leave_regime,

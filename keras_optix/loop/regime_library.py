@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.evaluators.evaluation import Evaluation, metrics_of
@@ -36,6 +37,42 @@ class RegimesState(State, frozen=True):
     history: tuple[EvalMetrics, ...]
 
 
+class ScoreHistory:
+    """The latest evaluations, as a detector sees them and comparisons ask for their scores."""
+
+    def __init__(self) -> None:
+        self._latest: deque[EvalMetrics] = deque(maxlen=_HISTORY)
+
+    @property
+    def scores(self) -> list[float]:
+        """Their scores, oldest first."""
+        return [metrics.primary_score for metrics in self._latest if metrics.primary_score is not None]
+
+    def add(self, evaluation: Evaluation) -> list[EvalMetrics]:
+        """Takes one more, and returns all."""
+        self._latest.append(metrics_of(evaluation.score, evaluation.window_id))
+        return list(self._latest)
+
+    def save(self) -> tuple[EvalMetrics, ...]:
+        """Returns all."""
+        return tuple(self._latest)
+
+    def restore(self, latest: Sequence[EvalMetrics]) -> None:
+        """Restores what `save` returned."""
+        self._latest = deque(latest, maxlen=_HISTORY)
+
+
+class NoScoreHistory(ScoreHistory):
+    """Keeps and saves nothing: without a policy manager nobody asks for it."""
+
+    def add(self, evaluation: Evaluation) -> list[EvalMetrics]:
+        """See `ScoreHistory`."""
+        return []
+
+    def restore(self, latest: Sequence[EvalMetrics]) -> None:
+        """See `ScoreHistory`; points of a run that had a manager have some."""
+
+
 class RegimeLibrary:
     """Names regimes, by a detector or by counting them, and keeps a policy for each.
 
@@ -44,13 +81,20 @@ class RegimeLibrary:
         detector: Names regimes. None: regimes are counted, one for each shift.
         keeps: Whether policies are kept.
         max_regimes: How many are, at most.
+        history: Keeps the latest evaluations, or nothing. Defaults to a `ScoreHistory`.
 
     Attributes:
         regime: The regime at hand; None before a detector named one.
     """
 
     def __init__(
-        self, registry: CheckpointRegistry, detector: RegimeDetector | None, *, keeps: bool, max_regimes: int
+        self,
+        registry: CheckpointRegistry,
+        detector: RegimeDetector | None,
+        *,
+        keeps: bool,
+        max_regimes: int,
+        history: ScoreHistory | None = None,
     ) -> None:
         self.regime: str | None = None
         self._detector = detector
@@ -59,13 +103,13 @@ class RegimeLibrary:
         self._counted = 0
         self._names: list[str] = []  # in the order in which they were first seen
         self._offered = True  # whether the policy of the regime at hand was tried, or there was no need to
-        self._history: deque[EvalMetrics] = deque(maxlen=_HISTORY)
+        self._history = ScoreHistory() if history is None else history
         self.enter_new()
 
     @property
     def scores(self) -> list[float]:
         """The latest scores, oldest first."""
-        return [metrics.primary_score for metrics in self._history if metrics.primary_score is not None]
+        return self._history.scores
 
     @property
     def snapshot_ids(self) -> tuple[int, ...]:
@@ -78,10 +122,10 @@ class RegimeLibrary:
         Raises:
             ConfigurationError: The detector named none.
         """
-        self._history.append(metrics_of(evaluation.score, evaluation.window_id))
+        latest = self._history.add(evaluation)
         if self._detector is None:
             return None
-        regime = self._detector.detect(list(self._history))
+        regime = self._detector.detect(latest)
         if not isinstance(regime, str) or not regime:
             problem = "`RegimeDetector.detect` must return the name of a regime."
             raise ConfigurationError(describe(problem, returned=regime))
@@ -147,7 +191,7 @@ class RegimeLibrary:
 
     def save(self) -> RegimesState:
         """Returns all that a resumed run needs."""
-        names, history = tuple(self._names), tuple(self._history)
+        names, history = tuple(self._names), self._history.save()
         return RegimesState(self.regime, self._counted, names, self._offered, self._bank.save(), history)
 
     def restore(self, state: RegimesState) -> None:
@@ -155,4 +199,4 @@ class RegimeLibrary:
         self.regime, self._counted, self._offered = state.regime, state.counted, state.offered
         self._names = list(state.names)
         self._bank.restore(state.bank)
-        self._history = deque(state.history, maxlen=_HISTORY)
+        self._history.restore(state.history)

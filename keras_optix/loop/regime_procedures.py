@@ -99,7 +99,7 @@ def try_variant(parent: PolicySnapshot, at: Situation) -> Asking[HeadToHead]:
 
 def _learn_and_compare(parent: PolicySnapshot, variant: Variant, at: Situation) -> Asking[HeadToHead]:
     yield do.Restore(parent)
-    yield do.SetHyperparameters(variant.values, "variant")
+    yield do.SetHyperparams(variant.values, "variant")
     if at.mutates:
         yield do.Mutate()
     before = parent.hyperparams.params
@@ -117,7 +117,7 @@ def _discard(variant: Variant, why: str, evidence: Evidence | None = None) -> Pr
     best: PolicySnapshot | None = yield do.ReadBest()
     if best is not None:
         yield do.Restore(best)
-    yield do.SetHyperparameters(variant.before, "variant discarded")
+    yield do.SetHyperparams(variant.before, "variant discarded")
     yield do.Record(EventKind.VARIANT, f"discarded variant {variant.number}: {why}", evidence)
 
 

@@ -133,7 +133,7 @@ class Tuning:
 
         Raises:
             ConfigurationError: There is nothing to search.
-            HyperparameterError: A name or a value is not legal.
+            HyperparamError: A name or a value is not legal.
         """
         bound = tuner.bound_to(self._adapter.search_spaces)
         for values in bound.values_to_check():

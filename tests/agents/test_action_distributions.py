@@ -48,7 +48,7 @@ class Exploring(optix.distributions.CategoricalDistribution):
 
 def trained(distribution: Any, seed: int = 0, windows: int = 5) -> optix.PPOAgent:
     keras.utils.set_random_seed(seed)
-    agent = optix.PPOAgent(epochs=4, minibatch_size=32, distribution=distribution, seed=seed)
+    agent = optix.PPOAgent(update_epochs=4, minibatch_size=32, distribution=distribution, seed=seed)
     agent.compile(optimizer=keras.optimizers.Adam(3e-3), jit_compile=True)
     dataset = optix.dataset_from_env(IdentityEnv, agent, window_size=16, num_envs=4, seed=seed)
     agent.fit(dataset, steps_per_epoch=windows, epochs=1, verbose=0)

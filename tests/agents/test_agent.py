@@ -82,7 +82,7 @@ def test_the_wrong_order_has_a_name(small_ppo: MakeAgent) -> None:
 
 def test_compile_may_come_before_or_after_the_dataset() -> None:
     for first in ("compile", "dataset"):
-        agent = optix.PPOAgent(epochs=1)
+        agent = optix.PPOAgent(update_epochs=1)
         if first == "compile":
             agent.compile(optimizer="sgd", jit_compile=False)
         dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4)
@@ -127,28 +127,28 @@ def test_hyperparameters_are_read_written_and_bounded(small_ppo: MakeAgent) -> N
     agent.hyperparams["learning_rate"] = 3e-4
     assert float(agent.optimizer.learning_rate) == pytest.approx(3e-4)
     assert set(agent.hyperparams) >= {"gamma", "gae_lambda", "clip_ratio", "entropy_coefficient", "learning_rate"}
-    with pytest.raises(optix.errors.HyperparameterError, match=r"'gamma' must be in \[0, 1\]\. Received: gamma=1\.5"):
+    with pytest.raises(optix.errors.HyperparamError, match=r"'gamma' must be in \[0, 1\]\. Received: gamma=1\.5"):
         agent.hyperparams["gamma"] = 1.5
-    with pytest.raises(optix.errors.HyperparameterError, match=r"Unknown.*Received: name='gama'.*gamma"):
+    with pytest.raises(optix.errors.HyperparamError, match=r"Unknown.*Received: name='gama'.*gamma"):
         agent.hyperparams["gama"] = 0.9
     for bad in (float("nan"), "0.9", True):
-        with pytest.raises(optix.errors.HyperparameterError):
+        with pytest.raises(optix.errors.HyperparamError):
             agent.hyperparams["gamma"] = bad  # type: ignore[assignment]
-    with pytest.raises(optix.errors.HyperparameterError):
+    with pytest.raises(optix.errors.HyperparamError):
         del agent.hyperparams["gamma"]
 
 
 def test_setting_several_is_all_or_none(small_ppo: MakeAgent) -> None:
     agent = small_ppo()
     before = agent.get_hyperparams()
-    with pytest.raises(optix.errors.HyperparameterError):
+    with pytest.raises(optix.errors.HyperparamError):
         agent.set_hyperparams(optix.HyperparamSet({"gamma": 0.5, "clip_ratio": -1.0}))
     assert agent.get_hyperparams() == before
     agent.set_hyperparams(optix.HyperparamSet({"gamma": 0.5, "clip_ratio": 0.1}))
     assert agent.hyperparams["gamma"] == 0.5
 
 
-@pytest.mark.parametrize("options", [{"gamma": 2.0}, {"clip_ratio": 0.0}, {"epochs": 0}, {"minibatch_size": 0}])
+@pytest.mark.parametrize("options", [{"gamma": 2.0}, {"clip_ratio": 0.0}, {"update_epochs": 0}, {"minibatch_size": 0}])
 def test_bad_constructor_arguments(options: dict[str, Any]) -> None:
     with pytest.raises(optix.ConfigurationError, match="Received: "):
         optix.PPOAgent(**options)
@@ -196,7 +196,7 @@ class Traces(optix.PPOAgent):
 def test_assignments_and_a_restore_take_effect_without_a_retrace(
     small_network: Callable[[int, int], Any], jit_compile: bool
 ) -> None:
-    agent = Traces(small_network(2, 2), small_network(2, 1), epochs=1)
+    agent = Traces(small_network(2, 2), small_network(2, 1), update_epochs=1)
     agent.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=jit_compile)
     dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4)
     agent.fit(dataset, steps_per_epoch=1, verbose=0)
@@ -309,7 +309,7 @@ def test_an_agent_of_ones_own_gets_the_logs_of_every_agent(small_network: Callab
             self.optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
             return {"my_loss": loss, "scale": tf.identity(self.hyperparams.tensor("scale"))}
 
-    agent = Mine(small_network(2, 2), hyperparams={"scale": optix.Hyperparameter(0.5, 0.0, 1.0)})
+    agent = Mine(small_network(2, 2), hyperparams={"scale": optix.Hyperparam(0.5, 0.0, 1.0)})
     agent.compile(optimizer="adam")
     history = agent.fit(optix.dataset_from_env(CountingEnv, agent, window_size=6), steps_per_epoch=4, verbose=0)
     assert set(history.history) == {"my_loss", "scale", "episode_return", "episode_length", "policy_lag"}
@@ -356,7 +356,7 @@ def test_validation_data_is_scored_and_not_learned_from(small_ppo: MakeAgent) ->
 def test_two_runs_with_one_seed_are_bit_equal(small_network: Callable[[int, int], Any]) -> None:
     def weights() -> list[np.ndarray]:
         keras.utils.set_random_seed(3)
-        agent = optix.PPOAgent(small_network(4, 4), small_network(4, 1), epochs=2, minibatch_size=6)
+        agent = optix.PPOAgent(small_network(4, 4), small_network(4, 1), update_epochs=2, minibatch_size=6)
         agent.compile(optimizer=keras.optimizers.Adam(1e-2), jit_compile=False)
         dataset = optix.dataset_from_env(lambda: IdentityEnv(4), agent, window_size=8, num_envs=2, seed=3)
         agent.fit(dataset, steps_per_epoch=10, verbose=0)

@@ -15,7 +15,7 @@ from keras_optix.ops.returns import discounted_returns
 from keras_optix.testing import ConstantRewardEnv, IdentityEnv
 
 AGENTS: dict[str, Callable[..., optix.Agent]] = {
-    "ppo": lambda **kw: optix.PPOAgent(epochs=4, minibatch_size=32, **kw),
+    "ppo": lambda **kw: optix.PPOAgent(update_epochs=4, minibatch_size=32, **kw),
     "reinforce": lambda **kw: optix.ReinforceAgent(**kw),
 }
 
@@ -26,7 +26,7 @@ def window_of(agent: optix.Agent, env: Any, **options: Any) -> optix.Window:
 
 def test_the_first_gradient_of_ppo_is_the_policy_gradient() -> None:
     """At ratio 1 nothing is clipped: one step of SGD must move by -lr * d/dw(-mean(log pi * A) + c * value loss)."""
-    agent = optix.PPOAgent(epochs=1, minibatch_size=1000, gamma=0.9, gae_lambda=0.8, max_grad_norm=1e9)
+    agent = optix.PPOAgent(update_epochs=1, minibatch_size=1000, gamma=0.9, gae_lambda=0.8, max_grad_norm=1e9)
     agent.compile(optimizer=keras.optimizers.SGD(0.1), jit_compile=False)
     window = window_of(agent, lambda: IdentityEnv(3), window_size=30, num_envs=2, seed=0)
     rows, _ = agent.prepare(window)
@@ -99,7 +99,7 @@ def test_rows_that_are_no_transition_change_no_update(name: str) -> None:
 
 def test_a_last_minibatch_that_is_not_full_sees_each_row_once() -> None:
     """20 rows in minibatches of 8: sums over the minibatches of one epoch must be those of the whole."""
-    agent = optix.PPOAgent(epochs=1, minibatch_size=8)
+    agent = optix.PPOAgent(update_epochs=1, minibatch_size=8)
     agent.compile(optimizer=keras.optimizers.SGD(0.0), jit_compile=False)
     window = window_of(agent, lambda: IdentityEnv(3), window_size=20, seed=0)
     rows, _ = agent.prepare(window)
@@ -170,7 +170,7 @@ def test_the_value_of_a_constant_reward_is_that_of_an_infinite_horizon(two_of_se
 
     0 of 30 seeds failed, at most 9.5 % do, and this test at most in 4.7e-6 of its runs.
     """
-    learner = Learner(lambda: optix.PPOAgent(gamma=0.9, epochs=10, minibatch_size=64), ConstantRewardEnv, 1e-2)
+    learner = Learner(lambda: optix.PPOAgent(gamma=0.9, update_epochs=10, minibatch_size=64), ConstantRewardEnv, 1e-2)
 
     def value(seed: int) -> float:
         agent = learner.learn(seed, 150, num_envs=2)

@@ -38,7 +38,7 @@ def image_data_format(request: pytest.FixtureRequest) -> Iterator[str]:
 def learns(space: spaces.Space[Any], **options: Any) -> optix.PPOAgent:
     """An agent that has learned from a window of this space, in all layers."""
     keras.utils.set_random_seed(0)
-    agent = optix.PPOAgent(epochs=1, minibatch_size=6, seed=0, **options)
+    agent = optix.PPOAgent(update_epochs=1, minibatch_size=6, seed=0, **options)
     agent.compile("adam", jit_compile=False)
     dataset = optix.dataset_from_env(lambda: RandomEnv(space, spaces.Discrete(2)), agent, window_size=6)
     before = [variable.numpy() for variable in agent.trainable_variables]

@@ -45,7 +45,7 @@ class Manager:
 
 
 def member(**options: Any) -> optix.PPOAgent:
-    agent = optix.PPOAgent(epochs=1, minibatch_size=64, seed=0, **options)
+    agent = optix.PPOAgent(update_epochs=1, minibatch_size=64, seed=0, **options)
     agent.compile(optimizer="adam", jit_compile=False)
     return agent
 
@@ -219,7 +219,7 @@ def test_hyperparameters_and_search_spaces_are_the_primarys() -> None:
 
 
 def test_an_optimizer_becomes_the_primarys() -> None:
-    primary = optix.PPOAgent(epochs=1)
+    primary = optix.PPOAgent(update_epochs=1)
     ensemble = optix.EnsembleAgent(Manager([primary], [1.0]), primary)
     with pytest.raises(optix.errors.StateError, match="primary is not compiled"):
         ensemble.compile()

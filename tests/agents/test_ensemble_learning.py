@@ -60,10 +60,10 @@ def changed(before: list[np.ndarray], agent: Any) -> bool:
 def test_each_member_learns_as_it_would_alone_from_its_environments(primary: int) -> None:
     """Against agents of the same weights that are trained by hand on columns of the window."""
     options: dict[str, Any] = {"normalize_rewards": True, "normalize_observations": True}
-    members = [member(**options), member(optix.PPOAgent, epochs=2, minibatch_size=7, **options)]
+    members = [member(**options), member(optix.PPOAgent, update_epochs=2, minibatch_size=7, **options)]
     ensemble = ensemble_of(*members, primary=primary)
     window = next(iter(dataset_of(ensemble)))
-    alone = [member(**options), member(optix.PPOAgent, epochs=2, minibatch_size=7, **options)]
+    alone = [member(**options), member(optix.PPOAgent, update_epochs=2, minibatch_size=7, **options)]
     columns = [[0, 1, 2 + primary] if k == primary else [2 + k] for k in range(2)]
     for twin, one, mine in zip(alone, members, columns, strict=True):
         source = dataset_of(twin, num_envs=len(mine))  # for the running returns of its environments
@@ -84,7 +84,7 @@ def test_each_member_learns_as_it_would_alone_from_its_environments(primary: int
 
 def test_in_turns_whoever_played_learns() -> None:
     """Windows are the mixture's (the primary learns), member 0's, the mixture's, member 1's."""
-    members = [member(jit=True), member(optix.PPOAgent, epochs=2, jit=True)]
+    members = [member(jit=True), member(optix.PPOAgent, update_epochs=2, jit=True)]
     ensemble = ensemble_of(*members, credit="turns", primary=1)
     assert ensemble.jit_compile
     dataset = dataset_of(ensemble, num_envs=1)
@@ -106,7 +106,7 @@ def test_in_turns_whoever_played_learns() -> None:
 
 
 def test_the_compiled_step_of_environments_is_that_of_members() -> None:
-    members = [member(jit=True), member(optix.PPOAgent, epochs=2, jit=True)]
+    members = [member(jit=True), member(optix.PPOAgent, update_epochs=2, jit=True)]
     ensemble = ensemble_of(*members)
     dataset = dataset_of(ensemble)
     before, version = [weights_of(one) for one in members], ensemble.policy_version
@@ -151,7 +151,7 @@ def test_what_is_not_finite_is_seen_in_every_member(credit: str, steps: int) -> 
 
 def test_a_run_of_learning_members_goes_on() -> None:
     def make() -> Any:
-        return ensemble_of(member(normalize_rewards=True), member(optix.PPOAgent, epochs=2), credit="turns")
+        return ensemble_of(member(normalize_rewards=True), member(optix.PPOAgent, update_epochs=2), credit="turns")
 
     ensemble, other = make(), make()
     dataset = dataset_of(ensemble)

@@ -28,7 +28,7 @@ OPTIONS: dict[str, Any] = {
 
 def members(compiled: Sequence[float | None] = (0.01, 0.002)) -> list[Any]:
     made: list[Any] = [
-        optix.PPOAgent(epochs=1, normalize_observations=True, seed=0),
+        optix.PPOAgent(update_epochs=1, normalize_observations=True, seed=0),
         optix.ReinforceAgent(gamma=0.5, normalize_rewards=True),
     ]
     for agent, rate in zip(made, compiled, strict=True):

@@ -60,7 +60,7 @@ def test_a_new_world_counts_for_half_after_the_share_of_the_data_seen() -> None:
 
 
 def trained_agent(**options: Any) -> tuple[optix.PPOAgent, Any]:
-    agent = optix.PPOAgent(epochs=1, normalize_observations=True, normalize_rewards=True, seed=0, **options)
+    agent = optix.PPOAgent(update_epochs=1, normalize_observations=True, normalize_rewards=True, seed=0, **options)
     agent.compile(optimizer="adam", jit_compile=False)
     dataset = optix.dataset_from_env(CountingEnv, agent, window_size=16, num_envs=2, seed=0)
     agent.fit(dataset, steps_per_epoch=3, verbose=0)
@@ -107,7 +107,7 @@ def test_forgetting_costs_no_retrace() -> None:
             traces += 1
             return super().train_step(window)
 
-    agent = Counting(epochs=1, normalize_observations=True)
+    agent = Counting(update_epochs=1, normalize_observations=True)
     agent.compile(optimizer="adam", jit_compile=False)
     dataset = optix.dataset_from_env(CountingEnv, agent, window_size=8, seed=0)
     for _ in range(3):

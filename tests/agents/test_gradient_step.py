@@ -64,7 +64,7 @@ def moved_by(make: Callable[..., optix.Agent], optimizer: Any, *, step: Callable
 
 
 ALGORITHMS: dict[str, Callable[..., optix.Agent]] = {
-    "ppo": lambda: optix.PPOAgent(*networks(), epochs=1, minibatch_size=64),
+    "ppo": lambda: optix.PPOAgent(*networks(), update_epochs=1, minibatch_size=64),
     "reinforce": lambda: optix.ReinforceAgent(*networks()),
 }
 
@@ -121,7 +121,7 @@ def test_layers_with_a_policy_of_their_own_get_a_scaled_loss() -> None:
 
 def test_a_step_that_overflows_is_skipped_and_is_no_failure(small_ppo: MakeAgent) -> None:
     """A scale at which gradients overflow: Keras halves it and leaves the weights; so the run is not undone."""
-    agent = small_ppo(epochs=1, minibatch_size=64)
+    agent = small_ppo(update_epochs=1, minibatch_size=64)
     agent.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=3e38), jit_compile=False)
     dataset = optix.dataset_from_env(CountingEnv, agent, window_size=8, seed=0)
     before = agent.get_weights()
@@ -190,7 +190,7 @@ class Pull(keras.layers.Layer):  # type: ignore[misc]
 @pytest.mark.parametrize("make", [optix.PPOAgent, optix.ReinforceAgent])
 def test_an_l2_regularizer_adds_its_gradient_once(make: Any) -> None:
     """One step of SGD: the difference to the step without it is -lr * 2 lambda w."""
-    options = {"epochs": 1, "minibatch_size": 64} if make is optix.PPOAgent else {}
+    options = {"update_epochs": 1, "minibatch_size": 64} if make is optix.PPOAgent else {}
     rate, weight = 0.1, 0.05
     kernels: list[np.ndarray] = []
 
@@ -222,7 +222,7 @@ def test_losses_of_layers_count_in_every_minibatch_and_once() -> None:
     hidden = shared(inputs)
     policy = keras.Model(inputs, keras.layers.Dense(2)(Pull()(hidden)))
     value = keras.Model(inputs, keras.layers.Dense(1)(hidden))
-    agent = optix.PPOAgent(policy, value, epochs=2, minibatch_size=8)
+    agent = optix.PPOAgent(policy, value, update_epochs=2, minibatch_size=8)
     agent.compile(keras.optimizers.SGD(0.0), jit_compile=False)
     window = window_of(agent)
     logs = tf.function(agent.train_step, autograph=False)(window)
@@ -268,7 +268,7 @@ def test_the_members_of_an_ensemble_are_regularised_each_by_its_own() -> None:
 
 def test_gradients_are_accumulated_over_minibatches(small_ppo: MakeAgent) -> None:
     """Two epochs of one minibatch, accumulated: the weights move once, in the second, and the version says so."""
-    agent = small_ppo(epochs=2, minibatch_size=64)
+    agent = small_ppo(update_epochs=2, minibatch_size=64)
     agent.compile(keras.optimizers.SGD(0.1, gradient_accumulation_steps=4), jit_compile=False)
     dataset = optix.dataset_from_env(CountingEnv, agent, window_size=8, seed=0)
     windows = iter(dataset)
@@ -349,7 +349,7 @@ def test_every_optimizer_of_keras_trains_and_is_restored(name: str) -> None:
     """One eager step of PPO; then its state goes through a snapshot into an agent of the same kind, which goes on."""
     agents = []
     for _ in range(2):
-        agent = optix.PPOAgent(*networks(), epochs=1, minibatch_size=64)
+        agent = optix.PPOAgent(*networks(), update_epochs=1, minibatch_size=64)
         agent.compile(optimizer_of(name), jit_compile=False)
         agents.append(agent)
     one, two = agents
@@ -433,7 +433,7 @@ def test_where_auto_goes_without_xla_the_optimizer_is_compiled(
         inner = [keras.layers.Reshape((2, 1)), keras.layers.Conv1D(4, 2), keras.layers.Flatten()]
         return keras.Sequential([keras.layers.Input((2,)), *inner, keras.layers.Dense(outputs)])
 
-    agent = optix.PPOAgent(network(2), network(1), epochs=1, minibatch_size=64)
+    agent = optix.PPOAgent(network(2), network(1), update_epochs=1, minibatch_size=64)
     agent.compile("sgd", jit_compile=jit)
     agent.train_step(window_of(agent))
     assert asked == [fused]
@@ -447,7 +447,7 @@ def test_where_auto_goes_without_xla_the_optimizer_is_compiled(
 def test_any_dtype_policy_trains_and_acts(dtype: str, actions: bool, policy_of: Any) -> None:
     policy_of(dtype)
     env = (lambda: IdentityEnv(3)) if not actions else "Pendulum-v1"
-    agent = optix.PPOAgent(epochs=1, minibatch_size=64, normalize_observations=True)
+    agent = optix.PPOAgent(update_epochs=1, minibatch_size=64, normalize_observations=True)
     agent.compile(keras.optimizers.SGD(1e-3), jit_compile=False)
     dataset = optix.dataset_from_env(env, agent, window_size=8, seed=0)
     before = agent.get_weights()

@@ -194,7 +194,7 @@ def test_other_values_are_refused(given: Any) -> None:
 
 
 def test_fit_says_once_what_was_chosen(capsys: pytest.CaptureFixture[str]) -> None:
-    agent = optix.PPOAgent(epochs=1)
+    agent = optix.PPOAgent(update_epochs=1)
     agent.compile("adam")
     dataset = windows(agent, IMAGE)
     agent.fit(dataset, steps_per_epoch=1, verbose=0)

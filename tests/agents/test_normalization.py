@@ -119,7 +119,7 @@ def test_a_padded_window_leaves_the_same_running_return_as_an_unpadded_one() -> 
 
 
 def agent_on(env: Any, **options: Any) -> tuple[optix.PPOAgent, Any]:
-    agent = optix.PPOAgent(epochs=1, **options)
+    agent = optix.PPOAgent(update_epochs=1, **options)
     agent.compile(optimizer="adam", jit_compile=False)
     return agent, optix.dataset_from_env(env, agent, window_size=16, num_envs=2, seed=0)
 
@@ -172,7 +172,7 @@ def test_nothing_to_normalise_is_an_error() -> None:
 @pytest.mark.parametrize("algorithm", ["ppo", pytest.param("reinforce", marks=pytest.mark.slow)])
 def test_the_whole_step_compiles_with_xla(algorithm: str) -> None:
     options = {"normalize_observations": True, "normalize_rewards": True}
-    agent: Any = optix.PPOAgent(epochs=1, **options) if algorithm == "ppo" else optix.ReinforceAgent(**options)
+    agent: Any = optix.PPOAgent(update_epochs=1, **options) if algorithm == "ppo" else optix.ReinforceAgent(**options)
     agent.compile(optimizer="adam", jit_compile=True)
     space = spaces.Box(-1.0, 1.0, (2,))
     env = lambda: RandomEnv(spaces.Dict(a=space, b=spaces.Discrete(3)), space)  # noqa: E731

@@ -34,7 +34,7 @@ def make_agent(small_network: Callable[[int, int], Any]) -> MakeAgent:
             agent = optix.ReinforceAgent(*networks, **options)
         else:
             size = 10_000 if algorithm == "ppo_one_batch" else 8
-            agent = optix.PPOAgent(*networks, epochs=2, minibatch_size=size, **options)
+            agent = optix.PPOAgent(*networks, update_epochs=2, minibatch_size=size, **options)
         agent.compile(optimizer=keras.optimizers.Adam(0.01), jit_compile=jit)
         agent.bind(spaces.Box(-np.inf, np.inf, (2,)), spaces.Box(-2.0, 2.0, (2,)) if box else spaces.Discrete(2))
         return agent

@@ -22,7 +22,7 @@ VECTOR = spaces.Box(-1.0, 1.0, (3,))
 PARTS = spaces.Dict({"speed": spaces.Box(-1.0, 1.0, (2,)), "gear": spaces.Discrete(3)})
 MOVES = spaces.Box(-1.0, 1.0, (2,))
 
-SETTINGS: dict[str, Any] = {"epochs": 2, "minibatch_size": 8, "seed": 5}
+SETTINGS: dict[str, Any] = {"update_epochs": 2, "minibatch_size": 8, "seed": 5}
 NORMALIZED = SETTINGS | {"normalize_observations": True, "normalize_rewards": True}
 AGENTS: dict[str, tuple[Callable[[], Any], gymnasium.Space[Any], gymnasium.Space[Any]]] = {
     "ppo": (lambda: optix.PPOAgent(**SETTINGS), VECTOR, spaces.Discrete(3)),
@@ -131,7 +131,7 @@ def test_normalizers_come_back(tmp_path: Path) -> None:
 
 
 def test_arguments_come_back(tmp_path: Path) -> None:
-    agent = optix.PPOAgent(gae_lambda=0.5, clip_ratio=0.3, value_coefficient=1.5, max_grad_norm=2.0, epochs=3)
+    agent = optix.PPOAgent(gae_lambda=0.5, clip_ratio=0.3, value_coefficient=1.5, max_grad_norm=2.0, update_epochs=3)
     again = reloaded(agent, tmp_path)
     config = again.get_config()
     assert {
@@ -140,7 +140,7 @@ def test_arguments_come_back(tmp_path: Path) -> None:
         "value_coefficient": 1.5,
         "max_grad_norm": 2.0,
     }.items() <= config.items()
-    assert (config["epochs"], type(config["epochs"])) == (3, int)
+    assert (config["update_epochs"], type(config["update_epochs"])) == (3, int)
     assert config["observation_space"] is None
     assert not again.bound
     assert not again.compiled
@@ -224,7 +224,7 @@ class Tempered(optix.ReinforceAgent):
 @keras.saving.register_keras_serializable("tests")
 class Own(optix.Agent):
     def __init__(self, policy: Any = None, *, temperature: float = 1.0, **kwargs: Any) -> None:
-        own = {"temperature": optix.Hyperparameter(temperature), "margin": optix.Hyperparameter(0.5)}
+        own = {"temperature": optix.Hyperparam(temperature), "margin": optix.Hyperparam(0.5)}
         super().__init__(policy, hyperparams=own, **kwargs)
 
 

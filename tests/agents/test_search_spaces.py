@@ -10,7 +10,7 @@ import keras
 import pytest
 
 import keras_optix as optix
-from keras_optix import Hyperparameter
+from keras_optix import Hyperparam
 from keras_optix.tuners import Linear, Log, OneMinusLog
 
 ACTOR_CRITIC = {"entropy_coefficient": Linear(0.0, 0.05), "gamma": OneMinusLog(0.9, 0.9999)}
@@ -105,10 +105,10 @@ def test_a_subclass_declares_what_it_adds_in_one_line() -> None:
         default_spaces = {"learning_rate": (1e-4, 1e-3), "num_skips": (1, 4)}  # noqa: RUF012
 
     hyperparams = {
-        "num_skips": Hyperparameter(2),
-        "depth": Hyperparameter(2),
-        "temperature": Hyperparameter(1.0, 0.01),
-        "mine_alone": Hyperparameter(1.0),
+        "num_skips": Hyperparam(2),
+        "depth": Hyperparam(2),
+        "temperature": Hyperparam(1.0, 0.01),
+        "mine_alone": Hyperparam(1.0),
     }
     mine = compiled(Mine(hyperparams=hyperparams))
     assert list(mine.search_spaces.items()) == [

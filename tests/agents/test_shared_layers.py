@@ -79,7 +79,7 @@ def windows(agent: Any, space: Any = VECTOR) -> tf.data.Dataset:
 
 
 def agent_of(networks: tuple[Any, Any], kind: Any = optix.PPOAgent) -> Any:
-    options = {"epochs": 2, "minibatch_size": 8} if kind is optix.PPOAgent else {}
+    options = {"update_epochs": 2, "minibatch_size": 8} if kind is optix.PPOAgent else {}
     agent = kind(*networks, seed=0, **options)
     agent.compile(keras.optimizers.SGD(0.1, momentum=0.9), jit_compile=False)
     return agent
@@ -161,7 +161,7 @@ def test_it_is_saved_once(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("space", [IMAGE, BOTH], ids=["image", "dict"])
 def test_default_networks_share_what_looks_at_images(space: Any, tmp_path: Path) -> None:
-    agent = optix.PPOAgent(epochs=1, minibatch_size=8, seed=0)
+    agent = optix.PPOAgent(update_epochs=1, minibatch_size=8, seed=0)
     agent.compile("adam", jit_compile=False)
     agent.train_step(next(iter(windows(agent, space))))
 

@@ -45,7 +45,7 @@ ACTIONS = {
 
 def agent_for(seed: int = 0, **options: Any) -> optix.PPOAgent:
     keras.utils.set_random_seed(seed)
-    agent = optix.PPOAgent(epochs=1, minibatch_size=64, seed=0, **options)
+    agent = optix.PPOAgent(update_epochs=1, minibatch_size=64, seed=0, **options)
     agent.compile(optimizer="adam", jit_compile=False)
     return agent
 

@@ -52,7 +52,7 @@ def ensemble() -> optix.Agent:
 
 
 AGENTS: dict[str, Callable[[], optix.Agent]] = {
-    "ppo": lambda: optix.PPOAgent(small(2), small(1), epochs=1, minibatch_size=16),
+    "ppo": lambda: optix.PPOAgent(small(2), small(1), update_epochs=1, minibatch_size=16),
     "reinforce": lambda: optix.ReinforceAgent(small(2), small(1), normalize_rewards=True),
     "own": lambda: Mean(small(2)),
     "ensemble": ensemble,

@@ -226,9 +226,7 @@ def test_a_gan_is_kept_with_both_optimizers_and_each_learning_rate_has_a_name() 
 @tensorflow_only
 def test_the_learning_rate_of_a_gan_is_ambiguous_and_its_names_are_told() -> None:
     callback = loop(monitor="c_loss", tuner=optix.BackoffOptimizer({"learning_rate": (1e-4, 1e-2)}))
-    with pytest.raises(
-        optix.errors.HyperparameterError, match=r"Several optimizers.*'c_optimizer.learning_rate', .*actor"
-    ):
+    with pytest.raises(optix.errors.HyperparamError, match=r"Several optimizers.*'c_optimizer.learning_rate', .*actor"):
         fit_gan(gan(), callback)
 
 
@@ -300,11 +298,11 @@ def test_the_only_optimizer_that_trains_is_the_one_that_is_tuned() -> None:
 def test_an_optimizer_that_cannot_be_found_is_asked_for() -> None:
     tuner = optix.BackoffOptimizer({"learning_rate": (1e-4, 1e-1)})
     with pytest.raises(
-        optix.errors.HyperparameterError, match=r"No optimizer.*made an update in the first epoch.*hyperparams="
+        optix.errors.HyperparamError, match=r"No optimizer.*made an update in the first epoch.*hyperparams="
     ):
         fit(own(found=False), loop(tuner=tuner, monitor="loss"), validation_data=None)
     tuner = optix.BackoffOptimizer()
-    with pytest.raises(optix.errors.HyperparameterError, match="No optimizer"):
+    with pytest.raises(optix.errors.HyperparamError, match="No optimizer"):
         fit(own(found=False), loop(tuner=tuner, monitor="loss"), validation_data=None)
 
 

@@ -404,7 +404,9 @@ def test_a_csv_has_a_row_an_epoch_and_goes_on_in_the_next_fit(loop: list[optix.O
 def test_a_csv_of_ppo_and_reinforce_has_a_column_for_each_log(small_network: Any, tmp_path: Path) -> None:
     every = {"policy_loss", "value_loss", "entropy", "explained_variance", "episode_return", "episode_length"}
     for kind, further in ((optix.PPOAgent, {"approx_kl", "clip_fraction"}), (optix.ReinforceAgent, set())):
-        agent = kind(small_network(2, 2), small_network(2, 1), **({"epochs": 1} if kind is optix.PPOAgent else {}))
+        agent = kind(
+            small_network(2, 2), small_network(2, 1), **({"update_epochs": 1} if kind is optix.PPOAgent else {})
+        )
         agent.compile(jit_compile=False)
         path = tmp_path / f"{kind.__name__}.csv"
         training = optix.dataset_from_env(CountingEnv, agent, window_size=6)

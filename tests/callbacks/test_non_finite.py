@@ -34,7 +34,7 @@ class Breaking(optix.PPOAgent):
 @pytest.fixture
 def make(small_network: Callable[[int, int], Any]) -> Callable[..., Breaking]:
     def build(broken: tuple[int, ...], what: str = "weight", **options: Any) -> Breaking:
-        agent = Breaking(small_network(2, 2), small_network(2, 1), epochs=2, minibatch_size=8)
+        agent = Breaking(small_network(2, 2), small_network(2, 1), update_epochs=2, minibatch_size=8)
         agent.broken, agent.what = broken, what
         agent.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=False, **options)
         return agent

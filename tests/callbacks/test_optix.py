@@ -466,7 +466,7 @@ def test_a_tuner_of_unknown_or_illegal_values_is_refused_before_the_first_step(
     small_ppo: MakeAgent, bounds: Any, match: str
 ) -> None:
     env = CountingEnv()
-    with pytest.raises(optix.errors.HyperparameterError, match=match):
+    with pytest.raises(optix.errors.HyperparamError, match=match):
         fit(small_ppo(), env, flat_loop(tuner=optix.BackoffOptimizer(bounds)), num_envs=1)
     assert env.steps == 0
 

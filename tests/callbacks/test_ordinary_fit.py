@@ -267,7 +267,7 @@ def test_newer_weights_of_a_backup_are_kept(tmp_path: Path) -> None:
         return mine, [mine, keras.callbacks.BackupAndRestore(tmp_path / "b")]
 
     def stop_writing(model: Any) -> None:
-        store = mine._store
+        store = mine._resuming._store
         assert store is not None
         store._interval = None
 
@@ -334,7 +334,7 @@ def test_a_schedule_owns_its_learning_rate() -> None:
     schedule = keras.optimizers.schedules.ExponentialDecay(0.01, 10, 0.9)
     model.compile(optimizer=keras.optimizers.Adam(schedule), loss="mse")
     tuner = optix.BackoffOptimizer({"learning_rate": (1e-3, 1e-1)})
-    with pytest.raises(optix.errors.HyperparameterError, match="LearningRateSchedule"):
+    with pytest.raises(optix.errors.HyperparamError, match="LearningRateSchedule"):
         fit(model, [optix.OptixCallback(tuner=tuner, verbose=0)])
 
 

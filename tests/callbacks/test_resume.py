@@ -301,7 +301,7 @@ def test_a_point_of_another_agent_or_a_damaged_one_is_refused(small_ppo: MakeAge
     start(small_ppo, tmp_path, cut=1)
 
     def other(inputs: int, actions: int, **options: Any) -> optix.PPOAgent:
-        agent = optix.PPOAgent(epochs=2, minibatch_size=8, **options)
+        agent = optix.PPOAgent(update_epochs=2, minibatch_size=8, **options)
         agent.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=False)
         return agent
 

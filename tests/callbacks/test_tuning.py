@@ -164,7 +164,7 @@ def test_a_replay_sets_the_first_values_before_the_first_window(small_ppo: MakeA
 
 def test_a_schedule_of_something_else_is_refused_before_the_first_step(small_ppo: MakeAgent) -> None:
     agent = small_ppo(4, 4)
-    with pytest.raises(optix.errors.HyperparameterError, match="temperature"):
+    with pytest.raises(optix.errors.HyperparamError, match="temperature"):
         fit(agent, loop(optix.tuners.ReplaySchedule(optix.tuners.Schedule({"temperature": 1.0}))))
 
 
@@ -176,7 +176,7 @@ def test_nothing_is_compiled_anew(small_network: Callable[[int, int], Any]) -> N
             traces.append(window)
             return super().train_step(window)
 
-    agent = Traced(small_network(4, 4), small_network(4, 1), epochs=1)
+    agent = Traced(small_network(4, 4), small_network(4, 1), update_epochs=1)
     agent.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=False)
     for tuner in (
         optix.BackoffOptimizer(block=2, max_rounds=1),

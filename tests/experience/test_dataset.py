@@ -109,7 +109,7 @@ def test_two_runs_with_one_seed_are_equal_bit_by_bit(prefetch: int) -> None:
 
     def run(seed: int) -> tuple[dict[str, Any], Any]:
         keras.utils.set_random_seed(seed)
-        agent = optix.PPOAgent(epochs=2, minibatch_size=32)
+        agent = optix.PPOAgent(update_epochs=2, minibatch_size=32)
         agent.compile(optimizer="adam")
         options: dict[str, Any] = {"window_size": 32, "num_envs": 4, "seed": seed, "prefetch": prefetch}
         dataset = optix.dataset_from_env("CartPole-v1", agent, **options)

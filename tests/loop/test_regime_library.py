@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from drivers import through_json
+from msgspec.structs import replace
 
 import keras_optix as optix
 from keras_optix.evaluators.evaluation import Evaluation
-from keras_optix.loop.regime_library import RegimeLibrary, RegimesState
+from keras_optix.loop.regime_library import NoScoreHistory, RegimeLibrary, RegimesState
 from keras_optix.states import read_state
 from keras_optix.statistics.estimates import Estimate
 from keras_optix.store.manifest import PolicySnapshot
@@ -118,3 +119,14 @@ def test_a_resumed_run_knows_its_worlds(tmp_path: Path) -> None:
     assert again.save() == regimes.save()
     assert again.scores == [1.0]
     assert [name for name, _ in again.leave(snapshot(registry))] == ["regime 1"]
+
+
+def test_without_a_history_no_score_is_kept_or_read(tmp_path: Path) -> None:
+    registry = optix.CheckpointRegistry(tmp_path)
+    kept, without = library_of(registry), library_of(registry, history=NoScoreHistory())
+    for library in (kept, without):
+        assert library.see(EVALUATION) is None
+    assert (kept.scores, without.scores, without.save().history) == ([1.0], [], ())
+    without.restore(kept.save())  # of a run that had a manager: scores that nobody asks for
+    assert without.scores == []
+    assert without.save() == replace(kept.save(), history=())

@@ -13,7 +13,7 @@ from keras_optix.evaluators.scorer import Scorer
 from keras_optix.loggers.loop_log import LoopLog
 from keras_optix.loop.adapter import Adapter, InPlaceEvaluation, PolicyRef, TrainingUnit
 from keras_optix.loop.engine import Engine
-from keras_optix.loop.managed_policies import ManagedPolicies
+from keras_optix.loop.managed_policies import ManagedPolicies, PolicyOptions
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.records import EvalMetrics
@@ -274,7 +274,7 @@ class Run:
 
 
 def manager(**options: Any) -> ManagedPolicies:
-    return ManagedPolicies(seed=0, **options)
+    return ManagedPolicies(PolicyOptions(seed=0, **options))
 
 
 # DORMANT

@@ -13,7 +13,7 @@ import keras_optix as optix
 from keras_optix.testing import CountingEnv, CountingFeed
 
 policy = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
-agent = optix.PPOAgent(policy, gamma=0.98, epochs=4, normalize_observations=True)
+agent = optix.PPOAgent(policy, gamma=0.98, update_epochs=4, normalize_observations=True)
 agent.compile(optimizer=keras.optimizers.Adam(1e-3), steps_per_execution=2)
 dataset = optix.dataset_from_env("CartPole-v1", agent, window_size=32, num_envs=8, seed=0)
 optix.dataset_from_env(CountingEnv, agent)

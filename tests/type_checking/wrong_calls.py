@@ -37,7 +37,7 @@ callback.stop(now=True)  # wrong: call-arg
 
 # Values of another kind.
 optix.PPOAgent(gamma="0.98")  # wrong: arg-type
-optix.PPOAgent(epochs=2.5)  # wrong: arg-type
+optix.PPOAgent(update_epochs=2.5)  # wrong: arg-type
 optix.PPOAgent(normalize_observations="yes")  # wrong: arg-type
 optix.Agent(hyperparams={"temperature": 1.0})  # wrong: dict-item
 optix.OptixCallback(max_windows="100")  # wrong: arg-type

@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from keras_optix.arguments import NamesChecked, unknown_attribute
-from keras_optix.errors import HyperparameterError, StateError, UnknownNameError, describe
+from keras_optix.errors import HyperparamError, StateError, UnknownNameError, describe
 from keras_optix.foreign_names import ARGUMENTS
 from keras_optix.kinds import with_kind
 from keras_optix.records import LEARNING_RATE, shortest
@@ -23,7 +23,7 @@ from keras_optix.validation import is_finite_number, nearest, nearest_of, refuse
 
 
 @dataclass(frozen=True)
-class Hyperparameter(NamesChecked):
+class Hyperparam(NamesChecked):
     """Default and legal range of a hyperparameter.
 
     Attributes:
@@ -43,13 +43,13 @@ class Hyperparameter(NamesChecked):
         # Kinds only: that the value is legal is checked where the hyperparameter has its name.
         for name, value in (("value", self.value), ("low", self.low), ("high", self.high)):
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
-                refuse_kind(name, value, "a number", fix="Such as Hyperparameter(0.99, low=0.0, high=1.0).")
+                refuse_kind(name, value, "a number", fix="Such as Hyperparam(0.99, low=0.0, high=1.0).")
         if not self.low <= self.high:
             problem = "The smallest legal value must not be above the largest."
-            raise HyperparameterError(describe(problem, low=self.low, high=self.high))
+            raise HyperparamError(describe(problem, low=self.low, high=self.high))
 
 
-def declared(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> Hyperparameter:
+def declared(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> Hyperparam:
     """A hyperparameter that is an argument of an algorithm: what is no number is refused under its own name.
 
     Args:
@@ -63,7 +63,7 @@ def declared(name: str, value: Any, low: float = 0.0, high: float = math.inf) ->
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         refuse_kind(name, value, f"a number in [{low:g}, {high:g}]")
-    return Hyperparameter(float(value), low, high)
+    return Hyperparam(float(value), low, high)
 
 
 def learning_rate_of(optimizer: Any) -> Any:
@@ -72,7 +72,7 @@ def learning_rate_of(optimizer: Any) -> Any:
     return variable if isinstance(variable, keras.Variable) else None
 
 
-class Hyperparameters(MutableMapping[str, float]):
+class Hyperparams(MutableMapping[str, float]):
     """A mapping of name to value whose values are variables.
 
     Reading gives a Python float (the shortest that gives the float32 back), `tensor` what a compiled step reads.
@@ -82,7 +82,7 @@ class Hyperparameters(MutableMapping[str, float]):
         specs: Default and range by name.
     """
 
-    def __init__(self, specs: Mapping[str, Hyperparameter]) -> None:
+    def __init__(self, specs: Mapping[str, Hyperparam]) -> None:
         # A plain object, no dict or list: Keras would track the variables as weights of the model.
         self._specs = dict(specs)
         self._variables: dict[str, Any] = {}
@@ -118,7 +118,7 @@ class Hyperparameters(MutableMapping[str, float]):
         """
         variable = learning_rate_of(optimizer)
         if variable is not None:
-            self._specs[LEARNING_RATE] = Hyperparameter(float(variable.numpy()))
+            self._specs[LEARNING_RATE] = Hyperparam(float(variable.numpy()))
             self._variables[LEARNING_RATE] = variable
         else:
             self._specs.pop(LEARNING_RATE, None)
@@ -133,7 +133,7 @@ class Hyperparameters(MutableMapping[str, float]):
         """Sets several values, all or none.
 
         Raises:
-            HyperparameterError: A name is unknown or a value is not legal; then none is changed.
+            HyperparamError: A name is unknown or a value is not legal; then none is changed.
         """
         for name, value in values.items():
             self._variable(name)
@@ -158,7 +158,7 @@ class Hyperparameters(MutableMapping[str, float]):
         self.assign({name: value})
 
     def __delitem__(self, name: str) -> None:
-        raise HyperparameterError(describe("A hyperparameter cannot be removed.", name=name))
+        raise HyperparamError(describe("A hyperparameter cannot be removed.", name=name))
 
     # The inherited two expect a KeyError, and reading an unknown name raises an error that says more.
 
@@ -177,13 +177,13 @@ class Hyperparameters(MutableMapping[str, float]):
         return len(self._variables)
 
     def __repr__(self) -> str:
-        return f"Hyperparameters({self.snapshot()!r})"
+        return f"Hyperparams({self.snapshot()!r})"
 
     def check(self, values: Mapping[str, float]) -> None:
         """Checks names and values without changing anything.
 
         Raises:
-            HyperparameterError: A name is unknown or a value is not legal.
+            HyperparamError: A name is unknown or a value is not legal.
         """
         for name, value in values.items():
             self._variable(name)
@@ -200,7 +200,7 @@ class Hyperparameters(MutableMapping[str, float]):
                 "LearningRateSchedule or several learning rates. Call `agent.compile(optimizer=...)` with a number as "
                 "learning rate first."
             )
-        raise HyperparameterError(
+        raise HyperparamError(
             describe(
                 "Unknown hyperparameter.",
                 fix=f"Known are: {', '.join(sorted({*self._variables, LEARNING_RATE}))}."
@@ -212,6 +212,6 @@ class Hyperparameters(MutableMapping[str, float]):
     def _check(self, name: str, value: Any) -> None:
         spec = self._specs[name]
         if not is_finite_number(value) or not spec.low <= value <= spec.high:
-            raise HyperparameterError(
+            raise HyperparamError(
                 describe(f"Hyperparameter {name!r} must be in [{spec.low:g}, {spec.high:g}].", **{name: value})
             )

@@ -1,0 +1,124 @@
+"""The options of `OptixCallback` as one record, which checks itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from keras_optix.callbacks.loop_callback import LoopCallback
+from keras_optix.callbacks.option_checks import (
+    directory_of,
+    evaluator_of,
+    loggers_of,
+    loop_callbacks_of,
+    refuse_contradictions,
+    scheduler_of,
+    tuner_of,
+    variables_of,
+)
+from keras_optix.callbacks.policies import manager_among
+from keras_optix.callbacks.policy_manager import PolicyManager
+from keras_optix.callbacks.registry_option import registry_of
+from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.monitors import MonitorEvaluator
+from keras_optix.loggers.base import Logger
+from keras_optix.loggers.tensorboard import TensorBoardLogger
+from keras_optix.loop.options import LoopOptions
+from keras_optix.loop.scheduler import BackoffScheduler
+from keras_optix.store.registry import CheckpointRegistry
+from keras_optix.tuners.base_optimizer import BaseOptimizer
+from keras_optix.validation import check_bool, check_choice, check_float, check_int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallbackOptions:
+    """What an `OptixCallback` was given, checked, and made what the callback works with; its docstring says the rest.
+
+    Attributes:
+        evaluator: None: that of what is trained, an agent or an ordinary model.
+        scheduler: Likewise.
+        registry: None: a temporary one.
+        hyperparams: Variables of an ordinary model by name; {} where there are none.
+        loggers: TensorBoard's among them, where there is a `log_dir`.
+        callbacks: As a list.
+        policy_manager: One that was given as a callback, too.
+        loop: Those of the options that the engine asks for.
+        persistent: Whether snapshots and points to resume from outlive the callback.
+
+    Raises:
+        ConfigurationError: Options are invalid or contradict each other, or a directory cannot be written.
+    """
+
+    evaluator: BaseEvaluator | None
+    monitor: str | None
+    mode: Any
+    scheduler: BackoffScheduler | None
+    tuner: BaseOptimizer | None
+    registry: CheckpointRegistry | None
+    checkpoint_dir: str | None
+    policy_manager: PolicyManager | None
+    when_dormant: str
+    max_windows: int | None
+    rollback_on_degradation: bool
+    restore_best_weights: bool
+    restore_hyperparams: bool
+    hyperparams: Mapping[str, Any]
+    log_dir: str | None
+    loggers: Sequence[Logger]
+    callbacks: Sequence[LoopCallback]
+    resume: bool
+    resume_interval: float | None
+    verbose: int
+    loop: LoopOptions = field(init=False)
+    persistent: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._check_kinds()
+        self._check_together()
+
+    def _check_kinds(self) -> None:
+        """Each option by itself."""
+        become = self._become
+        become("evaluator", evaluator_of(self.evaluator))
+        become("scheduler", scheduler_of(self.scheduler))
+        become("tuner", tuner_of(self.tuner))
+        become("registry", registry_of(self.registry))
+        become("checkpoint_dir", directory_of("checkpoint_dir", self.checkpoint_dir))
+        most = self.max_windows
+        loop = LoopOptions(
+            when_dormant=check_choice("when_dormant", self.when_dormant, ("auto", "stop", "watch")),
+            max_windows=None if most is None else check_int("max_windows", most, minimum=1),
+            rollback_on_degradation=check_bool("rollback_on_degradation", self.rollback_on_degradation),
+            restore_best_weights=check_bool("restore_best_weights", self.restore_best_weights),
+            restore_hyperparams=check_bool("restore_hyperparams", self.restore_hyperparams),
+        )
+        become("loop", loop)
+        if self.resume_interval is not None:
+            become("resume_interval", check_float("resume_interval", self.resume_interval, low=0.0))
+        become("resume", check_bool("resume", self.resume))
+        become("verbose", check_int("verbose", self.verbose, minimum=0))
+        become("callbacks", loop_callbacks_of(self.callbacks))
+        become("policy_manager", manager_among(self.policy_manager, self.callbacks))
+        become("hyperparams", variables_of(self.hyperparams))
+
+    def _check_together(self) -> None:
+        """What they say together, and what follows from one where another is left out."""
+        manager, registry = self.policy_manager, self.registry
+        if manager is not None and registry is None and self.checkpoint_dir is None:
+            self._become("registry", manager.own_registry)
+        self._become("persistent", self.registry is not None or self.checkpoint_dir is not None)
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        restores = self.rollback_on_degradation or self.restore_best_weights or self.when_dormant == "watch"
+        refuse_contradictions(given | {"hyperparams": sorted(self.hyperparams)}, restores=restores)
+        if self.monitor is not None:
+            self._become("evaluator", MonitorEvaluator(self.monitor, self.mode))
+        if self.registry is None and self.checkpoint_dir is not None:
+            self._become("registry", CheckpointRegistry(self.checkpoint_dir))
+        directory = directory_of("log_dir", self.log_dir)
+        board: list[Logger] = [] if directory is None else [TensorBoardLogger(directory)]
+        self._become("loggers", board + loggers_of(self.loggers))
+
+    def _become(self, name: str, value: Any) -> None:
+        """Sets an option while the record is made."""
+        object.__setattr__(self, name, value)
