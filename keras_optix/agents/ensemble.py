@@ -29,7 +29,13 @@ from keras_optix.agents.credit import (
 from keras_optix.agents.distributions import is_default
 from keras_optix.agents.ensemble_head import AVERAGE, MIXTURE, EnsembleHead, EnsembleLowerable, RoutedActor
 from keras_optix.agents.ensemble_learning import MembersLearning, SourceShare
-from keras_optix.agents.ensemble_members import FixedAgents, WeightedAgents, spaces_of_members, weighted_agents_of
+from keras_optix.agents.ensemble_members import (
+    FixedAgents,
+    WeightedAgents,
+    refuse_carry,
+    spaces_of_members,
+    weighted_agents_of,
+)
 from keras_optix.agents.gradient_step import averages_weights
 from keras_optix.agents.jit import JitChoice
 from keras_optix.agents.saving import bind_to, serialized, spaces_config
@@ -85,7 +91,7 @@ class EnsembleAgent(Agent):
 
     Raises:
         ConfigurationError: There is no member, the primary is none of them, a weight is invalid, an option is unknown,
-            or all are to learn and nobody plays alone.
+            a member has a carry (see `Agent.carry_specs`), or all are to learn and nobody plays alone.
         SpaceError: Members play different environments.
     """
 
@@ -138,6 +144,8 @@ class EnsembleAgent(Agent):
                     credit=credit,
                 )
             )
+        for k, member in enumerate(members):
+            refuse_carry(k, member)
         self._roster = Roster(len(members), self.credit, self.solo_windows)
         self._learning = MembersLearning(members, _place(primary_agent, members), self._roster)
         self._lowered_for_collecting = Lowered()
@@ -187,12 +195,14 @@ class EnsembleAgent(Agent):
         Raises:
             SpaceError: A member does not fit the spaces, was bound to others before, or has no distribution over
                 actions.
+            ConfigurationError: A member has a carry.
         """
         for k, member in enumerate(self.members):
             try:
                 member.bind(observation_space, action_space)
             except SpaceError as error:
                 raise SpaceError(f"Member {k} of the ensemble, {member.name}, cannot play along: {error}") from error
+            refuse_carry(k, member)  # one that a network brought with it
             if type(member.head) is not PolicyHead:
                 raise SpaceError(
                     describe(
@@ -231,7 +241,7 @@ class EnsembleAgent(Agent):
         """See `Agent.lowerable`."""
         head, arrays = self.head, self.policy_params().arrays
         network = head.acting().network
-        return EnsembleLowerable(self.choose, arrays, head.layout, head.noise, network, len(self.members))
+        return EnsembleLowerable(self.choose, arrays, head.layout, head.noise, network, members=len(self.members))
 
     # Scores of the members
 
@@ -257,7 +267,7 @@ class EnsembleAgent(Agent):
         head, arrays = self.head, self.policy_params().arrays
         network = head.acting().network
         policy = EnsembleLowerable(
-            head.choose_by_player, arrays, head.routed_layout, head.noise, network, len(self.members)
+            head.choose_by_player, arrays, head.routed_layout, head.noise, network, members=len(self.members)
         )
         actor = make_actor(policy, batch_size, self._lowered_for_collecting)
         return RoutedActor(actor, functools.partial(self.players, num_envs=batch_size))

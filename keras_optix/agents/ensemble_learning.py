@@ -22,6 +22,7 @@ _COLUMNS = (
     "valid",
     "next_observations",
     "log_probs",
+    "begins",
 )  # fields of a window that have an axis of environments
 _MAX_LOGS = 64
 

@@ -189,7 +189,7 @@ class Collector(WindowSource):
             reachable = at is self._state and at.current is not None and not self._closed
             if reachable and self.envs.tenant.used_by_others():
                 reachable = False
-            arrays, values = at.save(self.envs.layout, self.envs.save() if reachable else None)
+            arrays, values = at.save(self.envs.layout, self.envs.save() if reachable else None, self.carry_specs)
             return arrays | read_all(self.envs.members()), values
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
@@ -211,7 +211,9 @@ class Collector(WindowSource):
         self.drain()
         with self._lock:
             self._check_open()
-            state, env_states, interrupted = read_collector_state(arrays, values, self.envs.layout, self.num_envs)
+            state, env_states, interrupted = read_collector_state(
+                arrays, values, self.envs.layout, self.num_envs, self.carry_specs
+            )
             self._ahead = None
             self._forget_delivered()
             # First of all without the environments: one of them may raise.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_optix.errors import StateError, describe
+from keras_optix.experience.carry import Carry, CarrySpec, kinds_of
 from keras_optix.experience.episodes import EpisodeBook
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.savable import join_state, split_state
@@ -30,6 +31,8 @@ class CollectorState:
         book: The account of episodes.
         current: The observations to act on next, leaves of ``[N, ...]``; None if new episodes begin with the next
             window.
+        carry: What the policy returned after the last row, ``[N, ...]`` each, of which an environment in which a new
+            episode begins gets nothing; ``()`` of a policy without a carry, and where new episodes begin everywhere.
     """
 
     window_id: int
@@ -37,6 +40,7 @@ class CollectorState:
     rng: Mapping[str, Any]
     book: EpisodeBook
     current: Leaves | None = None
+    carry: Carry = ()
 
     @classmethod
     def initial(cls, num_envs: int, seed: int | None) -> CollectorState:
@@ -51,14 +55,15 @@ class CollectorState:
 
     def with_new_episodes(self) -> CollectorState:
         """The same, but new episodes begin with the next window."""
-        return replace(self, book=EpisodeBook.blank(len(self.book.returns), self.book.recent), current=None)
+        return replace(self, book=EpisodeBook.blank(len(self.book.returns), self.book.recent), current=None, carry=())
 
-    def save(self, layout: ObservationLayout, states: EnvStates | None) -> Saved:
+    def save(self, layout: ObservationLayout, states: EnvStates | None, carry_specs: Sequence[CarrySpec] = ()) -> Saved:
         """Returns arrays and JSON values for `read_collector_state`.
 
         Args:
             layout: The observations.
             states: The states of the environments; None if they cannot be saved. Then new episodes begin.
+            carry_specs: The carry of the policy.
 
         Raises:
             EnvError: A state holds something else than JSON values and arrays.
@@ -73,13 +78,14 @@ class CollectorState:
             "recent_episodes": np.array(book.recent, np.float64).reshape(-1, len(EpisodeRecord._fields)),
         }
         arrays |= {f"observations/{k}": leaf for k, leaf in enumerate(at.current or ())}
+        arrays |= {f"carry/{k}": leaf for k, leaf in enumerate(at.carry)}
         environments = []
         for i, state in enumerate(states or ()):
             plain, parts = split_state(state, f"environment {i}")
             environments.append({"state": plain, "arrays": len(parts)})
             arrays |= {f"environments/{i}/{k}": part for k, part in enumerate(parts)}
         values = {
-            **_kind(layout, len(book.returns)),
+            **_kind(layout, len(book.returns), carry_specs),
             "window_id": at.window_id,
             "env_steps": at.env_steps,
             "rng": at.rng,
@@ -90,7 +96,11 @@ class CollectorState:
 
 
 def read_collector_state(
-    arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], layout: ObservationLayout, num_envs: int
+    arrays: Mapping[str, np.ndarray],
+    values: Mapping[str, Any],
+    layout: ObservationLayout,
+    num_envs: int,
+    carry_specs: Sequence[CarrySpec] = (),
 ) -> tuple[CollectorState, EnvStates | None, bool]:
     """Reads what `CollectorState.save` returned.
 
@@ -102,6 +112,7 @@ def read_collector_state(
         values: The JSON values.
         layout: The observations that are wanted.
         num_envs: The number of environments that is wanted.
+        carry_specs: The carry of the policy that is to go on. One that was saved without any had none.
 
     Returns:
         The state; the states that its environments must be put into, None if new episodes begin; and whether
@@ -110,13 +121,14 @@ def read_collector_state(
     Raises:
         StateError: It was saved of other environments, or is not complete.
     """
-    for name, wanted in _kind(layout, num_envs).items():
-        if values.get(name) != wanted:
+    saved_kind = {"carry": [], **values}
+    for name, wanted in _kind(layout, num_envs, carry_specs).items():
+        if saved_kind.get(name) != wanted:
             raise StateError(
                 describe(
                     f"The saved state is of a collector with another `{name}`.",
-                    fix="Resume with the environments of that run, or begin another run.",
-                    saved=values.get(name),
+                    fix="Resume with the environments and the policy of that run, or begin another run.",
+                    saved=saved_kind.get(name),
                     wanted=wanted,
                 )
             )
@@ -150,6 +162,9 @@ def read_collector_state(
         current = [
             array(f"observations/{k}", (num_envs, *leaf.shape), leaf.dtype) for k, leaf in enumerate(layout.leaves)
         ]
+        carry = tuple(
+            array(f"carry/{k}", (num_envs, *spec.shape), np.dtype(spec.dtype)) for k, spec in enumerate(carry_specs)
+        )
         env_states = []
         for i, saved in zip(range(num_envs), values["environments"], strict=True):
             parts = [arrays[f"environments/{i}/{k}"] for k in range(saved["arrays"])]
@@ -158,10 +173,10 @@ def read_collector_state(
         raise StateError(
             f"The saved state of the collector is damaged or not complete ({type(error).__name__}: {error})."
         ) from error
-    return replace(state, current=current), env_states, False
+    return replace(state, current=current, carry=carry), env_states, False
 
 
-def _kind(layout: ObservationLayout, num_envs: int) -> dict[str, Any]:
+def _kind(layout: ObservationLayout, num_envs: int, carry_specs: Sequence[CarrySpec]) -> dict[str, Any]:
     """What must be the same where a state is read, as JSON has it."""
     observations = [[leaf.path, list(leaf.shape), leaf.dtype.name] for leaf in layout.leaves]
-    return {"num_envs": num_envs, "observations": observations}
+    return {"num_envs": num_envs, "observations": observations, "carry": kinds_of(carry_specs)}

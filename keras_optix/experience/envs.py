@@ -49,6 +49,14 @@ class Envs(Protocol):
     tenant: Tenant
     own_rewards: bool
 
+    @property
+    def resetting(self) -> np.ndarray | None:
+        """``[N]`` bool, environments whose next row is no transition, as they only reset; None if there are none ever.
+
+        Up to date after `reset` and `finish`.
+        """
+        ...
+
     def reset(self, seed: int | None, observations: Leaves, only: np.ndarray | None = None) -> None:
         """Resets environments and writes the first observations, leaves of ``[T + 1, N, ...]``, at row 0.
 
@@ -151,6 +159,7 @@ class SequentialEnvs(OneLineRepr):
         self._beneath = [RewardsBeneath(env, 0.0) for env in envs]
         self.own_rewards = all(rewards.wrapper for rewards in self._beneath)
         self.tenant = Tenant(envs)
+        self.resetting: np.ndarray | None = None
         self._take_methods()
 
     def reset(self, seed: int | None, observations: Leaves, only: np.ndarray | None = None) -> None:
@@ -307,6 +316,11 @@ class VectorEnvs(OneLineRepr):
         self.own_rewards = bool(self._beneath.wrapper)
         self.tenant = Tenant([env])
         self._take_methods()
+
+    @property
+    def resetting(self) -> np.ndarray | None:
+        """See `Envs.resetting`."""
+        return self._ended if self._mode is AutoresetMode.NEXT_STEP else None
 
     def reset(self, seed: int | None, observations: Leaves, only: np.ndarray | None = None) -> None:
         """See `Envs.reset`. All are reset together."""

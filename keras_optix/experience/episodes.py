@@ -53,6 +53,27 @@ class EpisodeBook:
         )
 
     @property
+    def fresh(self) -> np.ndarray:
+        """``[N]`` bool, environments whose next transition is the first of an episode."""
+        fresh: np.ndarray = self.lengths == 0
+        return fresh
+
+    def begins(self, rows: Steps) -> np.ndarray:
+        """Where episodes begin in the window that comes next.
+
+        Args:
+            rows: The window.
+
+        Returns:
+            ``[T, N]`` bool: the row is the first transition of an episode.
+        """
+        # After a row that is no transition, as an environment only reset in it, comes the first one of an episode.
+        after = np.logical_or(ends(rows), ~rows.valid)
+        begins: np.ndarray = np.concatenate([self.fresh[None], after[:-1]])
+        begins &= rows.valid
+        return begins
+
+    @property
     def mean_return(self) -> np.float32:
         """Mean return of the recent episodes, NaN if there are none."""
         return np.float32(np.mean([e.total_reward for e in self.recent]) if self.recent else np.nan)

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_optix.errors import StateError
 from keras_optix.experience.actor import Actor
+from keras_optix.experience.carry import CarrySpec
 from keras_optix.experience.copies import Copies
 from keras_optix.experience.envs import Envs
 from keras_optix.experience.policy_params import PolicyRecord
@@ -21,6 +22,11 @@ from keras_optix.store.files import Saved
 
 class PolicyOwner(Protocol):
     """Who trains the policy that acts: an agent."""
+
+    @property
+    def carry_specs(self) -> tuple[CarrySpec, ...]:
+        """What the policy remembers between the steps of an episode; ``()`` where it has no carry."""
+        ...
 
     def policy_record(self) -> PolicyRecord:
         """Reads out the current version of the policy."""
@@ -87,6 +93,11 @@ class WindowSource(OneLineRepr, abc.ABC):
     @abc.abstractmethod
     def num_envs(self) -> int:
         """`N`, environments."""
+
+    @property
+    def carry_specs(self) -> tuple[CarrySpec, ...]:
+        """What the policy remembers between the steps of an episode; ``()`` where it has no carry."""
+        return self._owner.carry_specs
 
     @property
     @abc.abstractmethod

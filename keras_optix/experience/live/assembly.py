@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_optix.experience.actions import Actions
+from keras_optix.experience.carry import CarrySpec, initial_carry
 from keras_optix.experience.episodes import EpisodeBook
 from keras_optix.experience.live.feeds import Observed, StreamStep
 from keras_optix.experience.live.recording import Taken
@@ -33,14 +34,17 @@ class _Rows:
 class _OpenWindow:
     """The arrays of a window that is being filled; what is never written stays zero, and is not valid."""
 
-    def __init__(self, layout: ObservationLayout, actions: Actions, size: int) -> None:
+    def __init__(
+        self, layout: ObservationLayout, actions: Actions, size: int, carry_specs: Sequence[CarrySpec]
+    ) -> None:
         self.observations, self.following = layout.empty(size, 1), layout.empty(size, 1)
         for leaf in (*self.observations, *self.following):
             leaf[...] = 0
         self.choices: np.ndarray = np.zeros((size, 1, *actions.shape), actions.dtype)
         self.log_probs = np.zeros((size, 1), np.float32)
         self.rewards = np.zeros((size, 1), np.float32)
-        self.terminated, self.truncated, self.valid = (np.zeros((size, 1), bool) for _ in range(3))
+        self.terminated, self.truncated, self.valid, self.begins = (np.zeros((size, 1), bool) for _ in range(4))
+        self.carry = initial_carry(carry_specs, 1)  # of its first row, once there is one
         self.versions: list[int] = []
         self.infos: list[Any] = []
         self.began = time.monotonic()
@@ -101,6 +105,8 @@ class ClosedWindow:
             policy_version=np.int64(self.policy.version),
             episode_return=book.mean_return,
             episode_length=book.mean_length,
+            begins=content.begins,
+            carry=content.carry,
         )
         infos = [*content.infos, *([{}] for _ in range(len(content.valid) - self.rows))]
         return CollectedWindow(window, infos, self.episodes, policy or self.policy, env_steps)
@@ -112,6 +118,7 @@ class _Pending:
 
     leaves: Leaves
     taken: Taken
+    begins: bool  # whether the observation is the first of an episode
 
 
 class Assembly:
@@ -122,22 +129,32 @@ class Assembly:
         actions: What choices are.
         window_size: `T`, rows of a window.
         one_version: See `EpisodeBook.after`.
+        carry_specs: The carry of the policy.
 
     Attributes:
         book: The account of episodes up to the last window that closed.
         starts: Observations that no action led to: they began an episode or a connection.
         unanswered: Actions whose consequence never arrived.
+        begins: Whether the observation at hand is the first of an episode.
     """
 
     def __init__(
-        self, layout: ObservationLayout, actions: Actions, window_size: int, *, one_version: bool = False
+        self,
+        layout: ObservationLayout,
+        actions: Actions,
+        window_size: int,
+        *,
+        one_version: bool = False,
+        carry_specs: Sequence[CarrySpec] = (),
     ) -> None:
         self._layout, self._actions = layout, actions
         self._size = window_size
         self._one_version = one_version
+        self._carry_specs = tuple(carry_specs)
+        self.begins = True
         self._pending: _Pending | None = None
         self._ignored = False  # whether the action to the observation at hand has no consequence
-        self._open = _OpenWindow(layout, actions, window_size)
+        self._open = _OpenWindow(layout, actions, window_size, self._carry_specs)
         self.book = EpisodeBook.blank(1)
         self.starts = 0
         self.unanswered = 0
@@ -181,6 +198,7 @@ class Assembly:
         pending, self._pending = self._pending, None
         # After a last observation comes another episode, unless its first observation came along.
         self._ignored = seen.ended and seen.final is None
+        self.begins = pending is None or (seen.ended and seen.final is not None)
         if pending is None:
             self.starts += 1
             return None
@@ -193,6 +211,9 @@ class Assembly:
         window.log_probs[t] = pending.taken.log_prob
         window.rewards[t] = seen.reward
         window.terminated[t], window.truncated[t], window.valid[t] = seen.terminated, seen.truncated, True
+        window.begins[t] = pending.begins
+        if t == 0 and self._carry_specs:
+            window.carry = tuple(leaf[None] for leaf in pending.taken.carry)
         window.infos.append([seen.info])
         window.versions.append(pending.taken.version)
         seconds = max(now - window.began, 0.0)  # it may have waited for room, and then for the window
@@ -207,7 +228,7 @@ class Assembly:
         """
         if not self._ignored:
             self._open.acted = True
-            self._pending = _Pending(leaves, taken)
+            self._pending = _Pending(leaves, taken, self.begins)
 
     def interrupt(self) -> None:
         """A connection was lost, or the end of an episode: its action has no consequence, and it counts nowhere.
@@ -245,7 +266,7 @@ class Assembly:
                 window.between(first, last), window.versions[first], window_id, one_version=self._one_version
             )
             episodes += ended
-        self._open = _OpenWindow(self._layout, self._actions, self._size)
+        self._open = _OpenWindow(self._layout, self._actions, self._size, self._carry_specs)
         return ClosedWindow(window_id, rows, episodes, policy, window, seed, self.book)
 
 

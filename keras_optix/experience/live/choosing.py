@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_optix.errors import StateError
 from keras_optix.experience.actor import Actor, WindowListener
+from keras_optix.experience.carry import initial_carry
 from keras_optix.experience.live.recording import RecordedItem, Taken
 from keras_optix.experience.observations import Leaves
 from keras_optix.experience.policy_params import PolicyRecord, unknown_policy
@@ -33,7 +34,9 @@ class Chooser(Protocol):
         """What is known, when a window is handed out, of the policy that acted in it."""
         ...
 
-    def choose(self, leaves: Leaves, item: Any, window_id: int, *, begins: bool) -> Taken | None:
+    def choose(
+        self, leaves: Leaves, item: Any, window_id: int, *, begins: bool, new_episode: bool = False
+    ) -> Taken | None:
         """Chooses an action; None where nobody did: a recording ends there, or its connection.
 
         Args:
@@ -41,6 +44,7 @@ class Chooser(Protocol):
             item: What the feed gave.
             window_id: Number of the window at hand.
             begins: Whether it is the first action in that window: then the latest version acts from now on.
+            new_episode: Whether the observation is the first of an episode: then the policy remembers nothing.
         """
         ...
 
@@ -61,6 +65,7 @@ class PolicyChooser:
         self._rng = rng
         self._deterministic = deterministic
         self._noise: deque[np.ndarray] = deque()
+        self._initial = self._carry = initial_carry(actor.carry, 1)
         actor.set_weights(policy.params.arrays)
 
     def push(self, policy: PolicyRecord) -> None:
@@ -71,7 +76,7 @@ class PolicyChooser:
         """See `Chooser`: all of it."""
         return policy
 
-    def choose(self, leaves: Leaves, item: Any, window_id: int, *, begins: bool) -> Taken:
+    def choose(self, leaves: Leaves, item: Any, window_id: int, *, begins: bool, new_episode: bool = False) -> Taken:
         """See `Chooser`."""
         actor = self._actor
         if begins:
@@ -85,8 +90,10 @@ class PolicyChooser:
             ahead = (_NOISE_AHEAD, 1)
             drawn = actor.noise.zeros(ahead) if self._deterministic else actor.noise.draw(self._rng, ahead)
             self._noise.extend(drawn)
-        choices, log_probs = actor.act([leaf[None] for leaf in leaves], self._noise.popleft())
-        return Taken(choices[0], float(log_probs[0]), self.in_force.version)
+        before = self._initial if new_episode else self._carry
+        choices, log_probs, self._carry = actor.act([leaf[None] for leaf in leaves], self._noise.popleft(), before)
+        carry = tuple([leaf[0] for leaf in before]) if before else ()
+        return Taken(choices[0], float(log_probs[0]), self.in_force.version, carry)
 
 
 class RecordedChooser:
@@ -117,7 +124,9 @@ class RecordedChooser:
         known = self._known.get(policy.version)
         return known if known is not None and known.fingerprint == policy.fingerprint else policy
 
-    def choose(self, leaves: Leaves, item: Any, window_id: int, *, begins: bool) -> Taken | None:
+    def choose(
+        self, leaves: Leaves, item: Any, window_id: int, *, begins: bool, new_episode: bool = False
+    ) -> Taken | None:
         """See `Chooser`.
 
         Raises:

@@ -10,6 +10,7 @@ import os
 import threading
 import time as clock
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from gymnasium import spaces
 
 from keras_optix.errors import ConfigurationError, StateError, describe
+from keras_optix.experience.carry import Carry, CarrySpec, kinds_of
 from keras_optix.experience.live.recording_file import (
     CHUNK,
     DROPPED,
@@ -52,11 +54,13 @@ class Taken:
         choice: The choice as windows keep it (see `actions`), without time and environment axes.
         log_prob: Its log-probability, a float32 value.
         version: Policy version that chose it.
+        carry: What the policy was given as its carry, without the environment axis; ``()`` of a policy without one.
     """
 
     choice: np.ndarray
     log_prob: float
     version: int
+    carry: Carry = ()
 
 
 class RecordedItem(tuple[Any, ...]):
@@ -125,6 +129,7 @@ class Recorder:
         observation_space: What the feed's observations are.
         action_space: What the actions are.
         window_size: `T`, rows of the arrays of a window; None if that is not to be recorded.
+        carry_specs: The carry of the policy that acts.
 
     Raises:
         ConfigurationError: The file exists, or cannot be written.
@@ -137,18 +142,22 @@ class Recorder:
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         window_size: int | None = None,
+        carry_specs: Sequence[CarrySpec] = (),
     ) -> None:
         self._layout = ObservationLayout(observation_space)
-        about = {
+        about: dict[str, Any] = {
             "observation_space": to_json(observation_space),
             "action_space": to_json(action_space),
             "window_size": window_size,
             "started": datetime.now(UTC).isoformat(),
         }
+        if carry_specs:
+            about["carry"] = kinds_of(carry_specs)
         self._path = Path(path)
         self._file = _create(self._path, MAGIC + VERSION.pack(FORMAT) + record(HEADER, json.dumps(about).encode()))
         self._began = clock.monotonic()
         size = 64 + sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in self._layout.leaves)
+        size += sum(spec.initial.nbytes for spec in carry_specs)
         self._chunk_items = max(1, min(_CHUNK_ITEMS, _CHUNK_BYTES // size))
         self._most = _WAITING_CHUNKS * self._chunk_items
         self._lock = threading.Lock()
@@ -193,22 +202,23 @@ class Recorder:
             elif len(items) >= self._most:
                 self._change.wait_for(lambda: len(self._batch.items) < self._most)
 
-    def action(self, choice: np.ndarray, log_prob: float, version: int) -> None:
+    def action(self, choice: np.ndarray, log_prob: float, version: int, carry: Carry = ()) -> None:
         """Notes what was chosen for the last observation.
 
         Args:
             choice: The choice as windows keep it, without time and environment axes; copied.
             log_prob: Its log-probability.
             version: The policy version that chose it.
+            carry: What the policy was given as its carry, without the environment axis; copied.
 
         Raises:
             StateError: Writing failed, or the recorder is closed.
         """
-        copied = np.array(choice)
+        copied, carried = np.array(choice), tuple([np.array(leaf) for leaf in carry])
         with self._lock:
             if self._open or self._ready():
                 batch = self._batch
-                batch.actions.append((len(batch.items) - 1, copied, log_prob, version))
+                batch.actions.append((len(batch.items) - 1, copied, log_prob, version, carried))
                 self._noted += 1
 
     def window(self, window_id: int, rows: int, seed: np.ndarray, version: int = 0, fingerprint: int = 0) -> None:
@@ -330,7 +340,7 @@ class Recorder:
         for begin in range(0, max(1, len(batch.items)), size):
             items = batch.items[begin : begin + size]
             # An action at -1 is for the last item of the batch before: it goes into the first chunk.
-            actions = [(k - begin, c, p, v) for k, c, p, v in batch.actions if begin <= max(k, 0) < begin + size]
+            actions = [(a[0] - begin, *a[1:]) for a in batch.actions if begin <= max(a[0], 0) < begin + size]
             if items or actions:
                 _write_all(self._file, record(CHUNK, encode_chunk(self._layout, items, actions), len(items)))
         if batch.marks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import warnings
@@ -100,6 +101,7 @@ class ReplayFeed(OneLineRepr):
         action_space: What the actions are.
         actions: As given.
         window_size: `T`, rows of the arrays of a window in the recorded run.
+        carry: Shape and dtype of each array of the carry of the policy that acted; empty where it had none.
         windows: A `RecordedWindow` for each window that closed, in the order in which they closed.
 
     Raises:
@@ -173,6 +175,7 @@ class ReplayFeed(OneLineRepr):
             self.observation_space = from_json(about["observation_space"])
             self.action_space = from_json(about["action_space"])
             window_size: int | None = about["window_size"]
+            self.carry: list[Any] = about.get("carry", [])
         except (ValueError, LookupError, TypeError) as error:
             raise ConfigurationError(
                 describe(
@@ -268,7 +271,12 @@ def _of_space(values: np.ndarray, leaf: Leaf) -> np.ndarray:
 def _taken(arrays: dict[str, np.ndarray]) -> dict[int, Taken]:
     """What was chosen, by the item's place in the chunk; -1 is the last one before the chunk."""
     columns = (arrays[name].tolist() for name in ("taken", "log_prob", "version"))
+    carry = [
+        arrays[name] for name in itertools.takewhile(arrays.__contains__, map("carry{}".format, itertools.count()))
+    ]
     return {
-        place: Taken(arrays["choice"][row, ...].copy(), log_prob, version)
+        place: Taken(
+            arrays["choice"][row, ...].copy(), log_prob, version, tuple(leaf[row, ...].copy() for leaf in carry)
+        )
         for row, (place, log_prob, version) in enumerate(zip(*columns, strict=True))
     }

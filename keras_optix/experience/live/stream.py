@@ -144,7 +144,13 @@ class StreamCollector(WindowSource):
         self._latency = LatencyMeter(options.deadline if self.endless else math.inf)
         # All that follows is shared by the threads, under the condition.
         self._changed = threading.Condition()
-        self._assembly = Assembly(self.layout, self._actions, options.window_size, one_version=options.deterministic)
+        self._assembly = Assembly(
+            self.layout,
+            self._actions,
+            options.window_size,
+            one_version=options.deterministic,
+            carry_specs=self.carry_specs,
+        )
         self._closed_windows: deque[ClosedWindow] = deque()
         self._capacity = 1 if options.overflow == "latest" else options.buffer
         self._next_window = 0
@@ -258,7 +264,7 @@ class StreamCollector(WindowSource):
 
     def blank(self) -> Window:
         """A window without a step, with the version of the policy as it is now; it is not counted."""
-        nothing = Assembly(self.layout, self._actions, self.window_size)
+        nothing = Assembly(self.layout, self._actions, self.window_size, carry_specs=self.carry_specs)
         closed = nothing.close(-1, np.zeros(2, np.int32), self._owner.policy_record())
         return closed.collected(self.layout, 0).window
 
@@ -326,12 +332,12 @@ class StreamCollector(WindowSource):
             rng = self._rng.bit_generator.state
             env_steps = self._steps_before + self._delivered_steps
             state = CollectorState(self._next_window, env_steps, rng, self._assembly.book)
-        return state.save(self.layout, None)
+        return state.save(self.layout, None, self.carry_specs)
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
         """See `WindowSource`. The feed goes on where it is, and so with a new episode: the answer is False."""
         self.drain()
-        state, _, _ = read_collector_state(arrays, values, self.layout, 1)
+        state, _, _ = read_collector_state(arrays, values, self.layout, 1, self.carry_specs)
         with self._changed:
             self._rng.bit_generator.state = state.rng
             self._next_window = self._resumed_at = state.window_id
@@ -399,14 +405,15 @@ class StreamCollector(WindowSource):
             if step is not None and self._closes(step):
                 self._close_when_room(reader)
             begins, window_id = not self._assembly.acted, self._next_window
-        taken = chooser.choose(seen.leaves, item, window_id, begins=begins)
+            new_episode = self._assembly.begins
+        taken = chooser.choose(seen.leaves, item, window_id, begins=begins, new_episode=new_episode)
         if taken is None:
             return None
         with self._changed:
             _check(reader)
             self._assembly.act(seen.leaves, taken)
             if recorder is not None:
-                recorder.action(taken.choice, taken.log_prob, taken.version)
+                recorder.action(taken.choice, taken.log_prob, taken.version, taken.carry)
         action = self._actions.to_env(taken.choice[None])[0]
         self._dropping.note_answer(action)
         return action

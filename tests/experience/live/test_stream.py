@@ -18,6 +18,7 @@ import keras_optix as optix
 from keras_optix.errors import ConfigurationError, EnvError, FeedError, SpaceError, StateError
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor, NoiseSpec
+from keras_optix.experience.carry import Carry, CarrySpec
 from keras_optix.experience.live.feeds import Boundary, Reconnect, StreamStep, every_n_seconds, every_n_steps, on_done
 from keras_optix.experience.live.recording import Recorder
 from keras_optix.experience.live.replay import ReplayFeed
@@ -426,6 +427,7 @@ class SlowActor:
     """Takes its time for some of its calls."""
 
     noise = NoiseSpec("gumbel", (2,))
+    carry: tuple[CarrySpec, ...] = ()
 
     def __init__(self, slow: set[int], seconds: float) -> None:
         self.slow = slow
@@ -435,15 +437,17 @@ class SlowActor:
     def set_weights(self, arrays: Any) -> None:
         pass
 
-    def act(self, observations: Any, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def act(self, observations: Any, noise: np.ndarray, carry: Carry = ()) -> tuple[np.ndarray, np.ndarray, Carry]:
         self.calls += 1
         if self.calls in self.slow:
             time.sleep(self.seconds)
-        return noise.argmax(-1), np.zeros(len(noise), np.float32)
+        return noise.argmax(-1), np.zeros(len(noise), np.float32), carry
 
 
 class OwnerOf:
     """An owner whose policy has no arrays, for an actor of a test."""
+
+    carry_specs: tuple[CarrySpec, ...] = ()
 
     def __init__(self, actor: Actor) -> None:
         self.actor = actor
