@@ -59,7 +59,7 @@ def check_carry(agent: Any) -> None:
             "Write `def choose(self, observations, noise, weights, carry=())` and return (choices, log_probs, carry); "
             "an agent without a carry is given `()`, and returns it."
         )
-        raise ConfigurationError(describe(problem, fix=fix, choose=str(signature))) from error
+        raise ConfigurationError(describe(problem, fix=fix, arguments=list(signature.parameters))) from error
     specs = agent.carry_specs
     wanted = "a tuple of CarrySpecs"
     check_kind("carry_specs", specs, tuple, wanted=wanted, fix="Such as (CarrySpec((64,)),); () is no carry.")

@@ -320,6 +320,9 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
         spec = window_spec(self.head.layout, action_space, steps, num_envs, self.carry_specs)
         if not self.carry_specs:
             x = x._replace(carry=())  # nothing, in whatever form it came
+        elif len(x.carry) != len(self.carry_specs):
+            problem = "The window does not have the carry of this agent's policy in its first row."
+            raise SpaceError(describe(problem, carry=len(x.carry), carry_specs=self.carry_specs))
         if np.shape(x.begins) == (0,):  # made by hand, without
             x, spec = x._replace(begins=()), spec._replace(begins=())
         try:
