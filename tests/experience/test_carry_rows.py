@@ -166,6 +166,35 @@ def test_an_episode_that_was_cut_leaves_nothing_behind() -> None:
     np.testing.assert_array_equal(window.begins[0], [False, True])
 
 
+def test_a_collector_is_restored_in_the_middle_of_episodes(small_ppo: Callable[..., Any]) -> None:
+    def source(agent: Any) -> Any:
+        optix.dataset_from_env(partial(CountingEnv, 50), agent, window_size=ROWS, num_envs=2, seed=0)
+        return agent.sources[-1]
+
+    first, second = source(StepCounter()), source(StepCounter())
+    first.collect()
+    arrays, values = first.save()
+    assert second.restore(arrays, values) is True
+    window = second.collect().window
+    check_counts(window)
+    np.testing.assert_array_equal(window.carry[0], [ROWS, ROWS])
+    # A control: with another carry, other steps are counted.
+    assert second.restore({**arrays, "carry/0": arrays["carry/0"] + 1}, values)
+    with pytest.raises(AssertionError):
+        check_against_env(second.collect().window)
+    for agent, saved in ((StepCounter(), source(small_ppo()).save()), (small_ppo(), (arrays, values))):
+        with pytest.raises(StateError, match=r"of a collector with another `carry`.*the policy of that run"):
+            source(agent).restore(*saved)
+    with pytest.raises(StateError, match="damaged or not complete"):
+        second.restore({name: array for name, array in arrays.items() if name != "carry/2"}, values)
+    # What was saved before policies could have a carry says nothing of it.
+    plain = source(small_ppo())
+    plain.collect()
+    arrays, values = plain.save()
+    values.pop("carry")
+    assert plain.restore(arrays, values) is True
+
+
 # Datasets
 
 

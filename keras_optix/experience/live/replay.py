@@ -62,7 +62,8 @@ def replay_feed(
             it was, 2.0 in half the time.
 
     Returns:
-        The feed.
+        The feed. A policy with a carry learns from the recorded actions of one with the same carry only: what that one
+        remembered is in the recording.
 
     Raises:
         ConfigurationError: The file is no recording, is of a newer format, or cannot be read; or another argument is
