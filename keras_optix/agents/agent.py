@@ -81,7 +81,7 @@ class Agent(AgentAttributes, WindowTrainer):
         plays: Kinds of action spaces that the algorithm can play.
         carry_specs: What the policy remembers between two steps of an episode, a `CarrySpec` for each array of its
             carry. Empty here: the policy acts on the observation alone. An agent that remembers overrides it, by an
-            attribute or a property, together with `choose`; it is read when the agent is bound and from then on.
+            attribute or a property, together with `choose`; it may be read at any time, and stays once the agent is bound.
         default_spaces: Where a tuner that is given no bounds looks, by name: search spaces, or pairs as in
             `infer_space`. Of your own algorithm, name only what it adds or changes: ``{"temperature": (0.1, 10.0)}``.
             The learning rate's is Log(1e-5, 1e-1), for any optimizer. See `search_spaces`.

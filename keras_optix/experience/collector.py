@@ -121,7 +121,7 @@ class Collector(WindowSource):
     @property
     def recent_episodes(self) -> tuple[EpisodeRecord, ...]:
         """The last 100 episodes that ended, oldest first; if `deterministic`, only those of the last version."""
-        return self._state.book.recent
+        return self._state.tracker.recent
 
     def collect(self) -> CollectedWindow:
         """Returns the next window: collected now with the current weights, or ahead with the ones before.

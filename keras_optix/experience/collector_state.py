@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_optix.errors import StateError, describe
 from keras_optix.experience.carry import Carry, CarrySpec, kinds_of
-from keras_optix.experience.episodes import EpisodeBook
+from keras_optix.experience.episodes import EpisodeTracker
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.savable import join_state, split_state
 from keras_optix.records import EpisodeRecord
@@ -28,7 +28,7 @@ class CollectorState:
         window_id: Number of the next window.
         env_steps: Environment steps so far.
         rng: State of the generator behind actions and learner: JSON values.
-        book: The account of episodes.
+        tracker: The account of episodes.
         current: The observations to act on next, leaves of ``[N, ...]``; None if new episodes begin with the next
             window.
         carry: What the policy returned after the last row, ``[N, ...]`` each, of which an environment in which a new
@@ -38,7 +38,7 @@ class CollectorState:
     window_id: int
     env_steps: int
     rng: Mapping[str, Any]
-    book: EpisodeBook
+    tracker: EpisodeTracker
     current: Leaves | None = None
     carry: Carry = ()
 
@@ -51,11 +51,11 @@ class CollectorState:
             seed: Seeds actions and learner; None seeds them freshly.
         """
         rng = np.random.default_rng(None if seed is None else (seed, 1))
-        return cls(0, 0, rng.bit_generator.state, EpisodeBook.blank(num_envs))
+        return cls(0, 0, rng.bit_generator.state, EpisodeTracker.blank(num_envs))
 
     def with_new_episodes(self) -> CollectorState:
         """The same, but new episodes begin with the next window."""
-        return replace(self, book=EpisodeBook.blank(len(self.book.returns), self.book.recent), current=None, carry=())
+        return replace(self, tracker=EpisodeTracker.blank(len(self.tracker.returns), self.tracker.recent), current=None, carry=())
 
     def save(self, layout: ObservationLayout, states: EnvStates | None, carry_specs: Sequence[CarrySpec] = ()) -> Saved:
         """Returns arrays and JSON values for `read_collector_state`.
@@ -69,13 +69,13 @@ class CollectorState:
             EnvError: A state holds something else than JSON values and arrays.
         """
         at = self if states is not None else self.with_new_episodes()
-        book = at.book
+        tracker = at.tracker
         arrays = {
-            "returns": book.returns,
-            "lengths": book.lengths,
-            "first_versions": book.first_versions,
-            "first_windows": book.first_windows,
-            "recent_episodes": np.array(book.recent, np.float64).reshape(-1, len(EpisodeRecord._fields)),
+            "returns": tracker.returns,
+            "lengths": tracker.lengths,
+            "first_versions": tracker.first_versions,
+            "first_windows": tracker.first_windows,
+            "recent_episodes": np.array(tracker.recent, np.float64).reshape(-1, len(EpisodeRecord._fields)),
         }
         arrays |= {f"observations/{k}": leaf for k, leaf in enumerate(at.current or ())}
         arrays |= {f"carry/{k}": leaf for k, leaf in enumerate(at.carry)}
@@ -85,7 +85,7 @@ class CollectorState:
             environments.append({"state": plain, "arrays": len(parts)})
             arrays |= {f"environments/{i}/{k}": part for k, part in enumerate(parts)}
         values = {
-            **_kind(layout, len(book.returns), carry_specs),
+            **_kind(layout, len(tracker.returns), carry_specs),
             "window_id": at.window_id,
             "env_steps": at.env_steps,
             "rng": at.rng,
@@ -147,7 +147,7 @@ def read_collector_state(
         since = (
             array("first_windows", (num_envs,), np.int64) if "first_windows" in arrays else np.zeros(num_envs, np.int64)
         )
-        book = EpisodeBook(
+        tracker = EpisodeTracker(
             array("returns", (num_envs,), np.float64),
             array("lengths", (num_envs,), np.int64),
             array("first_versions", (num_envs,), np.int64),
@@ -156,7 +156,7 @@ def read_collector_state(
         )
         rng: Any = values["rng"]
         np.random.PCG64(0).state = rng  # raises if it is none
-        state = CollectorState(int(values["window_id"]), int(values["env_steps"]), rng, book)
+        state = CollectorState(int(values["window_id"]), int(values["env_steps"]), rng, tracker)
         if values["environments"] is None:
             return state, None, bool(values["interrupted"])
         current = [

@@ -112,7 +112,7 @@ class EnvRunner(OneLineRepr):
                 leaf[0] = current
             if used.any():
                 envs.reset(self._reset_seed(before.window_id), observations, used)
-                before, interrupted = replace(before, book=before.book.cut(used)), True
+                before, interrupted = replace(before, tracker=before.tracker.cut(used)), True
         choices: np.ndarray = np.empty((steps, n, *self._actions.shape), self._actions.dtype)
         log_probs = np.empty((steps, n), np.float32)
         noise = actor.noise.zeros((steps, n)) if self._deterministic else actor.noise.draw(rng, (steps, n))
@@ -129,7 +129,7 @@ class EnvRunner(OneLineRepr):
         envs.finish(rollout)
         following = rollout.next_observations()
         self._check(rollout, following, before.window_id)
-        book, episodes = before.book.after(
+        tracker, episodes = before.tracker.after(
             rollout,
             params.version,
             before.window_id,
@@ -148,16 +148,16 @@ class EnvRunner(OneLineRepr):
             seed=rng.integers(0, 2**31 - 1, 2, np.int32),
             window_id=np.int64(before.window_id),
             policy_version=np.int64(params.version),
-            episode_return=book.mean_return,
-            episode_length=book.mean_length,
-            begins=before.book.begins(rollout),
+            episode_return=tracker.mean_return,
+            episode_length=tracker.mean_length,
+            begins=before.tracker.begins(rollout),
             carry=first_carry,
         )
         after = CollectorState(
             before.window_id + 1,
             before.env_steps + int(np.count_nonzero(rollout.valid)),
             rng.bit_generator.state,
-            book,
+            tracker,
             [leaf[-1].copy() for leaf in observations],
             carry,
         )
@@ -173,7 +173,7 @@ class EnvRunner(OneLineRepr):
         wrong = misfit(specs, before.carry, n)
         if wrong:
             raise StateError(f"The state's carry is not the policy's: {wrong}. Go on with the policy that it is of.")
-        return renewed(specs, before.carry, before.book.fresh)
+        return renewed(specs, before.carry, before.tracker.fresh)
 
     def _reset_seed(self, window_id: int) -> int | None:
         """The seed of environments whose first episodes begin with this window."""

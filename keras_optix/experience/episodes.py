@@ -13,7 +13,7 @@ _RECENT_EPISODES = 100
 
 
 @dataclass(frozen=True, eq=False)
-class EpisodeBook:
+class EpisodeTracker:
     """The account of `N` environments between two windows. A window makes a new one, and changes none.
 
     Attributes:
@@ -32,19 +32,19 @@ class EpisodeBook:
     recent: tuple[EpisodeRecord, ...] = ()
 
     @classmethod
-    def blank(cls, num_envs: int, recent: tuple[EpisodeRecord, ...] = ()) -> EpisodeBook:
+    def blank(cls, num_envs: int, recent: tuple[EpisodeRecord, ...] = ()) -> EpisodeTracker:
         """The account of `num_envs` episodes that have not begun."""
         lengths, versions, windows = (np.zeros(num_envs, np.int64) for _ in range(3))
         return cls(np.zeros(num_envs), lengths, versions, windows, recent)
 
-    def cut(self, envs: np.ndarray) -> EpisodeBook:
+    def cut(self, envs: np.ndarray) -> EpisodeTracker:
         """The account without the episodes that run in some environments: they count nowhere.
 
         Args:
             envs: ``[N]`` bool, which.
         """
-        blank = EpisodeBook.blank(len(envs), self.recent)
-        return EpisodeBook(
+        blank = EpisodeTracker.blank(len(envs), self.recent)
+        return EpisodeTracker(
             np.where(envs, blank.returns, self.returns),
             np.where(envs, blank.lengths, self.lengths),
             np.where(envs, blank.first_versions, self.first_versions),
@@ -91,7 +91,7 @@ class EpisodeBook:
         *,
         one_version: bool,
         rewards: np.ndarray | None = None,
-    ) -> tuple[EpisodeBook, tuple[EpisodeRecord, ...]]:
+    ) -> tuple[EpisodeTracker, tuple[EpisodeRecord, ...]]:
         """Adds a window to the running episodes.
 
         Args:
@@ -136,4 +136,4 @@ class EpisodeBook:
         if one_version:
             recent = tuple(e for e in recent if e.first_version == version == e.last_version)
         kept = recent[-_RECENT_EPISODES:]
-        return EpisodeBook(running_returns, running_lengths, first_versions, first_windows, kept), ended
+        return EpisodeTracker(running_returns, running_lengths, first_versions, first_windows, kept), ended

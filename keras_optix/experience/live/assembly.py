@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_optix.experience.actions import Actions
 from keras_optix.experience.carry import CarrySpec, initial_carry
-from keras_optix.experience.episodes import EpisodeBook
+from keras_optix.experience.episodes import EpisodeTracker
 from keras_optix.experience.live.feeds import Observed, StreamStep
 from keras_optix.experience.live.recording import Taken
 from keras_optix.experience.observations import Leaves, ObservationLayout
@@ -78,7 +78,7 @@ class ClosedWindow:
     policy: PolicyRecord
     _content: _OpenWindow
     _seed: np.ndarray
-    _book: EpisodeBook
+    _tracker: EpisodeTracker
 
     def collected(
         self, layout: ObservationLayout, env_steps: int, policy: PolicyRecord | None = None
@@ -90,7 +90,7 @@ class ClosedWindow:
             env_steps: Handed out so far, with those of this one.
             policy: The policy that acted in it, if more is known of it by now.
         """
-        content, book = self._content, self._book
+        content, tracker = self._content, self._tracker
         window = Window(
             observations=layout.pack(content.observations),
             actions=content.choices,
@@ -103,8 +103,8 @@ class ClosedWindow:
             seed=self._seed,
             window_id=np.int64(self.window_id),
             policy_version=np.int64(self.policy.version),
-            episode_return=book.mean_return,
-            episode_length=book.mean_length,
+            episode_return=tracker.mean_return,
+            episode_length=tracker.mean_length,
             begins=content.begins,
             carry=content.carry,
         )
@@ -128,11 +128,11 @@ class Assembly:
         layout: The observations.
         actions: What choices are.
         window_size: `T`, rows of a window.
-        one_version: See `EpisodeBook.after`.
+        one_version: See `EpisodeTracker.after`.
         carry_specs: The carry of the policy.
 
     Attributes:
-        book: The account of episodes up to the last window that closed.
+        tracker: The account of episodes up to the last window that closed.
         starts: Observations that no action led to: they began an episode or a connection.
         unanswered: Actions whose consequence never arrived.
         begins: Whether the observation at hand is the first of an episode.
@@ -155,7 +155,7 @@ class Assembly:
         self._pending: _Pending | None = None
         self._ignored = False  # whether the action to the observation at hand has no consequence
         self._open = _OpenWindow(layout, actions, window_size, self._carry_specs)
-        self.book = EpisodeBook.blank(1)
+        self.tracker = EpisodeTracker.blank(1)
         self.starts = 0
         self.unanswered = 0
 
@@ -247,7 +247,7 @@ class Assembly:
 
     def forget_episode(self) -> None:
         """The running episode counts nowhere."""
-        self.book = EpisodeBook.blank(1, self.book.recent)
+        self.tracker = EpisodeTracker.blank(1, self.tracker.recent)
 
     def close(self, window_id: int, seed: np.ndarray, policy: PolicyRecord) -> ClosedWindow:
         """Closes the window at hand, and begins the next one.
@@ -262,12 +262,12 @@ class Assembly:
         episodes: tuple[EpisodeRecord, ...] = ()
         for first, last in _runs(window.versions):
             # Episode by episode it is told which versions played it.
-            self.book, ended = self.book.after(
+            self.tracker, ended = self.tracker.after(
                 window.between(first, last), window.versions[first], window_id, one_version=self._one_version
             )
             episodes += ended
         self._open = _OpenWindow(self._layout, self._actions, self._size, self._carry_specs)
-        return ClosedWindow(window_id, rows, episodes, policy, window, seed, self.book)
+        return ClosedWindow(window_id, rows, episodes, policy, window, seed, self.tracker)
 
 
 def _runs(versions: Sequence[int]) -> list[tuple[int, int]]:

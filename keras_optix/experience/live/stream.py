@@ -331,7 +331,7 @@ class StreamCollector(WindowSource):
         with self._changed:
             rng = self._rng.bit_generator.state
             env_steps = self._steps_before + self._delivered_steps
-            state = CollectorState(self._next_window, env_steps, rng, self._assembly.book)
+            state = CollectorState(self._next_window, env_steps, rng, self._assembly.tracker)
         return state.save(self.layout, None, self.carry_specs)
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
@@ -342,7 +342,7 @@ class StreamCollector(WindowSource):
             self._rng.bit_generator.state = state.rng
             self._next_window = self._resumed_at = state.window_id
             self._steps_before = state.env_steps - self._delivered_steps
-            self._assembly.book = state.book
+            self._assembly.tracker = state.tracker
             self._assembly.forget_episode()
             self._forget_delivered()
         return False
