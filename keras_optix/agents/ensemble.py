@@ -20,7 +20,7 @@ from keras_optix.agents.credit import (
     CREDITS,
     IMPORTANCE,
     NONE,
-    Roster,
+    Assignment,
     SplitWindow,
     importance_score,
     score_alone,
@@ -146,8 +146,8 @@ class EnsembleAgent(Agent):
             )
         for k, member in enumerate(members):
             refuse_carry(k, member)
-        self._roster = Roster(len(members), self.credit, self.solo_windows)
-        self._learning = MembersLearning(members, _place(primary_agent, members), self._roster)
+        self._assignment = Assignment(len(members), self.credit, self.solo_windows)
+        self._learning = MembersLearning(members, _place(primary_agent, members), self._assignment)
         self._lowered_for_collecting = Lowered()
         self._hyperparams = primary_agent.hyperparams
         self._mixture = self.add_weight(
@@ -258,11 +258,11 @@ class EnsembleAgent(Agent):
         Raises:
             ConfigurationError: With `credit="slots"`, there are no more environments than members.
         """
-        return self._roster.players(window_id, num_envs)
+        return self._assignment.players(window_id, num_envs)
 
     def make_collecting_actor(self, batch_size: int) -> Actor:
         """The actor of training windows: environments are played as `players` says; see `Agent.make_actor`."""
-        if self._roster.mode(batch_size) in (IMPORTANCE, NONE):
+        if self._assignment.mode(batch_size) in (IMPORTANCE, NONE):
             return self.make_actor(batch_size)
         head, arrays = self.head, self.policy_params().arrays
         network = head.acting().network
@@ -283,7 +283,7 @@ class EnsembleAgent(Agent):
         Returns:
             Its parts. With `credit` ``"importance"`` and ``"none"`` the mixture has all of it.
         """
-        return split_window(collected, self._roster)
+        return split_window(collected, self._assignment)
 
     def member_metrics(
         self, collected: CollectedWindow, evaluator: BaseEvaluator, logs: Mapping[str, float]
@@ -302,7 +302,7 @@ class EnsembleAgent(Agent):
         Returns:
             By member; None where there is no score.
         """
-        if self._roster.mode(collected.window.rewards.shape[1]) == IMPORTANCE:
+        if self._assignment.mode(collected.window.rewards.shape[1]) == IMPORTANCE:
             return self._importance_scores(collected)
         parts = self.split_window(collected).members
         return tuple(None if data is None else score_alone(data, evaluator, logs) for data in parts)
