@@ -126,7 +126,7 @@ class PolicyHead(OneLineRepr):
             problem = f"`observations` must have shape {self.layout.pack(wanted)}, or that with a batch axis in front."
             raise SpaceError(describe(problem, shape=self.layout.pack(shapes)))
         size = len(given[0])
-        return [leaf.take(array, (size,)) for leaf, array in zip(self.layout.leaves, given, strict=True)], single
+        return [leaf.convert(array, (size,)) for leaf, array in zip(self.layout.leaves, given, strict=True)], single
 
 
 def begun(specs: Sequence[CarrySpec], carry: Any, batch_size: int) -> Carry:

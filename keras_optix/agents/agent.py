@@ -78,10 +78,11 @@ class Agent(AgentAttributes, WindowTrainer):
     Attributes:
         prefers_jit: Whether ``compile(jit_compile="auto")`` means XLA. False here: an algorithm of your own may use
             what XLA cannot compile.
-        plays: Kinds of action spaces that the algorithm can play.
+        supported_action_spaces: Kinds of action spaces that the algorithm can play.
         carry_specs: What the policy remembers between two steps of an episode, a `CarrySpec` for each array of its
             carry. Empty here: the policy acts on the observation alone. An agent that remembers overrides it, by an
-            attribute or a property, together with `choose`; it may be read at any time, and stays once the agent is bound.
+            attribute or a property, together with `choose`; it may be read at any time, and is final once the agent
+            is bound.
         default_spaces: Where a tuner that is given no bounds looks, by name: search spaces, or pairs as in
             `infer_space`. Of your own algorithm, name only what it adds or changes: ``{"temperature": (0.1, 10.0)}``.
             The learning rate's is Log(1e-5, 1e-1), for any optimizer. See `search_spaces`.
@@ -91,7 +92,7 @@ class Agent(AgentAttributes, WindowTrainer):
     prefers_jit = False
     default_spaces: ClassVar[Mapping[str, SearchSpace | tuple[float, float]]] = {LEARNING_RATE: Log(1e-5, 1e-1)}
     carry_specs: tuple[CarrySpec, ...] = ()
-    plays: tuple[type[Any], ...] = (
+    supported_action_spaces: tuple[type[Any], ...] = (
         gymnasium.spaces.Discrete,
         gymnasium.spaces.MultiDiscrete,
         gymnasium.spaces.MultiBinary,
@@ -178,8 +179,8 @@ class Agent(AgentAttributes, WindowTrainer):
             return
         layout = ObservationLayout(observation_space)
         actions = actions_for(action_space)
-        if not isinstance(action_space, self.plays):
-            played = ", ".join(kind.__name__ for kind in self.plays)
+        if not isinstance(action_space, self.supported_action_spaces):
+            played = ", ".join(kind.__name__ for kind in self.supported_action_spaces)
             raise SpaceError(
                 describe(
                     f"{type(self).__name__} plays {played} actions only.",
@@ -420,7 +421,7 @@ class Agent(AgentAttributes, WindowTrainer):
                 history = super().fit(x, callbacks=given, shuffle=False, **options)
         except BaseException as error:
             # What an environment raises reaches us as an error of the TensorFlow runtime, without its cause.
-            original = self._sources.take_error() or error
+            original = self._sources.pop_error() or error
             for callback in given:
                 if isinstance(callback, FitFailureListener):
                     callback.on_fit_failed(original)

@@ -28,7 +28,7 @@ class CollectorState:
         window_id: Number of the next window.
         env_steps: Environment steps so far.
         rng: State of the generator behind actions and learner: JSON values.
-        tracker: The account of episodes.
+        tracker: Keeps track of the episodes.
         current: The observations to act on next, leaves of ``[N, ...]``; None if new episodes begin with the next
             window.
         carry: What the policy returned after the last row, ``[N, ...]`` each, of which an environment in which a new
@@ -55,7 +55,9 @@ class CollectorState:
 
     def with_new_episodes(self) -> CollectorState:
         """The same, but new episodes begin with the next window."""
-        return replace(self, tracker=EpisodeTracker.blank(len(self.tracker.returns), self.tracker.recent), current=None, carry=())
+        return replace(
+            self, tracker=EpisodeTracker.blank(len(self.tracker.returns), self.tracker.recent), current=None, carry=()
+        )
 
     def save(self, layout: ObservationLayout, states: EnvStates | None, carry_specs: Sequence[CarrySpec] = ()) -> Saved:
         """Returns arrays and JSON values for `read_collector_state`.

@@ -122,7 +122,7 @@ def dataset_from_env(
             check_bounds=check_bounds,
             env_fn=env_fn_of(env, env_kwargs),
             obstacle=obstacle_to(env) if isinstance(env, gymnasium.Env | VectorEnv) else "",
-            takes_statistics=made_here and deterministic,
+            copies_statistics=made_here and deterministic,
         )
     except BaseException:
         if made_here:

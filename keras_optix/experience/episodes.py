@@ -1,4 +1,4 @@
-"""The account of episodes: what the running ones add up to so far, and the last ones that ended."""
+"""Keeps track of episodes: what the running ones add up to so far, and the last ones that ended."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _RECENT_EPISODES = 100
 
 @dataclass(frozen=True, eq=False)
 class EpisodeTracker:
-    """The account of `N` environments between two windows. A window makes a new one, and changes none.
+    """What is known of the episodes of `N` environments between two windows; a window makes a new one, changing none.
 
     Attributes:
         returns: ``[N]`` float64, what the running episodes returned so far.
@@ -33,12 +33,12 @@ class EpisodeTracker:
 
     @classmethod
     def blank(cls, num_envs: int, recent: tuple[EpisodeRecord, ...] = ()) -> EpisodeTracker:
-        """The account of `num_envs` episodes that have not begun."""
+        """The tracker of `num_envs` episodes that have not begun."""
         lengths, versions, windows = (np.zeros(num_envs, np.int64) for _ in range(3))
         return cls(np.zeros(num_envs), lengths, versions, windows, recent)
 
     def cut(self, envs: np.ndarray) -> EpisodeTracker:
-        """The account without the episodes that run in some environments: they count nowhere.
+        """The tracker without the episodes that run in some environments: they count nowhere.
 
         Args:
             envs: ``[N]`` bool, which.
@@ -103,7 +103,7 @@ class EpisodeTracker:
                 acts.
 
         Returns:
-            The account after the window, and the episodes that ended in it, in the order of their ends.
+            The tracker after the window, and the episodes that ended in it, in the order of their ends.
         """
         first_versions = np.where(self.lengths == 0, version, self.first_versions)
         first_windows = np.where(self.lengths == 0, window_id, self.first_windows)

@@ -41,7 +41,7 @@ class Evaluable(Protocol):
         ...
 
 
-def take_statistics(envs: Envs, agent: Any) -> None:
+def copy_training_statistics(envs: Envs, agent: Any) -> None:
     """Gives environments that were made for an evaluation what those have seen that the agent was trained on.
 
     With `NormalizeObservation` in a factory, a new environment would show the policy observations that it has never
@@ -189,7 +189,7 @@ def evaluate_policy(
     try:
         agent.bind(envs.observation_space, envs.action_space)
         if owned:
-            take_statistics(envs, agent)
+            copy_training_statistics(envs, agent)
         player = EpisodePlayer(envs, agent.make_actor(envs.num_envs))
         records = player.play(agent.policy_params(), episodes, seed=seed, deterministic=deterministic)
         return ReturnEvaluator().score_episodes(records)

@@ -94,7 +94,7 @@ class EpisodeStarts:
 
 
 class Steps(Protocol):
-    """What the account of episodes wants to know of `T` steps of `N` environments; a `Rollout` is one."""
+    """What an `EpisodeTracker` wants to know of `T` steps of `N` environments; a `Rollout` is one."""
 
     @property
     def rewards(self) -> np.ndarray:

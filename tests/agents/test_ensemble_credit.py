@@ -92,7 +92,9 @@ def test_who_plays() -> None:
         assert Assignment(2, credit, 3).players(4, 2).tolist() == [-1, -1]
 
 
-@pytest.mark.parametrize("assignment", [Assignment(2, "slots", 3), Assignment(2, "turns", 3), Assignment(1, "turns", 1)])
+@pytest.mark.parametrize(
+    "assignment", [Assignment(2, "slots", 3), Assignment(2, "turns", 3), Assignment(1, "turns", 1)]
+)
 def test_since_when_the_same_play(assignment: Assignment) -> None:
     """Against going back window by window."""
     for window in range(20):

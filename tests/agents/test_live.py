@@ -156,7 +156,7 @@ def test_windows_of_any_length_are_one_trace(small_ppo: MakeAgent, traces: list[
     )
     agent.sources[0].keep_delivered(True)
     watch = fit(agent, dataset)
-    delivered = agent.sources[0].take_delivered(99)
+    delivered = agent.sources[0].drain_windows(99)
     assert [int(one.window.valid.sum()) for one in delivered] == lengths
     assert all(one.window.observations.shape == (8, 1, 2) for one in delivered)
     assert traces == [False]
@@ -190,7 +190,7 @@ def test_the_logs_tell_of_the_feed_and_how_old_the_policy_was(eager_ppo: MakeAge
     dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(8), overflow="block", buffer=1)
     agent.sources[0].keep_delivered(True)
     watch = fit(agent, dataset)
-    versions = [int(one.window.policy_version) for one in agent.sources[0].take_delivered(99)]
+    versions = [int(one.window.policy_version) for one in agent.sources[0].drain_windows(99)]
     # Two epochs of one minibatch: window k is learned from at version 2 k.
     assert [log["policy_lag"] for log in watch.logs] == [2 * k - version for k, version in enumerate(versions)]
     assert versions[0] == 0 < versions[-1]

@@ -66,7 +66,7 @@ def trained(agent: optix.PPOAgent, feed: Any, slow: bool, **options: Any) -> tup
     source = agent.sources[-1]
     source.keep_delivered(True)
     agent.fit(dataset, callbacks=[Slow()] if slow else [], verbose=0)
-    return [collected.window for collected in source.take_delivered(2**60)], source.counts
+    return [collected.window for collected in source.drain_windows(2**60)], source.counts
 
 
 @pytest.mark.parametrize(

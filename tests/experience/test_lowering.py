@@ -175,7 +175,7 @@ def test_dict_observations_with_preprocessing_layers() -> None:
     actor.set_weights(agent.policy_params().arrays)
     layout = agent.head.layout
     space.seed(0)
-    batch = [np.stack(leaves) for leaves in zip(*(layout.take(space.sample()) for _ in range(2)), strict=True)]
+    batch = [np.stack(leaves) for leaves in zip(*(layout.convert(space.sample()) for _ in range(2)), strict=True)]
     actions, log_probs, _ = actor.act(batch, NOISE.zeros((2,)))
     logits = np.asarray(policy(layout.pack(batch)))
     check_best(actions, logits)

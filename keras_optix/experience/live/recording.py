@@ -47,7 +47,7 @@ _SECONDS = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Taken:
+class ActionTaken:
     """What was chosen for an observation.
 
     Attributes:
@@ -74,11 +74,11 @@ class RecordedItem(tuple[Any, ...]):
     """
 
     first: bool
-    taken: Taken | None
+    taken: ActionTaken | None
     time: float
 
     def __new__(
-        cls, values: tuple[Any, ...], *, first: bool = False, taken: Taken | None = None, time: float = 0.0
+        cls, values: tuple[Any, ...], *, first: bool = False, taken: ActionTaken | None = None, time: float = 0.0
     ) -> RecordedItem:
         """Makes one of the feed's five values."""
         item = super().__new__(cls, values)
@@ -177,7 +177,7 @@ class Recorder:
         """Notes an item of the feed; everything in it is copied.
 
         Args:
-            leaves: Its observation, as `ObservationLayout.take` returns it.
+            leaves: Its observation, as `ObservationLayout.convert` returns it.
             reward: The reward that came with it.
             terminated: Whether the episode terminated with it.
             truncated: Whether the episode was truncated with it.

@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_optix.arguments import names_checked
 from keras_optix.errors import ConfigurationError, describe
-from keras_optix.experience.live.recording import RecordedItem, RecordedWindow, Taken
+from keras_optix.experience.live.recording import ActionTaken, RecordedItem, RecordedWindow
 from keras_optix.experience.live.recording_file import (
     CHUNK,
     DROPPED,
@@ -269,14 +269,14 @@ def _of_space(values: np.ndarray, leaf: Leaf) -> np.ndarray:
     return restored if leaf.start is None else restored + np.asarray(leaf.start, restored.dtype)
 
 
-def _taken(arrays: dict[str, np.ndarray]) -> dict[int, Taken]:
+def _taken(arrays: dict[str, np.ndarray]) -> dict[int, ActionTaken]:
     """What was chosen, by the item's place in the chunk; -1 is the last one before the chunk."""
     columns = (arrays[name].tolist() for name in ("taken", "log_prob", "version"))
     carry = [
         arrays[name] for name in itertools.takewhile(arrays.__contains__, map("carry{}".format, itertools.count()))
     ]
     return {
-        place: Taken(
+        place: ActionTaken(
             arrays["choice"][row, ...].copy(), log_prob, version, tuple(leaf[row, ...].copy() for leaf in carry)
         )
         for row, (place, log_prob, version) in enumerate(zip(*columns, strict=True))

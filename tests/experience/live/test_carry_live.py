@@ -13,7 +13,7 @@ from step_counter import BASE, StepCounter, check_counts
 
 import keras_optix as optix
 from keras_optix.errors import ConfigurationError
-from keras_optix.experience.live import choosing
+from keras_optix.experience.live import action_source
 from keras_optix.experience.live.recording_file import MAGIC, VERSION, read_head, read_payload
 from keras_optix.live import Reconnect, every_n_steps, on_done, replay_feed
 from keras_optix.testing import CountingFeed, ScriptedFeed
@@ -51,12 +51,12 @@ def test_the_carry_counts_the_steps_of_each_episode(at_once: bool, deterministic
 
 def test_a_policy_that_never_begins_anew_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A control: the oracle fails where the carry of an episode reaches the next one."""
-    choose = choosing.PolicyChooser.choose
+    choose = action_source.PolicyActionSource.choose
 
     def never_anew(self: Any, *args: Any, new_episode: bool, **kwargs: Any) -> Any:
         return choose(self, *args, new_episode=False, **kwargs)
 
-    monkeypatch.setattr(choosing.PolicyChooser, "choose", never_anew)
+    monkeypatch.setattr(action_source.PolicyActionSource, "choose", never_anew)
     windows = windows_of(CountingFeed(5, items=40), StepCounter())
     with pytest.raises(AssertionError):
         check_against_feed(windows)

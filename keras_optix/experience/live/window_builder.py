@@ -13,8 +13,8 @@ import numpy as np
 from keras_optix.experience.actions import Actions
 from keras_optix.experience.carry import CarrySpec, initial_carry
 from keras_optix.experience.episodes import EpisodeTracker
-from keras_optix.experience.live.feeds import Observed, StreamStep
-from keras_optix.experience.live.recording import Taken
+from keras_optix.experience.live.feeds import FeedItem, StreamStep
+from keras_optix.experience.live.recording import ActionTaken
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.policy_params import PolicyRecord
 from keras_optix.experience.window import CollectedWindow, Window
@@ -23,7 +23,7 @@ from keras_optix.records import EpisodeRecord
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of a window, for the account of episodes."""
+    """Rows of a window, for the tracker of episodes."""
 
     rewards: np.ndarray
     terminated: np.ndarray
@@ -117,12 +117,12 @@ class _Pending:
     """An action whose consequence has not arrived."""
 
     leaves: Leaves
-    taken: Taken
+    taken: ActionTaken
     begins: bool  # whether the observation is the first of an episode
 
 
-class Assembly:
-    """The window at hand, the action that is on its way, and the account of episodes. Not thread-safe.
+class WindowBuilder:
+    """The window at hand, the action that is on its way, and the tracker of episodes. Not thread-safe.
 
     Args:
         layout: The observations.
@@ -132,7 +132,7 @@ class Assembly:
         carry_specs: The carry of the policy.
 
     Attributes:
-        tracker: The account of episodes up to the last window that closed.
+        tracker: Keeps track of the episodes up to the last window that closed.
         starts: Observations that no action led to: they began an episode or a connection.
         unanswered: Actions whose consequence never arrived.
         begins: Whether the observation at hand is the first of an episode.
@@ -188,7 +188,7 @@ class Assembly:
         if not self._open.rows:
             self._open.began = now
 
-    def observe(self, seen: Observed, now: float) -> StreamStep | None:
+    def observe(self, seen: FeedItem, now: float) -> StreamStep | None:
         """Takes what the feed gave; returns the step that it completes, or None if it begins an episode.
 
         Args:
@@ -219,7 +219,7 @@ class Assembly:
         seconds = max(now - window.began, 0.0)  # it may have waited for room, and then for the window
         return StreamStep(t + 1, seconds, seen.reward, seen.terminated, seen.truncated, seen.info)
 
-    def act(self, leaves: Leaves, taken: Taken) -> None:
+    def act(self, leaves: Leaves, taken: ActionTaken) -> None:
         """Takes the action that was chosen for the observation at hand.
 
         Args:

@@ -10,7 +10,7 @@ import numpy as np
 from keras_optix.errors import StateError
 from keras_optix.experience.actor import Actor, WindowListener
 from keras_optix.experience.carry import initial_carry
-from keras_optix.experience.live.recording import RecordedItem, Taken
+from keras_optix.experience.live.recording import ActionTaken, RecordedItem
 from keras_optix.experience.observations import Leaves
 from keras_optix.experience.policy_params import PolicyRecord, unknown_policy
 
@@ -18,7 +18,7 @@ _NOISE_AHEAD = 256  # steps; drawn one by one, noise takes as long as the policy
 _VERSIONS_KEPT = 64
 
 
-class Chooser(Protocol):
+class ActionSource(Protocol):
     """Chooses actions. One thread pushes policies, another one chooses."""
 
     @property
@@ -36,7 +36,7 @@ class Chooser(Protocol):
 
     def choose(
         self, leaves: Leaves, item: Any, window_id: int, *, begins: bool, new_episode: bool = False
-    ) -> Taken | None:
+    ) -> ActionTaken | None:
         """Chooses an action; None where nobody did: a recording ends there, or its connection.
 
         Args:
@@ -49,7 +49,7 @@ class Chooser(Protocol):
         ...
 
 
-class PolicyChooser:
+class PolicyActionSource:
     """The latest policy acts; one that is pushed acts from the next window on.
 
     Args:
@@ -69,15 +69,17 @@ class PolicyChooser:
         actor.set_weights(policy.params.arrays)
 
     def push(self, policy: PolicyRecord) -> None:
-        """See `Chooser`."""
+        """See `ActionSource`."""
         self._latest = policy
 
     def resolve(self, policy: PolicyRecord) -> PolicyRecord:
-        """See `Chooser`: all of it."""
+        """See `ActionSource`: all of it."""
         return policy
 
-    def choose(self, leaves: Leaves, item: Any, window_id: int, *, begins: bool, new_episode: bool = False) -> Taken:
-        """See `Chooser`."""
+    def choose(
+        self, leaves: Leaves, item: Any, window_id: int, *, begins: bool, new_episode: bool = False
+    ) -> ActionTaken:
+        """See `ActionSource`."""
         actor = self._actor
         if begins:
             latest = self._latest
@@ -93,10 +95,10 @@ class PolicyChooser:
         before = self._initial if new_episode else self._carry
         choices, log_probs, self._carry = actor.act([leaf[None] for leaf in leaves], self._noise.popleft(), before)
         carry = tuple([leaf[0] for leaf in before]) if before else ()
-        return Taken(choices[0], float(log_probs[0]), self.in_force.version, carry)
+        return ActionTaken(choices[0], float(log_probs[0]), self.in_force.version, carry)
 
 
-class RecordedChooser:
+class RecordedActionSource:
     """What was chosen when the feed was recorded.
 
     Args:
@@ -110,24 +112,24 @@ class RecordedChooser:
 
     @property
     def in_force(self) -> PolicyRecord:
-        """See `Chooser`."""
+        """See `ActionSource`."""
         return self._last
 
     def push(self, policy: PolicyRecord) -> None:
-        """See `Chooser`. It acts nowhere, but it may be the version that acted."""
+        """See `ActionSource`. It acts nowhere, but it may be the version that acted."""
         self._known[policy.version] = policy
         while len(self._known) > _VERSIONS_KEPT:
             del self._known[next(iter(self._known))]
 
     def resolve(self, policy: PolicyRecord) -> PolicyRecord:
-        """See `Chooser`: its weights, if this agent has had the same under that version."""
+        """See `ActionSource`: its weights, if this agent has had the same under that version."""
         known = self._known.get(policy.version)
         return known if known is not None and known.fingerprint == policy.fingerprint else policy
 
     def choose(
         self, leaves: Leaves, item: Any, window_id: int, *, begins: bool, new_episode: bool = False
-    ) -> Taken | None:
-        """See `Chooser`.
+    ) -> ActionTaken | None:
+        """See `ActionSource`.
 
         Raises:
             StateError: The recording holds an observation that nobody answered, and yet one that followed.
