@@ -347,6 +347,27 @@ def test_whatever_a_feed_fails_with_the_run_can_be_resumed(eager_ppo: MakeAgent,
     assert not list(tmp_path.rglob("resume.npz"))
 
 
+def test_a_dataset_of_a_feed_has_its_counts(eager_ppo: MakeAgent) -> None:
+    agent = eager_ppo()
+    feed = CountingFeed(None, items=25)
+    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(8), overflow="block")
+    assert dataset.feed_counts == optix.live.FeedCounts()
+    changed = dataset.map(lambda window: window._replace(rewards=2.0 * window.rewards))
+    agent.fit(changed, verbose=0)
+    counts = agent.sources[-1].counts
+    assert (counts.observations, counts.steps, counts.delivered) == (25, 24, 24)
+    made = [dataset, changed, dataset.take(2), dataset.filter(lambda window: True).skip(1), dataset.repeat(2)]
+    made += [dataset.with_options(tf.data.Options()), dataset.apply(lambda given: given.take(1))]
+    assert [one.feed_counts for one in made] == [counts] * len(made)
+    assert next(iter(dataset.take(1))).rewards.shape == (8, 1)
+    assert not hasattr(dataset.enumerate(), "feed_counts")
+    # A control: a dataset of environments has no feed, and those of TensorFlow are as they were.
+    other = optix.dataset_from_env(optix.testing.CountingEnv, eager_ppo(), window_size=8)
+    assert not hasattr(other, "feed_counts")
+    assert not hasattr(tf.data.Dataset.range(3).take(1), "feed_counts")
+    assert type(dataset).__name__ == type(tf.data.Dataset.range(3).with_options(tf.data.Options())).__name__
+
+
 def test_one_nan_does_not_end_a_run_where_such_items_are_dropped(eager_ppo: MakeAgent) -> None:
     agent = eager_ppo()
     good = (np.zeros(2, np.float32), 1.0, False, False, {})

@@ -22,7 +22,7 @@ class ActionSource(Protocol):
     """Chooses actions. One thread pushes policies, another one chooses."""
 
     @property
-    def in_force(self) -> PolicyRecord:
+    def current(self) -> PolicyRecord:
         """The policy that chose last, or was pushed first."""
         ...
 
@@ -60,7 +60,7 @@ class PolicyActionSource:
     """
 
     def __init__(self, actor: Actor, policy: PolicyRecord, rng: np.random.Generator, *, deterministic: bool) -> None:
-        self.in_force = self._latest = policy
+        self.current = self._latest = policy
         self._actor = actor
         self._rng = rng
         self._deterministic = deterministic
@@ -83,9 +83,9 @@ class PolicyActionSource:
         actor = self._actor
         if begins:
             latest = self._latest
-            if latest is not self.in_force:
+            if latest is not self.current:
                 actor.set_weights(latest.params.arrays)
-                self.in_force = latest
+                self.current = latest
             if isinstance(actor, WindowListener):
                 actor.begin_window(window_id)
         if not self._noise:
@@ -95,7 +95,7 @@ class PolicyActionSource:
         before = self._initial if new_episode else self._carry
         choices, log_probs, self._carry = actor.act([leaf[None] for leaf in leaves], self._noise.popleft(), before)
         carry = tuple([leaf[0] for leaf in before]) if before else ()
-        return ActionTaken(choices[0], float(log_probs[0]), self.in_force.version, carry)
+        return ActionTaken(choices[0], float(log_probs[0]), self.current.version, carry)
 
 
 class RecordedActionSource:
@@ -111,7 +111,7 @@ class RecordedActionSource:
         self._unanswered = False  # the last observation
 
     @property
-    def in_force(self) -> PolicyRecord:
+    def current(self) -> PolicyRecord:
         """See `ActionSource`."""
         return self._last
 

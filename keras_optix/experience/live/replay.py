@@ -62,8 +62,11 @@ def replay_feed(
             it was, 2.0 in half the time.
 
     Returns:
-        The feed. A policy with a carry learns from the recorded actions of one with the same carry only: what that one
-        remembered is in the recording.
+        The feed. It can be streamed any number of times, and from several threads; the file must stay where it is. Its
+        `observation_space`, `action_space`, `window_size` (rows of a window of the recorded run), `windows` (a record
+        for each that closed, with its `rows` and `dropped`) and `carry` (shape and dtype of each array of the policy's
+        carry) say what was recorded. A policy with a carry learns from the recorded actions of one with the same carry
+        only.
 
     Raises:
         ConfigurationError: The file is no recording, is of a newer format, or cannot be read; or another argument is
@@ -79,17 +82,18 @@ def replay_feed(
         dataset = optix.dataset_from_stream(monday, agent_as_it_was)
 
         # Or just to look:
-        for obs, reward, terminated, truncated, info in monday.stream():
-            print(reward, info)
+        print(monday.observation_space, len(monday.windows), sum(window.rows for window in monday.windows))
+        for item in monday.stream():
+            obs, reward, terminated, truncated, info = item
+            print(f"{item.time:.3f} s: {reward}", "connected" if item.first else "", item.taken)
     """
     return ReplayFeed(path, actions=actions, speed=speed)
 
 
 class ReplayFeed(OneLineRepr):
-    """A recording of a live feed, as a feed; `replay_feed` makes one.
+    """A recording of a live feed, as a feed; see `replay_feed`, which makes one.
 
-    It can be streamed any number of times, and from several threads: each `stream` reads the file for itself, a part
-    at a time. The file must stay where it is.
+    Each `stream` reads the file for itself, a part at a time.
 
     Args:
         path: The file.
@@ -107,14 +111,6 @@ class ReplayFeed(OneLineRepr):
 
     Raises:
         ConfigurationError: See `replay_feed`.
-
-    Example::
-
-        feed = optix.replay_feed("monday.rec", speed=10.0)
-        print(feed.observation_space, len(feed.windows), sum(window.rows for window in feed.windows))
-        for item in feed.stream():
-            obs, reward, terminated, truncated, info = item
-            print(f"{item.time:.3f} s: {reward}", "connected" if item.first else "", item.taken)
     """
 
     def __init__(self, path: str | os.PathLike[str], *, actions: str, speed: float | None) -> None:

@@ -506,7 +506,7 @@ class StreamCollector(WindowSource):
         seed = self._rng.integers(0, 2**31 - 1, 2, np.int32) if mark is None else mark.seed
         window_id = self._next_window if mark is None else mark.window_id
         self._next_window = window_id + 1
-        policy = action_source.in_force
+        policy = action_source.current
         if mark is not None and not policy.available:
             policy = unknown_policy(mark.version, mark.fingerprint)
         closed = self._builder.close(window_id, seed, policy)

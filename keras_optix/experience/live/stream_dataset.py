@@ -80,8 +80,10 @@ def dataset_from_stream(
     Ctrl-C, ``agent.stop_training = True`` or ``callback.stop()``, from any thread.
 
     The logs of `fit` (`feed/...` in TensorBoard) count what the feed gave and what became of it, and tell the latency
-    from the moment that the feed yields an observation until its action goes out; ``agent.sources[-1].counts`` has all
-    counts.
+    from the moment that the feed yields an observation until its action goes out; ``dataset.feed_counts`` has all
+    counts as they are when it is read, a `FeedCounts`. So has what `map`, `take`, `filter`, `skip`, `repeat`,
+    `take_while`, `apply` and `with_options` make of the dataset; where another transformation lost it,
+    ``agent.sources[-1].counts`` has the same.
 
     Args:
         feed: The feed, or what `replay_feed` returns; see `Feed`.
