@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 from gymnasium import spaces
-from step_counter import BASE, MARK, StepCounter, bound_counter
+from step_counter import BASE, MARK, StepCounter, bound_counter, check_counts
 
 import keras_optix as optix
 from keras_optix.distributions import CarrySpec
@@ -58,6 +58,37 @@ def test_several_episodes_are_acted_at_once(counter: StepCounter) -> None:
     carry[0][1], carry[1][1] = 0, BASE
     actions, carry = counter.act(MANY, carry=[np.array(leaf) for leaf in carry])
     np.testing.assert_array_equal(actions, [1, 0, 1])
+
+
+def test_batches_of_any_size_are_acted(counter: StepCounter) -> None:
+    for size in (3, 5, 2, 4):
+        actions, carry = counter.act(np.zeros((size, 2), np.float32), carry=counter.initial_carry(size))
+        np.testing.assert_array_equal(actions, [0] * size)
+        check_carry(carry, [1] * size)
+
+
+class ByProperty(StepCounter):
+    """Knows only once it is bound what it remembers."""
+
+    @property
+    def carry_specs(self) -> tuple[CarrySpec, ...]:  # type: ignore[override]
+        return StepCounter.carry_specs if self.bound else ()
+
+
+class ByInstance(StepCounter):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.carry_specs = (*StepCounter.carry_specs,)
+
+
+@pytest.mark.parametrize("kind", [ByProperty, ByInstance])
+def test_what_it_remembers_may_be_told_late(kind: Any) -> None:
+    agent = kind()
+    agent.compile(optimizer="sgd", jit_compile=False)
+    window = next(iter(optix.dataset_from_env(lambda: optix.testing.CountingEnv(5), agent, window_size=8)))
+    check_counts(window)
+    with pytest.raises(ConfigurationError, match="Member 0 of the ensemble"):
+        optix.EnsembleAgent([kind(), optix.PPOAgent()]).bind(SEEN, PLAYED)
 
 
 def test_a_policy_that_remembers_must_be_given_its_carry(counter: StepCounter) -> None:

@@ -230,8 +230,8 @@ def test_a_train_step_unrolls_what_was_collected(steps_per_execution: int, jit_c
     assert history["counts"] == [2.0 * sum(row % 5 for row in range(first, first + ROWS)) for first in (7, 21)]
 
 
-def test_what_is_collected_in_an_evaluation_in_place_is_counted_on() -> None:
-    """`fit`, then windows of a validation, then `fit`: each dataset has a carry of its own."""
+def test_each_dataset_has_a_carry_of_its_own() -> None:
+    """`fit`, then windows of a validation, then `fit`."""
     agent = StepCounter()
     agent.compile(optimizer="sgd", jit_compile=False)
     dataset = optix.dataset_from_env(partial(CountingEnv, 50), agent, window_size=ROWS)
