@@ -74,7 +74,7 @@ class Numbers(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Takes the windows that were learned from."""
-        for collected in self._source.take_delivered(self.model.last_window_id):
+        for collected in self._source.drain_windows(self.model.last_window_id):
             window = collected.window
             rows = window.valid[:, 0]
             self.seen += [info[0]["number"] for info, valid in zip(collected.infos, rows, strict=True) if valid]

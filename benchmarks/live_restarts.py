@@ -239,7 +239,7 @@ def measure(restarts: int, seed: int, server: Server, root: Path) -> tuple[list[
 
     check("windows went on after each restart", f"{len(chaos.rows)} of {restarts}", len(chaos.rows) == restarts)
     check("nothing was waited for in vain", "; ".join(chaos.faults) or "nothing", not chaos.faults)
-    counts, account = agent.sources[-1].counts, feed.account
+    counts, account = dataset.feed_counts, feed.account
     print(counts, account, sep="\n")
     check("observations = starts + steps", counts.observations, counts.observations == counts.starts + counts.steps)
     parts = counts.delivered + counts.dropped + counts.waiting

@@ -204,7 +204,7 @@ def train(feed: optix.live.Feed, arguments: argparse.Namespace) -> None:
         agent.fit(dataset, callbacks=[callback])
     finally:
         timer.cancel()
-        print(agent.sources[-1].counts)
+        print(dataset.feed_counts)
         if isinstance(feed, CartFeed) and feed.returns:
             first, last = statistics.mean(feed.returns[:5]), statistics.mean(feed.returns[-5:])
             print(f"mean return of the first five episodes {first:.1f}, of the last five {last:.1f}; at most {TICKS}")

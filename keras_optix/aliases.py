@@ -40,7 +40,7 @@ GROUPED = {
     **dict.fromkeys(("Evaluation", "MonitorEvaluator"), "evaluators"),
     "EpisodeRecord": "records",
     **dict.fromkeys(("Estimate", "Evidence"), "statistics"),
-    **dict.fromkeys(("Boundary", "Feed", "FeedCounts", "Reconnect", "ReplayFeed", "StreamStep"), "live"),
+    **dict.fromkeys(("Feed", "FeedCounts", "Reconnect", "StreamStep"), "live"),
     **dict.fromkeys(("every_n_seconds", "every_n_steps", "on_done", "replay_feed"), "live"),
     **dict.fromkeys(("BaseOptimizer", "Int", "Linear", "Log", "OneMinusLog", "SearchSpace"), "tuners"),
     **dict.fromkeys(("ReplaySchedule", "Schedule", "ScheduleStep", "TunerDecision"), "tuners"),

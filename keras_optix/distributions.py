@@ -1,4 +1,4 @@
-"""How policies choose: the distributions that agents have by their actions, and the base class of one's own."""
+"""How policies choose: distributions over actions, what they are sampled with, and what a policy remembers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from keras_optix.agents.distributions import (
     MultiCategoricalDistribution,
 )
 from keras_optix.experience.actor import NoiseSpec
+from keras_optix.experience.carry import CarrySpec
 
 __all__ = [
     "ActionDistribution",
     "BernoulliDistribution",
+    "CarrySpec",
     "CategoricalDistribution",
     "GaussianDistribution",
     "MultiCategoricalDistribution",

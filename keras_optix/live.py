@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from keras_optix.experience.live.feeds import (
-    Boundary,
     Feed,
     Reconnect,
     StreamStep,
@@ -11,15 +10,13 @@ from keras_optix.experience.live.feeds import (
     every_n_steps,
     on_done,
 )
-from keras_optix.experience.live.replay import ReplayFeed, replay_feed
+from keras_optix.experience.live.replay import replay_feed
 from keras_optix.experience.live.stream import FeedCounts
 
 __all__ = [
-    "Boundary",
     "Feed",
     "FeedCounts",
     "Reconnect",
-    "ReplayFeed",
     "StreamStep",
     "every_n_seconds",
     "every_n_steps",

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 import keras_optix as optix
 from keras_optix.errors import ArgumentError, BackendError, UnknownNameError
+from keras_optix.experience.live.feeds import Boundary
 from keras_optix.testing import CountingEnv, CountingFeed, MarketEnv, SwitchingCartPole
 
 ARGUMENT, VALUE, NAME, STATE = ArgumentError, optix.ConfigurationError, UnknownNameError, optix.errors.StateError
@@ -500,7 +501,7 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     ),
     "feed: record": (lambda w: optix.dataset_from_stream(CountingFeed(), w.agent, record=True), ARGUMENT, r"a path"),
     "feed: replay of a number": (lambda w: optix.live.replay_feed(3), ARGUMENT, r"`path` must be a path"),
-    "feed: closes": (lambda w: optix.live.Boundary(closes=3), ARGUMENT, r"a function of a StreamStep"),
+    "feed: closes": (lambda w: Boundary(closes=3), ARGUMENT, r"a function of a StreamStep"),
     "feed: tries": (lambda w: optix.live.Reconnect(tries="3"), ARGUMENT, r"`tries` must be an integer"),
     "feed: name": (lambda w: optix.live.Reconnect(retries=3), ARGUMENT, r"Did you mean 'tries'\?"),
     # The loop's parts

@@ -13,9 +13,10 @@ from keras_optix.agents.distributions import ActionDistribution
 from keras_optix.agents.networks import network_inputs
 from keras_optix.agents.normalization import RunningMoments
 from keras_optix.agents.precision import in_float32
-from keras_optix.errors import SpaceError, describe
+from keras_optix.errors import ConfigurationError, SpaceError, describe
 from keras_optix.experience.actions import Actions
 from keras_optix.experience.actor import Actor, NoiseSpec
+from keras_optix.experience.carry import Carry, CarrySpec, misfit
 from keras_optix.experience.lowering import FunctionActor
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.reprs import OneLineRepr
@@ -93,13 +94,15 @@ class PolicyHead(OneLineRepr):
             self._acting = self if same else PolicyHead(network, *parts)
         return self._acting
 
-    def choose(self, observations: Any, noise: Any, weights: Sequence[Any]) -> tuple[Any, Any]:
-        """See `Agent.choose`."""
+    def choose(
+        self, observations: Any, noise: Any, weights: Sequence[Any], carry: tuple[Any, ...] = ()
+    ) -> tuple[Any, Any, tuple[Any, ...]]:
+        """See `Agent.choose`; the carry stays as it is, for the network remembers nothing."""
         head = self.acting()
         with keras.StatelessScope(state_mapping=mapped(head.variables, weights)):
             parameters = head.parameters(observations, training=False)
         choices = self.distribution.sample(parameters, noise)
-        return choices, self.distribution.log_prob(parameters, choices)
+        return choices, self.distribution.log_prob(parameters, choices), carry
 
     def update_statistics(self, observations: Any, weights: Any) -> None:
         """Takes observations ``[B, ...]`` into the normalisers; weights ``[B]`` are 0 for rows that do not count."""
@@ -123,7 +126,38 @@ class PolicyHead(OneLineRepr):
             problem = f"`observations` must have shape {self.layout.pack(wanted)}, or that with a batch axis in front."
             raise SpaceError(describe(problem, shape=self.layout.pack(shapes)))
         size = len(given[0])
-        return [leaf.take(array, (size,)) for leaf, array in zip(self.layout.leaves, given, strict=True)], single
+        return [leaf.convert(array, (size,)) for leaf, array in zip(self.layout.leaves, given, strict=True)], single
+
+
+def begun(specs: Sequence[CarrySpec], carry: Any, batch_size: int) -> Carry:
+    """The carry that `Agent.act` was given, checked.
+
+    Args:
+        specs: The carry of the policy.
+        carry: As given; None where none was.
+        batch_size: Observations.
+
+    Raises:
+        ConfigurationError: The policy has a carry and was given none, or another one.
+    """
+    how = (
+        f"An episode begins with `carry = agent.initial_carry({batch_size})`; then call "
+        "`actions, carry = agent.act(observations, carry=carry)` for each of its steps."
+    )
+    if carry is None:
+        if specs:
+            problem = "The policy remembers what it did in the episode: `act` must be given its carry."
+            raise ConfigurationError(describe(problem, fix=how, carry=None))
+        return ()
+    if not specs:
+        if isinstance(carry, tuple | list) and not carry:
+            return ()
+        fix = "Leave `carry` out."
+        raise ConfigurationError(describe("The policy has no carry.", fix=fix, carry=type(carry).__name__))
+    wrong = misfit(specs, carry, batch_size)
+    if wrong:
+        raise ConfigurationError(f"`carry` must be what `initial_carry` or the last `act` returned, but {wrong}. {how}")
+    return tuple(np.asarray(leaf) for leaf in carry)
 
 
 def mapped(variables: Sequence[Any], weights: Sequence[Any]) -> list[tuple[Any, Any]]:

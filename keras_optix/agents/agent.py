@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, overload
 
 import gymnasium
 import keras
 import numpy as np
 
-from keras_optix.agents.acting import ActActors, PolicyHead
+from keras_optix.agents.acting import ActActors, PolicyHead, begun
 from keras_optix.agents.attributes import AgentAttributes
-from keras_optix.agents.checks import check_compile, check_hyperparams, check_optimizer
+from keras_optix.agents.checks import check_carry, check_compile, check_hyperparams, check_optimizer
 from keras_optix.agents.default_networks import default_network
 from keras_optix.agents.distributions import ActionDistribution, check_distribution, distribution_for
 from keras_optix.agents.fit_checks import check_evaluate, check_fit
@@ -43,6 +43,7 @@ from keras_optix.arguments import names_checked
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
 from keras_optix.experience.actions import Actions, actions_for
 from keras_optix.experience.actor import Actor, LoweredPolicy
+from keras_optix.experience.carry import Carry, CarrySpec, initial_carry
 from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
@@ -79,7 +80,11 @@ class Agent(AgentAttributes, WindowTrainer):
     Attributes:
         prefers_jit: Whether ``compile(jit_compile="auto")`` means XLA. False here: an algorithm of your own may use
             what XLA cannot compile.
-        plays: Kinds of action spaces that the algorithm can play.
+        supported_action_spaces: Kinds of action spaces that the algorithm can play.
+        carry_specs: What the policy remembers between two steps of an episode, a `CarrySpec` for each array of its
+            carry. Empty here: the policy acts on the observation alone. An agent that remembers overrides it, by an
+            attribute or a property, together with `choose`; it may be read at any time, and is final once the agent
+            is bound.
         default_spaces: Where a tuner that is given no bounds looks, by name: search spaces, or pairs as in
             `infer_space`. Of your own algorithm, name only what it adds or changes: ``{"temperature": (0.1, 10.0)}``.
             The learning rate's is Log(1e-5, 1e-1), for any optimizer. See `search_spaces`.
@@ -88,7 +93,8 @@ class Agent(AgentAttributes, WindowTrainer):
     fixed_when_bound = frozenset({"policy", "value", "normalize_observations", "distribution"})
     prefers_jit = False
     default_spaces: ClassVar[Mapping[str, SearchSpace | tuple[float, float]]] = {LEARNING_RATE: Log(1e-5, 1e-1)}
-    plays: tuple[type[Any], ...] = (
+    carry_specs: tuple[CarrySpec, ...] = ()
+    supported_action_spaces: tuple[type[Any], ...] = (
         gymnasium.spaces.Discrete,
         gymnasium.spaces.MultiDiscrete,
         gymnasium.spaces.MultiBinary,
@@ -176,8 +182,8 @@ class Agent(AgentAttributes, WindowTrainer):
             return
         layout = ObservationLayout(observation_space)
         actions = actions_for(action_space)
-        if not isinstance(action_space, self.plays):
-            played = ", ".join(kind.__name__ for kind in self.plays)
+        if not isinstance(action_space, self.supported_action_spaces):
+            played = ", ".join(kind.__name__ for kind in self.supported_action_spaces)
             raise SpaceError(
                 describe(
                     f"{type(self).__name__} plays {played} actions only.",
@@ -193,6 +199,7 @@ class Agent(AgentAttributes, WindowTrainer):
             self._registered.binding = False
         self._head = head
         self._observation_space, self._action_space = observation_space, action_space
+        check_carry(self)
         # Keras would otherwise call the model on a window to build it.
         self.built = True
         self._prepare()
@@ -453,7 +460,7 @@ class Agent(AgentAttributes, WindowTrainer):
                 history = super().fit(x, callbacks=given, shuffle=False, **options)
         except BaseException as error:
             # What an environment raises reaches us as an error of the TensorFlow runtime, without its cause.
-            original = self._sources.take_error() or error
+            original = self._sources.pop_error() or error
             for callback in given:
                 if isinstance(callback, FitFailureListener):
                     callback.on_fit_failed(original)
@@ -639,44 +646,84 @@ class Agent(AgentAttributes, WindowTrainer):
 
     # Acting
 
-    def act(self, observations: Any, deterministic: bool = False) -> np.ndarray | np.integer[Any]:
+    @overload
+    def act(
+        self, observations: Any, deterministic: bool = False, carry: None = None
+    ) -> np.ndarray | np.integer[Any]: ...
+
+    @overload
+    def act(
+        self, observations: Any, deterministic: bool = False, *, carry: Sequence[Any]
+    ) -> tuple[np.ndarray | np.integer[Any], Carry]: ...
+
+    def act(self, observations: Any, deterministic: bool = False, carry: Sequence[Any] | None = None) -> Any:
         """Chooses actions that the environment takes.
 
         Args:
             observations: One observation ``[...]`` or a batch ``[B, ...]``; dicts or tuples of these where the
                 environment has such.
             deterministic: Take the most likely action instead of sampling.
+            carry: What the policy remembers of the episodes, arrays ``[B, ...]`` (of one observation B is 1): first
+                `initial_carry`, then what the last call returned. Left out where the policy has no carry (see
+                `carry_specs`), as most have none.
 
         Returns:
-            One action or a batch ``[B, ...]``, as the action space wants them.
+            One action or a batch ``[B, ...]``, as the action space wants them; given a carry, ``(actions, carry)``.
 
         Raises:
             StateError: The agent is not bound yet.
+            ConfigurationError: The policy has a carry and none was given, or another one; or it has none.
             SpaceError: The shape fits neither.
             EnvError: A part of the observation is missing, or has a dtype that its space does not allow.
         """
         head = self.head
         batch, single = head.batch_of(observations)
         size = len(batch[0])
+        before = begun(self.carry_specs, carry, size)
         actor = self._act_actors.get(self, size)
         actor.set_weights(self.policy_params().arrays)
         noise = actor.noise.zeros((size,)) if deterministic else actor.noise.draw(self._act_rng, (size,))
-        chosen = head.actions.to_env(actor.act(batch, noise)[0])
-        return chosen[0] if single else chosen
+        choices, _, after = actor.act(batch, noise, before)
+        chosen = head.actions.to_env(choices)
+        actions = chosen[0] if single else chosen
+        return actions if carry is None else (actions, after)
 
-    def choose(self, observations: Any, noise: Any, weights: Sequence[Any]) -> tuple[Any, Any]:
+    def initial_carry(self, batch_size: int = 1) -> Carry:
+        """The carry with which an episode begins, for `act`; ``()`` where the policy has no carry.
+
+        Args:
+            batch_size: B, observations of a call. Defaults to 1, which is for a single observation, too.
+
+        Returns:
+            Arrays ``[B, ...]``, one for each of `carry_specs`.
+
+        Raises:
+            StateError: The agent is not bound yet.
+            ConfigurationError: `batch_size` is no positive integer.
+        """
+        _ = self.head  # raises if there is none yet
+        return initial_carry(self.carry_specs, check_int("batch_size", batch_size, minimum=1))
+
+    def choose(
+        self, observations: Any, noise: Any, weights: Sequence[Any], carry: tuple[Any, ...] = ()
+    ) -> tuple[Any, Any, tuple[Any, ...]]:
         """The policy with its sampling, as a pure function: what is lowered to the actor.
+
+        Override it for a policy that remembers (see `carry_specs`), or that chooses in another way than its
+        distribution says.
 
         Args:
             observations: ``[N, ...]``, packed as the space has them.
             noise: ``[N, ...]``, zeros for the most likely action; see `ActionDistribution.sample`.
             weights: Values of ``head.variables``, in their order.
+            carry: A tensor ``[N, ...]`` for each of `carry_specs`: what was returned in the step before, and the
+                initial value in the first step of an episode. ``()`` of a policy without a carry.
 
         Returns:
-            ``(choices [N, ...], log_probs [N])``; a choice is int64 (Discrete), ``[k]`` int64 (MultiDiscrete,
-            MultiBinary) or ``[k]`` float32 (Box, unclipped).
+            ``(choices [N, ...], log_probs [N], carry [N, ...] each)``; a choice is int64 (Discrete), ``[k]`` int64
+            (MultiDiscrete, MultiBinary) or ``[k]`` float32 (Box, unclipped). The carry is what the next step is given.
         """
-        return self.head.choose(observations, noise, weights)
+        return self.head.choose(observations, noise, weights, carry)
 
     def policy_params(self) -> PolicyParams:
         """Reads out the current version of the policy, for actors: plain data that any process can take.
@@ -699,7 +746,8 @@ class Agent(AgentAttributes, WindowTrainer):
     def lowerable(self) -> Lowerable:
         """The policy as what `make_actor` lowers."""
         head = self.head
-        return Lowerable(self.choose, self.policy_params().arrays, head.layout, head.noise, head.acting().network)
+        arrays, network = self.policy_params().arrays, head.acting().network
+        return Lowerable(self.choose, arrays, head.layout, head.noise, network, self.carry_specs)
 
     def lowered_policy(self, batch_size: int) -> LoweredPolicy:
         """Lowers the policy for `batch_size` observations a call: plain data that a `LiteRTActor` runs in any process.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,8 @@ import keras
 
 from keras_optix.agents.hyperparams import Hyperparam
 from keras_optix.arguments import unknown_argument
-from keras_optix.errors import ArgumentError
+from keras_optix.errors import ArgumentError, ConfigurationError, describe
+from keras_optix.experience.carry import CarrySpec
 from keras_optix.validation import check_bool, check_kind, check_mapping, refuse_kind
 
 _COMPILE = ("run_eagerly", "steps_per_execution", "auto_scale_loss")
@@ -36,6 +38,33 @@ def check_hyperparams(hyperparams: Any) -> dict[str, Hyperparam]:
         fix = f'Write {{"{name}": Hyperparam(value, low, high)}}.'
         check_kind(f"hyperparams[{name!r}]", spec, Hyperparam, fix=fix)
     return dict(checked)
+
+
+def check_carry(agent: Any) -> None:
+    """Checks how an agent acts: that its `choose` takes and returns a carry, and that `carry_specs` says which.
+
+    Args:
+        agent: An `Agent`, of somebody's own algorithm too.
+
+    Raises:
+        ConfigurationError: `choose` does not take the carry.
+        ArgumentError: `carry_specs` is no tuple of `CarrySpec`s.
+    """
+    name, signature = type(agent).__name__, inspect.signature(agent.choose)
+    try:
+        signature.bind(None, None, (), ())
+    except TypeError as error:
+        problem = f"`{name}.choose` must take the carry and return it."
+        fix = (
+            "Write `def choose(self, observations, noise, weights, carry=())` and return (choices, log_probs, carry); "
+            "an agent without a carry is given `()`, and returns it."
+        )
+        raise ConfigurationError(describe(problem, fix=fix, arguments=list(signature.parameters))) from error
+    specs = agent.carry_specs
+    wanted = "a tuple of CarrySpecs"
+    check_kind("carry_specs", specs, tuple, wanted=wanted, fix="Such as (CarrySpec((64,)),); () is no carry.")
+    for k, spec in enumerate(specs):
+        check_kind(f"carry_specs[{k}]", spec, CarrySpec, fix="Such as CarrySpec((64,)).")
 
 
 def check_optimizer(optimizer: Any) -> Any:

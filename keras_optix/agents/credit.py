@@ -25,7 +25,7 @@ _MAX_RATIO = 20.0  # of probabilities; the mixture's bound for a member with a s
 
 
 @dataclass(frozen=True)
-class Roster:
+class Assignment:
     """Who plays which environment in which window: the mixture, or one member alone.
 
     Attributes:
@@ -100,17 +100,17 @@ class SplitWindow:
     members: tuple[WindowData | None, ...]
 
 
-def split_window(collected: CollectedWindow, roster: Roster) -> SplitWindow:
+def split_window(collected: CollectedWindow, assignment: Assignment) -> SplitWindow:
     """Splits a window by who played it.
 
     Args:
         collected: A window that was collected for training.
-        roster: Who played.
+        assignment: Who played.
     """
     data = collected.window_data()
     window_id, num_envs = collected.window_id, data.rewards.shape[1]
-    players = roster.players(window_id, num_envs)
-    since = roster.unchanged_since(window_id, num_envs)
+    players = assignment.players(window_id, num_envs)
+    since = assignment.unchanged_since(window_id, num_envs)
     whole = replace(data, episodes=tuple(episode for episode in data.episodes if episode.first_window >= since))
 
     def of(player: int) -> WindowData | None:
@@ -118,7 +118,7 @@ def split_window(collected: CollectedWindow, roster: Roster) -> SplitWindow:
         # They lie side by side: a slice copies nothing.
         return _columns_of(whole, slice(int(mine[0]), int(mine[-1]) + 1)) if len(mine) else None
 
-    return SplitWindow(of(EVERYBODY), tuple(of(member) for member in range(roster.members)))
+    return SplitWindow(of(EVERYBODY), tuple(of(member) for member in range(assignment.members)))
 
 
 def _columns_of(data: WindowData, columns: slice) -> WindowData:

@@ -20,7 +20,7 @@ from keras_optix.agents.credit import (
     CREDITS,
     IMPORTANCE,
     NONE,
-    Roster,
+    Assignment,
     SplitWindow,
     importance_score,
     score_alone,
@@ -29,7 +29,13 @@ from keras_optix.agents.credit import (
 from keras_optix.agents.distributions import is_default
 from keras_optix.agents.ensemble_head import AVERAGE, MIXTURE, EnsembleHead, EnsembleLowerable, RoutedActor
 from keras_optix.agents.ensemble_learning import MembersLearning, SourceShare
-from keras_optix.agents.ensemble_members import FixedAgents, WeightedAgents, spaces_of_members, weighted_agents_of
+from keras_optix.agents.ensemble_members import (
+    FixedAgents,
+    WeightedAgents,
+    refuse_carry,
+    spaces_of_members,
+    weighted_agents_of,
+)
 from keras_optix.agents.gradient_step import averages_weights
 from keras_optix.agents.jit import JitChoice
 from keras_optix.agents.saving import bind_to, serialized, spaces_config
@@ -86,7 +92,7 @@ class EnsembleAgent(Agent):
 
     Raises:
         ConfigurationError: There is no member, the primary is none of them, a weight is invalid, an option is unknown,
-            or all are to learn and nobody plays alone.
+            a member has a carry (see `Agent.carry_specs`), or all are to learn and nobody plays alone.
         SpaceError: Members play different environments.
     """
 
@@ -139,8 +145,10 @@ class EnsembleAgent(Agent):
                     credit=credit,
                 )
             )
-        self._roster = Roster(len(members), self.credit, self.solo_windows)
-        self._learning = MembersLearning(members, _place(primary_agent, members), self._roster)
+        for k, member in enumerate(members):
+            refuse_carry(k, member)
+        self._assignment = Assignment(len(members), self.credit, self.solo_windows)
+        self._learning = MembersLearning(members, _place(primary_agent, members), self._assignment)
         self._lowered_for_collecting = Lowered()
         self._hyperparams = primary_agent.hyperparams
         self._mixture = self.add_weight(
@@ -198,12 +206,14 @@ class EnsembleAgent(Agent):
         Raises:
             SpaceError: A member does not fit the spaces, was bound to others before, or has no distribution over
                 actions.
+            ConfigurationError: A member has a carry.
         """
         for k, member in enumerate(self.members):
             try:
                 member.bind(observation_space, action_space)
             except SpaceError as error:
                 raise SpaceError(f"Member {k} of the ensemble, {member.name}, cannot play along: {error}") from error
+            refuse_carry(k, member)  # one that a network brought with it
             if type(member.head) is not PolicyHead:
                 raise SpaceError(
                     describe(
@@ -242,7 +252,7 @@ class EnsembleAgent(Agent):
         """See `Agent.lowerable`."""
         head, arrays = self.head, self.policy_params().arrays
         network = head.acting().network
-        return EnsembleLowerable(self.choose, arrays, head.layout, head.noise, network, len(self.members))
+        return EnsembleLowerable(self.choose, arrays, head.layout, head.noise, network, members=len(self.members))
 
     # Scores of the members
 
@@ -259,16 +269,16 @@ class EnsembleAgent(Agent):
         Raises:
             ConfigurationError: With `credit="slots"`, there are no more environments than members.
         """
-        return self._roster.players(window_id, num_envs)
+        return self._assignment.players(window_id, num_envs)
 
     def make_collecting_actor(self, batch_size: int) -> Actor:
         """The actor of training windows: environments are played as `players` says; see `Agent.make_actor`."""
-        if self._roster.mode(batch_size) in (IMPORTANCE, NONE):
+        if self._assignment.mode(batch_size) in (IMPORTANCE, NONE):
             return self.make_actor(batch_size)
         head, arrays = self.head, self.policy_params().arrays
         network = head.acting().network
         policy = EnsembleLowerable(
-            head.choose_by_player, arrays, head.routed_layout, head.noise, network, len(self.members)
+            head.choose_by_player, arrays, head.routed_layout, head.noise, network, members=len(self.members)
         )
         actor = make_actor(policy, batch_size, self._lowered_for_collecting)
         return RoutedActor(actor, functools.partial(self.players, num_envs=batch_size))
@@ -284,7 +294,7 @@ class EnsembleAgent(Agent):
         Returns:
             Its parts. With `credit` ``"importance"`` and ``"none"`` the mixture has all of it.
         """
-        return split_window(collected, self._roster)
+        return split_window(collected, self._assignment)
 
     def member_metrics(
         self, collected: CollectedWindow, evaluator: BaseEvaluator | Scorer, logs: Mapping[str, float]
@@ -303,7 +313,7 @@ class EnsembleAgent(Agent):
         Returns:
             By member; None where there is no score.
         """
-        if self._roster.mode(collected.window.rewards.shape[1]) == IMPORTANCE:
+        if self._assignment.mode(collected.window.rewards.shape[1]) == IMPORTANCE:
             return self._importance_scores(collected)
         parts = self.split_window(collected).members
         scorer = evaluator if isinstance(evaluator, Scorer) else Scorer(evaluator)

@@ -15,6 +15,7 @@ from keras_optix.agents.acting import PolicyHead, mapped
 from keras_optix.agents.credit import EVERYBODY
 from keras_optix.experience.actions import DiscreteActions, MultiBinaryActions, MultiDiscreteActions
 from keras_optix.experience.actor import Actor, NoiseSpec
+from keras_optix.experience.carry import Carry
 from keras_optix.experience.lowering import Lowerable
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.ops.mixtures import (
@@ -95,18 +96,23 @@ class EnsembleHead(PolicyHead):
         """Parameters of the members' distributions, ``[M, B, P]``, for observations ``[B, ...]``."""
         return tf.stack([member.parameters(observations, training) for member in self._members])
 
-    def choose(self, observations: Any, noise: Any, weights: Sequence[Any]) -> tuple[Any, Any]:
+    def choose(
+        self, observations: Any, noise: Any, weights: Sequence[Any], carry: tuple[Any, ...] = ()
+    ) -> tuple[Any, Any, tuple[Any, ...]]:
         """See `Agent.choose`; the log-probabilities are those of the mixture."""
         parameters, shares = self._parts(observations, weights)
-        return self._drawn(parameters, shares[:, None], noise)
+        return (*self._drawn(parameters, shares[:, None], noise), carry)
 
-    def choose_by_player(self, routed: Any, noise: Any, weights: Sequence[Any]) -> tuple[Any, Any]:
+    def choose_by_player(
+        self, routed: Any, noise: Any, weights: Sequence[Any], carry: tuple[Any, ...] = ()
+    ) -> tuple[Any, Any, tuple[Any, ...]]:
         """As `choose`, but each row is played by the mixture or by one member alone.
 
         Args:
             routed: Observations ``[N, ...]`` and players ``[N]`` int32, as `routed_layout` packs them.
             noise: As for `choose`.
             weights: As for `choose`.
+            carry: As for `choose`: ``()``, as members have none.
 
         Returns:
             As of `choose`; the log-probabilities are those of who played.
@@ -114,7 +120,8 @@ class EnsembleHead(PolicyHead):
         observations, players = routed
         parameters, shares = self._parts(observations, weights)
         alone = tf.eye(len(self._members))
-        return self._drawn(parameters, tf.gather(tf.concat([shares[:, None], alone], 1), players, axis=1), noise)
+        routed_shares = tf.gather(tf.concat([shares[:, None], alone], 1), players, axis=1)
+        return (*self._drawn(parameters, routed_shares, noise), carry)
 
     @property
     def routed_layout(self) -> ObservationLayout:
@@ -171,7 +178,7 @@ class RoutedActor:
     """
 
     def __init__(self, actor: Actor, players: Callable[[int], np.ndarray]) -> None:
-        self.noise = actor.noise
+        self.noise, self.carry = actor.noise, actor.carry
         self._actor = actor
         self._players_of = players
         self.begin_window(0)
@@ -184,6 +191,8 @@ class RoutedActor:
         """See `Actor.set_weights`."""
         self._actor.set_weights(arrays)
 
-    def act(self, observations: Sequence[np.ndarray], noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def act(
+        self, observations: Sequence[np.ndarray], noise: np.ndarray, carry: Carry = ()
+    ) -> tuple[np.ndarray, np.ndarray, Carry]:
         """See `Actor.act`."""
-        return self._actor.act([*observations, self._players], noise)
+        return self._actor.act([*observations, self._players], noise, carry)

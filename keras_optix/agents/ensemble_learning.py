@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_optix.agents.agent import Agent
-from keras_optix.agents.credit import EVERYBODY, TURNS, Roster
+from keras_optix.agents.credit import EVERYBODY, TURNS, Assignment
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.experience.window import Window
 
@@ -22,6 +22,7 @@ _COLUMNS = (
     "valid",
     "next_observations",
     "log_probs",
+    "begins",
 )  # fields of a window that have an axis of environments
 _MAX_LOGS = 64
 
@@ -37,24 +38,24 @@ class MembersLearning:
     Args:
         members: The members.
         primary: Number of the primary.
-        roster: Who plays.
+        assignment: Who plays.
     """
 
-    def __init__(self, members: Sequence[Agent], primary: int, roster: Roster) -> None:
+    def __init__(self, members: Sequence[Agent], primary: int, assignment: Assignment) -> None:
         self._members = members
         self._primary = primary
-        self._roster = roster
+        self._assignment = assignment
         # What each logged last. They are made here, for a compiled step that makes variables is traced twice.
         self._last = [tf.Variable(tf.zeros(_MAX_LOGS), trainable=False, name="last_logs") for _ in members]
 
     def environments_of(self, member: int, num_envs: int) -> int:
         """How many environments a window for a member has, of a dataset of `num_envs`."""
-        return num_envs if self._roster.mode(num_envs) == TURNS else len(self._columns(member, num_envs))
+        return num_envs if self._assignment.mode(num_envs) == TURNS else len(self._columns(member, num_envs))
 
     def step(self, window: Window) -> dict[str, Any]:
         """See `Agent.train_step`."""
         num_envs = int(window.rewards.shape[1])
-        if self._roster.mode(num_envs) == TURNS:
+        if self._assignment.mode(num_envs) == TURNS:
             return self._step_in_turns(window)
         logs: dict[str, Any] = {}
         for k, member in enumerate(self._members):
@@ -65,11 +66,11 @@ class MembersLearning:
 
     def _columns(self, member: int, num_envs: int) -> np.ndarray:
         """The environments that a member learns from, where these are the same in all windows."""
-        players = self._roster.players(0, num_envs)
+        players = self._assignment.players(0, num_envs)
         return np.flatnonzero(np.where(players == EVERYBODY, self._primary, players) == member)
 
     def _step_in_turns(self, window: Window) -> dict[str, Any]:
-        player = self._roster.in_turn(window.window_id)
+        player = self._assignment.in_turn(window.window_id)
         learner = tf.cast(tf.where(player == EVERYBODY, tf.cast(self._primary, player.dtype), player), tf.int32)
         names: dict[int, list[str]] = {}
 

@@ -71,6 +71,24 @@ def weighted_agents_of(given: Any) -> WeightedAgents:
     return members
 
 
+def refuse_carry(k: int, member: Agent) -> None:
+    """Raises if a member of an ensemble has a carry: a mixture of policies mixes what they do in one step.
+
+    Args:
+        k: Its number.
+        member: The agent.
+
+    Raises:
+        ConfigurationError: It has one.
+    """
+    if member.carry_specs:
+        problem = (
+            f"Member {k} of the ensemble, {member.name}, has a carry: it remembers, and such a policy is not mixed."
+        )
+        fix = "Members are agents without a carry, whose `carry_specs` is ()."
+        raise ConfigurationError(describe(problem, fix=fix, carry_specs=member.carry_specs))
+
+
 def spaces_of_members(members: Sequence[Agent]) -> tuple[Any, Any] | None:
     """The spaces that the members play, as far as they know them; None if none of them does.
 

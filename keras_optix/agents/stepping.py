@@ -69,7 +69,7 @@ class Sources:
         for collector in self._collectors:
             collector.drain()
 
-    def take_error(self) -> BaseException | None:
+    def pop_error(self) -> BaseException | None:
         """Returns and forgets the error that a collector met."""
         for collector in self._collectors:
             error, collector.error = collector.error, None

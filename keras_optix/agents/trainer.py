@@ -17,6 +17,7 @@ import tensorflow as tf
 from keras_optix.agents.fit_checks import refuse_rows, refuse_windows
 from keras_optix.arguments import names_checked
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
+from keras_optix.experience.carry import CarrySpec
 from keras_optix.experience.dataset import window_spec
 from keras_optix.experience.window import Window
 
@@ -34,6 +35,7 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
     What makes sense of windows works as it does in any Keras model; the rest raises an error that says what to do.
     """
 
+    carry_specs: tuple[CarrySpec, ...]
     _trained: dict[int, str] | None  # what was trainable when the agent was compiled and bound, by its variable's id
 
     @property
@@ -314,7 +316,15 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
         if len(rewards) != 2:
             raise ConfigurationError(describe("`Window.rewards` must have shape [T, N].", shape=rewards))
         observation_space, action_space = self.env_spaces
-        spec = window_spec(self.head.layout, action_space, *rewards)
+        steps, num_envs = rewards
+        spec = window_spec(self.head.layout, action_space, steps, num_envs, self.carry_specs)
+        if not self.carry_specs:
+            x = x._replace(carry=())  # nothing, in whatever form it came
+        elif len(x.carry) != len(self.carry_specs):
+            problem = "The window does not have the carry of this agent's policy in its first row."
+            raise SpaceError(describe(problem, carry=len(x.carry), carry_specs=self.carry_specs))
+        if np.shape(x.begins) == (0,):  # made by hand, without
+            x, spec = x._replace(begins=()), spec._replace(begins=())
         try:
             tf.nest.assert_same_structure(x, spec, check_types=False)
         except (ValueError, TypeError) as error:

@@ -97,7 +97,7 @@ class AgentAdapter(FitAdapter):
     @property
     def ahead(self) -> int:
         """See `Adapter`."""
-        return max(source.ahead for source in self._sources)
+        return max(source.windows_in_flight for source in self._sources)
 
     @property
     def endless(self) -> bool:
@@ -120,7 +120,7 @@ class AgentAdapter(FitAdapter):
 
     def _notices_of(self, kind: str) -> list[str]:
         told = (source for source in self._sources if source.notices_are_of == kind)
-        return [notice for source in told for notice in source.take_notices()]
+        return [notice for source in told for notice in source.drain_notices()]
 
     @property
     def evaluation_steps(self) -> int:  # type: ignore[override]
@@ -160,7 +160,7 @@ class AgentAdapter(FitAdapter):
     def new_windows(self, logs: Mapping[str, Any]) -> tuple[list[TrainingUnit], int, bool]:
         """The windows since the last call, the number of the last one learned from, and whether all stayed finite."""
         last, finite = self._agent.last_update
-        units = [self._unit(collected, logs) for source in self._sources for collected in source.take_delivered(last)]
+        units = [self._unit(collected, logs) for source in self._sources for collected in source.drain_windows(last)]
         return units, last, finite
 
     def current(self, window_id: int, env_steps: int) -> PolicyRef:
@@ -216,7 +216,7 @@ class AgentAdapter(FitAdapter):
             if copies is not None:
                 if new:
                     copies.begin_looking()
-                copies.take_statistics()
+                copies.copy_statistics()
             played = player.play(
                 candidate.policy.params,
                 episodes,
@@ -258,7 +258,7 @@ class AgentAdapter(FitAdapter):
         if copies.shortage:
             made = copies.envs.num_envs
             self._notices.append(f"evaluations have {made} environments, and not {n}: {copies.shortage}")
-        taken = copies.take_statistics()
+        taken = copies.copy_statistics()
         if taken:
             self._notices.append(
                 f"evaluations take over what {', '.join(taken)} of the training environments has seen, and add nothing"

@@ -11,7 +11,7 @@ import numpy as np
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.evaluators.evaluation import metrics_of
 from keras_optix.evaluators.returns import ReturnEvaluator
-from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer, take_statistics
+from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer, copy_training_statistics
 from keras_optix.experience.making import EnvLike, is_env_fn, make_envs
 from keras_optix.loop.actions import CURRENT, Action, Evaluate, Restore
 from keras_optix.loop.regime_procedures import go_back_if_better
@@ -65,7 +65,7 @@ def roll_back_if_better(
     try:
         agent.bind(envs.observation_space, envs.action_space)
         if owned:
-            take_statistics(envs, agent)
+            copy_training_statistics(envs, agent)
         player = EpisodePlayer(envs, agent.make_actor(envs.num_envs))
 
         def perform(action: Action) -> EvaluationResult | None:

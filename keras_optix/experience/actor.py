@@ -17,6 +17,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_optix.errors import LoweringError
+from keras_optix.experience.carry import Carry, CarrySpec
 from keras_optix.reprs import OneLineRepr
 
 
@@ -73,13 +74,15 @@ class LoweredPolicy:
     policy does not use for acting.
 
     Attributes:
-        blob: The flatbuffer. Inputs are named ``obs0``, ``obs1``, ..., ``noise``, ``w0``, ``w1``, ...
+        blob: The flatbuffer. Inputs are named ``obs0``, ``obs1``, ..., ``noise``, ``carry0``, ..., ``w0``, ``w1``, ...;
+            outputs are the choices, the log-probabilities and the arrays of the carry, in this order.
         batch_size: Observations per call.
         observations: Number of observation arrays.
         noise: The noise that it samples with.
         weights: Number of weight arrays.
         constants: The places of those weights that are constants.
         num_threads: Threads of a call.
+        carry: What it remembers between the steps of an episode; ``()`` of a policy without a carry.
     """
 
     blob: bytes
@@ -89,26 +92,37 @@ class LoweredPolicy:
     weights: int
     constants: Mapping[int, tuple[Constant, ...]] = field(default_factory=dict)
     num_threads: int = 1
+    carry: tuple[CarrySpec, ...] = ()
 
 
 class Actor(Protocol):
-    """Chooses actions for a fixed number of environments."""
+    """Chooses actions for a fixed number of environments.
+
+    Attributes:
+        noise: The noise that it samples with.
+        carry: What it remembers between the steps of an episode; ``()`` where it has no carry.
+    """
 
     noise: NoiseSpec
+    carry: tuple[CarrySpec, ...]
 
     def set_weights(self, arrays: Sequence[np.ndarray]) -> None:
         """Takes the arrays of a new policy version."""
         ...
 
-    def act(self, observations: Sequence[np.ndarray], noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def act(
+        self, observations: Sequence[np.ndarray], noise: np.ndarray, carry: Carry = ()
+    ) -> tuple[np.ndarray, np.ndarray, Carry]:
         """Chooses actions.
 
         Args:
             observations: Leaves of the observations, ``[N, ...]`` each (see `ObservationLayout`).
             noise: ``[N, ...]`` float32 of the actor's `noise` kind; zeros for the most likely action.
+            carry: What the call before returned, ``[N, ...]`` each, and the initial value where an episode begins (see
+                `carry.renewed`).
 
         Returns:
-            ``(choices [N, ...], log_probs [N])``; see `actions` for what a choice is.
+            ``(choices [N, ...], log_probs [N], carry [N, ...] each)``; see `actions` for what a choice is.
         """
         ...
 
@@ -135,6 +149,7 @@ class LiteRTActor(OneLineRepr):
 
     def __init__(self, lowered: LoweredPolicy) -> None:
         self.noise = lowered.noise
+        self.carry = lowered.carry
         self._lowered = lowered
         # A patched flatbuffer needs an interpreter of its own, because this one packs constants when it is made.
         self._blob = bytearray(lowered.blob) if lowered.constants else None
@@ -148,14 +163,18 @@ class LiteRTActor(OneLineRepr):
         interpreter = Interpreter(model_content=blob, num_threads=lowered.num_threads)
         interpreter.allocate_tensors()
         index = {_input_name(d): int(d["index"]) for d in interpreter.get_input_details()}
-        outputs = sorted(interpreter.get_output_details(), key=lambda d: str(d["name"]))
+        # In the order in which they were returned. Their names tell nothing: an array of the carry that the policy
+        # returns as it came has the name of the input, and "Identity_10" sorts before "Identity_2".
+        outputs = [int(d["index"]) for d in interpreter.get_output_details()]
         self._interpreter = interpreter
         # An observation that the policy does not look at is dropped by the converter.
         leaves = [index.get(f"obs{k}") for k in range(lowered.observations)]
         self._observations = [(k, place) for k, place in enumerate(leaves) if place is not None]
         self._noise = index["noise"]
         self._weights = [index.get(f"w{k}") for k in range(lowered.weights)]
-        self._choices, self._log_probs = (int(d["index"]) for d in outputs)
+        carried = [index.get(f"carry{k}") for k in range(len(lowered.carry))]
+        self._carry_inputs = [(k, place) for k, place in enumerate(carried) if place is not None]
+        self._choices, self._log_probs, *self._carry_outputs = outputs
 
     def set_weights(self, arrays: Sequence[np.ndarray]) -> None:
         """See `Actor.set_weights`."""
@@ -177,7 +196,9 @@ class LiteRTActor(OneLineRepr):
                 self._interpreter.set_tensor(index, array)
         self._ready = True
 
-    def act(self, observations: Sequence[np.ndarray], noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def act(
+        self, observations: Sequence[np.ndarray], noise: np.ndarray, carry: Carry = ()
+    ) -> tuple[np.ndarray, np.ndarray, Carry]:
         """See `Actor.act`."""
         if not self._ready:
             # LiteRT would answer with silent garbage.
@@ -186,8 +207,15 @@ class LiteRTActor(OneLineRepr):
         for k, place in self._observations:
             interpreter.set_tensor(place, observations[k])
         interpreter.set_tensor(self._noise, noise)
+        if carry or self.carry:
+            if len(carry) != len(self.carry):  # what is of another shape or dtype the interpreter refuses
+                problem = f"The carry of the policy has {len(self.carry)} arrays. Received: {len(carry)} arrays."
+                raise LoweringError(f"{problem} Begin with `initial_carry`, and pass on what the last call returned.")
+            for k, place in self._carry_inputs:
+                interpreter.set_tensor(place, carry[k])
         interpreter.invoke()
-        return interpreter.get_tensor(self._choices), interpreter.get_tensor(self._log_probs)
+        get = interpreter.get_tensor
+        return get(self._choices), get(self._log_probs), tuple([get(place) for place in self._carry_outputs])
 
 
 def _input_name(details: dict[str, Any]) -> str:

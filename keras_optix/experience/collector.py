@@ -18,7 +18,7 @@ from keras_optix.experience.collector_state import CollectorState, read_collecto
 from keras_optix.experience.copies import Copies
 from keras_optix.experience.env_runner import EnvRunner
 from keras_optix.experience.envs import Envs
-from keras_optix.experience.evaluation import take_statistics
+from keras_optix.experience.evaluation import copy_training_statistics
 from keras_optix.experience.policy_params import PolicyRecord
 from keras_optix.experience.source import PolicyOwner, WindowSource
 from keras_optix.experience.statistics import copy_statistics, read_all, write_all
@@ -51,7 +51,7 @@ class Collector(WindowSource):
         check_bounds: Whether an observation outside its Box is an error.
         env_fn: Makes one more such environment, for evaluations; None if nothing does.
         obstacle: Why nothing does.
-        takes_statistics: Whether the environments were made for a validation: their wrappers take over the running
+        copies_statistics: Whether the environments were made for a validation: their wrappers take over the running
             statistics of the environments that the policy is trained on.
     """
 
@@ -67,7 +67,7 @@ class Collector(WindowSource):
         check_bounds: bool = True,
         env_fn: Callable[[], Any] | None = None,
         obstacle: str = "",
-        takes_statistics: bool = False,
+        copies_statistics: bool = False,
     ) -> None:
         super().__init__(
             owner,
@@ -81,7 +81,7 @@ class Collector(WindowSource):
         self.episode_limit = getattr(envs, "episode_limit", None)
         self.prefetch = prefetch
         self._check_bounds = check_bounds
-        self._takes_statistics = takes_statistics
+        self._copies_statistics = copies_statistics
         actions_for(envs.action_space)  # raises where no agent plays it
         self._runner: EnvRunner | None = None
         # Where the environments are, and where they were when the last window was handed out.
@@ -104,7 +104,7 @@ class Collector(WindowSource):
         return self.envs.num_envs
 
     @property
-    def ahead(self) -> int:
+    def windows_in_flight(self) -> int:
         """See `WindowSource`: with `prefetch`, one."""
         return self.prefetch
 
@@ -121,7 +121,7 @@ class Collector(WindowSource):
     @property
     def recent_episodes(self) -> tuple[EpisodeRecord, ...]:
         """The last 100 episodes that ended, oldest first; if `deterministic`, only those of the last version."""
-        return self._state.book.recent
+        return self._state.tracker.recent
 
     def collect(self) -> CollectedWindow:
         """Returns the next window: collected now with the current weights, or ahead with the ones before.
@@ -166,7 +166,7 @@ class Collector(WindowSource):
         """See `WindowSource`."""
         return bool(copy_statistics(self.envs.members(), envs.members()))
 
-    def take_notices(self) -> list[str]:
+    def drain_notices(self) -> list[str]:
         """See `WindowSource`: who else used the environments, what is scored."""
         taken, self._notices = self._notices, []
         return taken
@@ -189,7 +189,7 @@ class Collector(WindowSource):
             reachable = at is self._state and at.current is not None and not self._closed
             if reachable and self.envs.tenant.used_by_others():
                 reachable = False
-            arrays, values = at.save(self.envs.layout, self.envs.save() if reachable else None)
+            arrays, values = at.save(self.envs.layout, self.envs.save() if reachable else None, self.carry_specs)
             return arrays | read_all(self.envs.members()), values
 
     def check_saved(self, arrays: Mapping[str, np.ndarray], values: Any) -> None:
@@ -215,7 +215,9 @@ class Collector(WindowSource):
         self.drain()
         with self._lock:
             self._check_open()
-            state, env_states, interrupted = read_collector_state(arrays, values, self.envs.layout, self.num_envs)
+            state, env_states, interrupted = read_collector_state(
+                arrays, values, self.envs.layout, self.num_envs, self.carry_specs
+            )
             self._ahead = None
             self._forget_delivered()
             # First of all without the environments: one of them may raise.
@@ -250,8 +252,8 @@ class Collector(WindowSource):
         with self._lock:
             self._check_open()
             try:
-                if self._takes_statistics:
-                    take_statistics(self.envs, self._owner)
+                if self._copies_statistics:
+                    copy_training_statistics(self.envs, self._owner)
                 if self._runner is None:
                     self._runner = EnvRunner(
                         self.envs,

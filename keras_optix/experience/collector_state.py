@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from keras_optix.errors import StateError, describe
-from keras_optix.experience.episodes import EpisodeBook
+from keras_optix.experience.carry import Carry, CarrySpec
+from keras_optix.experience.episodes import EpisodeTracker
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.savable import join_state, split_state
 from keras_optix.records import EpisodeRecord
@@ -38,6 +39,7 @@ class SavedCollector(State, frozen=True):
     Attributes:
         num_envs: `N`, environments.
         observations: Path, shape and dtype of each leaf of the observations.
+        carry: Shape and dtype of each array of the policy's carry.
         window_id: Number of the next window.
         env_steps: Environment steps so far.
         rng: The generator behind actions and learner.
@@ -47,6 +49,7 @@ class SavedCollector(State, frozen=True):
 
     num_envs: Count
     observations: tuple[tuple[str, tuple[Count, ...], str], ...]
+    carry: tuple[tuple[tuple[Count, ...], str], ...]
     window_id: Count
     env_steps: Count
     rng: Generator
@@ -62,16 +65,19 @@ class CollectorState:
         window_id: Number of the next window.
         env_steps: Environment steps so far.
         rng: State of the generator behind actions and learner, as NumPy has it.
-        book: The account of episodes.
+        tracker: Keeps track of the episodes.
         current: The observations to act on next, leaves of ``[N, ...]``; None if new episodes begin with the next
             window.
+        carry: What the policy returned after the last row, ``[N, ...]`` each, of which an environment in which a new
+            episode begins gets nothing; ``()`` of a policy without a carry, and where new episodes begin everywhere.
     """
 
     window_id: int
     env_steps: int
     rng: Mapping[str, Any]
-    book: EpisodeBook
+    tracker: EpisodeTracker
     current: Leaves | None = None
+    carry: Carry = ()
 
     @classmethod
     def initial(cls, num_envs: int, seed: int | None) -> CollectorState:
@@ -82,40 +88,45 @@ class CollectorState:
             seed: Seeds actions and learner; None seeds them freshly.
         """
         rng = np.random.default_rng(None if seed is None else (seed, 1))
-        return cls(0, 0, rng.bit_generator.state, EpisodeBook.blank(num_envs))
+        return cls(0, 0, rng.bit_generator.state, EpisodeTracker.blank(num_envs))
 
     def with_new_episodes(self) -> CollectorState:
         """The same, but new episodes begin with the next window."""
-        return replace(self, book=EpisodeBook.blank(len(self.book.returns), self.book.recent), current=None)
+        return replace(
+            self, tracker=EpisodeTracker.blank(len(self.tracker.returns), self.tracker.recent), current=None, carry=()
+        )
 
-    def save(self, layout: ObservationLayout, states: EnvStates | None) -> Saved:
+    def save(self, layout: ObservationLayout, states: EnvStates | None, carry_specs: Sequence[CarrySpec] = ()) -> Saved:
         """Returns arrays and JSON values for `read_collector_state`.
 
         Args:
             layout: The observations.
             states: The states of the environments; None if they cannot be saved. Then new episodes begin.
+            carry_specs: The carry of the policy.
 
         Raises:
             EnvError: A state holds something else than JSON values and arrays.
         """
         at = self if states is not None else self.with_new_episodes()
-        book = at.book
+        tracker = at.tracker
         arrays = {
-            "returns": book.returns,
-            "lengths": book.lengths,
-            "first_versions": book.first_versions,
-            "first_windows": book.first_windows,
-            "recent_episodes": np.array(book.recent, np.float64).reshape(-1, len(EpisodeRecord._fields)),
+            "returns": tracker.returns,
+            "lengths": tracker.lengths,
+            "first_versions": tracker.first_versions,
+            "first_windows": tracker.first_windows,
+            "recent_episodes": np.array(tracker.recent, np.float64).reshape(-1, len(EpisodeRecord._fields)),
         }
         arrays |= {f"observations/{k}": leaf for k, leaf in enumerate(at.current or ())}
+        arrays |= {f"carry/{k}": leaf for k, leaf in enumerate(at.carry)}
         environments = []
         for i, state in enumerate(states or ()):
             plain, parts = split_state(state, f"environment {i}")
             environments.append(SavedEnv(plain, len(parts)))
             arrays |= {f"environments/{i}/{k}": part for k, part in enumerate(parts)}
         saved = SavedCollector(
-            num_envs=len(book.returns),
+            num_envs=len(tracker.returns),
             observations=_leaves(layout),
+            carry=_kinds(carry_specs),
             window_id=at.window_id,
             env_steps=at.env_steps,
             rng=Generator(**{**at.rng, "state": Words(**at.rng["state"])}),
@@ -126,7 +137,11 @@ class CollectorState:
 
 
 def read_collector_state(
-    arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], layout: ObservationLayout, num_envs: int
+    arrays: Mapping[str, np.ndarray],
+    values: Mapping[str, Any],
+    layout: ObservationLayout,
+    num_envs: int,
+    carry_specs: Sequence[CarrySpec] = (),
 ) -> tuple[CollectorState, EnvStates | None, bool]:
     """Reads what `CollectorState.save` returned.
 
@@ -138,6 +153,7 @@ def read_collector_state(
         values: The JSON values.
         layout: The observations that are wanted.
         num_envs: The number of environments that is wanted.
+        carry_specs: The carry of the policy that is to go on. One that was saved without any had none.
 
     Returns:
         The state; the states that its environments must be put into, None if new episodes begin; and whether
@@ -146,12 +162,16 @@ def read_collector_state(
     Raises:
         StateError: It was saved of other environments, or is not complete.
     """
-    for name, wanted in {"num_envs": num_envs, "observations": to_json(_leaves(layout))}.items():
+    if not isinstance(values, Mapping):
+        read_state(SavedCollector, values, "state of the collector", part=True)  # says what is wrong
+    values = {"carry": [], **values}  # points of before have none
+    kind = {"num_envs": num_envs, "observations": to_json(_leaves(layout)), "carry": to_json(_kinds(carry_specs))}
+    for name, wanted in kind.items():
         if values.get(name) != wanted:
             raise StateError(
                 describe(
                     f"The saved state is of a collector with another `{name}`.",
-                    fix="Resume with the environments of that run, or begin another run.",
+                    fix="Resume with the environments and the policy of that run, or begin another run.",
                     saved=values.get(name),
                     wanted=wanted,
                 )
@@ -171,7 +191,7 @@ def read_collector_state(
         since = (
             array("first_windows", (num_envs,), np.int64) if "first_windows" in arrays else np.zeros(num_envs, np.int64)
         )
-        book = EpisodeBook(
+        tracker = EpisodeTracker(
             array("returns", (num_envs,), np.float64),
             array("lengths", (num_envs,), np.int64),
             array("first_versions", (num_envs,), np.int64),
@@ -179,12 +199,15 @@ def read_collector_state(
             tuple(EpisodeRecord(total, *map(int, rest)) for total, *rest in recent),
         )
         saved = read_state(SavedCollector, values, "state of the collector", part=True)
-        state = CollectorState(saved.window_id, saved.env_steps, to_json(saved.rng), book)
+        state = CollectorState(saved.window_id, saved.env_steps, to_json(saved.rng), tracker)
         if saved.environments is None:
             return state, None, saved.interrupted
         current = [
             array(f"observations/{k}", (num_envs, *leaf.shape), leaf.dtype) for k, leaf in enumerate(layout.leaves)
         ]
+        carry = tuple(
+            array(f"carry/{k}", (num_envs, *spec.shape), np.dtype(spec.dtype)) for k, spec in enumerate(carry_specs)
+        )
         env_states = []
         for i, environment in zip(range(num_envs), saved.environments, strict=True):
             parts = [arrays[f"environments/{i}/{k}"] for k in range(environment.arrays)]
@@ -193,9 +216,14 @@ def read_collector_state(
         raise StateError(
             f"The saved state of the collector is damaged or not complete ({type(error).__name__}: {error})."
         ) from error
-    return replace(state, current=current), env_states, False
+    return replace(state, current=current, carry=carry), env_states, False
 
 
 def _leaves(layout: ObservationLayout) -> tuple[tuple[str, tuple[int, ...], str], ...]:
     """What must be the same where a state is read."""
     return tuple((leaf.path, tuple(leaf.shape), leaf.dtype.name) for leaf in layout.leaves)
+
+
+def _kinds(carry_specs: Sequence[CarrySpec]) -> tuple[tuple[tuple[int, ...], str], ...]:
+    """The same of the carry."""
+    return tuple((tuple(spec.shape), spec.dtype) for spec in carry_specs)

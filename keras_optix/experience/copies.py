@@ -46,7 +46,7 @@ class Copies:
         self._singles = self.envs.members() if isinstance(self.envs, SequentialEnvs) else []
         self._before: list[_Attributes] | None = None
 
-    def take_statistics(self) -> list[str]:
+    def copy_statistics(self) -> list[str]:
         """Takes what the wrappers of the environments that are trained on have seen; returns what was taken."""
         return copy_statistics(self._trained.members(), self.envs.members())
 

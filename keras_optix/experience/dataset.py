@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import gymnasium
@@ -14,6 +14,7 @@ from gymnasium.vector import VectorEnv
 from keras_optix.arguments import names_checked
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.experience.actions import actions_for
+from keras_optix.experience.carry import CarrySpec
 from keras_optix.experience.collector import Collector
 from keras_optix.experience.env_kinds import check_env, check_env_kwargs
 from keras_optix.experience.making import EnvLike, env_fn_of, is_env_fn, make_envs
@@ -121,7 +122,7 @@ def dataset_from_env(
             check_bounds=check_bounds,
             env_fn=env_fn_of(env, env_kwargs),
             obstacle=obstacle_to(env) if isinstance(env, gymnasium.Env | VectorEnv) else "",
-            takes_statistics=made_here and deterministic,
+            copies_statistics=made_here and deterministic,
         )
     except BaseException:
         if made_here:
@@ -137,7 +138,13 @@ def _named(env: Any) -> str:
     return repr(env) if isinstance(env, str) else "env"
 
 
-def window_spec(layout: ObservationLayout, action_space: Any, window_size: int, num_envs: int) -> Window:
+def window_spec(
+    layout: ObservationLayout,
+    action_space: Any,
+    window_size: int,
+    num_envs: int,
+    carry_specs: Sequence[CarrySpec] = (),
+) -> Window:
     """What a dataset's elements are: a `Window` of `tf.TensorSpec`.
 
     Args:
@@ -145,6 +152,7 @@ def window_spec(layout: ObservationLayout, action_space: Any, window_size: int, 
         action_space: Of one environment.
         window_size: `T`.
         num_envs: `N`.
+        carry_specs: The carry of the policy.
     """
     actions = actions_for(action_space)
     rows = (window_size, num_envs)
@@ -163,6 +171,8 @@ def window_spec(layout: ObservationLayout, action_space: Any, window_size: int, 
         policy_version=tf.TensorSpec((), tf.int64),
         episode_return=tf.TensorSpec((), tf.float32),
         episode_length=tf.TensorSpec((), tf.float32),
+        begins=tf.TensorSpec(rows, tf.bool),
+        carry=tuple(tf.TensorSpec((num_envs, *spec.shape), spec.dtype) for spec in carry_specs),
     )
 
 
@@ -195,7 +205,8 @@ def from_source(windows: tf.data.Dataset, source: WindowSource, *, endless: bool
 
 def _dataset_of(collector: Collector) -> tf.data.Dataset:
     envs = collector.envs
-    spec = window_spec(envs.layout, envs.action_space, collector.window_size, collector.num_envs)
+    size, carry_specs = (collector.window_size, collector.num_envs), collector.carry_specs
+    spec = window_spec(envs.layout, envs.action_space, *size, carry_specs)
 
     # TensorFlow keeps the function of a dataset that was iterated for ever; it must not keep the environments, too.
     alive = weakref.ref(collector)

@@ -15,13 +15,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from keras_optix.errors import StateError
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor, WindowListener
+from keras_optix.experience.carry import Carry, initial_carry, misfit, renewed
 from keras_optix.experience.collector_state import CollectorState
 from keras_optix.experience.envs import Envs
 from keras_optix.experience.observations import check_finite
 from keras_optix.experience.policy_params import PolicyParams, unknown_policy
-from keras_optix.experience.rollout import Rollout
+from keras_optix.experience.rollout import EpisodeStarts, Rollout
 from keras_optix.experience.window import CollectedWindow, Window
 from keras_optix.reprs import OneLineRepr
 
@@ -78,6 +80,7 @@ class EnvRunner(OneLineRepr):
         Raises:
             EnvError: An environment returned what its spaces forbid, or a value that is not finite.
             LoweringError: The actor takes other arrays than those of `params`.
+            StateError: `state` has the carry of another policy.
             BaseException: Whatever an environment raised.
         """
         with self._envs.use() as used:
@@ -109,20 +112,24 @@ class EnvRunner(OneLineRepr):
                 leaf[0] = current
             if used.any():
                 envs.reset(self._reset_seed(before.window_id), observations, used)
-                before, interrupted = replace(before, book=before.book.cut(used)), True
+                before, interrupted = replace(before, tracker=before.tracker.cut(used)), True
         choices: np.ndarray = np.empty((steps, n, *self._actions.shape), self._actions.dtype)
         log_probs = np.empty((steps, n), np.float32)
         noise = actor.noise.zeros((steps, n)) if self._deterministic else actor.noise.draw(rng, (steps, n))
         infos = []
+        carry = first_carry = self._carry_of(before)
+        starts = EpisodeStarts(envs.resetting)
         act, step, to_env = actor.act, envs.step, self._actions.to_env
         for t in range(steps):
-            chosen, log_probs[t] = act([leaf[t] for leaf in observations], noise[t])
+            chosen, log_probs[t], carry = act([leaf[t] for leaf in observations], noise[t], carry)
             choices[t] = chosen
             infos.append(step(to_env(chosen), rollout, t))
+            if carry:
+                carry = renewed(actor.carry, carry, starts.after(rollout.terminated[t], rollout.truncated[t]))
         envs.finish(rollout)
         following = rollout.next_observations()
         self._check(rollout, following, before.window_id)
-        book, episodes = before.book.after(
+        tracker, episodes = before.tracker.after(
             rollout,
             params.version,
             before.window_id,
@@ -141,19 +148,32 @@ class EnvRunner(OneLineRepr):
             seed=rng.integers(0, 2**31 - 1, 2, np.int32),
             window_id=np.int64(before.window_id),
             policy_version=np.int64(params.version),
-            episode_return=book.mean_return,
-            episode_length=book.mean_length,
+            episode_return=tracker.mean_return,
+            episode_length=tracker.mean_length,
+            begins=before.tracker.begins(rollout),
+            carry=first_carry,
         )
         after = CollectorState(
             before.window_id + 1,
             before.env_steps + int(np.count_nonzero(rollout.valid)),
             rng.bit_generator.state,
-            book,
+            tracker,
             [leaf[-1].copy() for leaf in observations],
+            carry,
         )
         own = rollout.own_rewards if envs.own_rewards else None
         policy = unknown_policy(params.version)
         return CollectedWindow(window, infos, episodes, policy, after.env_steps, own, interrupted), after
+
+    def _carry_of(self, before: CollectorState) -> Carry:
+        """The carry of the first row of the window that comes next."""
+        specs, n = self._actor.carry, self._envs.num_envs
+        if before.current is None:
+            return initial_carry(specs, n)
+        wrong = misfit(specs, before.carry, n)
+        if wrong:
+            raise StateError(f"The state's carry is not the policy's: {wrong}. Go on with the policy that it is of.")
+        return renewed(specs, before.carry, before.tracker.fresh)
 
     def _reset_seed(self, window_id: int) -> int | None:
         """The seed of environments whose first episodes begin with this window."""

@@ -49,6 +49,14 @@ class Envs(Protocol):
     tenant: Tenant
     own_rewards: bool
 
+    @property
+    def resetting(self) -> np.ndarray | None:
+        """``[N]`` bool, environments whose next row is no transition, as they only reset; None if there are none ever.
+
+        Up to date after `reset` and `finish`.
+        """
+        ...
+
     def reset(self, seed: int | None, observations: Leaves, only: np.ndarray | None = None) -> None:
         """Resets environments and writes the first observations, leaves of ``[T + 1, N, ...]``, at row 0.
 
@@ -151,7 +159,8 @@ class SequentialEnvs(OneLineRepr):
         self._beneath = [RewardsBeneath(env, 0.0) for env in envs]
         self.own_rewards = all(rewards.wrapper for rewards in self._beneath)
         self.tenant = Tenant(envs)
-        self._take_methods()
+        self.resetting: np.ndarray | None = None
+        self._bind_methods()
 
     def reset(self, seed: int | None, observations: Leaves, only: np.ndarray | None = None) -> None:
         """See `Envs.reset`. Environment i is seeded with ``seed + i``."""
@@ -189,11 +198,11 @@ class SequentialEnvs(OneLineRepr):
             infos.append(info)
             row[i] = reward
             if beneath is not None:
-                rollout.own_rewards[t, i] = beneath[i].take()
+                rollout.own_rewards[t, i] = beneath[i].pop_earned()
             if single is not None and single.is_plain(observation, ()):
                 first[after, i] = observation
             else:
-                _write(following, after, i, self._take(i, observation))
+                _write(following, after, i, self._converted(i, observation))
             if terminated or truncated:
                 rollout.terminated[t, i] = terminated
                 rollout.truncated[t, i] = truncated
@@ -226,9 +235,9 @@ class SequentialEnvs(OneLineRepr):
     def use(self) -> Iterator[np.ndarray]:
         """See `Envs.use`."""
         with self.tenant.use() as used:
-            self._take_methods()
+            self._bind_methods()
             for rewards in self._beneath:
-                rewards.take()  # what others earned
+                rewards.pop_earned()  # what others earned
             yield used
 
     def release(self) -> None:
@@ -247,21 +256,21 @@ class SequentialEnvs(OneLineRepr):
         savable: list[SavableEnv] = [env for env in self._envs if isinstance(env, SavableEnv)]
         return savable if len(savable) == self.num_envs else None
 
-    def _take_methods(self) -> None:
+    def _bind_methods(self) -> None:
         """Takes the methods past whoever listens for others; they may have been replaced since."""
         self._steps = [untapped(env, "step") for env in self._envs]
         self._resets = [untapped(env, "reset") for env in self._envs]
 
     def _reset_one(self, index: int, seed: int | None) -> Leaves:
-        return self._take(index, reset_of(self._resets[index](seed=seed), self._where(index, None)))
+        return self._converted(index, reset_of(self._resets[index](seed=seed), self._where(index, None)))
 
     def _where(self, index: int, t: int | None) -> Where:
         at = "" if t is None else f", row {t} of the window"
         return lambda: f"Environment {index}{at}: {name_of(self._envs[index])}"
 
-    def _take(self, index: int, observation: Any) -> Leaves:
+    def _converted(self, index: int, observation: Any) -> Leaves:
         try:
-            return self.layout.take(observation)
+            return self.layout.convert(observation)
         except EnvError as error:
             raise EnvError(f"{error} {self._where(index, None)()}.") from None
 
@@ -306,13 +315,18 @@ class VectorEnvs(OneLineRepr):
         self._beneath = RewardsBeneath(env, np.zeros(self.num_envs))
         self.own_rewards = bool(self._beneath.wrapper)
         self.tenant = Tenant([env])
-        self._take_methods()
+        self._bind_methods()
+
+    @property
+    def resetting(self) -> np.ndarray | None:
+        """See `Envs.resetting`."""
+        return self._ended if self._mode is AutoresetMode.NEXT_STEP else None
 
     def reset(self, seed: int | None, observations: Leaves, only: np.ndarray | None = None) -> None:
         """See `Envs.reset`. All are reset together."""
         first = reset_of(self._ask(self._reset, seed=seed), self._where(None), self.num_envs)
         self._ended = np.zeros(self.num_envs, bool)
-        for leaf, values in zip(observations, self.layout.take(first, self.num_envs), strict=True):
+        for leaf, values in zip(observations, self.layout.convert(first, self.num_envs), strict=True):
             leaf[0] = values
 
     def step(self, actions: np.ndarray, rollout: Rollout, t: int, wanted: np.ndarray | None = None) -> Any:
@@ -326,11 +340,11 @@ class VectorEnvs(OneLineRepr):
         rollout.truncated[t] = flags_of("truncated", truncated, n, where)
         info = infos_of(info, n, where)
         if self.own_rewards:
-            rollout.own_rewards[t] = self._beneath.take()
+            rollout.own_rewards[t] = self._beneath.pop_earned()
         if self._single is not None and self._single.is_plain(observation, self._leading):
             rollout.observations[0][t + 1] = observation
         else:
-            for leaf, values in zip(rollout.observations, self.layout.take(observation, self.num_envs), strict=True):
+            for leaf, values in zip(rollout.observations, self.layout.convert(observation, self.num_envs), strict=True):
                 leaf[t + 1] = values
         if self._mode is not AutoresetMode.NEXT_STEP:
             ended = rollout.terminated[t] | rollout.truncated[t]
@@ -369,8 +383,8 @@ class VectorEnvs(OneLineRepr):
     def use(self) -> Iterator[np.ndarray]:
         """See `Envs.use`. Whoever uses it uses all of them."""
         with self.tenant.use() as used:
-            self._take_methods()
-            self._beneath.take()
+            self._bind_methods()
+            self._beneath.pop_earned()
             yield np.repeat(used, self.num_envs)
 
     def release(self) -> None:
@@ -383,7 +397,7 @@ class VectorEnvs(OneLineRepr):
         self.release()
         self._env.close()
 
-    def _take_methods(self) -> None:
+    def _bind_methods(self) -> None:
         """Takes the methods past whoever listens for others."""
         self._step, self._reset = untapped(self._env, "step"), untapped(self._env, "reset")
 
@@ -399,7 +413,7 @@ class VectorEnvs(OneLineRepr):
             rollout.finals += [(t, i, [leaf[t + 1, i].copy() for leaf in following]) for i in ended]
             answer = self._ask(self._reset, options={"reset_mask": ended_now})
             observation = reset_of(answer, self._where(t), self.num_envs)
-            for leaf, values in zip(following, self.layout.take(observation, self.num_envs), strict=True):
+            for leaf, values in zip(following, self.layout.convert(observation, self.num_envs), strict=True):
                 leaf[t + 1, ended] = values[ended]
             return
         for i in ended:
@@ -412,7 +426,7 @@ class VectorEnvs(OneLineRepr):
                         info_keys=sorted(info[i] if isinstance(info, list) else info),
                     )
                 )
-            rollout.finals.append((t, i, self.layout.take(final)))
+            rollout.finals.append((t, i, self.layout.convert(final)))
 
     def _ask(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls a method of the vector environment."""

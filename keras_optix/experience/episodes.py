@@ -1,4 +1,4 @@
-"""The account of episodes: what the running ones add up to so far, and the last ones that ended."""
+"""Keeps track of episodes: what the running ones add up to so far, and the last ones that ended."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _RECENT_EPISODES = 100
 
 
 @dataclass(frozen=True, eq=False)
-class EpisodeBook:
-    """The account of `N` environments between two windows. A window makes a new one, and changes none.
+class EpisodeTracker:
+    """What is known of the episodes of `N` environments between two windows; a window makes a new one, changing none.
 
     Attributes:
         returns: ``[N]`` float64, what the running episodes returned so far.
@@ -32,25 +32,46 @@ class EpisodeBook:
     recent: tuple[EpisodeRecord, ...] = ()
 
     @classmethod
-    def blank(cls, num_envs: int, recent: tuple[EpisodeRecord, ...] = ()) -> EpisodeBook:
-        """The account of `num_envs` episodes that have not begun."""
+    def blank(cls, num_envs: int, recent: tuple[EpisodeRecord, ...] = ()) -> EpisodeTracker:
+        """The tracker of `num_envs` episodes that have not begun."""
         lengths, versions, windows = (np.zeros(num_envs, np.int64) for _ in range(3))
         return cls(np.zeros(num_envs), lengths, versions, windows, recent)
 
-    def cut(self, envs: np.ndarray) -> EpisodeBook:
-        """The account without the episodes that run in some environments: they count nowhere.
+    def cut(self, envs: np.ndarray) -> EpisodeTracker:
+        """The tracker without the episodes that run in some environments: they count nowhere.
 
         Args:
             envs: ``[N]`` bool, which.
         """
-        blank = EpisodeBook.blank(len(envs), self.recent)
-        return EpisodeBook(
+        blank = EpisodeTracker.blank(len(envs), self.recent)
+        return EpisodeTracker(
             np.where(envs, blank.returns, self.returns),
             np.where(envs, blank.lengths, self.lengths),
             np.where(envs, blank.first_versions, self.first_versions),
             np.where(envs, blank.first_windows, self.first_windows),
             self.recent,
         )
+
+    @property
+    def fresh(self) -> np.ndarray:
+        """``[N]`` bool, environments whose next transition is the first of an episode."""
+        fresh: np.ndarray = self.lengths == 0
+        return fresh
+
+    def begins(self, rows: Steps) -> np.ndarray:
+        """Where episodes begin in the window that comes next.
+
+        Args:
+            rows: The window.
+
+        Returns:
+            ``[T, N]`` bool: the row is the first transition of an episode.
+        """
+        # After a row that is no transition, as an environment only reset in it, comes the first one of an episode.
+        after = np.logical_or(ends(rows), ~rows.valid)
+        begins: np.ndarray = np.concatenate([self.fresh[None], after[:-1]])
+        begins &= rows.valid
+        return begins
 
     @property
     def mean_return(self) -> np.float32:
@@ -70,7 +91,7 @@ class EpisodeBook:
         *,
         one_version: bool,
         rewards: np.ndarray | None = None,
-    ) -> tuple[EpisodeBook, tuple[EpisodeRecord, ...]]:
+    ) -> tuple[EpisodeTracker, tuple[EpisodeRecord, ...]]:
         """Adds a window to the running episodes.
 
         Args:
@@ -82,7 +103,7 @@ class EpisodeBook:
                 acts.
 
         Returns:
-            The account after the window, and the episodes that ended in it, in the order of their ends.
+            The tracker after the window, and the episodes that ended in it, in the order of their ends.
         """
         first_versions = np.where(self.lengths == 0, version, self.first_versions)
         first_windows = np.where(self.lengths == 0, window_id, self.first_windows)
@@ -115,4 +136,4 @@ class EpisodeBook:
         if one_version:
             recent = tuple(e for e in recent if e.first_version == version == e.last_version)
         kept = recent[-_RECENT_EPISODES:]
-        return EpisodeBook(running_returns, running_lengths, first_versions, first_windows, kept), ended
+        return EpisodeTracker(running_returns, running_lengths, first_versions, first_windows, kept), ended

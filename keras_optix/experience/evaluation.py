@@ -11,6 +11,7 @@ from keras_optix.arguments import names_checked
 from keras_optix.evaluators.returns import ReturnEvaluator
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor
+from keras_optix.experience.carry import initial_carry, renewed
 from keras_optix.experience.env_kinds import check_env, check_env_kwargs
 from keras_optix.experience.envs import Envs
 from keras_optix.experience.making import EnvLike, is_env_fn, make_envs
@@ -40,7 +41,7 @@ class Evaluable(Protocol):
         ...
 
 
-def take_statistics(envs: Envs, agent: Any) -> None:
+def copy_training_statistics(envs: Envs, agent: Any) -> None:
     """Gives environments that were made for an evaluation what those have seen that the agent was trained on.
 
     With `NormalizeObservation` in a factory, a new environment would show the policy observations that it has never
@@ -111,9 +112,10 @@ class EpisodePlayer:
                 seed = None  # later rounds draw on from the same generators
                 returns, lengths = np.zeros(n), np.zeros(n, np.int64)
                 wanted = left > 0
+                carry = initial_carry(self._actor.carry, n)
                 while wanted.any():
                     noise = still if deterministic else noise_of.draw(rng, (n,))
-                    chosen, _ = self._actor.act([leaf[0] for leaf in rollout.observations], noise)
+                    chosen, _, carry = self._actor.act([leaf[0] for leaf in rollout.observations], noise, carry)
                     self._envs.step(self._actions.to_env(chosen), rollout, 0, wanted)
                     self._envs.finish(rollout)
                     counted = np.logical_and(rollout.valid[0], wanted)
@@ -127,6 +129,8 @@ class EpisodePlayer:
                         returns[i], lengths[i] = 0.0, 0
                         left[i] -= 1
                     wanted &= (left > 0) & ~cut
+                    if carry:  # the row after one that is no transition begins an episode, too
+                        carry = renewed(self._actor.carry, carry, ends(rollout)[0] | ~rollout.valid[0])
                     rollout.restart()
         return tuple(record for mine in played for record in mine)
 
@@ -185,7 +189,7 @@ def evaluate_policy(
     try:
         agent.bind(envs.observation_space, envs.action_space)
         if owned:
-            take_statistics(envs, agent)
+            copy_training_statistics(envs, agent)
         player = EpisodePlayer(envs, agent.make_actor(envs.num_envs))
         records = player.play(agent.policy_params(), episodes, seed=seed, deterministic=deterministic)
         return ReturnEvaluator().score_episodes(records)

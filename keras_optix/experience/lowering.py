@@ -17,6 +17,7 @@ The choice is a rule and not a measurement, so that two runs with one seed compu
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -27,15 +28,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_optix.errors import LoweringError
+from keras_optix.errors import ConfigurationError, LoweringError, OptixError, describe
 from keras_optix.experience.actor import Actor, LiteRTActor, LoweredPolicy, NoiseSpec, quiet_stderr
+from keras_optix.experience.carry import Carry, CarrySpec, initial_carry, misfit
 from keras_optix.experience.constants import find_constants, markers
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.ops.choices import argmax_as
 
-Forward = Callable[[Any, Any, Sequence[Any]], tuple[Any, Any]]
-"""``(observations, noise [N, ...], weights) -> (choices [N, ...], log_probs [N])``, in TensorFlow; observations as the
-space packs them, ``[N, ...]`` each."""
+Forward = Callable[[Any, Any, Sequence[Any], tuple[Any, ...]], tuple[Any, Any, tuple[Any, ...]]]
+"""``(observations, noise [N, ...], weights, carry) -> (choices [N, ...], log_probs [N], carry)``, in TensorFlow;
+observations as the space packs them, and the arrays of the carry, ``[N, ...]`` each."""
 
 _SMALL = 20_000  # weights; up to here, setting inputs costs less than making an interpreter
 _LONG = 500_000  # multiplications in a call; above, packed constants save more than their interpreter costs
@@ -53,6 +55,7 @@ class Lowerable:
         layout: The observations that it takes.
         noise: The noise that it samples with.
         network: The Keras model in it, to name a layer that cannot be lowered.
+        carry: What it remembers between the steps of an episode; ``()`` of a policy without a carry.
     """
 
     forward: Forward
@@ -60,6 +63,7 @@ class Lowerable:
     layout: ObservationLayout
     noise: NoiseSpec
     network: Any = None
+    carry: tuple[CarrySpec, ...] = ()
 
     def work(self, batch_size: int) -> int:
         """Multiplications of a call, roughly: one per weight and observation, a convolution many more."""
@@ -80,12 +84,26 @@ def _convertible_argmax(values: Any) -> Any:
     return tf.argmax(values, axis=-1, output_type=tf.int64)
 
 
-def convertible(forward: Forward) -> Forward:
-    """The same function, with operations in a form that LiteRT has: what is traced, whether it is lowered or not."""
+def convertible(policy: Lowerable) -> Forward:
+    """The policy's function, with operations in a form that LiteRT has: what is traced, whether it is lowered or not.
 
-    def call(observations: Any, noise: Any, weights: Sequence[Any]) -> tuple[Any, Any]:
+    What it returns is checked, for an agent of somebody's own may have written it.
+    """
+
+    def call(observations: Any, noise: Any, weights: Sequence[Any], carry: tuple[Any, ...]) -> Any:
         with argmax_as(_convertible_argmax):
-            return forward(observations, noise, weights)
+            returned = policy.forward(observations, noise, weights, carry)
+        if not isinstance(returned, tuple) or len(returned) != 3:
+            problem = "`choose` must return (choices, log_probs, carry)."
+            fix = "The third is the carry for the next step: of an agent without a carry `()`, as it was given."
+            count = len(returned) if isinstance(returned, tuple | list) else type(returned).__name__
+            raise ConfigurationError(describe(problem, fix=fix, returned=count))
+        choices, log_probs, after = returned
+        wrong = misfit(policy.carry, after, noise.shape[0])
+        if wrong:
+            problem = f"The carry that `choose` returns must be as `carry_specs` says, but {wrong}."
+            raise ConfigurationError(describe(problem, carry_specs=policy.carry))
+        return choices, log_probs, tuple(after)
 
     return call
 
@@ -99,21 +117,28 @@ class FunctionActor:
 
     def __init__(self, policy: Lowerable) -> None:
         self.noise = policy.noise
+        self.carry = policy.carry
         self._pack = policy.layout.pack
-        self._function = tf.function(convertible(policy.forward), autograph=False, reduce_retracing=True)
+        self._function = tf.function(convertible(policy), autograph=False, reduce_retracing=True)
         self._weights: list[Any] | None = None
 
     def set_weights(self, arrays: Sequence[np.ndarray]) -> None:
         """See `Actor.set_weights`."""
         self._weights = [tf.convert_to_tensor(array) for array in arrays]
 
-    def act(self, observations: Sequence[np.ndarray], noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def act(
+        self, observations: Sequence[np.ndarray], noise: np.ndarray, carry: Carry = ()
+    ) -> tuple[np.ndarray, np.ndarray, Carry]:
         """See `Actor.act`."""
         if self._weights is None:
             raise LoweringError("The actor has no weights yet; call `set_weights` first.")
+        wrong = misfit(self.carry, carry, len(noise))
+        if wrong:
+            raise LoweringError(f"The actor was given a carry that is not the policy's: {wrong}.")
         packed = self._pack([tf.convert_to_tensor(leaf) for leaf in observations])
-        choices, log_probs = self._function(packed, tf.convert_to_tensor(noise), self._weights)
-        return choices.numpy(), log_probs.numpy()
+        before = tuple(tf.convert_to_tensor(leaf) for leaf in carry)
+        choices, log_probs, after = self._function(packed, tf.convert_to_tensor(noise), self._weights, before)
+        return choices.numpy(), log_probs.numpy(), tuple(leaf.numpy() for leaf in after)
 
 
 class Lowered:
@@ -181,7 +206,7 @@ def lower(policy: Lowerable, batch_size: int, *, as_constants: bool | None = Non
             with contextlib.suppress(_ValuesDisagreeError):
                 return replace(_lowered(policy, batch_size, _marks(policy)), num_threads=threads)
         return replace(_lowered(policy, batch_size, {}), num_threads=threads)
-    except LoweringError:
+    except OptixError:  # an agent that breaks its contract could not act by a compiled function either
         raise
     except Exception as error:  # the converter, the interpreter and tracing each fail in types of their own
         raise LoweringError(f"The policy cannot be lowered: {_first_reason(error)}.") from error
@@ -208,25 +233,34 @@ def _lowered(policy: Lowerable, batch_size: int, marks: Mapping[int, np.ndarray]
 def _convert(policy: Lowerable, batch_size: int, marks: Mapping[int, np.ndarray]) -> LoweredPolicy:
     leaves = policy.layout.leaves
     inputs = [k for k in range(len(policy.arrays)) if k not in marks]
-    forward = convertible(policy.forward)
+    forward = convertible(policy)
+    given_carry = [
+        tf.TensorSpec((batch_size, *spec.shape), spec.dtype, name=f"carry{k}") for k, spec in enumerate(policy.carry)
+    ]
     specs = [
         *(tf.TensorSpec((batch_size, *leaf.shape), leaf.dtype, name=f"obs{k}") for k, leaf in enumerate(leaves)),
         tf.TensorSpec((batch_size, *policy.noise.shape), tf.float32, name="noise"),
+        *given_carry,
         *(tf.TensorSpec(policy.arrays[k].shape, policy.arrays[k].dtype, name=f"w{k}") for k in inputs),
     ]
 
     @tf.function(autograph=False)  # type: ignore[untyped-decorator]
     def flat(*given: Any) -> Any:
-        observations, noise, rest = given[: len(leaves)], given[len(leaves)], given[len(leaves) + 1 :]
+        parts = iter(given)
+        observations, noise = list(itertools.islice(parts, len(leaves))), next(parts)
+        carry = tuple(itertools.islice(parts, len(given_carry)))
+        rest = list(parts)
         weights = {k: tf.constant(mark) for k, mark in marks.items()} | dict(zip(inputs, rest, strict=True))
-        return forward(policy.layout.pack(observations), noise, [weights[k] for k in range(len(weights))])
+        in_order = [weights[k] for k in range(len(weights))]
+        choices, log_probs, after = forward(policy.layout.pack(observations), noise, in_order, carry)
+        return [choices, log_probs, *after]
 
     concrete = flat.get_concrete_function(*specs)
     with quiet_stderr():
         # The second argument must be the function, never the Keras model: with a model, captured variables convert
         # without a word and give NaN.
         blob = tf.lite.TFLiteConverter.from_concrete_functions([concrete], flat).convert()
-    return LoweredPolicy(blob, batch_size, len(leaves), policy.noise, len(policy.arrays))
+    return LoweredPolicy(blob, batch_size, len(leaves), policy.noise, len(policy.arrays), carry=policy.carry)
 
 
 class _ValuesDisagreeError(LoweringError):
@@ -243,12 +277,16 @@ def _check(policy: Lowerable, lowered: LoweredPolicy) -> None:
     arrays = [_varied(rng, array) for array in policy.arrays]
     actor = LiteRTActor(lowered)
     actor.set_weights(arrays)
-    choices, log_probs = actor.act(observations, noise)
+    carry = tuple(_example_carry(rng, leaf) for leaf in initial_carry(policy.carry, n))
+    choices, log_probs, after = actor.act(observations, noise, carry)
     packed = policy.layout.pack([tf.convert_to_tensor(leaf) for leaf in observations])
-    outputs = convertible(policy.forward)(
-        packed, tf.convert_to_tensor(noise), [tf.convert_to_tensor(array) for array in arrays]
+    outputs = convertible(policy)(
+        packed,
+        tf.convert_to_tensor(noise),
+        [tf.convert_to_tensor(array) for array in arrays],
+        tuple(tf.convert_to_tensor(leaf) for leaf in carry),
     )
-    expected_choices, expected = (output.numpy() for output in outputs)
+    expected_choices, expected, expected_carry = outputs[0].numpy(), outputs[1].numpy(), outputs[2]
     if choices.dtype.kind == "f":
         same = np.isclose(choices, expected_choices, rtol=1e-3, atol=1e-4).reshape(n, -1).all(-1)
     else:
@@ -256,6 +294,11 @@ def _check(policy: Lowerable, lowered: LoweredPolicy) -> None:
     # A tie within rounding may go either way; log-probabilities of equal actions must agree.
     if same.mean() < 0.9 or not np.allclose(log_probs[same], expected[same], rtol=1e-3, atol=1e-4):
         raise _ValuesDisagreeError("The lowered policy computes other values than TensorFlow does.")
+    # A choice that is a tie may be part of the carry: there, as above, a tenth of the environments may disagree.
+    for found, wanted in zip(after, expected_carry, strict=True):
+        close = np.isclose(found, wanted.numpy(), rtol=1e-3, atol=1e-4, equal_nan=True).reshape(n, -1).all(-1)
+        if close.mean() < 0.9:
+            raise _ValuesDisagreeError("The lowered policy computes another carry than TensorFlow does.")
 
 
 def _example(rng: np.random.Generator, leaf: Any, n: int) -> np.ndarray:
@@ -263,6 +306,12 @@ def _example(rng: np.random.Generator, leaf: Any, n: int) -> np.ndarray:
     if leaf.continuous:
         return np.asarray(rng.normal(size=shape), leaf.dtype)
     return np.asarray(rng.integers(0, 2, shape), leaf.dtype)
+
+
+def _example_carry(rng: np.random.Generator, initial: np.ndarray) -> np.ndarray:
+    if initial.dtype.kind == "f":
+        return np.asarray(initial + rng.normal(size=initial.shape), initial.dtype)
+    return np.asarray(initial + rng.integers(0, 2, initial.shape), initial.dtype)
 
 
 def _varied(rng: np.random.Generator, array: np.ndarray) -> np.ndarray:

@@ -75,7 +75,7 @@ class Leaf:
         """Whether a value is an array as a window keeps it, so that `take` would return it as it is."""
         return type(value) is np.ndarray and value.dtype is self.dtype and value.shape == leading + self.shape
 
-    def take(self, value: Any, leading: tuple[int, ...]) -> np.ndarray:
+    def convert(self, value: Any, leading: tuple[int, ...]) -> np.ndarray:
         """Checks what an environment returned for this leaf, and converts it; range and NaN are checked per window.
 
         Args:
@@ -139,16 +139,16 @@ class ObservationLayout(OneLineRepr):
         """Arrays for observations, uninitialised, ``[*leading, ...]`` each."""
         return [np.empty((*leading, *leaf.shape), leaf.dtype) for leaf in self.leaves]
 
-    def take(self, observation: Any, *leading: int) -> Leaves:
+    def convert(self, observation: Any, *leading: int) -> Leaves:
         """Takes an environment's observation, or a batch of them, apart.
 
         Raises:
             EnvError: It is not what the space says.
         """
         if self.single is not None:
-            return [self.single.take(observation, leading)]
+            return [self.single.convert(observation, leading)]
         values = list(_values(self.space, observation, ""))
-        return [leaf.take(value, leading) for leaf, value in zip(self.leaves, values, strict=True)]
+        return [leaf.convert(value, leading) for leaf, value in zip(self.leaves, values, strict=True)]
 
     def pack(self, leaves: Sequence[Any]) -> Any:
         """Puts leaves (arrays, tensors, layers, ...) together as the space has them."""

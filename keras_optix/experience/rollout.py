@@ -60,8 +60,41 @@ class Rollout:
         self.finals.clear()
 
 
+class EpisodeStarts:
+    """Tells, step by step, in which environments the next row begins an episode.
+
+    Args:
+        resetting: ``[N]`` bool, environments whose next row is no transition, as they only reset in it (see
+            `Envs.resetting`); None where there are no such rows.
+    """
+
+    def __init__(self, resetting: np.ndarray | None) -> None:
+        self._resetting = resetting
+
+    def after(self, terminated: np.ndarray, truncated: np.ndarray) -> np.ndarray:
+        """The environments that have nothing behind them in the row after a step.
+
+        A row in which an environment only resets is among them, and so is the row after it: whatever a policy
+        remembers of that row, the episode does not begin with it.
+
+        Args:
+            terminated: ``[N]`` bool, of the step, as the environments gave it.
+            truncated: ``[N]`` bool, likewise.
+
+        Returns:
+            ``[N]`` bool.
+        """
+        ended: np.ndarray = np.logical_or(terminated, truncated)
+        if self._resetting is None:
+            return ended
+        resetting = self._resetting
+        self._resetting = ended & ~resetting
+        behind: np.ndarray = ended | resetting
+        return behind
+
+
 class Steps(Protocol):
-    """What the account of episodes wants to know of `T` steps of `N` environments; a `Rollout` is one."""
+    """What an `EpisodeTracker` wants to know of `T` steps of `N` environments; a `Rollout` is one."""
 
     @property
     def rewards(self) -> np.ndarray:

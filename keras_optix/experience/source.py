@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_optix.errors import StateError
 from keras_optix.experience.actor import Actor
+from keras_optix.experience.carry import CarrySpec
 from keras_optix.experience.copies import Copies
 from keras_optix.experience.envs import Envs
 from keras_optix.experience.policy_params import PolicyRecord
@@ -21,6 +22,11 @@ from keras_optix.store.files import Saved
 
 class PolicyOwner(Protocol):
     """Who trains the policy that acts: an agent."""
+
+    @property
+    def carry_specs(self) -> tuple[CarrySpec, ...]:
+        """What the policy remembers between the steps of an episode; ``()`` where it has no carry."""
+        ...
 
     def policy_record(self) -> PolicyRecord:
         """Reads out the current version of the policy."""
@@ -53,7 +59,7 @@ class WindowSource(OneLineRepr, abc.ABC):
 
     Attributes:
         endless: Whether the windows go on by themselves, and somebody else says when it is enough: a live feed.
-        notices_are_of: What `take_notices` tells of: ``"environment"`` or ``"feed"``.
+        notices_are_of: What `drain_notices` tells of: ``"environment"`` or ``"feed"``.
         episode_limit: Env steps after which an environment cuts an episode off, where it says so; else None.
         error: What ended the collecting, until somebody takes it.
         waited_for: Whether a learner waits for a window, between two of its steps, and does nothing else meanwhile.
@@ -89,8 +95,13 @@ class WindowSource(OneLineRepr, abc.ABC):
         """`N`, environments."""
 
     @property
+    def carry_specs(self) -> tuple[CarrySpec, ...]:
+        """What the policy remembers between the steps of an episode; ``()`` where it has no carry."""
+        return self._owner.carry_specs
+
+    @property
     @abc.abstractmethod
-    def ahead(self) -> int:
+    def windows_in_flight(self) -> int:
         """Windows that have begun and are not handed out: no policy that is pushed from now on acts in them."""
 
     @abc.abstractmethod
@@ -140,7 +151,7 @@ class WindowSource(OneLineRepr, abc.ABC):
         """Gives other environments what the wrappers of these have seen; returns whether there was anything to give."""
         return False
 
-    def take_notices(self) -> list[str]:
+    def drain_notices(self) -> list[str]:
         """Returns and forgets what people should be told. By default there is nothing to tell."""
         return []
 
@@ -148,10 +159,10 @@ class WindowSource(OneLineRepr, abc.ABC):
         return {"num_envs": str(self.num_envs)}
 
     def keep_delivered(self, keep: bool) -> None:
-        """Switches on that collected windows wait for `take_delivered`; off, they are only handed to the dataset."""
+        """Switches on that collected windows wait for `drain_windows`; off, they are only handed to the dataset."""
         self._delivered = deque() if keep else None
 
-    def take_delivered(self, up_to: int) -> list[CollectedWindow]:
+    def drain_windows(self, up_to: int) -> list[CollectedWindow]:
         """Returns and forgets the collected windows with a number up to `up_to`, oldest first."""
         taken = []
         while self._delivered and self._delivered[0].window_id <= up_to:

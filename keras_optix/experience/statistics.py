@@ -131,7 +131,7 @@ class RewardsBeneath:
                 self.wrapper = "" if self._end is None else type(layer).__name__
                 return
 
-    def take(self) -> Any:
+    def pop_earned(self) -> Any:
         """What was earned since the last call: by several steps, where a wrapper above repeats actions."""
         earned, self._earned = self._earned, self._zero
         return earned

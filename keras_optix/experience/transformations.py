@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import weakref
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
-from keras_optix.errors import ConfigurationError, describe
+from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.experience.source import WindowSource
 
 _SOURCE = "_keras_optix_source"  # attributes of a dataset
@@ -45,8 +45,20 @@ _REFUSED = {
     "ignore_errors": ("an environment that fails would be stepped on", "Let the environment handle what it expects."),
     "reduce": ("it would never return", "Take some windows first: dataset.take(n).reduce(...)."),
 }
+# What gives a marked dataset; any other that TensorFlow has is neither refused nor marked, such as `enumerate`.
 _CARRIED = ("apply", "filter", "map", "repeat", "skip", "take", "take_while", "with_options")
 _ENDING = ("take", "take_while")
+_counting: dict[type[Any], type[Any]] = {}  # by the class of a dataset, the same with `feed_counts`
+
+
+@runtime_checkable
+class CountingSource(Protocol):
+    """A source that counts what became of all that it was given: a live feed."""
+
+    @property
+    def counts(self) -> Any:
+        """The counts as they are now."""
+        ...
 
 
 def marked(dataset: Any, source: WindowSource, *, endless: bool) -> Any:
@@ -58,8 +70,11 @@ def marked(dataset: Any, source: WindowSource, *, endless: bool) -> Any:
         endless: Whether it has no end.
 
     Returns:
-        The dataset. Its transformations that would harm raise a `ConfigurationError`.
+        The dataset. Its transformations that would harm raise a `ConfigurationError`. One of a live feed has
+        `feed_counts`, the counts of the feed as they are when it is read.
     """
+    if isinstance(source, CountingSource):
+        dataset.__class__ = _with_counts(type(dataset))
     setattr(dataset, _SOURCE, weakref.ref(source))
     setattr(dataset, _ENDLESS, endless)
     for name in _REFUSED:
@@ -68,6 +83,24 @@ def marked(dataset: Any, source: WindowSource, *, endless: bool) -> Any:
     for name in _CARRIED:
         setattr(dataset, name, functools.partial(_carry, dataset, name))
     return dataset
+
+
+def _with_counts(kind: type[Any]) -> type[Any]:
+    """A class of datasets with `feed_counts`: what is read anew each time can only belong to a class."""
+    if hasattr(kind, "feed_counts"):
+        return kind
+    if kind not in _counting:
+        made = {"__module__": kind.__module__, "feed_counts": property(_feed_counts)}
+        _counting[kind] = type(kind.__name__, (kind,), made)
+    return _counting[kind]
+
+
+def _feed_counts(dataset: Any) -> Any:
+    """What became of everything that the feed gave; a `FeedCounts`."""
+    source: Any = source_of(dataset)
+    if source is None:
+        raise StateError("The agent of this dataset is gone, and its feed with it; keep the agent.")
+    return source.counts
 
 
 def source_of(dataset: Any) -> WindowSource | None:

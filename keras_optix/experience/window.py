@@ -13,6 +13,9 @@ episode ends: the first row of a window continues where the last row of the one 
 
 A vector environment with next-step autoreset inserts a row per episode that is no transition (its action is ignored);
 `valid` is False there, and it counts nowhere.
+
+`begins` is True on the first row of an episode. A policy with a carry (see `carry`) was given in row ``t`` the carry's
+initial value where ``begins[t]``, else what it returned in row ``t - 1``; in row 0 the window's own `carry`.
 """
 
 from __future__ import annotations
@@ -49,6 +52,11 @@ class Window(NamedTuple):
         episode_return: float32, mean undiscounted return of the last 100 episodes; NaN before the first one ended. If
             actions are deterministic, only of those that `policy_version` began and ended.
         episode_length: float32, mean length of the same episodes in environment steps.
+        begins: ``[T, N]`` bool, True where the row is the first of an episode; ``()`` in a window that was made by hand
+            without it.
+        carry: What the policy was given as its carry in the first row, ``[N, ...]`` each: one array for each of
+            `Agent.carry_specs`, with its initial value where an episode begins there. ``()`` of a policy without a
+            carry.
     """
 
     observations: Any
@@ -64,6 +72,8 @@ class Window(NamedTuple):
     policy_version: Any
     episode_return: Any
     episode_length: Any
+    begins: Any = ()
+    carry: tuple[Any, ...] = ()
 
     def __repr__(self) -> str:
         shape = tuple(getattr(self.rewards, "shape", ()))

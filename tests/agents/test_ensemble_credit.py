@@ -15,7 +15,7 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import keras_optix as optix
-from keras_optix.agents.credit import Roster
+from keras_optix.agents.credit import Assignment
 from keras_optix.agents.ensemble_head import RoutedActor
 from keras_optix.evaluators.base import Scored
 from keras_optix.evaluators.plans import LogPlan
@@ -83,26 +83,28 @@ def source_of(ensemble: Any, env: Any = bandit, window_size: int = 4, **options:
     ],
 )
 def test_how_credit_is_given(credit: str, members: int, num_envs: int, mode: str) -> None:
-    assert Roster(members, credit, 2).mode(num_envs) == mode
+    assert Assignment(members, credit, 2).mode(num_envs) == mode
 
 
 def test_who_plays() -> None:
-    slots = Roster(2, "slots", 3)
+    slots = Assignment(2, "slots", 3)
     assert [slots.players(w, 5).tolist() for w in (0, 7)] == [[-1, -1, -1, 0, 1]] * 2
-    turns = [Roster(2, "turns", 3).players(w, 2).tolist() for w in range(15)]
+    turns = [Assignment(2, "turns", 3).players(w, 2).tolist() for w in range(15)]
     assert turns == [[p, p] for p in [-1] * 3 + [0] * 3 + [-1] * 3 + [1] * 3 + [-1] * 3]
     for credit in ("importance", "none"):
-        assert Roster(2, credit, 3).players(4, 2).tolist() == [-1, -1]
+        assert Assignment(2, credit, 3).players(4, 2).tolist() == [-1, -1]
 
 
-@pytest.mark.parametrize("roster", [Roster(2, "slots", 3), Roster(2, "turns", 3), Roster(1, "turns", 1)])
-def test_since_when_the_same_play(roster: Roster) -> None:
+@pytest.mark.parametrize(
+    "assignment", [Assignment(2, "slots", 3), Assignment(2, "turns", 3), Assignment(1, "turns", 1)]
+)
+def test_since_when_the_same_play(assignment: Assignment) -> None:
     """Against going back window by window."""
     for window in range(20):
         since = window
-        while since and (roster.players(since - 1, 4) == roster.players(window, 4)).all():
+        while since and (assignment.players(since - 1, 4) == assignment.players(window, 4)).all():
             since -= 1
-        assert roster.unchanged_since(window, 4) == since
+        assert assignment.unchanged_since(window, 4) == since
 
 
 def test_invalid_credit() -> None:

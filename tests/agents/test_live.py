@@ -156,7 +156,7 @@ def test_windows_of_any_length_are_one_trace(small_ppo: MakeAgent, traces: list[
     )
     agent.sources[0].keep_delivered(True)
     watch = fit(agent, dataset)
-    delivered = agent.sources[0].take_delivered(99)
+    delivered = agent.sources[0].drain_windows(99)
     assert [int(one.window.valid.sum()) for one in delivered] == lengths
     assert all(one.window.observations.shape == (8, 1, 2) for one in delivered)
     assert traces == [False]
@@ -190,7 +190,7 @@ def test_the_logs_tell_of_the_feed_and_how_old_the_policy_was(eager_ppo: MakeAge
     dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(8), overflow="block", buffer=1)
     agent.sources[0].keep_delivered(True)
     watch = fit(agent, dataset)
-    versions = [int(one.window.policy_version) for one in agent.sources[0].take_delivered(99)]
+    versions = [int(one.window.policy_version) for one in agent.sources[0].drain_windows(99)]
     # Two epochs of one minibatch: window k is learned from at version 2 k.
     assert [log["policy_lag"] for log in watch.logs] == [2 * k - version for k, version in enumerate(versions)]
     assert versions[0] == 0 < versions[-1]
@@ -345,6 +345,27 @@ def test_whatever_a_feed_fails_with_the_run_can_be_resumed(eager_ppo: MakeAgent,
     assert "resumed" in [record.kind for record in resumed.events]
     assert resumed.env_steps == callbacks[0].env_steps + 8
     assert not list(tmp_path.rglob("resume.npz"))
+
+
+def test_a_dataset_of_a_feed_has_its_counts(eager_ppo: MakeAgent) -> None:
+    agent = eager_ppo()
+    feed = CountingFeed(None, items=25)
+    dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(8), overflow="block")
+    assert dataset.feed_counts == optix.live.FeedCounts()
+    changed = dataset.map(lambda window: window._replace(rewards=2.0 * window.rewards))
+    agent.fit(changed, verbose=0)
+    counts = agent.sources[-1].counts
+    assert (counts.observations, counts.steps, counts.delivered) == (25, 24, 24)
+    made = [dataset, changed, dataset.take(2), dataset.filter(lambda window: True).skip(1), dataset.repeat(2)]
+    made += [dataset.with_options(tf.data.Options()), dataset.apply(lambda given: given.take(1))]
+    assert [one.feed_counts for one in made] == [counts] * len(made)
+    assert next(iter(dataset.take(1))).rewards.shape == (8, 1)
+    assert not hasattr(dataset.enumerate(), "feed_counts")
+    # A control: a dataset of environments has no feed, and those of TensorFlow are as they were.
+    other = optix.dataset_from_env(optix.testing.CountingEnv, eager_ppo(), window_size=8)
+    assert not hasattr(other, "feed_counts")
+    assert not hasattr(tf.data.Dataset.range(3).take(1), "feed_counts")
+    assert type(dataset).__name__ == type(tf.data.Dataset.range(3).with_options(tf.data.Options())).__name__
 
 
 def test_one_nan_does_not_end_a_run_where_such_items_are_dropped(eager_ppo: MakeAgent) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import keras_optix as optix
+from keras_optix.experience.live.feeds import Boundary
 
 MakeAgent = Callable[..., optix.PPOAgent]
 STEPS = 2000
@@ -66,7 +67,7 @@ def trained(agent: optix.PPOAgent, feed: Any, slow: bool, **options: Any) -> tup
     source = agent.sources[-1]
     source.keep_delivered(True)
     agent.fit(dataset, callbacks=[Slow()] if slow else [], verbose=0)
-    return [collected.window for collected in source.take_delivered(2**60)], source.counts
+    return [collected.window for collected in source.drain_windows(2**60)], source.counts
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def trained(agent: optix.PPOAgent, feed: Any, slow: bool, **options: Any) -> tup
     ],
 )
 def test_a_replay_gives_the_same_windows_and_the_same_weights(
-    boundary: optix.live.Boundary, small_ppo: MakeAgent, tmp_path: Path
+    boundary: Boundary, small_ppo: MakeAgent, tmp_path: Path
 ) -> None:
     path = tmp_path / "run.rec"
     live, again = twins(small_ppo, normalize_observations=True)

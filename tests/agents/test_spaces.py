@@ -118,7 +118,7 @@ def test_actions_that_nobody_plays_are_refused(space: Any, match: str) -> None:
 
 def test_an_algorithm_says_what_it_plays_and_who_plays_the_rest() -> None:
     class Picky(optix.Agent):
-        plays = (spaces.Discrete,)
+        supported_action_spaces = (spaces.Discrete,)
 
     with pytest.raises(
         optix.errors.SpaceError, match=r"Picky plays Discrete actions only.*Box.*PPOAgent and ReinforceAgent"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 import keras_optix as optix
+from keras_optix.distributions import CarrySpec
+from keras_optix.experience import collector
 from keras_optix.testing import IdentityEnv
 
 MakeAgent = Callable[..., optix.PPOAgent]
@@ -100,7 +103,8 @@ def assert_same_run(
         np.testing.assert_array_equal(column, tables[1][name], err_msg=name)
     told = [[str(r) for r in c.events if r.kind != "resumed"] for c in (callback, callback2)]
     assert told[0] == told[1]
-    assert agent.act(np.eye(4, dtype="float32")).tolist() == agent2.act(np.eye(4, dtype="float32")).tolist()
+    carry, rows = agent.initial_carry(4), np.eye(4, dtype="float32")
+    assert agent.act(rows, carry=carry)[0].tolist() == agent2.act(rows, carry=carry)[0].tolist()
     for acted in (agent, agent2):
         acted._act_rng.bit_generator.state = values["act"]  # one run is compared with several
 
@@ -116,6 +120,57 @@ def test_it_is_the_same_run_bit_by_bit(small_ppo: MakeAgent, tmp_path: Path, aft
     assert record.window_id == after
     assert "new episodes" not in record.message
     assert resumed[0].sources[0].windows == WINDOWS
+
+
+class Drifting(optix.PPOAgent):
+    """Leans to one action or another by the step of the episode, which its carry counts."""
+
+    carry_specs = (CarrySpec((), "float32"),)
+
+    def choose(
+        self, observations: Any, noise: Any, weights: Any, carry: tuple[Any, ...] = ()
+    ) -> tuple[Any, Any, tuple[Any, ...]]:
+        (count,) = carry
+        leaning = 2.0 * keras.ops.cos(count)[:, None] * keras.ops.arange(4, dtype="float32")
+        choices, log_probs, _ = super().choose(observations, noise + leaning, weights)
+        return choices, log_probs, (count + 1.0,)
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["copies", "in_place"])
+def test_a_policy_that_remembers_goes_on_in_the_middle_of_an_episode(
+    small_network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_place: bool
+) -> None:
+    """Windows have 16 steps and episodes 10, so that of two windows at most one ends with an episode."""
+
+    def make(inputs: int, actions: int, **options: Any) -> Drifting:
+        agent = Drifting(
+            small_network(inputs, actions), small_network(inputs, 1), epochs=2, minibatch_size=8, **options
+        )
+        agent.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=False)
+        return agent
+
+    def run(directory: str, **options: Any) -> Any:
+        return start(make, tmp_path / directory, env=IdentityEnv(4) if in_place else lambda: IdentityEnv(4), **options)
+
+    whole = run("a", resume=False)
+    for cut in (4, 12):
+        run("b", cut=cut)
+    at = whole[0].sources[0]
+    assert at._handed_out.carry[0].tolist() != [0.0] * at.num_envs
+    assert_same_run(whole, run("b"))
+    # A control: a run whose carry is not kept is another one.
+    read = collector.read_collector_state
+
+    def forgetful(*args: Any) -> Any:
+        state, *rest = read(*args)
+        return (dataclasses.replace(state, carry=tuple(np.zeros_like(leaf) for leaf in state.carry)), *rest)
+
+    for cut in (4, 12):
+        run("c", cut=cut)
+    monkeypatch.setattr(collector, "read_collector_state", forgetful)
+    another = run("c")
+    with pytest.raises(AssertionError):
+        assert_same_run(whole, another)
 
 
 class Waiting(optix.LoopCallback):

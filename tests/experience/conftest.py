@@ -13,6 +13,7 @@ from gymnasium.vector import VectorEnv
 
 from keras_optix.experience.actions import Actions, ContinuousActions, DiscreteActions, actions_for
 from keras_optix.experience.actor import Actor, NoiseSpec
+from keras_optix.experience.carry import Carry, CarrySpec
 from keras_optix.experience.collector import Collector
 from keras_optix.experience.envs import VectorEnvs
 from keras_optix.experience.live.feeds import Boundary
@@ -28,17 +29,22 @@ class FixedActor:
     """Chooses the larger noise of two; its log-probabilities are minus the policy version."""
 
     noise = NoiseSpec("gumbel", (2,))
+    carry: tuple[CarrySpec, ...] = ()
 
     def set_weights(self, arrays: Sequence[np.ndarray]) -> None:
         self.arrays = arrays
 
-    def act(self, observations: Sequence[np.ndarray], noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def act(
+        self, observations: Sequence[np.ndarray], noise: np.ndarray, carry: Carry = ()
+    ) -> tuple[np.ndarray, np.ndarray, Carry]:
         assert isinstance(observations, list)
-        return noise.argmax(-1), np.full(len(noise), -self.arrays[0][0], np.float32)
+        return noise.argmax(-1), np.full(len(noise), -self.arrays[0][0], np.float32), carry
 
 
 class Owner:
     """Has a new version for every window; with `trained`, only a test makes a new version."""
+
+    carry_specs: tuple[CarrySpec, ...] = ()
 
     def __init__(self, *, trained: bool = False) -> None:
         self.version = 0 if trained else -1
@@ -105,6 +111,8 @@ def collector() -> Iterator[Callable[..., Collector]]:
 class SpaceActor:
     """Chooses for any action space by its noise; its log-probabilities are minus the policy version."""
 
+    carry: tuple[CarrySpec, ...] = ()
+
     def __init__(self, actions: Actions) -> None:
         categories = sum(getattr(actions, "sizes", (getattr(actions, "n", 0),)))
         kind = "gumbel" if categories else "normal" if isinstance(actions, ContinuousActions) else "logistic"
@@ -114,18 +122,20 @@ class SpaceActor:
     def set_weights(self, arrays: Sequence[np.ndarray]) -> None:
         self.arrays = arrays
 
-    def act(self, observations: Sequence[np.ndarray], noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def act(
+        self, observations: Sequence[np.ndarray], noise: np.ndarray, carry: Carry = ()
+    ) -> tuple[np.ndarray, np.ndarray, Carry]:
         log_probs = np.full(len(noise), -self.arrays[0][0], np.float32)
         actions = self._actions
         if isinstance(actions, ContinuousActions):
-            return noise, log_probs
+            return noise, log_probs, carry
         if isinstance(actions, DiscreteActions):
-            return noise.argmax(-1), log_probs
+            return noise.argmax(-1), log_probs, carry
         sizes = getattr(actions, "sizes", None)
         if sizes is None:
-            return (noise > 0.0).astype(np.int64), log_probs
+            return (noise > 0.0).astype(np.int64), log_probs, carry
         parts = np.split(noise, np.cumsum(sizes)[:-1], -1)
-        return np.stack([part.argmax(-1) for part in parts], -1), log_probs
+        return np.stack([part.argmax(-1) for part in parts], -1), log_probs, carry
 
 
 class SpaceOwner(Owner):

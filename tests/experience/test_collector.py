@@ -219,12 +219,12 @@ def test_actions_start_where_the_space_starts(collector: MakeCollector) -> None:
 def test_delivered_windows_wait_only_when_somebody_wants_them(collector: MakeCollector) -> None:
     source = collector(CountingEnv())
     source.collect()
-    assert source.take_delivered(9) == []
+    assert source.drain_windows(9) == []
     source.keep_delivered(True)
     for _ in range(3):
         source.collect()
-    assert [c.window_id for c in source.take_delivered(2)] == [1, 2]
-    assert [c.window_id for c in source.take_delivered(9)] == [3]
+    assert [c.window_id for c in source.drain_windows(2)] == [1, 2]
+    assert [c.window_id for c in source.drain_windows(9)] == [3]
 
 
 # Environments in other processes, and environments that are vectors themselves

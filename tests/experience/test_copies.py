@@ -52,7 +52,7 @@ def test_copy_i_takes_what_environment_i_has_seen_and_sees_no_more() -> None:
         first.reset()
         first.step(0)
     copies = Copies(normalized, 3, trained)
-    assert copies.take_statistics() == ["NormalizeObservation.obs_rms", "NormalizeReward.return_rms"]
+    assert copies.copy_statistics() == ["NormalizeObservation.obs_rms", "NormalizeReward.return_rms"]
     for env, source in zip(copies.envs.members(), (first, second, first), strict=True):
         for mine, theirs in zip(statistics_of(env), statistics_of(source), strict=True):
             assert [str(mine)] != []
@@ -101,7 +101,7 @@ def test_statistics_of_other_wrappers_are_known_by_their_fields() -> None:
     trained = make_envs(make, 1)
     played(trained, 20)
     copies = Copies(make, 1, trained)
-    assert copies.take_statistics() == ["OwnNormalizer.seen"]
+    assert copies.copy_statistics() == ["OwnNormalizer.seen"]
     copies.begin_looking()
     played(copies.envs, 20)
     (mine,), (theirs,) = (statistics_of(envs.members()[0]) for envs in (copies.envs, trained))
@@ -228,7 +228,7 @@ def suspicion(make: Callable[[], gymnasium.Env], trained: Any = None, copies: in
     trained = trained or make_envs(make, 2)
     played(trained, 30)
     of = Copies(make, copies, trained)
-    of.take_statistics()
+    of.copy_statistics()
     of.begin_looking()
     played(of.envs, 30)
     return of.suspicion()
@@ -327,7 +327,7 @@ def test_a_factory_of_a_vector_environment_makes_copies() -> None:
     played(trained, 20)
     copies = Copies(make, 8, trained)
     assert copies.envs.num_envs == 3
-    assert copies.take_statistics() == ["NormalizeReward.return_rms"]
+    assert copies.copy_statistics() == ["NormalizeReward.return_rms"]
     assert not isinstance(copies.envs, SequentialEnvs)
     with pytest.raises(ConfigurationError, match="num_envs=2"):
         make_envs(make, 2)

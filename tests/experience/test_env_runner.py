@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from step_counter import StepCounter, check_counts
 
 import keras_optix as optix
 from keras_optix.errors import StateError
@@ -38,7 +39,7 @@ sys.stdout.buffer.write(pickle.dumps(collected))
 """
 
 
-def collect_elsewhere(agent: optix.PPOAgent, params: PolicyParams) -> list[CollectedWindow]:
+def collect_elsewhere(agent: optix.Agent, params: PolicyParams) -> list[CollectedWindow]:
     """What a process without TensorFlow collects."""
     sent = pickle.dumps((agent.lowered_policy(N), params, "CartPole-v1", N, WINDOWS, OPTIONS))
     done = subprocess.run([sys.executable, "-c", ELSEWHERE], input=sent, capture_output=True, check=True, timeout=120)
@@ -46,7 +47,8 @@ def collect_elsewhere(agent: optix.PPOAgent, params: PolicyParams) -> list[Colle
 
 
 def same(one: Window, other: Window) -> bool:
-    return all(np.array_equal(a, b, equal_nan=True) and a.dtype == b.dtype for a, b in zip(one, other, strict=True))
+    mine, theirs = ([*window[:-1], *window.carry] for window in (one, other))
+    return all(np.array_equal(a, b, equal_nan=True) and a.dtype == b.dtype for a, b in zip(mine, theirs, strict=True))
 
 
 def test_a_process_without_tensorflow_collects_the_same_windows(small_ppo: Callable[..., optix.PPOAgent]) -> None:
@@ -62,6 +64,18 @@ def test_a_process_without_tensorflow_collects_the_same_windows(small_ppo: Calla
     # A control: other parameters, another window.
     other = PolicyParams(params.version, tuple(array + np.float32(0.5) for array in params.arrays))
     assert not same(collect_elsewhere(agent, other)[0].window, here[0].window)
+
+
+def test_a_policy_that_remembers_does_so_in_a_process_without_tensorflow() -> None:
+    agent = StepCounter(seed=0)
+    optix.dataset_from_env("CartPole-v1", agent, num_envs=N, **OPTIONS)
+    here = [agent.sources[0].collect().window for _ in range(WINDOWS)]
+    there = [collected.window for collected in collect_elsewhere(agent, agent.policy_params())]
+    for mine, theirs in zip(here, there, strict=True):
+        check_counts(theirs)
+        assert same(mine, theirs)
+    # Each window but the first one begins in the middle of episodes, and others begin in it.
+    assert all((window.carry[0] > 0).any() and window.begins.any() for window in there[1:])
 
 
 def test_only_the_source_of_a_window_knows_what_its_policy_was(small_ppo: Callable[..., optix.PPOAgent]) -> None:

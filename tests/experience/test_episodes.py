@@ -101,7 +101,8 @@ class Listening:
     """An actor that notes which windows begin."""
 
     def __init__(self, actor: Any) -> None:
-        self.noise, self.set_weights, self.act = actor.noise, actor.set_weights, actor.act
+        self.noise, self.carry = actor.noise, actor.carry
+        self.set_weights, self.act = actor.set_weights, actor.act
         self.begun: list[int] = []
 
     def begin_window(self, window_id: int) -> None:
@@ -113,6 +114,7 @@ class Trying:
 
     def __init__(self, owner: Any) -> None:
         self.policy_record, self.make_actor = owner.policy_record, owner.make_actor
+        self.carry_specs = owner.carry_specs
         self.made: list[Listening] = []
 
     def make_collecting_actor(self, batch_size: int) -> Listening:

@@ -80,7 +80,7 @@ def check_against_keras(agent: optix.PPOAgent, policy: Any, actor: Any, space: A
         actor.set_weights(agent.policy_params().arrays)
         observations = np.stack([space.sample() for _ in range(batch_size)])
         noise = NOISE.draw(rng, (batch_size,))
-        actions, log_probs = actor.act([observations], noise)
+        actions, log_probs, _ = actor.act([observations], noise)
         logits = np.asarray(policy(observations, training=False))
         expected = np.asarray(keras.ops.log_softmax(logits))
         scale = max(1.0, float(np.abs(logits).max()))
@@ -175,8 +175,8 @@ def test_dict_observations_with_preprocessing_layers() -> None:
     actor.set_weights(agent.policy_params().arrays)
     layout = agent.head.layout
     space.seed(0)
-    batch = [np.stack(leaves) for leaves in zip(*(layout.take(space.sample()) for _ in range(2)), strict=True)]
-    actions, log_probs = actor.act(batch, NOISE.zeros((2,)))
+    batch = [np.stack(leaves) for leaves in zip(*(layout.convert(space.sample()) for _ in range(2)), strict=True)]
+    actions, log_probs, _ = actor.act(batch, NOISE.zeros((2,)))
     logits = np.asarray(policy(layout.pack(batch)))
     check_best(actions, logits)
     expected = np.asarray(keras.ops.log_softmax(logits)).max(-1)
@@ -201,7 +201,7 @@ def test_a_lowered_policy_can_be_pickled(as_constants: bool) -> None:
     policy = lowering.lower(agent.lowerable(), 2, as_constants=as_constants)
     actor = LiteRTActor(pickle.loads(pickle.dumps(policy)))
     actor.set_weights(agent.policy_params().arrays)
-    actions, _ = actor.act([np.zeros((2, 2), np.float32)], NOISE.zeros((2,)))
+    actions, _, _ = actor.act([np.zeros((2, 2), np.float32)], NOISE.zeros((2,)))
     assert actions.shape == (2,)
 
 
@@ -252,7 +252,7 @@ def test_what_cannot_be_lowered_falls_back_to_a_compiled_function_and_says_so() 
     assert isinstance(actor, lowering.FunctionActor)
     actor.set_weights(agent.policy_params().arrays)
     observations = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
-    actions, _ = actor.act([observations], NOISE.zeros((3,)))
+    actions, _, _ = actor.act([observations], NOISE.zeros((3,)))
     check_best(actions, np.asarray(policy(observations)))
 
 

@@ -57,7 +57,7 @@ def box(dtype: Any, shape: tuple[int, ...] = (2,), low: Any = -1, high: Any = 1)
 )
 def test_what_a_window_keeps(space: spaces.Space[Any], shown: Any, kept: np.ndarray) -> None:
     layout = ObservationLayout(space)
-    (leaf,) = layout.take(shown)
+    (leaf,) = layout.convert(shown)
     np.testing.assert_array_equal(leaf, kept, strict=True)
     assert [(one.path, one.shape, one.dtype) for one in layout.leaves] == [("", kept.shape, kept.dtype)]
     (rows,) = layout.empty(5, 3)
@@ -96,7 +96,7 @@ def seen(**changed: Any) -> dict[str, Any]:
 def test_leaves_of_a_tree_have_paths() -> None:
     layout = ObservationLayout(ROBOT)
     assert {leaf.path for leaf in layout.leaves} == {"camera", "arm/0", "arm/1", "base/x"}
-    taken = {leaf.path: value for leaf, value in zip(layout.leaves, layout.take(seen()), strict=True)}
+    taken = {leaf.path: value for leaf, value in zip(layout.leaves, layout.convert(seen()), strict=True)}
     np.testing.assert_array_equal(taken["camera"], IMAGE, strict=True)
     np.testing.assert_array_equal(taken["arm/0"], np.zeros(2, np.float32), strict=True)
     np.testing.assert_array_equal(taken["arm/1"], np.array(1, np.int32), strict=True)
@@ -106,7 +106,7 @@ def test_leaves_of_a_tree_have_paths() -> None:
 def test_the_order_of_a_dict_is_that_of_the_space() -> None:
     layout = ObservationLayout(ROBOT)
     backwards = dict(reversed(seen().items()))
-    for one, other in zip(layout.take(seen()), layout.take(backwards), strict=True):
+    for one, other in zip(layout.convert(seen()), layout.convert(backwards), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -126,11 +126,11 @@ def test_batches_are_taken_apart_too() -> None:
     layout = ObservationLayout(ROBOT)
     arm = (np.zeros((2, 2), np.float32), np.array([1, 3]))
     batch = {"camera": np.stack([IMAGE, IMAGE]), "arm": arm, "base": {"x": np.ones((2, 2))}}
-    taken = layout.pack(layout.take(batch, 2))
+    taken = layout.pack(layout.convert(batch, 2))
     np.testing.assert_array_equal(taken["arm"][1], np.array([0, 2], np.int32), strict=True)
     assert taken["camera"].shape == (2, 2, 2, 3)
     with pytest.raises(EnvError, match=r"'arm/0' of shape \(2,\)"):
-        layout.take(batch, 3)
+        layout.convert(batch, 3)
 
 
 # What an environment gets wrong
@@ -166,7 +166,7 @@ def test_batches_are_taken_apart_too() -> None:
 )
 def test_what_is_not_what_the_space_says_is_named(space: spaces.Space[Any], shown: Any, match: str) -> None:
     with pytest.raises(EnvError, match=match):
-        ObservationLayout(space).take(shown)
+        ObservationLayout(space).convert(shown)
 
 
 def rows_with(space: spaces.Space[Any], value: Any, leaf: int = 0) -> tuple[ObservationLayout, list[np.ndarray]]:
@@ -244,14 +244,14 @@ def test_a_binary_observation_is_checked() -> None:
 def test_an_integer_that_a_smaller_dtype_would_wrap_is_refused(space: spaces.Space[Any], shown: Any) -> None:
     layout = ObservationLayout(space)
     with pytest.raises(EnvError, match=r"outside|dtype"):
-        layout.check([leaf[None, None] for leaf in layout.take(shown)], "window 0", bounds=True)
+        layout.check([leaf[None, None] for leaf in layout.convert(shown)], "window 0", bounds=True)
 
 
 def test_a_rounding_error_is_not_outside_the_box() -> None:
     space = spaces.Box(np.array([-0.1]), np.array([0.3]), (1,), np.float64)
     layout = ObservationLayout(space)
     for bound in (space.low, space.high):
-        (leaf,) = layout.take(bound)
+        (leaf,) = layout.convert(bound)
         layout.check([leaf[None, None]], "window 0", bounds=True)
 
 
@@ -259,7 +259,7 @@ def test_a_rounding_error_is_not_outside_the_box() -> None:
 def test_a_box_as_wide_as_its_dtype_is_like_any_other(dtype: Any) -> None:
     limits: Any = np.finfo(dtype) if np.issubdtype(dtype, np.floating) else np.iinfo(dtype)
     layout = ObservationLayout(box(dtype, low=limits.min, high=limits.max))
-    (leaf,) = layout.take(np.array([0, 100], dtype))
+    (leaf,) = layout.convert(np.array([0, 100], dtype))
     layout.check([leaf[None, None]], "window 0", bounds=True)
 
 
@@ -358,11 +358,11 @@ def test_whatever_a_space_contains_is_kept(space: spaces.Space[Any], seed: int) 
     layout = ObservationLayout(space)
     space.seed(seed)
     samples = [space.sample() for _ in range(3)]
-    taken = [layout.take(sample) for sample in samples]
+    taken = [layout.convert(sample) for sample in samples]
     for sample, leaves in zip(samples, taken, strict=True):
         assert_kept(space, sample, layout.pack(leaves))
     rows = [np.stack(leaves) for leaves in zip(*taken, strict=True)]
     batch = concatenate(space, samples, create_empty_array(space, 3))
-    for row, leaf in zip(rows, layout.take(batch, 3), strict=True):
+    for row, leaf in zip(rows, layout.convert(batch, 3), strict=True):
         np.testing.assert_array_equal(leaf, row, strict=True)
     layout.check([row[None] for row in rows], "window 0", bounds=True)

@@ -152,7 +152,7 @@ def test_a_used_collector_can_go_back(collector: MakeCollector, prefetch: int) -
     source.keep_delivered(True)
     expected = source.collect()
     assert restored(source, saved) is (prefetch == 0)
-    assert source.take_delivered(9) == []
+    assert source.drain_windows(9) == []
     again = source.collect()
     assert np.array_equal(again.window.observations, expected.window.observations) == (prefetch == 0)
     np.testing.assert_array_equal(again.window.actions, expected.window.actions)

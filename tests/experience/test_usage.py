@@ -141,7 +141,7 @@ def test_nobody_else_no_new_episode(collector: MakeCollector) -> None:
         warnings.simplefilter("error")
         seen = [step for _ in range(4) for step in steps_seen(source)]
     assert seen == list(range(24))
-    assert source.take_notices() == []
+    assert source.drain_notices() == []
 
 
 def test_a_window_collected_ahead_keeps_its_episode(collector: MakeCollector) -> None:
@@ -153,7 +153,7 @@ def test_a_window_collected_ahead_keeps_its_episode(collector: MakeCollector) ->
     env.reset()
     assert steps_seen(source) == [6, 7, 8, 9, 10, 11]  # from before
     source.drain()
-    assert any(OTHERS in notice for notice in source.take_notices())
+    assert any(OTHERS in notice for notice in source.drain_notices())
     assert steps_seen(source)[0] == 0
 
 

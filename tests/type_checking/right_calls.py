@@ -44,6 +44,7 @@ assert_type(callback.history.num_rows, int)
 print(callback.history.to_pandas())
 
 action: np.ndarray | np.integer = agent.act(np.zeros(4), deterministic=True)
+action, carry = agent.act(np.zeros(4), carry=agent.initial_carry())
 assert_type(agent.hyperparams["gamma"], float)
 agent.hyperparams["gamma"] = 0.9
 assert_type(agent.get_hyperparams(), optix.HyperparamSet)

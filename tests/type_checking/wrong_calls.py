@@ -31,8 +31,8 @@ optix.dataset_from_env("CartPole-v1", agent, n_envs=8)  # wrong: call-arg
 optix.evaluate_policy(agent)  # wrong: call-arg
 optix.evaluate_policy(agent, "CartPole-v1", n_eval_episodes=10)  # wrong: call-arg
 optix.EnsembleAgent()  # wrong: call-arg
-agent.act()  # wrong: call-arg
-agent.act([0.0], determinstic=True)  # wrong: call-arg
+agent.act()  # wrong: call-overload
+agent.act([0.0], determinstic=True)  # wrong: call-overload
 callback.stop(now=True)  # wrong: call-arg
 
 # Values of another kind.

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from keras_optix.experience.live.feeds import Flawed, Observed
+from keras_optix.experience.live.feeds import FeedItem, Flawed
 from keras_optix.experience.observations import Leaves
 
 
@@ -53,13 +53,13 @@ class Dropping:
         """The action on its way has no consequence any more, and so nothing that was earned with it."""
         self._carried = 0.0
 
-    def admit(self, seen: Observed) -> Observed:
+    def admit(self, seen: FeedItem) -> FeedItem:
         """An item that is finite, with what was earned by the same action before."""
         self._in_a_row = 0
         carried, self._carried = self._carried, 0.0
         return replace(seen, reward=seen.reward + carried) if carried else seen
 
-    def mend(self, flawed: Flawed, acted_on: Leaves | None) -> Observed | None:
+    def mend(self, flawed: Flawed, acted_on: Leaves | None) -> FeedItem | None:
         """What can be made of an item, or None if it is to be dropped.
 
         An item that ends an episode completes the step, with the last observation that was finite in the place of one
@@ -77,7 +77,7 @@ class Dropping:
         last = flawed.final if flawed.resets else flawed.leaves
         last = acted_on if last is None else last
         begins = flawed.leaves if flawed.resets else None
-        seen = Observed(
+        seen = FeedItem(
             last if begins is None else begins,
             None if begins is None else last,
             flawed.reward,

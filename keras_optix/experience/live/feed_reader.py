@@ -18,7 +18,7 @@ _JOIN_SECONDS = 0.5
 _CLOSINGS = 2  # the first one may have come before there was something to close: while it connected
 
 
-class Desk(Protocol):
+class FeedHandler(Protocol):
     """Who answers observations; called by the reader's thread."""
 
     def exchange(self, reader: FeedReader, item: Any, *, first: bool) -> Any:
@@ -56,21 +56,21 @@ class Stopped(Exception):
 class FeedReader:
     """Reads a feed in a thread until it ends or `stop` is called.
 
-    It does not keep the desk: where nobody else does, it stops.
+    It does not keep the handler: where nobody else does, it stops.
 
     Args:
         feed: The feed.
-        desk: Answers.
+        handler: Answers.
         reconnect: How the feed is reached again.
         latency: Gets the seconds from each observation to its action.
         seed: Of the jitter.
     """
 
     def __init__(
-        self, feed: Feed, desk: Desk, reconnect: Reconnect, latency: LatencyMeter, seed: int | None = None
+        self, feed: Feed, handler: FeedHandler, reconnect: Reconnect, latency: LatencyMeter, seed: int | None = None
     ) -> None:
         self._feed = feed
-        self._desk: Callable[[], Desk | None] = weakref.ref(desk)
+        self._handler: Callable[[], FeedHandler | None] = weakref.ref(handler)
         self._reconnect = reconnect
         self._latency = latency
         self._rng = random.Random(seed)
@@ -114,9 +114,9 @@ class FeedReader:
             pass
         except BaseException as raised:
             error = raised
-        desk = self._desk()
-        if desk is not None:
-            desk.ended(self, error)
+        handler = self._handler()
+        if handler is not None:
+            handler.ended(self, error)
 
     def _read_until_end(self) -> None:
         tries = 0
@@ -136,11 +136,11 @@ class FeedReader:
                 ) from lost
             tries += 1
             delay = self._reconnect.delay(tries, self._rng)
-            desk = self._desk()
-            if desk is None:
+            handler = self._handler()
+            if handler is None:
                 return
-            desk.disconnected(lost, tries, delay)
-            del desk
+            handler.disconnected(lost, tries, delay)
+            del handler
             self._stop.wait(delay)
 
     def _read_connection(self) -> BaseException | None:
@@ -173,11 +173,11 @@ class FeedReader:
                     close()
 
     def _answer(self, item: Any) -> Any:
-        desk = self._desk()
+        handler = self._handler()
         try:
-            if desk is None or self.stopped:
+            if handler is None or self.stopped:
                 raise Stopped
-            return desk.exchange(self, item, first=not self._seen)
+            return handler.exchange(self, item, first=not self._seen)
         except BaseException as error:
             # Told apart from what the feed raises: a full disk is no lost connection.
             raise _Ours(error) from error

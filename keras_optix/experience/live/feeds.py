@@ -76,7 +76,7 @@ class ClosableFeed(Protocol):
 
 
 @dataclass(frozen=True)
-class Observed:
+class FeedItem:
     """What a feed gave, checked; finite, but for a `Flawed`.
 
     Attributes:
@@ -132,7 +132,7 @@ class Flawed:
         return self.terminated or self.truncated
 
 
-def observed(item: Any, layout: ObservationLayout, number: int, *, bounds: bool) -> Observed:
+def observed(item: Any, layout: ObservationLayout, number: int, *, bounds: bool) -> FeedItem:
     """Takes apart what a feed gave.
 
     Args:
@@ -150,7 +150,7 @@ def observed(item: Any, layout: ObservationLayout, number: int, *, bounds: bool)
     return seen
 
 
-def examined(item: Any, layout: ObservationLayout, number: int, *, bounds: bool, flaws: bool) -> Observed | Flawed:
+def examined(item: Any, layout: ObservationLayout, number: int, *, bounds: bool, flaws: bool) -> FeedItem | Flawed:
     """As `observed`, but with `flaws` what is not finite is told and no error."""
     try:
         observation, reward, terminated, truncated, info = item
@@ -175,7 +175,7 @@ def examined(item: Any, layout: ObservationLayout, number: int, *, bounds: bool,
     if resets:
         final = _checked(info["final_obs"], layout, f"final_obs of item {number} of the feed", bounds, flaws)
     if bounded and leaves is not None and (final is not None or not resets):
-        return Observed(leaves, final, earned, bool(terminated), bool(truncated), info)
+        return FeedItem(leaves, final, earned, bool(terminated), bool(truncated), info)
     flawed = {
         f"reward={reward!r}": not bounded,
         "its observation": leaves is None,
@@ -189,7 +189,7 @@ def examined(item: Any, layout: ObservationLayout, number: int, *, bounds: bool,
 def _checked(observation: Any, layout: ObservationLayout, where: str, bounds: bool, flaws: bool) -> Leaves | None:
     try:
         # Copies: a feed may write its next observation into the array of this one.
-        leaves = [leaf.copy() for leaf in layout.take(observation)]
+        leaves = [leaf.copy() for leaf in layout.convert(observation)]
     except EnvError as error:
         raise EnvError(f"{error} It was {where}.") from None
     if not all(np.isfinite(leaf).all() for leaf in leaves if leaf.dtype.kind == "f"):

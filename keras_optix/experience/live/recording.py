@@ -10,6 +10,7 @@ import os
 import threading
 import time as clock
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from gymnasium import spaces
 
 from keras_optix.errors import ConfigurationError, StateError, describe
+from keras_optix.experience.carry import Carry, CarrySpec
 from keras_optix.experience.live.recording_file import (
     CHUNK,
     DROPPED,
@@ -47,18 +49,20 @@ _SECONDS = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Taken:
+class ActionTaken:
     """What was chosen for an observation.
 
     Attributes:
         choice: The choice as windows keep it (see `actions`), without time and environment axes.
         log_prob: Its log-probability, a float32 value.
         version: Policy version that chose it.
+        carry: What the policy was given as its carry, without the environment axis; ``()`` of a policy without one.
     """
 
     choice: np.ndarray
     log_prob: float
     version: int
+    carry: Carry = ()
 
 
 class RecordedItem(tuple[Any, ...]):
@@ -72,11 +76,11 @@ class RecordedItem(tuple[Any, ...]):
     """
 
     first: bool
-    taken: Taken | None
+    taken: ActionTaken | None
     time: float
 
     def __new__(
-        cls, values: tuple[Any, ...], *, first: bool = False, taken: Taken | None = None, time: float = 0.0
+        cls, values: tuple[Any, ...], *, first: bool = False, taken: ActionTaken | None = None, time: float = 0.0
     ) -> RecordedItem:
         """Makes one of the feed's five values."""
         item = super().__new__(cls, values)
@@ -127,6 +131,7 @@ class Recorder:
         observation_space: What the feed's observations are.
         action_space: What the actions are.
         window_size: `T`, rows of the arrays of a window; None if that is not to be recorded.
+        carry_specs: The carry of the policy that acts.
 
     Raises:
         ConfigurationError: The file exists, or cannot be written.
@@ -139,10 +144,15 @@ class Recorder:
         observation_space: spaces.Space[Any],
         action_space: spaces.Space[Any],
         window_size: int | None = None,
+        carry_specs: Sequence[CarrySpec] = (),
     ) -> None:
         self._layout = ObservationLayout(observation_space)
         header = Header(
-            space_to_json(observation_space), space_to_json(action_space), window_size, datetime.now(UTC).isoformat()
+            space_to_json(observation_space),
+            space_to_json(action_space),
+            window_size,
+            datetime.now(UTC).isoformat(),
+            tuple((tuple(spec.shape), spec.dtype) for spec in carry_specs),
         )
         self._path = Path(path)
         self._file = _create(
@@ -150,6 +160,7 @@ class Recorder:
         )
         self._began = clock.monotonic()
         size = 64 + sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in self._layout.leaves)
+        size += sum(spec.initial.nbytes for spec in carry_specs)
         self._chunk_items = max(1, min(_CHUNK_ITEMS, _CHUNK_BYTES // size))
         self._most = _WAITING_CHUNKS * self._chunk_items
         self._lock = threading.Lock()
@@ -169,7 +180,7 @@ class Recorder:
         """Notes an item of the feed; everything in it is copied.
 
         Args:
-            leaves: Its observation, as `ObservationLayout.take` returns it.
+            leaves: Its observation, as `ObservationLayout.convert` returns it.
             reward: The reward that came with it.
             terminated: Whether the episode terminated with it.
             truncated: Whether the episode was truncated with it.
@@ -194,22 +205,23 @@ class Recorder:
             elif len(items) >= self._most:
                 self._change.wait_for(lambda: len(self._batch.items) < self._most)
 
-    def action(self, choice: np.ndarray, log_prob: float, version: int) -> None:
+    def action(self, choice: np.ndarray, log_prob: float, version: int, carry: Carry = ()) -> None:
         """Notes what was chosen for the last observation.
 
         Args:
             choice: The choice as windows keep it, without time and environment axes; copied.
             log_prob: Its log-probability.
             version: The policy version that chose it.
+            carry: What the policy was given as its carry, without the environment axis; copied.
 
         Raises:
             StateError: Writing failed, or the recorder is closed.
         """
-        copied = np.array(choice)
+        copied, carried = np.array(choice), tuple([np.array(leaf) for leaf in carry])
         with self._lock:
             if self._open or self._ready():
                 batch = self._batch
-                batch.actions.append((len(batch.items) - 1, copied, log_prob, version))
+                batch.actions.append((len(batch.items) - 1, copied, log_prob, version, carried))
                 self._noted += 1
 
     def window(self, window_id: int, rows: int, seed: np.ndarray, version: int = 0, fingerprint: int = 0) -> None:
@@ -331,7 +343,7 @@ class Recorder:
         for begin in range(0, max(1, len(batch.items)), size):
             items = batch.items[begin : begin + size]
             # An action at -1 is for the last item of the batch before: it goes into the first chunk.
-            actions = [(k - begin, c, p, v) for k, c, p, v in batch.actions if begin <= max(k, 0) < begin + size]
+            actions = [(a[0] - begin, *a[1:]) for a in batch.actions if begin <= max(a[0], 0) < begin + size]
             if items or actions:
                 _write_all(self._file, record(CHUNK, encode_chunk(self._layout, items, actions), len(items)))
         if batch.marks:

@@ -7,7 +7,8 @@ be read up to its last whole record.
 ============ ===============================================================================================
 record       payload
 ============ ===============================================================================================
-``HEADER``   JSON: the spaces and when the recording began; the first record, and only that
+``HEADER``   JSON: the spaces, the policy's carry if it has one, and when the recording began; the first record, and
+             only that
 ``CHUNK``    items, and what was chosen for them, as arrays of an npz archive (see `encode_chunk`)
 ``WINDOW``   a window that closed: its id, rows and seed, version and fingerprint of the policy that acted in it; the
              items of it are in the records before this one
@@ -28,6 +29,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from keras_optix.errors import ConfigurationError, StateError, describe
+from keras_optix.experience.carry import Carry
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.savable import join_state, split_state
 from keras_optix.states import Count, Positive, State, read_state
@@ -46,8 +48,8 @@ _PLAIN = frozenset({type(None), bool, int, float, str})
 
 # (leaves, reward, terminated, truncated, info, first, seconds)
 Item = tuple[Leaves, float, bool, bool, Any, bool, float]
-# (place among the items of its batch, or -1 for the last one before it; choice, log-probability, version)
-Action = tuple[int, np.ndarray, float, int]
+# (place among the items of its batch, or -1 for the last one before it; choice, log-probability, version, carry)
+Action = tuple[int, np.ndarray, float, int, Carry]
 
 
 class Header(State, frozen=True):
@@ -58,12 +60,14 @@ class Header(State, frozen=True):
         action_space: What the actions are, as JSON values.
         window_size: Rows of the arrays of a window, or None.
         started: When the recording began, as ISO 8601 has it.
+        carry: Shape and dtype of each array of the policy's carry.
     """
 
     observation_space: dict[str, Any]
     action_space: dict[str, Any]
     window_size: Positive | None
     started: str
+    carry: tuple[tuple[tuple[Count, ...], str], ...]
 
 
 class ChunkInfos(State, frozen=True):
@@ -129,6 +133,8 @@ def encode_chunk(layout: ObservationLayout, items: Sequence[Item], actions: Sequ
     if actions:
         choices = [action[1] for action in actions]
         arrays["choice"] = _stacked(choices, choices[0].shape, choices[0].dtype)
+        for k, leaf in enumerate(actions[0][4]):
+            arrays[f"carry{k}"] = _stacked([action[4][k] for action in actions], leaf.shape, leaf.dtype)
     arrays["log_prob"] = np.array([action[2] for action in actions], np.float32)
     arrays["version"] = np.array([action[3] for action in actions], np.int64)
     infos, info_arrays = split_state(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import warnings
@@ -15,7 +16,7 @@ import numpy as np
 
 from keras_optix.arguments import names_checked
 from keras_optix.errors import ConfigurationError, StateError, describe
-from keras_optix.experience.live.recording import RecordedItem, RecordedWindow, Taken
+from keras_optix.experience.live.recording import ActionTaken, RecordedItem, RecordedWindow
 from keras_optix.experience.live.recording_file import (
     CHUNK,
     DROPPED,
@@ -63,7 +64,11 @@ def replay_feed(
             it was, 2.0 in half the time.
 
     Returns:
-        The feed.
+        The feed. It can be streamed any number of times, and from several threads; the file must stay where it is. Its
+        `observation_space`, `action_space`, `window_size` (rows of a window of the recorded run), `windows` (a record
+        for each that closed, with its `rows` and `dropped`) and `carry` (shape and dtype of each array of the policy's
+        carry) say what was recorded. A policy with a carry learns from the recorded actions of one with the same carry
+        only.
 
     Raises:
         ConfigurationError: The file is no recording, is of a newer format, or cannot be read; or another argument is
@@ -79,17 +84,18 @@ def replay_feed(
         dataset = optix.dataset_from_stream(monday, agent_as_it_was)
 
         # Or just to look:
-        for obs, reward, terminated, truncated, info in monday.stream():
-            print(reward, info)
+        print(monday.observation_space, len(monday.windows), sum(window.rows for window in monday.windows))
+        for item in monday.stream():
+            obs, reward, terminated, truncated, info = item
+            print(f"{item.time:.3f} s: {reward}", "connected" if item.first else "", item.taken)
     """
     return ReplayFeed(path, actions=actions, speed=speed)
 
 
 class ReplayFeed(OneLineRepr):
-    """A recording of a live feed, as a feed; `replay_feed` makes one.
+    """A recording of a live feed, as a feed; see `replay_feed`, which makes one.
 
-    It can be streamed any number of times, and from several threads: each `stream` reads the file for itself, a part
-    at a time. The file must stay where it is.
+    Each `stream` reads the file for itself, a part at a time.
 
     Args:
         path: The file.
@@ -102,18 +108,11 @@ class ReplayFeed(OneLineRepr):
         action_space: What the actions are.
         actions: As given.
         window_size: `T`, rows of the arrays of a window in the recorded run.
+        carry: Shape and dtype of each array of the carry of the policy that acted; empty where it had none.
         windows: A `RecordedWindow` for each window that closed, in the order in which they closed.
 
     Raises:
         ConfigurationError: See `replay_feed`.
-
-    Example::
-
-        feed = optix.replay_feed("monday.rec", speed=10.0)
-        print(feed.observation_space, len(feed.windows), sum(window.rows for window in feed.windows))
-        for item in feed.stream():
-            obs, reward, terminated, truncated, info = item
-            print(f"{item.time:.3f} s: {reward}", "connected" if item.first else "", item.taken)
     """
 
     def __init__(self, path: str | os.PathLike[str], *, actions: str, speed: float | None) -> None:
@@ -171,9 +170,11 @@ class ReplayFeed(OneLineRepr):
         head = read_head(file)
         payload = None if head is None or head.kind != HEADER else read_payload(file, head)
         try:
-            header = read_state(Header, json.loads(payload or b""), "header of the recording", fix="", part=True)
+            values = {"carry": [], **json.loads(payload or b"")}  # recordings of before say nothing of it
+            header = read_state(Header, values, "header of the recording", fix="", part=True)
             self.observation_space = from_json(header.observation_space)
             self.action_space = from_json(header.action_space)
+            self.carry: list[Any] = [[list(shape), dtype] for shape, dtype in header.carry]
         except (ValueError, LookupError, TypeError, AttributeError, StateError) as error:
             raise ConfigurationError(
                 describe(
@@ -267,10 +268,15 @@ def _of_space(values: np.ndarray, leaf: Leaf) -> np.ndarray:
     return restored if leaf.start is None else restored + np.asarray(leaf.start, restored.dtype)
 
 
-def _taken(arrays: dict[str, np.ndarray]) -> dict[int, Taken]:
+def _taken(arrays: dict[str, np.ndarray]) -> dict[int, ActionTaken]:
     """What was chosen, by the item's place in the chunk; -1 is the last one before the chunk."""
     columns = (arrays[name].tolist() for name in ("taken", "log_prob", "version"))
+    carry = [
+        arrays[name] for name in itertools.takewhile(arrays.__contains__, map("carry{}".format, itertools.count()))
+    ]
     return {
-        place: Taken(arrays["choice"][row, ...].copy(), log_prob, version)
+        place: ActionTaken(
+            arrays["choice"][row, ...].copy(), log_prob, version, tuple(leaf[row, ...].copy() for leaf in carry)
+        )
         for row, (place, log_prob, version) in enumerate(zip(*columns, strict=True))
     }

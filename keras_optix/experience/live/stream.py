@@ -17,14 +17,14 @@ from gymnasium import spaces
 from keras_optix.errors import StateError
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.collector_state import CollectorState, read_collector_state
-from keras_optix.experience.live.assembly import Assembly, ClosedWindow
-from keras_optix.experience.live.choosing import Chooser, PolicyChooser, RecordedChooser
+from keras_optix.experience.live.action_source import ActionSource, PolicyActionSource, RecordedActionSource
 from keras_optix.experience.live.dropping import Dropping
 from keras_optix.experience.live.feed_reader import FeedReader, Stopped
-from keras_optix.experience.live.feeds import Boundary, Feed, Flawed, Observed, Reconnect, StreamStep, examined
+from keras_optix.experience.live.feeds import Boundary, Feed, FeedItem, Flawed, Reconnect, StreamStep, examined
 from keras_optix.experience.live.latency import LatencyMeter
 from keras_optix.experience.live.recording import RecordedItem, RecordedWindow, Recorder
 from keras_optix.experience.live.replay import ReplayFeed
+from keras_optix.experience.live.window_builder import ClosedWindow, WindowBuilder
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.policy_params import PolicyRecord, unknown_policy
 from keras_optix.experience.source import PolicyOwner, WindowSource
@@ -139,12 +139,18 @@ class StreamCollector(WindowSource):
         self._rng = np.random.default_rng(None if options.seed is None else (options.seed, 1))
         self._dropping = Dropping(action_space)
         self._severed = False  # whether an episode was cut off: no step leads from what was last to what comes next
-        self._chooser: Chooser | None = None
+        self._action_source: ActionSource | None = None
         # What was chosen long ago is not late; a replay waits for the learner.
         self._latency = LatencyMeter(options.deadline if self.endless else math.inf)
         # All that follows is shared by the threads, under the condition.
         self._changed = threading.Condition()
-        self._assembly = Assembly(self.layout, self._actions, options.window_size, one_version=options.deterministic)
+        self._builder = WindowBuilder(
+            self.layout,
+            self._actions,
+            options.window_size,
+            one_version=options.deterministic,
+            carry_specs=self.carry_specs,
+        )
         self._closed_windows: deque[ClosedWindow] = deque()
         self._capacity = 1 if options.overflow == "latest" else options.buffer
         self._next_window = 0
@@ -173,7 +179,7 @@ class StreamCollector(WindowSource):
         return 1
 
     @property
-    def ahead(self) -> int:
+    def windows_in_flight(self) -> int:
         """See `WindowSource`: those that wait, and the one at hand."""
         with self._changed:
             return len(self._closed_windows) + (self._reserved is not None) + 1
@@ -182,15 +188,15 @@ class StreamCollector(WindowSource):
     def counts(self) -> FeedCounts:
         """What became of everything that the feed gave."""
         with self._changed:
-            waiting = self._waiting + self._assembly.rows
+            waiting = self._waiting + self._builder.rows
             return FeedCounts(
                 observations=self._observations,
-                starts=self._assembly.starts,
+                starts=self._builder.starts,
                 steps=self._delivered_steps + self._dropped + waiting,
                 delivered=self._delivered_steps,
                 dropped=self._dropped,
                 waiting=waiting,
-                unanswered=self._assembly.unanswered,
+                unanswered=self._builder.unanswered,
                 late=self._latency.late,
                 disconnects=self._disconnects,
                 reconnects=max(self._connections - 1, 0),
@@ -216,7 +222,7 @@ class StreamCollector(WindowSource):
             "feed_latency_p99_ms": 1000.0 * most,
         }
 
-    def take_notices(self) -> list[str]:
+    def drain_notices(self) -> list[str]:
         """See `WindowSource`: disconnects and reconnects."""
         with self._changed:
             taken, self._notices = self._notices, []
@@ -258,7 +264,7 @@ class StreamCollector(WindowSource):
 
     def blank(self) -> Window:
         """A window without a step, with the version of the policy as it is now; it is not counted."""
-        nothing = Assembly(self.layout, self._actions, self.window_size)
+        nothing = WindowBuilder(self.layout, self._actions, self.window_size, carry_specs=self.carry_specs)
         closed = nothing.close(-1, np.zeros(2, np.int32), self._owner.policy_record())
         return closed.collected(self.layout, 0).window
 
@@ -284,7 +290,7 @@ class StreamCollector(WindowSource):
             if closed is None:
                 self.drain()  # the next window that is asked for opens the feed again
                 raise ending or StateError("The feed was closed while a window was waited for.")
-            policy = closed.policy if self._chooser is None else self._chooser.resolve(closed.policy)
+            policy = closed.policy if self._action_source is None else self._action_source.resolve(closed.policy)
             if not policy.available and not self._told:
                 self._told = True
                 with self._changed:
@@ -325,8 +331,8 @@ class StreamCollector(WindowSource):
         with self._changed:
             rng = self._rng.bit_generator.state
             env_steps = self._steps_before + self._delivered_steps
-            state = CollectorState(self._next_window, env_steps, rng, self._assembly.book)
-        return state.save(self.layout, None)
+            state = CollectorState(self._next_window, env_steps, rng, self._builder.tracker)
+        return state.save(self.layout, None, self.carry_specs)
 
     def check_saved(self, arrays: Mapping[str, np.ndarray], values: Any) -> None:
         """See `WindowSource.check_saved`."""
@@ -335,13 +341,13 @@ class StreamCollector(WindowSource):
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
         """See `WindowSource`. The feed goes on where it is, and so with a new episode: the answer is False."""
         self.drain()
-        state, _, _ = read_collector_state(arrays, values, self.layout, 1)
+        state, _, _ = read_collector_state(arrays, values, self.layout, 1, self.carry_specs)
         with self._changed:
             self._rng.bit_generator.state = state.rng
             self._next_window = self._resumed_at = state.window_id
             self._steps_before = state.env_steps - self._delivered_steps
-            self._assembly.book = state.book
-            self._assembly.forget_episode()
+            self._builder.tracker = state.tracker
+            self._builder.forget_episode()
             self._forget_delivered()
         return False
 
@@ -349,13 +355,13 @@ class StreamCollector(WindowSource):
         """Offers the policy to whoever chooses, and begins to read if nobody does."""
         if self._recorder is not None or self._replays:
             policy = policy.with_fingerprint()
-        if self._chooser is not None:
-            self._chooser.push(policy)
+        if self._action_source is not None:
+            self._action_source.push(policy)
         elif self._replays:
-            self._chooser = RecordedChooser(policy)
+            self._action_source = RecordedActionSource(policy)
         else:
             deterministic = self.deterministic
-            self._chooser = PolicyChooser(self._make_actor(), policy, self._rng, deterministic=deterministic)
+            self._action_source = PolicyActionSource(self._make_actor(), policy, self._rng, deterministic=deterministic)
         if self._reader is not None:
             return
         reader = FeedReader(self._feed, self, self._options.reconnect, self._latency, self.seed)
@@ -364,23 +370,23 @@ class StreamCollector(WindowSource):
         with self._changed:
             self._reader, self._ending = reader, None
             now = time.monotonic()
-            self._assembly.opened(now)
+            self._builder.opened(now)
             self._deadline = now + self._seconds
             self._connected = False
             self._marks = deque(self._recorded or ())
             self._skip_empty()
         reader.start()
 
-    # The reader's side; see `Desk`
+    # The reader's side; see `FeedHandler`
 
     def exchange(self, reader: FeedReader, item: Any, *, first: bool) -> Any:
-        """See `Desk`."""
+        """See `FeedHandler`."""
         now = time.monotonic()
         first = first or (isinstance(item, RecordedItem) and item.first)
         flaws = self._options.on_invalid == "drop"
         given = examined(item, self.layout, self._observations, bounds=self._options.check_bounds, flaws=flaws)
-        chooser, recorder = self._chooser, self._recorder
-        if chooser is None:
+        action_source, recorder = self._action_source, self._recorder
+        if action_source is None:
             raise StateError("The feed was read before a policy was pushed.")
         with self._changed:
             _check(reader)
@@ -388,7 +394,7 @@ class StreamCollector(WindowSource):
                 self._close_when_room(reader)
             if first:
                 self._connect(reader)
-            seen = self._dropping.admit(given) if isinstance(given, Observed) else self._mended(given, reader)
+            seen = self._dropping.admit(given) if isinstance(given, FeedItem) else self._mended(given, reader)
             if seen is None:
                 self._observations += 1
                 return self._dropping.answer
@@ -399,39 +405,40 @@ class StreamCollector(WindowSource):
                     seen.leaves, seen.reward, seen.terminated, seen.truncated, seen.info, first=first, time=now
                 )
             self._observations += 1
-            step = self._assembly.observe(seen, now)
+            step = self._builder.observe(seen, now)
             if step is not None and self._closes(step):
                 self._close_when_room(reader)
-            begins, window_id = not self._assembly.acted, self._next_window
-        taken = chooser.choose(seen.leaves, item, window_id, begins=begins)
+            begins, window_id = not self._builder.acted, self._next_window
+            new_episode = self._builder.begins
+        taken = action_source.choose(seen.leaves, item, window_id, begins=begins, new_episode=new_episode)
         if taken is None:
             return None
         with self._changed:
             _check(reader)
-            self._assembly.act(seen.leaves, taken)
+            self._builder.act(seen.leaves, taken)
             if recorder is not None:
-                recorder.action(taken.choice, taken.log_prob, taken.version)
+                recorder.action(taken.choice, taken.log_prob, taken.version, taken.carry)
         action = self._actions.to_env(taken.choice[None])[0]
         self._dropping.note_answer(action)
         return action
 
     def disconnected(self, error: BaseException, tries: int, delay: float) -> None:
-        """See `Desk`."""
+        """See `FeedHandler`."""
         with self._changed:
             what = "was lost" if self._connected else "was not reached"
             self._disconnects += self._connected
             self._connected = False
-            self._assembly.lose_action()
+            self._builder.lose_action()
             self._dropping.forget()
             why = f"{type(error).__name__}: {error}"
             self._notices.append(f"the feed {what} ({why}); try {tries} to reach it in {delay:.2f} s")
 
     def ended(self, reader: FeedReader, error: BaseException | None) -> None:
-        """See `Desk`."""
+        """See `FeedHandler`."""
         with self._changed:
             if reader is not self._reader or reader.stopped:
                 return
-            if self._assembly.rows and self._recorded is None:
+            if self._builder.rows and self._recorded is None:
                 self._close_window(time.monotonic())
             self._ending = StopIteration("The feed has ended.") if error is None else error
             self._changed.notify_all()
@@ -448,15 +455,15 @@ class StreamCollector(WindowSource):
         self._connections += 1
         if self._connections > 1:
             self._notices.append(f"the feed is back: connection {self._connections}")
-        if self._assembly.rows:
+        if self._builder.rows:
             self._close_when_room(reader)
         self._sever()
         self._connected = True
 
-    def _mended(self, flawed: Flawed, reader: FeedReader) -> Observed | None:
+    def _mended(self, flawed: Flawed, reader: FeedReader) -> FeedItem | None:
         """What can be learned from an item in which something is not finite; None if it is to be dropped."""
-        dropping, assembly = self._dropping, self._assembly
-        acted_on = assembly.acted_on
+        dropping, builder = self._dropping, self._builder
+        acted_on = builder.acted_on
         seen = dropping.mend(flawed, acted_on)
         notice = dropping.notice(flawed, self._observations)
         if notice is not None:
@@ -464,16 +471,16 @@ class StreamCollector(WindowSource):
         if seen is not None or acted_on is None or not flawed.ended:
             return seen
         # It ended the episode with a reward that nobody knows: what the episode earned is not known either.
-        if assembly.rows:
+        if builder.rows:
             self._close_when_room(reader)
         self._sever()
         if flawed.resets and flawed.leaves is not None:
-            return Observed(flawed.leaves, None, 0.0, False, False, flawed.info)
+            return FeedItem(flawed.leaves, None, 0.0, False, False, flawed.info)
         return None
 
     def _sever(self) -> None:
         """Nothing of what was goes on."""
-        self._assembly.interrupt()
+        self._builder.interrupt()
         self._dropping.forget()
         self._severed = True
 
@@ -483,7 +490,7 @@ class StreamCollector(WindowSource):
         if boundary is None:
             return bool(self._marks) and step.steps >= self._marks[0].rows
         due = boundary.steps is not None and step.steps >= boundary.steps
-        return due or self._assembly.full or (boundary.closes is not None and bool(boundary.closes(step)))
+        return due or self._builder.full or (boundary.closes is not None and bool(boundary.closes(step)))
 
     def _close_when_room(self, reader: FeedReader) -> None:
         """Closes the window at hand; where nothing may be dropped, once there is room for it."""
@@ -496,17 +503,17 @@ class StreamCollector(WindowSource):
 
     def _close_window(self, now: float) -> None:
         """Closes the window at hand, and makes room where that is needed."""
-        chooser = self._chooser
-        if chooser is None:
+        action_source = self._action_source
+        if action_source is None:
             raise StateError("A window was closed before a policy was pushed.")
         mark = self._marks.popleft() if self._marks else None
         seed = self._rng.integers(0, 2**31 - 1, 2, np.int32) if mark is None else mark.seed
         window_id = self._next_window if mark is None else mark.window_id
         self._next_window = window_id + 1
-        policy = chooser.in_force
+        policy = action_source.current
         if mark is not None and not policy.available:
             policy = unknown_policy(mark.version, mark.fingerprint)
-        closed = self._assembly.close(window_id, seed, policy)
+        closed = self._builder.close(window_id, seed, policy)
         if self._recorder is not None:
             self._recorder.window(window_id, closed.rows, seed, policy.version, policy.fingerprint)
         if now >= self._deadline:

@@ -14,6 +14,7 @@ from gymnasium import spaces
 
 from keras_optix.arguments import names_checked
 from keras_optix.errors import ArgumentError, ConfigurationError, SpaceError, StateError, describe
+from keras_optix.experience.carry import kinds_of
 from keras_optix.experience.dataset import Learner, from_source, packed, window_spec
 from keras_optix.experience.live.feeds import Boundary, Feed, Reconnect, StreamStep, every_n_steps
 from keras_optix.experience.live.recording import Recorder
@@ -79,8 +80,10 @@ def dataset_from_stream(
     Ctrl-C, ``agent.stop_training = True`` or ``callback.stop()``, from any thread.
 
     The logs of `fit` (`feed/...` in TensorBoard) count what the feed gave and what became of it, and tell the latency
-    from the moment that the feed yields an observation until its action goes out; ``agent.sources[-1].counts`` has all
-    counts.
+    from the moment that the feed yields an observation until its action goes out; ``dataset.feed_counts`` has all
+    counts as they are when it is read, a `FeedCounts`. So has what `map`, `take`, `filter`, `skip`, `repeat`,
+    `take_while`, `apply` and `with_options` make of the dataset; where another transformation lost it,
+    ``agent.sources[-1].counts`` has the same.
 
     Args:
         feed: The feed, or what `replay_feed` returns; see `Feed`.
@@ -154,14 +157,24 @@ def dataset_from_stream(
     )
     seen, played = _spaces_of(feed, agent, observation_space, action_space)
     agent.bind(seen, played)
-    recorder = None if record is None else Recorder(record, seen, played, options.window_size)
+    carry_specs = agent.carry_specs
+    if (
+        isinstance(feed, ReplayFeed)
+        and feed.actions == "recorded"
+        and carry_specs
+        and feed.carry != kinds_of(carry_specs)
+    ):
+        problem = "The recording does not have the carry of this policy: another one chose its actions."
+        fix = 'Let the agent choose anew: replay_feed(path, actions="agent").'
+        raise ConfigurationError(describe(problem, fix=fix, recorded=feed.carry, carry_specs=kinds_of(carry_specs)))
+    recorder = None if record is None else Recorder(record, seen, played, options.window_size, carry_specs)
     collector = StreamCollector(feed, agent, seen, played, options, recorder)
     agent.attach_source(collector)
     return _dataset_of(collector)
 
 
 def _dataset_of(collector: StreamCollector) -> tf.data.Dataset:
-    spec = window_spec(collector.layout, collector.action_space, collector.window_size, 1)
+    spec = window_spec(collector.layout, collector.action_space, collector.window_size, 1, collector.carry_specs)
     flat_spec = tf.nest.flatten(spec)
     nothing = [np.zeros(field.shape, field.dtype.as_numpy_dtype) for field in flat_spec]
     # TensorFlow keeps the function of a dataset that was iterated for ever; it must not keep the feed, too.

@@ -77,7 +77,7 @@ def test_many_in_a_row_are_one_step_and_are_told(stream: MakeStream) -> None:
     script = [item(0), *[item(NAN, 1.0)] * 12, item(1, 1.0)]
     found, collector, _ = play(stream, script)
     assert found == [(0, 13, 1, False, False)]
-    first, many = collector.take_notices()[:2]
+    first, many = collector.drain_notices()[:2]
     assert "item 1 of the feed is not finite (its observation) and is left out" in first
     assert "the last 10 items of the feed in a row were not finite" in many
 

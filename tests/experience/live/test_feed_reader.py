@@ -19,7 +19,7 @@ from keras_optix.experience.live.latency import LatencyMeter
 PATIENCE = 20.0
 
 
-class Desk:
+class FeedHandler:
     """Notes what it is asked and told; answers item k with ``k * 10``."""
 
     def __init__(self, answer: Callable[[Any], Any] = lambda item: item * 10) -> None:
@@ -70,43 +70,43 @@ class Lines:
         self.closing.set()
 
 
-def reader_of(feed: Any, desk: Desk, **options: Any) -> FeedReader:
+def reader_of(feed: Any, handler: FeedHandler, **options: Any) -> FeedReader:
     reconnect = Reconnect(**({"first_delay": 0.0} | options))
-    return FeedReader(feed, desk, reconnect, LatencyMeter(1.0), seed=0)
+    return FeedReader(feed, handler, reconnect, LatencyMeter(1.0), seed=0)
 
 
-def read(feed: Any, desk: Desk, **options: Any) -> FeedReader:
+def read(feed: Any, handler: FeedHandler, **options: Any) -> FeedReader:
     """Reads a feed until it ends."""
-    reader = reader_of(feed, desk, **options)
+    reader = reader_of(feed, handler, **options)
     reader.start()
-    assert desk.done.wait(PATIENCE)
+    assert handler.done.wait(PATIENCE)
     reader._thread.join(PATIENCE)
     assert not reader._thread.is_alive()
     return reader
 
 
 def test_each_item_is_answered_and_the_end_is_told() -> None:
-    feed, desk = Lines(1, 2, 3), Desk()
-    read(feed, desk)
-    assert desk.asked == [(1, True), (2, False), (3, False)]
+    feed, handler = Lines(1, 2, 3), FeedHandler()
+    read(feed, handler)
+    assert handler.asked == [(1, True), (2, False), (3, False)]
     assert feed.sent == [10, 20, 30]
-    assert desk.error is None
-    assert (desk.told, feed.finished) == ([], 1)
+    assert handler.error is None
+    assert (handler.told, feed.finished) == ([], 1)
 
 
 def test_a_feed_that_gives_nothing_ends() -> None:
-    desk = Desk()
-    read(Lines(), desk)
-    assert (desk.asked, desk.error) == ([], None)
+    handler = FeedHandler()
+    read(Lines(), handler)
+    assert (handler.asked, handler.error) == ([], None)
 
 
 def test_it_tries_again_and_tells_how_long_it_waits() -> None:
     down = [ConnectionError("a"), EOFError("b"), TimeoutError("c")]
-    feed, desk = Lines(1, *down, 2, ConnectionError("d"), 3), Desk()
-    read(feed, desk, tries=3, first_delay=0.001, factor=3.0, jitter=0.0)
-    assert desk.asked == [(1, True), (2, True), (3, True)]
-    assert [(why, tries) for why, tries, _ in desk.told] == [("a", 1), ("b", 2), ("c", 3), ("d", 1)]
-    assert [delay for *_, delay in desk.told] == pytest.approx([0.001, 0.003, 0.009, 0.001])
+    feed, handler = Lines(1, *down, 2, ConnectionError("d"), 3), FeedHandler()
+    read(feed, handler, tries=3, first_delay=0.001, factor=3.0, jitter=0.0)
+    assert handler.asked == [(1, True), (2, True), (3, True)]
+    assert [(why, tries) for why, tries, _ in handler.told] == [("a", 1), ("b", 2), ("c", 3), ("d", 1)]
+    assert [delay for *_, delay in handler.told] == pytest.approx([0.001, 0.003, 0.009, 0.001])
     assert feed.connections == feed.finished == 5
 
 
@@ -120,8 +120,8 @@ def test_the_delay_is_waited_for() -> None:
                 raise ConnectionError
             return iter(())
 
-    desk = Desk()
-    read(Feed(), desk, first_delay=0.05, jitter=0.0)
+    handler = FeedHandler()
+    read(Feed(), handler, first_delay=0.05, jitter=0.0)
     assert np.diff(moments)[0] >= 0.05
     assert np.diff(moments)[1] >= 0.1
 
@@ -129,27 +129,27 @@ def test_the_delay_is_waited_for() -> None:
 @pytest.mark.parametrize("tries", [1, 3])
 def test_it_gives_up_with_the_last_cause(tries: int) -> None:
     causes = [ConnectionError(f"down {k}") for k in range(9)]
-    feed, desk = Lines(1, *causes), Desk()
-    read(feed, desk, tries=tries)
-    assert isinstance(desk.error, FeedError)
-    assert isinstance(desk.error, ConnectionError)
-    assert desk.error.__cause__ is causes[tries]  # the first one was the loss, then came so many tries
-    assert f"in {tries} tries" in str(desk.error)
-    assert f"down {tries}" in str(desk.error)
-    assert len(desk.told) == tries
+    feed, handler = Lines(1, *causes), FeedHandler()
+    read(feed, handler, tries=tries)
+    assert isinstance(handler.error, FeedError)
+    assert isinstance(handler.error, ConnectionError)
+    assert handler.error.__cause__ is causes[tries]  # the first one was the loss, then came so many tries
+    assert f"in {tries} tries" in str(handler.error)
+    assert f"down {tries}" in str(handler.error)
+    assert len(handler.told) == tries
 
 
 def test_only_what_it_is_told_to_is_a_lost_connection() -> None:
     class Hiccup(Exception):
         pass
 
-    lost, desk = Lines(1, Hiccup(), 2), Desk()
-    read(lost, desk, on=(Hiccup,))
-    assert (desk.error, lost.connections) == (None, 2)
-    error, desk = ConnectionError("not told"), Desk()
+    lost, handler = Lines(1, Hiccup(), 2), FeedHandler()
+    read(lost, handler, on=(Hiccup,))
+    assert (handler.error, lost.connections) == (None, 2)
+    error, handler = ConnectionError("not told"), FeedHandler()
     feed = Lines(1, error)
-    read(feed, desk, on=(Hiccup,))
-    assert desk.error is error
+    read(feed, handler, on=(Hiccup,))
+    assert handler.error is error
     assert feed.connections == 1
 
 
@@ -159,39 +159,39 @@ def test_what_goes_wrong_in_the_answer_is_no_lost_connection() -> None:
     def full(item: Any) -> Any:
         raise OSError("the disk is full") from cause
 
-    feed, desk = Lines(1, 2), Desk(full)
-    read(feed, desk)
-    assert isinstance(desk.error, OSError)
-    assert str(desk.error) == "the disk is full"
-    assert desk.error.__cause__ is cause
+    feed, handler = Lines(1, 2), FeedHandler(full)
+    read(feed, handler)
+    assert isinstance(handler.error, OSError)
+    assert str(handler.error) == "the disk is full"
+    assert handler.error.__cause__ is cause
     assert (feed.connections, feed.finished) == (1, 1)
 
 
 def test_a_stop_iteration_of_the_answer_is_not_the_end_of_the_feed() -> None:
-    desk = Desk(lambda item: next(iter(())))
-    read(Lines(1, 2), desk)
-    assert isinstance(desk.error, RuntimeError)
-    assert isinstance(desk.error.__cause__, StopIteration)
+    handler = FeedHandler(lambda item: next(iter(())))
+    read(Lines(1, 2), handler)
+    assert isinstance(handler.error, RuntimeError)
+    assert isinstance(handler.error.__cause__, StopIteration)
 
 
 def test_stop_closes_a_feed_that_waits_once() -> None:
-    feed, desk = Lines(1, 2, waits=True), Desk()
-    reader = reader_of(feed, desk)
+    feed, handler = Lines(1, 2, waits=True), FeedHandler()
+    reader = reader_of(feed, handler)
     reader.start()
-    while len(desk.asked) < 2:
+    while len(handler.asked) < 2:
         time.sleep(0.001)
     reader.stop()
     reader.stop()
     assert not reader._thread.is_alive()
     assert (feed.closed, feed.finished, feed.connections) == (1, 1, 1)
-    assert (desk.error, desk.told) == (None, [])  # what a closed feed raises is no loss
+    assert (handler.error, handler.told) == (None, [])  # what a closed feed raises is no loss
 
 
 def test_stop_ends_a_wait_between_two_tries() -> None:
-    feed, desk = Lines(ConnectionError("down")), Desk()
-    reader = reader_of(feed, desk, first_delay=10 * PATIENCE, max_delay=10 * PATIENCE, jitter=0.0)
+    feed, handler = Lines(ConnectionError("down")), FeedHandler()
+    reader = reader_of(feed, handler, first_delay=10 * PATIENCE, max_delay=10 * PATIENCE, jitter=0.0)
     reader.start()
-    while not desk.told:
+    while not handler.told:
         time.sleep(0.001)
     reader.stop()
     assert not reader._thread.is_alive()
@@ -212,8 +212,8 @@ def test_a_feed_that_was_closed_while_it_connected_is_closed_once_more() -> None
             super().close()
             go_on.set()
 
-    feed, desk = Feed(waits=True), Desk()
-    reader = reader_of(feed, desk)
+    feed, handler = Feed(waits=True), FeedHandler()
+    reader = reader_of(feed, handler)
     reader.start()
     assert connecting.wait(PATIENCE)
     reader.stop()
@@ -229,14 +229,14 @@ def test_a_close_that_fails_as_a_connection_does_is_left_alone_and_another_error
             super().close()
             raise self.error
 
-    feed, desk = Feed(1, waits=True), Desk()
-    reader = reader_of(feed, desk)
+    feed, handler = Feed(1, waits=True), FeedHandler()
+    reader = reader_of(feed, handler)
     reader.start()
     reader.stop()
     assert not reader._thread.is_alive()
     feed = Feed(1)
     feed.error = TypeError("a bug in close")
-    reader = read(feed, Desk())
+    reader = read(feed, FeedHandler())
     with pytest.raises(TypeError, match="a bug in close"):
         reader.stop()
 
@@ -245,19 +245,19 @@ def test_a_reader_that_is_told_to_stop_while_it_answers_ends() -> None:
     def stopped(item: Any) -> Any:
         raise Stopped
 
-    feed, desk = Lines(1, 2), Desk(stopped)
-    read(feed, desk)
-    assert (desk.error, feed.finished) == (None, 1)
+    feed, handler = Lines(1, 2), FeedHandler(stopped)
+    read(feed, handler)
+    assert (handler.error, feed.finished) == (None, 1)
 
 
 def test_it_does_not_keep_the_desk() -> None:
     feed = Lines(1, waits=True)
-    desk = Desk()
-    reader = reader_of(feed, desk)
+    handler = FeedHandler()
+    reader = reader_of(feed, handler)
     reader.start()
-    while not desk.asked:
+    while not handler.asked:
         time.sleep(0.001)
-    del desk
+    del handler
     gc.collect()
     feed.lines, feed.waits = iter([2]), False
     feed.close()

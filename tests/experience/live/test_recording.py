@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from keras_optix.errors import ConfigurationError, SpaceError, StateError
 from keras_optix.experience.live import recording, replay
-from keras_optix.experience.live.recording import RecordedItem, RecordedWindow, Recorder, Taken
+from keras_optix.experience.live.recording import ActionTaken, RecordedItem, RecordedWindow, Recorder
 from keras_optix.experience.live.recording_file import CHUNK, FORMAT, MAGIC, VERSION, read_head, record
 from keras_optix.experience.live.replay import ReplayFeed, replay_feed
 from keras_optix.experience.observations import Leaves, ObservationLayout
@@ -50,7 +50,7 @@ CHOICES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "vector": lambda rng: rng.normal(size=2).astype(np.float32),
 }
 
-Expected = tuple[Leaves, float, bool, bool, Any, bool, float, Taken | None]
+Expected = tuple[Leaves, float, bool, bool, Any, bool, float, ActionTaken | None]
 
 
 class Script:
@@ -65,7 +65,7 @@ class Script:
         space.seed(seed)
 
     def leaves(self) -> Leaves:
-        return self.layout.take(self.space.sample())
+        return self.layout.convert(self.space.sample())
 
     def info(self) -> Any:
         rng = self.rng
@@ -96,7 +96,7 @@ class Script:
         recorder.observation(leaves, reward, terminated, truncated, info, first=first, time=recorder._began + time)
         taken = None
         if acts:
-            taken = Taken(self.choice(rng), float(np.float32(rng.normal())), int(rng.integers(100)))
+            taken = ActionTaken(self.choice(rng), float(np.float32(rng.normal())), int(rng.integers(100)))
             given = taken.choice.copy()
             recorder.action(given, taken.log_prob, taken.version)
             given[...] = 0
@@ -156,7 +156,7 @@ def check_item(item: RecordedItem, expected: Expected, layout: ObservationLayout
     leaves, reward, terminated, truncated, info, first, seconds, taken = expected
     assert isinstance(item, tuple)
     assert len(item) == 5
-    for found, leaf in zip(layout.take(item[0]), leaves, strict=True):
+    for found, leaf in zip(layout.convert(item[0]), leaves, strict=True):
         assert (found.dtype, found.shape, found.tobytes()) == (leaf.dtype, leaf.shape, leaf.tobytes())
     same(list(item[1:]), [reward, terminated, truncated, info])
     same([item.first, item.time], [first, seconds])

@@ -18,6 +18,7 @@ import keras_optix as optix
 from keras_optix.errors import ConfigurationError, EnvError, FeedError, SpaceError, StateError
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor, NoiseSpec
+from keras_optix.experience.carry import Carry, CarrySpec
 from keras_optix.experience.live.feeds import Boundary, Reconnect, StreamStep, every_n_seconds, every_n_steps, on_done
 from keras_optix.experience.live.recording import Recorder
 from keras_optix.experience.live.replay import ReplayFeed
@@ -242,7 +243,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        for module in ("stream", "assembly"):
+        for module in ("stream", "window_builder"):
             monkeypatch.setattr(f"keras_optix.experience.live.{module}.time", self)
 
     def monotonic(self) -> float:
@@ -426,6 +427,7 @@ class SlowActor:
     """Takes its time for some of its calls."""
 
     noise = NoiseSpec("gumbel", (2,))
+    carry: tuple[CarrySpec, ...] = ()
 
     def __init__(self, slow: set[int], seconds: float) -> None:
         self.slow = slow
@@ -435,15 +437,17 @@ class SlowActor:
     def set_weights(self, arrays: Any) -> None:
         pass
 
-    def act(self, observations: Any, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def act(self, observations: Any, noise: np.ndarray, carry: Carry = ()) -> tuple[np.ndarray, np.ndarray, Carry]:
         self.calls += 1
         if self.calls in self.slow:
             time.sleep(self.seconds)
-        return noise.argmax(-1), np.zeros(len(noise), np.float32)
+        return noise.argmax(-1), np.zeros(len(noise), np.float32), carry
 
 
 class OwnerOf:
     """An owner whose policy has no arrays, for an actor of a test."""
+
+    carry_specs: tuple[CarrySpec, ...] = ()
 
     def __init__(self, actor: Actor) -> None:
         self.actor = actor
@@ -484,11 +488,11 @@ def test_a_window_closes_at_a_gap_and_no_row_reaches_over_it(stream: MakeStream,
     episodes = [episode for one in collected for episode in one.episodes]
     assert [(e.total_reward, e.length) for e in episodes] == [(204.0, 3)]
     assert collected[-1].window.episode_return == 204.0
-    assert collector.take_notices() == [
+    assert collector.drain_notices() == [
         f"the feed was lost ({error.__name__}: lost); try 1 to reach it in 0.00 s",
         "the feed is back: connection 2",
     ]
-    assert collector.take_notices() == []
+    assert collector.drain_notices() == []
 
 
 def test_tries_begin_anew_after_an_observation(stream: MakeStream) -> None:
@@ -498,7 +502,7 @@ def test_tries_begin_anew_after_an_observation(stream: MakeStream) -> None:
     assert lengths(take_all(collector)) == [1, 1, 1]
     counts = adds_up(collector.counts)
     assert (counts.disconnects, counts.reconnects) == (2, 2)  # failing to get there is no connection that was lost
-    assert collector.take_notices()[0] == "the feed was not reached (TimeoutError: down); try 1 to reach it in 0.00 s"
+    assert collector.drain_notices()[0] == "the feed was not reached (TimeoutError: down); try 1 to reach it in 0.00 s"
 
 
 def test_a_feed_that_is_given_up_ends_after_all_that_was_complete(stream: MakeStream) -> None:
@@ -558,7 +562,7 @@ def test_weights_come_in_force_with_the_first_action_of_a_window(stream: MakeStr
     feed = ScriptedFeed([*numbers(0, 4), gates[0], *numbers(4, 3), gates[1], *numbers(7, 9)])
     collector = stream(feed, window_size=3, owner=trainer)
     collected = [take(collector)]
-    until(lambda: collector._assembly.acted)  # the first action of window 1 is out
+    until(lambda: collector._builder.acted)  # the first action of window 1 is out
     trainer.version = 5
     collector.prepare(lambda: (gates[0].set(), False)[1])
     collected.append(collector.collect())
@@ -578,7 +582,7 @@ def test_the_first_row_after_a_window_that_the_clock_closed_is_of_the_version_be
     feed = ScriptedFeed([number(0), gate, *numbers(1, 2), number(3, 3.0, ends=True)])
     collector = stream(feed, window_size=3, owner=trainer)
     collector._open(trainer.policy_record())
-    until(lambda: collector._assembly._pending is not None)
+    until(lambda: collector._builder._pending is not None)
     trainer.version = 5
     empty = now_or_never(collector)  # closed while the action for item 0 was on its way
     assert empty.window.policy_version == 0

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from keras_optix.experience.actions import Actions
-from keras_optix.experience.episodes import EpisodeBook
-from keras_optix.experience.live.feeds import Observed, StreamStep
-from keras_optix.experience.live.recording import Taken
+from keras_optix.experience.carry import CarrySpec, initial_carry
+from keras_optix.experience.episodes import EpisodeTracker
+from keras_optix.experience.live.feeds import FeedItem, StreamStep
+from keras_optix.experience.live.recording import ActionTaken
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.policy_params import PolicyRecord
 from keras_optix.experience.window import CollectedWindow, Window
@@ -22,7 +23,7 @@ from keras_optix.records import EpisodeRecord
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of a window, for the account of episodes."""
+    """Rows of a window, for the tracker of episodes."""
 
     rewards: np.ndarray
     terminated: np.ndarray
@@ -33,14 +34,17 @@ class _Rows:
 class _OpenWindow:
     """The arrays of a window that is being filled; what is never written stays zero, and is not valid."""
 
-    def __init__(self, layout: ObservationLayout, actions: Actions, size: int) -> None:
+    def __init__(
+        self, layout: ObservationLayout, actions: Actions, size: int, carry_specs: Sequence[CarrySpec]
+    ) -> None:
         self.observations, self.following = layout.empty(size, 1), layout.empty(size, 1)
         for leaf in (*self.observations, *self.following):
             leaf[...] = 0
         self.choices: np.ndarray = np.zeros((size, 1, *actions.shape), actions.dtype)
         self.log_probs = np.zeros((size, 1), np.float32)
         self.rewards = np.zeros((size, 1), np.float32)
-        self.terminated, self.truncated, self.valid = (np.zeros((size, 1), bool) for _ in range(3))
+        self.terminated, self.truncated, self.valid, self.begins = (np.zeros((size, 1), bool) for _ in range(4))
+        self.carry = initial_carry(carry_specs, 1)  # of its first row, once there is one
         self.versions: list[int] = []
         self.infos: list[Any] = []
         self.began = time.monotonic()
@@ -74,7 +78,7 @@ class ClosedWindow:
     policy: PolicyRecord
     _content: _OpenWindow
     _seed: np.ndarray
-    _book: EpisodeBook
+    _tracker: EpisodeTracker
 
     def collected(
         self, layout: ObservationLayout, env_steps: int, policy: PolicyRecord | None = None
@@ -86,7 +90,7 @@ class ClosedWindow:
             env_steps: Handed out so far, with those of this one.
             policy: The policy that acted in it, if more is known of it by now.
         """
-        content, book = self._content, self._book
+        content, tracker = self._content, self._tracker
         window = Window(
             observations=layout.pack(content.observations),
             actions=content.choices,
@@ -99,8 +103,10 @@ class ClosedWindow:
             seed=self._seed,
             window_id=np.int64(self.window_id),
             policy_version=np.int64(self.policy.version),
-            episode_return=book.mean_return,
-            episode_length=book.mean_length,
+            episode_return=tracker.mean_return,
+            episode_length=tracker.mean_length,
+            begins=content.begins,
+            carry=content.carry,
         )
         infos = [*content.infos, *([{}] for _ in range(len(content.valid) - self.rows))]
         return CollectedWindow(window, infos, self.episodes, policy or self.policy, env_steps)
@@ -111,34 +117,45 @@ class _Pending:
     """An action whose consequence has not arrived."""
 
     leaves: Leaves
-    taken: Taken
+    taken: ActionTaken
+    begins: bool  # whether the observation is the first of an episode
 
 
-class Assembly:
-    """The window at hand, the action that is on its way, and the account of episodes. Not thread-safe.
+class WindowBuilder:
+    """The window at hand, the action that is on its way, and the tracker of episodes. Not thread-safe.
 
     Args:
         layout: The observations.
         actions: What choices are.
         window_size: `T`, rows of a window.
-        one_version: See `EpisodeBook.after`.
+        one_version: See `EpisodeTracker.after`.
+        carry_specs: The carry of the policy.
 
     Attributes:
-        book: The account of episodes up to the last window that closed.
+        tracker: Keeps track of the episodes up to the last window that closed.
         starts: Observations that no action led to: they began an episode or a connection.
         unanswered: Actions whose consequence never arrived.
+        begins: Whether the observation at hand is the first of an episode.
     """
 
     def __init__(
-        self, layout: ObservationLayout, actions: Actions, window_size: int, *, one_version: bool = False
+        self,
+        layout: ObservationLayout,
+        actions: Actions,
+        window_size: int,
+        *,
+        one_version: bool = False,
+        carry_specs: Sequence[CarrySpec] = (),
     ) -> None:
         self._layout, self._actions = layout, actions
         self._size = window_size
         self._one_version = one_version
+        self._carry_specs = tuple(carry_specs)
+        self.begins = True
         self._pending: _Pending | None = None
         self._ignored = False  # whether the action to the observation at hand has no consequence
-        self._open = _OpenWindow(layout, actions, window_size)
-        self.book = EpisodeBook.blank(1)
+        self._open = _OpenWindow(layout, actions, window_size, self._carry_specs)
+        self.tracker = EpisodeTracker.blank(1)
         self.starts = 0
         self.unanswered = 0
 
@@ -171,7 +188,7 @@ class Assembly:
         if not self._open.rows:
             self._open.began = now
 
-    def observe(self, seen: Observed, now: float) -> StreamStep | None:
+    def observe(self, seen: FeedItem, now: float) -> StreamStep | None:
         """Takes what the feed gave; returns the step that it completes, or None if it begins an episode.
 
         Args:
@@ -181,6 +198,7 @@ class Assembly:
         pending, self._pending = self._pending, None
         # After a last observation comes another episode, unless its first observation came along.
         self._ignored = seen.ended and seen.final is None
+        self.begins = pending is None or (seen.ended and seen.final is not None)
         if pending is None:
             self.starts += 1
             return None
@@ -193,12 +211,15 @@ class Assembly:
         window.log_probs[t] = pending.taken.log_prob
         window.rewards[t] = seen.reward
         window.terminated[t], window.truncated[t], window.valid[t] = seen.terminated, seen.truncated, True
+        window.begins[t] = pending.begins
+        if t == 0 and self._carry_specs:
+            window.carry = tuple(leaf[None] for leaf in pending.taken.carry)
         window.infos.append([seen.info])
         window.versions.append(pending.taken.version)
         seconds = max(now - window.began, 0.0)  # it may have waited for room, and then for the window
         return StreamStep(t + 1, seconds, seen.reward, seen.terminated, seen.truncated, seen.info)
 
-    def act(self, leaves: Leaves, taken: Taken) -> None:
+    def act(self, leaves: Leaves, taken: ActionTaken) -> None:
         """Takes the action that was chosen for the observation at hand.
 
         Args:
@@ -207,7 +228,7 @@ class Assembly:
         """
         if not self._ignored:
             self._open.acted = True
-            self._pending = _Pending(leaves, taken)
+            self._pending = _Pending(leaves, taken, self.begins)
 
     def interrupt(self) -> None:
         """A connection was lost, or the end of an episode: its action has no consequence, and it counts nowhere.
@@ -226,7 +247,7 @@ class Assembly:
 
     def forget_episode(self) -> None:
         """The running episode counts nowhere."""
-        self.book = EpisodeBook.blank(1, self.book.recent)
+        self.tracker = EpisodeTracker.blank(1, self.tracker.recent)
 
     def close(self, window_id: int, seed: np.ndarray, policy: PolicyRecord) -> ClosedWindow:
         """Closes the window at hand, and begins the next one.
@@ -241,12 +262,12 @@ class Assembly:
         episodes: tuple[EpisodeRecord, ...] = ()
         for first, last in _runs(window.versions):
             # Episode by episode it is told which versions played it.
-            self.book, ended = self.book.after(
+            self.tracker, ended = self.tracker.after(
                 window.between(first, last), window.versions[first], window_id, one_version=self._one_version
             )
             episodes += ended
-        self._open = _OpenWindow(self._layout, self._actions, self._size)
-        return ClosedWindow(window_id, rows, episodes, policy, window, seed, self.book)
+        self._open = _OpenWindow(self._layout, self._actions, self._size, self._carry_specs)
+        return ClosedWindow(window_id, rows, episodes, policy, window, seed, self.tracker)
 
 
 def _runs(versions: Sequence[int]) -> list[tuple[int, int]]:

@@ -9,9 +9,9 @@ import pytest
 from gymnasium import spaces
 
 from keras_optix.experience.actions import actions_for
-from keras_optix.experience.live.assembly import Assembly, ClosedWindow
 from keras_optix.experience.live.feeds import StreamStep, observed
-from keras_optix.experience.live.recording import Taken
+from keras_optix.experience.live.recording import ActionTaken
+from keras_optix.experience.live.window_builder import ClosedWindow, WindowBuilder
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
 from keras_optix.experience.window import CollectedWindow
@@ -22,10 +22,10 @@ SEED = np.array([5, 6], np.int32)
 
 
 class Play:
-    """An assembly of windows of 4 rows, played by hand: action k is chosen for item k."""
+    """An builder of windows of 4 rows, played by hand: action k is chosen for item k."""
 
     def __init__(self, **options: Any) -> None:
-        self.assembly = Assembly(LAYOUT, actions_for(spaces.Discrete(100)), 4, **options)
+        self.builder = WindowBuilder(LAYOUT, actions_for(spaces.Discrete(100)), 4, **options)
         self.items = 0
         self.window_id = 0
 
@@ -43,15 +43,15 @@ class Play:
         info = {} if final is None else {"final_obs": np.array([final], np.float32)}
         item = (np.array([value], np.float32), reward, terminated, truncated, info)
         seen = observed(item, LAYOUT, self.items, bounds=True)
-        step = self.assembly.observe(seen, 0.0)
+        step = self.builder.observe(seen, 0.0)
         if answered:
-            self.assembly.act(seen.leaves, Taken(np.array(self.items), -0.5 * self.items, version))
+            self.builder.act(seen.leaves, ActionTaken(np.array(self.items), -0.5 * self.items, version))
         self.items += 1
         return step
 
     def closed(self, version: int = 0) -> ClosedWindow:
         self.window_id += 1
-        return self.assembly.close(self.window_id - 1, SEED, PolicyRecord(PolicyParams(version, ()), dict))
+        return self.builder.close(self.window_id - 1, SEED, PolicyRecord(PolicyParams(version, ()), dict))
 
     def close(self, version: int = 0) -> CollectedWindow:
         return self.closed(version).collected(LAYOUT, 0)
@@ -73,7 +73,7 @@ def test_a_row_is_an_observation_its_action_and_what_followed() -> None:
     assert rows(play.close()) == [(0, 0, 10, 1), (1, 1, 20, 2), (2, 2, 30, 3)]
     play.give(4, 40.0)  # the action on its way when the window closed
     assert rows(play.close()) == [(3, 3, 40, 4)]
-    assert play.assembly.starts == 1
+    assert play.builder.starts == 1
 
 
 def test_the_first_item_after_a_last_observation_begins_an_episode_and_its_reward_counts_nowhere() -> None:
@@ -89,7 +89,7 @@ def test_the_first_item_after_a_last_observation_begins_an_episode_and_its_rewar
     assert rows(collected) == [(0, 0, 10, 1), (50, 2, 20, 51)]
     assert collected.window.terminated[:, 0].tolist() == [True, False, False, False]
     assert [(e.total_reward, e.length) for e in collected.episodes] == [(10.0, 1)]
-    assert play.assembly.starts == 2
+    assert play.builder.starts == 2
 
 
 def test_a_feed_that_resets_at_once_loses_no_row_and_its_last_observation_is_the_successor() -> None:
@@ -100,7 +100,7 @@ def test_a_feed_that_resets_at_once_loses_no_row_and_its_last_observation_is_the
     collected = play.close()
     assert rows(collected) == [(0, 0, 10, 1), (50, 1, 20, 51)]
     assert collected.window.truncated[:, 0].tolist() == [True, False, False, False]
-    assert play.assembly.starts == 1
+    assert play.builder.starts == 1
 
 
 def test_final_obs_means_nothing_where_no_episode_ended() -> None:
@@ -115,8 +115,8 @@ def test_no_row_reaches_over_a_lost_connection_and_its_episode_counts_nowhere() 
     for value in range(3):
         play.give(value, 1.0)
     first = play.close()
-    play.assembly.interrupt()
-    assert play.assembly.unanswered == 1
+    play.builder.interrupt()
+    assert play.builder.unanswered == 1
     play.give(50, 777.0)
     play.give(51, 5.0, terminated=True)
     second = play.close()
@@ -130,10 +130,10 @@ def test_a_connection_that_is_lost_after_a_last_observation_leaves_nothing_unans
     play = Play()
     play.give(0)
     play.give(1, 1.0, terminated=True)
-    play.assembly.interrupt()
-    assert play.assembly.unanswered == 0
+    play.builder.interrupt()
+    assert play.builder.unanswered == 0
     play.give(2)
-    assert play.assembly.starts == 2
+    assert play.builder.starts == 2
 
 
 def test_an_array_that_a_feed_writes_again_does_not_change_a_row() -> None:
@@ -142,8 +142,8 @@ def test_an_array_that_a_feed_writes_again_does_not_change_a_row() -> None:
     for value in range(3):
         buffer[0] = value
         seen = observed((buffer, float(value), False, False, {}), LAYOUT, value, bounds=True)
-        play.assembly.observe(seen, 0.0)
-        play.assembly.act(seen.leaves, Taken(np.array(value), 0.0, 0))
+        play.builder.observe(seen, 0.0)
+        play.builder.act(seen.leaves, ActionTaken(np.array(value), 0.0, 0))
     assert rows(play.close()) == [(0, 0, 1, 1), (1, 1, 2, 2)]
 
 
@@ -203,10 +203,10 @@ def test_what_an_action_without_consequence_was_chosen_for_begins_no_window() ->
     play.give(0)
     play.give(1, 1.0, terminated=True, answered=False)
     play.close()
-    play.assembly.act([np.zeros(1, np.float32)], Taken(np.array(0), 0.0, 0))
-    assert not play.assembly.acted  # so the newest weights come in force with the first action that counts
+    play.builder.act([np.zeros(1, np.float32)], ActionTaken(np.array(0), 0.0, 0))
+    assert not play.builder.acted  # so the newest weights come in force with the first action that counts
     play.give(2)
-    assert play.assembly.acted
+    assert play.builder.acted
 
 
 @pytest.mark.parametrize("rows_before", [0, 2])
@@ -214,10 +214,10 @@ def test_a_window_without_rows_begins_when_the_feed_opens(rows_before: int) -> N
     play = Play()
     for value in range(rows_before + bool(rows_before)):
         play.give(value)
-    later = play.assembly._open.began + 100.0
-    play.assembly.opened(later)
-    assert play.assembly.rows == rows_before
-    assert (play.assembly._open.began == later) == (rows_before == 0)
+    later = play.builder._open.began + 100.0
+    play.builder.opened(later)
+    assert play.builder.rows == rows_before
+    assert (play.builder._open.began == later) == (rows_before == 0)
 
 
 def test_seconds_of_a_step_are_never_negative() -> None:
