@@ -35,8 +35,8 @@ _T = TypeVar("_T")
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A value that says all that something remembers: its fields go to JSON and back.
 
-    A subclass lists its fields with their kinds: numbers, strings, booleans, enums, tuples, dictionaries with strings as
-    keys, other states and dataclasses. A kind may be narrower than Python's, with `msgspec.Meta`. A state is never
+    A subclass lists its fields with their kinds: numbers, strings, booleans, enums, tuples, dictionaries with strings
+    as keys, other states and dataclasses. A kind may be narrower than Python's, with `msgspec.Meta`. A state is never
     changed: ``msgspec.structs.replace(state, field=value)`` makes another one.
 
     Example::
