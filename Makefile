@@ -59,7 +59,7 @@ newest:
 		--editable '.[test]'
 
 # What reads and writes files: there the versions of NumPy, filelock and Gymnasium show.
-OLDEST_TESTS := tests/test_versions.py tests/store/test_registry.py tests/tuners/test_schedule.py \
+OLDEST_TESTS := tests/test_versions.py tests/test_states.py tests/store/test_registry.py tests/tuners/test_schedule.py \
 	tests/callbacks/test_resume.py tests/agents/test_saving_agents.py tests/experience/test_spaces_json.py
 
 test-oldest: $(OLDEST_VENV)/.installed ## the quick start and the tests of files on the oldest versions that are declared

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from keras_optix.errors import StateError, describe
+from keras_optix.errors import ArgumentError, StateError, describe
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.evaluators.log_values import numbers_in
+from keras_optix.kinds import with_kind
 from keras_optix.loop.adapter import Adapter, PolicyRef, TrainingUnit
 from keras_optix.loop.hooks import LoopHooks
 from keras_optix.loop.lineage import KeptState, Lineage, TuningState
@@ -149,7 +150,7 @@ class Tuning:
 
     def _begin(self, tuner: BaseOptimizer) -> None:
         before = self._tuned(tuner)
-        self.state, decision = tuner.begin(tuner.initial_state(), self._adapter.get_hyperparams())
+        decision = self._taken(tuner, "begin", tuner.begin(tuner.initial_state(), self._adapter.get_hyperparams()))
         if decision is not None and decision.params:
             values = self._adapter.hyperparams.snapshot()
             self._set(decision.params)
@@ -167,7 +168,8 @@ class Tuning:
         """The environment has changed: the tuner begins anew."""
         if self._tuner is None:
             return
-        self.state, decision = self._tuner.shift(self.state, self._adapter.get_hyperparams())
+        shifted = self._tuner.shift(self.state, self._adapter.get_hyperparams())
+        decision = self._taken(self._tuner, "shift", shifted)
         self._kept = {}
         if decision is not None and decision.params:
             self.set(decision.params, "change_point")
@@ -194,7 +196,8 @@ class Tuning:
         # With `steps_per_execution` several windows come with the logs of one: an update counts once.
         logs = {} if unit.logs is self._logs else numbers_in(unit.logs)
         self._logs = unit.logs
-        self.state, decision = self._tuner.observe_update(self.state, env_steps, logs, current)
+        updated = self._tuner.observe_update(self.state, env_steps, logs, current)
+        decision = self._taken(self._tuner, "observe_update", updated)
         if decision is not None:
             self._apply(decision, unit.candidate)
 
@@ -210,7 +213,7 @@ class Tuning:
         current = self._adapter.get_hyperparams()
         self._look_for_other_owners(self._tuner, current.params)
         self._in_force = dict(current.params)
-        self.state, decision = self._tuner.observe(self.state, evaluation, current)
+        decision = self._taken(self._tuner, "observe", self._tuner.observe(self.state, evaluation, current))
         if decision is not None:
             self._apply(decision, candidate)
 
@@ -218,7 +221,7 @@ class Tuning:
         """Ends a probe without a decision."""
         if self._tuner is None:
             return
-        self.state, decision = self._tuner.pause(self.state)
+        decision = self._taken(self._tuner, "pause", self._tuner.pause(self.state))
         if decision is not None:
             self._apply(decision, None)
 
@@ -253,6 +256,22 @@ class Tuning:
         self.lineage = Lineage(0, Schedule({} if self._tuner is None else self._tuned(self._tuner)))
 
     # What they are made of
+
+    def _taken(self, tuner: BaseOptimizer, method: str, answer: Any) -> TunerDecision | None:
+        """Takes over the state that a tuner answered with, and returns its decision.
+
+        Raises:
+            ArgumentError: It answered with something else.
+        """
+        pair = isinstance(answer, tuple) and len(answer) == 2
+        if not pair or not (answer[1] is None or isinstance(answer[1], TunerDecision)):
+            raise ArgumentError(
+                f"{type(tuner).__name__}.{method} must return a pair: the state after it, and a TunerDecision or None. "
+                f"Received: {with_kind(answer)}. Where nothing changes, `return state, None`."
+            )
+        decision: TunerDecision | None
+        self.state, decision = answer
+        return decision
 
     def _apply(self, decision: TunerDecision, candidate: PolicyRef | None) -> None:
         before = self._adapter.hyperparams.snapshot()

@@ -232,9 +232,9 @@ def test_the_learning_rate_of_a_gan_is_ambiguous_and_its_names_are_told() -> Non
 
 @tensorflow_only
 def test_without_bounds_all_that_trains_is_tuned() -> None:
-    tuner = optix.BackoffOptimizer()
-    fit_gan(gan(), loop(monitor="c_loss", tuner=tuner))
-    assert tuner.names == ("c_optimizer.learning_rate", "optimizers['actor'].learning_rate")
+    callback = loop(monitor="c_loss", tuner=optix.BackoffOptimizer())
+    fit_gan(gan(), callback)
+    assert tuple(callback.search_spaces) == ("c_optimizer.learning_rate", "optimizers['actor'].learning_rate")
 
 
 @tensorflow_only

@@ -98,6 +98,25 @@ def test_a_tuner_of_ones_own_needs_no_more_than_observe(tmp_path: Path) -> None:
     assert run.loop.save()[1]["loop"]["tuning"]["tuner"] == {"seen": seen}
 
 
+@pytest.mark.parametrize(
+    ("answer", "received"),
+    [
+        (None, "None"),
+        (optix.tuners.TunerDecision("x"), "TunerDecision"),
+        (({}, None, None), "tuple"),
+        (({}, 3), "tuple"),
+    ],
+)
+def test_a_tuner_that_answers_with_no_pair_is_named(tmp_path: Path, answer: Any, received: str) -> None:
+    class Older(optix.tuners.BaseOptimizer):
+        def observe(self, state: Any, evaluation: Any, current: Any) -> Any:
+            return answer
+
+    run = run_of(tmp_path, Older(BOUNDS), scheduler(), 3.0)
+    with pytest.raises(optix.errors.ArgumentError, match=rf"Older\.observe must return a pair.*Received: .*{received}"):
+        run.windows(8)
+
+
 def test_what_the_state_of_a_tuner_cannot_be_is_said_when_it_is_saved(tmp_path: Path) -> None:
     class Strange(optix.tuners.BaseOptimizer):
         def observe(self, state: Any, evaluation: Any, current: Any) -> Any:
