@@ -124,8 +124,13 @@ def unknown_attribute(owner: str, name: str, known: Iterable[str], foreign: Mapp
         known: The attributes that there are.
         foreign: What other libraries call things, and what these are here.
     """
-    hint = f" Here it is {foreign[name]}." if name in foreign else nearest(name, known)
-    return UnknownNameError(f"{owner} has no attribute {name!r}.{hint}")
+
+    @functools.cache  # `known` may be a generator
+    def message() -> str:
+        hint = f" Here it is {foreign[name]}." if name in foreign else nearest(name, known)
+        return f"{owner} has no attribute {name!r}.{hint}"
+
+    return UnknownNameError(message)
 
 
 def names_checked(function: Callable[P, R]) -> Callable[P, R]:

@@ -6,6 +6,9 @@ All classes derive from `OptixError`; each also derives from the built-in that a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from keras_optix.kinds import shown
 
 
@@ -22,7 +25,25 @@ class ArgumentError(ConfigurationError, TypeError):
 
 
 class UnknownNameError(OptixError, AttributeError):
-    """An attribute or a method was asked for, or set, that there is not; maybe it has another name here."""
+    """An attribute or a method was asked for, or set, that there is not; maybe it has another name here.
+
+    Args:
+        message: The message, or a function that makes it. Looking for a name that is much like another takes a
+            millisecond, and Keras asks an agent for dozens of attributes that it may have, without showing the error.
+    """
+
+    def __init__(self, message: str | Callable[[], str] = "") -> None:
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        message = self.args[0]
+        return str(message() if callable(message) else message)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (str(self),)
 
 
 class BackendError(OptixError, ImportError):

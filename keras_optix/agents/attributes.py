@@ -67,8 +67,12 @@ def _missing(agent: Any, name: str) -> UnknownNameError:
         return UnknownNameError(
             f"{owner} has no attribute {name!r}: it is a hyperparameter. Read and set agent.hyperparams[{name!r}]."
         )
-    known = [*(own for own in dir(type(agent)) if not own.startswith("_")), *vars(agent)]
-    return unknown_attribute(owner, name, known, ATTRIBUTES)
+
+    def known() -> Iterator[str]:
+        yield from (own for own in dir(type(agent)) if not own.startswith("_"))
+        yield from vars(agent)
+
+    return unknown_attribute(owner, name, known(), ATTRIBUTES)
 
 
 def _fixed(agent: Any, name: str) -> StateError:
