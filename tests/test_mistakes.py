@@ -72,6 +72,13 @@ class WithoutLogs(optix.BaseEvaluator):
         return 1.0
 
 
+class WithoutState(optix.tuners.BaseOptimizer):
+    """A tuner whose `observe` takes no state."""
+
+    def observe(self, evaluation: Any, current: Any) -> Any:  # type: ignore[override]
+        return None
+
+
 def network(outputs: int = 2) -> Any:
     return keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(outputs)])
 
@@ -357,6 +364,11 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     ),
     "loop: tuner class": (lambda w: optix.OptixCallback(tuner=optix.PBTOptimizer), ARGUMENT, r"PBTOptimizer\(\.\.\.\)"),
     "loop: tuner string": (lambda w: optix.OptixCallback(tuner="pbt"), ARGUMENT, r"tuner=PBTOptimizer\(\)"),
+    "loop: tuner without state": (
+        lambda w: optix.OptixCallback(tuner=WithoutState({"gamma": (0.9, 0.99)})),
+        ARGUMENT,
+        r"observe\(self, state, evaluation, current\). Received: tuner=",
+    ),
     "loop: tuner bool": (lambda w: optix.OptixCallback(tuner=True), ARGUMENT, r"tuner=BackoffOptimizer\(\)"),
     "loop: tuner of KerasTuner": (
         lambda w: optix.OptixCallback(tuner=like("keras_tuner.engine", "HyperParameters")),

@@ -115,6 +115,15 @@ def tuner_of(given: Any) -> BaseOptimizer | None:
         hints=hints,
         optional=True,
     )
+    if tuner is not None:
+        try:
+            inspect.signature(tuner.observe).bind(None, None, None)
+        except TypeError as error:
+            raise ArgumentError(
+                "`observe` must take the tuner's state, an evaluation and the current hyperparameters, and return the "
+                f"next state and a TunerDecision or None: observe(self, state, evaluation, current). Received: "
+                f"tuner={shown(tuner)} ({error})."
+            ) from None
     return tuner
 
 

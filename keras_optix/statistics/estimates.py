@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.formatting import format_number
-from keras_optix.states import Count, Finite, Positive, Unbounded, read_state, to_json
+from keras_optix.states import Count, Finite, Positive, Unbounded
 
 _ROUNDING = 1e-12  # a difference below this share of the numbers themselves is none
 _DOF_PER_DIFFERENCE = 0.25  # of `noise_from_differences`: found by simulation with 4 to 64 normal scores
@@ -36,20 +36,6 @@ class Estimate:
     def dof(self) -> float:
         """Degrees of freedom of `stderr`; infinite where it is known and not estimated."""
         return float(self.n - 1) if self.n > 1 else math.inf
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the estimate as JSON values; see `keras_optix.states`."""
-        values: dict[str, Any] = to_json(self)
-        return values
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Estimate:
-        """Restores what `to_json` returned.
-
-        Raises:
-            StateError: Something is missing, is unknown, or is of another kind.
-        """
-        return read_state(cls, values, "estimate", part=True)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_optix as optix
+from keras_optix.states import read_state, to_json
 from keras_optix.statistics.estimates import (
     Estimate,
     Evidence,
@@ -105,7 +106,7 @@ def test_pooling_standard_errors_that_are_known_or_unknown() -> None:
 
 def test_an_estimate_survives_json() -> None:
     for estimate in (Estimate(-3.5, 0.25, 10), Estimate(1.0, math.inf, 1)):
-        assert Estimate.from_json(json.loads(json.dumps(estimate.to_json(), allow_nan=False))) == estimate
+        assert read_state(Estimate, json.loads(json.dumps(to_json(estimate), allow_nan=False)), "estimate") == estimate
 
 
 def test_a_straight_line_has_no_noise_and_few_scores_say_nothing() -> None:
