@@ -231,11 +231,11 @@ def test_a_score_that_is_not_finite_goes_back_to_the_best_and_ends_with_an_error
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"evaluator": optix.ReturnEvaluator(), "monitor": "loss"}, "evaluator or a log"),
+        ({"evaluator": optix.ReturnEvaluator(), "monitor": "loss"}, "`evaluator` and `monitor`.*only one"),
         ({"mode": "min"}, "`mode` says"),
         ({"monitor": "loss", "mode": "less"}, "mode"),
-        ({"restore_hyperparams": True, "restore_best_weights": False}, "none would be"),
-        ({"hyperparams": {"x": 1}}, "there is none"),
+        ({"restore_hyperparams": True, "restore_best_weights": False}, "no option restores one"),
+        ({"hyperparams": {"x": 1}}, "no tuner was given"),
         ({"verbose": 3}, "0, 1 or 2"),
     ],
 )
