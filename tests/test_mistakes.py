@@ -333,7 +333,7 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
         VALUE,
         r"two OptixCallbacks in one `fit`",
     ),
-    "callbacks: twice": (lambda w: fit_with_twice(w), VALUE, r"each of its hooks would be called twice"),
+    "callbacks: twice": (lambda w: fit_with_twice(w), VALUE, r"hear everything twice"),
     # OptixCallback
     "loop: evaluator class": (
         lambda w: optix.OptixCallback(optix.ReturnEvaluator),

@@ -231,7 +231,7 @@ class PolicyManager(NamesChecked, ManagedPolicies):
                 spaces: tuple[Any, Any] = agent.env_spaces
                 return spaces
         raise StateError(
-            "Neither the variant nor an agent of the manager has an environment. Call "
+            "The variant knows no environment, and neither does any agent of the manager. Call "
             "`shell.bind(observation_space, action_space)`, or add an agent that plays the environment first."
         )
 

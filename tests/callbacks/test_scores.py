@@ -83,7 +83,7 @@ def test_a_greedy_evaluator_plays_every_so_many_windows(small_ppo: MakeAgent) ->
 
 def test_a_greedy_evaluator_needs_an_environment_of_its_own(small_ppo: MakeAgent) -> None:
     env = CountingEnv()
-    with pytest.raises(optix.ConfigurationError, match=r"environment of its own.*GreedyEvaluator"):
+    with pytest.raises(optix.ConfigurationError, match=r"plays on a second environment.*GreedyEvaluator"):
         fit(small_ppo(), env, optix.OptixCallback(optix.GreedyEvaluator(), verbose=0), windows={"num_envs": 1})
     assert env.steps == 0
 
