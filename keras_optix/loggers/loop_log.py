@@ -74,7 +74,7 @@ class LoopLog:
 
         Args:
             values: The hyperparameters with which the run starts, by name.
-            metrics: Scalar tags whose latest values are shown beside them.
+            metrics: Scalar tags whose latest values are shown next to the hyperparameters.
             first: Names of the leftmost columns.
         """
         for logger in self._loggers:
