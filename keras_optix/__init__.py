@@ -1,7 +1,7 @@
 """keras_optix: reinforcement learning inside Keras ``model.fit``, on autopilot.
 
-Names are loaded when they are first used: importing the package imports neither TensorFlow nor Keras, so that a process
-which only collects experience stays small.
+Names are loaded when they are first used. Importing the package imports neither TensorFlow nor Keras, so a process that
+only collects experience stays small.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MODULES = {
     "keras_optix.tuners.backoff_optimizer": ("BackoffOptimizer",),
     "keras_optix.tuners.pbt_optimizer": ("PBTOptimizer",),
 }
-# What a first program does not need is grouped: `optix.tuners.Log`.
+# Names that a first program does not need are in groups: `optix.tuners.Log`.
 _NAMESPACES = ("distributions", "errors", "evaluators", "live", "loggers", "statistics", "testing", "tuners")
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -52,8 +52,8 @@ __all__ = sorted([*_MODULE_OF, *_NAMESPACES])
 
 register_saved_classes()
 if "tensorflow" not in sys.modules:
-    # TensorFlow reads this once, when it is imported. Its remarks on its own start ("this binary is optimized to use",
-    # "XLA service initialized", ...) would surround the line of progress; its warnings and errors stay.
+    # TensorFlow reads this once, when it is imported. It hides the remarks on its start ("this binary is optimized to
+    # use", "XLA service initialized", ...) around the progress line. Warnings and errors are still shown.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 
 

@@ -1,4 +1,4 @@
-"""What type checkers and editors see of the package: `__init__.py` loads these names when they are first used."""
+"""The names of the package for type checkers and editors. `__init__.py` loads them when they are first used."""
 
 from keras_optix import distributions as distributions
 from keras_optix import errors as errors

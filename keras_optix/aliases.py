@@ -1,7 +1,7 @@
-"""Names of the system's page, and earlier ones of ours, beside the field's: each is importable.
+"""Other names that can still be imported and used: those of tensor-optix, and names that this package had earlier.
 
-An episode ends where the environment says; the page calls a window so. `PPOAgent(epochs=)` of an earlier version is
-`update_epochs`, for the epochs of `fit` are others.
+Tensor-optix calls a window an episode. Here an episode ends when the environment says so, and a window is a window.
+`PPOAgent(epochs=)` is now `update_epochs`, because `fit(epochs=)` means something else.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from keras_optix.arguments import under_our_names
 
 C = TypeVar("C", bound=type)
 
-# By the page's name: the module and the name that it has here.
+# By the name in tensor-optix: the module and the name here.
 PAGE_NAMES = {
     "EpisodeData": ("keras_optix.records", "WindowData"),
     "evaluate": ("keras_optix.experience.evaluation", "evaluate_policy"),
 }
 
-# What the top level holds no longer loads from its group all the same: by name, the group.
+# Names that moved from the top level to a group can still be read there: by name, the group.
 GROUPED = {
     **dict.fromkeys(
         (
@@ -48,10 +48,10 @@ GROUPED = {
 
 
 def other_names(**names: str) -> Callable[[C], C]:
-    """Lets a class take arguments, and give attributes, under other names: those of the page, or earlier ones of ours.
+    """Decorates a class so that its arguments and attributes can be used under other names too.
 
     Args:
-        names: By the other name, the name here.
+        names: The names here, by the other name.
     """
 
     def renamed(cls: C) -> C:
@@ -61,7 +61,7 @@ def other_names(**names: str) -> Callable[[C], C]:
         def init(self: Any, *args: Any, **kwargs: Any) -> None:
             begin(self, *args, **under_our_names(cls.__name__, kwargs, names))
 
-        # Keras looks at the signature in a way that does not see through wrappers.
+        # Keras reads the signature in a way that ignores `__wrapped__`.
         init.__signature__ = inspect.signature(begin)  # type: ignore[attr-defined]
         cls.__init__ = init  # type: ignore[misc]
         cls.other_names = dict(names)  # type: ignore[attr-defined]
@@ -73,7 +73,7 @@ def other_names(**names: str) -> Callable[[C], C]:
 
 
 def _alias(name: str) -> property:
-    """An attribute that is another one, to be read and, where that one can be, set."""
+    """Returns a property that reads and sets another attribute."""
 
     def change(self: Any, value: Any) -> None:
         setattr(self, name, value)

@@ -1,4 +1,4 @@
-"""Names of arguments and attributes: one that does not exist is answered with the one that was meant."""
+"""Checks names of arguments and attributes, and suggests the right name for one that does not exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 class _Taken(NamedTuple):
-    """What a function takes."""
+    """The parameters of a function."""
 
     positional: tuple[str, ...]
     names: tuple[str, ...]
@@ -48,13 +48,13 @@ def check_names(
     called: str,
     bound: bool = False,
 ) -> None:
-    """Checks that a function takes what it is about to be called with: the names, and how many.
+    """Checks names and number of the arguments with which a function is about to be called.
 
     Args:
         function: The function.
         args: Its positional arguments, without `self`.
         kwargs: Its named arguments.
-        called: What it is called in messages.
+        called: Name of the function in messages.
         bound: Whether its first parameter is `self`.
 
     Raises:
@@ -68,7 +68,7 @@ def check_names(
     if len(args) > len(taken.positional) and not taken.any_positional:
         first = len(taken.positional)
         raise ArgumentError(
-            f"{called} takes {first} argument{'s' * (first != 1)} by position ({', '.join(taken.positional)}), the "
+            f"{called} takes {first} argument{'s' * (first != 1)} by position ({', '.join(taken.positional)}) and the "
             f"others by name. Received as number {first + 1}: {with_kind(args[first])}. "
             f"By name it takes: {', '.join(name for name in taken.names if name not in taken.positional) or 'none'}."
         )
@@ -79,32 +79,32 @@ def check_names(
 
 
 def under_our_names(called: str, arguments: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Arguments under the names that they have here.
+    """Renames arguments that were given under their other names.
 
     Args:
-        called: What is called with them, for the message.
-        arguments: By name.
-        names: By the other name, the name here.
+        called: Name of the called function, for the message.
+        arguments: The arguments by name.
+        names: The names here, by the other name.
 
     Raises:
         ArgumentError: An argument is given under both of its names.
     """
     for other, name in names.items():
         if other in arguments and name in arguments:
-            problem = f"{called} was given `{name}` twice, for `{other}` is another name of it."
+            problem = f"{called} was given `{name}` twice, because `{other}` is another name of it."
             received = {other: arguments[other], name: arguments[name]}
-            raise ArgumentError(describe(problem, fix=f"Give `{name}` alone.", **received))
+            raise ArgumentError(describe(problem, fix=f"Give only `{name}`.", **received))
     return {names.get(name, name): value for name, value in arguments.items()}
 
 
 def unknown_argument(called: str, name: str, value: object, known: Iterable[str]) -> ArgumentError:
-    """The error of an argument that there is not.
+    """Returns the error for an argument that does not exist.
 
     Args:
-        called: What was called.
+        called: Name of the called function.
         name: The argument.
-        value: What was given for it.
-        known: The arguments that there are.
+        value: The value that was given for it.
+        known: The arguments that exist.
     """
     listed = list(known)
     hint = nearest(name, listed)
@@ -116,13 +116,13 @@ def unknown_argument(called: str, name: str, value: object, known: Iterable[str]
 
 
 def unknown_attribute(owner: str, name: str, known: Iterable[str], foreign: Mapping[str, str]) -> UnknownNameError:
-    """The error of an attribute that there is not.
+    """Returns the error for an attribute that does not exist.
 
     Args:
-        owner: What was asked for it.
+        owner: Name of the object in the message.
         name: The attribute.
-        known: The attributes that there are.
-        foreign: What other libraries call things, and what these are here.
+        known: The attributes that exist.
+        foreign: By the names of other libraries, what to use here.
     """
 
     @functools.cache  # `known` may be a generator
@@ -134,7 +134,7 @@ def unknown_attribute(owner: str, name: str, known: Iterable[str], foreign: Mapp
 
 
 def names_checked(function: Callable[P, R]) -> Callable[P, R]:
-    """Makes a function answer a wrong argument name with the right one; see `check_names`."""
+    """Decorates a function so that a wrong argument name raises an error with the right one; see `check_names`."""
     name = function.__qualname__.removesuffix(".__init__")
     bound = "." in function.__qualname__.rpartition("<locals>.")[2]
 
@@ -147,17 +147,17 @@ def names_checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 class NamesChecked:
-    """A class whose constructor answers a wrong argument name with the right one; see `check_names`."""
+    """Base class whose constructor raises an error with the right name for a wrong one; see `check_names`."""
 
-    if not TYPE_CHECKING:  # for checkers and editors, the constructor is `__init__`
+    if not TYPE_CHECKING:  # type checkers and editors shall see only `__init__`
 
         def __new__(cls, *args: Any, **kwargs: Any) -> Any:
             """Checks the names before `__init__` gets the arguments."""
-            if args or kwargs:  # copies and pickles are made without any
-                if cls.__init__ is object.__init__:  # which would swallow them
+            if args or kwargs:  # copies and pickles are created without arguments
+                if cls.__init__ is object.__init__:  # which would ignore them
                     names = ", ".join([*map(with_kind, args), *kwargs])
                     raise ArgumentError(f"{cls.__name__} takes no arguments. Received: {names}.")
-                # A subclass may have an argument of its own that is so called.
+                # A subclass may have an argument of its own with such a name.
                 taken = _taken_by(cls.__init__, True).names
                 others = {name: ours for name, ours in getattr(cls, "other_names", {}).items() if name not in taken}
                 named = under_our_names(cls.__name__, kwargs, others)

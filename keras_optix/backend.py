@@ -1,4 +1,4 @@
-"""Which parts run on TensorFlow only, and what is said where Keras runs on another backend."""
+"""Knows which modules need TensorFlow, and raises a clear error if Keras runs on another backend."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from keras_optix.errors import BackendError
 
-_MODULES = (  # what needs TensorFlow, with all that is in it
+_MODULES = (  # beginnings of the names of modules that need TensorFlow
     "keras_optix.agents.",
     "keras_optix.experience.dataset",
     "keras_optix.experience.lowering",
@@ -19,7 +19,7 @@ _MODULES = (  # what needs TensorFlow, with all that is in it
 
 
 def backend_name() -> str:
-    """The backend of Keras: of the one that is imported, else the one that it will take."""
+    """Returns the backend of Keras: the current one if Keras is imported, otherwise the one that it will choose."""
     keras = sys.modules.get("keras")
     if keras is not None and hasattr(keras, "config"):
         name: str = keras.config.backend()
@@ -34,26 +34,26 @@ def backend_name() -> str:
 
 
 def check_backend(name: str, module: str) -> None:
-    """Checks that a name can be loaded with the backend at hand.
+    """Checks that a name can be loaded with the current backend.
 
     Args:
-        name: What was asked for.
-        module: Where it is.
+        name: The name that was read.
+        module: The module that it is in.
 
     Raises:
-        BackendError: It needs TensorFlow, and Keras runs on another backend, or TensorFlow is not installed.
+        BackendError: The name needs TensorFlow, and Keras runs on another backend, or TensorFlow is not installed.
     """
     if not module.startswith(_MODULES):
         return
     backend = backend_name()
     if backend != "tensorflow":
         raise BackendError(
-            f"{name} runs on TensorFlow, and Keras runs on another backend. Received: KERAS_BACKEND={backend!r}. Set "
+            f"{name} needs TensorFlow, and Keras runs on another backend. Received: KERAS_BACKEND={backend!r}. Set "
             "KERAS_BACKEND=tensorflow before Keras is imported. Ordinary fits (OptixCallback on a Keras model) are "
             "supported on JAX and Torch as well."
         )
     if "tensorflow" not in sys.modules and importlib.util.find_spec("tensorflow") is None:
         raise BackendError(
-            f"{name} runs on TensorFlow, which is not installed. Run `pip install tensorflow`. Ordinary fits "
+            f"{name} needs TensorFlow, which is not installed. Run `pip install tensorflow`. Ordinary fits "
             "(OptixCallback on a Keras model) are supported on JAX and Torch as well: set KERAS_BACKEND."
         )

@@ -1,4 +1,4 @@
-"""How policies choose: distributions over actions, what they are sampled with, and what a policy remembers."""
+"""Names for how policies choose actions: distributions, their noise (`NoiseSpec`), and memory (`CarrySpec`)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every error that keras_optix raises on purpose, and the one grammar of their messages.
+"""All errors that keras_optix raises on purpose, and the common form of their messages.
 
 A message says what is wrong, what was received (``Received: name=value``) and what to do about it.
-All classes derive from `OptixError`; each also derives from the built-in that a caller would expect.
+All classes derive from `OptixError`. Each also derives from the built-in exception that a caller would expect.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class ConfigurationError(OptixError, ValueError):
 
 
 class ArgumentError(ConfigurationError, TypeError):
-    """An argument is of another kind than is wanted, or there is none of its name."""
+    """An argument has the wrong kind, or the function has no argument of this name."""
 
 
 class UnknownNameError(OptixError, AttributeError):
-    """An attribute or a method was asked for, or set, that there is not; maybe it has another name here.
+    """An attribute or a method does not exist. The message suggests the name that was probably meant.
 
     Args:
-        message: The message, or a function that makes it. Looking for a name that is much like another takes a
-            millisecond, and Keras asks an agent for dozens of attributes that it may have, without showing the error.
+        message: The message, or a function that makes it. The search for a similar name takes a millisecond, and Keras
+            asks an agent for dozens of optional attributes without ever showing the error.
     """
 
     def __init__(self, message: str | Callable[[], str] = "") -> None:
@@ -47,15 +47,15 @@ class UnknownNameError(OptixError, AttributeError):
 
 
 class BackendError(OptixError, ImportError):
-    """What was asked for runs on TensorFlow only, and Keras runs on another backend, or TensorFlow is missing."""
+    """A name needs TensorFlow, but Keras runs on another backend or TensorFlow is not installed."""
 
 
 class SpaceError(ConfigurationError):
-    """A model and an environment do not fit: observation or action spaces disagree."""
+    """A model and an environment do not fit together: their observation or action spaces differ."""
 
 
 class NetworkError(SpaceError, ArgumentError):
-    """What was given for a network is none."""
+    """An argument that should be a network is not one."""
 
 
 class HyperparamError(ConfigurationError):
@@ -63,35 +63,35 @@ class HyperparamError(ConfigurationError):
 
 
 class StateError(OptixError, RuntimeError):
-    """A method was called in an order that makes no sense (not compiled, not bound, closed)."""
+    """A method was called at the wrong time (not compiled, not bound, closed), or a saved state does not fit."""
 
 
 class EnvError(OptixError, RuntimeError):
-    """An environment broke its contract (wrong shape, NaN observation, missing final observation)."""
+    """An environment broke the rules of Gymnasium (wrong shape, NaN observation, missing final observation)."""
 
 
 class FeedError(OptixError, ConnectionError):
-    """A live feed is gone: reconnecting to it was given up."""
+    """The connection to a live feed was lost, and all attempts to reconnect have failed."""
 
 
 class LoweringError(OptixError, RuntimeError):
-    """A policy cannot be lowered to a LiteRT actor; acting falls back to a compiled function."""
+    """A policy cannot be lowered to a LiteRT actor. The agent then acts through a compiled function instead."""
 
 
 class RegistryError(OptixError, RuntimeError):
-    """A checkpoint directory cannot be written, or what it holds cannot be read."""
+    """A checkpoint directory cannot be written, or its files cannot be read."""
 
 
 class NonFiniteError(OptixError, ArithmeticError):
-    """A score, a loss or a weight is NaN or infinite and training cannot go on from it."""
+    """A score, a loss or a weight is NaN or infinite, and training cannot continue."""
 
 
 def describe(problem: str, *, fix: str = "", **received: object) -> str:
     """Builds a message: `problem`, then ``Received: name=value, ...``, then `fix`.
 
     Args:
-        problem: What is wrong, one sentence with its full stop.
-        fix: What the reader can do, one sentence with its full stop.
+        problem: What is wrong, as a sentence with its full stop.
+        fix: What the reader can do, as a sentence with its full stop.
         **received: The offending values by name.
 
     Returns:

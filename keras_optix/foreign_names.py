@@ -1,22 +1,23 @@
-"""What other libraries call things, and where these are here: for errors about a name that does not exist.
+"""Names of other libraries, and what to use here instead: for errors about a name that does not exist.
 
-The names are those of Stable-Baselines3, CleanRL, RLlib, Keras-RL and of Keras itself.
+The names are those of Stable-Baselines3, CleanRL, RLlib, Keras-RL and of Keras itself. Each text completes the sentence
+"Here it is ...".
 """
 
 from __future__ import annotations
 
-_COMPILE = "the optimizer's: agent.compile(optimizer=keras.optimizers.Adam(3e-4))"
-_NETWORKS = "a network that you give: PPOAgent(policy, value), each a keras.Model"
+_COMPILE = "an option of the optimizer: agent.compile(optimizer=keras.optimizers.Adam(3e-4))"
+_NETWORKS = "a network that you build: PPOAgent(policy, value), each a keras.Model"
 _ENV = "an argument of the dataset: dataset_from_env(env, agent)"
 _STOP = "an option of the callback: OptixCallback(max_windows=...); a window is window_size * num_envs env steps"
 _LOG_DIR = "an option of the callback: OptixCallback(log_dir=...)"
 _SCORE = "keras_optix.evaluate_policy(agent, env, episodes=...)"
 _ACT = "agent.act(observation, deterministic=...)"
-_ON_POLICY = "not needed: PPOAgent and ReinforceAgent learn from each window once and keep no replay data"
+_ON_POLICY = "not needed: PPOAgent and ReinforceAgent learn from each window as it comes and keep no replay data"
 _PER_WINDOW = "`window_size` of dataset_from_env (env steps of each environment in a window)"
 _STATISTICS = "`normalize_observations` and `normalize_rewards` of the agent"
 
-# Arguments, and attributes that are set: what they are here.
+# By the name of an argument, or of an attribute that is set: what it is here.
 ARGUMENTS = {
     "ent_coef": "`entropy_coefficient`",
     "entropy_coef": "`entropy_coefficient`",
@@ -27,28 +28,28 @@ ARGUMENTS = {
     "clip_range": "`clip_ratio`",
     "clip_coef": "`clip_ratio`",
     "clip_param": "`clip_ratio`",
-    "clip_range_vf": "not there: the value loss is not clipped",
-    "clip_vloss": "not there: the value loss is not clipped",
+    "clip_range_vf": "not supported: the value loss is never clipped",
+    "clip_vloss": "not supported: the value loss is never clipped",
     "gae_lam": "`gae_lambda`",
     "lam": "`gae_lambda`",
     "lambda_": "`gae_lambda`",
-    "use_gae": "always so: `gae_lambda` says how far it looks",
+    "use_gae": "always on: `gae_lambda` sets how far it looks ahead",
     "discount": "`gamma`",
     "discount_factor": "`gamma`",
     "n_epochs": "`update_epochs` of PPOAgent (passes over a window)",
     "num_epochs": "`update_epochs` of PPOAgent (passes over a window)",
     "batch_size": "`minibatch_size` of PPOAgent (transitions in a minibatch)",
     "mini_batch_size": "`minibatch_size` of PPOAgent (transitions in a minibatch)",
-    "num_minibatches": "`minibatch_size` of PPOAgent: window_size * num_envs, divided by it, is their number",
+    "num_minibatches": "`minibatch_size` of PPOAgent: there are window_size * num_envs / minibatch_size minibatches",
     "learning_rate": _COMPILE,
     "lr": _COMPILE,
     "optimizer": _COMPILE,
     "anneal_lr": "a schedule: keras.optimizers.Adam(keras.optimizers.schedules.PolynomialDecay(...))",
-    "norm_adv": "always so: advantages are standardised per minibatch",
-    "normalize_advantage": "always so: advantages are standardised per minibatch",
-    "target_kl": "not there: watch the log `approx_kl`, or give OptixCallback a tuner, which keeps it in a band",
-    "use_sde": "not there: a Box policy has a standard deviation of its own",
-    "sde_sample_freq": "not there: a Box policy has a standard deviation of its own",
+    "norm_adv": "always on: advantages are standardised per minibatch",
+    "normalize_advantage": "always on: advantages are standardised per minibatch",
+    "target_kl": "not supported: watch the log `approx_kl`, or give OptixCallback a tuner, which keeps it in a band",
+    "use_sde": "not supported: a policy for Box actions learns its standard deviations",
+    "sde_sample_freq": "not supported: a policy for Box actions learns its standard deviations",
     "clip_grad_norm": "`max_grad_norm`",
     "grad_clip": "`max_grad_norm`",
     "clipnorm": "`max_grad_norm`",
@@ -67,7 +68,7 @@ ARGUMENTS = {
     "env_id": _ENV,
     "gym_id": _ENV,
     "training_env": _ENV,
-    "eval_env": "made by the loop itself; to score greedy episodes, OptixCallback(evaluator=GreedyEvaluator())",
+    "eval_env": "made by the loop itself. To score greedy episodes, give OptixCallback(evaluator=GreedyEvaluator())",
     "n_steps": _PER_WINDOW,
     "num_steps": _PER_WINDOW,
     "rollout_length": _PER_WINDOW,
@@ -77,8 +78,8 @@ ARGUMENTS = {
     "n_envs": "`num_envs` of dataset_from_env",
     "num_workers": "`num_envs` of dataset_from_env",
     "num_environments": "`num_envs` of dataset_from_env",
-    "vec_env_cls": "an environment that you give: dataset_from_env(gymnasium.vector.AsyncVectorEnv(...), agent)",
-    "vec_env_kwargs": "an environment that you give: dataset_from_env(gymnasium.vector.AsyncVectorEnv(...), agent)",
+    "vec_env_cls": "an environment that you create: dataset_from_env(gymnasium.vector.AsyncVectorEnv(...), agent)",
+    "vec_env_kwargs": "an environment that you create: dataset_from_env(gymnasium.vector.AsyncVectorEnv(...), agent)",
     "total_timesteps": _STOP,
     "nb_steps": _STOP,
     "num_timesteps": _STOP,
@@ -91,9 +92,9 @@ ARGUMENTS = {
     "verbose": "an argument of `fit` and of OptixCallback",
     "progress_bar": "`verbose` of `fit`",
     "callback": "`callbacks` of `fit`: callbacks=[OptixCallback()]",
-    "device": "TensorFlow's: `with tf.device(...)` around the program",
-    "_init_setup_model": "not there: networks are built when the environment is known",
-    "stats_window_size": "not there: `episode_return` is the mean of the episodes that ended in a window",
+    "device": "a setting of TensorFlow: run the program inside `with tf.device(...)`",
+    "_init_setup_model": "not needed: networks are built when the environment is known",
+    "stats_window_size": "not supported: `episode_return` is the mean of the episodes that ended in a window",
     "render_mode": 'a keyword of the environment: dataset_from_env(..., env_kwargs={"render_mode": "human"})',
     "render": 'a keyword of the environment: dataset_from_env(..., env_kwargs={"render_mode": "human"})',
     "visualize": 'a keyword of the environment: dataset_from_env(..., env_kwargs={"render_mode": "human"})',
@@ -101,7 +102,7 @@ ARGUMENTS = {
     "num_episodes": "`episodes` of keras_optix.evaluate_policy",
     "nb_episodes": "`episodes` of keras_optix.evaluate_policy",
     "eval_freq": "`every` of GreedyEvaluator, in windows",
-    "reset_num_timesteps": "not needed: each `fit` goes on where the last one ended; a new agent begins anew",
+    "reset_num_timesteps": "not needed: each `fit` continues where the last one ended, and a new agent starts from 0",
     "nb_actions": "known from the environment",
     "action_dim": "known from the environment",
     "obs_dim": "known from the environment",
@@ -113,7 +114,7 @@ ARGUMENTS = {
     "target_model_update": _ON_POLICY,
     "replay_buffer_class": _ON_POLICY,
     "test_policy": "`deterministic` of `act` and `evaluate_policy`",
-    "deterministic": "an argument of acting: agent.act(observation, deterministic=True)",
+    "deterministic": "an argument of `act`: agent.act(observation, deterministic=True)",
     "norm_obs": _STATISTICS,
     "norm_reward": _STATISTICS,
     "normalize": _STATISTICS,
@@ -126,10 +127,10 @@ ARGUMENTS = {
     "min_delta": "`improvement_margin` of BackoffScheduler",
     "save_best_only": "not needed: the best is always kept; see `max_snapshots` of CheckpointRegistry",
     "max_timesteps": _STOP,
-    "wrapper_class": "a factory that you give: dataset_from_env(lambda: Wrapper(gymnasium.make(id)), agent)",
+    "wrapper_class": "a factory that you write: dataset_from_env(lambda: Wrapper(gymnasium.make(id)), agent)",
 }
 
-# Attributes and methods that are asked for: what to use here.
+# By the name of an attribute or method that is read: what to use here.
 ATTRIBUTES = {
     "learn": "agent.fit(dataset, callbacks=[OptixCallback()])",
     "train": "agent.fit(dataset, callbacks=[OptixCallback()])",
@@ -150,7 +151,7 @@ ATTRIBUTES = {
     "set_logger": _LOG_DIR,
     "rollout_buffer": "the windows of the dataset: next(iter(dataset))",
     "replay_buffer": _ON_POLICY,
-    "collect_rollouts": "the dataset's: next(iter(dataset)) collects a window",
+    "collect_rollouts": "done by the dataset: next(iter(dataset)) collects a window",
     "ep_info_buffer": "`episode_return` in the logs of `fit`",
     "test": _SCORE,
     "evaluate_policy": _SCORE,
@@ -167,10 +168,10 @@ ATTRIBUTES = {
     "critic": "agent.value",
     "get_value": "agent.value(observations)",
     "lr_schedule": "agent.optimizer.learning_rate",
-    "load": "keras.saving.load_model(path), of what agent.save(path) wrote",
+    "load": "keras.saving.load_model(path), which reads what agent.save(path) wrote",
 } | {name: text for name, text in ARGUMENTS.items() if text not in (_NETWORKS, _ENV)}
 
-# Names of the package that are asked for.
+# By the name of an attribute of the package that is read: what to use here.
 PACKAGE = {
     "PPO": "PPOAgent",
     "A2C": "ReinforceAgent, or PPOAgent",
@@ -187,5 +188,5 @@ PACKAGE = {
     "Callback": "OptixCallback",
     "Env": "gymnasium.Env",
 }
-# Strings that other libraries take for a network.
+# Strings that other libraries accept as a network.
 POLICY_NAMES = ("MlpPolicy", "CnnPolicy", "MultiInputPolicy", "MlpLstmPolicy", "CnnLstmPolicy")

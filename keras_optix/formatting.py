@@ -1,10 +1,10 @@
-"""How numbers are shown to people: with the digits that mean something, and no more."""
+"""Formats numbers for people, with as many digits as are meaningful."""
 
 from __future__ import annotations
 
 import math
 
-_DIGITS = 4  # significant, of a number whose error is not known
+_DIGITS = 4  # significant digits of a number whose error is not known
 _MOST_DIGITS = 6
 _SMALLEST, _LARGEST = 1e-4, 1e12  # outside of these, powers of ten
 UNKNOWN = "-"
@@ -13,12 +13,13 @@ UNKNOWN = "-"
 def format_number(value: float, stderr: float | None = None, *, signed: bool = False) -> str:
     """Formats a score, a loss, a return or a difference of these.
 
-    Digits follow the standard error where it is known: two of its digits, as in ``481.2 +- 5.3``, and no more than six
-    of the number. Else there are four: ``0.00012``, ``0.25``, ``151.6``; digits before the point all stay: ``1234567``.
+    If the standard error is known, the number ends with the second digit of the error, as in ``481.2 +- 5.3``, and has
+    at most six digits. Otherwise it has four: ``0.00012``, ``0.25``, ``151.6``. Digits before the point are never cut:
+    ``1234567``.
 
     Args:
         value: The number; NaN is shown as a dash.
-        stderr: Its standard error; None, 0, NaN or infinity where it is not known or there is none.
+        stderr: Its standard error; None, 0, NaN or infinity mean that it is not known.
         signed: Show a plus before a positive number.
 
     Returns:
@@ -40,7 +41,7 @@ def format_number(value: float, stderr: float | None = None, *, signed: bool = F
 
 
 def format_estimate(value: float, stderr: float | None = None) -> str:
-    """Formats a number with its standard error, ``481.2 ± 5.3``; without one that is known, the number alone."""
+    """Formats a number with its standard error, ``481.2 ± 5.3``, or alone if the error is not known."""
     if stderr is None or not math.isfinite(stderr) or math.isnan(value):
         return format_number(value)
     if stderr == 0.0:
@@ -54,7 +55,7 @@ def format_estimate(value: float, stderr: float | None = None) -> str:
 
 
 def format_any(value: object) -> str:
-    """Formats what should be a number and may be anything, for whoever looks for a mistake."""
+    """Formats a value that should be a number but may be anything, so that a mistake can be found."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return format_number(value) if isinstance(value, float) else str(value)
     return " ".join(repr(value).split())
@@ -71,7 +72,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_per_unit(seconds: float, unit: str) -> str:
-    """Formats how long one of several takes: ``35ms/window``, ``0.8ms/window``, ``12.3s/window``."""
+    """Formats the time that one unit takes: ``35ms/window``, ``0.8ms/window``, ``12.3s/window``."""
     if seconds >= 10.0:
         return f"{seconds:.1f}s/{unit}"
     milliseconds = 1000.0 * seconds
@@ -79,12 +80,12 @@ def format_per_unit(seconds: float, unit: str) -> str:
 
 
 def _exponent(value: float) -> int:
-    """Power of ten of the first digit, after rounding to the digits shown: 9.9999 is shown as 10."""
+    """Returns the power of ten of the first digit after rounding to the digits shown: 9.9999 is shown as 10."""
     return int(f"{value:.{_DIGITS - 1}e}".partition("e")[2])
 
 
 def _decimals(value: float, stderr: float) -> int:
-    """Digits after the point: two digits of the error, at most six of the number."""
+    """Returns the number of decimals: up to the second digit of the error, and at most six digits in all."""
     error = int(f"{stderr:.1e}".partition("e")[2])
     # Around zero, the error alone says how many digits there are.
     most = _MOST_DIGITS - 1 - max(_exponent(value), error) if value else 1 - error

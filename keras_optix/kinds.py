@@ -1,7 +1,7 @@
-"""What an object is, in words, for messages about an argument that is of another kind than is wanted.
+"""Says in words what an object is, for messages about an argument of the wrong kind.
 
-Kinds are recognised by the names of classes, so that nothing has to be imported for it: a program that never touches
-Stable-Baselines3 can still be told that it was given one of its environments.
+Kinds are recognised by the names of classes, so that nothing has to be imported: a message can name an environment of
+Stable-Baselines3 although that package is never imported here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import types
 from typing import Any
 
-# What a class derives from, by its package and name, and what that is in words. The first line that fits counts.
+# Package and name of a base class, and its kind in words. The first line that fits is used.
 _FAMILIES: tuple[tuple[str, str, str], ...] = (
     ("keras_optix", "Agent", "an agent"),
     ("keras_optix", "PolicyManager", "a policy manager"),
@@ -80,12 +80,12 @@ _BUILTIN = {
     type(None): "None",
 }
 _FUNCTIONS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, functools.partial)
-_LONGEST = 300  # characters of a value in a message
-_LARGEST = 8  # numbers of an array in a message
+_LONGEST = 300  # most characters of a value in a message
+_LARGEST = 8  # most numbers of an array in a message
 
 
 def family_of(cls: type[Any]) -> str:
-    """What the objects of a class are, such as ``"an environment"``; an empty string for a class that is not known."""
+    """Returns the kind of a class's objects, such as ``"an environment"``; an empty string for an unknown class."""
     bases = [(base.__module__.split(".")[0], base.__name__) for base in cls.__mro__]
     for package, name, words in _FAMILIES:
         if (package, name) in bases:
@@ -99,18 +99,18 @@ def is_function(value: object) -> bool:
 
 
 def is_plain(value: object) -> bool:
-    """Whether a value is a number, a string, a dict or the like, which is best shown as it is."""
+    """Whether a value is a number, a string, a dict or another built-in kind, which messages show as it is."""
     return type(value) in _BUILTIN
 
 
 def kind_of(value: object) -> str:
-    """What a value is, in words: ``"a string"``, ``"the class PPOAgent"``, ``"an environment"``.
+    """Returns the kind of a value in words: ``"a string"``, ``"the class PPOAgent"``, ``"an environment"``.
 
     Args:
         value: Anything.
 
     Returns:
-        Words with their article. Of a class that is not known, its name.
+        Words with their article. For an object of an unknown class, the name of the class.
     """
     if isinstance(value, type):
         return f"the class {value.__name__}"
@@ -128,7 +128,7 @@ def kind_of(value: object) -> str:
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it: on one line, of bounded length, and in words where its `repr` says nothing.
+    """Returns a value as messages show it: on one line, not too long, and in words if its `repr` says nothing.
 
     Args:
         value: Anything.
@@ -156,11 +156,11 @@ def shown(value: object) -> str:
 
 
 def with_kind(value: object) -> str:
-    """A value as a message about its kind shows it: ``'32' (a string)``, ``a PPOAgent (an agent)``."""
+    """Returns a value together with its kind: ``'32' (a string)``, ``a PPOAgent (an agent)``."""
     text, kind = shown(value), kind_of(value)
     return text if isinstance(value, type) or value is None or kind.split()[-1] in text else f"{text} ({kind})"
 
 
 def with_article(name: str) -> str:
-    """``"an Agent"``, ``"a Model"``."""
+    """Puts the article before a name: ``"an Agent"``, ``"a Model"``."""
     return f"{'an' if name[:1].lower() in 'aeio' else 'a'} {name}"

@@ -1,4 +1,4 @@
-"""Live feeds: what a feed is, when its windows end, how it reconnects, and recordings; see `dataset_from_stream`."""
+"""Names for live feeds: feeds, ends of windows, reconnecting, counts, recordings; see `dataset_from_stream`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The records that the loop is made of: what an evaluator sees and answers, and with which hyperparameters."""
+"""Records of the loop: a window and its episodes as an evaluator sees them, scores, and hyperparameters."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class EpisodeRecord(NamedTuple):
         first_version: Policy version that chose its first action.
         last_version: Policy version that chose its last action. Equal to `first_version` when one set of weights
             played the whole episode.
-        env: Number of the environment that it was played in.
-        first_window: Number of the window that it began in.
+        env: Number of its environment, from 0.
+        first_window: Number of the window in which it began.
     """
 
     total_reward: float
@@ -42,19 +42,19 @@ class EpisodeRecord(NamedTuple):
 @other_names(episode_id="window_id")
 @dataclass(frozen=True)
 class WindowData:
-    """What an evaluator sees of a window: ``[T, N]`` arrays (time, environments) and the episodes that ended in it.
+    """A window as an evaluator sees it: ``[T, N]`` arrays (time, environments) and the episodes that ended in it.
 
     Attributes:
         observations: ``[T, N, ...]``.
         actions: ``[T, N, ...]``, as the policy chose them.
-        rewards: ``[T, N]``, the environment's own: beneath a wrapper that normalises rewards, which the agent learns
-            from.
+        rewards: ``[T, N]``, as the environment gave them. If a wrapper normalises rewards, these are the rewards
+            before normalisation, although the agent learns from the normalised ones.
         terminated: ``[T, N]`` bool.
         truncated: ``[T, N]`` bool.
-        valid: ``[T, N]`` bool, False on rows that are no transition.
+        valid: ``[T, N]`` bool, False for rows that are not transitions (the reset after an episode, padding).
         infos: The `T` info values of the environments: a list of `N` dicts each, or the vector environment's dict.
         window_id: Number of the window.
-        episodes: The episodes that ended in the window, also those that began before it.
+        episodes: The episodes that ended in the window, including those that began before it.
     """
 
     observations: Any
@@ -69,7 +69,7 @@ class WindowData:
 
     @property
     def dones(self) -> np.ndarray:
-        """``[T, N]`` bool: the episode ended with this step, by termination or truncation."""
+        """``[T, N]`` bool: True if the episode ended with this step, by termination or truncation."""
         return np.asarray(np.logical_or(self.terminated, self.truncated))
 
     @property
@@ -104,17 +104,17 @@ class WindowData:
 @other_names(episode_id="window_id")
 @dataclass(frozen=True)
 class EvalMetrics(NamesChecked):
-    """A score; higher is better.
+    """The score of a window or of an evaluation; higher is better.
 
     Attributes:
-        primary_score: The number that the loop maximises. None says that there is no evidence (no episode ended).
-        metrics: Anything else worth logging.
+        primary_score: The number that the loop maximises. None means that there is no evidence (no episode ended).
+        metrics: Other numbers that are worth logging, by name.
         window_id: Number of the window, or 0.
-        stderr: Standard error of `primary_score`, or None if unknown; the loop then estimates it from the history.
-        episodes: How many episodes `primary_score` is the mean of, or None.
-        episode_returns: Undiscounted return of each of these episodes, an array of `episodes` floats; None where they
-            are not known. `evaluate_policy` gives them; what is saved keeps none.
-        episode_lengths: Environment steps of each, likewise.
+        stderr: Standard error of `primary_score`. If it is None, the loop estimates it from the history of scores.
+        episodes: Number of episodes of which `primary_score` is the mean, or None.
+        episode_returns: Undiscounted return of each of these episodes, an array of `episodes` floats, or None if they
+            are not known. `evaluate_policy` returns them; they are not saved in snapshots and resume points.
+        episode_lengths: Environment steps of each of these episodes, or None, likewise.
     """
 
     primary_score: float | None
@@ -134,7 +134,7 @@ class EvalMetrics(NamesChecked):
         return call_repr(self, primary_score=score, **shown)
 
     def __post_init__(self) -> None:
-        # Kinds only: a score that is NaN has its own way through the loop.
+        # Only kinds are checked here: the loop itself handles a score that is NaN.
         for name, value in (("primary_score", self.primary_score), ("stderr", self.stderr)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
                 refuse_kind(name, value, "a number, or None", fix=f"Give {name}=float(...).")
@@ -145,14 +145,14 @@ class EvalMetrics(NamesChecked):
 @other_names(episode_id="window_id")
 @dataclass(frozen=True)
 class HyperparamSet(NamesChecked):
-    """Hyperparameter values and the window from which on they were set."""
+    """Values of hyperparameters, and the window from which on they apply."""
 
     params: dict[str, float]
     window_id: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.params, Mapping):
-            fix = 'It must map names to numbers, such as HyperparamSet({"learning_rate": 1e-3}).'
+            fix = 'Map names to numbers: HyperparamSet({"learning_rate": 1e-3}).'
             refuse_kind("params", self.params, "a mapping of names to numbers", fix=fix)
         for name, value in self.params.items():
             if isinstance(value, bool) or not (isinstance(value, numbers.Real) or getattr(value, "shape", None) == ()):
@@ -161,5 +161,5 @@ class HyperparamSet(NamesChecked):
 
 
 def shortest(value: Any) -> float:
-    """A float32 as the shortest float that gives it back: 0.98, not 0.9800000190734863."""
+    """Returns the shortest float that rounds to the same float32: 0.98 instead of 0.9800000190734863."""
     return float(str(np.float32(value)))

@@ -1,8 +1,8 @@
 """Lets Keras load a saved agent after `import keras_optix` alone.
 
-Keras finds the class of a saved model among those that were registered. Ours register when their modules are imported,
-and those import TensorFlow, which `import keras_optix` must not. So a stand-in is registered for each class; it imports
-the class when a model is loaded that needs it.
+Keras finds the class of a saved model among the registered classes. The classes of this package are registered when
+their modules are imported, but these modules import TensorFlow, which `import keras_optix` must not do. So for each
+class a stand-in is registered, which imports the class when it is needed to load a model.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _MODULES = {
 
 
 class ClassToImport:
-    """Stands for a class until a model is loaded that needs it; the class then takes its place.
+    """A stand-in for a class. When a model of this class is loaded, the class is imported and replaces the stand-in.
 
     Args:
         name: Name of the class.
-        module: Where it is.
+        module: Module of the class.
     """
 
     def __init__(self, name: str, module: str) -> None:
@@ -44,7 +44,7 @@ class ClassToImport:
         self._module = module
 
     def from_config(self, config: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Imports the class, which registers it, and makes an object of a config."""
+        """Imports the class, which registers it, and returns its object for a config."""
         return getattr(importlib.import_module(self._module), self._name).from_config(config, *args, **kwargs)
 
     def __repr__(self) -> str:
@@ -52,7 +52,7 @@ class ClassToImport:
 
 
 def register_saved_classes() -> None:
-    """Registers the stand-ins: now if Keras is imported already, else as soon as it is."""
+    """Registers the stand-ins at once if Keras is already imported, otherwise as soon as it is imported."""
     saving = sys.modules.get(_SAVING)
     if saving is not None and hasattr(saving, _REGISTRY):
         _register(saving)
@@ -67,12 +67,12 @@ def _register(saving: ModuleType) -> None:
 
 
 class _KerasImport(MetaPathFinder):
-    """Notices that Keras is imported. It finds nothing itself, and is gone afterwards."""
+    """Notices the import of Keras. It finds no modules itself, and removes itself afterwards."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """What the other finders find, with a loader that registers."""
+        """Returns the spec that the other finders find, with a loader that registers the stand-ins."""
         if fullname != _SAVING:
             return None
         others = [finder for finder in sys.meta_path if finder is not self]
@@ -96,7 +96,7 @@ class _RegisteringLoader(Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """See `importlib.abc.Loader`."""
-        # Nothing of us stays behind: resources and reloads are for the module's own loader.
+        # The module gets its own loader back, because resources and reloads need it.
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader

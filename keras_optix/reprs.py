@@ -1,4 +1,4 @@
-"""What objects say of themselves in one line, at a prompt, in a debugger and in an error."""
+"""The `repr` of objects: one line for a prompt, a debugger or an error."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import re
 from collections.abc import Mapping
 from pathlib import PurePath
 
-_LONGEST = 80  # characters of an argument
+_LONGEST = 80  # most characters of an argument
 _MISSING = object()
-_ADDRESS = re.compile(r"( object)? at 0x[0-9a-fA-F]+")  # of what has no `repr` of its own
+_ADDRESS = re.compile(r"( object)? at 0x[0-9a-fA-F]+")  # in the default `repr`
 
 
 def call_repr(obj: object, **shown: str) -> str:
-    """Makes the `repr` of an object: its class and what is worth knowing of it.
+    """Returns the `repr` of an object: its class and the given texts.
 
     Args:
         obj: The object.
@@ -24,29 +24,29 @@ def call_repr(obj: object, **shown: str) -> str:
 
 
 class OneLineRepr:
-    """Gives a class a `repr` of one line: the arguments that are not its defaults, and how it stands.
+    """Base class with a `repr` of one line: the arguments that differ from their defaults, and facts on the state.
 
-    An argument is shown if there is an attribute of its name, with or without an underscore before it.
+    An argument is shown if the object has an attribute of the same name, with or without a leading underscore.
     """
 
     def __repr__(self) -> str:
         shown = {}
-        mine = vars(self)  # no properties: these may compute, or raise
+        mine = vars(self)  # without properties, because these may compute something or raise
         for name, parameter in inspect.signature(type(self)).parameters.items():
             value = mine.get(name, mine.get(f"_{name}", _MISSING))
             if value is not _MISSING and not _equal(value, parameter.default):
                 shown[name] = describe_value(value)
-        with contextlib.suppress(AttributeError):  # the constructor is still at work, or has failed
+        with contextlib.suppress(AttributeError):  # the constructor is still running, or has failed
             shown |= self._facts()
         return call_repr(self, **shown)
 
     def _facts(self) -> Mapping[str, str]:
-        """How the object stands, by name; a class overrides it."""
+        """Returns facts on the state of the object by name; subclasses override it."""
         return {}
 
 
 def describe_value(value: object) -> str:
-    """A value in few words."""
+    """Returns a short text for a value."""
     if isinstance(value, PurePath):
         return repr(str(value))
     if inspect.isroutine(value) or isinstance(value, type):

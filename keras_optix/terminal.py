@@ -1,4 +1,4 @@
-"""One line of text that is redrawn in place while a program runs, and whole lines between."""
+"""Prints a status line that is redrawn in place while a program runs, and whole lines above it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import TextIO
 
 
 def redraws(stream: TextIO) -> bool:
-    """Whether a stream shows a line in place of the one before, after a carriage return.
+    """Whether a stream overwrites its last line after a carriage return.
 
-    A terminal does, and so do notebooks and PyCharm's console, which say that they are no terminal. A file and a pipe
-    do not.
+    A terminal does. Notebooks and PyCharm's console do too, although their `isatty` is False. Files and pipes do not.
     """
     if stream.isatty():
         return True
-    # The class tells, and not whether a notebook is at work: its output can be redirected to a file.
+    # The class of the stream is checked, because in a notebook, too, output can be redirected to a file.
     return type(stream).__module__.startswith("ipykernel.") or (
         "PYCHARM_HOSTED" in os.environ and stream is sys.__stdout__
     )
@@ -25,15 +24,15 @@ def redraws(stream: TextIO) -> bool:
 class StatusLine:
     """The line at the bottom of standard output.
 
-    There is one, `STATUS`, so that whoever prints a whole line does not write into it.
+    All code uses the single object `STATUS`, so that whole lines are not printed into the status line.
     """
 
     def __init__(self) -> None:
-        self._shown = 0  # characters of the line that stands there now
+        self._shown = 0  # characters of the line that is shown now
         self._stream: TextIO | None = None
 
     def draw(self, text: str) -> None:
-        """Shows a line in the place of the one before; only where `redraws` holds."""
+        """Shows a line in place of the one before. Call it only if `redraws` is True for standard output."""
         stream, shown = sys.stdout, self._open()
         text = _cut(text, stream)
         stream.write("\r" + text + " " * max(shown - len(text), 0))
@@ -41,7 +40,7 @@ class StatusLine:
         self._shown, self._stream = len(text), stream
 
     def finish(self, text: str) -> None:
-        """Shows a line that stays: the next one is drawn below."""
+        """Shows a line for good; the next one is drawn below it."""
         if redraws(sys.stdout):
             self.draw(text)
             sys.stdout.write("\n")
@@ -51,7 +50,7 @@ class StatusLine:
         self._shown = 0
 
     def say(self, text: str) -> None:
-        """Prints a text that stays, in the place of the line that is redrawn; that one follows below it."""
+        """Prints a text in place of the status line. The next status line is drawn below the text."""
         shown = self._open()
         first, newline, rest = text.partition("\n")
         start = "\r" if shown else ""
@@ -60,7 +59,7 @@ class StatusLine:
         self._shown = 0
 
     def _open(self) -> int:
-        """Characters that stand in the line; none if standard output is another one now."""
+        """Returns the number of characters in the line; 0 if standard output has been replaced."""
         return self._shown if self._stream is sys.stdout else 0
 
 
@@ -68,6 +67,6 @@ STATUS = StatusLine()
 
 
 def _cut(text: str, stream: TextIO) -> str:
-    """As much of a line as a terminal shows: a line that wraps is not drawn over. Notebooks have no such width."""
-    # One column is left free: a line that fills the last one wraps in some terminals.
+    """Cuts a line to the width of a terminal, because a wrapped line is not overwritten. Notebooks do not wrap."""
+    # One column is left free, because in some terminals a line that fills the last column wraps.
     return text[: shutil.get_terminal_size().columns - 1] if stream.isatty() else text

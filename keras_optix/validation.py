@@ -1,4 +1,4 @@
-"""Checks of arguments, so that a bad one fails at the call that passed it."""
+"""Checks arguments, so that a bad one fails at the call that passed it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from keras_optix.kinds import family_of, is_function, kind_of, shown, with_artic
 def refuse_kind(
     name: str, value: object, wanted: str, *, fix: str = "", hints: Mapping[str, str] | None = None
 ) -> NoReturn:
-    """Raises the error of an argument that is of another kind than is wanted.
+    """Raises the error for an argument of the wrong kind.
 
     Args:
         name: The argument.
-        value: What was given.
-        wanted: What is wanted, in words, such as ``"a tuner"``.
-        fix: What to do, one sentence.
-        hints: What to do instead of `fix` where the value is of a kind that is often given by mistake; by the kind's
-            words (see `kind_of`), or by the last words of them.
+        value: The value that was given.
+        wanted: The kind that is expected, in words, such as ``"a tuner"``.
+        fix: What to do, as a sentence.
+        hints: What to do instead of `fix` for kinds of values that are often given by mistake, by the words for the
+            kind (see `kind_of`), or by the value as a message shows it.
 
     Raises:
         ArgumentError: Always.
@@ -50,19 +50,19 @@ def check_kind(
     hints: Mapping[str, str] | None = None,
     optional: bool = False,
 ) -> Any:
-    """Returns `value` if it is an object of a kind.
+    """Returns `value` if it is an object of one of the expected classes.
 
     Args:
         name: The argument.
-        value: What was given.
-        kinds: The class, or the classes, that its own derives from.
-        wanted: What is wanted, in words. Defaults to the names of `kinds`.
-        fix: What to do, one sentence.
-        hints: See `refuse_kind`. What is said of a class where an object of it is wanted need not be among them.
+        value: The value that was given.
+        kinds: The expected class or classes.
+        wanted: The kind that is expected, in words. Defaults to the names of `kinds`.
+        fix: What to do, as a sentence.
+        hints: See `refuse_kind`. They need no hint for a class that was given instead of an object of it.
         optional: Whether None is allowed.
 
     Raises:
-        ArgumentError: It is of another kind.
+        ArgumentError: `value` is something else.
     """
     if (isinstance(value, kinds) and not isinstance(value, type)) or (optional and value is None):
         return value
@@ -74,40 +74,40 @@ def check_kind(
         elif classes == (type,):
             fix = fix or "Give a class."
     elif is_function(value) and not fix:
-        fix = "If the function makes one, call it and give what it returns."
+        fix = "If the function returns such an object, call it and give the result."
     if optional:
         wanted += ", or None"
     refuse_kind(name, value, wanted, fix=fix, hints=hints)
 
 
 def check_agent(name: str, value: Any, *methods: str, fix: str = "") -> Any:
-    """Returns `value` if it is an agent: an object that has some methods of one.
+    """Returns `value` if it is an agent, that is, if it has the given methods.
 
     Args:
         name: The argument.
-        value: What was given.
-        *methods: What is asked of it.
-        fix: What to do, one sentence.
+        value: The value that was given.
+        *methods: Names of the methods that it must have.
+        fix: What to do, as a sentence.
 
     Raises:
-        ArgumentError: It is something else, or the class of an agent.
+        ArgumentError: `value` is something else, or the class of an agent.
     """
     if isinstance(value, type) and family_of(value) == "an agent":
         refuse_kind(name, value, "an agent", fix=f"That is the class; make an object of it: {value.__name__}().")
     if isinstance(value, type) or not all(callable(getattr(value, method, None)) for method in methods):
-        hints = {"a Keras model": "A network is no agent; give it to one: PPOAgent(network)."}
+        hints = {"a Keras model": "A network is not an agent. Give it to one: PPOAgent(network)."}
         for words in ("a string", "an environment", "a vector environment"):
-            hints[words] = "The agent comes here, and the environment where the environment is asked for."
-        hints["a string"] = fix or "Such as agent = PPOAgent()."
+            hints[words] = "Give the agent here, and the environment as the argument for the environment."
+        hints["a string"] = fix or "Create an agent first: agent = PPOAgent()."
         refuse_kind(name, value, "an agent, such as PPOAgent()", fix=fix, hints=hints if not fix else None)
     return value
 
 
 def check_function(name: str, value: Any, wanted: str, *, fix: str = "") -> Callable[..., Any]:
-    """Returns `value` if it can be called and is no class.
+    """Returns `value` if it can be called and is not a class.
 
     Raises:
-        ArgumentError: It is something else.
+        ArgumentError: `value` is something else.
     """
     if isinstance(value, type) or not callable(value):
         refuse_kind(name, value, wanted, fix=fix)
@@ -119,25 +119,25 @@ def check_bool(name: str, value: object, *, fix: str = "") -> bool:
     """Returns `value` as a `bool` if it is one (NumPy's too); 0, 1 and strings are refused.
 
     Raises:
-        ArgumentError: It is something else.
+        ArgumentError: `value` is something else.
     """
     if isinstance(value, bool) or type(value).__name__ in ("bool", "bool_"):
         return bool(value)
     if isinstance(value, str):
-        fix = f"A string that is not empty counts as true, whatever it says: give {name}=True or {name}=False."
+        fix = f"Any string that is not empty counts as true. Give {name}=True or {name}=False."
     refuse_kind(name, value, "True or False", fix=fix)
 
 
 def check_seed(name: str, value: object) -> int | None:
-    """Returns `value` as an `int` if it is one and at least 0; None says that nothing is seeded.
+    """Returns `value` as an `int` if it is an integer >= 0, or None, which means that nothing is seeded.
 
     Raises:
-        ConfigurationError: It is something else, or negative.
+        ConfigurationError: `value` is something else, or negative.
     """
     if value is None:
         return None
     if kind_of(value) == "a random generator":
-        fix = f"Several generators are made of a seed: give a number, such as {name}=int(generator.integers(2**31))."
+        fix = f"The seed must be a number, because it seeds several generators: {name}=int(generator.integers(2**31))."
         refuse_kind(name, value, "an integer >= 0, or None", fix=fix)
     return check_int(name, value, minimum=0, wanted="an integer >= 0, or None")
 
@@ -146,7 +146,7 @@ def check_path(name: str, value: object, *, fix: str = "") -> str:
     """Returns `value` as a string if it is a path: a `str` or an `os.PathLike`, not empty.
 
     Raises:
-        ConfigurationError: It is something else, or empty.
+        ConfigurationError: `value` is something else, or empty.
     """
     if isinstance(value, bytes):
         refuse_kind(name, value, "a path", fix=f"Give a string: {name}={os.fsdecode(value)!r}.")
@@ -165,7 +165,7 @@ def check_name(name: str, value: object, wanted: str, *, fix: str = "") -> str:
     """Returns `value` if it is a string that is not empty.
 
     Raises:
-        ConfigurationError: It is something else.
+        ConfigurationError: `value` is something else.
     """
     if not isinstance(value, str):
         refuse_kind(name, value, wanted, fix=fix)
@@ -179,7 +179,7 @@ def check_mapping(name: str, value: Any, wanted: str, *, fix: str = "", strings:
     """Returns `value` if it is a mapping, by default one whose keys are strings.
 
     Raises:
-        ArgumentError: It is something else.
+        ArgumentError: `value` is something else.
     """
     if isinstance(value, type) or not isinstance(value, Mapping):
         refuse_kind(name, value, wanted, fix=fix)
@@ -190,7 +190,7 @@ def check_mapping(name: str, value: Any, wanted: str, *, fix: str = "", strings:
 
 
 def nearest_of(name: str, known: Iterable[str]) -> str:
-    """The known name that is much like `name`, or an empty string."""
+    """Returns the known name that is most similar to `name`, or an empty string."""
     listed = list(known)
     alike = {candidate.lower(): candidate for candidate in listed}
     found = [alike[low] for low in difflib.get_close_matches(name.lower(), list(alike), n=1, cutoff=0.7)]
@@ -199,7 +199,7 @@ def nearest_of(name: str, known: Iterable[str]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``" Did you mean 'gamma'?"`` where a known name is much like `name`; else an empty string."""
+    """Returns ``" Did you mean 'gamma'?"`` if a known name is similar to `name`, otherwise an empty string."""
     found = nearest_of(name, known)
     return f" Did you mean {found!r}?" if found else ""
 
@@ -211,10 +211,10 @@ def check_int(name: str, value: object, *, minimum: int, fix: str = "", wanted: 
 
     Args:
         name: The argument.
-        value: What was given.
-        minimum: The smallest that is allowed.
-        fix: What to do, one sentence.
-        wanted: What is wanted, in words. Defaults to ``"an integer >= minimum"``.
+        value: The value that was given.
+        minimum: The smallest allowed value.
+        fix: What to do, as a sentence.
+        wanted: What is expected, in words. Defaults to ``"an integer >= minimum"``.
 
     Raises:
         ConfigurationError: `value` is not an integer (an `ArgumentError`), or below `minimum`.
@@ -258,7 +258,7 @@ def check_float(
 
 
 def is_finite_number(value: object) -> bool:
-    """Whether `value` is a finite real number; a `bool` is none."""
+    """Whether `value` is a finite real number. A `bool` does not count as a number."""
     try:
         return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:
@@ -266,7 +266,7 @@ def is_finite_number(value: object) -> bool:
 
 
 def check_architecture(variables: Mapping[str, Any], state: Mapping[str, Any], *, fix: str) -> None:
-    """Checks that arrays belong to variables of the same names and shapes.
+    """Checks that saved arrays have the names and shapes of the variables.
 
     Raises:
         StateError: A variable is missing on one side, or a shape disagrees.
@@ -274,7 +274,7 @@ def check_architecture(variables: Mapping[str, Any], state: Mapping[str, Any], *
     if set(variables) != set(state):
         raise StateError(
             describe(
-                "The snapshot was taken of another architecture: it does not have the same variables.",
+                "The snapshot is from another architecture: its variables have other names.",
                 fix=fix,
                 differing=sorted(set(variables) ^ set(state))[:5],
             )
@@ -283,8 +283,8 @@ def check_architecture(variables: Mapping[str, Any], state: Mapping[str, Any], *
         if tuple(variable.shape) != state[name].shape:
             raise StateError(
                 describe(
-                    f"The snapshot was taken of another architecture: {variable.path} has shape "
-                    f"{tuple(variable.shape)}, the snapshot's {name} has {state[name].shape}.",
+                    f"The snapshot is from another architecture: {variable.path} has shape "
+                    f"{tuple(variable.shape)}, and {name} of the snapshot has shape {state[name].shape}.",
                     fix=fix,
                 )
             )
@@ -294,7 +294,7 @@ def check_choice(name: str, value: object, choices: tuple[str, ...], *, fix: str
     """Returns `value` if it is one of `choices`.
 
     Raises:
-        ConfigurationError: it is not.
+        ConfigurationError: `value` is not one of them.
     """
     listed = ", ".join(repr(choice) for choice in choices)
     if not isinstance(value, str):

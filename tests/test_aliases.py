@@ -65,7 +65,7 @@ def test_epochs_of_an_update_were_called_epochs(tmp_path: Path) -> None:
     with pytest.raises(optix.ConfigurationError, match=r"`update_epochs` must be .*update_epochs=0"):
         optix.PPOAgent(epochs=0)  # type: ignore[call-arg]
     with pytest.raises(
-        ArgumentError, match=r"`update_epochs` twice, .*epochs=3, update_epochs=4\. Give `update_epochs`"
+        ArgumentError, match=r"`update_epochs` twice, .*epochs=3, update_epochs=4\. Give only `update_epochs`"
     ):
         optix.PPOAgent(epochs=3, update_epochs=4)  # type: ignore[call-arg]
     with pytest.raises(ArgumentError, match=r"n_epochs=3 .*Here it is `update_epochs` of PPOAgent"):

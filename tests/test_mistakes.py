@@ -542,7 +542,11 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
         r"must return an EvalMetrics",
     ),
     "metrics: string": (lambda w: optix.EvalMetrics("good"), ARGUMENT, r"`primary_score` must be a number, or None"),
-    "params: list": (lambda w: optix.HyperparamSet([1.0]), ARGUMENT, r"must map names to numbers"),
+    "params: list": (
+        lambda w: optix.HyperparamSet([1.0]),
+        ARGUMENT,
+        r"mapping of names to numbers.*Map names to numbers: HyperparamSet",
+    ),
     "params: string": (lambda w: optix.HyperparamSet({"gamma": "high"}), ARGUMENT, r"`params\['gamma'\]` must be"),
     "regimes: one number": (lambda w: optix.RegimeDetector().detect(3), ARGUMENT, "`history` must be a list of EvalM"),
     "regimes: numbers": (lambda w: optix.RegimeDetector().detect([1.0, 2.0]), ARGUMENT, "Wrap numbers"),

@@ -1,1 +1,1 @@
-"""The shell: Keras callbacks that take the decisions of the loop to the model, the disk and the terminal."""
+"""Keras callbacks that connect the loop with `fit`, the model, the disk and the terminal."""

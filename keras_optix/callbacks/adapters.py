@@ -1,4 +1,4 @@
-"""Which adapter a model has: that of an agent, or that of an ordinary model; and which options are not for it."""
+"""Chooses the adapter for an agent or for an ordinary model, and refuses options that do not apply to it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from keras_optix.evaluators.monitors import MonitorEvaluator
 
 
 def is_agent(model: Any) -> bool:
-    """Whether a model is an agent, which learns from windows; others are trained in epochs."""
+    """Whether a model is an agent, which learns from windows. Other models are trained in epochs."""
     return isinstance(model, LoopAgent)
 
 
@@ -29,26 +29,26 @@ def agent_adapter(
     manager: PolicyManager | None,
     callbacks: Sequence[LoopCallback],
 ) -> FitAdapter:
-    """The adapter of an agent.
+    """Returns the adapter of an agent.
 
     Args:
-        agent: What `fit` trains.
-        evaluator: Scores it.
-        variables: Hyperparameters by name; an agent has its own.
-        manager: Evolves policies, or None.
-        callbacks: Those of the loop.
+        agent: The agent that `fit` trains.
+        evaluator: Scores the agent.
+        variables: Hyperparameters by name; must be empty, because an agent has its own.
+        manager: The policy manager, or None.
+        callbacks: The callbacks of the loop.
 
     Raises:
-        ConfigurationError: An option is not for an agent, or does not fit this one.
-        StateError: It has no training data.
+        ConfigurationError: An option does not apply to agents, or does not fit this one.
+        StateError: The agent has no training data.
     """
     if variables:
-        problem = "An agent has its hyperparameters itself; `hyperparams` is for ordinary models."
-        raise ConfigurationError(describe(problem, fix="Leave it out.", hyperparams=sorted(variables)))
+        problem = "An agent has its hyperparameters itself. The option `hyperparams` is for ordinary models."
+        raise ConfigurationError(describe(problem, fix="Leave `hyperparams` out.", hyperparams=sorted(variables)))
     adapter = AgentAdapter(agent)
     if evaluator.plan.must_play and not adapter.can_play():
-        problem = "This evaluator plays on an environment of its own, and none can be made of the dataset's."
-        fix = "Make the dataset of an id or a factory, or score its windows with ReturnEvaluator."
+        problem = "This evaluator plays on a second environment, and no second one can be made from the dataset."
+        fix = "Give the dataset an id or a factory of environments, or score its windows with ReturnEvaluator."
         raise ConfigurationError(describe(problem, fix=fix, evaluator=type(evaluator).__name__))
     if manager is not None:
         check_fits(manager, callbacks, agent, evaluator)
@@ -63,27 +63,27 @@ def model_adapter(
     when_dormant: str,
     resumed: Mapping[str, Any] | None,
 ) -> FitAdapter:
-    """The adapter of an ordinary model.
+    """Returns the adapter of an ordinary model.
 
     Args:
-        model: Gives what `fit` trains.
-        evaluator: Scores it.
+        model: Returns the model that `fit` trains.
+        evaluator: Scores the model.
         variables: Hyperparameters by name.
-        manager: Evolves policies; None for an ordinary model.
+        manager: The policy manager; must be None, because an ordinary model has no policies.
         when_dormant: What follows DORMANT.
-        resumed: What the adapter saved of the run that goes on; None: a new run.
+        resumed: What the adapter saved of the run that is resumed; None for a new run.
 
     Raises:
-        ConfigurationError: An option is not for an ordinary model.
+        ConfigurationError: An option does not apply to ordinary models.
     """
     if manager is not None:
-        problem, fix = "A policy manager lets policies play; an ordinary model is none.", "Leave `policy_manager` out."
+        problem, fix = "`policy_manager` needs an agent, and this is an ordinary model.", "Leave `policy_manager` out."
         raise ConfigurationError(describe(problem, fix=fix, model=type(model()).__name__))
     if not isinstance(evaluator, MonitorEvaluator):
-        problem = "An ordinary model has no windows to evaluate; it is scored by a log."
+        problem = "An ordinary model has no windows that an evaluator could score. Its score is a log."
         fix = 'Give `monitor="val_loss"` instead of an evaluator.'
         raise ConfigurationError(describe(problem, fix=fix, evaluator=type(evaluator).__name__))
     if when_dormant == "watch":
-        problem = "Only an agent can be watched: it acts while it does not learn."
-        raise ConfigurationError(describe(problem, when_dormant=when_dormant))
+        problem, fix = "Only an agent can be watched, because it acts while it does not learn.", 'Give "stop".'
+        raise ConfigurationError(describe(problem, fix=fix, when_dormant=when_dormant))
     return ModelAdapter(model, variables, resumed)

@@ -1,4 +1,4 @@
-"""An agent as what the loop trains: windows, second evaluations on environments of its own or in place."""
+"""Lets the loop train an agent: with windows, and second evaluations in a second environment or in place."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ _SEVERAL = 4
 
 
 class AgentRunState(State, frozen=True):
-    """What a resumed run needs of an `AgentAdapter`, beside arrays.
+    """What an `AgentAdapter` needs to resume a run, in addition to arrays.
 
     Attributes:
-        agent: What the agent needs, which knows of what kind it is.
-        sources: The same of its datasets, in their order.
+        agent: State of the agent, in the agent's own format.
+        sources: States of its datasets, in their order.
         evaluation_steps: Environment steps that evaluations took.
-        seeds: The generator of seeds for policies that are compared.
-        in_place: Why evaluations take place in the training environments; empty where they do not.
-        evaluation_envs: Environments of evaluations; 0 until there are some.
+        seeds: State of the generator of evaluation seeds.
+        in_place: Why evaluations take place in the training environments; empty if they do not.
+        evaluation_envs: Number of environments for evaluations; 0 until they are created.
         hyperparams: Values by name.
     """
 
@@ -58,7 +58,7 @@ class AgentAdapter(FitAdapter):
         agent: The agent.
 
     Raises:
-        StateError: It has no training data.
+        StateError: The agent has no training data.
     """
 
     metrics = HPARAM_METRICS
@@ -68,13 +68,13 @@ class AgentAdapter(FitAdapter):
         known = agent.sources if agent.fitting is None else (agent.fitting,)
         self._sources = [source for source in known if not source.deterministic]
         if not self._sources:
-            raise StateError("The agent has no training data. Make it with `dataset_from_env(env, agent, ...)`.")
+            raise StateError("The agent has no training data. Make a dataset with `dataset_from_env(env, agent, ...)`.")
         self._copies: Copies | None = None
         self._player: EpisodePlayer | None = None
         self._in_place = ""  # why evaluations take place in the training environments
         self._notices: list[str] = []
         self._played_before = 0
-        self._evaluation_envs = 0  # environments of evaluations; 0 until there are some
+        self._evaluation_envs = 0  # 0 until they are created
         seed = self._sources[0].seed
         self._seeds = np.random.default_rng(None if seed is None else (seed, 3))
 
@@ -106,7 +106,7 @@ class AgentAdapter(FitAdapter):
 
     @property
     def between_steps(self) -> bool:
-        """See `Adapter`: while a live feed is waited for."""
+        """See `Adapter`: True while it waits for a live feed."""
         return any(source.waited_for for source in self._sources)
 
     def notices(self) -> list[str]:
@@ -128,13 +128,13 @@ class AgentAdapter(FitAdapter):
         return self._played_before + (0 if self._player is None else self._player.env_steps)
 
     def begin_epoch(self, number: int) -> None:
-        """See `FitAdapter`: epochs are nothing to an agent."""
+        """See `FitAdapter`. Does nothing, because the unit of an agent is a window."""
 
     def after_batch(self, engine: Engine, batch: int, logs: Mapping[str, Any]) -> bool:
-        """See `FitAdapter`: takes the windows since the last call through the loop."""
+        """See `FitAdapter`: passes the windows since the last call to the engine."""
         units, last, finite = self.new_windows(dict(logs))
         if not finite:
-            # The weights that collected the first of these windows are from before the update that failed.
+            # The first of these windows was collected before the update that failed, so its weights are finite.
             before = units[0].candidate.state() if units and units[0].candidate.known else None
             engine.recover_from_nan(last, "A loss or a weight", before)
         for unit in units:
@@ -142,7 +142,7 @@ class AgentAdapter(FitAdapter):
         return bool(units)
 
     def after_epoch(self, engine: Engine, number: int, logs: Mapping[str, Any]) -> bool:
-        """See `FitAdapter`: a score of the validation, where that is what is scored."""
+        """See `FitAdapter`: passes a validation score to the engine if the evaluator scores validation."""
         if engine.scorer.plan.per_epoch:
             window_id = engine.journal.window_id
             candidate = self.current(window_id, engine.journal.env_steps)
@@ -154,17 +154,17 @@ class AgentAdapter(FitAdapter):
         return steps
 
     def stop_waiting(self) -> None:
-        """See `FitAdapter`: a live feed may be waited for."""
+        """See `FitAdapter`: `fit` may be waiting for a live feed."""
         self.stop()
 
     def new_windows(self, logs: Mapping[str, Any]) -> tuple[list[TrainingUnit], int, bool]:
-        """The windows since the last call, the number of the last one learned from, and whether all stayed finite."""
+        """Returns the windows since the last call, the `window_id` of the last one, and whether all is finite."""
         last, finite = self._agent.last_update
         units = [self._unit(collected, logs) for source in self._sources for collected in source.drain_windows(last)]
         return units, last, finite
 
     def current(self, window_id: int, env_steps: int) -> PolicyRef:
-        """The weights as they are now, as a candidate."""
+        """Returns the current weights as a `PolicyRef`."""
         return self._candidate(self._agent.policy_record(), window_id, env_steps)
 
     def get_state(self) -> Arrays:
@@ -184,7 +184,7 @@ class AgentAdapter(FitAdapter):
         self._agent.stop_training = True
 
     def can_play(self) -> bool:
-        """Whether one more environment can be made."""
+        """Whether a second environment can be created."""
         return self._sources[0].env_fn is not None
 
     def draw_seed(self) -> int:
@@ -204,7 +204,7 @@ class AgentAdapter(FitAdapter):
     def play(
         self, candidate: PolicyRef, episodes: int, *, deterministic: bool, seed: int | None = None, needed_by: str = ""
     ) -> Sequence[EpisodeRecord] | None:
-        """See `Adapter`: on environments of its own."""
+        """See `Adapter`: plays on environments that are not used for training."""
         if candidate.policy is None:
             return None
         new = self._player is None
@@ -228,7 +228,7 @@ class AgentAdapter(FitAdapter):
             return None
         why = copies.suspicion() if copies is not None and new else ""
         if why and needed_by:
-            # All its scores are from copies, so they are of one kind.
+            # All scores of this evaluator come from copies, so they can be compared with each other.
             self._notices.append(f"evaluations play copies of the training environment, which may differ: {why}")
         elif why:
             self._refuse(needed_by, f"a copy may be another environment: {why}", None)
@@ -236,7 +236,7 @@ class AgentAdapter(FitAdapter):
         return played
 
     def _new_player(self, episodes: int, needed_by: str) -> EpisodePlayer | None:
-        """Makes environments for evaluations; None, and from now on never, where none can be made."""
+        """Creates environments for evaluations. If that fails, returns None, and evaluates in place from now on."""
         source = self._sources[0]
         if self._in_place:
             return None
@@ -244,10 +244,10 @@ class AgentAdapter(FitAdapter):
             if source.obstacle:
                 self._refuse(needed_by, source.obstacle, None)
             return None
-        # As many as in training, if these are some: the policy is lowered for that batch already.
+        # As many as in training, if these are several: the policy is already lowered for that batch size.
         several = source.num_envs
         chosen = several if _SEVERAL <= several <= MAX_ENVS else min(episodes, MAX_ENVS)
-        # As before, in a run that is resumed: of another number of environments the same seed gives other episodes.
+        # A resumed run keeps its number: with another number of environments the same seed gives other episodes.
         n = self._evaluation_envs = self._evaluation_envs or chosen
         try:
             self._copies = source.make_copies(n)
@@ -257,20 +257,20 @@ class AgentAdapter(FitAdapter):
         copies = self._copies
         if copies.shortage:
             made = copies.envs.num_envs
-            self._notices.append(f"evaluations have {made} environments, and not {n}: {copies.shortage}")
+            self._notices.append(f"evaluations use {made} environments instead of {n}: {copies.shortage}")
         taken = copies.copy_statistics()
         if taken:
             self._notices.append(
-                f"evaluations take over what {', '.join(taken)} of the training environments has seen, and add nothing"
+                f"evaluations use {', '.join(taken)} of the training environments, and do not update these statistics"
             )
         self._player = EpisodePlayer(copies.envs, self._agent.make_actor(copies.envs.num_envs))
         return self._player
 
     def _refuse(self, needed_by: str, why: str, cause: BaseException | None) -> None:
-        """Evaluates in place from now on, and says so; where that is no way to evaluate, the run ends."""
+        """Evaluates in place from now on, with a notice; raises if the evaluator needs a second environment."""
         if needed_by:
-            problem = f"This evaluator plays on environments of its own, but {why}."
-            fix = "Use ReturnEvaluator, which evaluates in the training environments then."
+            problem = f"This evaluator plays on a second environment, but {why}."
+            fix = "Use ReturnEvaluator, which can evaluate in the training environments."
             raise ConfigurationError(describe(problem, fix=fix, evaluator=needed_by)) from cause
         self._notices.append(
             f"second evaluations take place in the training environments, while learning pauses: {why}"
@@ -293,7 +293,7 @@ class AgentAdapter(FitAdapter):
     def mutate(self, change: Callable[[Any], None]) -> None:
         """See `Adapter`."""
         change(self._agent)
-        # What was assigned to variables is no new version by itself.
+        # Assigning variables does not make a new policy version, `set_state` does.
         self._agent.set_state(self._agent.get_state())
 
     def after_shift(self, after: AfterShift) -> None:
@@ -357,6 +357,7 @@ class AgentAdapter(FitAdapter):
             raise StateError(
                 describe(
                     "The run to resume had another number of training datasets.",
+                    fix="Create the same datasets as before.",
                     saved=len(saved.sources),
                     now=len(self._sources),
                 )
@@ -393,7 +394,7 @@ class AgentAdapter(FitAdapter):
         candidate = self._candidate(collected.policy, collected.window_id, collected.env_steps)
         steps, nothing = int(collected.window.valid.sum()), EvalMetrics(None, {}, collected.window_id)
         if not candidate.known:
-            # Nobody knows whose score it would be.
+            # The weights that played are not known, so a score would belong to no policy.
             return TrainingUnit(candidate, steps, logs, lambda scorer: nothing)
 
         def data() -> WindowData | None:

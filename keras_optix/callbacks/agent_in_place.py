@@ -1,4 +1,4 @@
-"""Evaluations of an agent in its training environments, while learning pauses."""
+"""Evaluates an agent in its training environments while learning pauses."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from keras_optix.store.files import Arrays, Saved, prefixed
 
 
 class InPlaceState(State, frozen=True):
-    """What a resumed run needs of an `AgentInPlaceEvaluation`, beside arrays.
+    """What an `AgentInPlaceEvaluation` needs to be resumed, in addition to arrays.
 
     Attributes:
         window_id: The window that the candidate collected.
-        env_steps: Environment steps of the run up to its end.
-        policy_version: Version of the candidate.
-        version: Under which version its weights act.
-        episodes: How many are played, if more than the evaluator wants.
-        pool: Their scores.
+        env_steps: Environment steps of the run up to the end of that window.
+        policy_version: Policy version of the candidate when it was scored.
+        version: Policy version that the candidate has while it is evaluated.
+        episodes: How many episodes are played, if more than the evaluator asks for.
+        pool: The scores so far.
     """
 
     window_id: int
@@ -37,16 +37,17 @@ class InPlaceState(State, frozen=True):
 class AgentInPlaceEvaluation(InPlaceEvaluation):
     """Evaluates weights in place: they act in the training environments while learning pauses.
 
-    For sources that cannot be made a second time (a live feed, an environment that was passed in), and for evaluators
-    that need whole windows.
+    Used for sources that cannot be created a second time (a live feed, an environment that was passed in), and for
+    evaluators that need whole windows.
 
     Args:
-        agent: Takes the candidate's weights back and pauses.
+        agent: The agent, which gets the candidate's weights and pauses learning.
         candidate: The weights to be evaluated.
-        scorer: Scores windows, as many as it wants episodes, begun and ended by these weights; or one window.
-        before: Where training was.
-        version: Under which version the weights act; None: they begin to act now.
-        episodes: How many (windows, where these are scored), if more than the evaluator wants.
+        scorer: Scores the windows until it has as many episodes as it needs, each begun and ended by these weights; or
+            a single window.
+        before: The state of training, which is restored afterwards.
+        version: Policy version of the weights in an evaluation that is resumed. None: the evaluation begins now.
+        episodes: How many episodes (or windows, if these are scored), if more than the evaluator asks for.
     """
 
     def __init__(

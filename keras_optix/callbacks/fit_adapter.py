@@ -1,4 +1,4 @@
-"""What turns the hooks of `fit` into units of training: windows of an agent, epochs of an ordinary model."""
+"""Base class of adapters, which turn the hooks of `fit` into units of training: windows of an agent, or epochs."""
 
 from __future__ import annotations
 
@@ -11,45 +11,45 @@ from keras_optix.loop.engine import Engine
 
 
 class FitAdapter(Adapter):
-    """What the loop trains, in a `fit` of Keras."""
+    """Passes what Keras' `fit` does to the loop: windows of an agent, or epochs of an ordinary model."""
 
     @abc.abstractmethod
     def begin_epoch(self, number: int) -> None:
-        """An epoch begins.
+        """Called when an epoch begins.
 
         Args:
-            number: Its number in the whole run, from 0.
+            number: Number of the epoch in the whole run, from 0.
         """
 
     @abc.abstractmethod
     def after_batch(self, engine: Engine, batch: int, logs: Mapping[str, Any]) -> bool:
-        """A batch (a step, of an agent) ended.
+        """Called when a batch (for an agent: a window) was learned from.
 
         Args:
-            engine: Takes units.
-            batch: Its number in its epoch.
-            logs: Its logs, by name.
+            engine: The engine, which gets the units.
+            batch: Number of the batch in its epoch, from 0.
+            logs: Logs of the batch, by name.
 
         Returns:
-            Whether units were taken.
+            Whether the engine got units.
         """
 
     @abc.abstractmethod
     def after_epoch(self, engine: Engine, number: int, logs: Mapping[str, Any]) -> bool:
-        """An epoch ended.
+        """Called when an epoch has ended.
 
         Args:
-            engine: Takes units.
-            number: Its number in the whole run, from 0.
-            logs: Its logs, by name.
+            engine: The engine, which gets the units.
+            number: Number of the epoch in the whole run, from 0.
+            logs: Logs of the epoch, by name.
 
         Returns:
-            Whether units were taken.
+            Whether the engine got units.
         """
 
     @abc.abstractmethod
     def units_in_epoch(self, steps: int | None) -> int | None:
-        """How many units an epoch of so many steps has; None: it has no end."""
+        """Returns how many units an epoch with this number of steps has; None if the epoch has no end."""
 
     def stop_waiting(self) -> None:
-        """Ends `fit` from another thread, also while it waits for data."""
+        """Ends `fit` from another thread, even while it waits for data."""

@@ -1,4 +1,4 @@
-"""A Keras callback with callbacks of its own."""
+"""A Keras callback that calls other callbacks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ Logs = Mapping[str, Any] | None
 
 
 class ForwardingCallback(keras.callbacks.Callback):  # type: ignore[misc]
-    """Calls every hook of Keras on callbacks of its own.
+    """Passes every hook of Keras on to the callbacks that it holds.
 
-    A subclass that overrides a hook calls that of its base class where its own callbacks are to hear it.
+    A subclass that overrides a hook calls `super()` at the point where these callbacks are to be called.
     """
 
     _children: keras.callbacks.CallbackList | None = None

@@ -1,4 +1,4 @@
-"""What the loop asks of an agent."""
+"""Protocols of an agent and of an ensemble, as the loop uses them."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from keras_optix.tuners.search_space import SearchSpace
 
 @runtime_checkable
 class LoopAgent(Protocol):
-    """What the loop asks of an agent: `keras_optix.Agent`, without importing it and TensorFlow with it."""
+    """The part of `keras_optix.Agent` that the loop uses. A protocol, because importing `Agent` imports TensorFlow."""
 
     stop_training: bool
 
     def policy_record(self) -> PolicyRecord:
-        """Reads out the current version of the policy."""
+        """Returns the current version of the policy."""
         ...
 
     def params_from_state(self, state: Arrays, version: int) -> PolicyParams:
-        """Returns the policy in a state that was saved, for actors."""
+        """Returns the policy parameters in a saved state, for actors."""
         ...
 
     def make_actor(self, batch_size: int) -> Actor:
-        """Lowers the policy."""
+        """Returns a compiled actor of the policy."""
         ...
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Weights, optimizer slots and statistics."""
+        """Returns weights, optimizer slots and statistics."""
         ...
 
     def state_of(self, policy: PolicyRecord) -> dict[str, np.ndarray]:
-        """The same of a version that was read out."""
+        """Returns the same for a version that `policy_record` returned."""
         ...
 
     def set_state(self, state: Arrays) -> None:
-        """Restores them."""
+        """Restores what `get_state` returned."""
         ...
 
     def after_shift(self, after: AfterShift) -> None:
-        """Forgets what belongs to a regime that is gone."""
+        """Forgets statistics of a regime that has ended."""
         ...
 
     def pause_updates(self, paused: bool) -> None:
@@ -57,15 +57,15 @@ class LoopAgent(Protocol):
         ...
 
     def save_run(self) -> Saved:
-        """Everything that a resumed run needs of the agent."""
+        """Returns everything that the agent needs to resume a run."""
         ...
 
     def check_run(self, values: Any) -> None:
-        """Checks what was saved beside arrays."""
+        """Checks the values that `save_run` returned in addition to arrays."""
         ...
 
     def restore_run(self, arrays: Arrays, values: Mapping[str, Any], *, same_episodes: bool) -> None:
-        """Restores it."""
+        """Restores what `save_run` returned."""
         ...
 
     @property
@@ -80,49 +80,49 @@ class LoopAgent(Protocol):
 
     @property
     def sources(self) -> tuple[WindowSource, ...]:
-        """The collectors of its datasets."""
+        """The sources of its datasets, which collect windows."""
         ...
 
     @property
     def fitting(self) -> WindowSource | None:
-        """The collector of the dataset that `fit` runs on, if that is known."""
+        """The source of the dataset that `fit` runs on, or None if that is not known."""
         ...
 
     @property
     def last_update(self) -> tuple[int, bool]:
-        """The last window that was learned from, and whether all stayed finite."""
+        """Number of the last window that `fit` got, or -1, and whether all stayed finite since the last `set_state`."""
         ...
 
     @property
     def policy_version(self) -> int:
-        """Version of the weights."""
+        """Policy version: counts updates of the weights."""
         ...
 
 
 class Split(Protocol):
-    """A window by who played it."""
+    """A window, split by the members of the ensemble that played it."""
 
     @property
     def own(self) -> WindowData | None:
-        """What the members played together."""
+        """The part of the window that the members played together."""
         ...
 
 
 @runtime_checkable
 class MixedAgent(Protocol):
-    """What the loop asks of an ensemble beside: who played what, and what it earned."""
+    """The part of an `EnsembleAgent` that the loop uses in addition: which member played what and earned what."""
 
     @property
     def mixture_weights(self) -> np.ndarray:
-        """How much each member counts."""
+        """Weight of each member."""
         ...
 
     def split_window(self, collected: CollectedWindow) -> Split:
-        """Splits a window by who played it."""
+        """Splits a window by the members that played it."""
         ...
 
     def member_metrics(
         self, collected: CollectedWindow, evaluator: Scorer, logs: Mapping[str, float]
     ) -> Sequence[EvalMetrics | None]:
-        """What each member earned in a window."""
+        """Returns the score of each member in a window."""
         ...

@@ -1,4 +1,4 @@
-"""Hooks into the loop."""
+"""`LoopCallback`: a callback with hooks for the decisions of the loop."""
 
 from __future__ import annotations
 
@@ -16,52 +16,52 @@ from keras_optix.store.manifest import PolicySnapshot
 
 
 class LoopCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # type: ignore[misc]
-    """A Keras callback that also hears what the loop decides. Give it in ``OptixCallback(callbacks=[...])``.
+    """A Keras callback with further hooks for what the loop decides. Give it in ``OptixCallback(callbacks=[...])``.
 
-    Override what you need. Each hook fires once per transition, after the loop has carried it out: `on_degradation`
-    finds the best weights restored, if that was asked for. The order is::
+    Override the hooks that you need. Each is called once per transition, after the loop has carried the transition out:
+    when `on_degradation` is called, the best weights are already restored, if the options ask for it. The order is::
 
         on_loop_start
         for each window:
-            on_window_end           every window that was scored
-            on_hyperparam_update     values went back, because a probe or a rollback ended one
+            on_window_end            if the window was scored
+            on_hyperparam_update     if the end of a probe or a rollback restored earlier values
             on_improvement | on_plateau | on_degradation | on_dormant
-            on_hyperparam_update     the tuner's next values
-            on_scalars               what loggers show
+            on_hyperparam_update     if the tuner sets new values
+            on_scalars               the numbers that loggers show
         on_loop_stop
 
     An exception in a hook ends `fit` and reaches the caller. Keras' own hooks (`on_train_batch_end`, ...) are called
-    too, after those of `OptixCallback`. On an ordinary model a window is an epoch.
+    too, after those of `OptixCallback`. For an ordinary model a window is an epoch.
     """
 
-    in_loop = False  # whether an `OptixCallback` has it
+    in_loop = False  # True while an `OptixCallback` passes it the model
 
     def set_model(self, model: Any) -> None:
         """See `keras.callbacks.Callback`.
 
         Raises:
-            StateError: It was given to `fit`, where nobody tells it of the loop.
+            StateError: The callback was given to `fit`, where it would not be called by the loop.
         """
         self._check_place()
         super().set_model(model)
 
     def on_siblings(self, callbacks: Sequence[Any]) -> None:
-        """An agent's `fit` tells which callbacks are beside it; raises as `set_model`."""
+        """Called by the `fit` of an agent that was given this callback; raises the error of `set_model`."""
         self._check_place(always=True)
 
     def _check_place(self, always: bool = False) -> None:
         if always or not self.in_loop:
             name = type(self).__name__
             raise StateError(
-                f"{name} is a callback of the loop, and hears of it only inside `OptixCallback(callbacks=[...])`, not "
+                f"{name} is a callback of the loop. It is called only inside `OptixCallback(callbacks=[...])`, not "
                 f"among the callbacks of `fit`. Write fit(..., callbacks=[OptixCallback(callbacks=[{name}(...)])])."
             )
 
     def on_loop_start(self) -> None:
-        """The loop begins; nothing has been collected yet."""
+        """Called when the loop begins, before anything is collected."""
 
     def on_window_end(self, window_id: int, eval_metrics: EvalMetrics) -> None:
-        """A window was scored.
+        """Called when a window was scored.
 
         Args:
             window_id: Number of the window.
@@ -70,37 +70,37 @@ class LoopCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # type
         self.on_episode_end(window_id, eval_metrics)
 
     def on_episode_end(self, episode_id: int, eval_metrics: EvalMetrics) -> None:
-        """The name that the system's page has for `on_window_end`, which calls it."""
+        """Another name of `on_window_end`, which calls it: that of tensor-optix."""
 
     def on_improvement(self, snapshot: PolicySnapshot) -> None:
-        """A new best was confirmed and saved."""
+        """Called when a new best was confirmed and saved."""
 
     def on_plateau(self, window_id: int) -> None:
-        """ACTIVE became COOLING."""
+        """Called when the loop goes from ACTIVE to COOLING."""
 
     def on_dormant(self, window_id: int) -> None:
-        """The loop became DORMANT: trained. With a policy manager, its variants have their chance after this."""
+        """Called when the loop becomes DORMANT: training is done. A policy manager tries its variants after this."""
 
     def on_degradation(self, window_id: int) -> None:
-        """A significant degradation, or a changed environment that a policy manager found; the loop is ACTIVE again."""
+        """Called after a significant degradation or a detected change point, when the loop is ACTIVE again."""
 
     def on_hyperparam_update(self, old: HyperparamSet, new: HyperparamSet) -> None:
-        """The loop changed hyperparameters: the tuner, a rollback, or the guard against NaN."""
+        """Called when the tuner, a rollback or the guard against NaN changed hyperparameters."""
 
     def on_scalars(self, env_steps: int, scalars: Mapping[str, float]) -> None:
-        """The numbers that loggers show after a window: the loop's, those of the train step, hyperparameters.
+        """Called after a window with the numbers that loggers show: of the loop, the train step and hyperparameters.
 
         Args:
-            env_steps: Environment steps (batches) of training until now.
-            scalars: By tag, as in TensorBoard.
+            env_steps: Environment steps (batches) of training so far.
+            scalars: The numbers by tag, as in TensorBoard.
         """
 
     def on_loop_stop(self) -> None:
-        """The loop ended; the best weights are restored by now, if they were asked for."""
+        """Called when the loop has ended. The best weights are already restored, if the options ask for it."""
 
 
 class _Listener(Logger):
-    """A callback of the loop as a logger of scalars."""
+    """A logger that passes scalars to a `LoopCallback`."""
 
     def __init__(self, callback: LoopCallback) -> None:
         self._callback = callback
@@ -111,5 +111,5 @@ class _Listener(Logger):
 
 
 def listening(callbacks: Sequence[LoopCallback]) -> list[Logger]:
-    """The callbacks that listen to scalars, as loggers; gathering scalars takes time that others need not spend."""
+    """Returns loggers for the callbacks that override `on_scalars`; without any, no scalars need to be gathered."""
     return [_Listener(callback) for callback in callbacks if type(callback).on_scalars is not LoopCallback.on_scalars]

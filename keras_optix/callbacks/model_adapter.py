@@ -1,4 +1,4 @@
-"""An ordinary Keras model as what the loop trains: epochs, scored by a log. Works on every backend of Keras."""
+"""Lets the loop train an ordinary Keras model in epochs, scored by a log, on every backend of Keras."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _FIX = "Build the model with the same layers and optimizer."
 
 
 class ModelRunState(State, frozen=True):
-    """What a resumed run needs of a `ModelAdapter`, beside arrays.
+    """What a `ModelAdapter` needs to resume a run, in addition to arrays.
 
     Attributes:
         total: Batches of the run.
         hyperparams: Values by name.
-        optimizers: Names of the optimizers that train; none until that is known.
-        shapes: What the model was built for, as JSON values, or None.
+        optimizers: Names of the optimizers that train; empty until these are known.
+        shapes: Input shapes that the model was built for, as JSON values, or None.
     """
 
     total: Count
@@ -44,10 +44,10 @@ class ModelRunState(State, frozen=True):
 
 
 def read_model_run(values: Any) -> ModelRunState:
-    """Reads what `ModelAdapter.save` returned.
+    """Reads and checks the state that `ModelAdapter.save` returned.
 
     Raises:
-        StateError: It is not that.
+        StateError: `values` is not such a state.
     """
     return read_state(ModelRunState, values, "resume point of the model", part=True)
 
@@ -56,17 +56,17 @@ class ModelAdapter(FitAdapter):
     """Trains an ordinary model, epoch by epoch.
 
     A state holds all variables of the model (weights, statistics, seed generators) and of its optimizers. The first
-    batch may build the model or its optimizers; until then there is no state, and `ready` is False. An optimizer that
-    is built later still has no part in the states before: they leave it as it is.
+    batch may build the model or its optimizers; until then there is no state, and `ready` is False. An optimizer may be
+    built even later. Earlier states have no variables of it, and restoring them leaves it as it is.
 
     Args:
-        model: Gives the model. A callable, because on JAX its variables are in place only after Keras' `Callback.model`
-            was asked for it.
+        model: Returns the model. It is a callable, because on JAX the model's variables are up to date only after
+            Keras' `Callback.model` was read.
         variables: Variables that a tuner may set, by name.
-        resumed: What `save` returned of the run that goes on; None: a new run.
+        resumed: What `save` returned in the run that is resumed; None for a new run.
 
     Raises:
-        ConfigurationError: A variable is none of the model's where only these can be changed (JAX).
+        ConfigurationError: On JAX, one of `variables` does not belong to the model, so that it could not be changed.
     """
 
     unit = "epoch"
@@ -87,14 +87,14 @@ class ModelAdapter(FitAdapter):
         self._numbers: dict[str, int] = {}  # of variables by group
         self.ready = False
         self._prepare()
-        self._pending: Arrays | None = None  # of the run that is resumed, until the first batch has built the model
+        self._pending: Arrays | None = None  # state of a resumed run, until the first batch has built the model
         self._good: Arrays | None = None
-        self._now: Arrays | None = None  # the state as it is, once it was read
-        self._looked = False  # at the weights in this epoch
+        self._now: Arrays | None = None  # the current state, once it was read
+        self._looked = False  # whether the weights were checked in this epoch
         self.epoch = 0
-        self._seen = 0  # batches of this epoch
-        self._total = 0  # batches of the run
-        self._counted = 0  # of these, in epochs that ended
+        self._seen = 0  # batches so far in this epoch
+        self._total = 0  # batches so far in the run
+        self._counted = 0  # batches in epochs that have ended
 
     @property
     def hyperparams(self) -> HyperparamAccess:
@@ -108,22 +108,22 @@ class ModelAdapter(FitAdapter):
 
     @property
     def rates(self) -> tuple[str, ...]:
-        """See `Adapter`: of the optimizers that train."""
+        """See `Adapter`: the learning rates of the optimizers that train."""
         self._look()
         return self._hyperparams.names_in_use
 
     def knows(self, names: Iterable[str]) -> bool:
-        """See `Adapter`: with several optimizers, which of them trains is known after an epoch."""
+        """See `Adapter`. Which of several optimizers train is known only after an epoch."""
         wanted = set(names)
         return self._hyperparams.known or (bool(wanted) and LEARNING_RATE not in wanted)
 
     def begin_epoch(self, number: int) -> None:
-        """See `FitAdapter`. Keeps the state as it is now, if all of it is finite."""
+        """See `FitAdapter`. Keeps a copy of the current state if all of it is finite."""
         self.epoch = number
         self._begin_epoch()
 
     def after_batch(self, engine: Engine, batch: int, logs: Mapping[str, Any]) -> bool:
-        """See `FitAdapter`: looks whether all is finite."""
+        """See `FitAdapter`: checks that the loss and the weights are finite."""
         if self.note_batch(batch):
             engine.tuning.keep_start()
         trouble = self.trouble_in(logs)
@@ -132,25 +132,25 @@ class ModelAdapter(FitAdapter):
         return False
 
     def after_epoch(self, engine: Engine, number: int, logs: Mapping[str, Any]) -> bool:
-        """See `FitAdapter`: takes the epoch through the loop."""
+        """See `FitAdapter`: passes the epoch to the engine."""
         if self.end_epoch(engine.tuning.wanted):
             metrics = engine.scorer.measure_logs(logs, number)
         else:
-            # The score in the logs belongs to weights that are gone.
+            # The score in the logs belongs to weights that were undone.
             metrics = EvalMetrics(None, window_id=number)
             self._recover(engine, "A weight")
         engine.take(self.epoch_as_unit(number, logs, metrics))
-        # Which optimizers train is known after an epoch, and so what there is to tune.
+        # Only after an epoch it is known which optimizers train, and so which learning rates can be tuned.
         engine.tuning.join()
         self._begin_epoch()
         return True
 
     def units_in_epoch(self, steps: int | None) -> int | None:
-        """See `FitAdapter`: an epoch is the unit."""
+        """See `FitAdapter`: an epoch is one unit."""
         return 1
 
     def _recover(self, engine: Engine, what: str) -> None:
-        """The loss of an epoch is a running mean: it stays NaN until it is reset."""
+        """Undoes the update, and resets the metrics: the loss of an epoch is a running mean, which would stay NaN."""
         engine.recover_from_nan(self.epoch, what, self.last_good())
         self._model().reset_metrics()
 
@@ -160,14 +160,14 @@ class ModelAdapter(FitAdapter):
         self._keep_good()
 
     def end_epoch(self, tuned: Iterable[str] | None) -> bool:
-        """Returns whether all is finite after an epoch; after the first one it is known which optimizers train.
+        """Returns whether the state is finite after an epoch. After the first epoch, finds out which optimizers train.
 
         Args:
-            tuned: Names that a tuner sets, or is to set; None: all learning rates that train.
+            tuned: Names of the hyperparameters that a tuner sets or will set; None: all learning rates that train.
 
         Raises:
-            HyperparamError: One of them trains nothing, or does not say what it means.
-            StateError: The resumed run was one of another model.
+            HyperparamError: A name is the learning rate of an optimizer that does not train, or may mean several.
+            StateError: The resumed run had another model.
         """
         if self._pending is not None:
             self._load_pending(last=True)
@@ -182,7 +182,7 @@ class ModelAdapter(FitAdapter):
         return self._good
 
     def is_finite(self) -> bool:
-        """See `Adapter`. What a layer keeps beside its weights may be infinite on purpose (a mask), but not NaN."""
+        """See `Adapter`. Non-trainable variables may be infinite on purpose (a mask), but not NaN."""
         if not self.ready:
             return True
         beside = {id(variable) for variable in self._model().non_trainable_variables}
@@ -192,11 +192,11 @@ class ModelAdapter(FitAdapter):
         return weights and not any(np.isnan(floats[name]).any() for name in floats if id(variables[name]) in beside)
 
     def trouble_in(self, logs: Mapping[str, Any]) -> str:
-        """What is not finite after a batch, in words; empty where nothing is.
+        """Says in words what is not finite after a batch; empty if everything is finite.
 
-        A loss that is not finite while the weights are is no trouble where the optimizer skips such an update (loss
-        scaling), nor where it is one of several losses that a `train_step` of one's own logs. Weights are looked at
-        once in an epoch for that, for it takes time; at its end they are looked at in any case.
+        If the loss is not finite while the weights are, nothing is wrong in two cases: the optimizer skips such an
+        update (loss scaling), or the loss is one of several that a custom `train_step` logs. Checking the weights takes
+        time, so a batch makes this check at most once in an epoch. The end of the epoch always makes it.
         """
         bad = [name for name in logs if name.endswith(_LOSS) and not is_finite_log(logs[name])]
         if _LOSS in bad and not self._optimizers.scaled:
@@ -207,10 +207,10 @@ class ModelAdapter(FitAdapter):
         return "" if self.is_finite() else "A weight"
 
     def note_batch(self, batch: int) -> bool:
-        """Notes that the batch of this number in its epoch was learned from.
+        """Notes that the batch with this number in its epoch was learned from.
 
         Returns:
-            Whether it built the model, so that there is a state from now on.
+            Whether this batch built the model, so that there is a state from now on.
         """
         self._total += batch + 1 - self._seen
         self._seen = batch + 1
@@ -224,30 +224,30 @@ class ModelAdapter(FitAdapter):
         if self._pending is not None:
             self._load_pending()
         elif built or (not self._hyperparams.resolved and len(self._names) < self._size()):
-            self._keep_good()  # the states before lack variables
+            self._keep_good()  # earlier states lack variables
         return built
 
     def epoch_as_unit(self, epoch: int, logs: Mapping[str, Any], metrics: EvalMetrics) -> TrainingUnit:
-        """The epoch that ended now."""
+        """Returns the epoch that has just ended as a `TrainingUnit`."""
         self.epoch = epoch + 1
         steps, self._counted = self._total - self._counted, self._total
         candidate = PolicyRef(epoch, self._total, epoch, self.get_state)
         return TrainingUnit(candidate, steps, logs, lambda scorer: metrics)
 
     def get_state(self) -> Arrays:
-        """Weights and optimizer slots by name, as copies; hyperparameters are not among them."""
-        if self._now is None:  # nothing was learned since
+        """Returns copies of weights and optimizer slots by name, without hyperparameters."""
+        if self._now is None:  # else nothing was learned since it was read
             self._now = {name: _to_numpy(variable) for name, variable in self._variables().items()}
         return self._now
 
     def set_state(self, state: Arrays) -> None:
-        """See `Adapter`. Variables that are younger than the state stay as they are.
+        """See `Adapter`. Variables that were created after the state was read stay as they are.
 
         Raises:
-            StateError: Names or shapes disagree; then nothing is changed.
+            StateError: Names or shapes disagree. Nothing is changed then.
         """
         variables = self._variables()
-        # An optimizer is one: without its slots its count of updates would mean something else.
+        # The variables of an optimizer belong together: its count of updates would be wrong without its slots.
         younger = {_group(name) for name in variables if name not in state} - {"model"}
         variables = {name: v for name, v in variables.items() if name in state and _group(name) not in younger}
         self._assign(variables, {name: array for name, array in state.items() if _group(name) not in younger})
@@ -273,8 +273,8 @@ class ModelAdapter(FitAdapter):
     def restore(self, arrays: Arrays, saved: ModelRunState, *, weights: bool) -> str:
         """See `Adapter`.
 
-        A model is built as it was built before. Where that cannot be had, the first batch builds it and the state comes
-        after it; then that batch is not learned from.
+        The model is built for the same inputs as before. If that is impossible, the first batch builds it, and the
+        state is loaded after that batch, whose update is thereby lost.
         """
         lost = ""
         if weights:
@@ -287,22 +287,23 @@ class ModelAdapter(FitAdapter):
                 check_architecture(self._variables(), state, fix=_FIX)
             else:
                 self._pending = state
-                lost = "the first batch builds what is not built yet, and is not learned from"
+                lost = "the first batch builds the rest of the model, and is not learned from"
         self.hyperparams.assign(saved.hyperparams)
         self._total = self._counted = saved.total
         return lost
 
     def close(self) -> None:
-        """Forgets the state that was kept."""
+        """Drops the copies of the state."""
         self._good = self._now = None
 
-    # What it is made of
+    # Variables
 
     def _prepare(self, *, run: bool = False) -> None:
-        """Finds out whether all variables are there; of an optimizer they can be made.
+        """Finds out whether all variables exist, and creates those of the optimizers if possible.
 
         Args:
-            run: The model was run, on inputs without values: its layers are built then, and it does not say so itself.
+            run: Whether the model was run on symbolic inputs. Its layers are built then, although `model.built` may
+                still be False.
         """
         model, optimizers = self._model(), self._optimizers
         if not (model.built or run) or not _is_built(model):
@@ -310,29 +311,29 @@ class ModelAdapter(FitAdapter):
         if optimizers.certain:
             for optimizer in optimizers.found.values():
                 if not optimizer.built:
-                    # Snapshots hold its slots from the first one on.
+                    # So that even the first snapshot holds its slots.
                     optimizer.build(model.trainable_variables)
         self.ready = all(optimizer.built for optimizer in optimizers.found.values())
 
     def _look(self) -> None:
-        """Notes which optimizers made updates."""
-        self._model()  # on JAX their variables are empty before
+        """Notes which optimizers have made updates."""
+        self._model()  # on JAX the optimizers' variables are empty until the model was read
         self._optimizers.look()
 
     def _build(self, shapes: Any) -> None:
-        """Builds a model for the inputs that it had, if that is possible."""
+        """Builds the model for the inputs that it had before, if that is possible."""
         if self.ready or shapes is None:
             return
         with warnings.catch_warnings(), contextlib.suppress(Exception):
-            # Where it fails, Keras warns or raises what the model's own code raises. The first batch builds it then.
+            # If this fails, Keras warns or raises an error of the model's own code, and the first batch builds it.
             warnings.simplefilter("ignore")
             self._model().build_from_config(_as_shapes(shapes))
             self._prepare(run=True)
 
     def _build_optimizer(self, state: Arrays) -> None:
-        """Builds the optimizer of `compile` as it was when a state was read, also for a `train_step` of one's own.
+        """Builds the optimizer of `compile` as it was when the state was read, even for a custom `train_step`.
 
-        What such a step trains is known from the state only: its slots tell.
+        Only the slots in the state say which variables a custom step trains.
         """
         model, optimizer = self._model(), self._optimizers.found.get(COMPILED)
         if self.ready or optimizer is None or optimizer.built or not _is_built(model):
@@ -349,10 +350,10 @@ class ModelAdapter(FitAdapter):
             self._good = self.get_state()
 
     def _load_pending(self, *, last: bool = False) -> None:
-        """Loads the state of the resumed run once all its variables are there.
+        """Loads the state of the resumed run once all its variables exist.
 
         Raises:
-            StateError: They never came.
+            StateError: Some of them still do not exist at the end of the epoch.
         """
         state = self._pending or {}
         if not last and not set(state) <= set(self._variables()):
@@ -377,9 +378,9 @@ class ModelAdapter(FitAdapter):
         return model + [(group, variable) for group, variables in found for variable in variables]
 
     def _variables(self) -> dict[str, Any]:
-        """Everything that a snapshot holds, by a name that does not depend on the names of layers.
+        """Returns everything that a snapshot holds, by a name that does not depend on the names of layers.
 
-        A name is given once: variables that come later get the numbers after it.
+        A variable keeps its name: variables that are created later get higher numbers.
         """
         # A new learning rate is a decision of the tuner, which restoring weights must not undo.
         tuned = {id(variable) for variable in self._hyperparams.all_rates}
@@ -392,15 +393,15 @@ class ModelAdapter(FitAdapter):
 
 
 def _is_built(model: Any) -> bool:
-    """Whether all variables of a model are there: it is a graph of layers, or each layer in it is built."""
+    """Whether all variables of a model exist: it is a graph of layers, or each of its layers is built."""
     if model.built and getattr(model, "inputs", None):
         return True
     return all(layer.built for layer in layers_of(model) if layer is not model)
 
 
 def _slots_of(optimizer: Any, variables: Any) -> list[tuple[int, ...]] | None:
-    """The shapes of what an optimizer would keep beside its learning rate, or None if that cannot be said."""
-    with contextlib.suppress(Exception):  # one of a user's own may not be made again from its config
+    """Returns the shapes of an optimizer's variables except its learning rate, or None if they cannot be found."""
+    with contextlib.suppress(Exception):  # a user's own class may not be rebuilt from its config
         other = type(optimizer).from_config(optimizer.get_config())
         other.build(variables)
         rate = other.learning_rate
@@ -413,8 +414,8 @@ def _group(name: str) -> str:
 
 
 def _build_config(model: Any) -> Any:
-    """The shapes that a model was built for, as JSON values, or None."""
-    with contextlib.suppress(Exception):  # a model may override it, and does so for another purpose
+    """Returns the shapes that a model was built for, as JSON values, or None."""
+    with contextlib.suppress(Exception):  # a model may override it for another purpose
         return _as_json(model.get_build_config())
     return None
 
@@ -426,11 +427,11 @@ def _as_json(config: Any) -> Any:
         return {str(name): _as_json(value) for name, value in config.items()}
     if isinstance(config, list | tuple):
         return [_as_json(value) for value in config]
-    raise StateError(describe("A build config of this kind cannot be kept.", config=type(config).__name__))
+    raise StateError(describe("A build config of this kind cannot be saved.", config=type(config).__name__))
 
 
 def _as_shapes(config: Any) -> Any:
-    """JSON has no tuples: a list of sizes is a shape."""
+    """Turns lists of sizes back into shapes, because JSON has no tuples."""
     if isinstance(config, Mapping):
         return {name: _as_shapes(value) for name, value in config.items()}
     if isinstance(config, list):

@@ -1,4 +1,4 @@
-"""What a tuner may change in an ordinary model: learning rates that train it, and variables that the user names."""
+"""The hyperparameters of an ordinary model: learning rates that train it, and variables that the user names."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from keras_optix.records import LEARNING_RATE, shortest
 from keras_optix.tuners.search_space import Log, SearchSpace
 from keras_optix.validation import is_finite_number
 
-_RATES = Log(1e-5, 1e-1)  # where a tuner without bounds looks
+_RATES = Log(1e-5, 1e-1)  # what a tuner without bounds searches
 _NAME_IT = "Name a variable with `hyperparams={name: variable}`"
 
 
 class VariableHyperparams:
     """Learning rates and variables by name, as hyperparameters.
 
-    With one optimizer its learning rate is ``learning_rate``. With several, each has the name of its attribute before
-    it (``d_optimizer.learning_rate``), and ``learning_rate`` is that of the only one that trains, once that is known:
-    at the end of the first epoch, see `resolve`.
+    The learning rate of a single optimizer is called ``learning_rate``. If there are several optimizers, the name of
+    the attribute comes first (``d_optimizer.learning_rate``). If only one of them trains, ``learning_rate`` is that of
+    this one, from the end of the first epoch on, when this is known; see `resolve`.
 
     Args:
-        optimizers: Those of the model.
-        named: Variables that the user named; they come before all others.
-        resolved: Whether it is known already which optimizers train, of a run that is resumed.
+        optimizers: The optimizers of the model.
+        named: Variables that the user named. They take precedence over all others of the same name.
+        resolved: Whether it is already known which optimizers train, because the run is resumed.
     """
 
     def __init__(self, optimizers: Optimizers, named: Mapping[str, Any], *, resolved: bool = False) -> None:
@@ -50,7 +50,7 @@ class VariableHyperparams:
 
     @property
     def all_rates(self) -> list[Any]:
-        """All learning rates, those that nobody uses too, and the named variables: what is no part of a snapshot."""
+        """All learning rates, even unused ones, and the named variables. The state of a snapshot excludes them."""
         return [*self._optimizers.rates.values(), *self._named.values()]
 
     @property
@@ -62,24 +62,24 @@ class VariableHyperparams:
         single = self.variables.get(LEARNING_RATE)
         if len(in_use) == 1 and any(rate is single for rate in in_use.values()):
             return (LEARNING_RATE,)
-        # Where there is one optimizer only, its learning rate has no longer name.
+        # With a single optimizer, the name of its learning rate has no attribute in front.
         return tuple(name for name in map(_rate_of, in_use) if name in self.variables)
 
     @property
     def search_spaces(self) -> Mapping[str, SearchSpace]:
-        """Where a tuner without bounds looks: at the learning rates that train."""
+        """What a tuner without bounds searches: the learning rates that train."""
         values = self.snapshot()
         names = self.names_in_use if self._resolved else (LEARNING_RATE,)
         return {name: _RATES for name in names if name in values and values[name] in _RATES}
 
     def resolve(self, tuned: Iterable[str] | None) -> None:
-        """The first epoch has ended: which optimizers train is known now.
+        """Called when the first epoch has ended, so that it is known which optimizers train.
 
         Args:
-            tuned: Names that a tuner sets, or is to set; None: all learning rates that train.
+            tuned: Names of the hyperparameters that a tuner sets or will set; None: all learning rates that train.
 
         Raises:
-            HyperparamError: One of them is the learning rate of an optimizer that does not train, or of several.
+            HyperparamError: A name is the learning rate of an optimizer that does not train, or may mean several.
         """
         self._resolved = True
         self._refresh()
@@ -92,8 +92,8 @@ class VariableHyperparams:
                 self._check_rate()
             elif name.removesuffix(f".{LEARNING_RATE}") in set(self._optimizers.found) - self._optimizers.used:
                 warnings.warn(
-                    f"The tuner sets {name!r}, and this optimizer made no update in the first epoch: until it makes "
-                    "one, that has no effect.",
+                    f"The tuner sets {name!r}, and this optimizer made no update in the first epoch. Until it makes "
+                    "one, its learning rate has no effect.",
                     stacklevel=2,
                 )
 
@@ -112,13 +112,14 @@ class VariableHyperparams:
                 )
             if not is_finite_number(value) or (name.endswith(LEARNING_RATE) and value < 0):
                 received: dict[str, Any] = {name: value}
-                raise HyperparamError(describe(f"Hyperparameter {name!r} cannot be this.", **received))
+                problem = f"Hyperparameter {name!r} must be finite, and a learning rate must be at least 0."
+                raise HyperparamError(describe(problem, **received))
 
     def check_tracked(self, model: Any) -> None:
-        """On JAX a compiled step reads only variables of the model.
+        """Checks that the named variables belong to the model. On JAX a compiled step reads only these.
 
         Raises:
-            ConfigurationError: A named variable is none of these.
+            ConfigurationError: A named variable does not belong to the model.
         """
         optimizer = getattr(model, "optimizer", None)
         known = {id(variable) for variable in model.variables}
@@ -134,13 +135,13 @@ class VariableHyperparams:
                 )
 
     def assign(self, values: Mapping[str, float]) -> None:
-        """Sets several values, all or none."""
+        """Sets several values: all of them, or none if one is refused."""
         self.check(values)
         for name, value in values.items():
             self.variables[name].assign(value)
 
     def snapshot(self) -> dict[str, float]:
-        """All values."""
+        """Returns all values by name."""
         read = keras.ops.convert_to_numpy
         return {name: shortest(read(variable)) for name, variable in self.variables.items()}
 

@@ -1,7 +1,8 @@
-"""Which optimizers an ordinary model has, and which of them train it.
+"""Finds the optimizers of an ordinary model, and which of them train it.
 
-A model may ignore the optimizer that it was compiled with: `compile` makes an RMSprop where none is given, and a GAN
-has two of its own. A learning rate that nobody uses must not be tuned, so this looks at what really makes updates.
+A model may ignore the optimizer that it was compiled with: `compile` creates an RMSprop if none is given, and a GAN has
+two optimizers of its own. Tuning a learning rate that is not used would be pointless, so the optimizers that really
+make updates are found.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 
 import keras
 
-COMPILED = "optimizer"  # the attribute of the one that `compile` was given
+COMPILED = "optimizer"  # the attribute that holds the optimizer of `compile`
 _METHODS = ("train_step", "make_train_function")
 _COUNTERS = ("iteration", "iterations")  # names of the variable that counts updates
 _LIBRARIES = frozenset({"keras", "tensorflow", "jax", "jaxlib", "torch", "numpy", "builtins", "keras_optix", "pandas"})
@@ -24,18 +25,18 @@ _DEPTH = 24
 class Optimizers:
     """The optimizers of a model by the path of the attribute that holds them, such as ``"d_optimizer"``.
 
-    Where `train_step` is Keras' own, that is the one that the model was compiled with, and nothing else needs to be
-    looked for. Else it is every Keras optimizer that is an attribute of the model, of its layers and sub-models, or
-    stands in a list or a dict of one; and `look` sees which of them count updates.
+    If `train_step` is Keras' own, the only optimizer is the one that the model was compiled with. Otherwise it is every
+    Keras optimizer that is an attribute of the model, of its layers or of its sub-models, directly or in a list or a
+    dict. Then `look` finds out which of them count updates.
 
     Args:
         model: The model.
-        used: Paths of those that are known to train, of a run that is resumed.
+        used: Paths of the optimizers that are known to train, because the run is resumed.
 
     Attributes:
         certain: Whether `train_step` is Keras' own.
         found: Optimizers by path; the one that the model was compiled with comes first.
-        used: Paths of those that made an update, as far as that was seen.
+        used: Paths of the optimizers that have been seen to make an update.
     """
 
     def __init__(self, model: Any, used: tuple[str, ...] = ()) -> None:
@@ -49,11 +50,11 @@ class Optimizers:
         self.find(model)
         if self.certain:
             self.used = set(self.found)
-        # One that was there before the first step may have made updates in an earlier `fit`.
+        # Optimizers that exist before the first step may have made updates in an earlier `fit`.
         self._counts = {path: _updates(optimizer) for path, optimizer in self.found.items()}
 
     def find(self, model: Any) -> None:
-        """Looks for optimizers, also again: some are made by the first step only."""
+        """Finds the optimizers. Called several times, because some are created only by the first step."""
         if self.certain:
             optimizer = getattr(model, COMPILED, None)
             self.found = {} if optimizer is None else {COMPILED: optimizer}
@@ -64,7 +65,7 @@ class Optimizers:
                 self.found[path] = part
 
     def look(self) -> None:
-        """Notes which optimizers made updates since the last look."""
+        """Notes which optimizers have made updates since the last call."""
         if self.certain:
             return
         for path, optimizer in self.found.items():
@@ -75,9 +76,9 @@ class Optimizers:
 
     @property
     def rates(self) -> dict[str, keras.Variable]:
-        """The learning rates by path of their optimizer; none where a LearningRateSchedule owns it.
+        """The learning rates by the path of their optimizer, except those that a LearningRateSchedule sets.
 
-        On JAX a compiled step reads those of the optimizer only that the model was compiled with; others are constants.
+        On JAX only that of the optimizer of `compile`, because a compiled step treats the others as constants.
         """
         paths = (COMPILED,) if keras.backend.backend() == "jax" else tuple(self.found)
         rates = {path: getattr(self.found[path], "learning_rate", None) for path in paths if path in self.found}
@@ -85,23 +86,23 @@ class Optimizers:
 
     @property
     def in_use(self) -> dict[str, keras.Variable]:
-        """The learning rates that count, by path: of an optimizer around another one, the inner one's."""
+        """The learning rates that make updates, by path. For an optimizer that wraps another, that of the inner one."""
         return {path: rate for path, rate in self.rates.items() if path in self.used and not self._wraps(path)}
 
     @property
     def scaled(self) -> bool:
-        """Whether updates that are not finite are skipped, because a loss is scaled until they are."""
+        """Whether a LossScaleOptimizer skips updates that are not finite."""
         kind = keras.optimizers.LossScaleOptimizer
         return any(isinstance(optimizer, kind) for optimizer in self.found.values())
 
     def _wraps(self, path: str) -> bool:
-        """Whether another optimizer in use lies within this one, with a learning rate of its own."""
+        """Whether this optimizer wraps another one that is in use and has its own learning rate."""
         rate = self.found[path].learning_rate
         inner = (other for other in self.used if other.startswith(f"{path}.") and other in self.found)
         return any(self.found[other].learning_rate is not rate for other in inner)
 
     def variables(self) -> dict[str, list[Any]]:
-        """Their variables by path; a variable that several have (of a wrapped optimizer) only once."""
+        """Returns the variables by path. A variable that several optimizers share (by wrapping) is listed once."""
         seen: set[int] = set()
         found: dict[str, list[Any]] = {}
         for path, optimizer in self.found.items():
@@ -113,9 +114,10 @@ class Optimizers:
 
 
 def _updates(optimizer: Any) -> int:
-    """How many updates it has made; with gradient accumulation, how many gradients it took.
+    """Returns how many updates an optimizer has made; with gradient accumulation, how many gradients it got.
 
-    Where gradients are accumulated, `iterations` is a quotient that moves late; so the variable behind it is read.
+    With gradient accumulation `iterations` is a quotient that grows only now and then, so the variable behind it is
+    read.
     """
     counters = [variable for variable in optimizer.variables if variable.name in _COUNTERS]
     read = keras.ops.convert_to_numpy
@@ -123,19 +125,19 @@ def _updates(optimizer: Any) -> int:
 
 
 def layers_of(model: Any) -> list[Any]:
-    """The model and all layers in it, nested ones too."""
+    """Returns the model and all layers in it, including nested ones."""
     return [part for _, part in _walk(model) if isinstance(part, keras.Layer)]
 
 
 def _walk(model: Any) -> Iterator[tuple[str, Any]]:
-    """Yields what a model is made of, the nearest first, with the path of its attribute."""
+    """Yields the objects that a model holds, each with the path of its attribute; the nearest first."""
     queue: deque[tuple[str, Any, int]] = deque([("", model, 0)])
     seen: set[int] = {id(model)}
     while queue and len(seen) < _MOST_OBJECTS:
         path, owner, depth = queue.popleft()
         yield path, owner
         if depth >= _DEPTH or isinstance(owner, keras.optimizers.LossScaleOptimizer):
-            continue  # a LossScaleOptimizer is one with what it wraps: it has its variables and its learning rate
+            continue  # it already has the variables and the learning rate of the optimizer that it wraps
         for step, value in _parts(owner):
             if id(value) not in seen and _may_hold(value):
                 seen.add(id(value))
@@ -143,7 +145,7 @@ def _walk(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _parts(owner: Any) -> list[tuple[str, Any]]:
-    """What an object holds, with the step from its path to theirs; attributes that are no secret come first."""
+    """Returns the objects that an object holds, each with its part of the path; public attributes come first."""
     if isinstance(owner, Mapping | list | tuple | set | frozenset) and len(owner) > _LONGEST:
         return []
     if isinstance(owner, Mapping):
@@ -155,7 +157,7 @@ def _parts(owner: Any) -> list[tuple[str, Any]]:
 
 
 def _may_hold(value: Any) -> bool:
-    """Whether there may be an optimizer in it: in layers, containers, and objects of a user's own classes."""
+    """Whether a value may hold an optimizer: layers, containers, and objects of a user's own classes may."""
     if isinstance(value, keras.optimizers.Optimizer | keras.Layer | Mapping | list | tuple | set | frozenset):
         return True
     library = type(value).__module__.partition(".")[0]

@@ -1,4 +1,4 @@
-"""The options of `OptixCallback`: what each may be, what is made of it, and which contradict each other."""
+"""Checks and converts the options of `OptixCallback`, and refuses those that contradict each other."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from keras_optix.validation import check_kind, check_mapping, check_path, refuse
 
 _OWNERS = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 _NOT_HERE = {
-    "an agent": "The agent is what `fit` trains: agent.fit(dataset, callbacks=[OptixCallback(...)]).",
-    "a dataset": "The dataset is an argument of `fit`: agent.fit(dataset, callbacks=[OptixCallback(...)]).",
-    "an environment": "The environment belongs to the dataset: dataset_from_env(env, agent).",
+    "an agent": "Call `fit` of the agent: agent.fit(dataset, callbacks=[OptixCallback(...)]).",
+    "a dataset": "Give the dataset to `fit`: agent.fit(dataset, callbacks=[OptixCallback(...)]).",
+    "an environment": "Give the environment to the dataset: dataset_from_env(env, agent).",
     "a Keras callback": "Give it to `fit` itself: fit(..., callbacks=[OptixCallback(...), callback]).",
 }
 
 
 def evaluator_of(given: Any) -> BaseEvaluator | None:
-    """The evaluator: what was given, or one that calls the function that was given.
+    """Returns the given evaluator, or an evaluator that calls the given function; None if nothing was given.
 
     Raises:
-        ArgumentError: It is neither.
+        ArgumentError: `given` is neither an evaluator nor a function.
     """
     if is_function(given) or (callable(given) and not isinstance(given, type) and not family_of(type(given))):
         return FunctionEvaluator(given)
@@ -59,7 +59,7 @@ def evaluator_of(given: Any) -> BaseEvaluator | None:
             evaluator.plan,
             EvaluationPlan,
             wanted="one of optix.evaluators.WindowPlan, EpisodePlan and LogPlan",
-            fix="Such as plan = optix.evaluators.WindowPlan(min_episodes=10).",
+            fix="For example plan = optix.evaluators.WindowPlan(min_episodes=10).",
         )
         try:
             inspect.signature(evaluator.score).bind(None, None)
@@ -72,30 +72,30 @@ def evaluator_of(given: Any) -> BaseEvaluator | None:
 
 
 def scheduler_of(given: Any) -> BackoffScheduler | None:
-    """The scheduler.
+    """Returns the given scheduler, or None if nothing was given.
 
     Raises:
-        ArgumentError: It is none.
+        ArgumentError: `given` is not a scheduler.
     """
     hints = _homes("scheduler") | {
         "a dict": "Write scheduler=BackoffScheduler(**options).",
-        "a learning rate schedule": "It belongs to the optimizer: keras.optimizers.Adam(schedule).",
+        "a learning rate schedule": "Give the schedule to the optimizer: keras.optimizers.Adam(schedule).",
     }
     scheduler: BackoffScheduler | None = check_kind(
-        "scheduler", given, BackoffScheduler, fix="Such as scheduler=BackoffScheduler().", hints=hints, optional=True
+        "scheduler", given, BackoffScheduler, fix="Give scheduler=BackoffScheduler().", hints=hints, optional=True
     )
     return scheduler
 
 
 def tuner_of(given: Any) -> BaseOptimizer | None:
-    """The tuner.
+    """Returns the given tuner, or None if nothing was given.
 
     Raises:
-        ArgumentError: It is none.
+        ArgumentError: `given` is not a tuner.
     """
     search = "A search over runs calls `fit` once per trial, with an OptixCallback in each: see the examples"
     hints = _homes("tuner") | {
-        "a Keras optimizer": "The optimizer belongs to the model: compile(optimizer=optimizer).",
+        "a Keras optimizer": "Give the optimizer to the model: compile(optimizer=optimizer).",
         "hyperparameters of KerasTuner": f"{search} (keras_tuner_search.py).",
         "a tuner of KerasTuner": f"{search} (keras_tuner_search.py).",
         "a study of Optuna": f"{search} (optuna_search.py).",
@@ -105,13 +105,13 @@ def tuner_of(given: Any) -> BaseOptimizer | None:
     if isinstance(given, Mapping):
         hints["a dict"] = f"Give the bounds to a tuner: tuner=BackoffOptimizer({dict(given)!r})."
     if isinstance(given, str):
-        hints["a string"] = "Make one: tuner=BackoffOptimizer() or tuner=PBTOptimizer()."
+        hints["a string"] = "Give an object: tuner=BackoffOptimizer() or tuner=PBTOptimizer()."
     tuner: BaseOptimizer | None = check_kind(
         "tuner",
         given,
         BaseOptimizer,
         wanted="a tuner (BackoffOptimizer, PBTOptimizer, ReplaySchedule or one of your own)",
-        fix="Such as tuner=BackoffOptimizer().",
+        fix="Give tuner=BackoffOptimizer(), for example.",
         hints=hints,
         optional=True,
     )
@@ -128,10 +128,10 @@ def tuner_of(given: Any) -> BaseOptimizer | None:
 
 
 def directory_of(name: str, given: Any) -> str | None:
-    """The path of a directory, or None.
+    """Returns the path of a directory as a string, or None if nothing was given.
 
     Raises:
-        ConfigurationError: It is no path.
+        ConfigurationError: `given` is not a path.
     """
     if given is None:
         return None
@@ -141,10 +141,10 @@ def directory_of(name: str, given: Any) -> str | None:
 
 
 def loop_callbacks_of(given: Any) -> list[LoopCallback]:
-    """The callbacks of the loop, as a list; a single one may be given as it is.
+    """Returns the callbacks of the loop as a list; `given` may be a single callback.
 
     Raises:
-        ConfigurationError: One is of another kind, or there twice.
+        ConfigurationError: One of them is not a `LoopCallback`, or is given twice.
     """
     if isinstance(given, LoopCallback):
         given = [given]
@@ -158,88 +158,89 @@ def loop_callbacks_of(given: Any) -> list[LoopCallback]:
     hints = _homes("callbacks") | {
         "None": "Leave it out.",
         "a policy manager": "Give it as `policy_manager=`, or manager.as_callback(agent).",
-        "the loop's callback": "One OptixCallback runs the loop; leave this one out.",
-        "a function": "Override a method of a subclass of LoopCallback.",
+        "the loop's callback": "One OptixCallback runs the loop. Leave this one out.",
+        "a function": "Subclass LoopCallback and override one of its methods.",
     }
     for callback in callbacks:
         if isinstance(callback, keras.callbacks.Callback) and not isinstance(callback, LoopCallback):
-            ordinary = "`callbacks` of OptixCallback takes LoopCallbacks; give this one to `fit(callbacks=[...])`."
+            ordinary = "`callbacks` of OptixCallback takes LoopCallbacks. Give this one to `fit(callbacks=[...])`."
             fix = ordinary if kind_of(callback) == "a Keras callback" else hints.get(kind_of(callback), ordinary)
             refuse_kind("callbacks", callback, wanted, fix=fix)
         check_kind("callbacks", callback, LoopCallback, wanted=wanted, hints=hints)
         if sum(callback is other for other in callbacks) > 1:
-            problem = "The same callback is among `callbacks` twice: it would hear everything twice."
-            raise ConfigurationError(describe(problem, fix="Leave one out.", callback=type(callback).__name__))
+            problem = "The same callback is among `callbacks` twice, so each of its hooks would be called twice."
+            raise ConfigurationError(describe(problem, fix="Give it once.", callback=type(callback).__name__))
     return callbacks
 
 
 class SharedVariables(dict[str, Any]):
-    """Variables by name. A copy has the same ones: they are the model's, and are not copied with a callback."""
+    """Variables by name. A copy holds the same variables, because they belong to the model and not to a callback."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedVariables:
         return self
 
 
 def variables_of(given: Any) -> dict[str, Any]:
-    """The variables of an ordinary model that a tuner may set, by name.
+    """Returns the variables of an ordinary model that a tuner may set, by name.
 
     Raises:
-        ArgumentError: They are no mapping of names.
+        ArgumentError: `given` is not a mapping of names to variables.
     """
     if given is None:
         return SharedVariables()
     wanted = "a mapping of names to variables"
     return SharedVariables(
-        check_mapping("hyperparams", given, wanted, fix='Such as hyperparams={"dropout": model.dropout_rate}.')
+        check_mapping("hyperparams", given, wanted, fix='For example hyperparams={"dropout": model.dropout_rate}.')
     )
 
 
 def _homes(name: str) -> dict[str, str]:
-    """What to say of an object that belongs to another option."""
+    """Returns what a message recommends for each kind of object that another option takes."""
     return homes_but(name) | _NOT_HERE
 
 
 def refuse_contradictions(options: Mapping[str, Any], *, restores: bool) -> None:
-    """Options that exclude each other, or do nothing without another.
+    """Refuses options that exclude each other, and options that have no effect without another one.
 
     Raises:
-        ConfigurationError: There are such.
+        ConfigurationError: Such options were given.
     """
     without_directory = options["registry"] is None and options["checkpoint_dir"] is None
     contradictions = [
         (
             options["registry"] is not None and options["checkpoint_dir"] is not None,
-            "Give a registry or a directory for one, not both.",
+            "`registry` and `checkpoint_dir` both say where snapshots are saved. Give only one of them.",
             ("registry", "checkpoint_dir"),
         ),
         (
             options["evaluator"] is not None and options["monitor"] is not None,
-            "Give an evaluator or a log to monitor, not both.",
+            "`evaluator` and `monitor` both say what is scored. Give only one of them.",
             ("evaluator", "monitor"),
         ),
         (
             options["monitor"] is None and options["mode"] != "auto",
-            "`mode` says which way a monitored log is better; an evaluator's score is always better higher.",
+            "`mode` says whether a monitored log should fall or rise, and no log is monitored. A higher score of an "
+            "evaluator is always better. Give `monitor`, or leave `mode` out.",
             ("mode", "monitor"),
         ),
         (
             bool(options["resume"]) and without_directory,
-            "`resume` needs the directory of the run: give `checkpoint_dir` or `registry`.",
+            "`resume` needs the directory of the run. Give `checkpoint_dir` or `registry`.",
             ("resume", "checkpoint_dir"),
         ),
         (
             bool(options["resume"]) and options["resume_interval"] is None,
-            "A run that writes nothing to resume from cannot be resumed; give `resume_interval` in seconds.",
+            "`resume` needs resume points, and `resume_interval=None` writes none. Give `resume_interval` in seconds.",
             ("resume", "resume_interval"),
         ),
         (
             bool(options["restore_hyperparams"]) and not restores,
-            "`restore_hyperparams` restores them where a snapshot is restored, and none would be.",
+            "`restore_hyperparams` has an effect only when a snapshot is restored, and no option restores one.",
             ("restore_hyperparams",),
         ),
         (
             bool(options["hyperparams"]) and options["tuner"] is None,
-            "`hyperparams` names variables for a tuner; there is none.",
+            "`hyperparams` names variables for a tuner, and no tuner was given.",
             ("hyperparams", "tuner"),
         ),
         (options["verbose"] > 2, "`verbose` must be 0, 1 or 2.", ("verbose",)),
@@ -250,23 +251,23 @@ def refuse_contradictions(options: Mapping[str, Any], *, restores: bool) -> None
 
 
 def _shown(option: Any) -> Any:
-    """An option as a message shows it."""
+    """Returns an option in the form in which a message shows it."""
     if isinstance(option, CheckpointRegistry):
         return str(option.directory)
     return type(option).__name__ if isinstance(option, BaseEvaluator) else option
 
 
 def loggers_of(given: Any) -> list[Logger]:
-    """The loggers of the loop, as a list; a single one may be given as it is.
+    """Returns the loggers of the loop as a list; `given` may be a single logger.
 
     Raises:
-        ArgumentError: One is of another kind.
+        ArgumentError: One of them is not a `Logger`.
     """
     if isinstance(given, Logger):
         given = [given]
-    wanted, fix = "a list of Loggers", "Such as [TensorBoardLogger(directory)], or a subclass of Logger of your own."
+    wanted, fix = "a list of Loggers", "For example [TensorBoardLogger(directory)], or your own subclass of Logger."
     if isinstance(given, str | Mapping) or not hasattr(type(given), "__iter__") or isinstance(given, type):
-        path = "For TensorBoard, name its directory: OptixCallback(log_dir=...)."
+        path = "For TensorBoard, give its directory: OptixCallback(log_dir=...)."
         refuse_kind("loggers", given, wanted, fix=fix, hints={"a string": path, "a path": path})
     loggers = list(given)
     for logger in loggers:
@@ -275,11 +276,11 @@ def loggers_of(given: Any) -> list[Logger]:
 
 
 def name_owners(tuner: BaseOptimizer, siblings: Sequence[Any]) -> bool:
-    """Warns of other callbacks that set what is tuned; returns whether there are any.
+    """Warns of other callbacks that set the learning rate if it is tuned; returns whether there are any.
 
     Args:
         tuner: The tuner.
-        siblings: The callbacks beside that of the loop.
+        siblings: The other callbacks of this `fit`.
     """
     owners = [callback for callback in siblings if isinstance(callback, _OWNERS)]
     if LEARNING_RATE not in tuner.names:
@@ -294,25 +295,25 @@ def name_owners(tuner: BaseOptimizer, siblings: Sequence[Any]) -> bool:
 
 
 def warn_of_endless_epoch(evaluator: BaseEvaluator, adapter: FitAdapter, steps: int | None) -> None:
-    """Warns of an evaluator that scores the ends of epochs, where there is none.
+    """Warns of an evaluator that scores the ends of epochs if the epoch has no end.
 
     Args:
         evaluator: The evaluator.
-        adapter: Says what an epoch is.
-        steps: Of an epoch, as Keras knows them.
+        adapter: Knows how many units an epoch has.
+        steps: Steps in an epoch according to Keras; None if unknown.
     """
     if evaluator.plan.per_epoch and adapter.units_in_epoch(steps) is None:
         warnings.warn(
-            f"{evaluator!r} scores validation at the ends of epochs, and this epoch has no end: nothing will "
-            "be scored. Give `fit` its `steps_per_epoch` (windows in an epoch) and `epochs`, or let OptixCallback "
-            "evaluate without `monitor`.",
+            f"{evaluator!r} scores validation at the end of each epoch, and this epoch has no end: nothing will "
+            "be scored. Give `fit` the arguments `steps_per_epoch` (windows in an epoch) and `epochs`, or let "
+            "OptixCallback evaluate without `monitor`.",
             stacklevel=3,
         )
 
 
 def second_loop() -> ConfigurationError:
-    """The error of two callbacks that both run the loop."""
+    """Returns the error for two callbacks that both run the loop."""
     return ConfigurationError(
-        "There are two OptixCallbacks in one `fit`: each would score, tune and stop what the other does. Give one, and "
-        "your own hooks to it: OptixCallback(callbacks=[...])."
+        "There are two OptixCallbacks in one `fit`, and both would score, tune and stop the same training. Give one. "
+        "Your own hooks belong to it: OptixCallback(callbacks=[...])."
     )

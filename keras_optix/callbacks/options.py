@@ -1,4 +1,4 @@
-"""The options of `OptixCallback` as one record, which checks itself."""
+"""The options of `OptixCallback` as one record that checks its fields."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ from keras_optix.validation import check_bool, check_choice, check_float, check_
 
 @dataclass(frozen=True, kw_only=True)
 class CallbackOptions:
-    """What an `OptixCallback` was given, checked, and made what the callback works with; its docstring says the rest.
+    """The options of an `OptixCallback`, checked and converted. The docstring of `OptixCallback` explains each.
 
     Attributes:
-        evaluator: None: that of what is trained, an agent or an ordinary model.
-        scheduler: Likewise.
-        registry: None: a temporary one.
-        hyperparams: Variables of an ordinary model by name; {} where there are none.
-        loggers: TensorBoard's among them, where there is a `log_dir`.
-        callbacks: As a list.
-        policy_manager: One that was given as a callback, too.
-        loop: Those of the options that the engine asks for.
-        persistent: Whether snapshots and points to resume from outlive the callback.
+        evaluator: None: the default for an agent or for an ordinary model.
+        scheduler: None: likewise.
+        registry: None: a temporary registry.
+        hyperparams: Variables of an ordinary model by name; empty if none were given.
+        loggers: The given loggers, and one for TensorBoard if `log_dir` was given.
+        callbacks: A list, even if a single callback was given.
+        policy_manager: The manager, even if it was given as a callback.
+        loop: The options that the engine uses.
+        persistent: Whether snapshots and resume points outlive the callback.
 
     Raises:
         ConfigurationError: Options are invalid or contradict each other, or a directory cannot be written.
@@ -78,7 +78,7 @@ class CallbackOptions:
         self._check_together()
 
     def _check_kinds(self) -> None:
-        """Each option by itself."""
+        """Checks and converts each option by itself."""
         become = self._become
         become("evaluator", evaluator_of(self.evaluator))
         become("scheduler", scheduler_of(self.scheduler))
@@ -103,7 +103,7 @@ class CallbackOptions:
         become("hyperparams", variables_of(self.hyperparams))
 
     def _check_together(self) -> None:
-        """What they say together, and what follows from one where another is left out."""
+        """Refuses contradictions between options, and derives options that were left out from others."""
         manager, registry = self.policy_manager, self.registry
         if manager is not None and registry is None and self.checkpoint_dir is None:
             self._become("registry", manager.own_registry)
@@ -120,5 +120,5 @@ class CallbackOptions:
         self._become("loggers", board + loggers_of(self.loggers))
 
     def _become(self, name: str, value: Any) -> None:
-        """Sets an option while the record is made."""
+        """Sets a field of the frozen record while it is created."""
         object.__setattr__(self, name, value)

@@ -1,4 +1,4 @@
-"""The autonomous loop as a Keras callback: a thin shell that hands windows and epochs to the `Engine`."""
+"""`OptixCallback`, the Keras callback that runs the loop: it hands windows and epochs to the `Engine`."""
 
 from __future__ import annotations
 
@@ -40,64 +40,71 @@ _RUN = ("_loop", "_adapter", "_model", "_children", "_resuming")  # attributes t
 
 
 class OptixCallback(NamesChecked, RunView, ForwardingCallback):
-    """Scores, tunes, checkpoints, rolls back, and stops when what it trains is trained.
+    """Scores, tunes, checkpoints and rolls back what `fit` trains, and stops `fit` when training is done.
 
-    On an agent, ``agent.fit(dataset, callbacks=[OptixCallback()])`` runs until DORMANT. Windows are scored, and a new
-    best is promoted only after a second evaluation of exactly the weights that scored well; a snapshot holds these
-    weights and that score.
+    For an agent, ``agent.fit(dataset, callbacks=[OptixCallback()])`` runs until the loop is DORMANT. The loop scores
+    the windows of experience. It promotes a new best only after a second evaluation of exactly the weights that scored
+    well, and saves these weights with that score as a snapshot.
 
-    On an ordinary Keras model (any backend) it works on epochs and a log: ``model.fit(..., validation_data=...,
-    epochs=1000, callbacks=[OptixCallback(monitor="val_loss")])``. Evaluating the same weights again would give the same
-    score, so nothing is confirmed: the highest score is the best, and a step counts as an improvement (against a
-    plateau) if it stands out from the noise between epochs. `window` then means epoch, and `env_steps` batches.
+    For an ordinary Keras model (on any backend), the loop works on epochs and scores a log: ``model.fit(...,
+    validation_data=..., epochs=1000, callbacks=[OptixCallback(monitor="val_loss")])``. The same weights would give the
+    same score again, so there is no second evaluation. The best is the highest score, and it resets the patience for a
+    plateau only if it stands out from the noise between epochs. `window` then means epoch, and `env_steps` means
+    batches.
 
     Args:
-        evaluator: How a window becomes a score: an evaluator, or a function ``(window_data, train_diagnostics)`` that
-            returns a number, higher is better. None, without `monitor`: `ReturnEvaluator`, the mean return of the
-            episodes that ended; of an ordinary model ``monitor="val_loss"``.
-        monitor: Name of a log to score instead of an evaluator: ``"val_accuracy"``, ``"val_episode_return"``, any
-            key of the logs. Names that begin with ``val_`` are read at the ends of epochs, others of an agent after
-            each window.
-        mode: ``"min"`` or ``"max"``: which way the log is better; ``"auto"`` tells by its name.
-        scheduler: The state machine. None: `BackoffScheduler` with its defaults; of an ordinary model with
-            ``max_interval=1``, for its scores cost nothing.
+        evaluator: Scores a window: an evaluator, or a function ``(window_data, train_diagnostics)`` that returns a
+            number; higher is better. None (without `monitor`) means `ReturnEvaluator`, the mean return of the episodes
+            that ended, for an agent, and ``monitor="val_loss"`` for an ordinary model.
+        monitor: Name of a log to score instead of using an evaluator: ``"val_accuracy"``, ``"val_episode_return"`` or
+            any other key of the logs. A log whose name begins with ``val_`` is read at the end of each epoch; other
+            logs of an agent are read after each window.
+        mode: ``"min"`` if lower values of the log are better, ``"max"`` if higher values are. ``"auto"`` (the default)
+            decides by the name of the log.
+        scheduler: The state machine of the loop. None means a `BackoffScheduler` with its defaults. For an ordinary
+            model it has ``max_interval=1``, because its scores cost nothing.
         tuner: Tunes hyperparameters while the loop is ACTIVE: a `BackoffOptimizer`, a `PBTOptimizer`, a
-            `ReplaySchedule`, one of your own. Evaluations of its experiments count towards no plateau. None: nothing
-            is tuned.
-        registry: Where snapshots go: a registry, or the path of its directory. None: one in `checkpoint_dir`.
-        checkpoint_dir: Directory for a registry. None, without a registry: a temporary one, gone with the callback.
-        policy_manager: Evolves the policies of an agent: compares current and best on the same seeds before a rollback,
-            tries variants at DORMANT, weighs the members of an ensemble, and looks for a known policy where the
-            environment has changed; see `PolicyManager`. The same as ``callbacks=[manager.as_callback(agent)]``.
-        when_dormant: ``"stop"`` ends `fit`; ``"watch"`` (agents) goes on as WATCHDOG: the best weights act and are
-            scored, and a significant degradation starts learning again. ``"auto"`` (the default) watches on a live
-            feed, and stops otherwise.
+            `ReplaySchedule` or a tuner of your own. Evaluations during its probes do not count towards a plateau.
+            None: nothing is tuned.
+        registry: Where snapshots are saved: a registry, or the path of its directory. None: a registry in
+            `checkpoint_dir`.
+        checkpoint_dir: Directory of the registry. If neither is given, snapshots are saved in a temporary directory,
+            which is deleted together with the callback.
+        policy_manager: Compares the policies of an agent and chooses among them: it compares the current and the best
+            weights on the same seeds before a rollback, tries variants at DORMANT, weighs the members of an ensemble,
+            and searches the stored policies when the environment has changed; see `PolicyManager`. It has the same
+            effect as ``callbacks=[manager.as_callback(agent)]``.
+        when_dormant: ``"stop"`` ends `fit`. ``"watch"`` (agents only) continues as WATCHDOG: the best weights act and
+            are scored, and a significant degradation starts learning again. ``"auto"`` (the default) watches on a live
+            feed and stops otherwise.
         max_windows: Stop after this many windows (epochs) in any case. None: no limit.
-        rollback_on_degradation: Restore the best snapshot (weights, optimizer slots, statistics) on a degradation.
-        restore_best_weights: Restore the best snapshot when `fit` ends.
-        restore_hyperparams: Where a snapshot is restored, restore its hyperparameters as well.
-        hyperparams: Variables of an ordinary model that the tuner may set, by the names in its bounds. The learning
-            rate needs no mention.
+        rollback_on_degradation: Restore the best snapshot (weights, optimizer slots, statistics) after a degradation.
+            Defaults to False.
+        restore_best_weights: Restore the best snapshot when `fit` ends. Defaults to True.
+        restore_hyperparams: Whenever a snapshot is restored, restore its hyperparameters too. Defaults to False.
+        hyperparams: Variables of an ordinary model that the tuner may set, by the names that its bounds use. The
+            learning rate is found without being listed here.
         log_dir: Directory for TensorBoard. None: nothing is written.
-        loggers: `Logger`s that show the run elsewhere, beside TensorBoard: a file, a tracker, one of your own.
-        callbacks: `LoopCallback`s, called in their order, or a single one.
-        resume: Go on with the run in the directory that was cut off (a crash, Ctrl-C), if there is one: weights,
-            slots, generators, scheduler, tuner, history, hyperparameters and counters. A run that ended leaves nothing
-            to resume.
-        resume_interval: Seconds between the points from which a run can be resumed, written wherever a directory is
-            given. A crash repeats at most this (of an ordinary model, or the epoch that it fell in). A point costs
-            about as much as a snapshot; see `make bench-overhead`. 0 writes one after every window, None none.
-        verbose: 0 is silent, 1 prints a summary at the end, 2 every event.
+        loggers: `Logger`s that show the run elsewhere, in addition to TensorBoard: a file, a tracker, one of your own.
+        callbacks: `LoopCallback`s, called in this order, or a single one.
+        resume: If the directory holds a run that was cut off (a crash, Ctrl-C), continue it with its weights, optimizer
+            slots, random generators, scheduler, tuner, history, hyperparameters and counters. A run that has ended
+            leaves nothing to resume. Defaults to False.
+        resume_interval: Seconds between resume points, which are written if a directory is given. After a crash, at
+            most this much is repeated (for an ordinary model, at most this much or the epoch of the crash). A point
+            costs about as much as a snapshot; see `make bench-overhead`. 0 writes a point after every window, and None
+            writes no points. Defaults to 10.
+        verbose: 0 prints nothing, 1 (the default) prints notices and a summary at the end, 2 prints every event.
 
     Attributes:
         state: State of the loop, a `LoopState`.
-        scheduler_state: What the scheduler knows of the run, a `SchedulerState`.
-        tuner_state: What the tuner knows of the run; of what kind it is is said by the tuner. None without one.
+        scheduler_state: State of the scheduler in this run, a `SchedulerState`.
+        tuner_state: State of the tuner in this run; each tuner has its own class of states. None without a tuner.
         search_spaces: Search spaces of the hyperparameters that the tuner sets in this run, by name.
         best_snapshot: The best `PolicySnapshot` of the present regime, or None.
-        events: What happened, a list of `LoopRecord`.
+        events: What the loop did and why, a list of `LoopRecord`.
         history: The run as a table, a `LoopHistory`: arrays by column (env steps, score, best, state, hyperparameters,
-            logs), with a row for each evaluation (epoch); ``history.to_pandas()`` is a frame.
+            logs), with a row for each evaluation (epoch). ``history.to_pandas()`` returns a data frame.
 
     Raises:
         ConfigurationError: Options are invalid or contradict each other, or a directory cannot be written.
@@ -163,20 +170,20 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         self._stop_asked = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes over: the options. KerasTuner copies each callback for each trial.
+        """Returns what a copy takes over: only the options. KerasTuner copies each callback for each trial.
 
-        What a run leaves behind stays here: its loop holds files, environments and the model.
+        The state of a run is not copied, because its loop holds files, environments and the model.
         """
         if self.policy_manager is not None and self.policy_manager.agents:
-            problem = "A callback whose policy manager has agents cannot be copied: they would be copied as well."
-            fix = "Make the agents, the manager and the callback anew for each trial."
+            problem = "A callback whose policy manager has agents cannot be copied: the agents would be copied as well."
+            fix = "Create the agents, the manager and the callback inside each trial."
             raise ConfigurationError(describe(problem, fix=fix, agents=len(self.policy_manager.agents)))
         registry = self._registry if self._persistent else None
         return {**vars(self), **dict.fromkeys(_RUN), "_registry": registry, "_siblings": []}
 
     @property
     def registry(self) -> CheckpointRegistry:
-        """Where snapshots go."""
+        """The registry in which snapshots are saved."""
         if self._registry is None:
             directory = tempfile.TemporaryDirectory(prefix="keras_optix_")
             weakref.finalize(self, directory.cleanup)
@@ -184,14 +191,14 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         return self._registry
 
     def stop(self) -> None:
-        """Ends `fit` cleanly, from any thread: after the step that runs, with the best weights restored.
+        """Ends `fit` cleanly after the running step and restores the best weights. May be called from any thread.
 
-        On a live feed the window at hand closes at once. Where no `fit` runs, it ends the next one as soon as that has
-        begun, before a live feed is opened: what must not go on is not forgotten.
+        On a live feed the current window closes at once. If no `fit` is running, the call is remembered: the next `fit`
+        ends as soon as it has begun, before it opens a live feed.
         """
         self._stop_asked = True
         if self._loop is not None:
-            self._adapter.stop_waiting()  # who does not wait is told after its step
+            self._adapter.stop_waiting()  # a `fit` that does not wait for data checks `_stop_asked` after each step
 
     # Keras hooks
 
@@ -207,16 +214,16 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
                 child.in_loop = True
             self._children = keras.callbacks.CallbackList(self.callbacks, model=self.model, **params)
             for child in self.callbacks:
-                child.in_loop = False  # whoever else takes them in is `fit`
+                child.in_loop = False  # if `set_model` is called again, `fit` has it, which is an error
 
     def on_siblings(self, callbacks: Sequence[Any]) -> None:
-        """An agent's `fit` tells which callbacks are at work beside this one."""
+        """Called by the `fit` of an agent with the other callbacks of this `fit`."""
         self._siblings = list(callbacks)
         if any(isinstance(other, OptixCallback) for other in self._siblings):
             raise second_loop()
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Checks that everything fits together, before the first step."""
+        """Checks before the first step that the options fit the model, and starts the loop."""
         interval = self._options.resume_interval if self._persistent else None
         resuming = self._resuming = Resuming(self.registry, interval, resume=self._options.resume)
         adapter = self._make_adapter()
@@ -242,13 +249,13 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             callback.on_loop_start()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Resumes, in the first epoch: by now a `BackupAndRestore` has restored what it has."""
+        """Resumes the run in the first epoch, because only then a `BackupAndRestore` has restored its backup."""
         self._resuming.begin_epoch(self._running(), self._adapter, epoch, self.params)
         self._adapter.begin_epoch(epoch + self._resuming.offset)
         super().on_epoch_begin(epoch, logs)
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Takes the windows that were collected since the last call through the loop."""
+        """Passes the windows that were collected since the last call to the loop."""
         if self._stop_asked:
             self._adapter.stop()
         if self._adapter.after_batch(self._running(), batch, logs or {}):
@@ -256,13 +263,13 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         super().on_train_batch_end(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Takes an epoch of an ordinary model, or a score of an agent's validation, through the loop."""
+        """Passes an epoch of an ordinary model, or the validation score of an agent, to the loop."""
         if self._adapter.after_epoch(self._running(), epoch + self._resuming.offset, dict(logs or {})):
             self._after_unit()
         super().on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
-        """Restores the best weights and closes what was opened."""
+        """Restores the best weights and closes files and environments."""
         loop = self._running()
         self._stop_asked = False
         loop.scorer.finish()
@@ -280,7 +287,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             STATUS.say(loop.summary(where=self._persistent))
 
     def on_fit_failed(self, error: BaseException) -> None:
-        """Closes what was opened; snapshots are complete on disk, and so is the last point to resume from."""
+        """Closes files and environments. Snapshots and the last resume point are already complete on disk."""
         self._stop_asked = False
         if self._loop is not None:
             self._resuming.failed(self._loop, error)
@@ -288,10 +295,10 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         if self.verbose and self._loop is not None and isinstance(error, FeedError | KeyboardInterrupt):
             STATUS.say(self._loop.summary(where=self._persistent))
 
-    # What they are made of
+    # Helpers of the hooks
 
     def _make_adapter(self) -> FitAdapter:
-        """That of an agent or of an ordinary model; refuses options that are not for it."""
+        """Returns the adapter for an agent or for an ordinary model; refuses options that do not apply to it."""
         if is_agent(self.model):
             return agent_adapter(self.model, self.evaluator, self._variables, self.policy_manager, self.callbacks)
         if self._options.evaluator is None:

@@ -1,4 +1,4 @@
-"""Several policies of one task: their weights, variants of the best one, and going back to it."""
+"""`PolicyManager`: weighs several policies of a task, tries variants of the best one, and restores it."""
 
 from __future__ import annotations
 
@@ -30,41 +30,42 @@ from keras_optix.validation import (
 
 
 class PolicyManager(NamesChecked, ManagedPolicies):
-    """Evolves policies: goes back to the best one, tries variants of it, and weighs several against each other.
+    """Compares policies and chooses among them: restores the best, tries variants of it, weighs several agents.
 
-    Give it to the loop, ``OptixCallback(policy_manager=manager)``. Then
+    Give it to the loop with ``OptixCallback(policy_manager=manager)``. Then the loop does the following:
 
-    - at DORMANT the loop plays the current and the best weights on the same seeds. It rolls back if the best are
-      significantly better, and goes on if the current ones win twice.
-    - With `auto_spawn` it then spawns up to `max_variants` variants of the policy, one after the other. Each begins
+    - At DORMANT it plays the current and the best weights on the same seeds. It rolls back if the best weights are
+      significantly better, and continues training if the current weights win twice.
+    - With `auto_spawn` it then tries up to `max_variants` variants of the best policy, one after the other. Each begins
       with the best weights and perturbed hyperparameters, learns for `variant_windows` windows, and is compared with
-      its parent on the same seeds: adopted if it wins twice, else discarded. The log says why.
-    - After a degradation the best weights are evaluated again. If they still earn what they did, learning went wrong,
-      and ``OptixCallback(rollback_on_degradation=True)`` goes back to them. If not, the environment has changed: the
-      policies in the bank, which keeps one of each regime, and the weights that the run began with play before anything
-      is learned anew, and the agent forgets as `after_shift` says. A policy that earns what it is known for acts again.
+      its parent on the same seeds. A variant that wins twice is adopted; any other is discarded. The log says why.
+    - After a degradation it evaluates the best weights again. If they still reach their recorded score, learning went
+      wrong, and ``OptixCallback(rollback_on_degradation=True)`` restores them. If not, the environment has changed.
+      Then the agent forgets what `after_shift` says, and the loop evaluates the stored policy of every earlier regime
+      and the initial weights. If a stored policy still reaches its recorded score, that regime has returned and the
+      policy is restored at once. Otherwise training continues from the best of them.
 
-    Several agents act as one in an `EnsembleAgent`; whenever they earned scores, the loop weighs them by these
-    (`auto_update_weights`). The methods do by hand what the loop does.
+    Several agents can act as one in an `EnsembleAgent`. Whenever its members have earned scores, the loop weighs them
+    by these scores (`auto_update_weights`). The methods of the manager do the same by hand.
 
     Args:
-        registry: Has the best snapshot; the path of its directory will do. None: that of the `OptixCallback` which the
-            manager is given to.
-        score_window: Latest scores that count of each agent, at least 2. Defaults to 10.
-        auto_spawn: Whether the loop spawns variants at DORMANT. Defaults to False.
-        max_variants: Variants for each regime that the loop meets, at least 1. Defaults to 3.
-        variant_windows: Windows that each of them learns, at least 1. Defaults to 50.
+        registry: The registry of the best snapshot, or the path of its directory. None: the registry of the
+            `OptixCallback` that the manager is given to.
+        score_window: How many of the latest scores of each agent count, at least 2. Defaults to 10.
+        auto_spawn: Whether the loop tries variants at DORMANT. Defaults to False.
+        max_variants: Greatest number of variants in each regime, at least 1. Defaults to 3.
+        variant_windows: Windows that each variant learns from, at least 1. Defaults to 50.
         noise_scale: Standard deviation of the noise on a variant's hyperparameters, as a share of the ranges of its
             `search_spaces`, in [0, 1]. Defaults to 0.05.
-        mutation_fn: Called with each variant, to change it further; see `spawn_variant`. None: nothing further.
-        floor: Least share of an agent once weights follow scores, in [0, 1 / agents]. Defaults to 0.05.
-        regime_detector: Names the regime after each evaluation; when the name changes, the bank's policy of that regime
-            is tried. None: each change that an alarm reveals is a regime of its own.
-        bank: Whether the loop keeps a policy of each regime, and the weights that the run began with, to go on from in
-            a changed environment. Defaults to True. Without it a policy that is too sure of itself may never learn
-            another.
-        max_regimes: Policies in the bank at most, at least 1. Defaults to 8.
-        after_shift: What the agent keeps of its past after a detected shift. None: `AfterShift` with its defaults.
+        mutation_fn: Called with each variant to change it further; see `spawn_variant`. None: no further change.
+        floor: Least weight of an agent once weights follow scores, in [0, 1 / agents]. Defaults to 0.05.
+        regime_detector: Names the regime after each evaluation. When the name changes, the policy that is stored for
+            that regime is tried. None: each change of the environment that an alarm reveals begins a new regime.
+        bank: Whether the loop stores a policy for each regime, and the initial weights, to continue from when the
+            environment has changed. Defaults to True. Without it, a policy that has become almost deterministic may
+            never learn another one.
+        max_regimes: Greatest number of stored policies, at least 1. Defaults to 8.
+        after_shift: What the agent keeps of its statistics after a change point. None: `AfterShift` with its defaults.
         seed: Seeds variants and evaluations. None: they differ from run to run.
 
     Raises:
@@ -111,28 +112,29 @@ class PolicyManager(NamesChecked, ManagedPolicies):
 
     @property
     def registry(self) -> CheckpointRegistry:
-        """Has the best snapshot.
+        """The registry of the best snapshot.
 
         Raises:
-            StateError: None is known yet.
+            StateError: The manager was given no registry yet.
         """
         if self._registry is None:
             raise StateError(
-                "The policy manager knows no registry yet. Make it with `PolicyManager(registry)`, or give it to an "
+                "The policy manager knows no registry yet. Create it with `PolicyManager(registry)`, or give it to an "
                 "OptixCallback, whose registry it then uses."
             )
         return self._registry
 
     @property
     def own_registry(self) -> CheckpointRegistry | None:
-        """The registry that the manager was made with, or None."""
+        """The registry that the manager was created with, or None."""
         return self._given
 
     def use_registry(self, registry: CheckpointRegistry) -> None:
-        """Takes a loop's registry, which knows the run under way; `OptixCallback` calls it.
+        """Makes the manager use the registry of a loop. `OptixCallback` calls it.
 
         Args:
-            registry: In the directory of the one that the manager was made with, if any.
+            registry: The registry of the loop. If the manager was created with a registry, both must have the same
+                directory.
 
         Raises:
             ConfigurationError: The directories differ.
@@ -142,7 +144,7 @@ class PolicyManager(NamesChecked, ManagedPolicies):
             raise ConfigurationError(
                 describe(
                     "The policy manager and OptixCallback have registries in different directories.",
-                    fix="Give one registry to both, or none to the policy manager.",
+                    fix="Give both the same registry, or create the policy manager without one.",
                     policy_manager=str(own.directory),
                     optix_callback=str(registry.directory),
                 )
@@ -152,32 +154,32 @@ class PolicyManager(NamesChecked, ManagedPolicies):
     # Agents and their weights
 
     def add_agent(self, agent: Any, weight: float = 1.0) -> int:
-        """Adds an agent, before an ensemble is made.
+        """Adds an agent. All agents must be added before an ensemble is created.
 
         Args:
             agent: A `keras_optix.Agent`.
-            weight: How much it counts beside the others, at least 0. Defaults to 1.
+            weight: Weight of the agent relative to the others, at least 0. Defaults to 1.
 
         Returns:
-            Its index.
+            The index of the agent.
 
         Raises:
-            ConfigurationError: It is no agent or one of them already, its weight is invalid, or there are too many
-                agents for `floor`.
-            StateError: An ensemble was made, whose members are fixed.
+            ConfigurationError: `agent` is not an agent or was added before, its weight is invalid, or there are too
+                many agents for `floor`.
+            StateError: An ensemble was created, whose members are fixed.
         """
         if not isinstance(agent, LoopAgent) or isinstance(agent, type):
-            hints = {"a Keras model": "A network is no agent; give it to one: PPOAgent(network)."}
-            hints["a list"] = "Add one agent after the other."
+            hints = {"a Keras model": "A network is not an agent. Give it to one: PPOAgent(network)."}
+            hints["a list"] = "Call `add_agent` once for each agent."
             fix = f"That is the class; make an object of it: {agent.__name__}()." if isinstance(agent, type) else ""
             refuse_kind("agent", agent, "a keras_optix Agent", fix=fix, hints=hints)
         if any(agent is other for other in self._agents):
-            problem, fix = "The agent is one of the manager's already.", "Its weight is set with `update_weights`."
+            problem, fix = "The manager already has this agent.", "To change its weight, call `update_weights`."
             raise ConfigurationError(describe(problem, fix=fix, index=self.agents.index(agent)))
         if self._book.in_use:
             raise StateError(
-                "The manager's weights are in use, by an EnsembleAgent for example, whose members are fixed. Add all "
-                "agents first, or make a new manager and a new ensemble."
+                "The manager's weights are already in use, for example by an EnsembleAgent, whose members are fixed. "
+                "Add all agents first, or create a new manager and a new ensemble."
             )
         index = self._book.add(weight)
         self._agents.append(agent)
@@ -188,15 +190,15 @@ class PolicyManager(NamesChecked, ManagedPolicies):
     def spawn_variant(
         self, shell: Any, noise_scale: float | None = None, mutation_fn: Callable[[Any], None] | None = None
     ) -> Any:
-        """Makes an agent a variant of the best snapshot: its weights, and its hyperparameters with a little noise.
+        """Turns an agent into a variant of the best snapshot: its weights, and its hyperparameters with noise.
 
-        The noise is on the hyperparameters that the agent has a search space for; see `Agent.search_spaces`.
+        Noise is added to the hyperparameters for which the agent has a search space; see `Agent.search_spaces`.
 
         Args:
-            shell: An agent of the same architecture, compiled. If it knows no environment yet, it is bound to that of
+            shell: A compiled agent of the same architecture. If it has no environment yet, it is bound to the spaces of
                 the manager's agents.
-            noise_scale: Standard deviation of the noise as a share of the ranges. None: the manager's.
-            mutation_fn: Called with the agent at last, to change its weights for example. None: the manager's.
+            noise_scale: Standard deviation of the noise as a share of the ranges. None: that of the manager.
+            mutation_fn: Called with the agent at the end, for example to change its weights. None: that of the manager.
 
         Returns:
             `shell`.
@@ -204,7 +206,7 @@ class PolicyManager(NamesChecked, ManagedPolicies):
         Raises:
             ConfigurationError: The noise is out of range.
             RegistryError: There is no snapshot yet, or it cannot be read.
-            StateError: The agent knows no environment, is not compiled or is of another architecture, or there is no
+            StateError: The agent has no environment, is not compiled or has another architecture, or there is no
                 registry.
         """
         check_agent("shell", shell, "set_state", "set_hyperparams", fix="Give an agent of the same architecture.")
@@ -219,7 +221,7 @@ class PolicyManager(NamesChecked, ManagedPolicies):
         shell.set_hyperparams(HyperparamSet(perturbed(best.hyperparams.params, shell.search_spaces, scale, self._rng)))
         if mutate is not None:
             mutate(shell)
-            # Variables may have been assigned one by one; other weights are another version.
+            # The function may have assigned variables one by one: `set_state` makes them a new policy version.
             shell.set_state(shell.get_state())
         return shell
 
@@ -229,11 +231,11 @@ class PolicyManager(NamesChecked, ManagedPolicies):
                 spaces: tuple[Any, Any] = agent.env_spaces
                 return spaces
         raise StateError(
-            "The variant knows no environment, and no agent of the manager does. Call "
+            "The variant knows no environment, and neither does any agent of the manager. Call "
             "`shell.bind(observation_space, action_space)`, or add an agent that plays the environment first."
         )
 
-    # Going back
+    # Rollback
 
     def evolve(
         self,
@@ -245,28 +247,28 @@ class PolicyManager(NamesChecked, ManagedPolicies):
         deterministic: bool = False,
         confidence: float = 0.95,
     ) -> Evolved:
-        """Plays the current and the best weights on the same seeds, and loads the best if they are really better.
+        """Plays the current and the best weights on the same seeds; loads the best if they are significantly better.
 
-        Hyperparameters stay as they are. Otherwise the agent is left as it was.
+        Hyperparameters are never changed. If the best weights are not better, the agent stays as it was.
 
         Args:
-            agent: An agent. If it knows no environment yet, it is bound to this one's spaces.
-            env: As for `evaluate_policy`.
-            episodes: For each of the two, at least 2. Defaults to 20.
+            agent: An agent. If it has no environment yet, it is bound to the spaces of `env`.
+            env: An environment, as for `evaluate_policy`.
+            episodes: Episodes that each of the two plays, at least 2. Defaults to 20.
             seed: Seeds environments and actions of both. None: drawn from the manager's generator.
-            deterministic: Take the most likely action instead of sampling, as in training. Defaults to False.
-            confidence: Of the paired test, one-sided, in [0.5, 1). Defaults to 0.95.
+            deterministic: Take the most likely action; False (the default) samples actions, as in training.
+            confidence: Confidence of the one-sided paired test, in [0.5, 1). Defaults to 0.95.
 
         Returns:
-            Both scores, and what was done.
+            Both scores, and whether the best weights were loaded.
 
         Raises:
             ConfigurationError: An argument is invalid.
             RegistryError: There is no snapshot yet, or it cannot be read.
             SpaceError: The environment does not fit the agent.
-            StateError: The snapshot is of another architecture, or there is no registry.
+            StateError: The snapshot has another architecture, or there is no registry.
         """
-        check_agent("agent", agent, "policy_params", "bind", fix="The arguments are evolve(agent, env).")
+        check_agent("agent", agent, "policy_params", "bind", fix="Call evolve(agent, env).")
         check_env("env", env)
         seed = int(self._rng.integers(2**31)) if seed is None else check_int("seed", seed, minimum=0)
         return roll_back_if_better(
@@ -279,18 +281,18 @@ class PolicyManager(NamesChecked, ManagedPolicies):
             confidence=confidence,
         )
 
-    # The loop's side
+    # For the loop
 
     def as_callback(self, agent: Any = None) -> PolicyManagerCallback:
-        """The manager as a callback: ``OptixCallback(callbacks=[manager.as_callback(agent)])``.
+        """Returns the manager as a callback: ``OptixCallback(callbacks=[manager.as_callback(agent)])``.
 
         It does the same as ``OptixCallback(policy_manager=manager)``.
 
         Args:
-            agent: The agent that `fit` trains, or a member of the ensemble that it trains. None: whoever it is.
+            agent: The agent that `fit` trains, or a member of the ensemble that `fit` trains. None: any agent.
 
         Raises:
-            ArgumentError: It is no agent.
+            ArgumentError: `agent` is not an agent.
         """
         if agent is not None:
             check_agent(
@@ -300,11 +302,11 @@ class PolicyManager(NamesChecked, ManagedPolicies):
 
 
 class PolicyManagerCallback(LoopCallback):
-    """A policy manager among the `callbacks` of `OptixCallback`, which finds it there and does the work.
+    """A policy manager among the `callbacks` of an `OptixCallback`, which finds it there and uses it.
 
     Args:
         policy_manager: The manager.
-        agent: The agent that is trained, or a member of the ensemble that is. None: whoever is.
+        agent: The agent that is trained, or a member of the ensemble that is trained. None: any agent.
     """
 
     def __init__(self, policy_manager: PolicyManager, agent: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""A registry as an option: the object, or the path of its directory; and where other objects belong."""
+"""Checks the option `registry`, and says for misplaced objects which option takes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from keras_optix.kinds import kind_of
 from keras_optix.store.registry import CheckpointRegistry
 from keras_optix.validation import check_kind, check_path
 
-# Where objects belong that are given in the place of another.
+# The option that takes each kind of object.
 HOMES = {
     "an evaluator": "evaluator",
     "a scheduler": "scheduler",
@@ -20,15 +20,15 @@ HOMES = {
 
 
 def homes_but(name: str) -> dict[str, str]:
-    """What to say of an object that belongs to another option than this one."""
+    """Returns what a message recommends for each kind of object that another option than `name` takes."""
     return {words: f"Give it as `{home}=`." for words, home in HOMES.items() if home != name}
 
 
 def registry_of(given: Any) -> CheckpointRegistry | None:
-    """The registry: what was given, or one in the directory that was given.
+    """Returns the given registry, or a registry in the given directory; None if nothing was given.
 
     Raises:
-        ConfigurationError: It is neither.
+        ConfigurationError: `given` is neither a registry nor a path.
         RegistryError: The directory cannot be written.
     """
     if isinstance(given, str | bytes) or kind_of(given) == "a path":
@@ -38,7 +38,7 @@ def registry_of(given: Any) -> CheckpointRegistry | None:
         given,
         CheckpointRegistry,
         wanted="a CheckpointRegistry or the path of a directory",
-        fix='Such as registry=CheckpointRegistry("checkpoints").',
+        fix='For example registry=CheckpointRegistry("checkpoints").',
         hints=homes_but("registry"),
         optional=True,
     )

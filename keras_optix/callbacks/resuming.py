@@ -1,4 +1,4 @@
-"""Points from which a run of `fit` can be resumed: the one that it begins with, and those that it leaves."""
+"""Reads the resume point that a run of `fit` continues from, and writes the resume points of the run."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from keras_optix.store.resume_points import ResumePoint, ResumeStore
 
 
 class Resuming:
-    """Resumes a run that was cut off, and writes the points for the next time.
+    """Resumes a run that was cut off, and writes resume points.
 
     Args:
-        registry: In whose directory the points are.
-        interval: Seconds between two of them; None writes none.
-        resume: Whether to go on with a run that was cut off.
+        registry: The registry in whose directory the points are.
+        interval: Seconds between two points; None writes none.
+        resume: Whether to continue a run that was cut off.
 
     Attributes:
-        point: Where the run was cut off, until it goes on; None of a new run.
-        offset: Epochs before the one that Keras calls the first.
+        point: The point that the run continues from, until it has continued; None for a new run.
+        offset: Epochs of the run before the one that Keras counts as the first.
     """
 
     def __init__(self, registry: CheckpointRegistry, interval: float | None, *, resume: bool) -> None:
         self._registry = registry
         self._store = ResumeStore(registry, interval)
-        self._limit: int | None = None  # windows (epochs) of the whole run, where it is resumed
+        self._limit: int | None = None  # windows (epochs) of the whole run; None for a run that is not resumed
         self.point: ResumePoint | None = self._store.find() if resume else None
         self._saved = None if self.point is None else read_run(self.point.values, self.point.fix)
         self._reading: Reading | None = None
@@ -37,41 +37,41 @@ class Resuming:
 
     @property
     def env_steps(self) -> int | None:
-        """Environment steps (batches) of the run that was cut off; None of a new run."""
+        """Environment steps (batches) of the run that was cut off; None for a new run."""
         return None if self._saved is None else self._saved.loop.env_steps
 
     @property
     def adapter_values(self) -> Any:
-        """What the adapter saved of the run that was cut off; None of a new run."""
+        """What the adapter saved of the run that was cut off; None for a new run."""
         return None if self._saved is None else self._saved.adapter
 
     def read(self, loop: Engine) -> None:
-        """Reads all that the run needs to go on, and changes nothing.
+        """Reads and checks the resume point, and changes nothing yet.
 
         Args:
-            loop: Knows of what kinds that is.
+            loop: Knows what a resume point must contain.
 
         Raises:
-            StateError: Something in it is not what this run needs.
+            StateError: The point lacks something, or has something that does not fit this run.
         """
         if self.point is not None and self._saved is not None:
             self._reading = loop.read(self.point.arrays, self._saved)
 
     def begin(self, loop: Engine) -> None:
-        """A new run begins, or the registry's run of before goes on."""
+        """Begins a new run in the registry, or continues the run of the resume point."""
         if self.point is None:
             loop.begin()
         else:
             self._registry.continue_run(self.point.run_id)
 
     def begin_epoch(self, loop: Engine, adapter: FitAdapter, epoch: int, params: Mapping[str, Any]) -> None:
-        """Continues the run that was cut off, unless something restored newer weights: then only the loop goes on.
+        """Continues the run that was cut off. If another callback restored newer weights, these are kept.
 
         Args:
-            loop: Goes on.
-            adapter: Says what an epoch is.
+            loop: The engine that continues.
+            adapter: Knows how many units an epoch has.
             epoch: The epoch that Keras begins with.
-            params: What Keras says of `fit`.
+            params: The parameters of `fit` that Keras gives to callbacks.
         """
         point, reading, self.point, self._reading = self.point, self._reading, None, None
         if point is None or reading is None:
@@ -80,24 +80,24 @@ class Resuming:
         epochs, per_epoch = int(params.get("epochs") or 1), adapter.units_in_epoch(params.get("steps"))
         restored = 0 if per_epoch is None else epoch * per_epoch
         loop.resume(point.arrays, reading, weights=restored <= done)
-        # Keras counts epochs from `epoch`; what was done before counts too.
+        # Keras counts epochs from `epoch`, and the epochs before the crash count too.
         self.offset = max(done - restored, 0) if per_epoch == 1 else 0
         self._limit = None if per_epoch is None else epochs * per_epoch
 
     def after_unit(self, loop: Engine) -> bool:
-        """Writes a point if it is time; returns whether a resumed run has had all that it was to have."""
+        """Writes a point if one is due; returns whether a resumed run has completed all its windows (epochs)."""
         if self._store.due:
             self._store.write(*loop.save())
         return self._limit is not None and loop.units >= self._limit
 
     def end(self) -> None:
-        """A run that ended leaves nothing to resume."""
+        """Deletes the resume points, because a run that has ended leaves nothing to resume."""
         self._store.clear()
 
     def failed(self, loop: Engine, error: BaseException) -> None:
-        """`fit` ended by an error. If it came between two steps, all is as after a step, and nothing is repeated."""
+        """Writes a last point if the error that ended `fit` came between two steps, so that nothing is repeated."""
         if self._store.writes and loop.adapter.between_steps:
             try:
                 self._store.write(*loop.save())
             except OptixError as unwritten:
-                error.add_note(f"And there is no point to resume from: {unwritten}")
+                error.add_note(f"The last resume point could not be written either: {unwritten}")

@@ -1,4 +1,4 @@
-"""Goes back to the best snapshot if it really is better than what an agent has become."""
+"""Restores the best snapshot if it is significantly better than the current weights of an agent."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from keras_optix.validation import check_float, check_int
 
 @dataclass(frozen=True)
 class Evolved:
-    """What `PolicyManager.evolve` found.
+    """The result of `PolicyManager.evolve`.
 
     Attributes:
         rolled_back: Whether the best weights were loaded.
         evidence: Mean return of the best weights minus that of the current ones, over episodes of the same seeds.
         current: Score of the weights that the agent had.
-        best: Score of the best weights, in these episodes.
-        snapshot: Where the best weights are.
+        best: Score of the best weights in these episodes.
+        snapshot: The snapshot of the best weights.
     """
 
     rolled_back: bool
@@ -73,7 +73,7 @@ def roll_back_if_better(
                 agent.set_state(kept.state)
                 return None
             if not isinstance(action, Evaluate):
-                raise StateError(describe("Going back by hand evaluates and restores, and no more.", action=action))
+                raise StateError(describe("A rollback by hand only evaluates and restores.", action=action))
             current = action.policy is CURRENT
             params = agent.policy_params() if current else agent.params_from_state(kept.state, snapshot.policy_version)
             played = player.play(
@@ -82,7 +82,7 @@ def roll_back_if_better(
                 seed=action.seed,
                 deterministic=deterministic,
             )
-            # Environment by environment, and as many of each: equal places have equal seeds.
+            # Equal positions have equal seeds: both policies play the same number of episodes in each environment.
             returns = tuple(episode.total_reward for episode in played)
             return EvaluationResult(estimate_from_samples(returns), returns, evaluator.score_episodes(played))
 
@@ -95,7 +95,7 @@ def roll_back_if_better(
 
 
 class _Kept:
-    """Takes a snapshot's arrays from a registry, for nobody yet."""
+    """Holds the arrays of a snapshot without an agent."""
 
     def __init__(self) -> None:
         self.state: dict[str, np.ndarray] = {}
@@ -105,4 +105,4 @@ class _Kept:
         self.state = dict(state)
 
     def set_hyperparams(self, hyperparams: HyperparamSet) -> None:
-        """See `Restorable`; they are not asked for."""
+        """See `Restorable`. Does nothing, because the hyperparameters of the agent stay as they are."""

@@ -1,4 +1,4 @@
-"""What `OptixCallback` shows of a run: its state, the best, what happened, the table, the line of progress."""
+"""The attributes of `OptixCallback` that show a run: state, best snapshot, events, history, progress line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from keras_optix.tuners.search_space import SearchSpace
 
 
 class RunView(OneLineRepr):
-    """What a run shows, of the engine that it has, if it has begun; base of `OptixCallback`."""
+    """Base class of `OptixCallback` with the attributes that show its run, which `_loop` holds once `fit` has begun."""
 
     scheduler: BackoffScheduler
     tuner: BaseOptimizer | None
@@ -37,32 +37,32 @@ class RunView(OneLineRepr):
 
     @property
     def scheduler_state(self) -> SchedulerState:
-        """What the scheduler knows of the run, such as the best score; before `fit`, the initial state."""
+        """State of the scheduler in this run, with the best score for example; before `fit`, the initial state."""
         return self.scheduler.initial_state() if self._loop is None else self._loop.scheduler.state
 
     @property
     def tuner_state(self) -> Any:
-        """What the tuner knows of the run, such as a `BackoffState`; None without a tuner, and before `fit`."""
+        """State of the tuner in this run, such as a `BackoffState`; None without a tuner, and before `fit`."""
         return None if self._loop is None else self._loop.tuning.state
 
     @property
     def search_spaces(self) -> Mapping[str, SearchSpace]:
-        """Search space of each hyperparameter that the tuner sets in this run: those given, or the algorithm's."""
+        """Search space of each hyperparameter that the tuner sets in this run: given ones or those of the algorithm."""
         return {} if self._loop is None else self._loop.tuning.spaces
 
     @property
     def best_snapshot(self) -> PolicySnapshot | None:
-        """The best of the present regime; None before there is one, and after a change point until there is another."""
+        """The best snapshot of the present regime; None until the regime has one, so also after a change point."""
         return None if self._loop is None else self._loop.performer.best.snapshot
 
     @property
     def events(self) -> list[LoopRecord]:
-        """What the loop did, with its evidence, oldest first."""
+        """What the loop did and with which evidence, oldest first."""
         return [] if self._loop is None else self._loop.log.records
 
     @property
     def history(self) -> LoopHistory:
-        """The run as a table: a row for each evaluation of an agent, for each epoch of an ordinary model."""
+        """The run as a table with a row for each evaluation of an agent, or for each epoch of an ordinary model."""
         return LoopHistory() if self._loop is None else self._loop.history
 
     @property
@@ -72,19 +72,19 @@ class RunView(OneLineRepr):
 
     @property
     def evaluation_env_steps(self) -> int:
-        """Environment steps that evaluations took, beside those of training."""
+        """Environment steps that evaluations took in addition to those of training."""
         return 0 if self._loop is None else self._loop.adapter.evaluation_steps
 
     @property
     def schedule(self) -> Schedule | None:
-        """The values that the current weights were trained under, where a tuner is at work.
+        """The hyperparameters under which the current weights were trained; None without a tuner, and before `fit`.
 
         `fit` writes it to ``schedule.json`` in the folder of the run's snapshots. `ReplaySchedule` applies it again.
         """
         return None if self._loop is None or self.tuner is None else self._loop.tuning.schedule
 
     def progress(self) -> dict[str, str]:
-        """What the progress line of `fit` shows of the loop."""
+        """Returns what the progress line of `fit` shows of the loop, by name."""
         loop, best = self._loop, self.best_snapshot
         return {
             "best": UNKNOWN if loop is None or best is None else loop.performer.shown(best),

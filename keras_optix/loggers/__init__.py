@@ -1,4 +1,4 @@
-"""What people see of a run: records, TensorBoard, the timeline; and loggers of one's own."""
+"""Shows runs to people: events, TensorBoard, the timeline, and your own loggers."""
 
 from __future__ import annotations
 

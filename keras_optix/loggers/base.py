@@ -1,4 +1,4 @@
-"""What shows a run somewhere: TensorBoard, a file, a tracker."""
+"""`Logger`, the base class of everything that shows a run: in TensorBoard, in a file, in a tracker."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ HParam = float | int | str | bool
 
 
 class Logger(NamesChecked, OneLineRepr):
-    """Shows a run somewhere. Subclass it, override what it is to show, and give it in ``OptixCallback(loggers=[...])``.
+    """Shows a run somewhere. Subclass it, override what you need, and give it in ``OptixCallback(loggers=[...])``.
 
-    The order of calls is `open`, `hparams`, then `scalars` after each window (epoch) and `text` now and then, and
-    `close`. One logger is used by one run after another.
+    The methods are called in this order: `open`, `hparams`, then `scalars` after each window (epoch) and `text` now and
+    then, and at the end `close`. The same logger may show several runs, one after the other.
     """
 
     def open(self, resumed_from: int | None) -> None:
-        """A run begins.
+        """Called when a run begins.
 
         Args:
-            resumed_from: The environment step (batch) from which an earlier run goes on: what was shown after it is
-                repeated. None: a new run.
+            resumed_from: The environment step (batch) at which an earlier run continues. Everything that was shown for
+                later steps will be repeated. None: a new run.
         """
 
     def hparams(self, values: Mapping[str, HParam], metrics: Sequence[str], first: Sequence[str]) -> None:
-        """What the run starts with.
+        """Shows the hyperparameters with which the run starts.
 
         Args:
-            values: Its hyperparameters, and the kind of its model, by name.
-            metrics: Tags of the scalars that say best how it went.
-            first: Names of the hyperparameters that differ most likely between runs.
+            values: The hyperparameters, and the class of the model, by name.
+            metrics: Tags of the scalars that best summarise the run.
+            first: Names of the hyperparameters that are most likely to differ between runs.
         """
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Shows numbers.
 
         Args:
-            step: Environment steps (batches) of training until now.
-            values: By tag; the README's table says what each means. NaN: there is nothing to show yet.
+            step: Environment steps (batches) of training so far.
+            values: The numbers by tag; a table in the README explains the tags. NaN: there is nothing to show yet.
         """
 
     def text(self, step: int, tag: str, markdown: str) -> None:
-        """Shows a text, in the place of the one before of the same tag.
+        """Shows a text, which replaces the previous one of the same tag.
 
         Args:
             step: As for `scalars`.
@@ -52,7 +52,7 @@ class Logger(NamesChecked, OneLineRepr):
         """
 
     def close(self, status: str) -> None:
-        """The run ended; everything is to be written out.
+        """Called when the run has ended. Write everything out.
 
         Args:
             status: ``"success"`` or ``"failure"``.

@@ -1,4 +1,4 @@
-"""What the loop did and why: kept as records, printed, and written for TensorBoard."""
+"""Keeps records of what the loop did and why, prints them, and passes them to loggers."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from keras_optix.terminal import STATUS
 __all__ = ["LoopLog", "LoopRecord"]
 
 _RATE_WINDOWS = 20
-_FOR_ALL = (EventKind.NOTICE, EventKind.FEED, EventKind.ENVIRONMENT)  # events that people should know of
-_FEED = "feed_"  # logs of a live feed begin with it
+_FOR_ALL = (EventKind.NOTICE, EventKind.FEED, EventKind.ENVIRONMENT)  # events that users should see by default
+_FEED = "feed_"  # prefix of the logs of a live feed
 _SHORTEST = 1e-3  # seconds
-_EVENTS = 50  # in one text
+_EVENTS = 50  # most events in one text
 _STATE_NUMBERS = {state: float(k) for k, state in enumerate(LoopState)}
 
 
@@ -27,12 +27,13 @@ class LoopLog:
     """The records of one run.
 
     Args:
-        loggers: Show the run.
-        verbose: 0 prints nothing, 1 what people should know ("notice", "feed", "environment"), 2 every record.
-        purge_from: The run is resumed at this environment step: loggers forget what they showed after it.
-            None: a new run.
-        unit: What the loop counts: ``"window"``, or ``"epoch"`` for an ordinary model.
-        steps: What its steps are called: ``"env steps"``, or ``"steps"``.
+        loggers: The loggers that show the run.
+        verbose: 0 prints nothing, 1 prints records that users should see ("notice", "feed", "environment"), 2 prints
+            every record.
+        purge_from: The environment step at which the run is resumed; loggers drop what they showed after it. None: a
+            new run.
+        unit: Name of what the loop counts: ``"window"``, or ``"epoch"`` for an ordinary model.
+        steps: Name of its steps: ``"env steps"``, or ``"steps"`` for an ordinary model.
 
     Attributes:
         records: All records, oldest first.
@@ -63,17 +64,17 @@ class LoopLog:
 
     @property
     def writes(self) -> bool:
-        """Whether scalars are written at all."""
+        """Whether there are loggers, so that scalars are needed."""
         return bool(self._loggers)
 
     def hparams(
         self, values: Mapping[str, HParam], metrics: Sequence[str], first: Sequence[str] = ("learning_rate",)
     ) -> None:
-        """Shows what the run starts with; see `Logger.hparams`.
+        """Shows the hyperparameters with which the run starts; see `Logger.hparams`.
 
         Args:
             values: The hyperparameters with which the run starts, by name.
-            metrics: Scalar tags whose latest values are shown beside them.
+            metrics: Scalar tags whose latest values are shown next to the hyperparameters.
             first: Names of the leftmost columns.
         """
         for logger in self._loggers:
@@ -88,7 +89,7 @@ class LoopLog:
         self._drawn = None
 
     def note(self, record: LoopRecord) -> None:
-        """Keeps a record."""
+        """Keeps a record, shows it in the loggers, and prints it if `verbose` says so."""
         self.records.append(record)
         self._last_window = max(self._last_window, record.window_id)
         self._last_steps = max(self._last_steps, record.env_steps)
@@ -100,11 +101,11 @@ class LoopLog:
             STATUS.say(record.describe(self._unit, self._steps))
 
     def tick(self, env_steps: int, window_id: int) -> None:
-        """Notes that a window was taken; the rate of environment steps comes from these.
+        """Notes the time of a window, from which the rate of environment steps is computed.
 
         Args:
-            env_steps: Environment steps of the run until now.
-            window_id: Its number.
+            env_steps: Environment steps of the run so far.
+            window_id: Number of the window.
         """
         if self._last_window < 0 and not self._resumed:
             self._first_window = window_id
@@ -117,9 +118,9 @@ class LoopLog:
         Args:
             state: State of the loop.
             env_steps: Environment steps of the run.
-            values: By tag.
-            logs: Of the train step, by name; they get the groups ``rollout/``, ``feed/`` and ``train/``. Those of an
-                ordinary model's epoch get ``epoch/``.
+            values: Scalars of the loop by tag.
+            logs: Logs of the train step by name. Their tags begin with ``rollout/``, ``feed/`` or ``train/``; those of
+                an epoch of an ordinary model begin with ``epoch/``.
         """
         if not self._loggers:
             return
@@ -130,7 +131,7 @@ class LoopLog:
             logger.scalars(env_steps, tagged)
 
     def close(self, status: str = "success") -> None:
-        """Writes out what is left; records stay.
+        """Closes the loggers. The records are kept.
 
         Args:
             status: How the run ended, ``"success"`` or ``"failure"``.
@@ -146,7 +147,7 @@ class LoopLog:
             return math.nan
         (first_time, first_steps), (last_time, last_steps) = self._times[0], self._times[-1]
         elapsed = last_time - first_time
-        # With `steps_per_execution` several windows come at once, and no time has passed between them.
+        # With `steps_per_execution` several windows arrive at once, and no time passes between them.
         return (last_steps - first_steps) / elapsed if elapsed > _SHORTEST else math.nan
 
     def _tag(self, log: str) -> str:
@@ -157,7 +158,7 @@ class LoopLog:
         return f"rollout/{log}" if log.startswith("episode_") else f"train/{log}"
 
     def _events(self) -> str:
-        """The latest events, newest first: TensorBoard shows the last text of a step, and not all steps."""
+        """Returns a table of the latest events, because TensorBoard does not show the texts of all steps."""
         lines = [
             f"| after {self._unit} | after {self._steps} | state of the loop | what happened |",
             "|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""Every scalar that the loop writes for TensorBoard, declared in one place: README.md and a test are made from it."""
+"""Declares every scalar that the loop writes for TensorBoard. A table in README.md and a test are made from this."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Tag:
     """A scalar that the loop writes over environment steps (over batches for an ordinary model).
 
     Attributes:
-        name: Its tag; a part in angle brackets stands for any name.
-        meaning: What it says.
-        reduction: What one point is made of.
-        written: When there is a point.
+        name: The tag; a part in angle brackets stands for any name.
+        meaning: What the scalar means.
+        reduction: How a point is computed.
+        written: When a point is written.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Tag:
     written: str
 
     def matches(self, tag: str) -> bool:
-        """Whether a tag is this one, or one of those that it stands for."""
+        """Whether a tag is this one, or fits its pattern."""
         parts = re.split(r"<[^>]*>", self.name)
         return re.fullmatch(".+".join(map(re.escape, parts)), tag) is not None
 

@@ -1,8 +1,8 @@
-"""Writes what the loop knows for TensorBoard, without TensorFlow, also where that is installed.
+"""Writes event files for TensorBoard without TensorFlow, even if TensorFlow is installed.
 
-TensorBoard's own `EventFileWriter` opens files through TensorFlow if it can be imported (seconds, and a second
-framework in the process of a JAX or PyTorch user), and `tf.summary` takes 14 ms for 20 scalars. `RecordWriter` is all
-that is needed.
+TensorBoard's own `EventFileWriter` opens files through TensorFlow if it can be imported. That takes seconds, and brings
+a second framework into the process of a JAX or PyTorch user. `tf.summary` takes 14 ms for 20 scalars. `RecordWriter` is
+all that is needed.
 """
 
 from __future__ import annotations
@@ -31,34 +31,35 @@ from keras_optix.validation import check_choice, check_path
 
 _FLUSH_SECONDS = 5.0
 _PREFIX = "events.out.tfevents."
-# TensorBoard believes the first start and the first end of a run that it reads. So each has a file of its own, which a
-# new run replaces. Its Python loader never goes back to an earlier file, so that of the start sorts before all others.
+# TensorBoard uses the first start and the first end of a run that it reads. So start and end each have a file of their
+# own, which a new run replaces. TensorBoard's Python loader never returns to an earlier file, so the name of the start
+# file sorts before all others.
 _START_NAME = f"{_PREFIX}0.hparams_start"
 _END_SUFFIX = ".hparams_end"
 _STATUSES = {"success": api_pb2.STATUS_SUCCESS, "failure": api_pb2.STATUS_FAILURE}
 
 
 class TensorBoardLogger(Logger):
-    """Shows runs in TensorBoard: what ``OptixCallback(log_dir=...)`` does.
+    """Shows runs in TensorBoard. ``OptixCallback(log_dir=...)`` creates one.
 
     Args:
-        log_dir: Directory of the event files, made if it does not exist.
+        log_dir: Directory of the event files, created if it does not exist.
 
     Raises:
-        ConfigurationError: It cannot be written.
+        ConfigurationError: The directory cannot be written.
     """
 
     def __init__(self, log_dir: str | os.PathLike[str]) -> None:
         self.log_dir = Path(check_path("log_dir", log_dir))
-        LoopWriter(self.log_dir).close()  # fails now rather than when training begins
+        LoopWriter(self.log_dir).close()  # raises now if the directory cannot be written, not only in `fit`
         self._writer: LoopWriter | None = None
 
     def open(self, resumed_from: int | None) -> None:
-        """See `Logger`. TensorBoard forgets what it holds of the directory after that step."""
+        """See `Logger`. TensorBoard drops the points of the directory after that step."""
         self._writer = LoopWriter(self.log_dir, resumed_from)
 
     def hparams(self, values: Mapping[str, HParam], metrics: Sequence[str], first: Sequence[str]) -> None:
-        """See `Logger`: the run is a row of the HParams tab."""
+        """See `Logger`: the run becomes a row of the HParams tab."""
         if self._writer is not None:
             self._writer.hparams(values, metrics, first)
 
@@ -68,7 +69,7 @@ class TensorBoardLogger(Logger):
             self._writer.scalars(step, values)
 
     def text(self, step: int, tag: str, markdown: str) -> None:
-        """See `Logger`. It is on disk when this returns."""
+        """See `Logger`. The text is on disk when this method returns."""
         if self._writer is not None:
             self._writer.text(step, tag, markdown)
 
@@ -82,16 +83,17 @@ class TensorBoardLogger(Logger):
 class LoopWriter:
     """Writes scalars, texts and hyperparameters over environment steps.
 
-    The file is made at once, so that a directory that cannot be written is an error at once; if nothing is written, it
-    is removed again.
+    The event file is created at once, so that a directory that cannot be written raises at once. If nothing is written,
+    the file is removed again.
 
     Args:
-        log_dir: Made if it does not exist.
-        purge_from: The run goes on from this step: TensorBoard forgets all points of `log_dir` after it. (Its default
-            loader does so for each tag when that is written again.) None: a new run, so it forgets all points.
+        log_dir: Directory of the event files, created if it does not exist.
+        purge_from: The step at which the run continues: TensorBoard drops all points of `log_dir` after it. (Its
+            default loader drops the points of a tag when this tag is written again.) None: a new run, so TensorBoard
+            drops all points.
 
     Raises:
-        ConfigurationError: It cannot be written.
+        ConfigurationError: The directory cannot be written.
     """
 
     def __init__(self, log_dir: str | os.PathLike[str], purge_from: int | None = None) -> None:
@@ -111,12 +113,12 @@ class LoopWriter:
                     log_dir=os.fspath(log_dir),
                 )
             ) from error
-        weakref.finalize(self, self._file.close)  # also if nobody closes it
+        weakref.finalize(self, self._file.close)  # in case `close` is never called
         self._records = RecordWriter(self._file)
         self._flushed = time.monotonic()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes scalars; NaN says that there is nothing to show yet and is left out."""
+        """Writes scalars. NaN means that there is nothing to show yet, and is left out."""
         summary = Summary()
         for tag, value in values.items():
             if not math.isnan(value):
@@ -126,7 +128,7 @@ class LoopWriter:
             self._flush()
 
     def text(self, step: int, tag: str, markdown: str) -> None:
-        """Writes a text and makes sure that it is on disk. Of several with one tag and step only the last is shown."""
+        """Writes a text to disk. Of several texts with the same tag and step, TensorBoard shows only the last."""
         self._add(Event(wall_time=time.time(), step=step, summary=text_pb(tag, markdown)))
         self._flush()
 
@@ -135,14 +137,14 @@ class LoopWriter:
     ) -> None:
         """Makes the run a row of the HParams tab. A resumed run keeps the row with which it began.
 
-        The columns are part of every run, because TensorBoard takes them from any run it finds: whether it is started
-        on one run or on the directory above several, there is one table. Runs that are to be compared should have
-        hyperparameters of the same names.
+        Every run declares the columns, because TensorBoard takes them from any run that it finds. So there is one
+        table, whether TensorBoard is started on one run or on a directory of several. Runs that are to be compared
+        should have hyperparameters of the same names.
 
         Args:
-            values: The hyperparameters with which it starts, by name.
-            metrics: Scalar tags whose latest values are shown beside them.
-            first: Names of the leftmost columns: five are shown, others only when ticked.
+            values: The hyperparameters with which the run starts, by name.
+            metrics: Scalar tags whose latest values are shown next to the hyperparameters.
+            first: Names of the leftmost columns. Five columns are shown, others only when ticked.
 
         Raises:
             ConfigurationError: A value is neither a number, a bool nor a string.
@@ -152,7 +154,7 @@ class LoopWriter:
         for name, value in values.items():
             field, kind, shown = _hparam(name, value)
             setattr(started.hparams[name], field, shown)
-            # Columns that differ between runs come first; one run cannot know, but it can guess.
+            # TensorBoard puts columns that differ between runs first. A single run can only guess which these are.
             columns.append(api_pb2.HParamInfo(name=name, type=kind, differs=name in first))
         tags = [api_pb2.MetricInfo(name=api_pb2.MetricName(tag=tag)) for tag in metrics]
         experiment = api_pb2.Experiment(hparam_infos=columns, metric_infos=tags, time_created_secs=time.time())
@@ -164,7 +166,7 @@ class LoopWriter:
             _write_file(path, [config, _hparams_event(metadata.SESSION_START_INFO_TAG, session)])
 
     def close(self, status: str = "success") -> None:
-        """Writes out what is left, and how the run ended.
+        """Writes out what is left, and notes how the run ended.
 
         Args:
             status: ``"success"`` or ``"failure"``.
@@ -179,7 +181,7 @@ class LoopWriter:
             _write_file(self._directory / (_file_name() + _END_SUFFIX), [end])
 
     def _begin(self) -> None:
-        """Writes what comes first, and takes back what is not true of this run."""
+        """Writes the beginning of the event file, and removes files that an earlier run left."""
         if self._begun:
             return
         self._begun = True
@@ -189,7 +191,7 @@ class LoopWriter:
         for path in stale:
             path.unlink(missing_ok=True)
         self._records.write(_header().SerializeToString())
-        # The first START of a directory only says that there may be more: a new run needs one too, to be resumed.
+        # TensorBoard ignores the first START of a directory. If a new run had none, resuming it would purge nothing.
         start = SessionLog(status=SessionLog.START)
         self._records.write(Event(wall_time=time.time(), step=self._first_step, session_log=start).SerializeToString())
 
@@ -203,7 +205,7 @@ class LoopWriter:
 
 
 def _file_name() -> str:
-    """A new name; names sort by time, as TensorBoard reads them."""
+    """Returns a new file name. Names sort by time, the order in which TensorBoard reads files."""
     seconds, rest = divmod(time.time_ns(), 10**9)
     return f"{_PREFIX}{seconds:010d}.{rest:09d}.{socket.gethostname()}.{os.getpid()}"
 
@@ -222,12 +224,12 @@ def _write_file(path: Path, events: Sequence[Event]) -> None:
 def _hparams_event(tag: str, data: HParamsPluginData) -> Event:
     summary = Summary()
     summary.value.add(tag=tag, metadata=metadata.create_summary_metadata(data), tensor=metadata.NULL_TENSOR)
-    # Before step 0, so that no START takes it back.
+    # A step before 0, so that no START purges it.
     return Event(wall_time=time.time(), step=-1, summary=summary)
 
 
 def _hparam(name: str, value: object) -> tuple[str, int, HParam]:
-    """How a value is stored: the field for it, its type, and what of it can be shown."""
+    """Returns how a value is stored: its field, its type, and the value to show."""
     plain = value.item() if isinstance(value, np.generic) else value
     if isinstance(plain, bool):
         return "bool_value", api_pb2.DATA_TYPE_BOOL, plain

@@ -1,4 +1,4 @@
-"""The table of the states of the loop that its records tell of."""
+"""Draws a table of the states that the loop went through, from its records."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from keras_optix.loop.record import LoopRecord
 from keras_optix.loop.scheduler_state import LoopState
 
-_BAR = 10  # blocks
-_ROWS = 50  # in one text
+_BAR = 10  # blocks in a bar
+_ROWS = 50  # most rows in one text
 
 
 @dataclass(frozen=True)
 class _Stay:
-    """The loop was in `state` from `window` on, `begin` <= steps < `end`, until `why`."""
+    """A stay of the loop in `state`: from window `window` on, for `begin` <= steps < `end`, ended by `why`."""
 
     state: str
     window: int
@@ -38,15 +38,16 @@ def timeline(
 
     Args:
         records: All records of a run, oldest first.
-        last_window: Number of the last window (epoch) taken.
-        last_steps: Environment steps (batches) of the run until now.
+        last_window: Number of the last window (epoch).
+        last_steps: Environment steps (batches) of the run so far.
         first_window: Number of the first window of the run.
-        unit: What the loop counts.
-        steps: What its steps are called.
-        ended: Why the last state ended, or an empty string while the run goes on.
+        unit: Name of what the loop counts, such as ``"window"``.
+        steps: Name of its steps, such as ``"env steps"``.
+        ended: Why the last state ended, or an empty string while the run continues.
 
     Returns:
-        A Markdown table with a row per state: since when, how long, where in the run, and the event that ended it.
+        A Markdown table with a row per stay in a state: its start, its length, its place in the run, and the event that
+        ended it.
     """
     stays = _stays(records, last_window, last_steps, first_window, ended or "goes on")
     total = max(last_steps, 1)
@@ -54,7 +55,7 @@ def timeline(
     lines = [
         f"{windows:,} {unit}s, {last_steps:,} {steps}" + (f", {ended}" if ended else f", now {stays[-1].state}"),
         "",
-        # Headers are wider than what is below them: TensorBoard squeezes columns until words and bars break.
+        # The headers are wider than the cells, because TensorBoard squeezes columns until words and bars break.
         f"| state of the loop | from {unit} | {unit}s in it | {steps} in it | where in the run | ended by |",
         "|---|---|---|---|---|---|",
     ]
@@ -83,7 +84,7 @@ def _stays(
 
 
 def in_cell(text: str) -> str:
-    """Makes a cell of a Markdown table, without long lines: these take the space of the other columns."""
+    """Turns a text into a cell of a Markdown table. Long lines are broken, to leave space for other columns."""
     return text.replace("|", "\\|").replace("\n", " ").replace(" (difference", "<br>(difference")
 
 
@@ -93,7 +94,7 @@ def _row(stay: _Stay, total: int) -> str:
 
 
 def _bar(stay: _Stay, total: int) -> str:
-    """Where in the run a stay lies; the shortest has a block too."""
+    """Draws where in the run a stay lies. Even the shortest stay gets a block."""
     first = min(round(_BAR * stay.begin / total), _BAR - 1)
     last = max(round(_BAR * stay.end / total), first + 1)
     return "░" * first + "█" * (last - first) + "░" * (_BAR - last)

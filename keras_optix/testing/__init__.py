@@ -1,4 +1,4 @@
-"""Environments and feeds whose every row or best return is known in advance, for testing policies and agents."""
+"""Environments and feeds with known rows or known best returns, for testing policies and agents."""
 
 from keras_optix.testing.envs import ConstantRewardEnv, CountingEnv, IdentityEnv, MatchEnv, RaisingEnv, RandomEnv
 from keras_optix.testing.feeds import CountingFeed, ScriptedFeed

@@ -1,4 +1,4 @@
-"""Small environments with known answers; all can be saved in the middle of an episode (`keras_optix.SavableEnv`)."""
+"""Small environments with known answers. All can be saved within an episode (see `keras_optix.SavableEnv`)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Step = tuple[np.ndarray, float, bool, bool, dict[str, Any]]
 
 
 class CountingEnv(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
-    """Counts: the observation is ``[episode, step]``, the reward the number of the step that it rewards (1, 2, ...).
+    """Counts: the observation is ``[episode, step]``, and the reward is the number of the step (1, 2, ...).
 
     Args:
         episode_length: Steps until the episode ends.
         truncate: End by truncation instead of termination.
-        actions: Number of actions; they change nothing.
+        actions: Number of actions, which have no effect.
 
     Attributes:
-        resets: How often it was reset.
-        steps: How often it was stepped.
+        resets: How often `reset` was called.
+        steps: How often `step` was called.
         closed: Whether it was closed.
-        taken: The actions that it got; they are not saved.
+        taken: The actions that it got; `save_state` leaves them out.
     """
 
     def __init__(self, episode_length: int = 3, *, truncate: bool = False, actions: int = 2) -> None:
@@ -50,7 +50,7 @@ class CountingEnv(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
         return self._observation(), {}
 
     def step(self, action: np.int64) -> Step:
-        """Counts one further."""
+        """Counts one step."""
         self.taken.append(int(action))
         self.steps += 1
         self._step += 1
@@ -58,11 +58,11 @@ class CountingEnv(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
         return self._observation(), float(self._step), ended and not self.truncate, ended and self.truncate, {}
 
     def save_state(self) -> dict[str, Any]:
-        """Returns its counts; it draws nothing."""
+        """Returns its counts. There is no random generator to save."""
         return {"resets": self.resets, "steps": self.steps, "step": self._step}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from the counts of another."""
+        """Continues from the counts that another environment saved."""
         self.resets, self.steps, self._step = state["resets"], state["steps"], state["step"]
 
     def close(self) -> None:
@@ -74,9 +74,9 @@ class CountingEnv(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
 
 
 class ConstantRewardEnv(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
-    """Pays `reward` each step and looks the same for ever; truncated every `truncate_after` steps.
+    """Pays `reward` in each step and always shows the same observation; truncated every `truncate_after` steps.
 
-    The value of its one observation is ``reward / (1 - gamma)``, if truncation is bootstrapped.
+    If truncation is bootstrapped, the value of this observation is ``reward / (1 - gamma)``.
 
     Args:
         reward: Reward of each step.
@@ -99,21 +99,23 @@ class ConstantRewardEnv(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
         return np.ones(1, np.float32), {}
 
     def step(self, action: np.int64) -> Step:
-        """Pays."""
+        """Pays `reward`."""
         self._step += 1
         return np.ones(1, np.float32), self._reward, False, self._step >= self._truncate_after, {}
 
     def save_state(self) -> dict[str, Any]:
-        """Returns the step of the episode; it draws nothing."""
+        """Returns the step of the episode. There is no random generator to save."""
         return {"step": self._step}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from the step of another."""
+        """Continues from the step that another environment saved."""
         self._step = state["step"]
 
 
 class IdentityEnv(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
-    """Shows one of `actions` symbols, one-hot; naming it pays 1, anything else 0. The best return is `episode_length`.
+    """Shows one of `actions` symbols, one-hot. Naming the symbol pays 1, any other action 0.
+
+    The best return is `episode_length`.
 
     Args:
         actions: Number of symbols and actions.
@@ -139,7 +141,7 @@ class IdentityEnv(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
         return self._next(), {}
 
     def step(self, action: np.int64) -> Step:
-        """Pays if the symbol was named."""
+        """Pays 1 if the action names the symbol."""
         reward = float(int(action) - self._start == self._symbol)
         self._step += 1
         return self._next(), reward, self._step >= self._length, False, {}
@@ -149,7 +151,7 @@ class IdentityEnv(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
         return {"step": self._step, "symbol": self._symbol, "np_random": self.np_random.bit_generator.state}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from the state of another."""
+        """Continues from the state that another environment saved."""
         self._step, self._symbol = state["step"], state["symbol"]
         self.np_random.bit_generator.state = state["np_random"]
 
@@ -162,9 +164,9 @@ class RaisingEnv(CountingEnv):
     """A `CountingEnv` that raises in its n-th step.
 
     Args:
-        at_step: Which step raises, counted over all episodes from 1.
-        error: What it raises.
-        **kwargs: As for `CountingEnv`.
+        at_step: The step that raises, counted over all episodes from 1.
+        error: The exception. None: a RuntimeError.
+        **kwargs: Arguments of `CountingEnv`.
     """
 
     def __init__(self, at_step: int, error: Exception | None = None, **kwargs: Any) -> None:
@@ -173,14 +175,14 @@ class RaisingEnv(CountingEnv):
         self._error = RuntimeError(f"the environment broke in step {at_step}") if error is None else error
 
     def step(self, action: np.int64) -> Step:
-        """Counts, or raises."""
+        """Counts one step, or raises."""
         if self.steps + 1 == self._at_step:
             raise self._error
         return super().step(action)
 
 
 class RandomEnv(OneLineRepr, gymnasium.Env[Any, Any]):
-    """Shows random members of an observation space and pays 1 a step; refuses actions outside its action space.
+    """Shows random members of an observation space and pays 1 per step. Refuses actions outside its action space.
 
     Args:
         observation_space: Any Gymnasium space.
@@ -210,7 +212,7 @@ class RandomEnv(OneLineRepr, gymnasium.Env[Any, Any]):
         return self._next(), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Pays, or raises a ValueError if the action is not in the action space."""
+        """Pays 1, or raises a ValueError if the action is not in the action space."""
         if not self.action_space.contains(action):
             raise ValueError(f"The action is not in {self.action_space}. Received: action={action!r}.")
         self._step += 1
@@ -222,12 +224,12 @@ class RandomEnv(OneLineRepr, gymnasium.Env[Any, Any]):
         return {"step": self._step, "np_random": self.np_random.bit_generator.state}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from the state of another."""
+        """Continues from the state that another environment saved."""
         self._step = state["step"]
         self.np_random.bit_generator.state = state["np_random"]
 
     def _next(self) -> Any:
-        # A space has generators of its own, one in each of its parts; so one of ours is all that must be saved.
+        # Each part of a space has a generator of its own. They are seeded here, so only `np_random` must be saved.
         self.observation_space.seed(int(self.np_random.integers(2**31)))
         return self.observation_space.sample()
 
@@ -257,7 +259,10 @@ class MatchEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
         elif isinstance(action_space, spaces.Discrete):
             self._low, self._high = np.array([action_space.start]), np.array([action_space.start + action_space.n - 1])
         else:
-            raise ValueError(f"MatchEnv cannot measure distances in this space. Received: {action_space}.")
+            raise ValueError(
+                f"MatchEnv cannot measure distances in this space. Received: action_space={action_space}. "
+                "Give a Discrete, MultiDiscrete, MultiBinary or bounded Box space."
+            )
         self._length = episode_length
         self._step = 0
         self._target = first
@@ -273,7 +278,7 @@ class MatchEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
         return self._next(), {}
 
     def step(self, action: Any) -> Step:
-        """Pays for closeness."""
+        """Pays more, the closer the action is to the target."""
         distance = np.abs(np.ravel(action) - self._target) / (self._high - self._low)
         self._step += 1
         return self._next(), float(1.0 - distance.mean()), False, self._step >= self._length, {}
@@ -284,7 +289,7 @@ class MatchEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
         return {"step": self._step, "target": self._target, "action_space": drawing}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from the state of another."""
+        """Continues from the state that another environment saved."""
         self._step, self._target = state["step"], state["target"]
         self.action_space.np_random.bit_generator.state = state["action_space"]
 

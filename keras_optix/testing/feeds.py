@@ -1,4 +1,4 @@
-"""Live feeds with known answers, for testing what consumes a feed: one that counts, and one that plays a script."""
+"""Live feeds with known answers, for testing code that uses a feed: one counts, one plays a script."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ Item = tuple[Any, float, bool, bool, dict[str, Any]]
 class CountingFeed(OneLineRepr):
     """A two-way feed that counts: an observation is ``[episode, step]``, a reward the sum of the action's numbers.
 
-    So a row shows which action earned its reward, and the observation that begins an episode earns nothing.
+    So each row shows which action earned its reward. The reward of the first observation of an episode is 0.
 
     Args:
-        episode_length: Steps of an episode; None: it never ends.
+        episode_length: Steps of an episode; None: the episode never ends.
         truncate: End by truncation instead of termination.
-        resets_at_once: Give the first observation of the next episode with the flags of the last one, whose last
-            observation is in ``info["final_obs"]`` then.
-        items: How many a connection gives; None: without end.
-        silent: After the last item, give nothing until it is closed, instead of ending.
-        action_space: What it takes.
+        resets_at_once: Yield the flags of an episode's end together with the first observation of the next episode. The
+            last observation of the ended episode is then in ``info["final_obs"]``.
+        items: Number of items in a connection; None: without end.
+        silent: After the last item, wait until `close` is called instead of ending.
+        action_space: The action space. None: ``Discrete(2)``.
 
     Attributes:
-        taken: The actions that it got, one for each item but the last ones of connections.
-        read: Items that it gave.
-        connections: How often it was streamed.
-        finished: How many of these streams ended, were closed or failed.
-        closed: How often it was closed.
+        taken: The actions that it got: one for each item except the last of each connection.
+        read: Number of items that it yielded.
+        connections: How often `stream` was called.
+        finished: How many of these streams have ended, were closed or failed.
+        closed: How often `close` was called.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class CountingFeed(OneLineRepr):
         self._closing = threading.Event()
 
     def stream(self) -> Generator[Item, Any, None]:
-        """Counts; each connection begins with a new episode."""
+        """Yields counts. Each connection begins with a new episode."""
         self.connections += 1
         self._closing.clear()
         try:
@@ -79,7 +79,7 @@ class CountingFeed(OneLineRepr):
             self.finished += 1
 
     def close(self) -> None:
-        """Ends a stream that waits."""
+        """Ends the stream, even one that waits."""
         self.closed += 1
         self._closing.set()
 
@@ -106,20 +106,20 @@ class CountingFeed(OneLineRepr):
 
 
 class ScriptedFeed(OneLineRepr):
-    """Plays a script, which goes on with the next line when the feed is streamed again.
+    """A feed that plays a script. When it is streamed again, it continues with the next line of the script.
 
     Args:
-        script: Its lines. An item is given; an exception is raised; a `threading.Event` is waited for; a function of
-            no arguments is called.
-        observation_space: Of the items. Defaults to one number, at least 0.
-        action_space: What it takes. Defaults to ``Discrete(2)``.
-        silent: After the last line, give nothing until it is closed, instead of ending.
+        script: The lines of the script. An item is yielded, an exception is raised, a `threading.Event` is waited for,
+            and a function without arguments is called.
+        observation_space: Space of the observations. Defaults to one number, at least 0.
+        action_space: The action space. Defaults to ``Discrete(2)``.
+        silent: After the last line, wait until `close` is called instead of ending.
 
     Attributes:
-        taken: The actions that it got, one for each item that another line followed.
-        read: Items that it gave.
-        connections: How often it was streamed.
-        closed: How often it was closed.
+        taken: The actions that it got: one for each item that was followed by another line.
+        read: Number of items that it yielded.
+        connections: How often `stream` was called.
+        closed: How often `close` was called.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class ScriptedFeed(OneLineRepr):
         self._closing = threading.Event()
 
     def stream(self) -> Generator[Any, Any, None]:
-        """Plays the script from where it is."""
+        """Plays the script from the next line on."""
         self.connections += 1
         self._closing.clear()
         for line in self._script:
@@ -160,6 +160,6 @@ class ScriptedFeed(OneLineRepr):
             self._closing.wait()
 
     def close(self) -> None:
-        """Ends a stream that waits."""
+        """Ends the stream, even one that waits."""
         self.closed += 1
         self._closing.set()

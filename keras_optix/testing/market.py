@@ -1,4 +1,4 @@
-"""A synthetic market whose regime changes by a clock, and one simple strategy that wins in each regime."""
+"""A synthetic market whose regime changes with a clock, and for each regime a simple strategy that wins in it."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from keras_optix.testing.envs import Step
 from keras_optix.testing.switching import RegimeClock, check_clock
 from keras_optix.validation import check_choice, check_float, check_int
 
-_POSITIONS = (-1.0, 0.0, 1.0)  # by discrete action
-_RETURNS = 8  # returns in the observation
-_SCALE = 5.0  # of percents in the observation
-_WARMUP = 40  # steps of the market before an episode, so that its averages mean something
+_POSITIONS = (-1.0, 0.0, 1.0)  # the position of each discrete action
+_RETURNS = 8  # number of returns in the observation
+_SCALE = 5.0  # factor from percents to numbers in the observation
+_WARMUP = 40  # steps of the market before an episode, so that the averages are meaningful
 _AVERAGE = 0.05  # weight of the newest price in the moving average
 _VOLATILITY = 0.1  # weight of the newest squared return in the volatility
 _JUMP = 0.8  # percent; a larger return is a jump to `jump_fading_position`
 
 
 class _Regime(NamedTuple):
-    """How returns come about, in percent a step."""
+    """Parameters of the returns, in percent per step."""
 
     noise: float
     drift: float = 0.0
-    turn: float = 0.0  # chance that the drift changes its sign
+    turn: float = 0.0  # probability that the drift changes its sign
     reversion: float = 0.0  # part of the distance from the moving average that is undone
     jump: float = 0.0
     jump_chance: float = 0.0
-    give_back: float = 0.0  # part of a jump that the step after it undoes
+    give_back: float = 0.0  # part of a jump that the next step undoes
     carry: float = 0.0  # charge for a position of 1
 
 
@@ -47,36 +47,36 @@ _REGIMES = {
 
 
 class MarketEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
-    """A market to trade in, whose regime changes by the clock and is not observed.
+    """A market to trade in. Its regime changes with the clock and is not observed.
 
-    Each step takes a position in -1 (short) .. 1 (long), and the reward, in percent of the capital, is the position
-    times the next log-return, minus `cost` times the change of position. Positions do not influence prices. An episode
-    begins flat, at a price of 100, after 40 steps of the market that are not traded; it ends by truncation.
+    Each action is a position from -1 (short) to 1 (long). The reward, in percent of the capital, is the position times
+    the next log-return, minus `cost` times the change of position. Positions do not influence prices. An episode begins
+    with position 0 and a price of 100, after 40 steps of the market without trading. It ends by truncation.
 
     Regimes:
 
-    - ``"trending"``: a drift of 0.06 % a step, whose sign lasts for 100 steps on average; following it pays.
-    - ``"ranging"``: 30 % of the distance from the moving average is undone in each step; trading against it pays.
-    - ``"volatile"``: three times the noise, and a position of 1 is charged 0.06 % a step, so that none pays but for
-      the single steps after jumps of 1.5 % (one step in 25), of which 60 % is given back.
+    - ``"trending"``: a drift of 0.06 % per step, whose sign lasts for 100 steps on average. Following it pays.
+    - ``"ranging"``: each step undoes 30 % of the distance from the moving average. Trading against it pays.
+    - ``"volatile"``: three times the noise, and a position of 1 is charged 0.06 % per step. There are jumps of 1.5 %
+      (one step in 25), and the next step undoes 60 % of a jump. A position pays only in these next steps.
 
     The observation is ``[11]`` float32, in units of 0.2 %: the last 8 returns, oldest first; the position (as it is);
     the distance of the price from its moving average (weight 0.05); the volatility (root of the moving average of
-    squared returns, weight 0.1). ``info["regime"]`` is the regime of the newest return, after a reset that of the next
-    one; ``info["price"]`` is the price.
+    squared returns, weight 0.1). ``info["regime"]`` is the regime of the newest return, or after a reset the regime of
+    the next return; ``info["price"]`` is the price.
 
     Args:
-        regimes: Which regimes there are. The next one is drawn from those that are not the present one.
-        regime_length: Mean number of steps of the clock that a regime lasts; the length is drawn (geometric).
+        regimes: The regimes of this market. The next regime is drawn from all except the present one.
+        regime_length: Mean length of a regime in steps of the clock; each length is drawn (geometric).
         episode_length: Steps of an episode.
         cost: Percent paid for a change of position by 1.
         continuous: Actions are ``[1]`` float32, the position itself, clipped to -1 .. 1. Otherwise 0 is short, 1 flat
             and 2 long.
-        schedule: The regime from each step of the clock on, instead of drawn ones; it begins at step 0. `regimes` and
-            `regime_length` are then not used.
-        regime_seed: Seed of the drawn regimes. Which regime reigns at a step of the clock depends on this and on the
-            arguments above alone, and not on the seed of `reset`: copies that share a clock agree.
-        clock: The clock, which may be shared. Default: one of its own.
+        schedule: Regimes by the step of the clock at which they begin, instead of drawn regimes. It must have step 0.
+            `regimes` and `regime_length` are then not used.
+        regime_seed: Seed of the drawn regimes. The regime at a step of the clock depends only on this seed and on the
+            arguments above, not on the seed of `reset`, so copies that share a clock agree.
+        clock: The clock, which may be shared. None: a new clock.
 
     Attributes:
         regime_clock: The clock.
@@ -127,7 +127,7 @@ class MarketEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begins the next episode, with all its chance drawn; the clock goes on."""
+        """Begins the next episode, and draws all its random numbers. The clock is not reset."""
         super().reset(seed=seed)
         count = _WARMUP + self._length
         sign = 1.0 if self.np_random.random() < 0.5 else -1.0
@@ -139,7 +139,7 @@ class MarketEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
         return self._observation(), self._info(regime)
 
     def step(self, action: Any) -> Step:
-        """Takes a position and pays its return."""
+        """Takes a position and pays what it earns."""
         position = min(1.0, max(-1.0, float(action[0]))) if self._continuous else _POSITIONS[int(action)]
         name = self._path.at(self.regime_clock.steps)
         regime = _REGIMES[name]
@@ -150,7 +150,7 @@ class MarketEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
         return self._observation(), reward, False, self._drawn >= _WARMUP + self._length, self._info(name)
 
     def save_state(self) -> dict[str, Any]:
-        """Returns the market, the position, the chance drawn for the episode, the generator and the clock's steps."""
+        """Returns the market, the position, the drawn numbers, the generator and the steps of the clock."""
         return {
             "normal": np.array(self._normal),
             "uniform": np.array(self._uniform),
@@ -168,7 +168,7 @@ class MarketEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from the state of another; this sets the clock, also for those that share it."""
+        """Continues from the state that another one saved. Sets the clock for all environments that share it."""
         self._normal, self._uniform = state["normal"].tolist(), state["uniform"].tolist()
         self._drawn, self._returns = state["drawn"], state["returns"].tolist()
         self._sign, self._jumped, self._position = state["sign"], state["jumped"], state["position"]
@@ -209,44 +209,44 @@ class MarketEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
 
 
 def momentum_position(observation: np.ndarray) -> float:
-    """The specialist of trending markets: the sign of the sum of the last returns.
+    """Returns the position of a specialist for trending markets: the sign of the sum of the last returns.
 
     Args:
-        observation: ``[11]``, of a `MarketEnv`.
+        observation: ``[11]``, an observation of a `MarketEnv`.
 
     Returns:
-        The position, -1, 0 or 1; the discrete action is one more.
+        The position, -1, 0 or 1. The discrete action is the position plus 1.
     """
     return float(np.sign(observation[:_RETURNS].sum()))
 
 
 def reversion_position(observation: np.ndarray) -> float:
-    """The specialist of ranging markets: against the distance from the moving average.
+    """Returns the position of a specialist for ranging markets: against the distance from the moving average.
 
     Args:
-        observation: ``[11]``, of a `MarketEnv`.
+        observation: ``[11]``, an observation of a `MarketEnv`.
 
     Returns:
-        The position, -1, 0 or 1; the discrete action is one more.
+        The position, -1, 0 or 1. The discrete action is the position plus 1.
     """
     return -float(np.sign(observation[_RETURNS + 1]))
 
 
 def jump_fading_position(observation: np.ndarray) -> float:
-    """The specialist of volatile markets: against a jump for the one step after it, flat otherwise.
+    """Returns the position of a specialist for volatile markets: against a jump in the step after it, otherwise 0.
 
     Args:
-        observation: ``[11]``, of a `MarketEnv`.
+        observation: ``[11]``, an observation of a `MarketEnv`.
 
     Returns:
-        The position, -1, 0 or 1; the discrete action is one more.
+        The position, -1, 0 or 1. The discrete action is the position plus 1.
     """
     newest = observation[_RETURNS - 1] / _SCALE
     return -float(np.sign(newest)) if abs(newest) > _JUMP else 0.0
 
 
 class _RegimePath:
-    """Which regime reigns at each step of the clock; drawn as far as it was asked for."""
+    """The regime at each step of the clock. Regimes are drawn when they are first needed."""
 
     def __init__(self, regimes: list[str], length: int, schedule: dict[int, str] | None, seed: int) -> None:
         self._regimes, self._length = regimes, length

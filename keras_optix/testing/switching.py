@@ -20,9 +20,8 @@ from keras_optix.validation import check_float, check_int
 class RegimeClock(OneLineRepr):
     """Counts the steps of all environments that share it; their regime depends on this count alone.
 
-    Environments that one factory makes share a clock: a second copy of them, made for evaluation, is then in the same
-    regime at the same moment, and its steps count as well. A clock lives in one process; copies in other processes
-    count for themselves.
+    If a factory gives one clock to all its environments, a second copy of them for evaluation is always in the same
+    regime, and its steps count too. A clock lives in one process: copies in other processes count their own steps.
 
     Example::
 
@@ -51,7 +50,7 @@ def check_clock(clock: object) -> RegimeClock:
         return RegimeClock()
     if not isinstance(clock, RegimeClock):
         raise ConfigurationError(
-            describe("`clock` must be a `RegimeClock` or None.", fix="None means a clock of its own.", clock=clock)
+            describe("`clock` must be a `RegimeClock` or None.", fix="None means a new clock.", clock=clock)
         )
     return clock
 
@@ -60,18 +59,19 @@ class SwitchingCartPole(OneLineRepr, CartPoleEnv):
     """Gymnasium's CartPole, which changes at given steps of a clock; without changes it is CartPole-v1.
 
     The observation is ``[4]`` float32, the action 0 or 1 and the reward 1 a step, as in Gymnasium.
-    ``info["regime"]`` is the number of changes so far. A change takes effect with the first step before which the clock
-    has counted that many, also in the middle of an episode. Changes accumulate: what one does not name stays.
+    ``info["regime"]`` is the number of changes so far. A change takes effect when the clock has counted its number of
+    steps, even in the middle of an episode. Changes accumulate: values that a change does not name stay as they are.
 
     Args:
-        changes: What changes, by step of the clock. Keys: ``"swap_actions"`` (bool; 0 pushes to the right and 1 to the
-            left; False at first), ``"gravity"`` (m/s^2, at least 0; 9.8 at first), ``"force"`` (N, above 0; 10) and
-            ``"pole_length"`` (m, above 0; 0.5; as Gymnasium's `length` it is half of the pole's).
-        clock: The clock, which may be shared. Default: one of its own.
+        changes: The new values, by step of the clock. Keys: ``"swap_actions"`` (bool; if True, 0 pushes to the right
+            and 1 to the left; initially False), ``"gravity"`` (m/s^2, at least 0; initially 9.8), ``"force"`` (N, above
+            0; initially 10) and ``"pole_length"`` (m, above 0; initially 0.5; half the length of the pole, like
+            Gymnasium's `length`).
+        clock: The clock, which may be shared. None: a new clock.
         max_steps: Steps after which an episode is truncated.
 
     Attributes:
-        regime_clock: The clock. (`clock` is Gymnasium's, for drawing.)
+        regime_clock: The clock. (The attribute `clock` is Gymnasium's, for rendering.)
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -98,14 +98,14 @@ class SwitchingCartPole(OneLineRepr, CartPoleEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begins the next episode; the clock goes on."""
+        """Begins the next episode. The clock is not reset."""
         observation, _ = super().reset(seed=seed, options=options)
         self._step = 0
         self._follow_clock()
         return observation, {"regime": self._regime}
 
     def step(self, action: Any) -> Step:
-        """Steps in the regime of the moment."""
+        """Steps in the present regime."""
         self._follow_clock()
         if self._swapped and self.action_space.contains(action):
             action = 1 - action
@@ -125,7 +125,7 @@ class SwitchingCartPole(OneLineRepr, CartPoleEnv):
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from the state of another; this sets the clock, also for those that share it."""
+        """Continues from the state that another one saved. Sets the clock for all environments that share it."""
         self.state, self.steps_beyond_terminated = state["state"], state["steps_beyond_terminated"]
         self._step, self.regime_clock.steps = state["step"], state["clock"]
         self.np_random.bit_generator.state = state["np_random"]
@@ -141,18 +141,18 @@ class SwitchingCartPole(OneLineRepr, CartPoleEnv):
 
 
 class TwoRegimeBandit(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
-    """A bandit with two regimes, which alternate by the clock; what is best in one may be worst in the other.
+    """A bandit with two regimes that alternate with the clock. The best arm of one may be the worst of the other.
 
-    The observation is ``[1]`` float32, always 1, so only rewards tell of the regime: the payoff of the arm plus
-    Gaussian noise. ``info["regime"]`` is 0 or 1: that of the step, or after a reset that of the next one. Episodes end
-    by termination.
+    The observation is ``[1]`` float32 and always 1, so only the rewards depend on the regime: the payoff of the arm
+    plus Gaussian noise. ``info["regime"]`` is 0 or 1, the regime of the step, or after a reset the regime of the next
+    step. Episodes end by termination.
 
     Args:
         payoffs: Mean reward of each arm: two rows, one for each regime, and a column for each arm.
-        switch_every: Steps of the clock that a regime lasts.
+        switch_every: Length of a regime in steps of the clock.
         noise: Standard deviation of the reward.
         episode_length: Steps of an episode.
-        clock: The clock, which may be shared. Default: one of its own.
+        clock: The clock, which may be shared. None: a new clock.
 
     Attributes:
         regime_clock: The clock.
@@ -192,13 +192,13 @@ class TwoRegimeBandit(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begins the next episode; the clock goes on."""
+        """Begins the next episode. The clock is not reset."""
         super().reset(seed=seed)
         self._step = 0
         return np.ones(1, np.float32), {"regime": self.regime}
 
     def step(self, action: np.int64) -> Step:
-        """Pays for the arm."""
+        """Pays the payoff of the arm, with noise."""
         regime = self.regime
         reward = self._payoffs[regime][int(action)] + self._noise * float(self.np_random.standard_normal())
         self.regime_clock.tick()
@@ -214,7 +214,7 @@ class TwoRegimeBandit(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from the state of another; this sets the clock, also for those that share it."""
+        """Continues from the state that another one saved. Sets the clock for all environments that share it."""
         self._step, self.regime_clock.steps = state["step"], state["clock"]
         self.np_random.bit_generator.state = state["np_random"]
 

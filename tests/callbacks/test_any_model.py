@@ -358,7 +358,7 @@ def test_a_gan_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
     history = fit_gan(model, resumed)
     assert len(history.epoch) == 2
     (record,) = [record for record in resumed.events if record.kind == "resumed"]
-    assert "the first batch builds what is not built yet" in record.message
+    assert "the first batch builds the rest of the model" in record.message
     # Four batches an epoch: two epochs of before, and two of now without the batch that only built.
     assert int(keras.ops.convert_to_numpy(model.c_optimizer.iterations)) == 15
 

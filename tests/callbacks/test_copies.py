@@ -152,7 +152,7 @@ def test_a_damaged_point_is_refused_before_anything_is_changed(small_ppo: MakeAg
         values = json.loads(arrays["json"].tobytes())
         damage(values)
         np.savez(point, **arrays | {"json": np.frombuffer(json.dumps(values).encode(), np.uint8)})
-        with pytest.raises((optix.errors.StateError, optix.errors.HyperparameterError), match=name):
+        with pytest.raises((optix.errors.StateError, optix.errors.HyperparamError), match=name):
             start()
     older = json.loads(arrays["json"].tobytes()) | {"schema": 3}
     np.savez(point, **arrays | {"json": np.frombuffer(json.dumps(older).encode(), np.uint8)})

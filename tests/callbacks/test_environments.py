@@ -140,7 +140,7 @@ def test_statistics_and_own_rewards_are_told_once(small_ppo: MakeAgent) -> None:
     callback = train(agent, env, windows=20, num_envs=2)
     assert [message.split(",")[0] for message in told(callback)] == [
         "scores and logged episode returns are in the environment's own rewards",
-        "evaluations take over what NormalizeObservation.obs_rms",
+        "evaluations use NormalizeObservation.obs_rms",
     ]
     assert callback.best_snapshot.score == 10.0
     assert callback.evaluation_env_steps > 0

@@ -454,7 +454,7 @@ def test_directories_that_cannot_be_written_are_refused_before_training(tmp_path
         optix.OptixCallback(checkpoint_dir=tmp_path / "file" / "c")
     with pytest.raises(optix.ConfigurationError, match="log directory cannot be written"):
         optix.OptixCallback(log_dir=tmp_path / "file" / "l")
-    with pytest.raises(optix.ConfigurationError, match="not both"):
+    with pytest.raises(optix.ConfigurationError, match=r"`registry` and `checkpoint_dir`.*only one"):
         optix.OptixCallback(registry=optix.CheckpointRegistry(tmp_path / "c"), checkpoint_dir=tmp_path / "d")
 
 

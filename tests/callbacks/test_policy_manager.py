@@ -89,7 +89,7 @@ def test_an_ensemble_follows_the_manager_and_fixes_its_members(small_ppo: Make) 
 def test_what_is_no_new_agent_is_refused(small_ppo: Make) -> None:
     manager, agent = optix.PolicyManager(), small_ppo()
     manager.add_agent(agent)
-    with pytest.raises(optix.ConfigurationError, match="one of the manager's already"):
+    with pytest.raises(optix.ConfigurationError, match="manager already has this agent"):
         manager.add_agent(agent)
     with pytest.raises(optix.ConfigurationError, match=r"`agent` must be a keras_optix Agent.*agent=a Sequential"):
         manager.add_agent(agent.policy)

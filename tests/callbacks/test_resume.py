@@ -388,7 +388,10 @@ def test_nothing_is_written_where_nothing_would_be_kept(small_ppo: MakeAgent, tm
     ("options", "match"),
     [
         ({"resume": True}, "needs the directory"),
-        ({"resume": True, "checkpoint_dir": "c", "resume_interval": None}, "cannot be resumed"),
+        (
+            {"resume": True, "checkpoint_dir": "c", "resume_interval": None},
+            "`resume` needs resume points.*resume_interval",
+        ),
         ({"resume_interval": -1.0}, "resume_interval"),
     ],
 )

@@ -83,7 +83,7 @@ def test_a_greedy_evaluator_plays_every_so_many_windows(small_ppo: MakeAgent) ->
 
 def test_a_greedy_evaluator_needs_an_environment_of_its_own(small_ppo: MakeAgent) -> None:
     env = CountingEnv()
-    with pytest.raises(optix.ConfigurationError, match=r"environment of its own.*GreedyEvaluator"):
+    with pytest.raises(optix.ConfigurationError, match=r"plays on a second environment.*GreedyEvaluator"):
         fit(small_ppo(), env, optix.OptixCallback(optix.GreedyEvaluator(), verbose=0), windows={"num_envs": 1})
     assert env.steps == 0
 
@@ -231,11 +231,11 @@ def test_a_score_that_is_not_finite_goes_back_to_the_best_and_ends_with_an_error
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"evaluator": optix.ReturnEvaluator(), "monitor": "loss"}, "evaluator or a log"),
+        ({"evaluator": optix.ReturnEvaluator(), "monitor": "loss"}, "`evaluator` and `monitor`.*only one"),
         ({"mode": "min"}, "`mode` says"),
         ({"monitor": "loss", "mode": "less"}, "mode"),
-        ({"restore_hyperparams": True, "restore_best_weights": False}, "none would be"),
-        ({"hyperparams": {"x": 1}}, "there is none"),
+        ({"restore_hyperparams": True, "restore_best_weights": False}, "no option restores one"),
+        ({"hyperparams": {"x": 1}}, "no tuner was given"),
         ({"verbose": 3}, "0, 1 or 2"),
     ],
 )
