@@ -99,7 +99,10 @@ def _feed_counts(dataset: Any) -> Any:
     """What became of everything that the feed gave; a `FeedCounts`."""
     source: Any = source_of(dataset)
     if source is None:
-        raise StateError("The agent of this dataset is gone, and its feed with it; keep the agent.")
+        raise StateError(
+            "The agent of this dataset is gone: it was deleted, and its feed was closed. Keep a reference to the agent "
+            "for as long as the dataset is used."
+        )
     return source.counts
 
 

@@ -535,10 +535,10 @@ def test_any_other_error_reaches_the_caller_as_it_is(stream: MakeStream, error: 
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (number(1, float("nan")), "finite float32 rewards; that of item 3"),
+        (number(1, float("nan")), "finite float32 rewards, but the reward of item 3"),
         (number(float("nan")), "not finite.*item 3 of the feed"),
         (number(-1.0), "outside its space.*item 3 of the feed.*check_bounds=False"),
-        (("observation only",), "item 3 is none"),
+        (("observation only",), "item 3 is not of this form"),
     ],
 )
 def test_what_a_feed_may_not_give_ends_it(stream: MakeStream, item: Any, message: str) -> None:
@@ -749,7 +749,7 @@ BOX, TWO = spaces.Box(0.0, np.inf, (1,)), spaces.Discrete(2)
         (
             CountingFeed(),
             {"boundary": every_n_steps(9), "window_size": 8},
-            r"cannot hold the steps.*window_size=8, n=9",
+            r"not be smaller than the number of steps after which.*window_size=8, n=9",
         ),
         (CountingFeed(), {"window_size": 0}, r"`window_size` must be an integer >= 1"),
         (CountingFeed(), {"overflow": "drop"}, r"`overflow` must be.*drop_oldest"),
