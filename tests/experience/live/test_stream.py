@@ -489,7 +489,7 @@ def test_a_window_closes_at_a_gap_and_no_row_reaches_over_it(stream: MakeStream,
     assert [(e.total_reward, e.length) for e in episodes] == [(204.0, 3)]
     assert collected[-1].window.episode_return == 204.0
     assert collector.drain_notices() == [
-        f"the feed was lost ({error.__name__}: lost); try 1 to reach it in 0.00 s",
+        f"the feed was lost ({error.__name__}: lost); try 1 to reach it begins in 0.00 s",
         "the feed is back: connection 2",
     ]
     assert collector.drain_notices() == []
@@ -502,7 +502,10 @@ def test_tries_begin_anew_after_an_observation(stream: MakeStream) -> None:
     assert lengths(take_all(collector)) == [1, 1, 1]
     counts = adds_up(collector.counts)
     assert (counts.disconnects, counts.reconnects) == (2, 2)  # failing to get there is no connection that was lost
-    assert collector.drain_notices()[0] == "the feed was not reached (TimeoutError: down); try 1 to reach it in 0.00 s"
+    assert (
+        collector.drain_notices()[0]
+        == "the feed was not reached (TimeoutError: down); try 1 to reach it begins in 0.00 s"
+    )
 
 
 def test_a_feed_that_is_given_up_ends_after_all_that_was_complete(stream: MakeStream) -> None:
