@@ -1,4 +1,4 @@
-"""What an action space means: how a policy's choice becomes an action of the environment.
+"""Converts the choices of a policy into actions of the environment, for each action space.
 
 ============== ============================================== ======================================================
 space          a choice, as windows keep it                   the environment gets
@@ -10,8 +10,8 @@ Box            ``[k]`` float32, unclipped                     bounded axes: -1 .
                                                               clipped there; others: the value, clipped to a bound
 ============== ============================================== ======================================================
 
-The log-probability that goes with a choice is that of the choice itself, before it is clipped: it belongs to the
-distribution that the policy defines (Huang et al. 2022, "The 37 implementation details of PPO", continuous detail 4).
+The log-probability in a window is that of the choice before it is clipped, under the distribution that the policy
+defines (Huang et al. 2022, "The 37 implementation details of PPO", continuous detail 4).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from keras_optix.reprs import OneLineRepr
 
 
 class DiscreteActions(OneLineRepr):
-    """Actions of a `Discrete` space.
+    """Converts choices into actions of a `Discrete` space.
 
     Args:
         space: The action space of one environment.
@@ -41,13 +41,13 @@ class DiscreteActions(OneLineRepr):
         self._env_dtype = space.dtype
 
     def to_env(self, choices: np.ndarray) -> np.ndarray:
-        """``[N]`` choices to ``[N]`` actions of the environment."""
+        """Converts ``[N]`` choices into ``[N]`` actions of the environment."""
         actions = choices + self._start if self._start else choices
         return actions if actions.dtype == self._env_dtype else actions.astype(self._env_dtype)
 
 
 class MultiDiscreteActions(OneLineRepr):
-    """Actions of a `MultiDiscrete` space.
+    """Converts choices into actions of a `MultiDiscrete` space.
 
     Args:
         space: The action space of one environment.
@@ -63,12 +63,12 @@ class MultiDiscreteActions(OneLineRepr):
         self._env_dtype = space.dtype
 
     def to_env(self, choices: np.ndarray) -> np.ndarray:
-        """``[N, k]`` choices to ``[N, ...]`` actions of the environment."""
+        """Converts ``[N, k]`` choices into ``[N, ...]`` actions of the environment."""
         return (choices.reshape(len(choices), *self._env_shape) + self._start).astype(self._env_dtype)
 
 
 class MultiBinaryActions(OneLineRepr):
-    """Actions of a `MultiBinary` space.
+    """Converts choices into actions of a `MultiBinary` space.
 
     Args:
         space: The action space of one environment.
@@ -82,12 +82,12 @@ class MultiBinaryActions(OneLineRepr):
         self._env_dtype = space.dtype
 
     def to_env(self, choices: np.ndarray) -> np.ndarray:
-        """``[N, k]`` choices to ``[N, ...]`` int8 actions of the environment."""
+        """Converts ``[N, k]`` choices into ``[N, ...]`` int8 actions of the environment."""
         return choices.reshape(len(choices), *self._env_shape).astype(self._env_dtype)
 
 
 class ContinuousActions(OneLineRepr):
-    """Actions of a floating-point `Box` space, flattened to a vector.
+    """Converts choices, which are vectors, into actions of a floating-point `Box` space.
 
     Args:
         space: The action space of one environment.
@@ -106,10 +106,10 @@ class ContinuousActions(OneLineRepr):
         self._env_dtype = space.dtype
 
     def to_env(self, choices: np.ndarray) -> np.ndarray:
-        """``[N, k]`` choices to ``[N, ...]`` actions inside the space."""
+        """Converts ``[N, k]`` choices into ``[N, ...]`` actions inside the space."""
         actions = choices * self._scale + self._middle
         if self._clips:
-            # Two ufuncs: np.clip takes three times as long on a short vector.
+            # Two ufuncs, because np.clip takes three times as long on a short vector.
             actions = np.minimum(np.maximum(actions, self._low), self._high)
         return actions.astype(self._env_dtype).reshape(len(choices), *self._env_shape)
 
@@ -118,10 +118,10 @@ Actions = DiscreteActions | MultiDiscreteActions | MultiBinaryActions | Continuo
 
 
 def actions_for(space: spaces.Space[Any]) -> Actions:
-    """Returns what an action space means.
+    """Returns the conversion of choices into actions for an action space.
 
     Raises:
-        SpaceError: No agent plays the space.
+        SpaceError: No agent supports the space.
     """
     if isinstance(space, spaces.Discrete):
         return DiscreteActions(space)
@@ -133,9 +133,9 @@ def actions_for(space: spaces.Space[Any]) -> Actions:
         return ContinuousActions(space)
     raise SpaceError(
         describe(
-            "No agent plays this action space; Discrete, MultiDiscrete, MultiBinary and floating-point Box can be "
-            "played by PPOAgent and ReinforceAgent.",
-            fix="Wrap the environment in a gymnasium.ActionWrapper that takes one of these.",
+            "No agent plays this action space; Discrete, MultiDiscrete, MultiBinary and floating-point Box are "
+            "supported by PPOAgent and ReinforceAgent.",
+            fix="Wrap the environment in a gymnasium.ActionWrapper that has one of these action spaces.",
             action_space=space,
         )
     )

@@ -1,7 +1,7 @@
-"""Acting without TensorFlow: a lowered policy in the LiteRT interpreter.
+"""Chooses actions without TensorFlow, with a lowered policy in the LiteRT interpreter.
 
-A policy is lowered once (see `lowering`) to a flatbuffer. A new version of the policy is a copy of arrays: into inputs
-of the flatbuffer, or into the bytes of its constants.
+A policy is lowered once (see `lowering`) to a flatbuffer. For a new version of the policy only arrays are copied: into
+the inputs of the flatbuffer, or into the bytes of its constants.
 """
 
 from __future__ import annotations
@@ -47,18 +47,19 @@ class NoiseSpec:
         raise ValueError(f"Unknown kind of noise. Received: kind={self.kind!r}.")
 
     def zeros(self, leading: tuple[int, ...]) -> np.ndarray:
-        """The noise that makes a policy deterministic."""
+        """Returns the noise that makes a policy deterministic."""
         return np.zeros(leading + self.shape, np.float32)
 
 
 @dataclass(frozen=True)
 class Constant:
-    """Where a weight lies in a flatbuffer, as a constant.
+    """The place of a weight that is a constant in a flatbuffer.
 
     Attributes:
         offset: First byte.
-        axes: The weight's axes in the order in which the flatbuffer has them.
-        scale: Factor between the two: a rescaling of the inputs is folded into the kernel that follows.
+        axes: The weight's axes in the order of the flatbuffer.
+        scale: The factor from the weight to the constant, because the converter folds a rescaling of the inputs into
+            the kernel that follows.
     """
 
     offset: int
@@ -68,21 +69,21 @@ class Constant:
 
 @dataclass(frozen=True)
 class LoweredPolicy:
-    """A policy as a flatbuffer; can be pickled.
+    """A policy as a flatbuffer, which can be pickled.
 
-    A weight is either an input of the flatbuffer or a constant in it (see `Constant`); the converter drops one that the
-    policy does not use for acting.
+    A weight is either an input of the flatbuffer or a constant in it (see `Constant`). The converter drops weights that
+    the policy does not use for acting.
 
     Attributes:
         blob: The flatbuffer. Inputs are named ``obs0``, ``obs1``, ..., ``noise``, ``carry0``, ..., ``w0``, ``w1``, ...;
             outputs are the choices, the log-probabilities and the arrays of the carry, in this order.
         batch_size: Observations per call.
         observations: Number of observation arrays.
-        noise: The noise that it samples with.
+        noise: The noise that the policy samples with.
         weights: Number of weight arrays.
         constants: The places of those weights that are constants.
         num_threads: Threads of a call.
-        carry: What it remembers between the steps of an episode; ``()`` of a policy without a carry.
+        carry: The arrays that the policy keeps between the steps of an episode; ``()`` if it has no carry.
     """
 
     blob: bytes
@@ -99,8 +100,8 @@ class Actor(Protocol):
     """Chooses actions for a fixed number of environments.
 
     Attributes:
-        noise: The noise that it samples with.
-        carry: What it remembers between the steps of an episode; ``()`` where it has no carry.
+        noise: The noise that the policy samples with.
+        carry: The arrays that the policy keeps between the steps of an episode; ``()`` if it has no carry.
     """
 
     noise: NoiseSpec
@@ -118,8 +119,8 @@ class Actor(Protocol):
         Args:
             observations: Leaves of the observations, ``[N, ...]`` each (see `ObservationLayout`).
             noise: ``[N, ...]`` float32 of the actor's `noise` kind; zeros for the most likely action.
-            carry: What the call before returned, ``[N, ...]`` each, and the initial value where an episode begins (see
-                `carry.renewed`).
+            carry: The carry that the previous call returned, ``[N, ...]`` each, with the initial value for environments
+                in which an episode begins (see `carry.renewed`).
 
         Returns:
             ``(choices [N, ...], log_probs [N], carry [N, ...] each)``; see `actions` for what a choice is.
@@ -129,33 +130,33 @@ class Actor(Protocol):
 
 @runtime_checkable
 class WindowListener(Protocol):
-    """An actor that wants to know which window it acts in."""
+    """An actor that is told in which window it acts."""
 
     def begin_window(self, window_id: int) -> None:
-        """Called before the first action of each window.
+        """Notes that a window begins; called before the first action of each window.
 
         Args:
-            window_id: The window's number.
+            window_id: The number of the window.
         """
         ...
 
 
 class LiteRTActor(OneLineRepr):
-    """An `Actor` in the LiteRT interpreter: microseconds a call for small policies. Not thread-safe.
+    """An `Actor` that runs in the LiteRT interpreter: microseconds a call for small policies. Not thread-safe.
 
     Args:
-        lowered: The policy.
+        lowered: The lowered policy.
     """
 
     def __init__(self, lowered: LoweredPolicy) -> None:
         self.noise = lowered.noise
         self.carry = lowered.carry
         self._lowered = lowered
-        # A patched flatbuffer needs an interpreter of its own, because this one packs constants when it is made.
+        # New constants need a new interpreter, because an interpreter packs its constants when it is made.
         self._blob = bytearray(lowered.blob) if lowered.constants else None
         self._patched: list[np.ndarray] | None = None
         self._ready = False
-        with quiet_stderr():  # the first interpreter of a process says a line about its delegate
+        with quiet_stderr():  # the first interpreter of a process prints a line about its delegate
             self._load(lowered.blob)
 
     def _load(self, blob: bytes) -> None:
@@ -163,11 +164,11 @@ class LiteRTActor(OneLineRepr):
         interpreter = Interpreter(model_content=blob, num_threads=lowered.num_threads)
         interpreter.allocate_tensors()
         index = {_input_name(d): int(d["index"]) for d in interpreter.get_input_details()}
-        # In the order in which they were returned. Their names tell nothing: an array of the carry that the policy
-        # returns as it came has the name of the input, and "Identity_10" sorts before "Identity_2".
+        # In the order in which they were returned. Their names are of no use: if the policy returns an array of the
+        # carry unchanged, it has the name of the input, and "Identity_10" sorts before "Identity_2".
         outputs = [int(d["index"]) for d in interpreter.get_output_details()]
         self._interpreter = interpreter
-        # An observation that the policy does not look at is dropped by the converter.
+        # The converter drops an observation that the policy does not use.
         leaves = [index.get(f"obs{k}") for k in range(lowered.observations)]
         self._observations = [(k, place) for k, place in enumerate(leaves) if place is not None]
         self._noise = index["noise"]
@@ -179,7 +180,8 @@ class LiteRTActor(OneLineRepr):
     def set_weights(self, arrays: Sequence[np.ndarray]) -> None:
         """See `Actor.set_weights`."""
         if len(arrays) != len(self._weights):
-            raise LoweringError(f"The policy has {len(self._weights)} weight arrays. Received: {len(arrays)} arrays.")
+            problem = f"The actor's policy has {len(self._weights)} weight arrays."
+            raise LoweringError(f"{problem} Received: {len(arrays)} arrays. Give the weights of the same policy.")
         if self._blob is not None:
             if self._patched is not None and all(map(np.array_equal, arrays, self._patched)):
                 return  # making an interpreter takes milliseconds
@@ -201,14 +203,14 @@ class LiteRTActor(OneLineRepr):
     ) -> tuple[np.ndarray, np.ndarray, Carry]:
         """See `Actor.act`."""
         if not self._ready:
-            # LiteRT would answer with silent garbage.
+            # LiteRT would return garbage without an error.
             raise LoweringError("The actor has no weights yet; call `set_weights` first.")
         interpreter = self._interpreter
         for k, place in self._observations:
             interpreter.set_tensor(place, observations[k])
         interpreter.set_tensor(self._noise, noise)
         if carry or self.carry:
-            if len(carry) != len(self.carry):  # what is of another shape or dtype the interpreter refuses
+            if len(carry) != len(self.carry):  # the interpreter itself refuses another shape or dtype
                 problem = f"The carry of the policy has {len(self.carry)} arrays. Received: {len(carry)} arrays."
                 raise LoweringError(f"{problem} Begin with `initial_carry`, and pass on what the last call returned.")
             for k, place in self._carry_inputs:
@@ -224,7 +226,7 @@ def _input_name(details: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Silences what C++ code writes to the process's stderr; exceptions carry what matters."""
+    """Silences what C++ code writes to the process's stderr; exceptions say what matters."""
     sys.stderr.flush()
     saved = os.dup(2)
     sink = os.open(os.devnull, os.O_WRONLY)

@@ -1,14 +1,14 @@
-"""The carry of a policy: what it remembers of an episode, handed from one row of an environment to the next.
+"""Defines the carry of a policy: the arrays that it keeps from one row of an environment to the next.
 
 A policy is called with the carry that its last call returned. In the row in which an episode begins, it is called with
 the carry's initial value instead, so nothing of one episode reaches the next::
 
     row   begins   carry that the policy is called with
-     0     True    initial
-     1     False   what the call of row 0 returned
-     2     True    initial (the episode ended with row 1)
+     0     True    the initial value
+     1     False   the carry that the call of row 0 returned
+     2     True    the initial value (the episode ended with row 1)
 
-A policy without a memory, such as a feed-forward network, has no carry: an empty tuple.
+The carry of a policy without a memory, such as a feed-forward network, is an empty tuple.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from keras_optix.errors import ConfigurationError, describe
 from keras_optix.reprs import OneLineRepr
 
 Carry = tuple[np.ndarray, ...]
-"""One array ``[N, ...]`` for each `CarrySpec`; ``()`` of a policy without a carry."""
+"""One array ``[N, ...]`` for each `CarrySpec`; ``()`` for a policy without a carry."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class CarrySpec(OneLineRepr):
-    """One array of a policy's carry: what the policy remembers between two steps of an episode.
+    """Describes one array of a policy's carry, which the policy keeps between two steps of an episode.
 
     Args:
         shape: Shape for one environment, such as ``(64,)``; ``()`` for a single number.
-        dtype: Of numbers or bool, such as ``"float32"`` or ``"int32"``. Defaults to float32.
+        dtype: A numeric dtype or bool, such as ``"float32"`` or ``"int32"``. Defaults to float32.
         initial: The value with which each episode begins: a number, or an array that broadcasts to `shape`. Defaults
             to zeros.
 
     Raises:
-        ConfigurationError: The shape, the dtype or the initial value is none, or they do not fit each other.
+        ConfigurationError: The shape, the dtype or the initial value is invalid, or they do not fit each other.
     """
 
     shape: tuple[int, ...]
@@ -59,7 +59,7 @@ class CarrySpec(OneLineRepr):
             dtype = np.dtype(object)
         if dtype.kind not in "biuf":
             fix = 'Such as "float32" or "int32".'
-            raise ConfigurationError(describe("`dtype` must be one of numbers, or bool.", fix=fix, dtype=self.dtype))
+            raise ConfigurationError(describe("`dtype` must be numeric or bool.", fix=fix, dtype=self.dtype))
         try:
             initial = np.broadcast_to(np.asarray(self.initial, dtype), shape).copy()
             if dtype.kind != "f" and not np.array_equal(initial, np.broadcast_to(self.initial, shape)):
@@ -82,27 +82,27 @@ class CarrySpec(OneLineRepr):
 
     @property
     def kind(self) -> list[Any]:
-        """Shape and dtype, as JSON has them."""
+        """Shape and dtype, as JSON values."""
         return [list(self.shape), self.dtype]
 
 
 def initial_carry(specs: Sequence[CarrySpec], batch_size: int) -> Carry:
-    """The carry with which episodes begin, ``[N, ...]`` each.
+    """Returns the carry with which episodes begin, ``[N, ...]`` each.
 
     Args:
         specs: The arrays of the carry.
-        batch_size: `N`, environments.
+        batch_size: `N`, the number of environments.
     """
     return tuple(np.repeat(spec.initial[None], batch_size, 0) for spec in specs)
 
 
 def renewed(specs: Sequence[CarrySpec], carry: Carry, begins: np.ndarray) -> Carry:
-    """The carry with its initial value where an episode begins.
+    """Returns the carry with its initial value for environments in which an episode begins.
 
     Args:
         specs: The arrays of the carry.
-        carry: What the policy returned in the row before, ``[N, ...]`` each; it is not changed.
-        begins: ``[N]`` bool, the environments in whose next row an episode begins.
+        carry: The carry that the policy returned in the previous row, ``[N, ...]`` each; it is not changed.
+        begins: ``[N]`` bool, True for environments in which an episode begins in the next row.
     """
     if not begins.any():
         return carry
@@ -113,20 +113,20 @@ def renewed(specs: Sequence[CarrySpec], carry: Carry, begins: np.ndarray) -> Car
 
 
 def kinds_of(specs: Sequence[CarrySpec]) -> list[list[Any]]:
-    """Shape and dtype of each array, as JSON has them."""
+    """Returns shape and dtype of each array, as JSON values."""
     return [spec.kind for spec in specs]
 
 
 def misfit(specs: Sequence[CarrySpec], carry: Any, batch_size: int | None) -> str:
-    """What of a carry is not as its specs say, in words; empty if all is.
+    """Describes the first difference between a carry and its specs; returns an empty string if there is none.
 
     Args:
         specs: The arrays of the carry.
-        carry: What is to be checked: arrays or tensors.
-        batch_size: `N`, environments; None where any will do.
+        carry: The carry to check: arrays or tensors.
+        batch_size: `N`, the number of environments; None if any number is allowed.
     """
     if not isinstance(carry, tuple | list):
-        return f"it is {type(carry).__name__} and no tuple of arrays"
+        return f"it is {type(carry).__name__} and not a tuple of arrays"
     if len(carry) != len(specs):
         return f"it has {len(carry)} arrays and not {len(specs)}"
     for k, (spec, leaf) in enumerate(zip(specs, carry, strict=True)):

@@ -27,12 +27,12 @@ from keras_optix.records import EpisodeRecord
 from keras_optix.store.files import Saved
 
 _USED = (
-    "an environment that is trained on was reset or stepped by somebody else between two windows: the episode that was "
-    "running in it is cut and counts nowhere, and a new one began"
+    "a training environment was reset or stepped by other code between two windows: its running episode was cut off "
+    "and is not counted, and a new episode began"
 )
 _OWN_REWARDS = (
-    "scores and logged episode returns are in the environment's own rewards, beneath the wrapper that normalises them; "
-    "the agent learns from the normalised ones"
+    "scores and logged episode returns are in the environment's own rewards, before a wrapper normalises them; the "
+    "agent learns from the normalised rewards"
 )
 
 
@@ -44,15 +44,15 @@ class Collector(WindowSource):
         owner: Gives the policy and its actor; see also `CollectingOwner` and `WindowListener`.
         window_size: `T`, rows of a window.
         seed: Seeds the environments (environment i with ``seed + i``) and the actions.
-        deterministic: Take the most likely action instead of sampling, and count only episodes as recent that the
-            policy version at hand began and ended: a validation is about one version.
+        deterministic: Take the most likely action instead of sampling. Only episodes that the current policy version
+            began and ended then count as recent, because a validation measures one version.
         prefetch: 1 collects the next window in a thread while the current one trains, with the weights from before
             that training; 0 collects a window when it is asked for.
         check_bounds: Whether an observation outside its Box is an error.
-        env_fn: Makes one more such environment, for evaluations; None if nothing does.
-        obstacle: Why nothing does.
-        copies_statistics: Whether the environments were made for a validation: their wrappers take over the running
-            statistics of the environments that the policy is trained on.
+        env_fn: Makes one more such environment, for evaluations; None if there is no way to make one.
+        obstacle: Why there is no `env_fn`.
+        copies_statistics: Whether the environments were made for a validation. Their wrappers then copy the running
+            statistics of the training environments.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class Collector(WindowSource):
         self.prefetch = prefetch
         self._check_bounds = check_bounds
         self._copies_statistics = copies_statistics
-        actions_for(envs.action_space)  # raises where no agent plays it
+        actions_for(envs.action_space)  # raises if no agent supports the space
         self._runner: EnvRunner | None = None
-        # Where the environments are, and where they were when the last window was handed out.
+        # The state now, and the state when the last window was delivered.
         self._state = self._handed_out = CollectorState.initial(envs.num_envs, seed)
         self._closed = False
         self._lock = threading.Lock()
@@ -93,19 +93,19 @@ class Collector(WindowSource):
         self._notices: list[str] = []
         self._told: set[str] = set()
         envs.tenant.watch()
-        # The environments may be somebody's who goes on with them when the agent is gone.
+        # The user may own the environments and use them after the agent is deleted.
         weakref.finalize(self, envs.release)
         if envs.own_rewards:
             self._tell(_OWN_REWARDS, warn=False)
 
     @property
     def num_envs(self) -> int:
-        """`N`, environments."""
+        """`N`, the number of environments."""
         return self.envs.num_envs
 
     @property
     def windows_in_flight(self) -> int:
-        """See `WindowSource`: with `prefetch`, one."""
+        """See `WindowSource`: one with `prefetch`, else none."""
         return self.prefetch
 
     @property
@@ -124,15 +124,15 @@ class Collector(WindowSource):
         return self._state.tracker.recent
 
     def collect(self) -> CollectedWindow:
-        """Returns the next window: collected now with the current weights, or ahead with the ones before.
+        """Returns the next window, collected now with the current weights, or before with older ones.
 
-        With `prefetch`, the weights for the window after it are read out before this one is handed over: then no
-        update is running that would tear them.
+        With `prefetch`, the weights for the following window are read before this one is delivered: at that time no
+        update is running that would change half of them.
 
         Raises:
             StateError: The collector was closed.
-            EnvError: An environment returned what its spaces forbid, or a value that is not finite.
-            BaseException: Whatever an environment raised. It is kept in `error`, and the environments are closed.
+            EnvError: An environment returned a value that does not fit its spaces, or is not finite.
+            BaseException: Any other error of an environment. It is kept in `error`, and the environments are closed.
         """
         try:
             if self._thread is None:
@@ -152,7 +152,7 @@ class Collector(WindowSource):
         return self._deliver(collected)
 
     def drain(self) -> None:
-        """Waits for a window that is being collected ahead; it is handed out next."""
+        """Waits for a window that is being collected ahead; it is delivered next."""
         if self._ahead is not None:
             self._ahead.exception()
 
@@ -167,21 +167,21 @@ class Collector(WindowSource):
         return bool(copy_statistics(self.envs.members(), envs.members()))
 
     def drain_notices(self) -> list[str]:
-        """See `WindowSource`: who else used the environments, what is scored."""
+        """See `WindowSource`: notices on other code that used the environments, and on what is scored."""
         taken, self._notices = self._notices, []
         return taken
 
     def save(self) -> Saved:
-        """Returns what `restore` needs to go on after the last window that was handed out.
+        """Returns what `restore` needs to continue after the last window that was delivered.
 
-        The states of the environments are in it if all can be saved (see `SavableEnv`), no window has been collected
-        ahead and they are open. A window that was collected ahead is left out: it will be collected anew.
+        The states of the environments are included if all can be saved (see `SavableEnv`), no window has been collected
+        ahead and the environments are open. A window that was collected ahead is left out: it will be collected again.
 
         Returns:
             Arrays by name, and JSON values.
 
         Raises:
-            EnvError: An environment's `save_state` returned what cannot be saved.
+            EnvError: An environment's `save_state` returned a value that cannot be saved.
         """
         self.drain()
         with self._lock:
@@ -197,20 +197,21 @@ class Collector(WindowSource):
         read_collector_state(arrays, values, self.envs.layout, self.num_envs)
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
-        """Goes on where the collector was that `save` was called on; its `window_size` may be another.
+        """Continues where the saved collector was, which may have had another `window_size`.
 
-        Where the environments cannot be put into their states, new episodes begin with the next window. They are
-        seeded by the seed and the number of that window: the seed itself would replay the first episodes of the run.
+        If the environments cannot be put into their saved states, new episodes begin with the next window. Their seed
+        is derived from the seed and the number of that window: the seed alone would repeat the first episodes of the
+        run.
 
         Args:
-            arrays: What `save` returned.
-            values: What `save` returned.
+            arrays: The arrays that `save` returned.
+            values: The values that `save` returned.
 
         Returns:
-            Whether everything goes on as it would have; False if episodes that were running are lost.
+            Whether everything continues as without the interruption; False if episodes that were running are lost.
 
         Raises:
-            StateError: The collector is closed, or what was saved is damaged or of other environments.
+            StateError: The collector is closed, or the state is damaged or belongs to other environments.
         """
         self.drain()
         with self._lock:
@@ -220,7 +221,7 @@ class Collector(WindowSource):
             )
             self._ahead = None
             self._forget_delivered()
-            # First of all without the environments: one of them may raise.
+            # This state is valid without the environments, which may raise in what follows.
             self._state = self._handed_out = state.with_new_episodes()
             with self.envs.use():
                 write_all(self.envs.members(), arrays)
@@ -246,7 +247,7 @@ class Collector(WindowSource):
 
     def _check_open(self) -> None:
         if self._closed:
-            raise StateError("The environments were closed; make a new dataset to go on.")
+            raise StateError("The environments of this dataset were closed. Make a new dataset to continue.")
 
     def _collect_locked(self, policy: PolicyRecord) -> tuple[CollectedWindow, CollectorState]:
         with self._lock:
@@ -272,7 +273,7 @@ class Collector(WindowSource):
                 raise
 
     def _tell(self, notice: str, *, warn: bool) -> None:
-        """Says something once: to the loop, or by a warning where no loop listens."""
+        """Gives a notice once: to the loop, or as a warning if no loop takes notices."""
         if notice in self._told:
             return
         self._told.add(notice)

@@ -1,4 +1,4 @@
-"""The state of a collector between two windows, and how it is saved and read again."""
+"""Defines the state of a collector between two windows, and saves and reads it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from keras_optix.records import EpisodeRecord
 from keras_optix.states import Count, Generator, State, Words, read_state, to_json
 from keras_optix.store.files import Saved
 
-_OLD_FIELDS = 4  # of an episode, before it was noted where and since which window it was played
+_OLD_FIELDS = 4  # fields of an episode before `env` and `first_window` were added
 EnvStates = Sequence[Mapping[str, Any]]
 
 
 class SavedEnv(State, frozen=True):
-    """The state of an environment as JSON has it.
+    """The saved state of an environment.
 
     Attributes:
         state: JSON values, with references to arrays; see `split_state`.
-        arrays: How many arrays there are.
+        arrays: The number of arrays.
     """
 
     state: Any
@@ -34,16 +34,16 @@ class SavedEnv(State, frozen=True):
 
 
 class SavedCollector(State, frozen=True):
-    """What is saved of a collector beside arrays.
+    """The saved state of a collector without its arrays.
 
     Attributes:
-        num_envs: `N`, environments.
+        num_envs: `N`, the number of environments.
         observations: Path, shape and dtype of each leaf of the observations.
         carry: Shape and dtype of each array of the policy's carry.
         window_id: Number of the next window.
         env_steps: Environment steps so far.
-        rng: The generator behind actions and learner.
-        interrupted: Whether running episodes were lost when it was saved.
+        rng: The random generator for the actions and the learner's seeds.
+        interrupted: Whether running episodes were lost when the state was saved.
         environments: The states of the environments; None if new episodes begin.
     """
 
@@ -59,17 +59,17 @@ class SavedCollector(State, frozen=True):
 
 @dataclass(frozen=True, eq=False)
 class CollectorState:
-    """The state of a collector between two windows. Collecting a window returns a new one and changes none.
+    """The state of a collector between two windows. Collecting a window returns a new state and changes none.
 
     Attributes:
         window_id: Number of the next window.
         env_steps: Environment steps so far.
-        rng: State of the generator behind actions and learner, as NumPy has it.
+        rng: State of the random generator for the actions and the learner's seeds, in NumPy's form.
         tracker: Keeps track of the episodes.
         current: The observations to act on next, leaves of ``[N, ...]``; None if new episodes begin with the next
             window.
-        carry: What the policy returned after the last row, ``[N, ...]`` each, of which an environment in which a new
-            episode begins gets nothing; ``()`` of a policy without a carry, and where new episodes begin everywhere.
+        carry: The carry that the policy returned for the last row, ``[N, ...]`` each; it is ignored for environments in
+            which a new episode begins. ``()`` for a policy without a carry, and if new episodes begin everywhere.
     """
 
     window_id: int
@@ -81,17 +81,17 @@ class CollectorState:
 
     @classmethod
     def initial(cls, num_envs: int, seed: int | None) -> CollectorState:
-        """The state before the first window.
+        """Returns the state before the first window.
 
         Args:
-            num_envs: `N`, environments.
-            seed: Seeds actions and learner; None seeds them freshly.
+            num_envs: `N`, the number of environments.
+            seed: Seeds the actions and the learner; None takes a random seed.
         """
         rng = np.random.default_rng(None if seed is None else (seed, 1))
         return cls(0, 0, rng.bit_generator.state, EpisodeTracker.blank(num_envs))
 
     def with_new_episodes(self) -> CollectorState:
-        """The same, but new episodes begin with the next window."""
+        """Returns the same state, except that new episodes begin with the next window."""
         return replace(
             self, tracker=EpisodeTracker.blank(len(self.tracker.returns), self.tracker.recent), current=None, carry=()
         )
@@ -100,12 +100,12 @@ class CollectorState:
         """Returns arrays and JSON values for `read_collector_state`.
 
         Args:
-            layout: The observations.
-            states: The states of the environments; None if they cannot be saved. Then new episodes begin.
-            carry_specs: The carry of the policy.
+            layout: The layout of the observations.
+            states: The states of the environments; None if they cannot be saved. New episodes then begin.
+            carry_specs: The arrays of the policy's carry.
 
         Raises:
-            EnvError: A state holds something else than JSON values and arrays.
+            EnvError: A state contains something other than JSON values and arrays.
         """
         at = self if states is not None else self.with_new_episodes()
         tracker = at.tracker
@@ -145,33 +145,33 @@ def read_collector_state(
 ) -> tuple[CollectorState, EnvStates | None, bool]:
     """Reads what `CollectorState.save` returned.
 
-    Where an older one did not note in which window an episode began, that is window 0: then no single member of an
-    ensemble is said to have played what it may not have played.
+    States written before `first_windows` existed read it as 0, so that such an episode is credited to no ensemble
+    member.
 
     Args:
         arrays: The arrays.
         values: The JSON values.
-        layout: The observations that are wanted.
-        num_envs: The number of environments that is wanted.
-        carry_specs: The carry of the policy that is to go on. One that was saved without any had none.
+        layout: The layout of the observations of the collector that is to continue.
+        num_envs: The number of its environments.
+        carry_specs: The arrays of the carry of its policy. A state that was saved without `carry` had no carry.
 
     Returns:
-        The state; the states that its environments must be put into, None if new episodes begin; and whether
-        running episodes were lost when it was saved.
+        The state; the states that its environments must be put into, or None if new episodes begin; and whether
+        running episodes were lost when the state was saved.
 
     Raises:
-        StateError: It was saved of other environments, or is not complete.
+        StateError: The state belongs to other environments or another policy, or is not complete.
     """
     if not isinstance(values, Mapping):
-        read_state(SavedCollector, values, "state of the collector", part=True)  # says what is wrong
-    values = {"carry": [], **values}  # points of before have none
+        read_state(SavedCollector, values, "state of the collector", part=True)  # raises an error that says why
+    values = {"carry": [], **values}  # older states do not have this field
     kind = {"num_envs": num_envs, "observations": to_json(_leaves(layout)), "carry": to_json(_kinds(carry_specs))}
     for name, wanted in kind.items():
         if values.get(name) != wanted:
             raise StateError(
                 describe(
                     f"The saved state is of a collector with another `{name}`.",
-                    fix="Resume with the environments and the policy of that run, or begin another run.",
+                    fix="Resume with the environments and the policy of that run, or begin a new run.",
                     saved=values.get(name),
                     wanted=wanted,
                 )
@@ -220,10 +220,10 @@ def read_collector_state(
 
 
 def _leaves(layout: ObservationLayout) -> tuple[tuple[str, tuple[int, ...], str], ...]:
-    """What must be the same where a state is read."""
+    """Returns path, shape and dtype of each leaf, which must be the same when the state is read."""
     return tuple((leaf.path, tuple(leaf.shape), leaf.dtype.name) for leaf in layout.leaves)
 
 
 def _kinds(carry_specs: Sequence[CarrySpec]) -> tuple[tuple[tuple[int, ...], str], ...]:
-    """The same of the carry."""
+    """Returns shape and dtype of each array of the carry, which must be the same when the state is read."""
     return tuple((tuple(spec.shape), spec.dtype) for spec in carry_specs)

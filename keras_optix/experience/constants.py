@@ -1,8 +1,8 @@
-"""Finds the weights of a network in the flatbuffer that it was converted to.
+"""Finds the weights of a network in the flatbuffer to which it was converted.
 
-Constants run faster than inputs in LiteRT's kernels, up to six times for a convolutional network, but a new policy
-version must then be written into the flatbuffer. So the network is converted with random numbers as weights, and these
-are looked for among its buffers.
+LiteRT's kernels are faster if weights are constants than if they are inputs, up to six times for a convolutional
+network. But a new policy version must then be written into the flatbuffer. To find the places, the network is converted
+with random numbers as weights, and these numbers are searched for in the buffers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from keras_optix.experience.actor import Constant
 
 
 def markers(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Random numbers in the shapes of weights, different for each, that a conversion does not optimise away."""
+    """Makes random numbers in the shapes of weights, different for each, that a conversion does not optimise away."""
     rng = np.random.default_rng(0)
     return [rng.uniform(0.5, 1.5, array.shape).astype(np.float32) for array in arrays]
 
@@ -30,7 +30,7 @@ def find_constants(blob: bytes, marks: Mapping[int, np.ndarray]) -> dict[int, tu
         marks: Markers by the number of their weight.
 
     Returns:
-        Places by the number of the weight; a marker that is not there is left out.
+        Places by the number of the weight; a marker that is not found is left out.
     """
     buffers = _float_buffers(blob)
     found: dict[int, tuple[Constant, ...]] = {}
@@ -43,14 +43,14 @@ def find_constants(blob: bytes, marks: Mapping[int, np.ndarray]) -> dict[int, tu
 
 
 def _float_buffers(blob: bytes) -> list[tuple[int, np.ndarray]]:
-    """Offset and content of each buffer of a float32 tensor."""
+    """Returns offset and content of each buffer of a float32 tensor."""
     model = schema.Model.GetRootAs(blob, 0)
     start = np.frombuffer(blob, np.uint8).__array_interface__["data"][0]
     numbers = set()
     for k in range(model.SubgraphsLength()):
         graph = model.Subgraphs(k)
         tensors = [graph.Tensors(place) for place in range(graph.TensorsLength())]
-        # Integers, such as shapes, would be tiny numbers as floats, and tiny numbers are all alike.
+        # Integers, such as shapes, would be tiny numbers if read as floats, and could be taken for a marker.
         numbers |= {tensor.Buffer() for tensor in tensors if tensor.Type() == schema.TensorType.FLOAT32}
     buffers = []
     for number in sorted(numbers):

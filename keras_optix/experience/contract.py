@@ -1,7 +1,7 @@
-"""What `reset` and `step` of an environment may return, and what is said of anything else.
+"""Converts what `reset` and `step` of an environment return, and raises an error if it could not be understood.
 
-The collector takes the usual types as they are (see `NUMBERS` and `FLAGS`) and asks here about all others: an array
-of one number is that number, and what could mean two things is an error that names it.
+The collector uses the usual types directly (see `NUMBERS` and `FLAGS`) and calls these functions for all others. An
+array of one number is converted to that number; a value that could mean two things is an error that shows the value.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ FLAGS = frozenset({bool, np.bool_})
 
 _STEP = "(observation, reward, terminated, truncated, info)"
 _RESET = "(observation, info)"
-_OLD_STEP = "That is the API of Gym before 0.26: wrap the environment with `shimmy.GymV21CompatibilityV0(env=env)`."
+_OLD_STEP = "This is the API of Gym before 0.26: wrap the environment with `shimmy.GymV21CompatibilityV0(env=env)`."
 _SEVERAL = (
-    "For several objectives, make one number of them: `gymnasium.wrappers.TransformReward(env, lambda reward: "
+    "Combine several objectives into one number: `gymnasium.wrappers.TransformReward(env, lambda reward: "
     "float(weights @ reward))`."
 )
 
@@ -29,10 +29,10 @@ Where = Callable[[], str]
 
 
 def step_of(result: Any, where: Where) -> tuple[Any, Any, Any, Any, Any]:
-    """What `step` returned, as five values.
+    """Returns the five values that `step` returned.
 
     Raises:
-        EnvError: It is not a tuple (list) of five.
+        EnvError: The result is not a tuple or list of five.
     """
     if isinstance(result, tuple | list) and len(result) == 5:
         observation, reward, terminated, truncated, info = result
@@ -42,17 +42,17 @@ def step_of(result: Any, where: Where) -> tuple[Any, Any, Any, Any, Any]:
 
 
 def reset_of(result: Any, where: Where, num_envs: int = 0) -> Any:
-    """The observation of what `reset` returned.
+    """Returns the observation in the result of `reset`.
 
     Args:
-        result: What it returned.
-        where: Which environment, for the message.
-        num_envs: Of a vector environment, whose infos may be a list.
+        result: The result of `reset`.
+        where: Names the environment, for the message.
+        num_envs: The number of environments of a vector environment, whose infos may be a list; 0 for a single one.
 
     Raises:
-        EnvError: It is not ``(observation, info)``.
+        EnvError: The result is not ``(observation, info)``.
     """
-    # An observation of the old API may be a tuple of two itself; then the second is no info.
+    # In the old API the result is the observation alone, which may be a tuple of two; its second part is not an info.
     if isinstance(result, tuple | list) and len(result) == 2:
         observation, info = result
         if _is_info(info) or (num_envs and _are_infos(info, num_envs)):
@@ -61,10 +61,10 @@ def reset_of(result: Any, where: Where, num_envs: int = 0) -> Any:
 
 
 def reward_of(value: Any, where: Where) -> float:
-    """A reward as a number; an array of one number is one.
+    """Returns a reward as a float; an array of one number is accepted.
 
     Raises:
-        EnvError: It is none, or several.
+        EnvError: The reward is not a number, or several numbers.
     """
     array = _numbers(value)
     if array is not None and array.size == 1:
@@ -79,10 +79,10 @@ def reward_of(value: Any, where: Where) -> float:
 
 
 def flag_of(name: str, value: Any, where: Where) -> bool:
-    """`terminated` or `truncated` as a bool; 0 and 1 and arrays of one of them are bools, too.
+    """Returns `terminated` or `truncated` as a bool; 0, 1 and arrays of one such value are accepted.
 
     Raises:
-        EnvError: It is none, or several.
+        EnvError: The value is not a bool, or several.
     """
     array = _numbers(value)
     if array is not None and array.size == 1:
@@ -95,10 +95,10 @@ def flag_of(name: str, value: Any, where: Where) -> bool:
 
 
 def info_of(value: Any, where: Where) -> Mapping[str, Any]:
-    """The info of a step; None is an empty one.
+    """Returns the info of a step; None is read as an empty dict.
 
     Raises:
-        EnvError: It is neither a dict nor None.
+        EnvError: The info is neither a dict nor None.
     """
     if _is_info(value):
         return {} if value is None else value
@@ -107,13 +107,13 @@ def info_of(value: Any, where: Where) -> Mapping[str, Any]:
 
 
 def rewards_of(value: Any, num_envs: int, where: Where) -> np.ndarray:
-    """The rewards ``[N]`` of a step of a vector environment; an axis of one more is left out.
+    """Returns the rewards ``[N]`` of a step of a vector environment; ``[N, 1]`` is accepted, too.
 
     Raises:
-        EnvError: They are not one number for each environment.
+        EnvError: The rewards are not one number for each environment.
     """
     if type(value) is np.ndarray and value.shape == (num_envs,) and value.dtype.kind in "fiu":
-        return value  # what almost every environment returns
+        return value  # almost every environment returns this
     array = _numbers(value)
     if array is not None and array.shape in ((num_envs,), (num_envs, 1)):
         return array.reshape(num_envs)
@@ -127,10 +127,10 @@ def rewards_of(value: Any, num_envs: int, where: Where) -> np.ndarray:
 
 
 def flags_of(name: str, value: Any, num_envs: int, where: Where) -> np.ndarray:
-    """`terminated` or `truncated` ``[N]`` of a step of a vector environment.
+    """Returns `terminated` or `truncated` ``[N]`` of a step of a vector environment; ``[N, 1]`` is accepted, too.
 
     Raises:
-        EnvError: They are not one bool (0, 1) for each environment.
+        EnvError: The values are not one bool (or 0 or 1) for each environment.
     """
     if type(value) is np.ndarray and value.shape == (num_envs,) and value.dtype.kind == "b":
         return value
@@ -147,10 +147,10 @@ def flags_of(name: str, value: Any, num_envs: int, where: Where) -> np.ndarray:
 
 
 def infos_of(value: Any, num_envs: int, where: Where) -> Any:
-    """The infos of a step of a vector environment: its dict, or a list of a dict for each environment.
+    """Returns the infos of a step of a vector environment: one dict, or a list with a dict for each environment.
 
     Raises:
-        EnvError: They are neither.
+        EnvError: The infos are neither.
     """
     if type(value) is dict:
         return value
@@ -168,7 +168,7 @@ def infos_of(value: Any, num_envs: int, where: Where) -> Any:
 
 
 def final_observation(infos: Any, i: int) -> Any:
-    """The last observation of the episode that ended in environment `i`, out of the infos of a step; or None."""
+    """Returns the last observation of the episode that ended in environment `i`, or None if the infos lack it."""
     if isinstance(infos, list):
         return infos[i].get("final_obs")
     finals = infos.get("final_obs")
@@ -176,7 +176,7 @@ def final_observation(infos: Any, i: int) -> Any:
 
 
 def name_of(env: Any) -> str:
-    """An environment in words, also where its own `__str__` fails (it may ask a spec of another kind for its id)."""
+    """Names an environment, even if its own `__str__` fails (it may read the id of a spec that has none)."""
     try:
         return str(env)
     except Exception:
@@ -192,9 +192,9 @@ def _are_infos(value: Any, num_envs: int) -> bool:
 
 
 def _numbers(value: Any) -> np.ndarray | None:
-    """A value as an array of booleans or real numbers; None if it is something else."""
+    """Returns a value as an array of booleans or real numbers, or None if it is something else."""
     if isinstance(value, numbers.Real) and not isinstance(value, int | float):
-        value = float(value)  # a Fraction, say
+        value = float(value)  # for example a Fraction
     if value is None or isinstance(value, str | bytes):
         return None
     try:
@@ -217,7 +217,7 @@ def _wrong_api(method: str, wanted: str, result: Any, where: Where, hint: str) -
     returned = f"a tuple of {len(result)}" if isinstance(result, tuple) else type(result).__name__
     return EnvError(
         describe(
-            f"The environment's `{method}` must return {wanted}, as Gymnasium has it.",
+            f"The environment's `{method}` must return {wanted}, as in Gymnasium.",
             fix=f"{where()}.{f' {hint}' if hint else ''}",
             returned=returned,
         )

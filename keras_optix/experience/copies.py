@@ -1,4 +1,4 @@
-"""Environments of the loop's own, for evaluations: made like those that are trained on, and as alike as can be seen."""
+"""Makes copies of the training environments for evaluations, and checks as far as possible that they are alike."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from keras_optix.experience.usage import innermost_of, layers_of
 
 EnvFn = Callable[[], Any]  # makes one more environment, or vector environment
 
-_SEED = 0  # of the resets by which copies are looked at
-_LOOKS = 20  # steps of an episode that are looked at
-_MOST_NUMBERS = 1000  # in an attribute that is looked at
-_KNOWN = "gymnasium.wrappers"  # what these keep is known
+_SEED = 0  # the seed of the resets when copies are examined
+_LOOKS = 20  # the steps of an episode that are examined
+_MOST_NUMBERS = 1000  # larger arrays are not examined
+_KNOWN = "gymnasium.wrappers"  # the module of wrappers whose attributes need no examination
 _ABSENT = object()
 
 
 class Copies:
-    """Copies of environments that are trained on.
+    """Copies of the training environments.
 
     Args:
-        env_fn: Makes one.
-        num_envs: How many are wanted; of a vector environment, one.
-        trained: The environments that are trained on.
+        env_fn: Makes one copy.
+        num_envs: The number of copies that are wanted; only one is made if `env_fn` makes vector environments.
+        trained: The training environments.
 
     Attributes:
-        envs: As many as could be made, at least one.
-        shortage: What kept the others from being made.
+        envs: The copies, as many as could be made, at least one.
+        shortage: The error that prevented further copies; empty if there was none.
 
     Raises:
-        Exception: Whatever kept the first one from being made.
-        ConfigurationError: It is one of those that are trained on, or has other spaces.
+        Exception: Any error of `env_fn` when it made the first copy.
+        ConfigurationError: `env_fn` returned a training environment, or an environment with other spaces.
     """
 
     def __init__(self, env_fn: EnvFn, num_envs: int, trained: Envs) -> None:
         self._trained = trained
         self.envs, self.shortage = make_copies(env_fn, num_envs, trained)
-        # Of a vector environment nobody sees inside.
+        # The environments inside a vector environment cannot be examined.
         self._singles = self.envs.members() if isinstance(self.envs, SequentialEnvs) else []
         self._before: list[_Attributes] | None = None
 
     def copy_statistics(self) -> list[str]:
-        """Takes what the wrappers of the environments that are trained on have seen; returns what was taken."""
+        """Copies the running statistics of the training environments' wrappers; returns the names of the statistics."""
         return copy_statistics(self._trained.members(), self.envs.members())
 
     def begin_looking(self) -> None:
-        """Before the first evaluation: looks at what the copies are like."""
+        """Notes the attributes of the copies; to be called before the first evaluation."""
         if self._singles:
             one = self._singles[0]
             one.reset(seed=_SEED)
@@ -61,15 +61,16 @@ class Copies:
             self._before = [first, again]
 
     def suspicion(self) -> str:
-        """After the first evaluation: whether a copy may be another environment than those that are trained on.
+        """Examines whether a copy may differ from the training environments; to be called after the first evaluation.
 
-        Two kinds of attributes say so, in wrappers that are not Gymnasium's and in the environment itself: numbers with
-        a fraction that an evaluation changed and that a reset with the same seed does not bring back (statistics, a
-        level, a price), which the training environments may have elsewhere; and what no evaluation changes, but is
-        another value in all environments that are trained on (set after they were made, or learned by them).
+        Two kinds of attributes are suspect, in wrappers that are not Gymnasium's and in the environment itself. The
+        first are floating-point numbers that an evaluation changed and that a reset with the same seed does not restore
+        (statistics, a level, a price): they may have another value in the training environments. The second are
+        attributes that no evaluation changes, but that have another value in all training environments (set after they
+        were made, or learned by them).
 
         Returns:
-            What was found; empty if there is nothing.
+            A description of the first suspect attribute; empty if there is none.
         """
         if self._before is None:
             return ""
@@ -80,7 +81,7 @@ class Copies:
         self._before = None
         for place, value in after.values.items():
             if not first.same(again, place):
-                continue  # drawn anew with each reset
+                continue  # it is drawn at random in each reset
             if not again.same(after, place) and np.asarray(value).dtype.kind == "f" and not after.is_known(place):
                 return f"`{after.name(place)}` outlives episodes, and copies do not share it"
         others = [_Attributes(env) for env in self._singles[1:]]
@@ -88,15 +89,15 @@ class Copies:
         changing = self._changing(one, [first, played, after])
         for place, value in after.values.items():
             if place in changing or after.is_known(place) or not all(after.same(other, place) for other in others):
-                continue  # it changes anyhow, or is each copy's own (a port, a number)
+                continue  # it changes within episodes, or differs between copies (a port, a number)
             if all(env.differs(after, place) for env in trained):
                 name, theirs = after.name(place), trained[0].values[place]
-                return f"`{name}` of the environment that is trained on is {theirs!r}, a new one has {value!r}"
+                return f"`{name}` of the training environment is {theirs!r}, but a new one has {value!r}"
         return ""
 
     @staticmethod
     def _changing(env: Any, seen: list[_Attributes]) -> set[tuple[int, str]]:
-        """The attributes that are not the same in all that was seen, or change within some steps of an episode."""
+        """Returns the attributes that differ between the notes in `seen`, or change within some steps of an episode."""
         env.action_space.seed(_SEED)
         for _ in range(_LOOKS):
             _, _, terminated, truncated, _ = env.step(env.action_space.sample())
@@ -112,19 +113,20 @@ class Copies:
 
 
 def make_copies(env_fn: EnvFn, num_envs: int, trained: Envs) -> tuple[Envs, str]:
-    """Makes more environments like those that are trained on.
+    """Makes more environments like the training environments.
 
     Args:
-        env_fn: Makes one.
-        num_envs: How many are wanted; of a vector environment, one.
-        trained: Those that are trained on.
+        env_fn: Makes one copy.
+        num_envs: The number of copies that are wanted; only one is made if `env_fn` makes vector environments.
+        trained: The training environments.
 
     Returns:
-        As many as could be made, at least one, and what kept the others from being made.
+        The copies, as many as could be made, at least one; and the error that prevented further copies, empty if there
+        was none.
 
     Raises:
-        Exception: Whatever kept the first one from being made.
-        ConfigurationError: It is one of those that are trained on, or has other spaces.
+        Exception: Any error of `env_fn` when it made the first copy.
+        ConfigurationError: `env_fn` returned a training environment, or an environment with other spaces.
     """
     made: list[Any] = []
     known = {id(innermost_of(env)) for env in trained.members()}
@@ -142,7 +144,7 @@ def make_copies(env_fn: EnvFn, num_envs: int, trained: Envs) -> tuple[Envs, str]
             if id(innermost_of(one)) in known:
                 if made:
                     break
-                raise ConfigurationError("the factory returned the environment that is trained on, and no other one")
+                raise ConfigurationError("the factory returned the environment that is trained on, not a new one")
             known.add(id(innermost_of(one)))
             made.append(one)
             if isinstance(one, VectorEnv):
@@ -159,7 +161,7 @@ def make_copies(env_fn: EnvFn, num_envs: int, trained: Envs) -> tuple[Envs, str]
 
 
 class _Attributes:
-    """The plain attributes of an environment and of its wrappers, by place: (layer from the innermost, name)."""
+    """Notes the plain attributes of an environment and its wrappers, by place: (layer from the innermost, name)."""
 
     def __init__(self, env: Any) -> None:
         self.layers: Sequence[Any] = layers_of(env)[::-1]
@@ -171,20 +173,20 @@ class _Attributes:
         }
 
     def name(self, place: tuple[int, str]) -> str:
-        """Of an attribute, for people."""
+        """Returns the name of an attribute for a message."""
         return f"{type(self.layers[place[0]]).__name__}.{place[1]}"
 
     def is_known(self, place: tuple[int, str]) -> bool:
-        """Whether it belongs to a wrapper of Gymnasium's."""
+        """Returns whether an attribute belongs to a wrapper of Gymnasium."""
         return type(self.layers[place[0]]).__module__.startswith(_KNOWN)
 
     def same(self, other: _Attributes, place: tuple[int, str]) -> bool:
-        """Whether an attribute is there, and the same, in both."""
+        """Returns whether both have an attribute, with the same value."""
         mine, theirs = self.values.get(place, _ABSENT), other.values.get(place, _ABSENT)
         return mine is not _ABSENT and theirs is not _ABSENT and _equal(mine, theirs)
 
     def differs(self, other: _Attributes, place: tuple[int, str]) -> bool:
-        """Whether an attribute is there, and not the same, in both; of layers of one class."""
+        """Returns whether both have an attribute, in layers of the same class, with different values."""
         mine, theirs = self.values.get(place, _ABSENT), other.values.get(place, _ABSENT)
         alike = place[0] < len(self.layers) and type(self.layers[place[0]]) is type(other.layers[place[0]])
         return alike and mine is not _ABSENT and theirs is not _ABSENT and not _equal(mine, theirs)

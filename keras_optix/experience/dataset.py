@@ -27,10 +27,10 @@ from keras_optix.validation import check_agent, check_bool, check_int, check_see
 
 
 class Learner(PolicyOwner, Protocol):
-    """What a dataset of windows is made for: an agent."""
+    """What a dataset of windows needs of an agent."""
 
     def bind(self, observation_space: Any, action_space: Any) -> None:
-        """Fits the agent to the spaces, or raises."""
+        """Fits the agent to the spaces of an environment, or raises an error if its networks do not fit."""
         ...
 
     def attach_source(self, source: WindowSource) -> None:
@@ -54,41 +54,44 @@ def dataset_from_env(
     """Makes an endless dataset of windows of experience, collected with the agent's current weights.
 
     Each element is a `Window` of ``[T, N, ...]`` arrays. Stepping is continuous: an environment is reset only when its
-    episode ends, also across epochs and across calls of `fit`. The window that `train_step` gets was collected by the
-    weights that it is about to update (lag 0), or with ``prefetch=1`` by the ones before.
+    episode ends, even across epochs and across calls of `fit`. The window that `train_step` gets was collected with the
+    weights that it is about to update (lag 0), or with ``prefetch=1`` with the weights one update before.
 
-    Several environments of an id or a factory are stepped in this process, one after the other. A vector environment
-    of your own (`AsyncVectorEnv`, ``gymnasium.make_vec(id, n, vectorization_mode="vector_entry_point")``, a simulator)
-    works in each of Gymnasium's autoreset modes; rows of next-step autoreset that are no transition are marked in
-    `Window.valid` and count nowhere.
+    If `env` is an id or a factory, its environments are stepped in this process, one after the other. A vector
+    environment of your own (`AsyncVectorEnv`, ``gymnasium.make_vec(id, n, vectorization_mode="vector_entry_point")``, a
+    simulator) works in each of Gymnasium's autoreset modes. With next-step autoreset, rows in which an environment only
+    resets are marked as False in `Window.valid` and are ignored.
 
     Equal seeds give equal windows and equal training, bit by bit, on the same machine with the same versions of the
-    libraries and the same number of threads. They do not where the environment has randomness of its own (an unseeded
+    libraries and the same number of threads. They do not if the environment has randomness of its own (an unseeded
     generator, a physics engine with threads, a real device) or on a GPU.
 
     Args:
         env: A Gymnasium id or spec, a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` or a factory of an `Env`.
-        agent: Gives the policy. It is bound to the environment's spaces here, and checked against them; compiling it
-            may come before or after.
+        agent: The agent whose policy acts. This call binds it to the environment's spaces and checks that its networks
+            fit them. The agent may be compiled before or after this call.
         window_size: `T`, environment steps of each environment in a window. Defaults to 200.
-        num_envs: `N`, environments. Left out for a `VectorEnv`, which says it itself. Defaults to 1.
+        num_envs: `N`, the number of environments. Leave it out for a `VectorEnv`, which has a number of its own.
+            Defaults to 1.
         seed: Seeds the environments (environment i with ``seed + i``), the actions and the learner's shuffling.
-        deterministic: Take the most likely action instead of sampling: for `validation_data`. `episode_return` is then
-            about the weights at hand: the mean of the episodes that they began and ended, NaN until there is one. So
-            give a validation enough steps for whole episodes. Environments that are made here take over the running
-            statistics (`NormalizeObservation`) of those that the agent trains on.
+        deterministic: Take the most likely action instead of sampling: for `validation_data`. `episode_return` then
+            describes the current weights only: it is the mean over the episodes that began and ended with them, and NaN
+            until there is one. So give a validation enough steps for whole episodes. Environments that are made here
+            copy the running statistics (`NormalizeObservation`) of those that the agent trains on.
         prefetch: 1 collects the next window in a thread while the current one trains. The weights that collect it are
-            one update older (`policy_lag` in the logs), which PPO's and REINFORCE's losses correct for by the stored
+            one update older (`policy_lag` in the logs); PPO's and REINFORCE's losses correct for this with the stored
             log-probabilities. Defaults to 0.
-        env_kwargs: Keyword arguments for the environment of an id, such as ``{"render_mode": "rgb_array"}``.
-        check_bounds: Whether a value outside the bounds of a Box observation space is an error. NaN, and a category
-            that does not exist, always are. Defaults to True.
+        env_kwargs: Keyword arguments for `gymnasium.make` if `env` is an id or a spec, such as
+            ``{"render_mode": "rgb_array"}``.
+        check_bounds: Whether a value outside the bounds of a Box observation space is an error. NaN and a category
+            that does not exist are errors in any case. Defaults to True.
 
     Returns:
         The dataset.
 
     Raises:
-        ConfigurationError: An argument is invalid, or the environment cannot be made; the message says what to install.
+        ConfigurationError: An argument is invalid, or the environment cannot be made. If a package is missing, the
+            message says what to install.
         SpaceError: A space is not supported, or the agent's networks do not fit the environment's spaces.
 
     Example:
@@ -106,7 +109,11 @@ def dataset_from_env(
     deterministic, check_bounds = check_bool("deterministic", deterministic), check_bool("check_bounds", check_bounds)
     if check_int("prefetch", prefetch, minimum=0) > 1:
         raise ConfigurationError(
-            describe("`prefetch` must be 0 or 1: windows further ahead would only be older.", prefetch=prefetch)
+            describe(
+                "`prefetch` must be 0 or 1: windows that are collected further ahead would only be older.",
+                fix="Give 1, or 0 for windows that are collected with the current weights.",
+                prefetch=prefetch,
+            )
         )
     made_here = is_env_fn(env)
     envs = make_envs(env, num_envs, env_kwargs)
@@ -145,14 +152,14 @@ def window_spec(
     num_envs: int,
     carry_specs: Sequence[CarrySpec] = (),
 ) -> Window:
-    """What a dataset's elements are: a `Window` of `tf.TensorSpec`.
+    """Describes the elements of a dataset: returns a `Window` of `tf.TensorSpec`.
 
     Args:
-        layout: The observations.
-        action_space: Of one environment.
-        window_size: `T`.
-        num_envs: `N`.
-        carry_specs: The carry of the policy.
+        layout: The layout of the observations.
+        action_space: The action space of one environment.
+        window_size: `T`, the number of rows.
+        num_envs: `N`, the number of environments.
+        carry_specs: The arrays of the policy's carry.
     """
     actions = actions_for(action_space)
     rows = (window_size, num_envs)
@@ -177,11 +184,11 @@ def window_spec(
 
 
 def packed(tensors: Any, spec: Window) -> Window:
-    """What a `tf.numpy_function` gave, as a window with the shapes that it forgets.
+    """Packs the tensors from a `tf.numpy_function` into a window, and sets the shapes, which TensorFlow does not know.
 
     Args:
-        tensors: In the order of the flattened window.
-        spec: See `window_spec`.
+        tensors: The tensors, in the order of the flattened window.
+        spec: The shapes and dtypes, see `window_spec`.
     """
     for tensor, field in zip(tensors, tf.nest.flatten(spec), strict=True):
         tensor.set_shape(field.shape)
@@ -190,15 +197,15 @@ def packed(tensors: Any, spec: Window) -> Window:
 
 
 def from_source(windows: tf.data.Dataset, source: WindowSource, *, endless: bool) -> tf.data.Dataset:
-    """The dataset as it is handed out: marked with its source, and without what TensorFlow would add to it.
+    """Prepares a dataset for the user: marks it with its source, and turns TensorFlow's autotuning off.
 
     Args:
-        windows: What it holds.
-        source: Where they come from; the agent keeps it, and closes it when it goes.
-        endless: Whether they have no end.
+        windows: The dataset of windows.
+        source: The source of the windows. The agent keeps it, and closes it when the agent is deleted.
+        endless: Whether the dataset has no end.
     """
     options = tf.data.Options()
-    # Autotuning injects a prefetch: windows would come 0 to 4 updates stale, and the process could hang at exit.
+    # Autotuning injects a prefetch: windows would be 0 to 4 updates old, and the process could hang at exit.
     options.autotune.enabled = False
     return marked(windows.with_options(options), source, endless=endless)
 
@@ -208,13 +215,16 @@ def _dataset_of(collector: Collector) -> tf.data.Dataset:
     size, carry_specs = (collector.window_size, collector.num_envs), collector.carry_specs
     spec = window_spec(envs.layout, envs.action_space, *size, carry_specs)
 
-    # TensorFlow keeps the function of a dataset that was iterated for ever; it must not keep the environments, too.
+    # TensorFlow never frees the function of a dataset that was iterated, so the function must not own the environments.
     alive = weakref.ref(collector)
 
     def collect(_: np.ndarray) -> list[np.ndarray]:
         source = alive()
         if source is None:
-            raise StateError("The agent of this dataset is gone, and its environments with it; keep the agent.")
+            raise StateError(
+                "The agent of this dataset is gone: it was deleted, and its environments were closed. Keep a reference "
+                "to the agent for as long as the dataset is used."
+            )
         return list(tf.nest.flatten(source.collect().window))
 
     def window(counter: Any) -> Window:

@@ -1,4 +1,4 @@
-"""What is taken for an environment, and what is like one but is none."""
+"""Checks that an argument is an environment, and explains what to do with things that are only similar to one."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _SWAPPED = "The arguments are swapped: the environment comes where the agent was
 
 
 def check_env(name: str, env: Any, *, swapped: str = _SWAPPED) -> Any:
-    """Returns what is taken for an environment.
+    """Returns `env` if it is an id, a spec, an environment, a vector environment or a factory.
 
     Args:
-        name: The argument.
-        env: What was given.
-        swapped: What to say where it is an agent.
+        name: The name of the argument, for the message.
+        env: The value that was given.
+        swapped: The hint in the message if the value is an agent.
 
     Raises:
-        ArgumentError: It is something else.
+        ArgumentError: The value is something else, or a factory that needs arguments.
     """
     family = family_of(env if isinstance(env, type) else type(env))
     if isinstance(env, str | EnvSpec | gymnasium.Env | VectorEnv):
@@ -37,34 +37,34 @@ def check_env(name: str, env: Any, *, swapped: str = _SWAPPED) -> Any:
     ):
         _check_factory(name, env)
         return env
-    one = "Give the id of the environment, or a factory; dataset_from_env(..., num_envs=8) makes several itself."
+    one = "Give the id of the environment, or a factory; dataset_from_env(..., num_envs=8) makes several from it."
     hints = {
         "an agent": swapped,
         "a policy manager": swapped,
-        "a dataset": "The dataset is given to `fit` and to `agent.evaluate`; here it is the environment itself.",
+        "a dataset": "Give the environment itself here; the dataset goes to `fit` and to `agent.evaluate`.",
         "an environment of the old package gym": "Wrap it: gymnasium.make('GymV26Environment-v0', env=env), after "
         '`pip install "shimmy[gym-v26]"`.',
         "a vector environment of Stable-Baselines3": f"{one} Or give a gymnasium.vector.AsyncVectorEnv.",
-        "an environment of PettingZoo": "It has several agents; wrap it so that one of them is the agent, as a "
-        "gymnasium.Env.",
+        "an environment of PettingZoo": "It has several agents; wrap it in a gymnasium.Env in which one of them is the "
+        "agent.",
         "an environment of dm_env": 'Wrap it: shimmy.DmControlCompatibilityV0(env), after `pip install "shimmy"`.',
         "a list": one,
         "a tuple": one,
         "None": "Such as 'CartPole-v1'.",
-        "a Keras model": "The model is the agent's: PPOAgent(model).",
+        "a Keras model": "Give the model to the agent: PPOAgent(model).",
         "a space": "Give the environment that has the space.",
     }
     fix = ""
     if hasattr(env, "reset") and hasattr(env, "step"):
-        fix = "It has `reset` and `step`; make it a gymnasium.Env: derive its class from it, with its two spaces."
+        fix = "It has `reset` and `step`: derive its class from gymnasium.Env, and give it the two spaces."
     refuse_kind(name, env, _WANTED, fix=fix, hints=hints)
 
 
 def check_env_kwargs(env_kwargs: Any) -> Mapping[str, Any] | None:
-    """Returns keyword arguments for an environment, or None.
+    """Returns keyword arguments for an environment, or None if there are none.
 
     Raises:
-        ArgumentError: They are no mapping of names.
+        ArgumentError: They are not a mapping of names to values.
     """
     if env_kwargs is None:
         return None

@@ -1,7 +1,7 @@
 """Steps environments with an actor: ``collect(params, state) -> (window, state)``.
 
-What is needed is NumPy, Gymnasium and, for a lowered policy, the LiteRT runtime. No agent and no TensorFlow: the
-parameters are handed in with each call, so an `EnvRunner` works as well in a thread or in another process::
+It needs NumPy, Gymnasium and, for a lowered policy, the LiteRT runtime, but no agent and no TensorFlow. Each call gets
+the parameters as an argument, so an `EnvRunner` can also run in a thread or in another process::
 
     envs = make_envs("CartPole-v1", num_envs)
     runner = EnvRunner(envs, LiteRTActor(lowered), window_size=32, seed=0)  # `lowered`: Agent.lowered_policy(num_envs)
@@ -32,13 +32,13 @@ class EnvRunner(OneLineRepr):
     """Collects windows from environments: an environment is reset only when an episode ends. Not thread-safe.
 
     Args:
-        envs: The environments. Whoever made them closes them.
+        envs: The environments. The runner does not close them.
         actor: Chooses actions for as many environments.
         window_size: `T`, rows of a window.
-        seed: Seeds the environments (environment i with ``seed + i``) and the actions. None, the default, seeds them
-            freshly.
-        deterministic: Take the most likely action instead of sampling, and count only episodes as recent that the
-            policy version at hand began and ended. Defaults to False.
+        seed: Seeds the environments (environment i with ``seed + i``) and the actions. None, the default, takes random
+            seeds.
+        deterministic: Take the most likely action instead of sampling. Only episodes that the current policy version
+            began and ended then count as recent. Defaults to False.
         check_bounds: Whether an observation outside its Box is an error. Defaults to True.
     """
 
@@ -68,20 +68,20 @@ class EnvRunner(OneLineRepr):
     def collect(self, params: PolicyParams, state: CollectorState) -> tuple[CollectedWindow, CollectorState]:
         """Collects the next window ``[T, N, ...]``.
 
-        All that is random follows from `state` and from the environments, which keep their own state between windows.
+        All randomness is determined by `state` and by the environments, which keep their own state between windows.
 
         Args:
             params: The policy that acts.
-            state: Where the environments are: `initial_state`, or what the last call returned.
+            state: The state before the window: `initial_state()`, or the state that the last call returned.
 
         Returns:
-            The window, in whose `policy` only the version is known, and the state after it. `state` is not changed.
+            The window, whose `policy` has only the version, and the state after it. `state` is not changed.
 
         Raises:
-            EnvError: An environment returned what its spaces forbid, or a value that is not finite.
-            LoweringError: The actor takes other arrays than those of `params`.
+            EnvError: An environment returned a value that does not fit its spaces, or is not finite.
+            LoweringError: `params` has other arrays than the actor's policy.
             StateError: `state` has the carry of another policy.
-            BaseException: Whatever an environment raised.
+            BaseException: Any other error of an environment.
         """
         with self._envs.use() as used:
             return self._collect(params, state, used)
@@ -92,9 +92,9 @@ class EnvRunner(OneLineRepr):
         """Collects a window.
 
         Args:
-            params: The policy.
-            before: The state before it.
-            used: ``[N]`` bool, environments that somebody else used since the last window.
+            params: The policy that acts.
+            before: The state before the window.
+            used: ``[N]`` bool, environments that other code used since the last window.
         """
         actor, envs, rng = self._actor, self._envs, self._rng
         actor.set_weights(params.arrays)
@@ -166,24 +166,24 @@ class EnvRunner(OneLineRepr):
         return CollectedWindow(window, infos, episodes, policy, after.env_steps, own, interrupted), after
 
     def _carry_of(self, before: CollectorState) -> Carry:
-        """The carry of the first row of the window that comes next."""
+        """Returns the carry of the first row of the next window."""
         specs, n = self._actor.carry, self._envs.num_envs
         if before.current is None:
             return initial_carry(specs, n)
         wrong = misfit(specs, before.carry, n)
         if wrong:
-            raise StateError(f"The state's carry is not the policy's: {wrong}. Go on with the policy that it is of.")
+            raise StateError(f"The state's carry is not the policy's: {wrong}. Continue with the policy of this state.")
         return renewed(specs, before.carry, before.tracker.fresh)
 
     def _reset_seed(self, window_id: int) -> int | None:
-        """The seed of environments whose first episodes begin with this window."""
+        """Returns the seed for environments that are reset at the beginning of a window."""
         if self._seed is None or window_id == 0:
             return self._seed
         return int(np.random.default_rng((self._seed, 4, window_id)).integers(2**31))
 
     def _check(self, rollout: Rollout, following: list[np.ndarray], window_id: int) -> None:
         where = f"window {window_id}"
-        # `following` first: its rows are those of the steps. The other has the first observations of episodes besides.
+        # `following` comes first, because its rows are those of the steps, which the message names.
         for leaves in (following, rollout.observations):
             self._envs.layout.check(leaves, where, bounds=self._check_bounds)
         check_finite("a reward", rollout.rewards, where)

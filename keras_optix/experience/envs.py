@@ -1,4 +1,4 @@
-"""Environments of every kind behind one interface that the collector steps."""
+"""Puts single environments and vector environments behind the one interface that the collector steps."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Envs(Protocol):
 
     @property
     def resetting(self) -> np.ndarray | None:
-        """``[N]`` bool, environments whose next row is no transition, as they only reset; None if there are none ever.
+        """``[N]`` bool: True for environments that only reset in the next row, which is then not a transition.
 
-        Up to date after `reset` and `finish`.
+        None if the environments never have such rows. It is up to date after `reset` and `finish`.
         """
         ...
 
@@ -61,10 +61,10 @@ class Envs(Protocol):
         """Resets environments and writes the first observations, leaves of ``[T + 1, N, ...]``, at row 0.
 
         Args:
-            seed: Seeds them; None goes on with their generators.
-            observations: The leaves.
-            only: ``[N]`` bool: the others go on with their episodes. Of environments that only reset together, all or
-                none are given. None: all.
+            seed: The seed; None continues with the generators that the environments have.
+            observations: The leaves that are written to.
+            only: ``[N]`` bool, the environments to reset; the others continue their episodes. If environments can only
+                be reset together, all of them are True or none. None resets all.
         """
         ...
 
@@ -72,10 +72,11 @@ class Envs(Protocol):
         """Steps all environments.
 
         Args:
-            actions: ``[N, ...]``, as the action space wants them.
-            rollout: Gets the transition at row `t`, and at row ``t + 1`` the observations to act on next.
-            t: Row.
-            wanted: ``[N]`` bool: the others need not be stepped, and what their rows hold does not matter.
+            actions: ``[N, ...]``, elements of the action space.
+            rollout: Receives the transition at row `t`, and the observations to act on next at row ``t + 1``.
+            t: The row.
+            wanted: ``[N]`` bool, the environments to step. The others need not be stepped, and their rows may hold
+                anything. None steps all.
 
         Returns:
             The info value of the step.
@@ -83,7 +84,7 @@ class Envs(Protocol):
         ...
 
     def finish(self, rollout: Rollout) -> None:
-        """Called after the last step of a rollout: marks rows that are no transition as not valid."""
+        """Marks rows that are not a transition as not valid; called after the last step of a rollout."""
         ...
 
     def save(self) -> list[Mapping[str, Any]] | None:
@@ -95,15 +96,15 @@ class Envs(Protocol):
         ...
 
     def members(self) -> list[Any]:
-        """The environments as they are stepped: the single ones, or the vector environment."""
+        """Returns the objects that are stepped: the single environments, or the vector environment."""
         ...
 
     def use(self) -> AbstractContextManager[np.ndarray]:
-        """While the environments are stepped or reset; yields ``[N]`` bool, which somebody else did that to before."""
+        """Surrounds stepping and resetting; yields ``[N]`` bool, the environments that other code used since before."""
         ...
 
     def release(self) -> None:
-        """Leaves the environments as they were given, and open."""
+        """Gives the environments back, open and without what was attached to them."""
         ...
 
     def close(self) -> None:
@@ -112,17 +113,17 @@ class Envs(Protocol):
 
 
 class SequentialEnvs(OneLineRepr):
-    """Steps single environments one after the other, without a vector environment between.
+    """Steps single environments one after the other, without a vector environment around them.
 
-    Semantics are those of Gymnasium's same-step autoreset: an environment whose episode ended is reset at once, so
-    every row is a transition.
+    It behaves like Gymnasium's same-step autoreset: an environment whose episode ended is reset at once, so every row
+    is a transition.
 
     Args:
         envs: At least one environment, all with the same spaces.
 
     Attributes:
-        tenant: Notices who else uses them.
-        own_rewards: Whether they tell their own rewards beside normalised ones.
+        tenant: Notices if other code uses the environments.
+        own_rewards: Whether the rewards before normalisation are known, too.
 
     Raises:
         SpaceError: The observation space is not supported, or spaces differ between environments.
@@ -147,8 +148,8 @@ class SequentialEnvs(OneLineRepr):
         if len({id(innermost_of(env)) for env in envs}) < len(envs):
             raise ConfigurationError(
                 describe(
-                    "One environment cannot be stepped as several, but the factory returned the same one again.",
-                    fix="Make a new environment in each call of the factory.",
+                    "Each call of a factory must make a new environment, but this one returned the same one again.",
+                    fix="Make the environment inside the factory.",
                     num_envs=len(envs),
                 )
             )
@@ -172,7 +173,7 @@ class SequentialEnvs(OneLineRepr):
     ) -> list[dict[str, Any]]:
         """See `Envs.step`."""
         indices = self._all if wanted is None else np.flatnonzero(wanted).tolist()
-        # A Box of no axes: its action is an array too, and indexing would give a number.
+        # The action of a Box without axes must be an array too; indexing would give a number.
         each: Any = [np.asarray(action) for action in actions] if self._scalar_box else actions
         following = rollout.observations
         single = self._single
@@ -185,7 +186,7 @@ class SequentialEnvs(OneLineRepr):
                 observation, reward, terminated, truncated, info = result
             except (TypeError, ValueError):
                 observation, reward, terminated, truncated, info = step_of(result, self._where(i, t))
-            # What almost every environment returns is taken as it is.
+            # The types that almost every environment returns need no conversion.
             if type(reward) not in NUMBERS:
                 reward = reward_of(reward, self._where(i, t))
             if (terminated is not False and type(terminated) not in FLAGS) or (
@@ -211,15 +212,15 @@ class SequentialEnvs(OneLineRepr):
         return infos
 
     def finish(self, rollout: Rollout) -> None:
-        """See `Envs.finish`. Every row is a transition."""
+        """Does nothing, because every row is a transition. See `Envs.finish`."""
 
     def save(self) -> list[Mapping[str, Any]] | None:
-        """See `Envs.save`. Each must be a `SavableEnv`."""
+        """See `Envs.save`. Returns None unless each environment is a `SavableEnv`."""
         savable = self._savable()
         return None if savable is None else [env.save_state() for env in savable]
 
     def restore(self, states: Sequence[Mapping[str, Any]]) -> bool:
-        """See `Envs.restore`. Each must be a `SavableEnv`."""
+        """See `Envs.restore`. Returns False unless each environment is a `SavableEnv`."""
         savable = self._savable()
         if savable is None:
             return False
@@ -237,7 +238,7 @@ class SequentialEnvs(OneLineRepr):
         with self.tenant.use() as used:
             self._bind_methods()
             for rewards in self._beneath:
-                rewards.pop_earned()  # what others earned
+                rewards.pop_earned()  # discards rewards of steps that other code took
             yield used
 
     def release(self) -> None:
@@ -257,7 +258,7 @@ class SequentialEnvs(OneLineRepr):
         return savable if len(savable) == self.num_envs else None
 
     def _bind_methods(self) -> None:
-        """Takes the methods past whoever listens for others; they may have been replaced since."""
+        """Finds the methods beneath the taps that notice other code; they may have been replaced since the last use."""
         self._steps = [untapped(env, "step") for env in self._envs]
         self._resets = [untapped(env, "reset") for env in self._envs]
 
@@ -282,7 +283,7 @@ class VectorEnvs(OneLineRepr):
         env: The vector environment.
 
     Raises:
-        ConfigurationError: It does not say which autoreset mode it has.
+        ConfigurationError: The environment's metadata do not say which autoreset mode it has.
         SpaceError: The observation space is not supported.
     """
 
@@ -296,15 +297,15 @@ class VectorEnvs(OneLineRepr):
         mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
         base = getattr(env, "unwrapped", env)
         if mode is not None and isinstance(base, (SyncVectorEnv, AsyncVectorEnv)) and env.metadata is base.metadata:
-            # Gymnasium 1.1 notes the mode in the metadata of the environment's class, where the next vector that is
-            # made overwrites it.
+            # Gymnasium 1.1 keeps the mode in the metadata of the environment's class, where the next vector
+            # environment overwrites it.
             mode = base.autoreset_mode
         if isinstance(mode, str) and mode in {known.value for known in AutoresetMode}:
             mode = AutoresetMode(mode)
         if not isinstance(mode, AutoresetMode):
             raise ConfigurationError(
                 describe(
-                    "The vector environment must say in `metadata['autoreset_mode']` how it resets.",
+                    "A vector environment must have its autoreset mode in `metadata['autoreset_mode']`.",
                     fix="Set it to a gymnasium.vector.AutoresetMode.",
                     autoreset_mode=mode,
                 )
@@ -323,7 +324,7 @@ class VectorEnvs(OneLineRepr):
         return self._ended if self._mode is AutoresetMode.NEXT_STEP else None
 
     def reset(self, seed: int | None, observations: Leaves, only: np.ndarray | None = None) -> None:
-        """See `Envs.reset`. All are reset together."""
+        """Resets all environments together. See `Envs.reset`."""
         first = reset_of(self._ask(self._reset, seed=seed), self._where(None), self.num_envs)
         self._ended = np.zeros(self.num_envs, bool)
         for leaf, values in zip(observations, self.layout.convert(first, self.num_envs), strict=True):
@@ -357,7 +358,7 @@ class VectorEnvs(OneLineRepr):
         if self._mode is not AutoresetMode.NEXT_STEP:
             return
         ended = ends(rollout)
-        # An environment that ended ignores its next action and resets: no transition, so no end either.
+        # An environment that ended ignores its next action and resets. That is not a transition, so it ends nothing.
         ended[0] &= ~self._ended
         for t in np.flatnonzero((ended[1:] & ended[:-1]).any(-1)):
             ended[t + 1] &= ~ended[t]
@@ -368,11 +369,11 @@ class VectorEnvs(OneLineRepr):
             rows[skipped] = 0
 
     def save(self) -> list[Mapping[str, Any]] | None:
-        """See `Envs.save`. Gymnasium has no way to do it."""
+        """Returns None, because Gymnasium cannot save vector environments. See `Envs.save`."""
         return None
 
     def restore(self, states: Sequence[Mapping[str, Any]]) -> bool:
-        """See `Envs.restore`. Gymnasium has no way to do it."""
+        """Returns False, because Gymnasium cannot restore vector environments. See `Envs.restore`."""
         return False
 
     def members(self) -> list[Any]:
@@ -381,7 +382,7 @@ class VectorEnvs(OneLineRepr):
 
     @contextlib.contextmanager
     def use(self) -> Iterator[np.ndarray]:
-        """See `Envs.use`. Whoever uses it uses all of them."""
+        """See `Envs.use`. Other code that uses the vector environment uses all of its environments."""
         with self.tenant.use() as used:
             self._bind_methods()
             self._beneath.pop_earned()
@@ -398,7 +399,7 @@ class VectorEnvs(OneLineRepr):
         self._env.close()
 
     def _bind_methods(self) -> None:
-        """Takes the methods past whoever listens for others."""
+        """Finds the methods beneath the taps that notice other code."""
         self._step, self._reset = untapped(self._env, "step"), untapped(self._env, "reset")
 
     def _where(self, t: int | None) -> Where:
@@ -406,7 +407,7 @@ class VectorEnvs(OneLineRepr):
         return lambda: f"The vector environment{at}: {name_of(self._env)}"
 
     def _begin_episodes(self, rollout: Rollout, t: int, ended_now: np.ndarray, info: Any) -> None:
-        """Keeps the last observations of episodes that ended; the first ones of the next take their place."""
+        """Keeps the last observations of episodes that ended, and puts the first of the next ones in their place."""
         following = rollout.observations
         ended = [int(i) for i in np.flatnonzero(ended_now)]
         if self._mode is AutoresetMode.DISABLED:
@@ -422,14 +423,14 @@ class VectorEnvs(OneLineRepr):
                 raise EnvError(
                     describe(
                         "A vector environment with same-step autoreset must give the last observation of an episode in "
-                        "`info['final_obs']`; without it a truncated episode cannot be bootstrapped.",
+                        "`info['final_obs']`. Without it a truncated episode cannot be bootstrapped.",
                         info_keys=sorted(info[i] if isinstance(info, list) else info),
                     )
                 )
             rollout.finals.append((t, i, self.layout.convert(final)))
 
     def _ask(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Calls a method of the vector environment."""
+        """Calls a method of the vector environment, and explains the error if a worker process died."""
         try:
             return method(*args, **kwargs)
         except _WORKER_DIED as error:
@@ -438,19 +439,19 @@ class VectorEnvs(OneLineRepr):
     def _worker_died(self, error: BaseException) -> EnvError:
         env = self._env.unwrapped
         if isinstance(env, AsyncVectorEnv):
-            # Its own `close` waits for the answer of the worker that is gone, and fails.
+            # Its own `close` would wait for the answer of the dead worker, and fail.
             for process in env.processes:
                 process.terminate()
                 process.join()
             env.closed = True
         return EnvError(
-            f"A worker process of the vector environment died ({type(error).__name__}); its environment may have "
+            f"A worker process of the vector environment died ({type(error).__name__}). Its environment may have "
             f"crashed or run out of memory. The environments are closed. Environment: {name_of(self._env)}."
         )
 
 
 def _episode_limit(env: Any) -> int | None:
-    """Steps after which an environment cuts an episode off, where its spec says so."""
+    """Returns the steps after which an environment truncates an episode, if its spec has that number, else None."""
     limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
     return limit if isinstance(limit, int) else None
 

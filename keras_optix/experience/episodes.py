@@ -1,4 +1,4 @@
-"""Keeps track of episodes: what the running ones add up to so far, and the last ones that ended."""
+"""Keeps track of episodes: the returns and lengths of the running ones so far, and the last ones that ended."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _RECENT_EPISODES = 100
 
 @dataclass(frozen=True, eq=False)
 class EpisodeTracker:
-    """What is known of the episodes of `N` environments between two windows; a window makes a new one, changing none.
+    """The episodes of `N` environments between two windows. `after` returns a new tracker and does not change this one.
 
     Attributes:
-        returns: ``[N]`` float64, what the running episodes returned so far.
-        lengths: ``[N]`` int64, their environment steps so far.
-        first_versions: ``[N]`` int64, the policy version that chose their first action; where the length is 0, none
-            did yet.
-        first_windows: ``[N]`` int64, the number of the window in which that was.
+        returns: ``[N]`` float64, the returns of the running episodes so far.
+        lengths: ``[N]`` int64, the environment steps of the running episodes so far.
+        first_versions: ``[N]`` int64, the policy version that chose the first action of the running episode; without
+            meaning if the length is 0.
+        first_windows: ``[N]`` int64, the number of the window in which the running episode began.
         recent: The last 100 episodes that ended and count, oldest first.
     """
 
@@ -33,15 +33,15 @@ class EpisodeTracker:
 
     @classmethod
     def blank(cls, num_envs: int, recent: tuple[EpisodeRecord, ...] = ()) -> EpisodeTracker:
-        """The tracker of `num_envs` episodes that have not begun."""
+        """Returns a tracker of `num_envs` environments in which no episode has begun."""
         lengths, versions, windows = (np.zeros(num_envs, np.int64) for _ in range(3))
         return cls(np.zeros(num_envs), lengths, versions, windows, recent)
 
     def cut(self, envs: np.ndarray) -> EpisodeTracker:
-        """The tracker without the episodes that run in some environments: they count nowhere.
+        """Returns the tracker without the running episodes of some environments, which are not counted.
 
         Args:
-            envs: ``[N]`` bool, which.
+            envs: ``[N]`` bool, the environments.
         """
         blank = EpisodeTracker.blank(len(envs), self.recent)
         return EpisodeTracker(
@@ -59,15 +59,15 @@ class EpisodeTracker:
         return fresh
 
     def begins(self, rows: Steps) -> np.ndarray:
-        """Where episodes begin in the window that comes next.
+        """Finds the rows of the next window in which episodes begin.
 
         Args:
             rows: The window.
 
         Returns:
-            ``[T, N]`` bool: the row is the first transition of an episode.
+            ``[T, N]`` bool, True if the row is the first transition of an episode.
         """
-        # After a row that is no transition, as an environment only reset in it, comes the first one of an episode.
+        # A row that is not a transition, because an environment only reset, is followed by the first of an episode.
         after = np.logical_or(ends(rows), ~rows.valid)
         begins: np.ndarray = np.concatenate([self.fresh[None], after[:-1]])
         begins &= rows.valid
@@ -95,24 +95,23 @@ class EpisodeTracker:
         """Adds a window to the running episodes.
 
         Args:
-            rows: The window, at least one row of it.
-            version: Policy version that acted in it.
-            window_id: Its number.
-            rewards: ``[T, N]``, what counts where it is something else than the rewards of the rows.
-            one_version: Whether an episode counts as recent only while it was begun and ended by the version that
-                acts.
+            rows: The window, or some of its rows, at least one.
+            version: The policy version that acted in these rows.
+            window_id: The number of the window.
+            rewards: ``[T, N]``, the rewards that are added up. Defaults to the rewards of the rows.
+            one_version: Whether only episodes that `version` began and ended count as recent.
 
         Returns:
             The tracker after the window, and the episodes that ended in it, in the order of their ends.
         """
         first_versions = np.where(self.lengths == 0, version, self.first_versions)
         first_windows = np.where(self.lengths == 0, window_id, self.first_windows)
-        # Environment by environment, in memory too: along a strided axis a running sum takes ten times as long.
+        # Environments come first in memory, because a running sum along a strided axis takes ten times as long.
         earned = rows.rewards if rewards is None else rewards
         returns = np.cumsum(earned.T.astype(np.float64, order="C"), axis=1) + self.returns[:, None]
         lengths = np.cumsum(rows.valid.T.astype(np.int64, order="C"), axis=1) + self.lengths[:, None]
         envs, times = np.nonzero(ends(rows).T)
-        # Within an environment, an episode is what was added since the one before it ended.
+        # Within an environment, the sums of an episode are those at its end less those at the end of the one before.
         same = envs[1:] == envs[:-1]
         totals, steps = returns[envs, times], lengths[envs, times]
         rewards, sizes = totals.copy(), steps.copy()

@@ -1,4 +1,4 @@
-"""Plays whole episodes with one version of a policy and measures what they return."""
+"""Plays whole episodes with one version of a policy and measures their returns."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MAX_EPISODE_STEPS = 100_000
 
 
 class Evaluable(Protocol):
-    """What `evaluate_policy` measures: an agent."""
+    """What `evaluate_policy` needs of an agent."""
 
     def bind(self, observation_space: Any, action_space: Any) -> None:
-        """Fits the agent to the spaces, or raises."""
+        """Fits the agent to the spaces of an environment, or raises an error if its networks do not fit."""
         ...
 
     def policy_params(self) -> PolicyParams:
-        """Reads out the current version of the policy."""
+        """Returns the current version of the policy."""
         ...
 
     def make_actor(self, batch_size: int) -> Actor:
@@ -42,14 +42,14 @@ class Evaluable(Protocol):
 
 
 def copy_training_statistics(envs: Envs, agent: Any) -> None:
-    """Gives environments that were made for an evaluation what those have seen that the agent was trained on.
+    """Copies running statistics from an agent's training environments to environments that were made for an evaluation.
 
-    With `NormalizeObservation` in a factory, a new environment would show the policy observations that it has never
-    seen the like of.
+    If a factory wraps environments in `NormalizeObservation`, a new environment has no statistics yet, and would show
+    the policy observations on another scale than it was trained on.
 
     Args:
-        envs: The environments.
-        agent: Whose policy is to play; it may have been trained on none.
+        envs: The environments of the evaluation.
+        agent: The agent whose policy is to play; it may have no training environments.
     """
     sources: Sequence[WindowSource] = getattr(agent, "sources", ())
     for source in sources:
@@ -58,16 +58,16 @@ def copy_training_statistics(envs: Envs, agent: Any) -> None:
 
 
 class EpisodePlayer:
-    """Plays whole episodes on environments of its own, again and again.
+    """Plays whole episodes on its own environments; `play` may be called many times.
 
-    Every environment plays the same number of episodes (up to one): taking the first episodes that end would favour
+    Every environment plays the same number of episodes, or one more: taking the first episodes that end would favour
     short ones.
 
     Args:
         envs: The environments; the player owns and closes them.
-        actor: For as many environments.
-        max_steps: Environment steps after which an episode is cut: an environment without a time limit may never end
-            one. What it returned so far counts, as with Gymnasium's `TimeLimit`. Defaults to 100,000.
+        actor: An actor for as many environments.
+        max_steps: Environment steps after which an episode is cut off, because an environment without a time limit may
+            never end one. Its return so far counts, as with Gymnasium's `TimeLimit`. Defaults to 100,000.
     """
 
     def __init__(self, envs: Envs, actor: Actor, *, max_steps: int = MAX_EPISODE_STEPS) -> None:
@@ -89,7 +89,7 @@ class EpisodePlayer:
 
         Args:
             params: The policy.
-            episodes: How many, at least 1.
+            episodes: The number of episodes, at least 1.
             seed: Seeds environments and actions.
             deterministic: Take the most likely action instead of sampling.
 
@@ -104,12 +104,12 @@ class EpisodePlayer:
         self._actor.set_weights(params.arrays)
         played: list[list[EpisodeRecord]] = [[] for _ in range(n)]
         still = noise_of.zeros((n,))
-        # One round plays all, unless an episode is cut: there are environments that cannot be reset one by one, so its
-        # environment waits until the others are through, and the next round resets them all.
+        # One round plays all episodes unless one is cut off. Some environments cannot be reset one by one, so an
+        # environment whose episode was cut off waits until the others are done, and the next round resets them all.
         with self._envs.use():
             while left.any():
                 self._envs.reset(seed, rollout.observations)
-                seed = None  # later rounds draw on from the same generators
+                seed = None  # later rounds continue with the same generators
                 returns, lengths = np.zeros(n), np.zeros(n, np.int64)
                 wanted = left > 0
                 carry = initial_carry(self._actor.carry, n)
@@ -129,7 +129,7 @@ class EpisodePlayer:
                         returns[i], lengths[i] = 0.0, 0
                         left[i] -= 1
                     wanted &= (left > 0) & ~cut
-                    if carry:  # the row after one that is no transition begins an episode, too
+                    if carry:  # a row after one that is not a transition begins an episode, too
                         carry = renewed(self._actor.carry, carry, ends(rollout)[0] | ~rollout.valid[0])
                     rollout.restart()
         return tuple(record for mine in played for record in mine)
@@ -151,36 +151,41 @@ def evaluate_policy(
 ) -> EvalMetrics:
     """Plays whole episodes with an agent and returns their mean return.
 
-    An episode that has not ended after 100,000 environment steps is cut, and what it returned so far counts: without a
+    An episode that has not ended after 100,000 environment steps is cut off, and its return so far counts: without a
     time limit, a good policy may play for ever.
 
-    Wrappers with running statistics (Gymnasium's `NormalizeObservation` and `NormalizeReward`) in environments that are
-    made here take over what those of the agent's training environments have seen, and add nothing. Returns are in the
-    environment's own rewards, beneath a wrapper that normalises them.
+    In environments that are made here, wrappers with running statistics (Gymnasium's `NormalizeObservation` and
+    `NormalizeReward`) get a copy of the statistics of the agent's training environments, and do not update it. Returns
+    are in the environment's own rewards, before a wrapper normalises them.
 
     Args:
-        agent: The agent. If it has seen no environment yet, it is bound to this one's spaces.
-        env: A Gymnasium id, an environment, a vector environment or a factory. An environment that was passed in is
-            stepped and reset, and left open; others are made and closed here. If the agent trains on it, the episode
-            that is running there is cut: the next window begins a new one.
-        episodes: How many, at least 1. Defaults to 10.
+        agent: The agent. If it is not bound to an environment yet, it is bound to the spaces of this one.
+        env: A Gymnasium id, an environment, a vector environment or a factory. Environments of an id or a factory are
+            made and closed here. An environment that you pass is reset and stepped, and left open; if the agent trains
+            on it, the episode that is running there is cut off, and the next window begins a new one.
+        episodes: The number of episodes, at least 1. Defaults to 10.
         seed: Seeds environments and actions; equal seeds give equal episodes.
         deterministic: Take the most likely action (default) instead of sampling.
-        env_kwargs: Keyword arguments for the environment of an id.
+        env_kwargs: Keyword arguments for `gymnasium.make` if `env` is an id or a spec.
 
     Returns:
-        `primary_score` is the mean undiscounted return, `stderr` its standard error, `episodes` their number;
-        `metrics` has `episode_return_std`, `_min`, `_max` and `episode_length`; `episode_returns` and
-        `episode_lengths` are arrays with a value for each episode, environment by environment.
+        The result: `primary_score` is the mean undiscounted return, `stderr` its standard error and `episodes` the
+        number of episodes; `metrics` has `episode_return_std`, `_min`, `_max` and `episode_length`; `episode_returns`
+        and `episode_lengths` are arrays with a value for each episode, environment by environment.
 
     Raises:
         ConfigurationError: An argument is invalid.
         SpaceError: The environment does not fit the agent.
     """
     check_agent(
-        "agent", agent, "bind", "policy_params", "make_actor", fix="The arguments are evaluate_policy(agent, env)."
+        "agent",
+        agent,
+        "bind",
+        "policy_params",
+        "make_actor",
+        fix="The order of the arguments is evaluate_policy(agent, env).",
     )
-    check_env("env", env, swapped="The arguments are evaluate_policy(agent, env).")
+    check_env("env", env, swapped="The order of the arguments is evaluate_policy(agent, env).")
     check_int("episodes", episodes, minimum=1)
     seed, env_kwargs = check_seed("seed", seed), check_env_kwargs(env_kwargs)
     deterministic = check_bool("deterministic", deterministic)

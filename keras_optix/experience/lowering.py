@@ -1,6 +1,6 @@
-"""Lowers a policy with its sampling to a LiteRT flatbuffer, or to a compiled function where that is better.
+"""Lowers a policy with its sampling to a LiteRT flatbuffer, or to a compiled function if that is faster.
 
-Which form is fast depends on the network (microseconds a call on two cores, batch 1 / 8 / 64):
+The fastest form depends on the network (microseconds a call on two cores, batch 1 / 8 / 64):
 
 =================== ================== ===================== ====================
 network             weights as inputs  weights as constants  compiled function
@@ -36,11 +36,11 @@ from keras_optix.experience.observations import ObservationLayout
 from keras_optix.ops.choices import argmax_as
 
 Forward = Callable[[Any, Any, Sequence[Any], tuple[Any, ...]], tuple[Any, Any, tuple[Any, ...]]]
-"""``(observations, noise [N, ...], weights, carry) -> (choices [N, ...], log_probs [N], carry)``, in TensorFlow;
-observations as the space packs them, and the arrays of the carry, ``[N, ...]`` each."""
+"""``(observations, noise [N, ...], weights, carry) -> (choices [N, ...], log_probs [N], carry)``, in TensorFlow.
+Observations are dicts and tuples like the space, and the arrays of the carry are ``[N, ...]`` each."""
 
-_SMALL = 20_000  # weights; up to here, setting inputs costs less than making an interpreter
-_LONG = 500_000  # multiplications in a call; above, packed constants save more than their interpreter costs
+_SMALL = 20_000  # weights; for fewer, setting inputs costs less than making an interpreter
+_LONG = 500_000  # multiplications in a call; for more, constants save more time than making an interpreter costs
 _MAX_THREADS = 4
 _ROUNDS = 3
 
@@ -52,10 +52,10 @@ class Lowerable:
     Attributes:
         forward: The policy with its sampling.
         arrays: Its current weights.
-        layout: The observations that it takes.
+        layout: The layout of its observations.
         noise: The noise that it samples with.
         network: The Keras model in it, to name a layer that cannot be lowered.
-        carry: What it remembers between the steps of an episode; ``()`` of a policy without a carry.
+        carry: The arrays that it keeps between the steps of an episode; ``()`` if it has no carry.
     """
 
     forward: Forward
@@ -66,11 +66,11 @@ class Lowerable:
     carry: tuple[CarrySpec, ...] = ()
 
     def work(self, batch_size: int) -> int:
-        """Multiplications of a call, roughly: one per weight and observation, a convolution many more."""
+        """Estimates the multiplications of a call: one per weight and observation; a convolution has many more."""
         return batch_size * sum(array.size for array in self.arrays)
 
     def heavy(self, batch_size: int) -> bool:
-        """Whether weights should be constants: a convolution, many weights, or a large batch."""
+        """Returns whether weights should be constants: for a convolution, many weights, or a large batch."""
         return self.work(1) > _SMALL or self.work(batch_size) > _LONG or self.convolves
 
     @property
@@ -80,14 +80,14 @@ class Lowerable:
 
 
 def _convertible_argmax(values: Any) -> Any:
-    # keras.ops.argmax, which minds the sign of a zero, does not convert.
+    # keras.ops.argmax, which distinguishes 0.0 from -0.0, cannot be converted.
     return tf.argmax(values, axis=-1, output_type=tf.int64)
 
 
 def convertible(policy: Lowerable) -> Forward:
-    """The policy's function, with operations in a form that LiteRT has: what is traced, whether it is lowered or not.
+    """Returns the policy's function with operations that LiteRT has; it is traced in both forms, lowered or not.
 
-    What it returns is checked, for an agent of somebody's own may have written it.
+    The function checks the results, because the `choose` of a user's own agent may have returned them.
     """
 
     def call(observations: Any, noise: Any, weights: Sequence[Any], carry: tuple[Any, ...]) -> Any:
@@ -95,7 +95,7 @@ def convertible(policy: Lowerable) -> Forward:
             returned = policy.forward(observations, noise, weights, carry)
         if not isinstance(returned, tuple) or len(returned) != 3:
             problem = "`choose` must return (choices, log_probs, carry)."
-            fix = "The third is the carry for the next step: of an agent without a carry `()`, as it was given."
+            fix = "The third is the carry for the next step; an agent without a carry returns `()`, as it was given."
             count = len(returned) if isinstance(returned, tuple | list) else type(returned).__name__
             raise ConfigurationError(describe(problem, fix=fix, returned=count))
         choices, log_probs, after = returned
@@ -142,13 +142,16 @@ class FunctionActor:
 
 
 class Lowered:
-    """What a policy was lowered to, by batch size: lowering takes a fifth of a second, an actor of it a millisecond."""
+    """Keeps the lowered forms of a policy by batch size.
+
+    Lowering a policy takes a fifth of a second, and making an actor from a lowered policy takes a millisecond.
+    """
 
     def __init__(self) -> None:
         self._by_batch_size: dict[int, LoweredPolicy] = {}
 
     def get(self, policy: Lowerable, batch_size: int) -> LoweredPolicy:
-        """Lowers the policy unless that was done before; raises `LoweringError`."""
+        """Lowers the policy unless that was done before; raises a `LoweringError` if it cannot be lowered."""
         if batch_size not in self._by_batch_size:
             self._by_batch_size[batch_size] = lower(policy, batch_size)
         return self._by_batch_size[batch_size]
@@ -157,12 +160,12 @@ class Lowered:
 def make_actor(policy: Lowerable, batch_size: int, known: Lowered | None = None) -> Actor:
     """Makes the fastest actor for a policy.
 
-    Where lowering is impossible, acting falls back to a compiled function with one warning that names the layer.
+    If lowering is impossible, acting falls back to a compiled function, with one warning that names the layer.
 
     Args:
         policy: The policy.
         batch_size: Observations per call.
-        known: What this policy was lowered to before.
+        known: The lowered forms of this policy that exist already.
 
     Returns:
         The actor; it has no weights yet.
@@ -171,12 +174,12 @@ def make_actor(policy: Lowerable, batch_size: int, known: Lowered | None = None)
         lowered = (Lowered() if known is None else known).get(policy, batch_size)
     except LoweringError as error:
         warnings.warn(
-            f"{error} {_blame(policy)} Acting falls back to a compiled TensorFlow function: the same actions, some "
-            "hundred microseconds a step instead of about ten for a small network.",
+            f"{error} {_blame(policy)} Acting falls back to a compiled TensorFlow function. The actions are the same, "
+            "but a step takes some hundred microseconds instead of about ten for a small network.",
             stacklevel=2,
         )
         return FunctionActor(policy)
-    # Convolutions whose kernels are inputs run unpacked, and for a batch the function overtakes them.
+    # Convolutions whose kernels are inputs run unpacked, and for a batch the compiled function is faster.
     unpacked = any(array.ndim > 2 for k, array in enumerate(policy.arrays) if k not in lowered.constants)
     if unpacked and batch_size > 1:
         return FunctionActor(policy)
@@ -189,36 +192,36 @@ def lower(policy: Lowerable, batch_size: int, *, as_constants: bool | None = Non
     Args:
         policy: The policy.
         batch_size: Observations per call.
-        as_constants: Whether weights are constants of the flatbuffer instead of inputs. None: what is faster.
+        as_constants: Whether weights are constants of the flatbuffer instead of inputs. None chooses the faster form.
 
     Returns:
-        The flatbuffer with what an actor needs to know of it.
+        The flatbuffer with the facts that an actor needs.
 
     Raises:
         LoweringError: An operation has no LiteRT kernel, or the values disagree.
     """
     constants = policy.heavy(batch_size) if as_constants is None else as_constants
-    # Between short calls, waking threads takes longer than they save.
+    # For short calls, waking threads takes more time than the threads save.
     threads = min(os.cpu_count() or 1, _MAX_THREADS) if policy.work(1) > _SMALL else 1
     try:
         if constants:
-            # Some weights may have gone into others; as inputs they cannot.
+            # The converter may have merged constants; inputs it cannot merge.
             with contextlib.suppress(_ValuesDisagreeError):
                 return replace(_lowered(policy, batch_size, _marks(policy)), num_threads=threads)
         return replace(_lowered(policy, batch_size, {}), num_threads=threads)
-    except OptixError:  # an agent that breaks its contract could not act by a compiled function either
+    except OptixError:  # an agent that breaks its contract could not act with a compiled function either
         raise
-    except Exception as error:  # the converter, the interpreter and tracing each fail in types of their own
+    except Exception as error:  # the converter, the interpreter and tracing each raise their own types
         raise LoweringError(f"The policy cannot be lowered: {_first_reason(error)}.") from error
 
 
 def _marks(policy: Lowerable) -> dict[int, np.ndarray]:
-    """Markers for all weights that can be constants, by their number."""
+    """Returns markers for all weights that can be constants, by the number of the weight."""
     return {k: m for k, m in enumerate(markers(policy.arrays)) if policy.arrays[k].dtype == np.float32}
 
 
 def _lowered(policy: Lowerable, batch_size: int, marks: Mapping[int, np.ndarray]) -> LoweredPolicy:
-    """Converts with weights as constants that have markers; those that cannot be found again become inputs."""
+    """Converts the weights that have markers to constants; weights that are not found afterwards become inputs."""
     for _ in range(_ROUNDS):
         lowered = _convert(policy, batch_size, marks)
         found = find_constants(lowered.blob, marks)
@@ -257,8 +260,8 @@ def _convert(policy: Lowerable, batch_size: int, marks: Mapping[int, np.ndarray]
 
     concrete = flat.get_concrete_function(*specs)
     with quiet_stderr():
-        # The second argument must be the function, never the Keras model: with a model, captured variables convert
-        # without a word and give NaN.
+        # The second argument must be the function, never the Keras model: with a model, captured variables are
+        # converted without an error and give NaN.
         blob = tf.lite.TFLiteConverter.from_concrete_functions([concrete], flat).convert()
     return LoweredPolicy(blob, batch_size, len(leaves), policy.noise, len(policy.arrays), carry=policy.carry)
 
@@ -273,7 +276,7 @@ def _check(policy: Lowerable, lowered: LoweredPolicy) -> None:
     n = lowered.batch_size
     observations = [_example(rng, leaf, n) for leaf in policy.layout.leaves]
     noise = lowered.noise.draw(rng, (n,))
-    # Other weights than the current ones: a bias that is zero now would hide that it went missing.
+    # Other weights than the current ones are used, because the loss of a bias that is zero now would not be seen.
     arrays = [_varied(rng, array) for array in policy.arrays]
     actor = LiteRTActor(lowered)
     actor.set_weights(arrays)
@@ -291,10 +294,10 @@ def _check(policy: Lowerable, lowered: LoweredPolicy) -> None:
         same = np.isclose(choices, expected_choices, rtol=1e-3, atol=1e-4).reshape(n, -1).all(-1)
     else:
         same = (choices == expected_choices).reshape(n, -1).all(-1)
-    # A tie within rounding may go either way; log-probabilities of equal actions must agree.
+    # Choices may differ if two actions are equal within rounding. Log-probabilities of equal choices must agree.
     if same.mean() < 0.9 or not np.allclose(log_probs[same], expected[same], rtol=1e-3, atol=1e-4):
         raise _ValuesDisagreeError("The lowered policy computes other values than TensorFlow does.")
-    # A choice that is a tie may be part of the carry: there, as above, a tenth of the environments may disagree.
+    # Such a choice may be part of the carry, so that here, too, a tenth of the environments may disagree.
     for found, wanted in zip(after, expected_carry, strict=True):
         close = np.isclose(found, wanted.numpy(), rtol=1e-3, atol=1e-4, equal_nan=True).reshape(n, -1).all(-1)
         if close.mean() < 0.9:
@@ -322,7 +325,7 @@ def _varied(rng: np.random.Generator, array: np.ndarray) -> np.ndarray:
 
 
 def _blame(policy: Lowerable) -> str:
-    """Names the first layer of the network that cannot be converted, or what else is in the way."""
+    """Names the first layer of the network that cannot be converted, or another cause."""
     layers = [
         layer for layer in getattr(policy.network, "layers", ()) if not isinstance(layer, keras.layers.InputLayer)
     ]
@@ -331,7 +334,10 @@ def _blame(policy: Lowerable) -> str:
             if not _converts(keras.Model(policy.network.inputs, layer.output)):
                 return f"The layer in the way is {layer.name} ({type(layer).__name__})."
         if layers:
-            return "Every layer of the policy can be: what is in the way is its distribution over actions, or `choose`."
+            return (
+                "Every layer of the policy can be lowered: what is in the way is its distribution over actions, or "
+                "`choose`."
+            )
     except (AttributeError, ValueError):
         pass  # a subclass has no symbolic inputs
     names = ", ".join(f"{layer.name} ({type(layer).__name__})" for layer in layers)
@@ -351,7 +357,7 @@ def _converts(part: Any) -> bool:
 
 
 def _first_reason(error: Exception) -> str:
-    """The line of a converter's error that names the operation."""
+    """Returns the line of a converter's error that names the operation."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if "ops:" in line or "op is neither" in line]
     return (named or lines or [type(error).__name__])[0][:300].rstrip(".")

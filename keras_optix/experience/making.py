@@ -1,4 +1,4 @@
-"""Makes environments out of what a user names them by."""
+"""Makes environments from what a user gives: an id, a spec, a factory or an environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from keras_optix.experience.second import obstacle_to
 
 EnvLike = str | EnvSpec | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env] | Callable[[], VectorEnv]
 
-# Where environments live that register themselves on import, by the beginning of their id.
+# Packages that register their environments on import, by the beginning of the ids: (name to install, module).
 _PACKAGES = {
     "ALE/": ("ale-py", "ale_py"),
     "MiniGrid-": ("minigrid", "minigrid"),
@@ -31,25 +31,25 @@ _PACKAGES = {
 def make_envs(
     env: EnvLike, num_envs: int, env_kwargs: Mapping[str, Any] | None = None, *, exactly: bool = True
 ) -> Envs:
-    """Makes `num_envs` environments out of an id, a spec, a factory, an environment or a vector environment.
+    """Makes `num_envs` environments from an id, a spec, a factory, an environment or a vector environment.
 
-    A plain `SyncVectorEnv` is stepped environment by environment, which is what it does itself, with less in between.
+    The environments of a plain `SyncVectorEnv` are stepped one by one, as it would do itself, with less overhead.
 
     Args:
-        env: What to make environments of.
-        num_envs: How many.
-        env_kwargs: Keyword arguments for the environment of an id or a spec.
-        exactly: Whether a vector environment that a factory makes must have as many. Defaults to True.
+        env: What to make the environments from.
+        num_envs: How many environments are wanted.
+        env_kwargs: Keyword arguments for `gymnasium.make` if `env` is an id or a spec.
+        exactly: Whether a vector environment that a factory makes must have `num_envs` environments. Defaults to True.
 
     Raises:
-        ConfigurationError: `env` is none of these, cannot be made, or was given once where several are wanted.
-        SpaceError: Its observation space is not supported.
+        ConfigurationError: `env` is not one of these, cannot be made, or is one environment and several are wanted.
+        SpaceError: The observation space is not supported.
     """
     if env_kwargs and not isinstance(env, str | EnvSpec):
         raise ConfigurationError(
             describe(
-                "`env_kwargs` goes with the id of an environment.",
-                fix="Pass the arguments where you make the environment.",
+                "`env_kwargs` goes with the id of an environment, or with its spec.",
+                fix="Pass the arguments in the call that makes your environment.",
                 env=type(env).__name__,
                 env_kwargs=dict(env_kwargs),
             )
@@ -58,7 +58,7 @@ def make_envs(
         if num_envs not in (1, env.num_envs):
             raise ConfigurationError(
                 describe(
-                    "`num_envs` must be left out, or agree with the vector environment.",
+                    "`num_envs` must be left out, or be the number of the vector environment.",
                     num_envs=num_envs,
                     vector_env_num_envs=env.num_envs,
                 )
@@ -85,12 +85,12 @@ def make_envs(
 
 
 def is_env_fn(env: EnvLike) -> bool:
-    """Whether `env` makes environments (an id, a spec, a factory) rather than being one."""
+    """Returns whether `env` makes environments (an id, a spec, a factory), and is not an environment itself."""
     return not isinstance(env, gymnasium.Env | VectorEnv)
 
 
 def env_fn_of(env: EnvLike, env_kwargs: Mapping[str, Any] | None = None) -> Callable[[], Any] | None:
-    """A factory of another environment like `env`; None where nothing makes one (see `obstacle_to`)."""
+    """Returns a factory of another environment like `env`, or None if there is an obstacle (see `obstacle_to`)."""
     if isinstance(env, gymnasium.Env | VectorEnv):
         if obstacle_to(env):
             return None
@@ -135,7 +135,7 @@ def _closing_on_error(make: Callable[[], gymnasium.Env], num_envs: int) -> Seque
 
 
 def _one_of(spec: EnvSpec) -> Callable[[], gymnasium.Env]:
-    """A factory of one environment of a vector environment that `gymnasium.make_vec` made."""
+    """Returns a factory of the single environment of which `gymnasium.make_vec` made a vector environment."""
     spec = copy.deepcopy(spec)
     kwargs, spec.kwargs = spec.kwargs, {}
     wrappers = kwargs.pop("wrappers", ())
@@ -160,7 +160,7 @@ def _make_by_id(env: str | EnvSpec, env_kwargs: Mapping[str, Any]) -> gymnasium.
             describe(f"The environment is not registered: {error}", fix=_how_to_install(env_id), env=env_id)
         ) from error
     except (gymnasium.error.Error, ImportError) as error:
-        # A missing extra says itself what to install.
+        # If an extra is missing, Gymnasium's own message says what to install.
         raise ConfigurationError(describe(f"The environment cannot be made: {error}", env=env_id)) from error
     except TypeError as error:
         if not env_kwargs:
@@ -173,14 +173,15 @@ def _make_by_id(env: str | EnvSpec, env_kwargs: Mapping[str, Any]) -> gymnasium.
 
 
 def _unchecked(env: str | EnvSpec) -> str | EnvSpec:
-    """An id's spec without Gymnasium's checking wrappers, a tenth of the time of a fast environment's step.
+    """Returns the spec of an id without Gymnasium's checking wrappers.
 
-    The collector checks what they check, and never steps an environment that was not reset. A spec of the user's is
-    taken as it is.
+    These take a tenth of the time of a fast environment's step.
+    The collector checks what these wrappers check, and never steps an environment that was not reset. A spec that the
+    user gave is not changed.
     """
     registered = gymnasium.registry.get(env) if isinstance(env, str) else None
     if registered is None:
-        return env  # also where `make` finds it otherwise (another version, a module to import), or says why not
+        return env  # `make` may still find it (another version, a module to import), or says why it cannot
     spec = copy.deepcopy(registered)
     spec.order_enforce, spec.disable_env_checker = False, True
     return spec

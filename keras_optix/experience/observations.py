@@ -1,7 +1,7 @@
-"""What an observation space means for a window: one array per leaf, in a fixed order.
+"""Lays the observations of a space out in a window: one array per leaf, in a fixed order.
 
 A `Dict` or `Tuple` of spaces is a tree; its leaves are Box, Discrete, MultiDiscrete and MultiBinary spaces. Inside the
-collector an observation is the list of its leaves; windows and networks see the tree again (dicts and tuples).
+collector an observation is the list of its leaves; windows and networks get the tree again (dicts and tuples).
 
 ============== ============================== =========== ==========================================================
 space          one observation                dtype       note
@@ -28,7 +28,7 @@ from keras_optix.reprs import OneLineRepr
 
 Leaves = list[np.ndarray]
 
-_PLANE = 8  # pixels; what is smaller than this on a side is no image, unless it has channels
+_PLANE = 8  # pixels; an array without channels that is smaller than this on a side is not an image
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,14 +36,14 @@ class Leaf:
     """One array of an observation.
 
     Attributes:
-        path: Where it is in the tree, such as ``"camera"`` or ``"arm/0"``; empty if the observation is one array.
+        path: Its place in the tree, such as ``"camera"`` or ``"arm/0"``; empty if the observation is one array.
         space: Its space.
         shape: Shape in one observation.
         dtype: Dtype in a window.
-        categories: How many values each element of it can take, flattened; None unless it is a category.
-        start: What is subtracted from the environment's value.
-        low: Smallest legal values in the window, or None where the dtype says enough.
-        high: Largest legal values, or None.
+        categories: The number of categories of each element, flattened; None if the leaf is not categorical.
+        start: The space's `start`, which is subtracted from the environment's value; None if it is 0.
+        low: Smallest legal values in the window, or None if every value of the dtype is legal.
+        high: Largest legal values, or None if every value of the dtype is legal.
     """
 
     path: str
@@ -62,34 +62,36 @@ class Leaf:
 
     @property
     def bytes(self) -> bool:
-        """Whether it holds bytes of which all values are legal, 0 to 255."""
+        """Whether it holds bytes and all values from 0 to 255 are legal."""
         return self.dtype == np.uint8 and self.low is None
 
     @property
     def image(self) -> bool:
-        """Whether it looks like an image or a stack of images: uint8 of three or four axes, or a plane of all bytes."""
+        """Whether it looks like an image or a stack of images: uint8 with three or four axes, or a plane of bytes."""
         plane = len(self.shape) == 2 and self.bytes and min(self.shape) >= _PLANE
         return plane or (self.dtype == np.uint8 and len(self.shape) in (3, 4))
 
     def is_plain(self, value: Any, leading: tuple[int, ...]) -> bool:
-        """Whether a value is an array as a window keeps it, so that `take` would return it as it is."""
+        """Returns whether a value already has the dtype and shape that a window keeps, so that it can be copied."""
         return type(value) is np.ndarray and value.dtype is self.dtype and value.shape == leading + self.shape
 
     def convert(self, value: Any, leading: tuple[int, ...]) -> np.ndarray:
-        """Checks what an environment returned for this leaf, and converts it; range and NaN are checked per window.
+        """Checks the value that an environment returned for this leaf, and converts it to the dtype of a window.
+
+        Bounds and NaN are checked later, once for each window (`ObservationLayout.check`).
 
         Args:
             value: One observation, or a batch of them.
-            leading: Leading axes of a batch.
+            leading: The shape of the batch; ``()`` for one observation.
 
         Raises:
-            EnvError: Its shape or dtype is not that of the space.
+            EnvError: The shape or the dtype is not that of the space.
         """
         name = f" {self.path!r}" if self.path else ""
         try:
             array = np.asarray(value)
         except ValueError as error:
-            raise EnvError(f"The environment returned an observation{name} that is no array: {error}") from error
+            raise EnvError(f"The environment returned an observation{name} that is not an array: {error}") from error
         if array.shape != leading + self.shape:
             raise EnvError(
                 describe(
@@ -136,14 +138,14 @@ class ObservationLayout(OneLineRepr):
         self.single = self.leaves[0] if isinstance(space, spaces.Box) else None
 
     def empty(self, *leading: int) -> Leaves:
-        """Arrays for observations, uninitialised, ``[*leading, ...]`` each."""
+        """Makes uninitialised arrays for observations, ``[*leading, ...]`` each."""
         return [np.empty((*leading, *leaf.shape), leaf.dtype) for leaf in self.leaves]
 
     def convert(self, observation: Any, *leading: int) -> Leaves:
-        """Takes an environment's observation, or a batch of them, apart.
+        """Splits an environment's observation, or a batch of them, into its leaves.
 
         Raises:
-            EnvError: It is not what the space says.
+            EnvError: The observation does not fit the space.
         """
         if self.single is not None:
             return [self.single.convert(observation, leading)]
@@ -151,18 +153,18 @@ class ObservationLayout(OneLineRepr):
         return [leaf.convert(value, leading) for leaf, value in zip(self.leaves, values, strict=True)]
 
     def pack(self, leaves: Sequence[Any]) -> Any:
-        """Puts leaves (arrays, tensors, layers, ...) together as the space has them."""
+        """Puts leaves (arrays, tensors, layers, ...) together into the dicts and tuples of the space."""
         return _pack(self.space, iter(leaves))
 
     def flatten(self, packed: Any) -> list[Any]:
-        """The inverse of `pack`."""
+        """Returns the leaves of what `pack` put together."""
         return list(_values(self.space, packed, ""))
 
     def check(self, leaves: Leaves, where: str, *, bounds: bool) -> None:
         """Checks that observations ``[T, N, ...]`` are finite and, with `bounds`, inside the space.
 
         Raises:
-            EnvError: One is not.
+            EnvError: An observation is not.
         """
         for k, (leaf, values) in enumerate(zip(self.leaves, leaves, strict=True)):
             name = f" {leaf.path!r}" if leaf.path else ""
@@ -171,13 +173,13 @@ class ObservationLayout(OneLineRepr):
             # A category out of range would be silently wrong in an embedding, so it is checked in any case.
             if leaf.low is None or not (bounds or leaf.categories is not None):
                 continue
-            # One long row per step: NumPy is ten times slower where the last axis is short.
+            # One long row per step, because NumPy is ten times slower if the last axis is short.
             low, high = self._bounds(k, values.shape[1])
             rows = values.reshape(len(values), -1)
             if (rows < low).any() or (rows > high).any():
                 outside = (values < leaf.low) | (values > leaf.high)
                 place = _first(outside)
-                hint = "" if leaf.categories else " `check_bounds=False` lets such values through."
+                hint = "" if leaf.categories else " Or allow such values with `check_bounds=False`."
                 raise EnvError(
                     describe(
                         f"The environment returned an observation{name} outside its space {leaf.space}.",
@@ -187,7 +189,7 @@ class ObservationLayout(OneLineRepr):
                 )
 
     def _bounds(self, k: int, num_envs: int) -> tuple[np.ndarray, np.ndarray]:
-        """The bounds of leaf `k`, repeated for all environments."""
+        """Returns the bounds of leaf `k`, repeated for all environments."""
         if (k, num_envs) not in self._repeated:
             leaf = self.leaves[k]
             shape = (num_envs, *leaf.shape)
@@ -201,12 +203,12 @@ def check_finite(what: str, values: np.ndarray, where: str) -> None:
     """Checks that floating-point values ``[T, N, ...]`` of a window are finite.
 
     Args:
-        what: What they are, for the message.
+        what: Describes the values, for the message.
         values: The values.
-        where: Which window, for the message.
+        where: Names the window, for the message.
 
     Raises:
-        EnvError: One is not.
+        EnvError: A value is not finite.
     """
     if not np.isfinite(values).all():
         place = _first(~np.isfinite(values))
@@ -220,7 +222,7 @@ def check_finite(what: str, values: np.ndarray, where: str) -> None:
 
 
 def _first(wrong: np.ndarray) -> tuple[int, ...]:
-    """Where the first True is."""
+    """Returns the indices of the first True."""
     return tuple(int(k) for k in np.argwhere(wrong)[0])
 
 
@@ -247,8 +249,8 @@ def _leaves(space: spaces.Space[Any], path: str) -> Iterator[Leaf]:
         inside = f" (at {path!r})" if path else ""
         raise SpaceError(
             describe(
-                f"This observation space is not supported{inside}; Box, Discrete, MultiDiscrete, MultiBinary, and "
-                "Dict and Tuple of these are.",
+                f"This observation space is not supported{inside}; Box, Discrete, MultiDiscrete and MultiBinary are, "
+                "and so are Dict and Tuple spaces of these.",
                 fix="Wrap the environment in a gymnasium.ObservationWrapper that returns one of these.",
                 observation_space=space,
             )
@@ -263,7 +265,7 @@ def _box(space: spaces.Box, path: str) -> Leaf:
     everything = dtype.kind == "b"
     if dtype.kind == "f":
         everything = bool(np.isinf(low).all() and np.isinf(high).all())
-        # What was rounded to float32 may lie a rounding error outside.
+        # A legal float64 value that is rounded to float32 may be outside by a rounding error.
         with np.errstate(over="ignore"):
             low, high = low - _margin(low), high + _margin(high)
     elif dtype.kind in "iu":
@@ -292,7 +294,7 @@ def _values(space: spaces.Space[Any], value: Any, path: str) -> Iterator[Any]:
         except (KeyError, IndexError, TypeError) as error:
             raise EnvError(
                 describe(
-                    f"The environment returned an observation without {here!r}, which its observation space has.",
+                    f"The environment returned an observation without {here!r}, but its observation space has it.",
                     observation=type(value).__name__,
                 )
             ) from error

@@ -1,4 +1,4 @@
-"""The parameters of a policy as plain data that is pushed to whoever acts, and what their owner keeps of them."""
+"""Defines the parameters of a policy as plain data that is sent to actors, and the record that their owner keeps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PolicyParams:
 
     Attributes:
         version: The policy version.
-        arrays: The policy's variables in the order in which its actor takes them.
+        arrays: The policy's variables in the order that its actor expects.
     """
 
     version: int
@@ -38,13 +38,13 @@ class PolicyParams:
 
 @dataclass(frozen=True, eq=False)
 class PolicyRecord:
-    """A policy version as its owner keeps it. It stays with the owner; only `params` is sent to actors.
+    """The record of a policy version that its owner keeps; only `params` is sent to actors.
 
     Attributes:
-        params: What acts.
-        state: Reads out everything that a snapshot saves of this version; this costs nothing until it is called.
-        fingerprint: Fingerprint of `params`, where it was asked for; else 0.
-        available: Whether `params` has arrays. False where only the version is known, as in a recording.
+        params: The parameters that act.
+        state: Returns everything that a snapshot saves of this version; it costs nothing until it is called.
+        fingerprint: The fingerprint of `params` if it was computed; else 0.
+        available: Whether `params` has arrays. False if only the version is known, as in a recording.
     """
 
     params: PolicyParams
@@ -62,12 +62,12 @@ class PolicyRecord:
         return self.params.version
 
     def with_fingerprint(self) -> PolicyRecord:
-        """The same, with its fingerprint."""
+        """Returns the same record with its fingerprint."""
         return replace(self, fingerprint=self.params.fingerprint())
 
 
 def unknown_policy(version: int, fingerprint: int = 0) -> PolicyRecord:
-    """A record of which only the version is known: from a recording, or from an `EnvRunner`, which keeps no policies.
+    """Returns a record with the version only, for recordings and for an `EnvRunner`, which keeps no policies.
 
     Args:
         version: The policy version.
@@ -80,4 +80,4 @@ def unknown_policy(version: int, fingerprint: int = 0) -> PolicyRecord:
 
 
 def _unknown_state(version: int) -> Mapping[str, np.ndarray]:
-    raise StateError(describe("Of this policy only the version is known, and not its weights.", policy_version=version))
+    raise StateError(describe("For this policy only the version is known, not its weights.", policy_version=version))

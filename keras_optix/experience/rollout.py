@@ -1,4 +1,4 @@
-"""The buffers that environments write into while a window is collected."""
+"""Holds the buffers that environments write into while a window is collected."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from keras_optix.experience.observations import Leaves, ObservationLayout
 
 
 class Rollout:
-    """`T` steps of `N` environments.
+    """The buffers of `T` steps of `N` environments.
 
-    `observations` has `T + 1` rows: row ``t + 1`` is what the policy sees after step ``t``. That is the true successor,
-    but where an episode ended and the environment was reset at once; the last observation of the episode is in
-    `finals` then.
+    `observations` has `T + 1` rows: row ``t + 1`` is the observation that the policy gets after step ``t``. It is the
+    true successor, except if an episode ended and the environment was reset at once. In this case the last observation
+    of the episode is in `finals`.
 
     Args:
-        layout: The observations.
-        steps: `T`.
-        num_envs: `N`.
-        own_rewards: Whether the environments tell their own rewards beside those that are learned from.
+        layout: The layout of the observations.
+        steps: `T`, the number of steps.
+        num_envs: `N`, the number of environments.
+        own_rewards: Whether the environments give their own rewards in addition to normalised ones.
 
     Attributes:
         observations: Leaves, ``[T + 1, N, ...]`` each.
-        rewards: ``[T, N]`` float32.
-        own_rewards: ``[T, N]`` float32, what is scored: the rewards beneath a wrapper that normalises them (see
-            `RewardsBeneath`); the same array as `rewards` where there is none.
-        terminated: ``[T, N]`` bool, False unless an environment writes otherwise.
-        truncated: ``[T, N]`` bool, likewise.
-        valid: ``[T, N]`` bool, True unless an environment writes otherwise.
-        finals: ``(t, environment, leaves)`` of each episode end after which row ``t + 1`` begins another episode.
+        rewards: ``[T, N]`` float32, the rewards that the agent learns from.
+        own_rewards: ``[T, N]`` float32, the rewards that are scored: those before a wrapper normalises them (see
+            `RewardsBeneath`). The same array as `rewards` if there is no such wrapper.
+        terminated: ``[T, N]`` bool, False unless an environment sets it.
+        truncated: ``[T, N]`` bool, False unless an environment sets it.
+        valid: ``[T, N]`` bool, True unless an environment clears it.
+        finals: ``(t, environment, leaves)`` for each episode end after which row ``t + 1`` begins another episode.
     """
 
     def __init__(self, layout: ObservationLayout, steps: int, num_envs: int, *, own_rewards: bool = False) -> None:
@@ -43,7 +43,7 @@ class Rollout:
         self.finals: list[tuple[int, int, Leaves]] = []
 
     def next_observations(self) -> Leaves:
-        """The true successors, ``[T, N, ...]`` each."""
+        """Returns the true successors, ``[T, N, ...]`` each."""
         following = [leaf[1:].copy() for leaf in self.observations]
         for t, i, final in self.finals:
             for leaf, value in zip(following, final, strict=True):
@@ -51,7 +51,7 @@ class Rollout:
         return following
 
     def restart(self) -> None:
-        """Makes the last observations the first ones, and forgets the rest."""
+        """Makes the last observations the first ones, and clears the flags and final observations."""
         for leaf in self.observations:
             leaf[0] = leaf[-1]
         self.terminated[:] = False
@@ -61,25 +61,25 @@ class Rollout:
 
 
 class EpisodeStarts:
-    """Tells, step by step, in which environments the next row begins an episode.
+    """Finds, step by step, the environments in which the next row begins an episode.
 
     Args:
-        resetting: ``[N]`` bool, environments whose next row is no transition, as they only reset in it (see
-            `Envs.resetting`); None where there are no such rows.
+        resetting: ``[N]`` bool, True for environments that only reset in the next row, which is then not a transition
+            (see `Envs.resetting`); None if there are no such rows.
     """
 
     def __init__(self, resetting: np.ndarray | None) -> None:
         self._resetting = resetting
 
     def after(self, terminated: np.ndarray, truncated: np.ndarray) -> np.ndarray:
-        """The environments that have nothing behind them in the row after a step.
+        """Returns the environments for which the carry must begin anew in the row after a step.
 
-        A row in which an environment only resets is among them, and so is the row after it: whatever a policy
-        remembers of that row, the episode does not begin with it.
+        They include environments that only reset in the next row, and those that only reset in this one: a policy must
+        not carry anything from that row into the episode.
 
         Args:
-            terminated: ``[N]`` bool, of the step, as the environments gave it.
-            truncated: ``[N]`` bool, likewise.
+            terminated: ``[N]`` bool, the flags of the step as the environments gave them.
+            truncated: ``[N]`` bool, the flags of the step as the environments gave them.
 
         Returns:
             ``[N]`` bool.
@@ -94,7 +94,7 @@ class EpisodeStarts:
 
 
 class Steps(Protocol):
-    """What an `EpisodeTracker` wants to know of `T` steps of `N` environments; a `Rollout` is one."""
+    """The part of a `Rollout` that an `EpisodeTracker` needs: `T` steps of `N` environments."""
 
     @property
     def rewards(self) -> np.ndarray:
@@ -118,5 +118,5 @@ class Steps(Protocol):
 
 
 def ends(steps: Steps) -> Any:
-    """``[T, N]`` bool, True where an episode ended."""
+    """Returns ``[T, N]`` bool, True in rows in which an episode ended."""
     return np.logical_or(steps.terminated, steps.truncated)

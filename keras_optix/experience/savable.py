@@ -1,4 +1,4 @@
-"""Environments whose state can be saved, and how such a state becomes arrays and JSON."""
+"""Defines environments whose state can be saved, and converts such a state into arrays and JSON."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ _ARRAY = "__array__"
 
 @runtime_checkable
 class SavableEnv(Protocol):
-    """An environment whose state can be saved: a resumed run goes on in the middle of its episode.
+    """An environment whose state can be saved, so that a resumed run continues in the middle of its episode.
 
     Any `gymnasium.Env` with these two methods is one. After `load_state`, in a new process and without a `reset`, it
-    must step as the one that was saved would have. So two things belong to the state:
+    must step exactly as the saved environment would have. So two things belong to the state:
 
-    - where the episode is: all that `step` reads and changes, the steps of a time limit included;
-    - the generator, ``self.np_random.bit_generator.state``: it decides how the next episodes begin.
+    - the state of the episode: everything that `step` reads and changes, including the steps of a time limit;
+    - the generator, ``self.np_random.bit_generator.state``, because it decides how the next episodes begin.
 
-    The methods are looked for on the environment as it is stepped, which is the outermost wrapper: wrappers of
-    Gymnasium pass no other methods on, and some have a state of their own. `gymnasium.make` wraps an environment in a
-    `TimeLimit` if it was registered with `max_episode_steps`; register it without, or give a factory that puts a
-    savable wrapper around it, as below. Vector environments that are stepped as one cannot be saved.
+    The outermost wrapper must have both methods, because it is the object that is stepped: Gymnasium's wrappers do not
+    pass other methods on, and some have a state of their own. `gymnasium.make` wraps an environment in a `TimeLimit` if
+    it was registered with `max_episode_steps`. Register it without, or give a factory that puts a savable wrapper
+    around it, as below. Vector environments that are stepped as a whole cannot be saved.
 
-    Where an environment cannot be saved, a resumed run begins new episodes.
+    If an environment cannot be saved, a resumed run begins new episodes.
 
     Example::
 
@@ -74,24 +74,24 @@ class SavableEnv(Protocol):
         ...
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Takes the state that another environment of its kind returned; the arrays in it may be kept."""
+        """Takes over the state that another environment of the same class returned; it may keep the arrays."""
         ...
 
 
 def split_state(state: Any, where: str) -> tuple[dict[str, Any], list[np.ndarray]]:
-    """Splits the state of an environment into what JSON holds and copies of its arrays.
+    """Splits the state of an environment into JSON values and copies of its arrays.
 
-    An array is replaced by a reference, ``{"__array__": k}``, and a NumPy number likewise.
+    An array or a NumPy number is replaced by a reference, ``{"__array__": k, "scalar": ...}``.
 
     Args:
-        state: What `SavableEnv.save_state` returned.
-        where: Whose state it is, for messages.
+        state: The state that `SavableEnv.save_state` returned.
+        where: Names the environment, for messages.
 
     Returns:
         ``(JSON values, arrays)``.
 
     Raises:
-        EnvError: It holds something else than JSON values and arrays.
+        EnvError: The state contains something other than JSON values and arrays.
     """
     if not isinstance(state, Mapping):
         raise EnvError(describe(f"`save_state` of {where} must return a dict.", returned=type(state).__name__))
@@ -100,7 +100,7 @@ def split_state(state: Any, where: str) -> tuple[dict[str, Any], list[np.ndarray
 
 
 def join_state(values: Any, arrays: Sequence[np.ndarray]) -> Any:
-    """Puts together what `split_state` split; the arrays are copied again."""
+    """Puts the parts from `split_state` together again; the arrays are copied."""
     if isinstance(values, Mapping):
         if _ARRAY in values:
             array = arrays[values[_ARRAY]].copy()
@@ -112,7 +112,7 @@ def join_state(values: Any, arrays: Sequence[np.ndarray]) -> Any:
 
 
 def _without_arrays(value: Any, where: str, arrays: list[np.ndarray]) -> Any:
-    # NumPy numbers first: a float64 is also a Python float, but counts otherwise.
+    # NumPy numbers come first, because a float64 is also a Python float, but has another arithmetic.
     if isinstance(value, np.ndarray | np.generic):
         array = np.array(value)
         if not array.dtype.hasobject:
@@ -127,8 +127,8 @@ def _without_arrays(value: Any, where: str, arrays: list[np.ndarray]) -> Any:
     raise EnvError(
         describe(
             f"This state cannot be saved ({where}).",
-            fix="Return None, booleans, numbers, strings, NumPy arrays without objects, and lists and dicts of these "
-            "by strings.",
+            fix="Return None, booleans, numbers, strings, NumPy arrays without objects, and lists and dicts (with "
+            "strings as keys) of these.",
             type=type(value).__name__,
             value=value,
         )

@@ -1,4 +1,4 @@
-"""Whether a second environment may be made of one that exists."""
+"""Decides whether a second environment may be made that is like an existing one."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _PLAIN = (
 
 
 def obstacle_to(env: gymnasium.Env | VectorEnv) -> str:
-    """Why no second environment like `env` is made; empty if one may be.
+    """Returns the reason why no second environment like `env` is made, or an empty string if one may be made.
 
-    What was given as an object exists, and may be a robot, a connection or something that was changed since. A second
-    one is made only from an id of Gymnasium's registry that stands for its class, of wrappers that keep their
-    arguments, where all arguments are plain data.
+    An environment that was given as an object may be a robot, a connection, or may have been changed since it was made.
+    A second one is made only if the id in its spec is registered in Gymnasium and makes its class, if its wrappers keep
+    their arguments, and if all arguments are plain data.
     """
     spec = _spec_of(env)
     if spec is None or spec.id not in gymnasium.registry:
@@ -50,23 +50,24 @@ def obstacle_to(env: gymnasium.Env | VectorEnv) -> str:
     made_by = _class_of(spec)
     innermost = innermost_of(env)
     if isinstance(env, gymnasium.Env) and made_by is not None and type(innermost) is not made_by:
-        return f"it is a {type(innermost).__name__}, and {spec.id!r} makes a {made_by.__name__}"
+        return f"it is a {type(innermost).__name__}, but {spec.id!r} makes a {made_by.__name__}"
     if not isinstance(env, gymnasium.Env) and innermost is not env:
         return "another one would be without the wrappers of the vector environment"
     for wrapper in spec.additional_wrappers:
         if wrapper.kwargs is None:
             return f"its wrapper {wrapper.name} does not keep its arguments (`gymnasium.utils.RecordConstructorArgs`)"
         if not is_plain(wrapper.kwargs):
-            return f"an argument of its wrapper {wrapper.name} is no plain data and may belong to it alone"
+            return f"an argument of its wrapper {wrapper.name} is not plain data, so it may not be shared"
     if not is_plain(spec.kwargs):
-        return "an argument that it was made with is no plain data and may belong to it alone"
+        return "an argument that it was made with is not plain data, so it may not be shared"
     return ""
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value may be used again for a second environment: numbers, text, arrays, spaces, functions of these.
+    """Returns whether a value may also be used for a second environment.
 
-    Not a connection, a file, a generator or another object with a life of its own.
+    Numbers, text, arrays, spaces, and functions that use only these may. A connection, a file, a generator or any other
+    object with a state may not.
     """
     if value is None or isinstance(value, _PLAIN):
         return True
@@ -89,16 +90,16 @@ def is_plain(value: Any) -> bool:
 
 
 def _spec_of(env: Any) -> EnvSpec | None:
-    """The spec of an environment, if it is one of Gymnasium's."""
+    """Returns the spec of an environment if it is a Gymnasium spec, else None."""
     try:
         spec = env.spec
-    except Exception:  # a property of somebody else's
+    except Exception:  # a user's class may define `spec` as a property that raises
         return None
     return spec if isinstance(spec, EnvSpec) else None
 
 
 def _class_of(spec: EnvSpec) -> type | None:
-    """The class that a spec makes, if it names one and not a function."""
+    """Returns the class that a spec makes, or None if its entry point is a function or cannot be imported."""
     entry: Any = spec.entry_point
     if isinstance(entry, str):
         try:

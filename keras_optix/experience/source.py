@@ -1,4 +1,4 @@
-"""Where windows come from, as an agent and the loop see it: environments that are stepped, or a live feed."""
+"""Defines the sources of windows for an agent and the loop: environments that are stepped, or a live feed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from keras_optix.store.files import Saved
 
 
 class PolicyOwner(Protocol):
-    """Who trains the policy that acts: an agent."""
+    """The object that trains the policy which acts: an agent."""
 
     @property
     def carry_specs(self) -> tuple[CarrySpec, ...]:
-        """What the policy remembers between the steps of an episode; ``()`` where it has no carry."""
+        """The arrays that the policy keeps between the steps of an episode; ``()`` if it has no carry."""
         ...
 
     def policy_record(self) -> PolicyRecord:
@@ -39,10 +39,10 @@ class PolicyOwner(Protocol):
 
 @runtime_checkable
 class CollectingOwner(Protocol):
-    """An owner whose policy acts otherwise where windows are collected for training: it tries something out."""
+    """An owner whose policy acts differently while windows are collected for training, in order to explore."""
 
     def make_collecting_actor(self, batch_size: int) -> Actor:
-        """Returns an actor for `batch_size` environments that are trained on."""
+        """Returns an actor for `batch_size` training environments."""
         ...
 
 
@@ -52,17 +52,17 @@ class WindowSource(OneLineRepr, abc.ABC):
     Args:
         owner: Gives the policy and its actor; see also `CollectingOwner` and `WindowListener`.
         window_size: `T`, rows of a window.
-        seed: Of everything random, or None.
+        seed: The seed of everything random, or None.
         deterministic: Whether the most likely action is taken.
-        env_fn: Makes one more such environment, for evaluations; None if nothing does.
-        obstacle: Why nothing does.
+        env_fn: Makes one more such environment, for evaluations; None if there is no way to make one.
+        obstacle: Why there is no `env_fn`.
 
     Attributes:
-        endless: Whether the windows go on by themselves, and somebody else says when it is enough: a live feed.
-        notices_are_of: What `drain_notices` tells of: ``"environment"`` or ``"feed"``.
-        episode_limit: Env steps after which an environment cuts an episode off, where it says so; else None.
-        error: What ended the collecting, until somebody takes it.
-        waited_for: Whether a learner waits for a window, between two of its steps, and does nothing else meanwhile.
+        endless: Whether the source continues until it is stopped from outside, as a live feed does.
+        notices_are_of: The subject of `drain_notices`: ``"environment"`` or ``"feed"``.
+        episode_limit: Env steps after which an environment truncates an episode, if its spec has them; else None.
+        error: The exception that ended the collecting, until it is taken from here.
+        waited_for: Whether a learner is between two of its steps and only waits for a window.
     """
 
     endless = False
@@ -92,17 +92,17 @@ class WindowSource(OneLineRepr, abc.ABC):
     @property
     @abc.abstractmethod
     def num_envs(self) -> int:
-        """`N`, environments."""
+        """`N`, the number of environments."""
 
     @property
     def carry_specs(self) -> tuple[CarrySpec, ...]:
-        """What the policy remembers between the steps of an episode; ``()`` where it has no carry."""
+        """The arrays that the policy keeps between the steps of an episode; ``()`` if it has no carry."""
         return self._owner.carry_specs
 
     @property
     @abc.abstractmethod
     def windows_in_flight(self) -> int:
-        """Windows that have begun and are not handed out: no policy that is pushed from now on acts in them."""
+        """The number of windows that have begun and were not delivered; a policy that is pushed now acts in none."""
 
     @abc.abstractmethod
     def collect(self) -> CollectedWindow:
@@ -110,56 +110,56 @@ class WindowSource(OneLineRepr, abc.ABC):
 
     @abc.abstractmethod
     def drain(self) -> None:
-        """Makes sure that nothing happens to the environments behind the caller's back."""
+        """Stops or finishes all work in the background, so that no thread uses the environments until the next call."""
 
     @abc.abstractmethod
     def save(self) -> Saved:
-        """Returns what `restore` needs to go on after the last window that was handed out."""
+        """Returns what `restore` needs to continue after the last window that was delivered."""
 
     def check_saved(self, arrays: Mapping[str, np.ndarray], values: Any) -> None:
-        """Checks that `restore` can read what `save` returned, and changes nothing. Here: nothing is checked.
+        """Checks that `restore` can read what `save` returned, and changes nothing. By default nothing is checked.
 
         Args:
-            arrays: As returned.
-            values: As returned.
+            arrays: The arrays that `save` returned.
+            values: The values that `save` returned.
 
         Raises:
-            StateError: It is damaged, or of other environments.
+            StateError: The state is damaged, or belongs to other environments.
         """
 
     @abc.abstractmethod
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
-        """Goes on where the source was that `save` was called on; returns whether all goes on as it would have."""
+        """Continues where the saved source was; returns whether all continues exactly as without the interruption."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Closes the environments, for good."""
+        """Closes the environments for good."""
 
     def make_copies(self, num_envs: int) -> Copies:
-        """Makes environments for evaluations, by `env_fn`.
+        """Makes environments for evaluations with `env_fn`.
 
         Args:
-            num_envs: How many are wanted.
+            num_envs: The number of environments that are wanted.
 
         Raises:
             StateError: There is no `env_fn`.
-            Exception: Whatever kept the first one from being made.
+            Exception: Any error of `env_fn` when it made the first environment.
         """
-        raise StateError("There is no second environment.")
+        raise StateError("This source has no function that makes a second environment.")
 
     def give_statistics(self, envs: Envs) -> bool:
-        """Gives other environments what the wrappers of these have seen; returns whether there was anything to give."""
+        """Copies the running statistics of the wrappers to other environments; returns whether there were any."""
         return False
 
     def drain_notices(self) -> list[str]:
-        """Returns and forgets what people should be told. By default there is nothing to tell."""
+        """Returns and forgets the notices for the user. By default there are none."""
         return []
 
     def _facts(self) -> Mapping[str, str]:
         return {"num_envs": str(self.num_envs)}
 
     def keep_delivered(self, keep: bool) -> None:
-        """Switches on that collected windows wait for `drain_windows`; off, they are only handed to the dataset."""
+        """Switches on or off that delivered windows are also kept for `drain_windows`."""
         self._delivered = deque() if keep else None
 
     def drain_windows(self, up_to: int) -> list[CollectedWindow]:

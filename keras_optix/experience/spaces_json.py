@@ -1,4 +1,4 @@
-"""Gymnasium spaces as values for JSON, so that a saved agent knows its environment."""
+"""Converts Gymnasium spaces to JSON values and back, so that a saved agent knows its environment."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from keras_optix.errors import SpaceError, describe
 
 
 def to_json(space: spaces.Space[Any]) -> dict[str, Any]:
-    """Describes a space with what JSON has; `from_json` gives the space back.
+    """Describes a space with JSON values, from which `from_json` makes the space again.
 
     Args:
         space: Discrete, MultiDiscrete, MultiBinary, Box, or a Dict or Tuple of these.
 
     Returns:
-        Its kind as ``"type"``, and the arguments of its constructor. Infinities are strings, for JSON has none, and a
-        bound that is the same everywhere is one number: an image must not fill a file with zeros.
+        Its kind as ``"type"``, and the arguments of its constructor. Infinities are strings, because JSON has none. A
+        bound that is the same everywhere is one number, so that an image does not fill a file with zeros.
 
     Raises:
         SpaceError: The space is of another kind.
@@ -36,14 +36,14 @@ def to_json(space: spaces.Space[Any]) -> dict[str, Any]:
         bounds = {"low": _compact(space.low), "high": _compact(space.high)}
         return {"type": "Box", **bounds, "shape": list(space.shape), "dtype": str(space.dtype)}
     if isinstance(space, spaces.Dict) and all(isinstance(key, str) for key in space.spaces):
-        # Pairs, for the order of the parts is the order in which networks take them.
+        # Pairs, because the order of the parts is the order in which networks take them.
         return {"type": "Dict", "spaces": [[key, to_json(part)] for key, part in space.spaces.items()]}
     if isinstance(space, spaces.Tuple):
         return {"type": "Tuple", "spaces": [to_json(part) for part in space.spaces]}
     raise SpaceError(
         describe(
             "The space cannot be saved.",
-            fix="Saved are Discrete, MultiDiscrete, MultiBinary, Box, and Dict (by names) and Tuple of these.",
+            fix="Use Discrete, MultiDiscrete, MultiBinary, Box, or a Dict (with strings as keys) or Tuple of these.",
             space=space,
         )
     )
@@ -53,22 +53,22 @@ def from_json(values: Mapping[str, Any]) -> spaces.Space[Any]:
     """Makes the space that `to_json` described.
 
     Args:
-        values: As returned, also after a way through JSON.
+        values: The values that `to_json` returned, which may have been written to JSON and read again.
 
     Raises:
-        SpaceError: They describe no space that is known here.
+        SpaceError: The values describe a kind of space that is not known here.
     """
     kind = values.get("type")
     if kind == "Discrete":
-        # Gymnasium before 1.2 knows only int64, and no argument for it.
+        # Gymnasium before 1.2 has only int64, and no argument for the dtype.
         dtype: Any = {} if values["dtype"] == "int64" else {"dtype": np.dtype(values["dtype"]).type}
         try:
             return spaces.Discrete(values["n"], start=values["start"], **dtype)
         except TypeError as error:
             raise SpaceError(
                 describe(
-                    "The Gymnasium installed here knows no Discrete space of this dtype.",
-                    fix="Install gymnasium>=1.2, with which it was saved.",
+                    "The installed version of Gymnasium has no Discrete space of this dtype.",
+                    fix="Install gymnasium>=1.2, as was used when the space was saved.",
                     dtype=values["dtype"],
                 )
             ) from error
@@ -89,7 +89,7 @@ def from_json(values: Mapping[str, Any]) -> spaces.Space[Any]:
 
 
 def _compact(bound: np.ndarray) -> Any:
-    """A bound as nested lists, or as one number if it is the same everywhere."""
+    """Returns a bound as nested lists, or as one number if it is the same everywhere."""
     if bound.size and np.all(bound == bound.flat[0]):
         return _plain(bound.flat[0].item())
     return _plain(bound.tolist())

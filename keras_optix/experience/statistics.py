@@ -1,7 +1,7 @@
-"""Wrappers with running statistics: what they have seen, and the rewards beneath them.
+"""Copies and saves the running statistics of wrappers, and finds rewards before they are normalised.
 
-Gymnasium's `NormalizeObservation` and `NormalizeReward`, single or of vectors, and any wrapper that keeps an object
-with `mean`, `var` and `count` in an attribute.
+Such wrappers are Gymnasium's `NormalizeObservation` and `NormalizeReward`, for single and vector environments, and any
+other that has an attribute with `mean`, `var` and `count`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from keras_optix.experience.taps import listen
 from keras_optix.experience.usage import layers_of
 
 _FIELDS = ("mean", "var", "count")
-_RETURNS = ("return_rms", "ret_rms")  # of a wrapper that normalises rewards
-_SWITCH = "update_running_mean"  # Gymnasium's
+_RETURNS = ("return_rms", "ret_rms")  # names of the attribute in a wrapper that normalises rewards
+_SWITCH = "update_running_mean"  # Gymnasium's attribute that switches the updates on and off
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class RunningStatistics:
 
     Attributes:
         layer: The wrapper.
-        name: The attribute.
-        depth: How many of the same name lie between it and the innermost environment.
+        name: The name of the attribute.
+        depth: The number of attributes of the same name between it and the innermost environment.
     """
 
     layer: Any
@@ -42,25 +42,25 @@ class RunningStatistics:
 
     @property
     def key(self) -> str:
-        """Tells it from others of one environment."""
+        """A name that is unique within one environment."""
         return f"{type(self.layer).__name__}.{self.name}.{self.depth}"
 
     def __str__(self) -> str:
         return f"{type(self.layer).__name__}.{self.name}"
 
     def read(self) -> dict[str, np.ndarray]:
-        """Copies of what it has seen, by field."""
+        """Returns copies of `mean`, `var` and `count`."""
         return {field: np.array(getattr(self.values, field)) for field in _FIELDS}
 
     def write(self, fields: Mapping[str, np.ndarray]) -> None:
-        """Puts what another one has seen in its place."""
+        """Replaces `mean`, `var` and `count` by those of another wrapper."""
         for field in _FIELDS:
             now = getattr(self.values, field)
             copied = np.array(fields[field])
             setattr(self.values, field, copied if isinstance(now, np.ndarray) else copied[()])
 
     def freeze(self) -> None:
-        """Lets nothing new be seen, for good: of an environment that only evaluates."""
+        """Stops all further updates, for an environment that is used only for evaluations."""
         if hasattr(self.layer, _SWITCH):
             setattr(self.layer, _SWITCH, False)
         elif hasattr(self.values, "update"):
@@ -68,7 +68,7 @@ class RunningStatistics:
 
 
 def statistics_of(env: Any) -> list[RunningStatistics]:
-    """The running statistics in the wrappers of an environment, from the innermost to the outermost."""
+    """Returns the running statistics in the wrappers of an environment, from the innermost to the outermost."""
     found: list[RunningStatistics] = []
     seen: dict[str, int] = {}
     for layer in reversed(layers_of(env)):
@@ -82,13 +82,14 @@ def statistics_of(env: Any) -> list[RunningStatistics]:
 
 
 def copy_statistics(trained: Sequence[Any], copies: Sequence[Any]) -> list[str]:
-    """Gives copies of environments what those have seen that are trained on: copy i gets that of i modulo their number.
+    """Copies the running statistics of training environments to others of the same kind.
 
-    The copies see nothing new from then on.
+    With n training environments, copy i gets the statistics of training environment ``i % n``. The statistics of the
+    copies are not updated from then on.
 
     Args:
-        trained: Environments that are trained on.
-        copies: Others that are made like them.
+        trained: The training environments.
+        copies: The environments that get the statistics.
 
     Returns:
         Names of the statistics that were copied.
@@ -106,16 +107,17 @@ def copy_statistics(trained: Sequence[Any], copies: Sequence[Any]) -> list[str]:
 
 
 class RewardsBeneath:
-    """Listens to the rewards beneath the innermost wrapper that normalises rewards.
+    """Collects the rewards before the innermost wrapper that normalises rewards changes them.
 
-    Its scale drifts while the policy gets better, so that scores in normalised rewards of two days are of two kinds.
+    The scale of such a wrapper changes while the policy improves, so that scores in normalised rewards cannot be
+    compared over time.
 
     Args:
         env: One environment, or a vector environment.
-        zero: What a step earns to begin with: 0.0, or an array of as many as there are environments.
+        zero: The reward to begin with: 0.0, or an array of zeros, one for each environment of a vector environment.
 
     Attributes:
-        wrapper: The wrapper's name; empty if there is none.
+        wrapper: The name of the wrapper's class; empty if there is no such wrapper.
     """
 
     def __init__(self, env: Any, zero: Any) -> None:
@@ -132,12 +134,12 @@ class RewardsBeneath:
                 return
 
     def pop_earned(self) -> Any:
-        """What was earned since the last call: by several steps, where a wrapper above repeats actions."""
+        """Returns the sum of the rewards since the last call; a wrapper that repeats actions makes several steps."""
         earned, self._earned = self._earned, self._zero
         return earned
 
     def release(self) -> None:
-        """Listens no more."""
+        """Stops collecting rewards, and removes the tap from the environment."""
         if self._end is not None:
             self._end()
             self._end = None
@@ -154,7 +156,7 @@ class RewardsBeneath:
 
 
 def read_all(envs: Sequence[Any]) -> dict[str, np.ndarray]:
-    """What the wrappers of several environments have seen, as arrays by name."""
+    """Returns the running statistics in the wrappers of several environments, as arrays by name."""
     return {
         f"statistics/{i}/{found.key}/{field}": value
         for i, env in enumerate(envs)
@@ -164,7 +166,7 @@ def read_all(envs: Sequence[Any]) -> dict[str, np.ndarray]:
 
 
 def write_all(envs: Sequence[Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Puts back what `read_all` returned; what is not in it stays."""
+    """Writes the running statistics that `read_all` returned; statistics that are not among them are not changed."""
     for i, env in enumerate(envs):
         for found in statistics_of(env):
             fields = {field: arrays.get(f"statistics/{i}/{found.key}/{field}") for field in _FIELDS}
@@ -192,4 +194,4 @@ def _kinds(value: Any) -> Iterator[bool]:
 
 
 def _nothing(*args: Any, **kwargs: Any) -> None:
-    """In the place of an `update`."""
+    """Replaces the method `update` of frozen statistics."""

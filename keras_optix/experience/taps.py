@@ -1,7 +1,7 @@
-"""Listens to the calls of a method of one environment: who else uses it, which rewards it gives.
+"""Listens to the calls of a method of one environment, to notice other users of it and to read its rewards.
 
-A tap stands in for the method on the object itself, where all calls pass that are made through that object. It is
-taken away again; copies of the environment, by `copy.deepcopy` or by pickling, have their own method.
+A tap replaces the method on the object itself, so that all calls through this object pass it. It is removed after use.
+Copies of the environment, by `copy.deepcopy` or by pickling, have their original method.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-Listener = Callable[[Any], None]  # hears what the method returned
+Listener = Callable[[Any], None]  # called with the value that the method returned
 
 
 class Tap:
-    """Stands in for a method of one object.
+    """Replaces a method of one object, and calls listeners after each call of the method.
 
     Args:
         owner: The object.
-        name: Of the method.
+        name: The name of the method.
 
     Attributes:
-        method: The method itself.
+        method: The original method.
     """
 
     __slots__ = ("_listeners", "_own", "method", "name", "owner")
@@ -29,27 +29,27 @@ class Tap:
     def __init__(self, owner: Any, name: str) -> None:
         self.owner = owner
         self.name = name
-        self._own = name in vars(owner)  # somebody else had put one in its place already
+        self._own = name in vars(owner)  # True if the object had an instance attribute of this name already
         self.method: Callable[..., Any] = getattr(owner, name)
         self._listeners: tuple[Listener, ...] = ()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls the method, and tells what it returned."""
+        """Calls the method, then the listeners with its result."""
         result = self.method(*args, **kwargs)
         for listener in self._listeners:
             listener(result)
         return result
 
     def __reduce__(self) -> Any:
-        # Of a copy of the environment: its own method, without a listener.
+        # A copy of the environment gets its own method, without listeners.
         return (_itself, (self.method,)) if self._own else (_own_method, (self.owner, self.name))
 
     def add(self, listener: Listener) -> None:
-        """One more hears of the calls."""
+        """Adds a listener."""
         self._listeners += (listener,)
 
     def remove(self, listener: Listener) -> None:
-        """One less; after the last one the method is in its place again."""
+        """Removes a listener; with the last one the original method is put back."""
         self._listeners = tuple(other for other in self._listeners if other is not listener)
         if self._listeners or vars(self.owner).get(self.name) is not self:
             return
@@ -60,15 +60,15 @@ class Tap:
 
 
 def listen(owner: Any, name: str, listener: Listener) -> Callable[[], None] | None:
-    """Lets somebody hear of all calls of a method that are made through an object.
+    """Calls a listener after each call of a method through an object.
 
     Args:
         owner: The object.
-        name: Of the method.
-        listener: Called with what each call returned.
+        name: The name of the method.
+        listener: Called with the value that each call returned.
 
     Returns:
-        Ends it; None where the object takes no attributes, so that nobody can listen.
+        A function that removes the listener, or None if the object accepts no attributes and so no listener.
     """
     try:
         tap = vars(owner).get(name)
@@ -83,7 +83,7 @@ def listen(owner: Any, name: str, listener: Listener) -> Callable[[], None] | No
 
 
 def untapped(owner: Any, name: str) -> Callable[..., Any]:
-    """A method of an object, past whoever listens to it."""
+    """Returns the original method of an object, without a tap."""
     method: Callable[..., Any] = getattr(owner, name)
     return method.method if isinstance(method, Tap) else method
 

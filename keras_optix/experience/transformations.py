@@ -1,4 +1,4 @@
-"""What may be done to a dataset of windows: what keeps them fresh and in their order; the rest is refused at once."""
+"""Allows only transformations of a dataset of windows that keep the windows fresh and in order, and refuses others."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _SOURCE = "_keras_optix_source"  # attributes of a dataset
 _ENDLESS = "_keras_optix_endless"
 
 _STALE = "the windows in its buffer would have been collected by older weights"
-_SHAPE = "a window [T, N, ...] is learned from as a whole"
-_AGAIN = "it would keep the windows that are collected first, and learn from them again and again"
-_SIZES = "Choose its size with `window_size` and `num_envs` of dataset_from_env."
+_SHAPE = "the agent learns from a window [T, N, ...] as a whole"
+_AGAIN = "it would keep the windows that are collected first, and the agent would learn from them again and again"
+_SIZES = "Choose the size of windows with `window_size` and `num_envs` of dataset_from_env."
 _ALONE = "Leave it out."
-_ONE = "windows belong to one agent, and come from one place"
-# Why a transformation would be harmful, and what to do.
+_ONE = "all windows of a dataset come from one source and belong to one agent"
+# For each refused transformation: why it would be harmful, and what to do instead.
 _REFUSED = {
     "cache": (_AGAIN, _ALONE),
     "snapshot": (_AGAIN, _ALONE),
     "save": (
-        "it would collect windows without end",
-        "Take some first and keep their arrays, or record a live feed: dataset_from_stream(..., record=path).",
+        "it would never end",
+        "Take some windows first and save their arrays, or record a live feed: dataset_from_stream(..., record=path).",
     ),
     "shuffle": (_STALE, "Leave it out; PPOAgent shuffles the transitions of each window itself."),
     "prefetch": (_STALE, "Leave it out, or collect one window ahead: dataset_from_env(..., prefetch=1)."),
@@ -39,39 +39,42 @@ _REFUSED = {
     "group_by_window": (_SHAPE, _SIZES),
     "concatenate": (_ONE, "Call `fit` once with each dataset."),
     "zip": (_ONE, "Call `fit` once with each dataset."),
-    "shard": ("windows are one after the other, each with newer weights", _ALONE),
-    "interleave": ("it collects windows ahead", _ALONE),
-    "flat_map": ("a window is one element", _ALONE),
-    "ignore_errors": ("an environment that fails would be stepped on", "Let the environment handle what it expects."),
+    "shard": ("windows are collected one after the other, each with newer weights", _ALONE),
+    "interleave": ("it would collect windows ahead, with older weights", _ALONE),
+    "flat_map": ("a window must stay one element", _ALONE),
+    "ignore_errors": (
+        "an environment that failed would be stepped again",
+        "Handle expected errors inside the environment.",
+    ),
     "reduce": ("it would never return", "Take some windows first: dataset.take(n).reduce(...)."),
 }
-# What gives a marked dataset; any other that TensorFlow has is neither refused nor marked, such as `enumerate`.
+# Transformations whose result is marked, too. All others, such as `enumerate`, are neither refused nor marked.
 _CARRIED = ("apply", "filter", "map", "repeat", "skip", "take", "take_while", "with_options")
 _ENDING = ("take", "take_while")
-_counting: dict[type[Any], type[Any]] = {}  # by the class of a dataset, the same with `feed_counts`
+_counting: dict[type[Any], type[Any]] = {}  # for each class of datasets, its subclass with `feed_counts`
 
 
 @runtime_checkable
 class CountingSource(Protocol):
-    """A source that counts what became of all that it was given: a live feed."""
+    """A source with counts of the items that it was given, as a live feed has."""
 
     @property
     def counts(self) -> Any:
-        """The counts as they are now."""
+        """The present counts."""
         ...
 
 
 def marked(dataset: Any, source: WindowSource, *, endless: bool) -> Any:
-    """Marks a dataset with the source of its windows, as transformations of it are that keep windows as they come.
+    """Marks a dataset with the source of its windows; results of allowed transformations are marked in the same way.
 
     Args:
         dataset: A `tf.data.Dataset`.
-        source: Where its windows come from. It is not kept alive: the agent does that.
-        endless: Whether it has no end.
+        source: The source of its windows. The dataset does not keep it alive; the agent does.
+        endless: Whether the dataset has no end.
 
     Returns:
-        The dataset. Its transformations that would harm raise a `ConfigurationError`. One of a live feed has
-        `feed_counts`, the counts of the feed as they are when it is read.
+        The dataset. Its harmful transformations raise a `ConfigurationError`. A dataset of a live feed has the
+        attribute `feed_counts`, the counts of the feed at the time when it is read.
     """
     if isinstance(source, CountingSource):
         dataset.__class__ = _with_counts(type(dataset))
@@ -86,7 +89,7 @@ def marked(dataset: Any, source: WindowSource, *, endless: bool) -> Any:
 
 
 def _with_counts(kind: type[Any]) -> type[Any]:
-    """A class of datasets with `feed_counts`: what is read anew each time can only belong to a class."""
+    """Returns a subclass with the property `feed_counts`, because properties can only belong to a class."""
     if hasattr(kind, "feed_counts"):
         return kind
     if kind not in _counting:
@@ -96,27 +99,30 @@ def _with_counts(kind: type[Any]) -> type[Any]:
 
 
 def _feed_counts(dataset: Any) -> Any:
-    """What became of everything that the feed gave; a `FeedCounts`."""
+    """The present counts of the feed's items, a `FeedCounts`."""
     source: Any = source_of(dataset)
     if source is None:
-        raise StateError("The agent of this dataset is gone, and its feed with it; keep the agent.")
+        raise StateError(
+            "The agent of this dataset is gone: it was deleted, and its feed was closed. Keep a reference to the agent "
+            "for as long as the dataset is used."
+        )
     return source.counts
 
 
 def source_of(dataset: Any) -> WindowSource | None:
-    """Where the windows of a dataset come from; None of one that was not made here."""
+    """Returns the source of the windows of a dataset, or None if the dataset was not made by this package."""
     source: weakref.ref[WindowSource] | None = getattr(dataset, _SOURCE, None)
     return None if source is None else source()
 
 
 def is_endless(dataset: Any) -> bool:
-    """Whether a dataset was made here and has no end."""
+    """Returns whether a dataset was made by this package and has no end."""
     return bool(getattr(dataset, _ENDLESS, False))
 
 
 def _refuse(name: str, *args: Any, **kwargs: Any) -> NoReturn:
     reason, fix = _REFUSED[name]
-    raise ConfigurationError(describe(f"A dataset of windows has no use for `.{name}(...)`: {reason}.", fix=fix))
+    raise ConfigurationError(describe(f"A dataset of windows cannot be used with `.{name}(...)`: {reason}.", fix=fix))
 
 
 def _carry(dataset: Any, name: str, *args: Any, **kwargs: Any) -> Any:
@@ -124,7 +130,7 @@ def _carry(dataset: Any, name: str, *args: Any, **kwargs: Any) -> Any:
     if name == "map" and (kwargs.get("num_parallel_calls") is not None or len(args) > 1):
         raise ConfigurationError(
             describe(
-                "Windows come one after the other; a parallel map would collect some ahead, with older weights.",
+                "A parallel `map` would collect windows ahead, with older weights.",
                 fix="Leave `num_parallel_calls` out.",
                 num_parallel_calls=kwargs.get("num_parallel_calls", args[1] if len(args) > 1 else None),
             )

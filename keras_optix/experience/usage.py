@@ -1,4 +1,8 @@
-"""Who uses an environment: whoever steps or resets it between two windows cuts the episode that is running in it."""
+"""Notices who uses an environment: other code that steps or resets it between two windows cuts its episode off.
+
+A *user* of an environment here is one of this package's collectors or evaluations (`Tenant`); *other code* is any other
+caller of `reset` or `step`.
+"""
 
 from __future__ import annotations
 
@@ -18,34 +22,34 @@ _METHODS = ("reset", "step")
 
 
 class Usage:
-    """The use that is made of one environment, that is of the innermost one, whatever is wrapped around it.
+    """The record of the use of one innermost environment, through any of its wrappers.
 
     Attributes:
-        lock: Held by whoever of ours uses it.
-        user: Who of ours did so last.
-        calls: `reset` and `step` that nobody of ours called.
+        lock: Held by the user that uses the environment now.
+        user: The last user.
+        calls: The number of calls of `reset` and `step` by other code.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
         self.user: object = None
         self.calls = 0
-        self._thread: int | None = None  # in which one of ours uses it
+        self._thread: int | None = None  # the thread in which a user uses it now
 
     def heard(self, _: Any) -> None:
-        """Somebody called it; one of ours, while it uses it, does so in its own thread."""
+        """Counts a call by other code; calls in the thread of the present user are the user's own."""
         if self._thread != threading.get_ident():
             self.calls += 1
 
     def enter(self, user: object) -> int | None:
-        """One of ours begins to use it; returns what `leave` wants to know."""
+        """Notes that a user begins to use the environment; returns the argument for `leave`."""
         self.lock.acquire()
         outer, self._thread = self._thread, threading.get_ident()
         self.user = user
         return outer
 
     def leave(self, outer: int | None) -> None:
-        """It has ended."""
+        """Notes that the user has ended its use."""
         self._thread = outer
         self.lock.release()
 
@@ -54,21 +58,21 @@ _usages: weakref.WeakKeyDictionary[Any, Usage] = weakref.WeakKeyDictionary()
 
 
 def usage_of(env: Any) -> Usage:
-    """The use that is made of an environment: one for all that are wrapped around the same."""
+    """Returns the record of an environment's use, the same for all wrappers around the same innermost environment."""
     innermost = innermost_of(env)
     try:
         return _usages.setdefault(innermost, Usage())
-    except TypeError:  # it cannot be hashed, or no weak reference be made
+    except TypeError:  # the environment cannot be hashed or weakly referenced
         return Usage()
 
 
 def innermost_of(env: Any) -> Any:
-    """The environment beneath all wrappers, also where `unwrapped` fails."""
+    """Returns the environment beneath all wrappers, even if `unwrapped` fails."""
     return layers_of(env)[-1]
 
 
 def layers_of(env: Any) -> list[Any]:
-    """An environment and what it is wrapped around, from the outermost to the innermost."""
+    """Returns an environment's wrappers and the environment itself, from the outermost to the innermost."""
     layers = [env]
     while isinstance(inner := getattr(layers[-1], "__dict__", {}).get("env"), gymnasium.Env | VectorEnv):
         layers.append(inner)
@@ -76,55 +80,55 @@ def layers_of(env: Any) -> list[Any]:
 
 
 class Tenant:
-    """One of our users of some environments: a collector, or an evaluation.
+    """A user of some environments: a collector, or an evaluation.
 
     Args:
-        envs: The environments as they are stepped: single ones, or one vector environment.
+        envs: The objects that are stepped: single environments, or one vector environment.
     """
 
     def __init__(self, envs: Sequence[Any]) -> None:
         self._envs = envs
-        self._token = object()  # not itself: what is known of an environment must not keep it alive
+        self._token = object()  # stands for this user in `Usage`, which must not keep the user alive
         self._usages = [usage_of(env) for env in envs]
         self._seen = [usage.calls for usage in self._usages]
-        # In one order everywhere, so that no two users wait for each other.
+        # All users take the locks in one order, so that no two users wait for each other.
         self._order = sorted(set(self._usages), key=id)
         self._ends: list[Callable[[], None]] = []
 
     def watch(self) -> None:
-        """Listens from now on: to `reset` and `step` of what was given, and to `reset` of the innermost environment."""
+        """Begins to listen to `reset` and `step` of the environments, and to `reset` of the innermost environments."""
         if self._ends:
             return
         for env, usage in zip(self._envs, self._usages, strict=True):
             innermost = innermost_of(env)
             taps = [listen(env, method, usage.heard) for method in _METHODS]
             if innermost is not env:
-                # Our own steps pass here, too, and would be slower: who uses it otherwise begins with a reset.
+                # Not to `step`: the user's own steps would get slower, and other code begins with a reset anyway.
                 taps.append(listen(innermost, "reset", usage.heard))
             self._ends += filter(None, taps)
 
     def release(self) -> None:
-        """Listens no more."""
+        """Stops listening."""
         ends, self._ends = self._ends, []
         for end in ends:
             end()
 
     def used_by_others(self) -> bool:
-        """Whether somebody else used one of the environments since the last time."""
+        """Returns whether another user or other code used one of the environments since the last use."""
         return bool(self._used().any())
 
     @contextlib.contextmanager
     def use(self) -> Iterator[np.ndarray]:
-        """While it uses the environments; others of ours wait meanwhile.
+        """Surrounds the use of the environments; other users wait until it ends.
 
         Yields:
-            For each environment whether somebody else used it since the last time.
+            ``[N]`` bool, for each environment whether another user or other code used it since the last use.
         """
         for usage in self._order:
             usage.lock.acquire()
         used = self._used()
         entered = [usage.enter(self._token) for usage in self._order]
-        # What others call from now on, while it is in use, counts for the next time.
+        # Calls by other code from now on count for the next use.
         self._seen = [usage.calls for usage in self._usages]
         try:
             yield used
@@ -134,6 +138,6 @@ class Tenant:
                 usage.lock.release()
 
     def _used(self) -> np.ndarray:
-        """``[N]`` bool: somebody else used it since the last time."""
+        """Returns ``[N]`` bool, True if another user or other code used the environment since the last use."""
         pairs = zip(self._usages, self._seen, strict=True)
         return np.array([usage.user is not self._token or usage.calls != seen for usage, seen in pairs])

@@ -1,21 +1,22 @@
-"""A window: `T` environment steps of `N` environments with one policy version.
+"""Defines a window: `T` environment steps of `N` environments with one policy version.
 
-Row ``t`` is one transition: the observation, the action chosen from it, the reward and flags that followed, and the
-observation that followed. Where an episode ends, the next row begins the next one::
+Row ``t`` is one transition: the observation, the action that was chosen for it, the reward and flags that followed, and
+the next observation. If an episode ends in a row, the next row begins the next episode::
 
     row   observations  actions  rewards  terminated  truncated  next_observations
      0         s0          a0      r1        False      False          s1
      1         s1          a1      r2        True       False          s2  (final, never acted on)
      2         s0'         a0'     r1'       False      False          s1'
 
-`next_observations` is always the true successor, the final observation where an episode ended. Windows run on across
-episode ends: the first row of a window continues where the last row of the one before stopped.
+`next_observations` is always the true successor: if the episode ended, its final observation. Windows continue across
+episode ends: the first row of a window follows the last row of the previous window.
 
-A vector environment with next-step autoreset inserts a row per episode that is no transition (its action is ignored);
-`valid` is False there, and it counts nowhere.
+A vector environment with next-step autoreset inserts a row per episode that is not a transition (its action is
+ignored). `valid` is False in this row, and the row is ignored everywhere.
 
-`begins` is True on the first row of an episode. A policy with a carry (see `carry`) was given in row ``t`` the carry's
-initial value where ``begins[t]``, else what it returned in row ``t - 1``; in row 0 the window's own `carry`.
+`begins` is True on the first row of an episode. In row 0, a policy with a carry (see `carry`) is given the window's
+`carry`. In a later row ``t`` it is given the carry's initial value if ``begins[t]``, else the carry that it returned in
+row ``t - 1``.
 """
 
 from __future__ import annotations
@@ -33,30 +34,30 @@ from keras_optix.reprs import call_repr
 
 
 class Window(NamedTuple):
-    """What `train_step` gets: arrays ``[T, N, ...]`` and a few scalars.
+    """The argument of `train_step`: arrays ``[T, N, ...]`` and a few scalars.
 
     Attributes:
-        observations: ``[T, N, ...]``; a dict or tuple of such arrays where the space is one. See `observations` for
-            dtypes.
+        observations: ``[T, N, ...]``; a dict or tuple of such arrays for a Dict or Tuple space. See the module
+            `observations` for dtypes.
         actions: ``[T, N]`` int64 (Discrete), ``[T, N, k]`` int64 (MultiDiscrete, MultiBinary) or float32 (Box): the
-            policy's choices, from which `actions` makes those of the environment.
+            policy's choices. The module `actions` converts them to actions of the environment.
         rewards: ``[T, N]`` float32.
         terminated: ``[T, N]`` bool.
         truncated: ``[T, N]`` bool.
-        valid: ``[T, N]`` bool, False on rows that are no transition.
+        valid: ``[T, N]`` bool, False on rows that are not a transition.
         next_observations: ``[T, N, ...]``, final observations included.
         log_probs: ``[T, N]`` float32, log-probability of the choice under the policy that acted.
-        seed: ``[2]`` int32, fresh randomness for the learner, from the collector's generator.
+        seed: ``[2]`` int32, a new seed for the learner in each window, from the collector's generator.
         window_id: int64, number of the window, from 0.
         policy_version: int64, version of the weights that acted.
         episode_return: float32, mean undiscounted return of the last 100 episodes; NaN before the first one ended. If
-            actions are deterministic, only of those that `policy_version` began and ended.
+            actions are deterministic, only episodes that `policy_version` began and ended are included.
         episode_length: float32, mean length of the same episodes in environment steps.
-        begins: ``[T, N]`` bool, True where the row is the first of an episode; ``()`` in a window that was made by hand
-            without it.
-        carry: What the policy was given as its carry in the first row, ``[N, ...]`` each: one array for each of
-            `Agent.carry_specs`, with its initial value where an episode begins there. ``()`` of a policy without a
-            carry.
+        begins: ``[T, N]`` bool, True on the first row of an episode; ``()`` in a window that was made by hand without
+            it.
+        carry: The carry that the policy was given in the first row, ``[N, ...]`` each: one array for each of
+            `Agent.carry_specs`, with its initial value for environments in which an episode begins in that row. ``()``
+            for a policy without a carry.
     """
 
     observations: Any
@@ -88,17 +89,16 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class CollectedWindow:
-    """A window with what only the loop needs: who collected it, and what ended in it.
+    """A window with facts that only the loop needs: the policy that collected it, and the episodes that ended in it.
 
     Attributes:
         window: The arrays.
         infos: `T` info values of the environments.
         episodes: Episodes that ended in the window.
-        policy: The policy that acted. From an `EnvRunner` only its version is known; a source adds the rest.
+        policy: The policy that acted. An `EnvRunner` knows only its version; a source adds the rest.
         env_steps: Environment steps of the run up to the end of this window.
-        own_rewards: ``[T, N]`` float32, the rewards of the environment beneath a wrapper that normalises them; None
-            where those of the window are its own.
-        interrupted: Whether episodes were cut at its beginning, because somebody else used their environments.
+        own_rewards: ``[T, N]`` float32, the environment's own rewards if a wrapper normalises rewards; else None.
+        interrupted: Whether episodes were cut off at its beginning, because other code used their environments.
     """
 
     window: Window
@@ -111,11 +111,11 @@ class CollectedWindow:
 
     @property
     def window_id(self) -> int:
-        """Number of the window."""
+        """The number of the window, from 0."""
         return int(self.window.window_id)
 
     def window_data(self) -> WindowData:
-        """The window as an evaluator sees it."""
+        """Returns the window in the form that evaluators get."""
         w = self.window
         return WindowData(
             observations=w.observations,

@@ -101,7 +101,7 @@ def test_a_policy_that_remembers_must_be_given_its_carry(counter: StepCounter) -
         counter.act(ONE, carry=counter.initial_carry()[:2])
     with pytest.raises(ConfigurationError, match="array 0 is float32 and not int32"):
         counter.act(ONE, carry=[leaf.astype(np.float32) for leaf in counter.initial_carry()])
-    with pytest.raises(ConfigurationError, match="it is int and no tuple of arrays"):
+    with pytest.raises(ConfigurationError, match="it is int and not a tuple of arrays"):
         counter.act(ONE, carry=5)  # type: ignore[call-overload]
     with pytest.raises(StateError, match="knows no environment"):
         StepCounter().initial_carry()

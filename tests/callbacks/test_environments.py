@@ -154,7 +154,7 @@ def test_somebody_else_is_told_to_the_loop(small_ppo: MakeAgent) -> None:
             env.reset()
 
     callback = train(small_ppo(), env, callbacks=[Resetting()], windows=6)
-    assert len([message for message in told(callback) if "reset or stepped by somebody else" in message]) == 1
+    assert len([message for message in told(callback) if "reset or stepped by other code" in message]) == 1
 
 
 def test_in_place_goes_on_when_a_run_is_resumed(small_ppo: MakeAgent) -> None:

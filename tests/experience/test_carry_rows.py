@@ -369,7 +369,7 @@ def test_the_initial_value_is_where_an_episode_begins() -> None:
     [
         ({"shape": 3}, r"`shape` must be a tuple of integers. Received: shape=3"),
         ({"shape": (-1,)}, "`shape` must be a tuple of integers"),
-        ({"shape": (), "dtype": "words"}, "`dtype` must be one of numbers, or bool"),
+        ({"shape": (), "dtype": "words"}, "`dtype` must be numeric or bool"),
         ({"shape": (2,), "initial": [1.0, 2.0, 3.0]}, r"`initial` must fit the shape \(2,\)"),
         ({"shape": (), "dtype": "int32", "initial": 0.5}, "`initial` must fit the shape .* int32"),
     ],

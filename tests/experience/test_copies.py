@@ -151,7 +151,7 @@ def test_what_others_earned_is_not_counted(collector: MakeCollector) -> None:
     assert source.collect().own_rewards is not None
     for _ in range(3):
         env.step(0)
-    with pytest.warns(UserWarning, match="somebody else"):
+    with pytest.warns(UserWarning, match="reset or stepped by other code"):
         collected = source.collect()
     np.testing.assert_array_equal(collected.window_data().rewards[:, 0], [1, 2, 3, 4])
 
@@ -265,12 +265,12 @@ def test_what_was_set_on_the_training_environment_is_suspected() -> None:
     for env in trained.members():
         env.level = 4
     assert suspicion(lambda: Leveled(CountingEnv(7)), trained) == (
-        "`Leveled.level` of the environment that is trained on is 4, a new one has 0"
+        "`Leveled.level` of the training environment is 4, but a new one has 0"
     )
     env = gymnasium.make("CartPole-v1")
     env.unwrapped.gravity = 20.0  # type: ignore[attr-defined]
     assert suspicion(lambda: gymnasium.make("CartPole-v1"), make_envs(env, 1)) == (
-        "`CartPoleEnv.gravity` of the environment that is trained on is 20.0, a new one has 9.8"
+        "`CartPoleEnv.gravity` of the training environment is 20.0, but a new one has 9.8"
     )
 
 
@@ -305,7 +305,9 @@ def test_a_factory_that_returns_the_training_environment_makes_no_copy() -> None
         return wrappers.TimeLimit(env, 5)
 
     trained = make_envs(make, 1)
-    with pytest.raises(ConfigurationError, match="the factory returned the environment that is trained on"):
+    with pytest.raises(
+        ConfigurationError, match="the factory returned the environment that is trained on, not a new one"
+    ):
         Copies(make, 4, trained)
     with pytest.raises(ConfigurationError, match="returned the same one again"):
         make_envs(make, 2)

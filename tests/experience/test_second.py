@@ -85,7 +85,7 @@ def test_arguments_with_a_life_of_their_own_may_not(make: Any) -> None:
     env = made()
     spec = EnvSpec("ConnectedForTests-v0", Connected, kwargs={"connection": value})
     env.unwrapped.spec = spec
-    assert "no plain data" in obstacle_to(env.unwrapped)
+    assert "not plain data" in obstacle_to(env.unwrapped)
     assert env_fn_of(env.unwrapped) is None
 
 
@@ -125,6 +125,6 @@ def test_a_spec_that_cannot_be_read_makes_nothing() -> None:
 def test_a_wrapper_with_an_argument_of_its_own_is_not_made_again() -> None:
     live = Live()
     env = wrappers.TransformReward(gymnasium.make("CartPole-v1"), lambda reward: reward if live else 0.0)
-    assert "its wrapper TransformReward is no plain data" in obstacle_to(env)
+    assert "its wrapper TransformReward is not plain data" in obstacle_to(env)
     plain = wrappers.TransformReward(gymnasium.make("CartPole-v1"), lambda reward: 2.0 * reward)
     assert obstacle_to(plain) == ""

@@ -24,7 +24,7 @@ from keras_optix.experience.making import make_envs
 from keras_optix.testing import CountingEnv
 
 MakeCollector = Callable[..., Collector]
-OTHERS = "reset or stepped by somebody else"
+OTHERS = "reset or stepped by other code"
 
 
 def steps_seen(source: Collector, env: int = 0) -> list[float]:

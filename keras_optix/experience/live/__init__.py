@@ -1,6 +1,6 @@
-"""Experience from a source that does not wait.
+"""Collects experience from a source that does not wait.
 
-`feeds` says what a feed is, `feed_reader` talks with it, `action_source` answers, `window_builder` makes windows of
-what came, `stream` brings them to the learner, `stream_dataset` to `fit`. `recording` keeps all of it, and `replay`
-plays it back.
+`feeds` defines what a feed is. `feed_reader` reads it in a thread, `action_source` chooses the actions,
+`window_builder` builds windows from the items, `stream` delivers windows to the learner, and `stream_dataset` makes the
+dataset for `fit`. `recording` writes the items and the actions to a file, and `replay` reads them again.
 """

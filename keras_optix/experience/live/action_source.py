@@ -1,4 +1,4 @@
-"""Who chooses the actions on a live feed: the latest policy, or a recording."""
+"""Chooses the actions on a live feed, by the latest policy or from a recording."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from keras_optix.experience.live.recording import ActionTaken, RecordedItem
 from keras_optix.experience.observations import Leaves
 from keras_optix.experience.policy_params import PolicyRecord, unknown_policy
 
-_NOISE_AHEAD = 256  # steps; drawn one by one, noise takes as long as the policy
+_NOISE_AHEAD = 256  # steps; drawing noise for each step alone would take as long as the policy
 _VERSIONS_KEPT = 64
 
 
 class ActionSource(Protocol):
-    """Chooses actions. One thread pushes policies, another one chooses."""
+    """Chooses actions. One thread pushes policies, and another thread chooses."""
 
     @property
     def current(self) -> PolicyRecord:
-        """The policy that chose last, or was pushed first."""
+        """The policy that chose the last action; before the first one, the policy that was pushed first."""
         ...
 
     def push(self, policy: PolicyRecord) -> None:
-        """Offers a newer version of the policy."""
+        """Takes a newer version of the policy."""
         ...
 
     def resolve(self, policy: PolicyRecord) -> PolicyRecord:
-        """What is known, when a window is handed out, of the policy that acted in it."""
+        """Completes the record of the policy that acted in a window, when the window is delivered."""
         ...
 
     def choose(
         self, leaves: Leaves, item: Any, window_id: int, *, begins: bool, new_episode: bool = False
     ) -> ActionTaken | None:
-        """Chooses an action; None where nobody did: a recording ends there, or its connection.
+        """Chooses an action, or returns None if a recording has none because it or its connection ended there.
 
         Args:
             leaves: The observation.
-            item: What the feed gave.
-            window_id: Number of the window at hand.
-            begins: Whether it is the first action in that window: then the latest version acts from now on.
-            new_episode: Whether the observation is the first of an episode: then the policy remembers nothing.
+            item: The item of the feed.
+            window_id: The number of the current window.
+            begins: Whether this is the first action in that window. If so, the latest version acts from now on.
+            new_episode: Whether the observation is the first of an episode. If so, the policy gets its initial carry.
         """
         ...
 
 
 class PolicyActionSource:
-    """The latest policy acts; one that is pushed acts from the next window on.
+    """Chooses actions with the latest policy. A policy that is pushed acts from the next window on.
 
     Args:
         actor: Runs the policy for one environment.
@@ -73,7 +73,7 @@ class PolicyActionSource:
         self._latest = policy
 
     def resolve(self, policy: PolicyRecord) -> PolicyRecord:
-        """See `ActionSource`: all of it."""
+        """Returns the record itself, which is complete. See `ActionSource`."""
         return policy
 
     def choose(
@@ -99,16 +99,16 @@ class PolicyActionSource:
 
 
 class RecordedActionSource:
-    """What was chosen when the feed was recorded.
+    """Returns the actions that were chosen when the feed was recorded.
 
     Args:
-        policy: The first version.
+        policy: The first version of the policy.
     """
 
     def __init__(self, policy: PolicyRecord) -> None:
         self._known = {policy.version: policy}
         self._last = unknown_policy(policy.version)
-        self._unanswered = False  # the last observation
+        self._unanswered = False  # whether the last observation had no action
 
     @property
     def current(self) -> PolicyRecord:
@@ -116,13 +116,13 @@ class RecordedActionSource:
         return self._last
 
     def push(self, policy: PolicyRecord) -> None:
-        """See `ActionSource`. It acts nowhere, but it may be the version that acted."""
+        """See `ActionSource`. The policy does not act, but it may be the version that acted in the recorded run."""
         self._known[policy.version] = policy
         while len(self._known) > _VERSIONS_KEPT:
             del self._known[next(iter(self._known))]
 
     def resolve(self, policy: PolicyRecord) -> PolicyRecord:
-        """See `ActionSource`: its weights, if this agent has had the same under that version."""
+        """See `ActionSource`. Adds the weights if this agent had the same weights under the same version."""
         known = self._known.get(policy.version)
         return known if known is not None and known.fingerprint == policy.fingerprint else policy
 
@@ -132,10 +132,13 @@ class RecordedActionSource:
         """See `ActionSource`.
 
         Raises:
-            StateError: The recording holds an observation that nobody answered, and yet one that followed.
+            StateError: The recording has another item after an observation without an action.
         """
         if not isinstance(item, RecordedItem) or (self._unanswered and not item.first):
-            raise StateError("The recording holds an observation without an action in the middle of a connection.")
+            raise StateError(
+                "The recording has an observation without an action in the middle of a connection, so its actions "
+                'cannot be repeated. Replay it with replay_feed(path, actions="agent").'
+            )
         taken = item.taken
         self._unanswered = taken is None
         if taken is None:

@@ -1,8 +1,8 @@
-"""What becomes of an item of a feed in which something is not finite, where such items are dropped.
+"""Drops or repairs the items of a feed in which something is not finite, if `on_invalid="drop"`.
 
-Nothing is learned from a value that is not finite, and nothing that was earned is lost or put beside another action.
-While the episode goes on, the item is left out: its answer is the action before it once more, and its reward, if that
-is finite, is added to that of the next item, because the same action earned both. One step then spans both items::
+The agent never learns from a value that is not finite. No reward is lost, and none is credited to another action. While
+the episode continues, the item is left out: the last action is sent again, and the reward of the item, if it is finite,
+is added to the reward of the next item, because the same action earned both. One step then spans both items::
 
     item          0        1        2 (NaN)   3
     observation   o0       o1       -         o3
@@ -24,50 +24,50 @@ from keras_optix.experience.observations import Leaves
 
 
 class Dropping:
-    """Keeps account of the items that were dropped, and mends those that are needed. Not thread-safe.
+    """Counts the items that are not finite, and repairs those that end an episode. Not thread-safe.
 
     Args:
-        action_space: What the feed takes.
+        action_space: The space of the actions that the feed accepts.
 
     Attributes:
-        invalid: Items in which something was not finite.
+        invalid: The number of items in which something was not finite.
     """
 
     def __init__(self, action_space: spaces.Space[Any]) -> None:
         self.invalid = 0
         self._in_a_row = 0
-        self._carried = 0.0  # rewards of dropped items that belong to the action on its way
+        self._carried = 0.0  # rewards of dropped items that the pending action earned
         self._answer: Any = None
         self._neutral = neutral_action(action_space)
 
     @property
     def answer(self) -> Any:
-        """The action that answers an item that was dropped: that before it, or the neutral one where there is none."""
+        """The action that answers a dropped item: the last action, or the neutral action before the first one."""
         return self._neutral if self._answer is None else self._answer
 
     def note_answer(self, action: Any) -> None:
-        """Notes the action that went out."""
+        """Notes the action that was sent."""
         self._answer = action
 
     def forget(self) -> None:
-        """The action on its way has no consequence any more, and so nothing that was earned with it."""
+        """Discards the rewards of dropped items, because the step of the pending action is discarded, too."""
         self._carried = 0.0
 
     def admit(self, seen: FeedItem) -> FeedItem:
-        """An item that is finite, with what was earned by the same action before."""
+        """Returns a finite item, with the rewards of dropped items that the same action earned added to its reward."""
         self._in_a_row = 0
         carried, self._carried = self._carried, 0.0
         return replace(seen, reward=seen.reward + carried) if carried else seen
 
     def mend(self, flawed: Flawed, acted_on: Leaves | None) -> FeedItem | None:
-        """What can be made of an item, or None if it is to be dropped.
+        """Repairs an item if possible, or returns None if it is to be dropped.
 
-        An item that ends an episode completes the step, with the last observation that was finite in the place of one
-        that is not: after `terminated` it is not looked at, after `truncated` it is the nearest to what is known.
+        An item that ends an episode completes the step. If its observation is not finite, the last finite observation
+        replaces it: after `terminated` this observation is not used, and after `truncated` it is the best estimate.
 
         Args:
             flawed: The item.
-            acted_on: The observation whose action is on its way, if one is.
+            acted_on: The observation of the pending action, or None if no action is pending.
         """
         self.invalid += 1
         self._in_a_row += 1
@@ -88,18 +88,18 @@ class Dropping:
         return self.admit(seen)
 
     def notice(self, flawed: Flawed, number: int) -> str | None:
-        """What people should be told of an item: the first one, and when many come in a row."""
+        """Returns a notice for the first item and when 10, 100, 1000 ... come in a row; else None."""
         if self.invalid == 1:
             return (
-                f"item {number} of the feed is not finite ({flawed.what}) and is left out; further ones are counted in "
-                "feed/invalid"
+                f"item {number} of the feed is not finite ({flawed.what}) and is left out; all such items are counted "
+                "in feed/invalid"
             )
         many = self._in_a_row >= 10 and str(self._in_a_row).strip("0") == "1"
         return f"the last {self._in_a_row:,} items of the feed in a row were not finite" if many else None
 
 
 def neutral_action(space: spaces.Space[Any]) -> Any:
-    """The action nearest to doing nothing: zero, or what comes nearest to it in the space."""
+    """Returns the action nearest to doing nothing: zero, or the element of the space that is nearest to zero."""
     if isinstance(space, spaces.Box):
         return np.clip(np.zeros(space.shape, space.dtype), space.low, space.high).astype(space.dtype)
     if isinstance(space, spaces.Discrete):

@@ -1,4 +1,4 @@
-"""The thread that talks with a live feed: takes observations, sends actions, and reaches it again when it is lost."""
+"""Runs the thread that reads a live feed: it takes observations, sends actions, and reconnects after a disconnect."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from keras_optix.experience.live.feeds import ClosableFeed, Feed, Reconnect
 from keras_optix.experience.live.latency import LatencyMeter
 
 _JOIN_SECONDS = 0.5
-_CLOSINGS = 2  # the first one may have come before there was something to close: while it connected
+_CLOSINGS = 2  # the first call may come while the feed connects, before there is something to close
 
 
 class FeedHandler(Protocol):
-    """Who answers observations; called by the reader's thread."""
+    """Answers the observations of a feed; called by the reader's thread."""
 
     def exchange(self, reader: FeedReader, item: Any, *, first: bool) -> Any:
-        """Returns the action for what the feed gave.
+        """Returns the action for an item of the feed.
 
         Args:
-            reader: Who asks. One that was stopped gets no answer.
-            item: What it gave.
-            first: Whether a connection begins with it.
+            reader: The reader that calls. A reader that was stopped gets no answer.
+            item: The item that the feed yielded.
+            first: Whether a connection begins with this item.
 
         Raises:
             Stopped: The reader was stopped.
@@ -35,17 +35,17 @@ class FeedHandler(Protocol):
         ...
 
     def disconnected(self, error: BaseException, tries: int, delay: float) -> None:
-        """A connection was lost, or a try to reach the feed failed.
+        """Notes that a connection was lost, or that a try to connect failed.
 
         Args:
-            error: Why.
-            tries: Number of the next try in a row.
-            delay: Seconds until then.
+            error: The reason.
+            tries: The number of the next try in a row.
+            delay: Seconds until the next try.
         """
         ...
 
     def ended(self, reader: FeedReader, error: BaseException | None) -> None:
-        """The reader is at its end: the feed has ended, or an error ended it."""
+        """Notes that the reader has ended, because the feed ended (None) or because of an error."""
         ...
 
 
@@ -56,14 +56,14 @@ class Stopped(Exception):
 class FeedReader:
     """Reads a feed in a thread until it ends or `stop` is called.
 
-    It does not keep the handler: where nobody else does, it stops.
+    The reader does not keep its handler alive. It stops when the handler is deleted.
 
     Args:
         feed: The feed.
-        handler: Answers.
-        reconnect: How the feed is reached again.
-        latency: Gets the seconds from each observation to its action.
-        seed: Of the jitter.
+        handler: Answers the observations.
+        reconnect: How to connect again after a disconnect.
+        latency: Receives the seconds from each observation to its action.
+        seed: The seed of the jitter.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class FeedReader:
         self._rng = random.Random(seed)
         self._stop = threading.Event()
         self._seen = False  # whether this connection gave an observation
-        # A daemon: a feed that cannot be closed may wait for ever, and must not keep the process.
+        # A daemon, because a feed that cannot be closed may wait for ever, and must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="keras_optix_feed", daemon=True)
 
     @property
@@ -85,20 +85,20 @@ class FeedReader:
         return self._stop.is_set()
 
     def start(self) -> None:
-        """Begins to read."""
+        """Starts the thread."""
         self._thread.start()
 
     def stop(self) -> None:
         """Closes the feed, and waits for half a second at most until the thread has ended.
 
-        A feed that is not ended by that after half of the time is closed once more.
+        If the thread is still alive after half of this time, `close` is called a second time.
         """
         if self._stop.is_set():
             return
         self._stop.set()
         for _ in range(_CLOSINGS):
             if isinstance(self._feed, ClosableFeed):
-                with contextlib.suppress(*self._reconnect.on):  # to close what is broken already may fail
+                with contextlib.suppress(*self._reconnect.on):  # closing a broken connection may fail
                     self._feed.close()
             if not self._thread.is_alive() or self._thread is threading.current_thread():
                 return
@@ -130,9 +130,9 @@ class FeedReader:
                 tries, began = 0, time.monotonic()
             if tries >= self._reconnect.tries:
                 raise FeedError(
-                    f"The feed could not be reached in {tries} tries ({time.monotonic() - began:.1f} s), so it is "
-                    f"given up. The last one failed with {type(lost).__name__}: {lost}. Call `fit` again when the "
-                    "feed is back; `Reconnect(tries=..., max_delay=...)` makes it wait longer."
+                    f"The feed could not be reached in {tries} tries ({time.monotonic() - began:.1f} s). The last try "
+                    f"failed with {type(lost).__name__}: {lost}. Call `fit` again when the feed can be reached; to "
+                    "wait longer, give `reconnect=Reconnect(tries=..., max_delay=...)`."
                 ) from lost
             tries += 1
             delay = self._reconnect.delay(tries, self._rng)
@@ -144,7 +144,7 @@ class FeedReader:
             self._stop.wait(delay)
 
     def _read_connection(self) -> BaseException | None:
-        """Reads one connection; returns what cut it off, or None if the feed has ended."""
+        """Reads one connection; returns the error that ended it, or None if the feed has ended."""
         stream: Any = None
         try:
             stream = iter(self._feed.stream())
@@ -157,14 +157,15 @@ class FeedReader:
         except StopIteration:
             return None
         except _Ours as ours:
-            if isinstance(ours.error, StopIteration):  # such as a boundary function's; it would look like the end
-                raise RuntimeError("Whoever answers the feed raised StopIteration.") from ours.error
+            # A StopIteration from our side, such as from a boundary function, would look like the end of the feed.
+            if isinstance(ours.error, StopIteration):
+                raise RuntimeError("StopIteration was raised while an item of the feed was answered.") from ours.error
             raise ours.error from ours.error.__cause__
         except self._reconnect.on as lost:
             return lost
         except BaseException:
             if self.stopped:
-                return None  # what a feed raises that is closed while it waits
+                return None  # a feed that is closed while it waits may raise anything
             raise
         finally:
             close = getattr(stream, "close", None)
@@ -179,21 +180,21 @@ class FeedReader:
                 raise Stopped
             return handler.exchange(self, item, first=not self._seen)
         except BaseException as error:
-            # Told apart from what the feed raises: a full disk is no lost connection.
+            # Wrapped, to distinguish it from errors of the feed: a full disk is not a lost connection.
             raise _Ours(error) from error
         finally:
             self._seen = True
 
 
 def _takes_actions(stream: Any) -> bool:
-    """Whether something can be sent: not to a plain iterator, nor to a generator in a ``yield from`` of one."""
+    """Returns whether a stream accepts `send`: a plain iterator does not, nor a generator that delegates to one."""
     while (inner := getattr(stream, "gi_yieldfrom", None)) is not None:
         stream = inner
     return hasattr(stream, "send")
 
 
 class _Ours(Exception):
-    """Wraps what was raised while an observation was answered."""
+    """Wraps an error that was raised while an observation was answered."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error

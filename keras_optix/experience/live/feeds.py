@@ -1,4 +1,4 @@
-"""What a live feed is, when its windows close, and how it is reached again after a disconnect."""
+"""Defines what a live feed is, when its windows close, and how it is connected again after a disconnect."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.reprs import call_repr, describe_value
 from keras_optix.validation import check_float, check_function, check_int
 
-_LARGEST_EXPONENT = 500.0  # of what a float can hold
+_LARGEST_EXPONENT = 500.0  # exp of more might overflow a float
 _ITEM = "(observation, reward, terminated, truncated, info)"
-_DROP = '`dataset_from_stream(on_invalid="drop")` lets such items pass, and counts them.'
+_DROP = '`dataset_from_stream(on_invalid="drop")` leaves such items out, and counts them.'
 _LARGEST_REWARD = float(np.finfo(np.float32).max)  # windows are float32
 
 
 class Feed(Protocol):
     """A source of experience that does not wait.
 
-    `stream` is called once per connection, and again after a disconnect. It yields ``(observation, reward, terminated,
-    truncated, info)``. What it yields first is the beginning of an episode; from then on `reward` and the two flags are
-    what followed the action before::
+    `stream` is called once per connection, and again after a disconnect. It yields items ``(observation, reward,
+    terminated, truncated, info)``. The first item begins an episode. In every later item, `reward` and the two flags
+    are the result of the previous action::
 
         class Robot:
             observation_space = gymnasium.spaces.Box(-1.0, 1.0, (4,))
@@ -44,25 +44,26 @@ class Feed(Protocol):
             def close(self):
                 self.link.close()
 
-    - **Two-way or one-way.** A generator is resumed with ``send(action)``. One that ignores the value (``yield`` as a
-      statement), or any other iterator, is a one-way feed: the action is recorded beside what comes next and goes
-      nowhere, so what comes next must not depend on it. Rewards that know nothing of the action teach the value
-      network, but no policy: have the feed find out what was done in another way (a broker's account), or make it
-      two-way.
-    - **Episodes.** After a last observation (`terminated` or `truncated`) the next one begins a new episode, and its
-      reward counts nowhere. The action sent after a last observation is of no consequence. A feed that resets at once
-      may give the first observation of the new episode together with the flags of the old one, whose last observation
-      is in ``info["final_obs"]`` then, as Gymnasium's vector environments have it.
-    - **The end.** A `stream` that returns has ended, and `fit` with it. One that raises an `OSError` (such as
-      `ConnectionError` and `TimeoutError`) or `EOFError` has lost its connection, see `Reconnect`. Anything else that
-      it raises ends `fit` and reaches the caller.
-    - **Closing.** `close`, if there is one, is called from another thread when `fit` ends. It must make a `stream` that
-      waits return or raise. Without it, `stream` is closed (``GeneratorExit``) when it next yields.
-    - **Spaces.** `observation_space` and `action_space` say what it speaks, unless `dataset_from_stream` is told.
+    - **Two-way or one-way.** A generator is resumed with ``send(action)``. If it ignores the value (``yield`` as a
+      statement), or is any other iterator, the feed is one-way: the action is kept in the window but goes nowhere, so
+      the next item must not depend on it. Rewards that do not depend on the action train the value network, but not
+      the policy. To train a policy, make the feed two-way, or let it find out by other means (a broker's account) what
+      was done.
+    - **Episodes.** After an item with `terminated` or `truncated` the next item begins a new episode, and its reward is
+      ignored. The action that is sent after the last observation of an episode has no effect. A feed that resets at
+      once may yield the first observation of the new episode together with the flags of the old one. The last
+      observation of the old episode is then in ``info["final_obs"]``, as in Gymnasium's vector environments.
+    - **The end.** If `stream` returns, the feed has ended, and `fit` ends, too. If it raises an `OSError` (such as
+      `ConnectionError` and `TimeoutError`) or `EOFError`, the connection is lost, see `Reconnect`. Any other exception
+      ends `fit` and reaches the caller.
+    - **Closing.** `close`, if the feed has it, is called from another thread when `fit` ends. It must make a waiting
+      `stream` return or raise. Without `close`, `stream` is closed (``GeneratorExit``) when it next yields.
+    - **Spaces.** `observation_space` and `action_space` are gymnasium spaces. A feed without them needs the arguments
+      of `dataset_from_stream` with the same names.
     """
 
     def stream(self) -> Iterator[Any]:
-        """Yields what `Feed` says, from the beginning of an episode."""
+        """Yields items as `Feed` describes them, from the beginning of an episode."""
         ...
 
 
@@ -71,21 +72,21 @@ class ClosableFeed(Protocol):
     """A feed that can be made to stop waiting."""
 
     def close(self) -> None:
-        """Makes a `stream` that waits return or raise; may be called twice, and from any thread."""
+        """Makes a waiting `stream` return or raise; may be called twice, and from any thread."""
         ...
 
 
 @dataclass(frozen=True)
 class FeedItem:
-    """What a feed gave, checked; finite, but for a `Flawed`.
+    """An item of a feed that was checked and is finite.
 
     Attributes:
         leaves: The observation to act on, leaves of ``[...]``.
-        final: The last observation of the episode that ended, where `leaves` begins the next one; else None.
-        reward: For the action before.
+        final: The last observation of the episode that ended, if `leaves` begins the next one; else None.
+        reward: The reward for the previous action.
         terminated: Whether the episode terminated.
-        truncated: Whether it was cut off.
-        info: As given.
+        truncated: Whether the episode was truncated.
+        info: The info as the feed gave it.
     """
 
     leaves: Leaves
@@ -103,18 +104,18 @@ class FeedItem:
 
 @dataclass(frozen=True)
 class Flawed:
-    """What a feed gave where something in it is not finite.
+    """An item of a feed in which the reward or an observation is not finite.
 
     Attributes:
         leaves: The observation to act on; None if it is not finite.
-        final: The last observation of the episode that ended, where the feed gives it beside the next one; None if it
-            does not, or if it is not finite.
-        resets: Whether the feed began the next episode with this item, so that `leaves` belongs to that.
-        reward: For the action before; None if it is not finite.
+        final: The last observation of the episode that ended, if the feed gives it together with the next one; None if
+            it does not, or if it is not finite.
+        resets: Whether the next episode began with this item, so that `leaves` belongs to the next episode.
+        reward: The reward for the previous action; None if it is not finite.
         terminated: Whether the episode terminated.
-        truncated: Whether it was cut off.
-        info: As given.
-        what: What is not finite, in words.
+        truncated: Whether the episode was truncated.
+        info: The info as the feed gave it.
+        what: Names what is not finite, for a message.
     """
 
     leaves: Leaves | None
@@ -133,41 +134,44 @@ class Flawed:
 
 
 def observed(item: Any, layout: ObservationLayout, number: int, *, bounds: bool) -> FeedItem:
-    """Takes apart what a feed gave.
+    """Checks and converts an item of a feed.
 
     Args:
-        item: What it gave.
-        layout: The observations that are wanted.
-        number: Of the item, from 0, for messages.
+        item: The item as the feed yielded it.
+        layout: The layout of the observation space.
+        number: The number of the item, from 0, for messages.
         bounds: Whether a value outside the bounds of a Box is an error.
 
     Raises:
-        EnvError: It is not what the spaces say, or not finite.
+        EnvError: The item does not fit the spaces, or is not finite.
     """
     seen = examined(item, layout, number, bounds=bounds, flaws=False)
     if isinstance(seen, Flawed):
-        raise EnvError(describe(f"A feed must give finite values; item {number} has {seen.what}.", fix=_DROP))
+        raise EnvError(describe(f"A feed must give finite values, but item {number} has {seen.what}.", fix=_DROP))
     return seen
 
 
 def examined(item: Any, layout: ObservationLayout, number: int, *, bounds: bool, flaws: bool) -> FeedItem | Flawed:
-    """As `observed`, but with `flaws` what is not finite is told and no error."""
+    """Does the same as `observed`, but with `flaws` returns a `Flawed` for an item that is not finite."""
     try:
         observation, reward, terminated, truncated, info = item
     except (TypeError, ValueError):
         given = f"{type(item).__name__} of {len(item)}" if isinstance(item, Sized) else type(item).__name__
-        raise EnvError(describe(f"A feed must yield {_ITEM}; item {number} is none.", given=given)) from None
+        problem = f"A feed must yield {_ITEM}, but item {number} is not of this form."
+        raise EnvError(describe(problem, given=given)) from None
     try:
         earned = float(reward)
     except (TypeError, ValueError):
-        problem = f"A feed must give a number as reward; that of item {number} is none."
+        problem = f"A feed must give a number as reward, but the reward of item {number} is not a number."
         raise EnvError(describe(problem, fix=f"Yield {_ITEM}.", reward=reward)) from None
     leaves = _checked(observation, layout, f"item {number} of the feed", bounds, flaws)
     bounded = abs(earned) <= _LARGEST_REWARD
     if not bounded and not flaws:
         raise EnvError(
             describe(
-                f"A feed must give finite float32 rewards; that of item {number} is none.", fix=_DROP, reward=reward
+                f"A feed must give finite float32 rewards, but the reward of item {number} is not finite or too large.",
+                fix=_DROP,
+                reward=reward,
             )
         )
     final = None
@@ -191,7 +195,7 @@ def _checked(observation: Any, layout: ObservationLayout, where: str, bounds: bo
         # Copies: a feed may write its next observation into the array of this one.
         leaves = [leaf.copy() for leaf in layout.convert(observation)]
     except EnvError as error:
-        raise EnvError(f"{error} It was {where}.") from None
+        raise EnvError(f"{error} This was {where}.") from None
     if not all(np.isfinite(leaf).all() for leaf in leaves if leaf.dtype.kind == "f"):
         if flaws:
             return None
@@ -202,15 +206,15 @@ def _checked(observation: Any, layout: ObservationLayout, where: str, bounds: bo
 
 @dataclass(frozen=True)
 class StreamStep:
-    """A step of a live feed, as a boundary function sees it.
+    """A step of a live feed, the argument of a boundary function.
 
     Attributes:
-        steps: Steps in the window so far, this one included.
-        seconds: Since the window began.
-        reward: Of this step.
-        terminated: Whether the episode terminated with it.
-        truncated: Whether the episode was cut off after it.
-        info: That came with the reward.
+        steps: Steps in the window so far, including this one.
+        seconds: Seconds since the window began.
+        reward: The reward of this step.
+        terminated: Whether the episode terminated with this step.
+        truncated: Whether the episode was truncated after this step.
+        info: The info that came with the reward.
     """
 
     steps: int
@@ -228,12 +232,15 @@ class StreamStep:
 
 @dataclass(frozen=True)
 class Boundary(NamesChecked):
-    """When a window of a live feed closes: whichever comes first. It also closes when it is full.
+    """Says when a window of a live feed closes.
+
+    The condition that is met first closes the window. A window also closes when it is full.
 
     Attributes:
-        steps: After so many steps; None: never for that.
-        seconds: So many seconds after it began, also if no data arrived; None: never for that.
-        closes: Called after each step; True closes the window after it. None: never for that.
+        steps: Closes a window after so many steps. None: no such condition.
+        seconds: Closes a window so many seconds after it began, even if no data arrived. None: no such condition.
+        closes: A function of a `StreamStep` that is called after each step; if it returns True, the window closes after
+            this step. None: no such condition.
 
     Raises:
         ConfigurationError: A number is too small, or `closes` cannot be called.
@@ -259,32 +266,32 @@ class Boundary(NamesChecked):
 
 @names_checked
 def every_n_steps(n: int) -> Boundary:
-    """Windows of `n` environment steps.
+    """Closes each window after `n` environment steps.
 
     Args:
-        n: At least 1.
+        n: Number of steps, at least 1.
 
     Raises:
-        ConfigurationError: It is not an integer or too small.
+        ConfigurationError: `n` is not an integer or too small.
     """
     return Boundary(steps=check_int("n", n, minimum=1))
 
 
 @names_checked
 def every_n_seconds(seconds: float) -> Boundary:
-    """Windows that last so many seconds; one closes on time also if no data arrives, and may be empty then.
+    """Closes each window after so many seconds, even if no data arrives; the window may then be empty.
 
     Args:
-        seconds: More than 0.
+        seconds: Seconds, more than 0.
 
     Raises:
-        ConfigurationError: It is not a positive number.
+        ConfigurationError: `seconds` is not a positive number.
     """
     return Boundary(seconds=check_float("seconds", seconds, low=0.0, low_open=True))
 
 
 def on_done() -> Boundary:
-    """Windows that are episodes: one closes when an episode ends."""
+    """Closes each window when an episode ends, so that every window is one episode."""
     return Boundary(closes=_is_done)
 
 
@@ -294,21 +301,21 @@ def _is_done(step: StreamStep) -> bool:
 
 @dataclass(frozen=True)
 class Reconnect(NamesChecked):
-    """How a feed is reached again after a disconnect, or in the first place.
+    """Says how to connect to a feed again after a disconnect, or if the first connection fails.
 
     Before the k-th try in a row it waits ``min(first_delay * factor**(k - 1), max_delay)`` seconds, less a random share
-    of it, so that many that lost one server do not come back all at once (Brooker 2015, "Exponential backoff and
-    jitter"). A try succeeds when an observation arrives.
+    of that, so that many clients that lost the same server do not all return at once (Brooker 2015, "Exponential
+    backoff and jitter"). A try succeeds when an observation arrives.
 
     Args:
-        tries: Tries in a row until it is given up, and `fit` ends with a `FeedError`. Defaults to 10; with the other
-            defaults that takes 41 to 81 seconds.
-        first_delay: Seconds. Defaults to 0.1.
-        factor: >= 1. Defaults to 2.
-        max_delay: Seconds. Defaults to 30.
-        jitter: Largest random share in [0, 1]. Defaults to 0.5.
-        on: What `stream` raises when the connection is lost; other exceptions end `fit`. Defaults to `OSError`
-            (`ConnectionError`, `TimeoutError`, ...) and `EOFError`.
+        tries: Failed tries in a row after which `fit` ends with a `FeedError`. Defaults to 10, which takes 41 to 81
+            seconds with the other defaults.
+        first_delay: Seconds before the first try. Defaults to 0.1.
+        factor: Growth of the delay from one try to the next, >= 1. Defaults to 2.
+        max_delay: Longest delay in seconds. Defaults to 30.
+        jitter: Largest share of the delay that is left out at random, in [0, 1]. Defaults to 0.5.
+        on: The exceptions that `stream` raises when the connection is lost; other exceptions end `fit`. Defaults to
+            `OSError` (`ConnectionError`, `TimeoutError`, ...) and `EOFError`.
 
     Raises:
         ConfigurationError: A value is out of range.
@@ -336,10 +343,10 @@ class Reconnect(NamesChecked):
             )
 
     def delay(self, tries: int, rng: random.Random) -> float:
-        """Seconds to wait before a try.
+        """Returns the seconds to wait before a try.
 
         Args:
-            tries: Its number in a row, from 1.
+            tries: The number of the try in a row, from 1.
             rng: Draws the jitter.
         """
         grown = min(math.log(self.factor) * (tries - 1), _LARGEST_EXPONENT)

@@ -1,4 +1,4 @@
-"""How long actions take, measured while they go out."""
+"""Measures how long actions take from the observation until they are sent."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ _KEPT = 4096
 
 
 class LatencyMeter:
-    """Percentiles of the last 4,096 durations, and how many of all were too long. One thread adds, others read.
+    """Keeps the last 4,096 durations, and counts those that were too long. One thread adds, others read.
 
     Args:
-        deadline: Seconds; what takes longer is late.
+        deadline: Seconds; a longer duration counts as late.
 
     Attributes:
-        late: How many were.
+        late: The number of late actions.
     """
 
     def __init__(self, deadline: float) -> None:
@@ -30,7 +30,7 @@ class LatencyMeter:
         self.late += seconds > self._deadline
 
     def percentiles(self, *percents: float) -> list[float]:
-        """Percentiles in seconds; NaN before the first duration."""
+        """Returns percentiles of the last 4,096 durations in seconds; NaN before the first duration."""
         known = self._durations[: min(self._count, _KEPT)]
         return (
             [float(value) for value in np.percentile(known, percents)] if len(known) else [float("nan")] * len(percents)

@@ -1,4 +1,4 @@
-"""Keeping what came from a live feed and what was done with it, in a file; `replay` reads it."""
+"""Records the items of a live feed and the actions that were chosen into a file; `replay` reads it."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ from keras_optix.experience.spaces_json import to_json as space_to_json
 from keras_optix.states import to_json
 
 _CHUNK_ITEMS = 1000
-_CHUNK_BYTES = 1 << 20  # a copy of more keeps the interpreter, and the thread that acts, for too long
+_CHUNK_BYTES = 1 << 20  # copying more at once would block the interpreter, and the thread that acts, for too long
 _WAITING_CHUNKS = 256
 _SECONDS = 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class ActionTaken:
-    """What was chosen for an observation.
+    """The action that was chosen for an observation.
 
     Attributes:
-        choice: The choice as windows keep it (see `actions`), without time and environment axes.
+        choice: The action as windows keep it (see `actions`), without time and environment axes.
         log_prob: Its log-probability, a float32 value.
-        version: Policy version that chose it.
-        carry: What the policy was given as its carry, without the environment axis; ``()`` of a policy without one.
+        version: The policy version that chose it.
+        carry: The carry that the policy was given, without the environment axis; ``()`` for a policy without a carry.
     """
 
     choice: np.ndarray
@@ -66,12 +66,12 @@ class ActionTaken:
 
 
 class RecordedItem(tuple[Any, ...]):
-    """An item as the feed gave it, ``(obs, reward, terminated, truncated, info)``, with what was noted beside it.
+    """An item as the feed gave it, ``(obs, reward, terminated, truncated, info)``, with attributes of the recording.
 
     Attributes:
-        first: Whether a connection began with it: the item before it, if any, has no successor.
-        taken: What was chosen for it; None if the recording or the connection ended before that, or if the agent is to
-            choose anew.
+        first: Whether a connection began with this item, so that the previous item has no successor.
+        taken: The action that was chosen for it. None if the recording or the connection ended before that, or if the
+            agent is to choose the actions of the replay.
         time: Seconds since the recording began.
     """
 
@@ -82,7 +82,7 @@ class RecordedItem(tuple[Any, ...]):
     def __new__(
         cls, values: tuple[Any, ...], *, first: bool = False, taken: ActionTaken | None = None, time: float = 0.0
     ) -> RecordedItem:
-        """Makes one of the feed's five values."""
+        """Makes an item from the feed's five values."""
         item = super().__new__(cls, values)
         item.first, item.taken, item.time = first, taken, time
         return item
@@ -93,12 +93,12 @@ class RecordedWindow:
     """A window that closed while the recording was made.
 
     Attributes:
-        window_id: Its number.
-        rows: Transitions in it, which may be 0.
-        seed: ``[2]`` int32, the learner's.
-        dropped: Whether it never reached the learner.
-        version: Of the policy that acted in it.
-        fingerprint: Of that policy; see `PolicyRecord`.
+        window_id: The number of the window.
+        rows: The number of transitions in it, which may be 0.
+        seed: ``[2]`` int32, the learner's seed for this window.
+        dropped: Whether the window was dropped before it reached the learner.
+        version: The version of the policy that acted in it.
+        fingerprint: The fingerprint of that policy; see `PolicyRecord`.
     """
 
     window_id: int
@@ -111,7 +111,7 @@ class RecordedWindow:
 
 @dataclass
 class _Batch:
-    """What waits for the writer: the marks belong behind the items."""
+    """What waits for the writer thread; the marks are written after the items."""
 
     items: list[Item] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)
@@ -119,19 +119,19 @@ class _Batch:
 
 
 class Recorder:
-    """Writes a recording. Its methods only note what they are given; a thread of its own encodes and writes.
+    """Writes a recording. Its methods only note what they are given; a separate thread encodes and writes.
 
-    After about 1,000 items, and every second, what was noted goes to the file. A process that is killed loses what was
-    noted since. If the disk does not keep up with the feed for long (256 chunks), `observation` waits for it.
+    After about 1,000 items, and every second, the notes are written to the file. A process that is killed loses the
+    notes since then. If the disk is slower than the feed for long (256 chunks), `observation` waits for the disk.
 
-    If writing fails, the next call raises the error, once; from then on nothing is recorded and nothing raised.
+    If writing fails, the next call raises the error. After that, nothing is recorded and nothing is raised.
 
     Args:
         path: The file, which must not exist yet; its folders are made.
-        observation_space: What the feed's observations are.
-        action_space: What the actions are.
+        observation_space: The space of the feed's observations.
+        action_space: The space of the actions.
         window_size: `T`, rows of the arrays of a window; None if that is not to be recorded.
-        carry_specs: The carry of the policy that acts.
+        carry_specs: The arrays of the carry of the policy that acts.
 
     Raises:
         ConfigurationError: The file exists, or cannot be written.
@@ -166,11 +166,11 @@ class Recorder:
         self._lock = threading.Lock()
         self._change = threading.Condition(self._lock)
         self._batch = _Batch()
-        # Calls that were noted, that a flush waits for, that are in the file.
+        # Numbers of calls: all that were noted, those that a flush waits for, those that are in the file.
         self._noted = self._wanted = self._written = 0
         self._error: Exception | None = None
         self._broken = self._closed = self._warned = False
-        self._open = True  # neither broken nor closed, in one glance
+        self._open = True  # neither broken nor closed; one flag, because `observation` is called for each item
         self._thread = threading.Thread(target=self._run, name="keras_optix-recorder", daemon=True)
         self._thread.start()
 
@@ -180,14 +180,14 @@ class Recorder:
         """Notes an item of the feed; everything in it is copied.
 
         Args:
-            leaves: Its observation, as `ObservationLayout.convert` returns it.
+            leaves: The observation, as `ObservationLayout.convert` returns it.
             reward: The reward that came with it.
             terminated: Whether the episode terminated with it.
             truncated: Whether the episode was truncated with it.
-            info: What else came with it. JSON values and NumPy arrays are kept; the first entry that is neither is
-                named in a warning.
-            first: Whether a connection began with it.
-            time: When it arrived, in seconds of `time.monotonic`.
+            info: The info that came with it. JSON values and NumPy arrays are kept. A warning names the first entry
+                that is neither.
+            first: Whether a connection began with this item.
+            time: When the item arrived, in seconds of `time.monotonic`.
 
         Raises:
             StateError: Writing failed, or the recorder is closed.
@@ -206,13 +206,13 @@ class Recorder:
                 self._change.wait_for(lambda: len(self._batch.items) < self._most)
 
     def action(self, choice: np.ndarray, log_prob: float, version: int, carry: Carry = ()) -> None:
-        """Notes what was chosen for the last observation.
+        """Notes the action that was chosen for the last observation.
 
         Args:
-            choice: The choice as windows keep it, without time and environment axes; copied.
+            choice: The action as windows keep it, without time and environment axes; copied.
             log_prob: Its log-probability.
             version: The policy version that chose it.
-            carry: What the policy was given as its carry, without the environment axis; copied.
+            carry: The carry that the policy was given, without the environment axis; copied.
 
         Raises:
             StateError: Writing failed, or the recorder is closed.
@@ -228,11 +228,11 @@ class Recorder:
         """Notes that a window closed.
 
         Args:
-            window_id: Its number.
-            rows: Transitions in it.
-            seed: ``[2]`` int32, the learner's.
-            version: Of the policy that acted in it.
-            fingerprint: Of that policy.
+            window_id: The number of the window.
+            rows: The number of transitions in it.
+            seed: ``[2]`` int32, the learner's seed for this window.
+            version: The version of the policy that acted in it.
+            fingerprint: The fingerprint of that policy.
 
         Raises:
             StateError: Writing failed, or the recorder is closed.
@@ -243,7 +243,7 @@ class Recorder:
         """Notes that a window that closed earlier was dropped; may be called from any thread.
 
         Args:
-            window_id: Its number.
+            window_id: The number of the window.
 
         Raises:
             StateError: Writing failed, or the recorder is closed.
@@ -251,7 +251,7 @@ class Recorder:
         self._mark(record(DROPPED, DROPPED_MARK.pack(window_id)))
 
     def flush(self) -> None:
-        """Returns when everything noted so far is in the file, safe from a kill of the process.
+        """Waits until everything noted so far is in the file, where a kill of the process cannot lose it.
 
         Raises:
             StateError: Writing failed, or the recorder is closed.
@@ -264,7 +264,7 @@ class Recorder:
                 self._ready()
 
     def close(self) -> None:
-        """Writes what is left and closes the file. Later calls do nothing.
+        """Writes the remaining notes and closes the file. Later calls do nothing.
 
         Raises:
             StateError: Writing failed.
@@ -286,11 +286,11 @@ class Recorder:
                 self._noted += 1
 
     def _ready(self) -> bool:
-        """Whether something can still be noted."""
+        """Returns whether something can still be noted; raises an error that was not raised yet."""
         if self._error is not None:
             self._raise_error()
         if self._closed:
-            raise StateError(f"The recording {self._path} is closed.")
+            raise StateError(f"The recording {self._path} is closed, so nothing can be added to it.")
         return not self._broken
 
     def _raise_error(self) -> None:
@@ -299,19 +299,20 @@ class Recorder:
             raise StateError(
                 describe(
                     f"The recording {self._path} cannot be written any further: {error}",
-                    fix="What was written before can be replayed; nothing is recorded from here on.",
+                    fix="What was written before can be replayed; nothing more is recorded.",
                 )
             ) from error
 
     def _kept(self, info: Any) -> Any:
-        """A copy of what can be recorded of an info."""
+        """Copies the part of an info that can be recorded."""
         kept, left_out = recordable(info)
         if left_out and not self._warned:
             self._warned = True
             (name, kind), *_ = left_out
             warnings.warn(
-                f"Not everything in the feed's info can be recorded: {name!r} ({kind}) is left out, and so is whatever "
-                "else is no JSON value, no NumPy array and no dict (by strings) or list of these. This is said once.",
+                f"Not everything in the feed's info can be recorded: {name!r} ({kind}) is left out. Only JSON values, "
+                "NumPy arrays, and dicts (with strings as keys) and lists of these are recorded. This warning comes "
+                "only once.",
                 stacklevel=3,
             )
         return kept
@@ -320,7 +321,7 @@ class Recorder:
         return self._closed or self._wanted > self._written or len(self._batch.items) >= self._chunk_items
 
     def _run(self) -> None:
-        """The writer thread. After an error it goes on taking what is noted, so that nobody waits for it."""
+        """Runs in the writer thread. After an error it continues to empty the batches, so that no caller waits."""
         closed = False
         while not closed:
             with self._change:
@@ -331,7 +332,7 @@ class Recorder:
             try:
                 if not self._broken:
                     self._write(batch)
-            except Exception as error:  # whatever it is, the thread that acts is to raise it
+            except Exception as error:  # every error is to be raised in the thread that acts
                 with self._lock:
                     self._error, self._broken, self._open = error, True, False
             with self._change:
@@ -342,7 +343,7 @@ class Recorder:
         size = self._chunk_items
         for begin in range(0, max(1, len(batch.items)), size):
             items = batch.items[begin : begin + size]
-            # An action at -1 is for the last item of the batch before: it goes into the first chunk.
+            # An action at -1 belongs to the last item of the previous batch, and is written into the first chunk.
             actions = [(a[0] - begin, *a[1:]) for a in batch.actions if begin <= max(a[0], 0) < begin + size]
             if items or actions:
                 _write_all(self._file, record(CHUNK, encode_chunk(self._layout, items, actions), len(items)))
@@ -351,14 +352,13 @@ class Recorder:
 
 
 def _create(path: Path, beginning: bytes) -> io.FileIO:
-    """Creates a file and writes how it begins."""
+    """Creates a file and writes its beginning."""
     try:
         if os.path.lexists(path):
             raise ConfigurationError(
                 describe(
-                    "There is a file already, and a recording is never overwritten.",
-                    fix="Record to another path, or move the file away first. A run that is resumed needs a new one "
-                    "too.",
+                    "This file exists already, and a recording is never overwritten.",
+                    fix="Record to another path, or move the file away first. A resumed run needs a new file, too.",
                     record=str(path),
                 )
             )
@@ -381,7 +381,7 @@ def _create(path: Path, beginning: bytes) -> io.FileIO:
 
 
 def _write_all(file: io.FileIO, data: bytes) -> None:
-    """Writes all of it; an unbuffered file may take less than it is given."""
+    """Writes all of the data; one `write` of an unbuffered file may write less than it is given."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]

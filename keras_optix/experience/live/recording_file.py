@@ -1,17 +1,17 @@
-"""The file that a recording is: how it begins, its records, and what is in a chunk of items.
+"""Defines the file format of a recording: its beginning, its records, and the contents of a chunk of items.
 
-The file begins with `MAGIC` and the version of the format. After that it is only ever appended to, in records: a head
-(`Head`, with checksums of itself and of the payload) and a payload. So a process that is killed leaves a file that can
-be read up to its last whole record.
+The file begins with `MAGIC` and the version of the format. After that, records are appended. Each is a head (`Head`,
+with checksums of itself and of the payload) and a payload. So a process that is killed leaves a file that can be read
+up to its last whole record.
 
 ============ ===============================================================================================
 record       payload
 ============ ===============================================================================================
-``HEADER``   JSON: the spaces, the policy's carry if it has one, and when the recording began; the first record, and
-             only that
-``CHUNK``    items, and what was chosen for them, as arrays of an npz archive (see `encode_chunk`)
-``WINDOW``   a window that closed: its id, rows and seed, version and fingerprint of the policy that acted in it; the
-             items of it are in the records before this one
+``HEADER``   JSON: the spaces, the policy's carry if it has one, and when the recording began; the first record and no
+             other
+``CHUNK``    items, and the actions that were chosen for them, as arrays of an npz archive (see `encode_chunk`)
+``WINDOW``   a window that closed: its id, rows and seed, version and fingerprint of the policy that acted in it; its
+             items are in the records before this one
 ``DROPPED``  the id of a window that closed earlier and never reached the learner
 ============ ===============================================================================================
 """
@@ -48,18 +48,18 @@ _PLAIN = frozenset({type(None), bool, int, float, str})
 
 # (leaves, reward, terminated, truncated, info, first, seconds)
 Item = tuple[Leaves, float, bool, bool, Any, bool, float]
-# (place among the items of its batch, or -1 for the last one before it; choice, log-probability, version, carry)
+# (index of the item in its batch, or -1 for the last item before the batch; choice, log-probability, version, carry)
 Action = tuple[int, np.ndarray, float, int, Carry]
 
 
 class Header(State, frozen=True):
-    """What the first record of a recording says.
+    """The contents of the first record of a recording.
 
     Attributes:
-        observation_space: What the feed's observations are, as JSON values.
-        action_space: What the actions are, as JSON values.
+        observation_space: The space of the feed's observations, as JSON values.
+        action_space: The space of the actions, as JSON values.
         window_size: Rows of the arrays of a window, or None.
-        started: When the recording began, as ISO 8601 has it.
+        started: When the recording began, in ISO 8601.
         carry: Shape and dtype of each array of the policy's carry.
     """
 
@@ -71,11 +71,11 @@ class Header(State, frozen=True):
 
 
 class ChunkInfos(State, frozen=True):
-    """What JSON holds of the items of a chunk.
+    """The part of a chunk that is saved as JSON: the infos of its items.
 
     Attributes:
-        infos: Places of items and their infos, with references to arrays; see `split_state`.
-        groups: For each array of the archive that has infos, the numbers of the arrays in it.
+        infos: Pairs of an item's index and its info, with references to arrays; see `split_state`.
+        groups: For each array of the archive that holds arrays of infos, the numbers of these arrays.
     """
 
     infos: tuple[tuple[Count, Any], ...]
@@ -86,9 +86,9 @@ class Head(NamedTuple):
     """The head of a record.
 
     Attributes:
-        kind: What the record is.
+        kind: The kind of the record, one of the four above.
         length: Bytes of the payload.
-        items: How many items a chunk holds, so that they are counted without reading it.
+        items: The number of items in a chunk, so that they can be counted without reading it.
         checksum: CRC-32 of the payload.
     """
 
@@ -99,13 +99,13 @@ class Head(NamedTuple):
 
 
 def record(kind: bytes, payload: bytes, items: int = 0) -> bytes:
-    """The bytes of a record."""
+    """Returns the bytes of a record."""
     head = _HEAD.pack(kind, len(payload), items, zlib.crc32(payload))
     return head + _CHECK.pack(zlib.crc32(head)) + payload
 
 
 def read_head(file: BinaryIO) -> Head | None:
-    """Reads the head of the next record, or returns None if there is no whole one."""
+    """Reads the head of the next record, or returns None if there is none or it is incomplete or damaged."""
     data = file.read(_HEAD.size + _CHECK.size)
     head, check = data[: _HEAD.size], data[_HEAD.size :]
     if len(check) < _CHECK.size or _CHECK.unpack(check)[0] != zlib.crc32(head):
@@ -114,13 +114,13 @@ def read_head(file: BinaryIO) -> Head | None:
 
 
 def read_payload(file: BinaryIO, head: Head) -> bytes | None:
-    """Reads the payload that belongs to a head, or returns None if it is not whole."""
+    """Reads the payload that belongs to a head, or returns None if it is incomplete or damaged."""
     payload = file.read(head.length)
     return payload if len(payload) == head.length and zlib.crc32(payload) == head.checksum else None
 
 
 def encode_chunk(layout: ObservationLayout, items: Sequence[Item], actions: Sequence[Action]) -> bytes:
-    """Makes the payload of a chunk: named arrays, and what only JSON holds as bytes in one of them."""
+    """Makes the payload of a chunk: named arrays, one of which holds the infos as JSON."""
     arrays: dict[str, np.ndarray] = {
         f"leaf{k}": _stacked([item[0][k] for item in items], leaf.shape, leaf.dtype)
         for k, leaf in enumerate(layout.leaves)
@@ -141,7 +141,7 @@ def encode_chunk(layout: ObservationLayout, items: Sequence[Item], actions: Sequ
         {"infos": [[k, item[4]] for k, item in enumerate(items) if not _is_empty(item[4])]},
         "the info of an observation",
     )
-    # One member of the archive for all arrays that are alike: a member costs more than most arrays in an info.
+    # Arrays of the same shape and dtype share a member of the archive, because a member costs more than most arrays.
     groups: dict[tuple[np.dtype[Any], tuple[int, ...]], list[int]] = {}
     for k, array in enumerate(info_arrays):
         groups.setdefault((array.dtype, array.shape), []).append(k)
@@ -158,10 +158,10 @@ def decode_chunk(payload: bytes) -> tuple[dict[str, np.ndarray], dict[int, Any]]
     """Reads the payload of a chunk.
 
     Returns:
-        ``(arrays by name, infos by the item's place; an info that is not there is empty)``.
+        ``(arrays by name, infos by the item's index)``; an info that is missing is empty.
 
     Raises:
-        ConfigurationError: No `Recorder` wrote it.
+        ConfigurationError: The payload has another form than a `Recorder` writes.
     """
     try:
         with np.load(io.BytesIO(payload), allow_pickle=False) as archive:
@@ -175,17 +175,18 @@ def decode_chunk(payload: bytes) -> tuple[dict[str, np.ndarray], dict[int, Any]]
     except (ValueError, TypeError, LookupError, OSError, EOFError, zipfile.BadZipFile, StateError) as error:
         raise ConfigurationError(
             describe(
-                f"A chunk of this recording holds what no recorder writes: {error}",
-                fix="Replay only files that `record=` of this library made.",
+                f"A chunk of this recording has contents that no recorder writes: {error}",
+                fix="Replay only files that were made with `record=`.",
             )
         ) from error
 
 
 def recordable(info: Any) -> tuple[Any, list[tuple[str, str]]]:
-    """Copies what of an info can be recorded.
+    """Copies the part of an info that can be recorded.
 
     Returns:
-        ``(copy, which is empty if it is all left out; names and types of what was left out)``.
+        ``(copy, left_out)``: the copy is empty if nothing can be recorded, and `left_out` has the name and the type of
+        each entry that was left out.
     """
     if _is_empty(info):
         return {}, []
@@ -199,7 +200,7 @@ def _is_empty(info: Any) -> bool:
 
 
 def _stacked(values: Sequence[np.ndarray], shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """Like `np.stack`, but no dtype changes on the way, not even its byte order."""
+    """Stacks arrays like `np.stack`, but keeps the dtype exactly, even its byte order."""
     stacked = np.empty((len(values), *shape), dtype)
     for k, value in enumerate(values):
         if value.shape != shape or value.dtype != dtype:
@@ -209,19 +210,19 @@ def _stacked(values: Sequence[np.ndarray], shape: tuple[int, ...], dtype: np.dty
 
 
 def _copied(value: Any, name: str, left_out: list[tuple[str, str]]) -> Any:
-    """Copies what `split_state` can save; what it cannot is `_LEFT_OUT`."""
-    # First what is most frequent, and by type: the thread that acts waits for this.
+    """Copies a value that `split_state` can save; returns `_LEFT_OUT` for any other."""
+    # The most frequent types come first, and are compared exactly: the thread that acts waits for this.
     if type(value) in _PLAIN:
         return value
     if isinstance(value, np.ndarray | np.generic):
-        # A user-defined dtype, such as bfloat16, would come back as bytes, and a masked array without its mask.
+        # A user-defined dtype, such as bfloat16, would be read back as bytes, and a masked array without its mask.
         plain = value.dtype.kind in "biufcSUmM" and value.dtype.isbuiltin != 2
         if plain and not isinstance(value, np.ma.MaskedArray):
             return value.copy()
     elif isinstance(value, dict | Mapping):
         copied = {}
         for key, inner in value.items():
-            # The second is the mark of an array in `split_state`.
+            # `split_state` marks an array with the key "__array__".
             if not isinstance(key, str) or key == "__array__":
                 left_out.append((f"{name}{key}", f"its key is {key!r}"))
                 continue

@@ -1,4 +1,4 @@
-"""A recording as a feed: what came from a live feed comes again, and what was chosen for it."""
+"""Replays a recording as a feed: it yields the recorded items again, with the actions that were chosen for them."""
 
 from __future__ import annotations
 
@@ -45,33 +45,33 @@ def replay_feed(
 ) -> ReplayFeed:
     """Opens a recording of a live feed, made with ``record=path``, as a feed.
 
-    With ``actions="recorded"`` a run on it is the recorded run again: the same actions, and windows that are equal bit
-    for bit, what was dropped left out. An agent that begins with the same weights, options and callbacks goes the same
-    way again, so a run that went wrong can be looked into. Another agent learns from the same data; `OptixCallback`
-    does not score it, for what the windows earned belongs to policies that it never had.
+    With ``actions="recorded"`` the recorded run is repeated: the actions are the same, and the windows are equal bit
+    for bit, without those that were dropped. An agent that begins with the same weights, options and callbacks repeats
+    its training exactly, so a run that went wrong can be investigated. Another agent learns from the same data, but
+    `OptixCallback` does not score it, because other policies earned the rewards in these windows.
 
-    With ``actions="agent"`` the agent chooses an action for each observation, as on a live feed. What follows is still
-    what the feed answered to the *recorded* actions. So this is for feeds that do not depend on the action (prices,
-    sensors that are only watched); on any other the agent learns from answers that it did not cause.
+    With ``actions="agent"`` the agent chooses an action for each observation, as on a live feed. The next item is still
+    the feed's answer to the *recorded* action. So use this only for feeds that do not depend on the action (prices,
+    sensors that are only watched); on any other feed the agent learns from answers that it did not cause.
 
-    A recording that a kill tore, or that was damaged later, ends where it is no longer whole; a warning says how much
-    there is. One that is still being written is replayed up to where it is now.
+    If a recording was cut off by a kill of its process, or was damaged later, the replay ends before the damage, and a
+    warning says how much is replayed. A recording that is still being written is replayed up to its present end.
 
     Args:
         path: The file.
-        actions: ``"recorded"`` or ``"agent"``.
-        speed: None reads as fast as the consumer takes. A number replays at the pace of the recording times it: 1.0 as
-            it was, 2.0 in half the time.
+        actions: ``"recorded"`` or ``"agent"``. Defaults to ``"recorded"``.
+        speed: A multiple of the recorded pace: 1.0 takes as long as the recording, 2.0 half of that. None (the default)
+            replays as fast as the items are consumed.
 
     Returns:
         The feed. It can be streamed any number of times, and from several threads; the file must stay where it is. Its
-        `observation_space`, `action_space`, `window_size` (rows of a window of the recorded run), `windows` (a record
-        for each that closed, with its `rows` and `dropped`) and `carry` (shape and dtype of each array of the policy's
-        carry) say what was recorded. A policy with a carry learns from the recorded actions of one with the same carry
-        only.
+        attributes describe the recording: `observation_space`, `action_space`, `window_size` (rows of a window of the
+        recorded run), `windows` (a record for each window that closed, with its `rows` and `dropped`) and `carry`
+        (shape and dtype of each array of the policy's carry). A policy with a carry can learn only from recorded
+        actions of a policy with the same carry.
 
     Raises:
-        ConfigurationError: The file is no recording, is of a newer format, or cannot be read; or another argument is
+        ConfigurationError: The file is not a recording, has another format, or cannot be read; or another argument is
             invalid.
 
     Example::
@@ -83,7 +83,7 @@ def replay_feed(
         monday = optix.replay_feed("monday.rec")
         dataset = optix.dataset_from_stream(monday, agent_as_it_was)
 
-        # Or just to look:
+        # Or only to look at the items:
         print(monday.observation_space, len(monday.windows), sum(window.rows for window in monday.windows))
         for item in monday.stream():
             obs, reward, terminated, truncated, info = item
@@ -93,22 +93,22 @@ def replay_feed(
 
 
 class ReplayFeed(OneLineRepr):
-    """A recording of a live feed, as a feed; see `replay_feed`, which makes one.
+    """A feed that replays a recording of a live feed; `replay_feed` makes it.
 
-    Each `stream` reads the file for itself, a part at a time.
+    Each call of `stream` reads the file anew, in small parts.
 
     Args:
         path: The file.
         actions: ``"recorded"`` or ``"agent"``, see `replay_feed`.
-        speed: None, or how many times the pace of the recording.
+        speed: A multiple of the recorded pace, or None for as fast as possible.
 
     Attributes:
         path: The file.
-        observation_space: What the observations are.
-        action_space: What the actions are.
-        actions: As given.
+        observation_space: The space of the observations.
+        action_space: The space of the actions.
+        actions: The argument.
         window_size: `T`, rows of the arrays of a window in the recorded run.
-        carry: Shape and dtype of each array of the carry of the policy that acted; empty where it had none.
+        carry: Shape and dtype of each array of the carry of the policy that acted; empty if it had no carry.
         windows: A `RecordedWindow` for each window that closed, in the order in which they closed.
 
     Raises:
@@ -129,16 +129,16 @@ class ReplayFeed(OneLineRepr):
                 describe(f"The recording cannot be read: {error}", fix="Check the path.", path=str(path))
             ) from error
         self._layout = ObservationLayout(self.observation_space)
-        # A recorder that was not told how long windows are leaves the longest one to go by.
+        # If the window size was not recorded, that of the longest window is used.
         self.window_size = window_size or max((window.rows for window in self.windows), default=0) or 1
 
     def stream(self) -> Generator[RecordedItem, Any, None]:
-        """Yields the items from the beginning; what is sent is ignored.
+        """Yields the items from the beginning; actions that are sent to it are ignored.
 
-        A part of the file that is damaged ends it, with a warning that says how much came before.
+        It ends before a damaged part of the file, with a warning that says how much came before.
 
         Raises:
-            ConfigurationError: The file cannot be read any more, or holds what no recorder writes.
+            ConfigurationError: The file cannot be read any more, or has contents that no recorder writes.
         """
         began: tuple[float, float] | None = None
         for item in self._items():
@@ -152,11 +152,11 @@ class ReplayFeed(OneLineRepr):
             yield item
 
     def _open(self, file: BinaryIO) -> int | None:
-        """Reads how the file begins."""
+        """Reads the beginning of the file, and returns the window size if it was recorded."""
         beginning = file.read(len(MAGIC) + VERSION.size)
         if not beginning.startswith(MAGIC) or len(beginning) < len(MAGIC) + VERSION.size:
             raise ConfigurationError(
-                describe("This file is no recording.", fix="Give a file that `record=` made.", path=str(self.path))
+                describe("This file is not a recording.", fix="Give a file that `record=` made.", path=str(self.path))
             )
         (version,) = VERSION.unpack(beginning[len(MAGIC) :])
         if version != FORMAT:
@@ -170,7 +170,7 @@ class ReplayFeed(OneLineRepr):
         head = read_head(file)
         payload = None if head is None or head.kind != HEADER else read_payload(file, head)
         try:
-            values = {"carry": [], **json.loads(payload or b"")}  # recordings of before say nothing of it
+            values = {"carry": [], **json.loads(payload or b"")}  # older recordings do not have this field
             header = read_state(Header, values, "header of the recording", fix="", part=True)
             self.observation_space = from_json(header.observation_space)
             self.action_space = from_json(header.action_space)
@@ -178,7 +178,7 @@ class ReplayFeed(OneLineRepr):
         except (ValueError, LookupError, TypeError, AttributeError, StateError) as error:
             raise ConfigurationError(
                 describe(
-                    "This recording is torn or damaged before its first item: nothing in it can be replayed.",
+                    "This recording is cut off or damaged before its first item, so nothing in it can be replayed.",
                     path=str(self.path),
                     reason=str(error),
                 )
@@ -186,11 +186,12 @@ class ReplayFeed(OneLineRepr):
         return header.window_size
 
     def _scan(self, file: BinaryIO) -> None:
-        """Finds the windows and where the last whole record ends, without reading the items."""
+        """Finds the windows and the end of the last whole record, without reading the items."""
         size = os.fstat(file.fileno()).st_size
         windows: list[RecordedWindow] = []
-        last: dict[int, int] = {}  # a run that went back to a snapshot counts its windows from there again
-        # Where in the file the mark of each window ends, to say how many there are before a damage.
+        # Index of the last window of each id: a run that returned to a snapshot counts its windows from there again.
+        last: dict[int, int] = {}
+        # The place in the file where the record of each window ends, to say how many windows are before a damage.
         self._places: list[int] = []
         self._end, items = self._begin, 0
         while (head := read_head(file)) is not None and file.tell() + head.length <= size:
@@ -215,13 +216,13 @@ class ReplayFeed(OneLineRepr):
     def _warn(self, place: int, items: int, *, stacklevel: int) -> None:
         windows = sum(end <= place for end in self._places)
         warnings.warn(
-            f"The recording {self.path} is torn or damaged at byte {place}. Replayed is what comes before: "
+            f"The recording {self.path} is cut off or damaged at byte {place}. Only the part before is replayed: "
             f"{items} items, {windows} windows.",
             stacklevel=stacklevel,
         )
 
     def _chunks(self) -> Iterator[bytes]:
-        """The payloads of the chunks, one at a time."""
+        """Yields the payloads of the chunks, one at a time."""
         try:
             with self.path.open("rb") as file:
                 file.seek(self._begin)
@@ -241,20 +242,20 @@ class ReplayFeed(OneLineRepr):
             ) from error
 
     def _items(self) -> Iterator[RecordedItem]:
-        """The items, each held back until the next: what was chosen for the last of a chunk may be in the next one."""
+        """Yields the items, one item late: the action for the last item of a chunk may be in the next chunk."""
         held: RecordedItem | None = None
         for payload in self._chunks():
             arrays, infos = decode_chunk(payload)
             taken = _taken(arrays) if self.actions == "recorded" else {}
             if held is not None:
                 held.taken = taken.get(-1, held.taken)
-            # Lists: an element of one costs a tenth of an element of an array.
+            # Lists, because reading an element of a list takes a tenth of the time of an element of an array.
             scalars = [arrays[name].tolist() for name in ("reward", "terminated", "truncated", "first", "time")]
             parts = [_of_space(arrays[f"leaf{k}"], leaf) for k, leaf in enumerate(self._layout.leaves)]
             for k, (reward, terminated, truncated, first, time) in enumerate(zip(*scalars, strict=True)):
                 if held is not None:
                     yield held
-                # Copies, so that an observation that is kept does not keep its chunk, and may be changed.
+                # Copies, so that an observation does not keep its whole chunk in memory, and may be changed.
                 observation = self._layout.pack([part[k, ...].copy() for part in parts])
                 values = observation, reward, terminated, truncated, infos.get(k, {})
                 held = RecordedItem(values, first=first, taken=taken.get(k), time=time)
@@ -263,13 +264,13 @@ class ReplayFeed(OneLineRepr):
 
 
 def _of_space(values: np.ndarray, leaf: Leaf) -> np.ndarray:
-    """What the feed gave for a leaf, where windows keep something else."""
+    """Converts the values of a leaf from the form in a window back to the form that the feed gave."""
     restored = values.astype(leaf.space.dtype, copy=False)
     return restored if leaf.start is None else restored + np.asarray(leaf.start, restored.dtype)
 
 
 def _taken(arrays: dict[str, np.ndarray]) -> dict[int, ActionTaken]:
-    """What was chosen, by the item's place in the chunk; -1 is the last one before the chunk."""
+    """Returns the actions by the item's index in the chunk; -1 is the last item before the chunk."""
     columns = (arrays[name].tolist() for name in ("taken", "log_prob", "version"))
     carry = [
         arrays[name] for name in itertools.takewhile(arrays.__contains__, map("carry{}".format, itertools.count()))

@@ -1,4 +1,4 @@
-"""Windows from a live feed: acting goes on while the learner is busy, and what waits for it is bounded."""
+"""Collects windows from a live feed: acting continues while the learner is busy, and only few windows may wait."""
 
 from __future__ import annotations
 
@@ -31,27 +31,34 @@ from keras_optix.experience.source import PolicyOwner, WindowSource
 from keras_optix.experience.window import CollectedWindow, Window
 from keras_optix.store.files import Saved
 
-_POLL_SECONDS = 0.05  # how often somebody who waits looks whether it should stop
-_NOT_SCORED = "policies that this agent never had played the recording: its windows are learned from, and not scored"
+_POLL_SECONDS = 0.05  # a waiting thread checks so often whether it should stop
+_NOT_SCORED = (
+    "the recording was made with policies that this agent never had: the agent learns from its windows, but they are "
+    "not scored"
+)
 
 
 @dataclass(frozen=True)
 class FeedCounts:
-    """What became of everything that a feed gave; the first line of each group is the sum of what follows.
+    """Counts the items of a feed and what happened to them.
+
+    `observations` is the sum of `starts`, `steps` and those of `invalid` that were left out. `steps` is the sum of
+    `delivered`, `dropped` and `waiting`.
 
     Attributes:
-        observations: That arrived: starts, steps, and the invalid ones that were left out.
-        starts: Of these, those that no action led to: the first of an episode or of a connection.
-        steps: The others: each completed an environment step.
-        delivered: Of the steps, those handed to the learner.
-        dropped: Those that were not, because it was busy.
-        waiting: Those that are still to be handed out.
-        unanswered: Actions whose consequence never arrived: the connection was lost, or it was not finite.
-        late: Actions that went out later than the deadline.
+        observations: Items that arrived.
+        starts: Items that no action led to: the first of an episode or of a connection.
+        steps: Items that completed an environment step.
+        delivered: Steps that were delivered to the learner.
+        dropped: Steps that were dropped, because the learner was busy.
+        waiting: Steps that are still to be delivered.
+        unanswered: Actions whose reward and next observation never arrived (the connection was lost), or were not
+            finite.
+        late: Actions that were sent later than the deadline.
         disconnects: Connections that were lost.
         reconnects: Connections after the first one.
-        invalid: Observations that came with something that is not finite, where these are dropped. One that ended an
-            episode, with a finite reward, completed a step in spite of it.
+        invalid: Items in which something was not finite, if such items are dropped. An item that ended an episode, with
+            a finite reward, still completed a step.
     """
 
     observations: int = 0
@@ -69,19 +76,19 @@ class FeedCounts:
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """How a feed is read; see `dataset_from_stream`.
+    """The options of reading a feed; see `dataset_from_stream`.
 
     Attributes:
-        boundary: When windows close. None: where the windows of the recording did.
+        boundary: When windows close. None closes them at the same steps as in the recording.
         window_size: `T`, rows of a window.
         overflow: ``"block"``, ``"drop_oldest"`` or ``"latest"``.
-        buffer: Closed windows that may wait for the learner.
-        reconnect: How a feed is reached again.
+        buffer: The number of closed windows that may wait for the learner.
+        reconnect: How to connect again after a disconnect.
         deadline: Seconds after which an action is late.
-        seed: Of the actions and of the learner's randomness.
+        seed: Seeds the actions and the learner.
         deterministic: Take the most likely action.
         check_bounds: Whether an observation outside its Box is an error.
-        on_invalid: ``"raise"`` or ``"drop"``: what is done with an item in which something is not finite.
+        on_invalid: ``"raise"`` or ``"drop"``: what happens with an item in which something is not finite.
     """
 
     boundary: Boundary | None
@@ -99,21 +106,21 @@ class StreamOptions:
 class StreamCollector(WindowSource):
     """Collects windows from a live feed (one environment). The feed is opened when a window is asked for.
 
-    Three threads meet here. The *reader* takes observations and answers them at once, with the latest policy.
-    The *learner* asks for windows, and pushes its policy before it waits for one. Whoever comes first after its
-    time closes a window: the reader with the next observation, or the learner while it waits.
+    Two threads share it. The *reader* takes observations and answers them at once, with the latest policy. The
+    *learner* asks for windows, and pushes its policy before it waits for one. A window whose time is up is closed by
+    the thread that notices first: the reader on its next observation, or the learner while it waits.
 
-    New weights act from a window's first action on, so a window has one policy version; where it closed by the
-    clock while an action was on its way, its first row is that of the version before. They are one window old at least:
-    the feed goes on while the learner learns.
+    New weights act from a window's first action on, so a window has one policy version. There is one exception: if the
+    clock closed the previous window while an action was pending, the first row has the previous version. The weights in
+    a window are at least one window old, because the feed continues while the learner learns.
 
     Args:
         feed: The feed; see `Feed`.
         owner: Gives the policy and its actor.
-        observation_space: What the feed gives.
-        action_space: What it takes.
-        options: How it is read.
-        recorder: Keeps what comes in and goes out; closed with the collector. None: nothing is kept.
+        observation_space: The space of the feed's observations.
+        action_space: The space of the actions that the feed accepts.
+        options: The options of reading the feed.
+        recorder: Records the items and the actions; it is closed with the collector. None records nothing.
     """
 
     def __init__(
@@ -133,16 +140,16 @@ class StreamCollector(WindowSource):
         self._feed = feed
         self._options = options
         self._recorder = recorder
-        self._replays = isinstance(feed, ReplayFeed) and feed.actions == "recorded"  # else somebody chooses
+        self._replays = isinstance(feed, ReplayFeed) and feed.actions == "recorded"  # else the policy chooses
         self._recorded = feed.windows if isinstance(feed, ReplayFeed) and options.boundary is None else None
         self._actions = actions_for(action_space)
         self._rng = np.random.default_rng(None if options.seed is None else (options.seed, 1))
         self._dropping = Dropping(action_space)
-        self._severed = False  # whether an episode was cut off: no step leads from what was last to what comes next
+        self._severed = False  # whether an episode was cut off, so that no step leads to the next item
         self._action_source: ActionSource | None = None
-        # What was chosen long ago is not late; a replay waits for the learner.
+        # In a replay no action is late, because a replay waits for the learner.
         self._latency = LatencyMeter(options.deadline if self.endless else math.inf)
-        # All that follows is shared by the threads, under the condition.
+        # The threads share all attributes below; they are used only while the condition is held.
         self._changed = threading.Condition()
         self._builder = WindowBuilder(
             self.layout,
@@ -154,39 +161,39 @@ class StreamCollector(WindowSource):
         self._closed_windows: deque[ClosedWindow] = deque()
         self._capacity = 1 if options.overflow == "latest" else options.buffer
         self._next_window = 0
-        self._resumed_at = 0  # a replay that is resumed has handed out the windows before
-        self._deadline = math.inf  # when the window at hand closes by the clock
+        self._resumed_at = 0  # a replay that is resumed has delivered the windows before this one
+        self._deadline = math.inf  # when the clock closes the current window
         self._observations = self._delivered_steps = self._dropped = self._waiting = 0
-        self._steps_before = 0  # handed out in the run that is resumed
+        self._steps_before = 0  # steps delivered in the run that is resumed
         self._disconnects = self._connections = 0
         self._notices: list[str] = []
         self._marks: deque[RecordedWindow] = deque()
         self._reader: FeedReader | None = None
-        self._ending: BaseException | None = None  # what comes after the windows that wait
+        self._ending: BaseException | None = None  # raised after the waiting windows were delivered
         self._prepared = False
-        self._reserved: ClosedWindow | None = None  # what `prepare` promised to hand out next
+        self._reserved: ClosedWindow | None = None  # the window that `prepare` reserved for the next `collect`
         self._connected = False
         self._shut = False
-        self._told = False  # that windows are not scored
+        self._told = False  # whether the notice was given that windows are not scored
         if recorder is not None:
-            weakref.finalize(self, recorder.close)  # what it noted last is in the file, however the process ends
+            weakref.finalize(self, recorder.close)  # writes the last notes when the interpreter ends, too
 
-    # What others ask
+    # Facts for others
 
     @property
     def num_envs(self) -> int:
-        """See `WindowSource`: a feed is one environment."""
+        """See `WindowSource`: 1, because a feed is one environment."""
         return 1
 
     @property
     def windows_in_flight(self) -> int:
-        """See `WindowSource`: those that wait, and the one at hand."""
+        """See `WindowSource`: the windows that wait, and the current one."""
         with self._changed:
             return len(self._closed_windows) + (self._reserved is not None) + 1
 
     @property
     def counts(self) -> FeedCounts:
-        """What became of everything that the feed gave."""
+        """The present counts of the feed's items."""
         with self._changed:
             waiting = self._waiting + self._builder.rows
             return FeedCounts(
@@ -204,9 +211,9 @@ class StreamCollector(WindowSource):
             )
 
     def logs(self) -> dict[str, float]:
-        """Counts since the dataset was made, and the latency of the latest 4,096 actions, for the logs of `fit`.
+        """Returns counts since the dataset was made, and the latency of the last 4,096 actions, for the logs of `fit`.
 
-        Latency begins when the feed yields: what waited before, in a socket, is not seen here.
+        The latency begins when the feed yields an item; time that the item waited before, in a socket, is not included.
         """
         counts = self.counts
         half, most = self._latency.percentiles(50.0, 99.0)
@@ -223,7 +230,7 @@ class StreamCollector(WindowSource):
         }
 
     def drain_notices(self) -> list[str]:
-        """See `WindowSource`: disconnects and reconnects."""
+        """See `WindowSource`: notices on disconnects, reconnects and invalid items."""
         with self._changed:
             taken, self._notices = self._notices, []
             return taken
@@ -231,12 +238,12 @@ class StreamCollector(WindowSource):
     # The learner's side
 
     def prepare(self, stopping: Callable[[], bool] = lambda: False) -> bool:
-        """Pushes the policy as it is now, and waits until the next window can be handed out at once.
+        """Pushes the current policy, and waits until the next window can be delivered at once.
 
-        It waits in Python, where Ctrl-C is heard.
+        It waits in Python, where Ctrl-C is handled.
 
         Args:
-            stopping: Asked twenty times a second; once it is True, the window at hand closes.
+            stopping: Called twenty times a second; when it returns True, the current window closes.
 
         Returns:
             Whether there is a step to learn from in that window.
@@ -245,7 +252,7 @@ class StreamCollector(WindowSource):
             StateError: The collector was closed.
         """
         if self._shut:
-            raise StateError("The feed was closed for good; make a new dataset to go on.")
+            raise StateError("The feed of this dataset was closed for good. Make a new dataset to continue.")
         self.waited_for = True
         self._open(self._owner.policy_record())
         self._prepared = True
@@ -257,13 +264,13 @@ class StreamCollector(WindowSource):
                     break
                 self._changed.wait(min(self._deadline - now, _POLL_SECONDS))
             if self._reserved is None and self._closed_windows:
-                # Out of the buffer: what was promised must not be dropped for another one.
+                # The window leaves the buffer, where it could be dropped for a newer one.
                 self._reserved = self._closed_windows.popleft()
                 self._changed.notify_all()
             return self._reserved is not None and self._reserved.rows > 0
 
     def blank(self) -> Window:
-        """A window without a step, with the version of the policy as it is now; it is not counted."""
+        """Returns a window without steps, with the current version of the policy; it is not counted."""
         nothing = WindowBuilder(self.layout, self._actions, self.window_size, carry_specs=self.carry_specs)
         closed = nothing.close(-1, np.zeros(2, np.int32), self._owner.policy_record())
         return closed.collected(self.layout, 0).window
@@ -273,9 +280,9 @@ class StreamCollector(WindowSource):
 
         Raises:
             StopIteration: The feed has ended.
-            FeedError: It is lost, and all windows that were complete have been handed out.
-            EnvError: It gave what its spaces forbid, or a value that is not finite.
-            BaseException: Whatever its `stream` raised. It is kept in `error`.
+            FeedError: The feed is lost, and all complete windows have been delivered.
+            EnvError: The feed gave a value that does not fit its spaces, or is not finite.
+            BaseException: Any other error of its `stream`. It is kept in `error`.
         """
         try:
             if not self._prepared:
@@ -288,8 +295,8 @@ class StreamCollector(WindowSource):
                     self._waiting -= closed.rows
                     self._delivered_steps += closed.rows
             if closed is None:
-                self.drain()  # the next window that is asked for opens the feed again
-                raise ending or StateError("The feed was closed while a window was waited for.")
+                self.drain()  # the next call opens the feed again
+                raise ending or StateError("The feed was closed while the learner waited for a window.")
             policy = closed.policy if self._action_source is None else self._action_source.resolve(closed.policy)
             if not policy.available and not self._told:
                 self._told = True
@@ -305,7 +312,7 @@ class StreamCollector(WindowSource):
             raise
 
     def drain(self) -> None:
-        """Closes the feed. What was not handed out is kept; the next window that is asked for opens the feed again."""
+        """Closes the feed, and keeps the windows that were not delivered. The next `collect` opens the feed again."""
         reader, self._reader = self._reader, None
         self._prepared = False
         if reader is not None:
@@ -327,7 +334,7 @@ class StreamCollector(WindowSource):
             self._recorder.close()
 
     def save(self) -> Saved:
-        """See `WindowSource`. Where the feed is cannot be saved."""
+        """See `WindowSource`. The position of the feed cannot be saved."""
         with self._changed:
             rng = self._rng.bit_generator.state
             env_steps = self._steps_before + self._delivered_steps
@@ -339,7 +346,7 @@ class StreamCollector(WindowSource):
         read_collector_state(arrays, values, self.layout, 1)
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
-        """See `WindowSource`. The feed goes on where it is, and so with a new episode: the answer is False."""
+        """See `WindowSource`. Returns False, because the feed continues where it is, with a new episode."""
         self.drain()
         state, _, _ = read_collector_state(arrays, values, self.layout, 1, self.carry_specs)
         with self._changed:
@@ -352,7 +359,7 @@ class StreamCollector(WindowSource):
         return False
 
     def _open(self, policy: PolicyRecord) -> None:
-        """Offers the policy to whoever chooses, and begins to read if nobody does."""
+        """Pushes the policy to the source of actions, and starts the reader if it does not run."""
         if self._recorder is not None or self._replays:
             policy = policy.with_fingerprint()
         if self._action_source is not None:
@@ -365,7 +372,7 @@ class StreamCollector(WindowSource):
         if self._reader is not None:
             return
         reader = FeedReader(self._feed, self, self._options.reconnect, self._latency, self.seed)
-        # Also before the interpreter ends: its thread must not run then. Once called, it is forgotten.
+        # The finalizer also stops the thread before the interpreter ends, when it must not run.
         self._stop_reading = weakref.finalize(self, reader.stop)
         with self._changed:
             self._reader, self._ending = reader, None
@@ -399,7 +406,7 @@ class StreamCollector(WindowSource):
                 self._observations += 1
                 return self._dropping.answer
             first, self._severed = first or self._severed, False
-            # Not before all waiting for room is over: what was not observed is neither counted nor recorded.
+            # Only after all waiting for room, so that an item is counted and recorded only if it is observed.
             if recorder is not None:
                 recorder.observation(
                     seen.leaves, seen.reward, seen.terminated, seen.truncated, seen.info, first=first, time=now
@@ -431,7 +438,7 @@ class StreamCollector(WindowSource):
             self._builder.lose_action()
             self._dropping.forget()
             why = f"{type(error).__name__}: {error}"
-            self._notices.append(f"the feed {what} ({why}); try {tries} to reach it in {delay:.2f} s")
+            self._notices.append(f"the feed {what} ({why}); try {tries} to reach it begins in {delay:.2f} s")
 
     def ended(self, reader: FeedReader, error: BaseException | None) -> None:
         """See `FeedHandler`."""
@@ -443,7 +450,7 @@ class StreamCollector(WindowSource):
             self._ending = StopIteration("The feed has ended.") if error is None else error
             self._changed.notify_all()
 
-    # Under the condition
+    # Called while the condition is held
 
     @property
     def _seconds(self) -> float:
@@ -451,7 +458,7 @@ class StreamCollector(WindowSource):
         return math.inf if boundary is None or boundary.seconds is None else boundary.seconds
 
     def _connect(self, reader: FeedReader) -> None:
-        """A connection begins: nothing of the one before goes on."""
+        """Begins a connection; the episode of the previous connection ends without a result."""
         self._connections += 1
         if self._connections > 1:
             self._notices.append(f"the feed is back: connection {self._connections}")
@@ -461,7 +468,7 @@ class StreamCollector(WindowSource):
         self._connected = True
 
     def _mended(self, flawed: Flawed, reader: FeedReader) -> FeedItem | None:
-        """What can be learned from an item in which something is not finite; None if it is to be dropped."""
+        """Repairs an item in which something is not finite, or returns None if it is to be dropped."""
         dropping, builder = self._dropping, self._builder
         acted_on = builder.acted_on
         seen = dropping.mend(flawed, acted_on)
@@ -470,7 +477,7 @@ class StreamCollector(WindowSource):
             self._notices.append(notice)
         if seen is not None or acted_on is None or not flawed.ended:
             return seen
-        # It ended the episode with a reward that nobody knows: what the episode earned is not known either.
+        # It ended the episode with an unknown reward, so the return of the episode is unknown, too.
         if builder.rows:
             self._close_when_room(reader)
         self._sever()
@@ -479,13 +486,13 @@ class StreamCollector(WindowSource):
         return None
 
     def _sever(self) -> None:
-        """Nothing of what was goes on."""
+        """Discards the pending action and the running episode."""
         self._builder.interrupt()
         self._dropping.forget()
         self._severed = True
 
     def _closes(self, step: StreamStep) -> bool:
-        """Whether the window at hand closes after a step."""
+        """Returns whether the current window closes after a step."""
         boundary = self._options.boundary
         if boundary is None:
             return bool(self._marks) and step.steps >= self._marks[0].rows
@@ -493,16 +500,16 @@ class StreamCollector(WindowSource):
         return due or self._builder.full or (boundary.closes is not None and bool(boundary.closes(step)))
 
     def _close_when_room(self, reader: FeedReader) -> None:
-        """Closes the window at hand; where nothing may be dropped, once there is room for it."""
+        """Closes the current window; if nothing may be dropped, waits until there is room for it."""
         before = self._next_window
         while self._options.overflow == "block" and len(self._closed_windows) >= self._capacity:
             self._changed.wait(_POLL_SECONDS)
             _check(reader)
-        if self._next_window == before:  # else the learner closed it meanwhile
+        if self._next_window == before:  # else the learner closed it in the meantime
             self._close_window(time.monotonic())
 
     def _close_window(self, now: float) -> None:
-        """Closes the window at hand, and makes room where that is needed."""
+        """Closes the current window, and drops old windows if there is no room."""
         action_source = self._action_source
         if action_source is None:
             raise StateError("A window was closed before a policy was pushed.")
@@ -517,7 +524,7 @@ class StreamCollector(WindowSource):
         if self._recorder is not None:
             self._recorder.window(window_id, closed.rows, seed, policy.version, policy.fingerprint)
         if now >= self._deadline:
-            # On the grid of its period: lateness does not add up.
+            # A multiple of the period after the old deadline, so that delays do not add up.
             self._deadline += self._seconds * (1 + math.floor((now - self._deadline) / self._seconds))
         else:
             self._deadline = now + self._seconds
@@ -531,7 +538,7 @@ class StreamCollector(WindowSource):
                 self._waiting -= oldest.rows
                 self._drop(oldest)
         else:
-            # Handed out before the run was cut off.
+            # This window was delivered before the run was interrupted.
             self._delivered_steps += closed.rows
             self._steps_before -= closed.rows
         self._skip_empty()
@@ -543,7 +550,7 @@ class StreamCollector(WindowSource):
             self._recorder.dropped(window.window_id)
 
     def _skip_empty(self) -> None:
-        """Recorded windows without a step close at once."""
+        """Closes recorded windows without a step at once."""
         if self._marks and self._marks[0].rows == 0:
             self._close_window(time.monotonic())
 

@@ -1,4 +1,4 @@
-"""The dataset that `fit` consumes where experience comes from a live feed."""
+"""Makes the dataset that `fit` consumes if experience comes from a live feed."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _DEFAULT_ROWS = 1024  # of windows that do not close after a number of steps
 
 
 class FeedLearner(Learner, Protocol):
-    """What a dataset of a feed is made for: an agent that may know the spaces."""
+    """What a dataset of a live feed needs of an agent, which may know the spaces."""
 
     def known_spaces(self) -> tuple[Any, Any] | None:
-        """Observation and action space, if the agent was bound to them or its policy says them; else None."""
+        """Returns observation and action space if the agent is bound to them or its policy implies them, else None."""
         ...
 
 
@@ -65,64 +65,64 @@ def dataset_from_stream(
     on_invalid: str = "raise",
     record: str | os.PathLike[str] | None = None,
 ) -> tf.data.Dataset:
-    """Makes a dataset of windows of experience out of a source that does not wait: a market, a robot, a live system.
+    """Makes a dataset of windows of experience from a source that does not wait: a market, a robot, a live system.
 
     Each element is a `Window` of ``[T, 1, ...]`` arrays. The feed is opened when `fit` begins and closed when it ends.
-    A thread answers each observation at once, with the latest policy: learning never delays an
-    action. A newer policy acts from the next window on, so the one that acts is a window old or older
-    (`policy_lag` in the logs), which PPO's and REINFORCE's losses correct for by the stored log-probabilities.
+    A thread answers each observation at once, so learning never delays an action. The thread changes to a newer policy
+    only between windows, so a window was collected by a policy that is one or more updates old when the agent learns
+    from it (`policy_lag` in the logs). PPO's and REINFORCE's losses correct for this with the stored log-probabilities.
 
-    Windows close at a boundary. Those with less than `T` steps are padded at their end, where `Window.valid` is False;
-    so the compiled step is traced once. A window without a step, which a clock may close, is not learned from. A window
-    never reaches over a disconnect, and the episode that a disconnect cut off counts nowhere.
+    Windows close at a boundary. A window with less than `T` steps is padded at its end, where `Window.valid` is False,
+    so that the compiled step is traced only once. A window without any step, which a clock may close, is not learned
+    from. A window never contains a disconnect, and an episode that a disconnect cut off is not counted.
 
-    On a live feed `OptixCallback` does not stop when the policy is trained: it goes on watching (WATCHDOG), until
+    On a live feed `OptixCallback` does not stop when the policy is trained. It continues to watch (WATCHDOG) until
     Ctrl-C, ``agent.stop_training = True`` or ``callback.stop()``, from any thread.
 
-    The logs of `fit` (`feed/...` in TensorBoard) count what the feed gave and what became of it, and tell the latency
-    from the moment that the feed yields an observation until its action goes out; ``dataset.feed_counts`` has all
-    counts as they are when it is read, a `FeedCounts`. So has what `map`, `take`, `filter`, `skip`, `repeat`,
-    `take_while`, `apply` and `with_options` make of the dataset; where another transformation lost it,
-    ``agent.sources[-1].counts`` has the same.
+    The logs of `fit` (`feed/...` in TensorBoard) count the items of the feed and what happened to them. They also show
+    the latency: the time from when the feed yields an observation until its action is sent. ``dataset.feed_counts``
+    returns all present counts, a `FeedCounts`. Datasets that `map`, `take`, `filter`, `skip`, `repeat`, `take_while`,
+    `apply` and `with_options` make from this one have the same attribute; after any other transformation read
+    ``agent.sources[-1].counts``.
 
     Args:
-        feed: The feed, or what `replay_feed` returns; see `Feed`.
-        agent: Gives the policy. It is bound to the feed's spaces here, and checked against them.
+        feed: The feed, or a recording that `replay_feed` opened; see `Feed`.
+        agent: The agent whose policy acts. This call binds it to the feed's spaces and checks that its networks fit.
         boundary: When windows close: `every_n_steps`, `every_n_seconds`, `on_done`, or a function that is called after
             each step with a `StreamStep` and returns True to close the window after it. Defaults to
-            ``every_n_steps(200)``; of a replay, where the windows of the recording closed.
-        window_size: `T`, rows of a window: it closes when it is full, too. Defaults to the n of `every_n_steps`, else
-            1,024. Left out for a replay without `boundary`.
+            ``every_n_steps(200)``; for a replay, windows close by default at the same steps as in the recording.
+        window_size: `T`, rows of a window. A window also closes when it is full. Defaults to the n of `every_n_steps`,
+            else to 1,024. Leave it out for a replay without `boundary`.
         seed: Seeds the actions and the learner's shuffling.
         deterministic: Take the most likely action instead of sampling.
-        overflow: What happens when `buffer` windows wait for a busy learner: ``"drop_oldest"`` (the default) drops the
-            one that waited longest; ``"latest"`` keeps only the newest window; ``"block"`` drops nothing, reads no
-            further and so delays the next action until there is room: for feeds that can wait, such as queues. A replay
-            always waits. What is dropped is counted.
-        buffer: Windows that may wait. Defaults to 8.
-        reconnect: How a feed that was lost is reached again. Defaults to ``Reconnect()``.
-        deadline: Seconds from an observation to its action after which it is counted as late. Defaults to 0.1.
-        observation_space: What the feed gives. Defaults to that of the feed, else to what the agent was bound to, else
-            to numbers in the shape of its policy's input.
-        action_space: What the feed takes. Defaults to that of the feed, else to what the agent was bound to, else to
-            one action for each output of its policy.
-        check_bounds: Whether a value outside the bounds of a Box observation space is an error. NaN, and a category
-            that does not exist, always are. Defaults to True.
-        on_invalid: What is done with an item whose reward or observation is NaN or infinite. ``"raise"`` (the default)
-            ends `fit` with an `EnvError`. ``"drop"`` leaves it out and counts it (`feed/invalid`): the episode goes on,
-            the feed is answered with the action before once more, and a reward that is finite is added to that of the
-            next item, which the same action earned. An item that ends an episode completes its step, with the last
-            finite observation in the place of one that is not; only if its reward is not finite, the episode is cut off
-            there as by a disconnect. Before the first finite observation the answer is the neutral action: 0 where the
-            space has it. A recording keeps what is left after that.
-        record: Path of a file that keeps what comes in and goes out, for `replay_feed`. It must not exist yet.
+        overflow: What happens when `buffer` windows wait for a busy learner. ``"drop_oldest"`` (the default) drops the
+            window that waited longest. ``"latest"`` keeps only the newest window. ``"block"`` drops nothing: it stops
+            reading until there is room, which delays the next action, so it is for feeds that can wait, such as queues.
+            A replay always uses ``"block"``. Dropped windows are counted.
+        buffer: The number of windows that may wait. Defaults to 8.
+        reconnect: How to connect again after the connection was lost. Defaults to ``Reconnect()``.
+        deadline: Seconds from an observation to its action after which the action counts as late. Defaults to 0.1.
+        observation_space: The space of the feed's observations. Defaults to the attribute of the feed, else to the
+            space that the agent was bound to, else to numbers in the shape of its policy's input.
+        action_space: The space of the actions that the feed accepts. Defaults to the attribute of the feed, else to the
+            space that the agent was bound to, else to one action for each output of its policy.
+        check_bounds: Whether a value outside the bounds of a Box observation space is an error. NaN and a category
+            that does not exist are errors in any case. Defaults to True.
+        on_invalid: What happens with an item whose reward or observation is NaN or infinite. ``"raise"`` (the default)
+            ends `fit` with an `EnvError`. ``"drop"`` leaves the item out and counts it (`feed/invalid`): the episode
+            continues, the last action is sent again, and a finite reward is added to the reward of the next item, which
+            the same action earned. If the item ends an episode, it still completes its step; an observation that is not
+            finite is replaced by the last finite one. But if its reward is not finite, the episode is cut off as by a
+            disconnect. Before the first finite observation the neutral action is sent: 0 if the space contains it. A
+            recording keeps the items without what was left out.
+        record: Path of a file that records the items and the actions, for `replay_feed`. It must not exist yet.
 
     Returns:
-        The dataset. It ends when the feed does, and opens the feed again when it is iterated again.
+        The dataset. It ends when the feed ends, and opens the feed again when it is iterated again.
 
     Raises:
         ConfigurationError: An argument is invalid, or the recording cannot be written.
-        SpaceError: A space is unknown or not supported, or the agent's networks do not fit.
+        SpaceError: A space is unknown or not supported, or the agent's networks do not fit the spaces.
 
     Example:
         >>> class Counter:
@@ -164,8 +164,8 @@ def dataset_from_stream(
         and carry_specs
         and feed.carry != kinds_of(carry_specs)
     ):
-        problem = "The recording does not have the carry of this policy: another one chose its actions."
-        fix = 'Let the agent choose anew: replay_feed(path, actions="agent").'
+        problem = "The recording does not have the carry of this policy: another policy chose its actions."
+        fix = 'Let this agent choose the actions: replay_feed(path, actions="agent").'
         raise ConfigurationError(describe(problem, fix=fix, recorded=feed.carry, carry_specs=kinds_of(carry_specs)))
     recorder = None if record is None else Recorder(record, seen, played, options.window_size, carry_specs)
     collector = StreamCollector(feed, agent, seen, played, options, recorder)
@@ -177,13 +177,16 @@ def _dataset_of(collector: StreamCollector) -> tf.data.Dataset:
     spec = window_spec(collector.layout, collector.action_space, collector.window_size, 1, collector.carry_specs)
     flat_spec = tf.nest.flatten(spec)
     nothing = [np.zeros(field.shape, field.dtype.as_numpy_dtype) for field in flat_spec]
-    # TensorFlow keeps the function of a dataset that was iterated for ever; it must not keep the feed, too.
+    # TensorFlow never frees the function of a dataset that was iterated, so the function must not own the feed.
     alive = weakref.ref(collector)
 
     def collect(_: np.ndarray) -> list[Any]:
         source = alive()
         if source is None:
-            raise StateError("The agent of this dataset is gone, and its feed with it; keep the agent.")
+            raise StateError(
+                "The agent of this dataset is gone: it was deleted, and its feed was closed. Keep a reference to the "
+                "agent for as long as the dataset is used."
+            )
         try:
             return [np.True_, *tf.nest.flatten(source.collect().window)]
         except StopIteration:
@@ -199,38 +202,38 @@ def _dataset_of(collector: StreamCollector) -> tf.data.Dataset:
 
 
 def _check_feed(feed: Any) -> None:
-    """Raises `ConfigurationError` for what is no feed."""
+    """Raises a `ConfigurationError` if `feed` is not a feed."""
     stream = getattr(feed, "stream", None)
     fix = "Give an object whose `stream()` is a generator of (observation, reward, terminated, truncated, info)."
     if isinstance(feed, type):
         raise ArgumentError(describe("`feed` is a class; make an object of it.", fix=fix, feed=feed.__name__))
     if not callable(stream):
-        made = "An environment waits for its action, a feed does not: give it to dataset_from_env(env, agent)."
+        made = "A feed does not wait for its action, an environment does: give it to dataset_from_env(env, agent)."
         fix = {
-            "an agent": "The arguments are dataset_from_stream(feed, agent).",
+            "an agent": "The order of the arguments is dataset_from_stream(feed, agent).",
             "an environment": made,
             "a vector environment": made,
-            "a path": "A recording is opened first: replay_feed(path).",
-            "a string": "A recording is opened first: replay_feed(path).",
+            "a path": "Open a recording with replay_feed(path).",
+            "a string": "Open a recording with replay_feed(path).",
             "a generator": f"It can be started only once, and a feed is started again after a disconnect. {fix}",
-            "a function": f"It is the `stream` of such an object. {fix}",
+            "a function": f"{fix} The function can be the `stream` of such an object.",
         }.get(kind_of(feed), fix)
         raise ArgumentError(f"`feed` has no method `stream`. Received: feed={with_kind(feed)}. {fix}")
     if inspect.isasyncgenfunction(stream) or inspect.iscoroutinefunction(stream):
-        fix = "Run the event loop inside an ordinary generator, or use a blocking client: it has a thread of its own."
+        fix = "Run the event loop inside an ordinary generator, or use a blocking client: `stream` runs in a thread."
         raise ConfigurationError(describe("`stream` must not be asynchronous.", fix=fix, feed=type(feed).__name__))
 
 
 def _windows_of(feed: Feed, boundary: Any, window_size: int | None) -> tuple[Boundary | None, int]:
-    """When windows close, and how many rows they have."""
+    """Returns the boundary at which windows close (None: as recorded), and the number of rows of a window."""
     if window_size is not None:
         check_int("window_size", window_size, minimum=1)
     if boundary is None and isinstance(feed, ReplayFeed):
         if window_size is not None:
             raise ConfigurationError(
                 describe(
-                    "The windows of a replay are those of the recording.",
-                    fix="Leave `window_size` out, or give a `boundary` for windows of another kind.",
+                    "Without `boundary`, a replay has the windows of the recording.",
+                    fix="Leave `window_size` out, or give a `boundary` to make other windows.",
                     window_size=window_size,
                 )
             )
@@ -246,7 +249,7 @@ def _windows_of(feed: Feed, boundary: Any, window_size: int | None) -> tuple[Bou
         boundary = Boundary(closes=boundary)
     rows = window_size or boundary.steps or _DEFAULT_ROWS
     if boundary.steps is not None and boundary.steps > rows:
-        problem = "A window cannot hold the steps after which it closes."
+        problem = "`window_size` must not be smaller than the number of steps after which a window closes."
         raise ConfigurationError(describe(problem, fix="Leave `window_size` out.", window_size=rows, n=boundary.steps))
     return boundary, rows
 
@@ -254,27 +257,27 @@ def _windows_of(feed: Feed, boundary: Any, window_size: int | None) -> tuple[Bou
 def _overflow_of(feed: Feed, overflow: str | None) -> str:
     if isinstance(feed, ReplayFeed):
         if overflow not in (None, "block"):
-            problem = "A replay waits for the learner, so nothing is dropped."
+            problem = "A replay waits for the learner, so `overflow` cannot drop windows."
             raise ConfigurationError(describe(problem, fix="Leave `overflow` out.", overflow=overflow))
         return "block"
     return "drop_oldest" if overflow is None else check_choice("overflow", overflow, OVERFLOW)
 
 
 def _spaces_of(feed: Any, agent: FeedLearner, seen: Any, played: Any) -> tuple[Any, Any]:
-    """The spaces: what was given, else what the feed says, else what the agent knows."""
+    """Returns both spaces: the argument if it is given, else the feed's attribute, else what the agent knows."""
     found = []
     known = agent.known_spaces() or (None, None)
     for name, given, of_agent in zip(("observation_space", "action_space"), (seen, played), known, strict=True):
         of_feed = getattr(feed, name, None)
         if given is not None and of_feed is not None and given != of_feed:
-            fix = "Leave the argument out."
-            raise SpaceError(describe(f"The feed has another `{name}`.", fix=fix, given=given, feed=of_feed))
+            problem = f"The feed has another `{name}` than the one that was given."
+            raise SpaceError(describe(problem, fix="Leave the argument out.", given=given, feed=of_feed))
         space = given if given is not None else of_feed if of_feed is not None else of_agent
         if not isinstance(space, spaces.Space):
             raise SpaceError(
                 describe(
                     f"The `{name}` of the feed is not known.",
-                    fix=f"Give `{name}=` a gymnasium.spaces.Space, or the feed an attribute of that name.",
+                    fix=f"Give `{name}=` a gymnasium.spaces.Space, or give the feed an attribute of that name.",
                     feed=type(feed).__name__,
                     **{name: space},
                 )

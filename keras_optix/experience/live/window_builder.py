@@ -1,4 +1,4 @@
-"""Puts the steps of a live feed together to windows: which action earned which reward, and what is padded."""
+"""Builds windows from the steps of a live feed: pairs each action with its reward, and pads windows that are short."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from keras_optix.records import EpisodeRecord
 
 @dataclass(frozen=True)
 class _Rows:
-    """Rows of a window, for the tracker of episodes."""
+    """Some rows of a window, for the `EpisodeTracker`."""
 
     rewards: np.ndarray
     terminated: np.ndarray
@@ -32,7 +32,7 @@ class _Rows:
 
 
 class _OpenWindow:
-    """The arrays of a window that is being filled; what is never written stays zero, and is not valid."""
+    """The arrays of a window that is being filled; rows that are never written stay zero and not valid."""
 
     def __init__(
         self, layout: ObservationLayout, actions: Actions, size: int, carry_specs: Sequence[CarrySpec]
@@ -44,31 +44,31 @@ class _OpenWindow:
         self.log_probs = np.zeros((size, 1), np.float32)
         self.rewards = np.zeros((size, 1), np.float32)
         self.terminated, self.truncated, self.valid, self.begins = (np.zeros((size, 1), bool) for _ in range(4))
-        self.carry = initial_carry(carry_specs, 1)  # of its first row, once there is one
+        self.carry = initial_carry(carry_specs, 1)  # replaced by the carry of the first row when there is one
         self.versions: list[int] = []
         self.infos: list[Any] = []
         self.began = time.monotonic()
-        self.acted = False  # whether an action of consequence was chosen since it began
+        self.acted = False  # whether an action that leads to a step was chosen since the window began
 
     @property
     def rows(self) -> int:
-        """Steps so far."""
+        """The number of steps so far."""
         return len(self.versions)
 
     def between(self, first: int, last: int) -> _Rows:
-        """Some of its rows."""
+        """Returns the rows from `first` to before `last`."""
         part = slice(first, last)
         return _Rows(self.rewards[part], self.terminated[part], self.truncated[part], self.valid[part])
 
 
 @dataclass(frozen=True)
 class ClosedWindow:
-    """A window that is complete, before it is handed out.
+    """A window that is complete and was not delivered yet.
 
     Attributes:
-        window_id: Its number.
-        rows: Steps in it; the rows after them are padding.
-        episodes: That ended in it.
+        window_id: The number of the window.
+        rows: The number of steps in it; the rows after them are padding.
+        episodes: The episodes that ended in it.
         policy: The policy that acted in it.
     """
 
@@ -83,12 +83,12 @@ class ClosedWindow:
     def collected(
         self, layout: ObservationLayout, env_steps: int, policy: PolicyRecord | None = None
     ) -> CollectedWindow:
-        """The window as it is handed out.
+        """Returns the window in the form that is delivered.
 
         Args:
-            layout: The observations.
-            env_steps: Handed out so far, with those of this one.
-            policy: The policy that acted in it, if more is known of it by now.
+            layout: The layout of the observations.
+            env_steps: The number of steps delivered so far, including those of this window.
+            policy: A more complete record of the policy that acted in it, if there is one.
         """
         content, tracker = self._content, self._tracker
         window = Window(
@@ -114,7 +114,7 @@ class ClosedWindow:
 
 @dataclass(frozen=True)
 class _Pending:
-    """An action whose consequence has not arrived."""
+    """An action whose reward and next observation have not arrived."""
 
     leaves: Leaves
     taken: ActionTaken
@@ -122,20 +122,22 @@ class _Pending:
 
 
 class WindowBuilder:
-    """The window at hand, the action that is on its way, and the tracker of episodes. Not thread-safe.
+    """Builds the current window, and holds the pending action and the tracker of episodes. Not thread-safe.
+
+    The *pending* action is the last action that was sent, until its reward and next observation arrive.
 
     Args:
-        layout: The observations.
-        actions: What choices are.
+        layout: The layout of the observations.
+        actions: The shape and dtype of choices.
         window_size: `T`, rows of a window.
         one_version: See `EpisodeTracker.after`.
-        carry_specs: The carry of the policy.
+        carry_specs: The arrays of the policy's carry.
 
     Attributes:
         tracker: Keeps track of the episodes up to the last window that closed.
-        starts: Observations that no action led to: they began an episode or a connection.
-        unanswered: Actions whose consequence never arrived.
-        begins: Whether the observation at hand is the first of an episode.
+        starts: The number of observations that no action led to, because they began an episode or a connection.
+        unanswered: The number of actions whose reward and next observation never arrived.
+        begins: Whether the current observation is the first of an episode.
     """
 
     def __init__(
@@ -153,7 +155,7 @@ class WindowBuilder:
         self._carry_specs = tuple(carry_specs)
         self.begins = True
         self._pending: _Pending | None = None
-        self._ignored = False  # whether the action to the observation at hand has no consequence
+        self._ignored = False  # whether the action for the current observation leads to no step
         self._open = _OpenWindow(layout, actions, window_size, self._carry_specs)
         self.tracker = EpisodeTracker.blank(1)
         self.starts = 0
@@ -161,42 +163,42 @@ class WindowBuilder:
 
     @property
     def rows(self) -> int:
-        """Steps in the window at hand."""
+        """The number of steps in the current window."""
         return self._open.rows
 
     @property
     def full(self) -> bool:
-        """Whether the window at hand has no room for another step."""
+        """Whether the current window has no room for another step."""
         return self._open.rows >= self._size
 
     @property
     def acted(self) -> bool:
-        """Whether an action of consequence was chosen since the window at hand began."""
+        """Whether an action that leads to a step was chosen since the current window began."""
         return self._open.acted
 
     @property
     def acted_on(self) -> Leaves | None:
-        """The observation whose action is on its way; None where none is."""
+        """The observation of the pending action; None if no action is pending."""
         return None if self._pending is None else self._pending.leaves
 
     def opened(self, now: float) -> None:
-        """The feed is opened: a window without rows begins now.
+        """Notes that the feed is opened: if the current window has no rows, it begins now.
 
         Args:
-            now: By `time.monotonic`.
+            now: The time of `time.monotonic`.
         """
         if not self._open.rows:
             self._open.began = now
 
     def observe(self, seen: FeedItem, now: float) -> StreamStep | None:
-        """Takes what the feed gave; returns the step that it completes, or None if it begins an episode.
+        """Adds an item of the feed; returns the step that it completes, or None if it begins an episode.
 
         Args:
-            seen: What it gave.
-            now: Time of its arrival, by `time.monotonic`.
+            seen: The item.
+            now: The time of its arrival, by `time.monotonic`.
         """
         pending, self._pending = self._pending, None
-        # After a last observation comes another episode, unless its first observation came along.
+        # The action for a last observation leads to no step, unless the item also has the first of the next episode.
         self._ignored = seen.ended and seen.final is None
         self.begins = pending is None or (seen.ended and seen.final is not None)
         if pending is None:
@@ -216,11 +218,11 @@ class WindowBuilder:
             window.carry = tuple(leaf[None] for leaf in pending.taken.carry)
         window.infos.append([seen.info])
         window.versions.append(pending.taken.version)
-        seconds = max(now - window.began, 0.0)  # it may have waited for room, and then for the window
+        seconds = max(now - window.began, 0.0)  # the item may have arrived before the window began
         return StreamStep(t + 1, seconds, seen.reward, seen.terminated, seen.truncated, seen.info)
 
     def act(self, leaves: Leaves, taken: ActionTaken) -> None:
-        """Takes the action that was chosen for the observation at hand.
+        """Notes the action that was chosen for the current observation.
 
         Args:
             leaves: The observation.
@@ -231,9 +233,9 @@ class WindowBuilder:
             self._pending = _Pending(leaves, taken, self.begins)
 
     def interrupt(self) -> None:
-        """A connection was lost, or the end of an episode: its action has no consequence, and it counts nowhere.
+        """Discards the pending action and the running episode, because a connection or an episode was cut off.
 
-        Close the window first, if it has rows: no row may follow the last one.
+        If the window has rows, close it first: no row may follow the last one.
         """
         self.lose_action()
         self._ignored = False
@@ -241,27 +243,27 @@ class WindowBuilder:
         self.forget_episode()
 
     def lose_action(self) -> None:
-        """The consequence of the action on its way, if there is one, will never arrive."""
+        """Discards the pending action, if there is one, because its reward and next observation will never arrive."""
         self.unanswered += self._pending is not None
         self._pending = None
 
     def forget_episode(self) -> None:
-        """The running episode counts nowhere."""
+        """Discards the running episode, which is not counted."""
         self.tracker = EpisodeTracker.blank(1, self.tracker.recent)
 
     def close(self, window_id: int, seed: np.ndarray, policy: PolicyRecord) -> ClosedWindow:
-        """Closes the window at hand, and begins the next one.
+        """Closes the current window, and begins the next one.
 
         Args:
-            window_id: Its number.
-            seed: The learner's randomness.
-            policy: The policy that acted in it. Its first action may be that of the policy before, where it closed
-                while an action was on its way.
+            window_id: The number of the window.
+            seed: ``[2]`` int32, the learner's seed for this window.
+            policy: The policy that acted in it. The first action may be that of the previous policy, if the previous
+                window closed while an action was pending.
         """
         window, rows = self._open, self._open.rows
         episodes: tuple[EpisodeRecord, ...] = ()
         for first, last in _runs(window.versions):
-            # Episode by episode it is told which versions played it.
+            # Rows of different versions are added one after the other, so that episodes note their versions.
             self.tracker, ended = self.tracker.after(
                 window.between(first, last), window.versions[first], window_id, one_version=self._one_version
             )
@@ -271,7 +273,7 @@ class WindowBuilder:
 
 
 def _runs(versions: Sequence[int]) -> list[tuple[int, int]]:
-    """Where equal values follow each other: first and after the last."""
+    """Returns the runs of equal values, each as the index of its first value and the index after its last."""
     changes = [t for t in range(1, len(versions)) if versions[t] != versions[t - 1]]
     bounds = [0, *changes, len(versions)]
     return [(first, last) for first, last in itertools.pairwise(bounds) if last > first]

@@ -63,12 +63,15 @@ def test_final_obs_is_taken_where_an_episode_ended(flag: str | None) -> None:
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (GOOD, r"must yield \(observation, reward, terminated, truncated, info\); item 7 is none.*ndarray of 2"),
-        ((GOOD, 0.0, False, {}), r"must yield \(observation, .*item 7 is none.*tuple of 4"),
-        (None, r"must yield \(observation, .*item 7 is none.*NoneType"),
-        ((GOOD, None, False, False, {}), r"number as reward; that of item 7 is none.*reward=None"),
+        (GOOD, r"must yield \(observation, reward, terminated, truncated, info\), but item 7 is not.*ndarray of 2"),
+        ((GOOD, 0.0, False, {}), r"must yield \(observation, .*item 7 is not of this form.*tuple of 4"),
+        (None, r"must yield \(observation, .*item 7 is not of this form.*NoneType"),
+        ((GOOD, None, False, False, {}), r"number as reward, but the reward of item 7 is not a number.*reward=None"),
         ((GOOD, "much", False, False, {}), r"number as reward.*reward='much'"),
-        ((GOOD, float("nan"), False, False, {}), r"finite float32 rewards; that of item 7.*reward=nan"),
+        (
+            (GOOD, float("nan"), False, False, {}),
+            r"finite float32 rewards, but the reward of item 7 is not finite.*reward=nan",
+        ),
         ((GOOD, float("inf"), False, False, {}), r"finite float32 rewards"),
         ((GOOD, 1e39, False, False, {}), r"finite float32 rewards"),
         (([0.0, float("nan")], 0.0, False, False, {}), r"not finite.*item 7 of the feed"),

@@ -393,7 +393,7 @@ def test_a_torn_file_is_said_when_it_is_opened_and_not_again(path: Path) -> None
     small(path)
     with path.open("r+b") as file:
         file.truncate(boundaries(path)[1] + 500)  # in the middle of the first chunk
-    with pytest.warns(UserWarning, match="torn or damaged"):
+    with pytest.warns(UserWarning, match="cut off or damaged"):
         feed = replay_feed(path)
     assert list(feed.stream()) == []
 
@@ -413,7 +413,7 @@ def test_a_file_that_was_cut_anywhere_gives_a_beginning(path: Path, every: int) 
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             if size < edges[1]:
-                with pytest.raises(ConfigurationError, match=r"no recording|before its first item"):
+                with pytest.raises(ConfigurationError, match=r"not a recording|before its first item"):
                     replay_feed(path)
                 continue
             ((items, windows),) = beginnings(path, script)
@@ -424,7 +424,7 @@ def test_a_file_that_was_cut_anywhere_gives_a_beginning(path: Path, every: int) 
             assert not caught
         else:
             (warning,) = caught
-            assert f"before: {items} items, {windows} windows" in str(warning.message)
+            assert f"before is replayed: {items} items, {windows} windows" in str(warning.message)
             assert f"byte {max(edge for edge in edges if edge <= size)}." in str(warning.message)
             assert warning.filename == __file__
     assert (len(script.items), len(script.windows)) in seen
@@ -453,7 +453,7 @@ def test_a_byte_that_was_changed_anywhere_ends_it_there(path: Path) -> None:
             ((items, windows),) = beginnings(path, script)
         (warning,) = caught
         assert f"byte {max(edge for edge in edges if edge <= place)}." in str(warning.message)
-        assert f"before: {items} items," in str(warning.message)
+        assert f"before is replayed: {items} items," in str(warning.message)
         assert (items, windows) != everything or place >= edges[-2] - 100
 
 
@@ -470,7 +470,7 @@ def test_a_chunk_that_was_changed_in_the_middle(path: Path) -> None:
     path.write_bytes(whole)
     feed = replay_feed(path)
     check_windows(feed.windows, script.windows)
-    with pytest.warns(UserWarning, match="before: 0 items, 0 windows"):
+    with pytest.warns(UserWarning, match="part before is replayed: 0 items, 0 windows"):
         assert list(feed.stream()) == []
 
 
@@ -491,7 +491,7 @@ def test_one_that_is_being_written_is_replayed_up_to_where_it_is(path: Path, rec
 def test_other_files_are_refused(path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(ConfigurationError, match="no recording"):
+    with pytest.raises(ConfigurationError, match="not a recording"):
         replay_feed(path)
 
 

@@ -489,7 +489,7 @@ def test_a_window_closes_at_a_gap_and_no_row_reaches_over_it(stream: MakeStream,
     assert [(e.total_reward, e.length) for e in episodes] == [(204.0, 3)]
     assert collected[-1].window.episode_return == 204.0
     assert collector.drain_notices() == [
-        f"the feed was lost ({error.__name__}: lost); try 1 to reach it in 0.00 s",
+        f"the feed was lost ({error.__name__}: lost); try 1 to reach it begins in 0.00 s",
         "the feed is back: connection 2",
     ]
     assert collector.drain_notices() == []
@@ -502,7 +502,10 @@ def test_tries_begin_anew_after_an_observation(stream: MakeStream) -> None:
     assert lengths(take_all(collector)) == [1, 1, 1]
     counts = adds_up(collector.counts)
     assert (counts.disconnects, counts.reconnects) == (2, 2)  # failing to get there is no connection that was lost
-    assert collector.drain_notices()[0] == "the feed was not reached (TimeoutError: down); try 1 to reach it in 0.00 s"
+    assert (
+        collector.drain_notices()[0]
+        == "the feed was not reached (TimeoutError: down); try 1 to reach it begins in 0.00 s"
+    )
 
 
 def test_a_feed_that_is_given_up_ends_after_all_that_was_complete(stream: MakeStream) -> None:
@@ -535,10 +538,10 @@ def test_any_other_error_reaches_the_caller_as_it_is(stream: MakeStream, error: 
 @pytest.mark.parametrize(
     ("item", "message"),
     [
-        (number(1, float("nan")), "finite float32 rewards; that of item 3"),
+        (number(1, float("nan")), "finite float32 rewards, but the reward of item 3"),
         (number(float("nan")), "not finite.*item 3 of the feed"),
         (number(-1.0), "outside its space.*item 3 of the feed.*check_bounds=False"),
-        (("observation only",), "item 3 is none"),
+        (("observation only",), "item 3 is not of this form"),
     ],
 )
 def test_what_a_feed_may_not_give_ends_it(stream: MakeStream, item: Any, message: str) -> None:
@@ -749,7 +752,7 @@ BOX, TWO = spaces.Box(0.0, np.inf, (1,)), spaces.Discrete(2)
         (
             CountingFeed(),
             {"boundary": every_n_steps(9), "window_size": 8},
-            r"cannot hold the steps.*window_size=8, n=9",
+            r"not be smaller than the number of steps after which.*window_size=8, n=9",
         ),
         (CountingFeed(), {"window_size": 0}, r"`window_size` must be an integer >= 1"),
         (CountingFeed(), {"overflow": "drop"}, r"`overflow` must be.*drop_oldest"),
