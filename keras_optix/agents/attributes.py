@@ -73,7 +73,7 @@ def _missing(agent: Any, name: str) -> UnknownNameError:
 
 
 def _fixed(agent: Any, name: str) -> StateError:
-    problem = f"The agent is bound and was built with its `{name}`, so setting it now would change nothing."
+    problem = f"The agent knows its environment and its `{name}` was built in, so setting it now would change nothing."
     fix = f"Make a new agent with another `{name}`"
     if name in ("policy", "value") or name in vars(agent)["_registered"]:
         fix += f", or change the weights: agent.{name}.set_weights(...)"

@@ -76,7 +76,7 @@ class WarmUp:
         cold = [function for function in functions if function not in self._warm]
         if not cold:
             return
-        # `repeat` makes the dataset endless, so that an iterator never runs out of windows while a function runs.
+        # An endless dataset whose windows have the specs of the feed's, so that a function has one signature for both.
         windows = tf.data.Dataset.from_tensors(blank()).repeat()
         finished: Future[None] = Future()
         self._left = finished, self._agent.save_run()

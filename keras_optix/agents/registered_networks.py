@@ -99,7 +99,7 @@ def _check_name(registered: RegisteredNetworks, agent: Any, name: str) -> None:
     check_name("name", name, "the name of a network", fix='Such as add_network("predictor", network).')
     if not name.isidentifier() or name.startswith("_"):
         fix = 'Give the name of an attribute, such as "predictor".'
-        problem = "The name of a network must be a valid name of an attribute, because it becomes one of the agent."
+        problem = "A network becomes an attribute of the agent, so its name must be a valid attribute name."
         raise ConfigurationError(describe(problem, fix=fix, name=name))
     if agent.bound:
         problem = f"{owner} knows its environment already, so no optimizer would update a network that is added now."
