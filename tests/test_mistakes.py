@@ -131,7 +131,7 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     "agent: misspelt": (lambda w: optix.PPOAgent(gama=0.9), ARGUMENT, r"Did you mean 'gamma'\?"),
     "agent: unknown name": (lambda w: optix.PPOAgent(frobnicate=1), ARGUMENT, r"It takes: policy, value, gamma"),
     "agent: too many by position": (lambda w: optix.PPOAgent(None, None, 0.9), ARGUMENT, r"takes 2 arguments by pos"),
-    "agent: called as SB3's": (lambda w: optix.PPOAgent("MlpPolicy", w.env), ARGUMENT, r"no names of networks"),
+    "agent: called as SB3's": (lambda w: optix.PPOAgent("MlpPolicy", w.env), ARGUMENT, r"Networks have no names here"),
     "agent: environment as policy": (lambda w: optix.PPOAgent(w.env), ARGUMENT, r"dataset_from_env\(env, agent\)"),
     "agent: list of layers": (lambda w: optix.PPOAgent([keras.layers.Dense(2)]), ARGUMENT, r"keras\.Sequential\(\["),
     "agent: layer as policy": (lambda w: optix.PPOAgent(keras.layers.Dense(2)), ARGUMENT, r"is a layer"),
@@ -246,12 +246,12 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     "fit: of SB3": (lambda w: w.agent.fit(w.dataset, total_timesteps=10), ARGUMENT, r"OptixCallback\(max_windows"),
     "fit: shuffle": (lambda w: w.agent.fit(w.dataset, shuffle=True), VALUE, r"Windows come in their order"),
     "fit: batch_size": (lambda w: w.agent.fit(w.dataset, batch_size=32), ARGUMENT, r"`minibatch_size` of PPOAgent"),
-    "fit: class_weight": (lambda w: w.agent.fit(w.dataset, class_weight={0: 1.0}), ARGUMENT, r"Weigh rewards"),
+    "fit: class_weight": (lambda w: w.agent.fit(w.dataset, class_weight={0: 1.0}), ARGUMENT, r"Weight the rewards"),
     "fit: validation_split": (lambda w: w.agent.fit(w.dataset, validation_split=0.2), ARGUMENT, r"`validation_data`"),
     "fit: validation_steps alone": (
         lambda w: w.agent.fit(w.dataset, validation_steps=3),
         VALUE,
-        r"says nothing without",
+        r"has no effect without",
     ),
     "fit: validation of another": (
         lambda w: w.agent.fit(w.dataset, steps_per_epoch=1, validation_data=w.other),
@@ -265,7 +265,7 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     ),
     "fit: verbose": (lambda w: w.agent.fit(w.dataset, verbose="yes"), ARGUMENT, r"Give 0, 1, 2 or \"auto\""),
     "fit: not compiled": (lambda w: uncompiled().fit(dataset_of(uncompiled())), VALUE, r"another agent"),
-    "evaluate: id": (lambda w: w.agent.evaluate("CartPole-v1"), ARGUMENT, r"keras_optix\.evaluate\(agent"),
+    "evaluate: id": (lambda w: w.agent.evaluate("CartPole-v1"), ARGUMENT, r"keras_optix\.evaluate_policy\(agent"),
     "evaluate: another agent's": (lambda w: w.agent.evaluate(w.other, steps=1), VALUE, r"another agent"),
     "evaluate: of SB3": (
         lambda w: w.agent.evaluate(w.dataset, n_eval_episodes=3),
@@ -340,7 +340,7 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
         VALUE,
         r"two OptixCallbacks in one `fit`",
     ),
-    "callbacks: twice": (lambda w: fit_with_twice(w), VALUE, r"hear everything twice"),
+    "callbacks: twice": (lambda w: fit_with_twice(w), VALUE, r"each of its methods would be called twice"),
     # OptixCallback
     "loop: evaluator class": (
         lambda w: optix.OptixCallback(optix.ReturnEvaluator),
@@ -585,7 +585,7 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
         r"evolve\(agent",
     ),
     "ensemble: one agent": (lambda w: optix.EnsembleAgent(w.agent), ARGUMENT, r"EnsembleAgent\(\[first, second\]\)"),
-    "ensemble: empty": (lambda w: optix.EnsembleAgent([]), VALUE, r"no agent to make an ensemble of"),
+    "ensemble: empty": (lambda w: optix.EnsembleAgent([]), VALUE, r"An ensemble needs at least one agent"),
     "ensemble: strings": (lambda w: optix.EnsembleAgent(["PPO"]), ARGUMENT, r"agent 0 of the list"),
     "ensemble: twice": (lambda w: optix.EnsembleAgent([w.agent, w.agent]), VALUE, r"in the list twice"),
     "ensemble: spaces": (

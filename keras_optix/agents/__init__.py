@@ -1,4 +1,4 @@
-"""Agents: Keras models that learn from windows."""
+"""Agents: Keras models that act in an environment and learn from windows of experience."""
 
 from keras_optix.backend import check_backend
 

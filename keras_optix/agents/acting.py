@@ -1,4 +1,4 @@
-"""A policy network with what makes actions of its outputs, as one pure function of observations, noise and weights."""
+"""The policy, from observations to actions, as one pure function of observations, noise and weights."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from keras_optix.reprs import OneLineRepr
 
 
 class PolicyHead(OneLineRepr):
-    """The policy network, the observation normaliser and the log standard deviations, put together.
+    """Combines the policy network, the observation normalisers and the log standard deviations.
 
-    A plain object: the agent holds the layers and variables, so that Keras tracks each of them once.
+    It is a plain object, because the agent itself holds the layers and variables: Keras then tracks each of them once.
 
     Args:
         network: The policy network.
-        layout: The observations.
-        actions: The actions.
-        distribution: Over the actions, built for them.
-        normalizers: By leaf, None where a leaf is not normalised.
-        log_std: ``[d]`` variable for a network that gives only the means of a Gaussian, else None.
+        layout: Layout of the observations.
+        actions: Converts choices into actions of the environment.
+        distribution: The distribution over the actions.
+        normalizers: One for each leaf of the observations, None if the leaf is not normalised.
+        log_std: ``[d]`` variable for a network that gives only the means of a Gaussian, otherwise None.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class PolicyHead(OneLineRepr):
 
     @property
     def variables(self) -> list[Any]:
-        """What the actor needs of each version, in order."""
+        """The variables whose values an actor needs, in a fixed order."""
         own = [v for normalizer in self._normalizers if normalizer is not None for v in normalizer.variables]
         return [*self.network.variables, *own, *([] if self._log_std is None else [self._log_std])]
 
@@ -65,7 +65,7 @@ class PolicyHead(OneLineRepr):
         return self.distribution.noise
 
     def inputs(self, observations: Any) -> Any:
-        """Normalises observations, packed as the space has them, ``[B, ...]`` each."""
+        """Normalises observations, arrays ``[B, ...]`` in the structure of the observation space."""
         leaves = [
             leaf if normalizer is None else normalizer(leaf)
             for leaf, normalizer in zip(self.layout.flatten(observations), self._normalizers, strict=True)
@@ -73,12 +73,12 @@ class PolicyHead(OneLineRepr):
         return self.layout.pack(leaves)
 
     def parameters(self, observations: Any, training: bool) -> Any:
-        """Parameters of the distribution, ``[B, P]``, for observations ``[B, ...]``."""
+        """Computes the parameters of the distribution, ``[B, P]``, for observations ``[B, ...]``."""
         inputs = network_inputs(self.network, self.inputs(observations), self.layout)
         return self.parameters_of(self.network(inputs, training=training))
 
     def parameters_of(self, outputs: Any) -> Any:
-        """Parameters of the distribution, ``[B, P]``, of what the network gave."""
+        """Computes the parameters of the distribution, ``[B, P]``, from the outputs of the network."""
         outputs = ops.cast(outputs, "float32")
         if self._log_std is None:
             return outputs
@@ -86,7 +86,7 @@ class PolicyHead(OneLineRepr):
         return ops.concatenate([outputs, log_std], axis=-1)
 
     def acting(self) -> PolicyHead:
-        """This head in float32, in which it acts; made once. Itself where the network is in float32."""
+        """Returns a copy of this head in float32, for acting, made once; if the network is in float32, this head."""
         if self._acting is None:
             network = in_float32(self.network)
             same = network is self.network
@@ -97,7 +97,7 @@ class PolicyHead(OneLineRepr):
     def choose(
         self, observations: Any, noise: Any, weights: Sequence[Any], carry: tuple[Any, ...] = ()
     ) -> tuple[Any, Any, tuple[Any, ...]]:
-        """See `Agent.choose`; the carry stays as it is, for the network remembers nothing."""
+        """See `Agent.choose`. The carry is returned unchanged, because the network remembers nothing."""
         head = self.acting()
         with keras.StatelessScope(state_mapping=mapped(head.variables, weights)):
             parameters = head.parameters(observations, training=False)
@@ -105,16 +105,16 @@ class PolicyHead(OneLineRepr):
         return choices, self.distribution.log_prob(parameters, choices), carry
 
     def update_statistics(self, observations: Any, weights: Any) -> None:
-        """Takes observations ``[B, ...]`` into the normalisers; weights ``[B]`` are 0 for rows that do not count."""
+        """Updates the normalisers with observations ``[B, ...]``; weights ``[B]`` are 0 for rows that do not count."""
         for leaf, normalizer in zip(self.layout.flatten(observations), self._normalizers, strict=True):
             if normalizer is not None:
                 normalizer.update(leaf, weights)
 
     def batch_of(self, observations: Any) -> tuple[Leaves, bool]:
-        """One observation or a batch, as `Agent.act` gets it: leaves ``[B, ...]`` and whether it was one.
+        """Converts one observation or a batch to leaves ``[B, ...]``; also returns whether it was a single observation.
 
         Raises:
-            SpaceError: The shape fits neither.
+            SpaceError: The shape is neither that of one observation nor that of a batch.
         """
         given = [np.asarray(value) for value in self.layout.flatten(observations)]
         wanted, shapes = [leaf.shape for leaf in self.layout.leaves], [array.shape for array in given]
@@ -130,15 +130,16 @@ class PolicyHead(OneLineRepr):
 
 
 def begun(specs: Sequence[CarrySpec], carry: Any, batch_size: int) -> Carry:
-    """The carry that `Agent.act` was given, checked.
+    """Checks the carry that `Agent.act` was given, and returns it as arrays.
 
     Args:
         specs: The carry of the policy.
-        carry: As given; None where none was.
-        batch_size: Observations.
+        carry: The carry as given; None if `act` was called without one.
+        batch_size: The number of observations.
 
     Raises:
-        ConfigurationError: The policy has a carry and was given none, or another one.
+        ConfigurationError: The policy has a carry, and `carry` is missing or of another shape; or the policy has no
+            carry, and `carry` was given.
     """
     how = (
         f"An episode begins with `carry = agent.initial_carry({batch_size})`; then call "
@@ -161,7 +162,7 @@ def begun(specs: Sequence[CarrySpec], carry: Any, batch_size: int) -> Carry:
 
 
 def mapped(variables: Sequence[Any], weights: Sequence[Any]) -> list[tuple[Any, Any]]:
-    """Arrays of `PolicyParams`, for the variables that they stand for."""
+    """Pairs variables with the arrays of `PolicyParams` that replace their values, cast to their dtypes."""
     return [(v, ops.cast(weight, v.dtype)) for v, weight in zip(variables, weights, strict=True)]
 
 
@@ -173,17 +174,17 @@ class ActActors:
         self._batch: Actor | None = None
 
     def get(self, agent: Any, batch_size: int) -> Actor:
-        """The actor for a number of observations.
+        """Returns the actor for a number of observations.
 
         Args:
-            agent: Makes them.
-            batch_size: Observations.
+            agent: The agent, which makes the actors.
+            batch_size: The number of observations.
         """
         if batch_size == 1:
             if self._single is None:
                 self._single = agent.make_actor(1)
             return self._single
         if self._batch is None:
-            # Lowering would take a conversion for each size.
+            # Lowering would need a conversion for each batch size.
             self._batch = FunctionActor(agent.lowerable())
         return self._batch

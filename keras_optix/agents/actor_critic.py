@@ -1,4 +1,4 @@
-"""What agents with a policy and a value network share: the value network, and a window seen as rows."""
+"""The base of agents with a policy and a value network: it holds the value network and flattens windows to rows."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from keras_optix.ops import losses
 from keras_optix.tuners.search_space import Linear, OneMinusLog, SearchSpace
 from keras_optix.validation import check_bool
 
-_RUNNING = "running_return/"  # names of what belongs to the running episodes, in the arrays of a saved run
+_RUNNING = "running_return/"  # begins the names, in a saved run, of arrays that belong to the running episodes
 
 
 class Rows(NamedTuple):
-    """Transitions of a window, flattened from ``[T, N, ...]`` to ``[B, ...]``, as a loss sees them.
+    """The rows of a window, flattened from ``[T, N, ...]`` to ``[B, ...]``, for a loss.
 
     Attributes:
         observations: ``[B, ...]``, as in the window.
         actions: ``[B, ...]``.
-        log_probs: ``[B]``, of the actions under the policy that acted.
+        log_probs: ``[B]``, log-probabilities of the actions under the policy that acted.
         advantages: ``[B]``.
         returns: ``[B]``, targets of the value network.
-        weights: ``[B]``, 0 on rows that are no transition, else 1.
+        weights: ``[B]``, 0 for rows that are not transitions, otherwise 1.
     """
 
     observations: Any
@@ -50,15 +50,15 @@ class Rows(NamedTuple):
 class ActorCriticAgent(Agent):
     """An agent with a value network; base of `ReinforceAgent` and `PPOAgent`.
 
-    `search_spaces` has, after the learning rate, entropy_coefficient Linear(0, 0.05), a scale that holds 0, and gamma
+    `search_spaces` has, after the learning rate, entropy_coefficient Linear(0, 0.05), whose scale includes 0, and gamma
     OneMinusLog(0.9, 0.9999). The tuned agents in the RL Baselines3 Zoo have discounts of 0.9 to 0.9999 and entropy
-    weights of at most 0.01. The weight of the value loss and the largest gradient norm are left out: they matter little
-    where the networks share no weights and the optimizer rescales gradients, as Adam does.
+    weights of at most 0.01. The weight of the value loss and the largest gradient norm are left out, because they
+    matter little if the networks share no weights and the optimizer rescales gradients, as Adam does.
 
     Policy and value network may share layers: ``value=keras.Model(policy.inputs, Dense(1)(features))``, where
     ``features`` is a tensor inside the policy, or two models that begin with the same layer objects. Shared layers get
-    the gradients of both losses. They are computed once in a gradient step, and saved once, where both networks are
-    functional or sequential models.
+    the gradients of both losses. If both networks are functional or sequential models, shared layers are computed once
+    in a gradient step, and saved once.
 
     Args:
         policy: Maps observations to the parameters of a distribution over actions; see `Agent`. None builds one.
@@ -69,14 +69,14 @@ class ActorCriticAgent(Agent):
         max_grad_norm: Largest global norm of the gradient.
         normalize_rewards: Scale rewards by the running deviation of their discounted return; see `RewardScale`. Logged
             episode returns are those of the environment. Defaults to False.
-        share_features: Whether the default networks of observations with images share the convolutions and the dense
-            layer behind them. Defaults to True. Of networks that you give, share layers yourself.
+        share_features: Whether the default networks for observations with images share the convolutions and the dense
+            layer after them. Defaults to True. In networks that you give, share layers yourself.
         hyperparams: Further hyperparameters of the algorithm.
         **kwargs: As for `Agent`.
 
     Raises:
         ConfigurationError: An argument is out of range.
-        SpaceError: A network is no `keras.Model`.
+        SpaceError: A network is not a `keras.Model`.
     """
 
     default_spaces: ClassVar[Mapping[str, SearchSpace | tuple[float, float]]] = {
@@ -128,7 +128,7 @@ class ActorCriticAgent(Agent):
         if self.value is self.policy:
             raise SpaceError(
                 describe(
-                    "`policy` and `value` are one model; the gradients of both would go to the same output.",
+                    "`policy` and `value` are one model, so both losses would train the same output.",
                     fix="Give each its own last layer; they may share the layers before it.",
                     policy=self.policy,
                 )
@@ -166,13 +166,13 @@ class ActorCriticAgent(Agent):
             self._reward_scale.restore(running)
 
     def value_of(self, observations: Any, training: bool) -> Any:
-        """Values ``[B]`` of observations ``[B, ...]``, normalised as the policy's are."""
+        """Computes values ``[B]`` of observations ``[B, ...]``, which are normalised as for the policy."""
         head = self.head
         inputs = network_inputs(self.value, head.inputs(observations), head.layout)
         return ops.cast(self.value(inputs, training=training), "float32")[:, 0]
 
     def parameters_and_values(self, observations: Any, training: bool) -> tuple[Any, Any]:
-        """What both networks say of observations; layers that they share are computed once.
+        """Computes the outputs of both networks for observations; layers that they share are computed once.
 
         Args:
             observations: ``[B, ...]``.
@@ -187,7 +187,7 @@ class ActorCriticAgent(Agent):
         return self.head.parameters_of(outputs), ops.cast(values, "float32")[:, 0]
 
     def values_of(self, window: Window) -> tuple[Any, Any]:
-        """Values of the observations and of their successors, both ``[T, N]``, in one call of the network."""
+        """Computes values of the observations and of the next observations, both ``[T, N]``, in one network call."""
         steps, n = size_of(window)
         both = tf.nest.map_structure(
             lambda now, later: tf.concat([flatten(now), flatten(later)], 0),
@@ -197,16 +197,17 @@ class ActorCriticAgent(Agent):
         return tuple(tf.unstack(tf.reshape(self.value_of(both, training=False), (2, steps, n))))
 
     def rewards_of(self, window: Window) -> Any:
-        """The window's rewards ``[T, N]``, scaled if the agent does that."""
+        """Returns the window's rewards ``[T, N]``, scaled if `normalize_rewards` is set."""
         if self._reward_scale is None:
             return window.rewards
         done = tf.logical_or(window.terminated, window.truncated)
         return self._reward_scale(window.rewards, done, window.valid, self.hyperparams.tensor("gamma"))
 
     def update_statistics(self, window: Window) -> None:
-        """Takes the window's observations into the running statistics.
+        """Updates the running statistics with the window's observations.
 
-        Call it after the update: the stored log-probabilities belong to the statistics that acted.
+        Call it after the gradient steps, because the log-probabilities in the window were computed with the statistics
+        from before.
         """
         observations = tf.nest.map_structure(flatten, window.observations)
         self.head.update_statistics(observations, tf.cast(flatten(window.valid), tf.float32))
@@ -216,8 +217,8 @@ class ActorCriticAgent(Agent):
 
         Args:
             policy_loss: Scalar.
-            parameters: Of the policy's distribution, ``[B, P]``.
-            values: Of the observations, ``[B]``.
+            parameters: Parameters of the policy's distribution, ``[B, P]``.
+            values: Values of the observations, ``[B]``.
             rows: The rows.
 
         Returns:
@@ -231,7 +232,7 @@ class ActorCriticAgent(Agent):
         return loss, value_loss, entropy
 
     def rows_of(self, window: Window, advantages: Any, returns: Any) -> Rows:
-        """Flattens a window."""
+        """Flattens a window to rows."""
         return Rows(
             observations=tf.nest.map_structure(flatten, window.observations),
             actions=flatten(window.actions),
@@ -243,7 +244,7 @@ class ActorCriticAgent(Agent):
 
 
 def size_of(window: Window) -> tuple[int, int]:
-    """``(T, N)`` of a window of tensors.
+    """Returns ``(T, N)`` of a window of tensors.
 
     Raises:
         ConfigurationError: The dataset does not say how large its windows are.
@@ -252,7 +253,8 @@ def size_of(window: Window) -> tuple[int, int]:
     if steps is None or n is None:
         raise ConfigurationError(
             describe(
-                "The windows of a dataset must have one size, known beforehand: the learner is compiled for it.",
+                "All windows of a dataset must have one size, known beforehand, because the train step is compiled for "
+                "this size.",
                 fix="Do not batch, unbatch or filter the rows of the dataset; transform whole windows with `.map`.",
                 shape=tuple(window.rewards.shape),
             )
@@ -261,6 +263,6 @@ def size_of(window: Window) -> tuple[int, int]:
 
 
 def flatten(values: Any) -> Any:
-    """``[T, N, ...]`` to ``[T * N, ...]``."""
+    """Flattens ``[T, N, ...]`` to ``[T * N, ...]``."""
     steps, n = (int(k) for k in values.shape[:2])
     return tf.reshape(values, (steps * n, *values.shape[2:]))

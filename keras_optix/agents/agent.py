@@ -59,8 +59,8 @@ from keras_optix.validation import check_bool, check_int, check_name, check_seed
 class Agent(AgentAttributes, WindowTrainer):
     """A `keras.Model` that acts in an environment and learns from windows of experience.
 
-    Subclass it for an algorithm of your own and override `train_step(window)`: it gets a `Window` of tensors, updates
-    the weights with `self.optimizer` and returns a dict of scalar logs. Hyperparameters are read with
+    For an algorithm of your own, subclass it and override `train_step(window)`. This method gets a `Window` of tensors,
+    updates the weights with `self.optimizer` and returns a dict of scalar logs. It reads hyperparameters with
     ``self.hyperparams.tensor(name)``, so that changing them costs no retrace. The logs `episode_return`,
     `episode_length` and `policy_lag` are added to yours.
 
@@ -68,26 +68,28 @@ class Agent(AgentAttributes, WindowTrainer):
         policy: Maps observations ``[B, ...]`` to the parameters of a distribution over actions ``[B, P]``: one logit
             per action (Discrete), the logits of each choice one after the other (MultiDiscrete), one logit per bit
             (MultiBinary), the mean of each axis or means and log standard deviations (Box). Dict observations need a
-            model with a dict of inputs, Tuple ones a list. None builds a default network when the environment is known.
-        hyperparams: Default and legal range by name.
+            model with a dict of inputs, Tuple observations a list. None builds a default network when the environment
+            is known.
+        hyperparams: The default and the legal range of each hyperparameter, by name.
         normalize_observations: Centre and scale floating-point observations by their running mean and deviation, which
             are part of the model. Defaults to False.
-        distribution: Over actions, with the outputs of the policy as its parameters: an `ActionDistribution`, one of
-            your own too. None takes that of the action space: Categorical, MultiCategorical, Bernoulli or Gaussian.
-        seed: Seeds `act`.
+        distribution: The distribution over actions whose parameters are the outputs of the policy: an
+            `ActionDistribution` of the package or of your own. None uses the default of the action space:
+            Categorical, MultiCategorical, Bernoulli or Gaussian.
+        seed: Seed of the sampling in `act`.
         name: Name of the model.
 
     Attributes:
-        prefers_jit: Whether ``compile(jit_compile="auto")`` means XLA. False here: an algorithm of your own may use
-            what XLA cannot compile.
+        prefers_jit: Whether ``compile(jit_compile="auto")`` may choose XLA. False here, because an algorithm of your
+            own may use operations that XLA cannot compile.
         supported_action_spaces: Kinds of action spaces that the algorithm can play.
         carry_specs: What the policy remembers between two steps of an episode, a `CarrySpec` for each array of its
-            carry. Empty here: the policy acts on the observation alone. An agent that remembers overrides it, by an
-            attribute or a property, together with `choose`; it may be read at any time, and is final once the agent
-            is bound.
-        default_spaces: Where a tuner that is given no bounds looks, by name: search spaces, or pairs as in
-            `infer_space`. Of your own algorithm, name only what it adds or changes: ``{"temperature": (0.1, 10.0)}``.
-            The learning rate's is Log(1e-5, 1e-1), for any optimizer. See `search_spaces`.
+            carry. Empty here: the policy acts on the observation alone. An agent that remembers overrides this with an
+            attribute or a property, and overrides `choose` too. It may be read at any time, and no longer changes once
+            the agent is bound.
+        default_spaces: Where a tuner that is given no bounds searches, by name: search spaces, or pairs as in
+            `infer_space`. In your own algorithm, name only what it adds or changes: ``{"temperature": (0.1, 10.0)}``.
+            The space of the learning rate is Log(1e-5, 1e-1), for any optimizer. See `search_spaces`.
     """
 
     fixed_when_bound = frozenset({"policy", "value", "normalize_observations", "distribution"})
@@ -113,7 +115,7 @@ class Agent(AgentAttributes, WindowTrainer):
     ) -> None:
         refuse_distribution()
         check_kind(policy, "policy")
-        # Without `autocast`, as observations reach `call` in their own dtype whatever the networks compute in.
+        # `autocast` is off because observations reach `call` in their own dtype, whatever the networks compute in.
         name = None if name is None else check_name("name", name, "the name of the model")
         super().__init__(name=name, autocast=False)
         self.policy = policy
@@ -142,7 +144,7 @@ class Agent(AgentAttributes, WindowTrainer):
         self._trained: dict[int, str] | None = None
 
     def __repr__(self) -> str:
-        # Keras shows a model while its constructor is still at work, in errors.
+        # Keras shows a model in errors while its constructor is still running.
         if getattr(self, "_head", None) is None:
             return f"<{type(self).__name__} name={self.name}, bound to no environment>"
         observations, actions = self.env_spaces
@@ -152,15 +154,15 @@ class Agent(AgentAttributes, WindowTrainer):
 
     @property
     def seed(self) -> int | None:
-        """What `act` is seeded with, as it was given."""
+        """The seed of `act`, as it was given."""
         return self._seed
 
     # Spaces and networks
 
     def bind(self, observation_space: Any, action_space: Any) -> None:
-        """Fits the agent to an environment: builds missing networks, checks given ones.
+        """Fits the agent to an environment: builds the missing networks and checks the given ones.
 
-        `dataset_from_env` and `evaluate_policy` call it; calling it again with the same spaces does nothing.
+        `dataset_from_env` and `evaluate_policy` call this method. Calling it again with the same spaces does nothing.
 
         Args:
             observation_space: Observation space of one environment.
@@ -200,14 +202,14 @@ class Agent(AgentAttributes, WindowTrainer):
         self._head = head
         self._observation_space, self._action_space = observation_space, action_space
         check_carry(self)
-        # Keras would otherwise call the model on a window to build it.
+        # Otherwise, Keras would call the model on a window to build it.
         self.built = True
         self._prepare()
 
     def _built_head(
         self, layout: ObservationLayout, actions: Actions, distribution: ActionDistribution, action_space: Any
     ) -> PolicyHead:
-        """Builds missing networks and checks all, for `bind`."""
+        """Builds the missing networks and checks all networks, for `bind`."""
         if self.policy is None:
             saved = self._registered.waiting.get("policy")
             gives = distribution.outputs[0]
@@ -227,44 +229,46 @@ class Agent(AgentAttributes, WindowTrainer):
         return self._make_head(layout, actions, distribution, outputs)
 
     def build_networks(self, layout: ObservationLayout) -> None:
-        """Builds or checks what an algorithm needs beside the policy, such as a value network.
+        """Builds or checks the networks that an algorithm needs besides the policy, such as a value network.
 
-        It is called once, when the agent is bound to its environment; the policy is there. Override it for networks
+        It is called once, when the agent is bound to its environment and its policy exists. Override it for networks
         whose shapes depend on the observations, and call `super().build_networks(layout)` in it.
 
         Args:
-            layout: The observations. ``[leaf.shape for leaf in layout.leaves]`` are the shapes of their arrays.
+            layout: Layout of the observations. ``[leaf.shape for leaf in layout.leaves]`` are the shapes of their
+                arrays.
         """
 
     def add_network(self, name: str, network: Any, *, trainable: bool = True) -> Any:
-        """Registers a network of an algorithm of your own, as the attribute `name`: a predictor, a second critic.
+        """Registers a network of your own algorithm, such as a predictor or a second critic, as the attribute `name`.
 
-        Call it in `__init__`, or in `build_networks` where the network depends on the observations. From then on the
-        network is a part of the agent as the policy is: its weights are in files, snapshots and resume points, and are
-        restored with the agent's, and `minimize` updates those that are trainable. A saved agent that is loaded gets a
-        network that was an argument of its constructor (of the same name) from the file, on the layers that it shares
-        with other such networks; every other network is made by the same code again.
+        Call it in `__init__`, or in `build_networks` if the network depends on the observations. From then on the
+        network is a part of the agent like the policy: its weights are saved in files, snapshots and resume points,
+        they are restored with the agent, and `minimize` updates those that are trainable. When a saved agent is loaded,
+        a network that was an argument of its constructor (of the same name) comes from the file, on the layers that it
+        shares with other such networks. The same code as before makes every other network again.
 
         Args:
             name: The attribute, such as ``"predictor"``.
             network: A `keras.Model`. It must be built when the agent is bound: begin it with `keras.layers.Input`.
-            trainable: False makes all its layers not trainable, as those of a target network: the weights are saved
-                and restored, and no optimizer changes them. True, the default, leaves them as they are.
+            trainable: False makes all layers of the network not trainable, for example for a target network: its
+                weights are saved and restored, but no optimizer changes them. True, the default, leaves the layers as
+                they are.
 
         Returns:
-            The network that the agent has now: the one given, or in a loaded agent the saved one.
+            The network that the agent has now: the given one, or the saved one in a loaded agent.
 
         Raises:
-            NetworkError: It is no `keras.Model`, or is registered under another name.
-            ConfigurationError: The name means something else, to Keras or to this package.
-            StateError: There is a network of this name already, or the agent knows its environment.
+            NetworkError: The network is not a `keras.Model`, or it is registered under another name.
+            ConfigurationError: The name already has another meaning in Keras or in this package.
+            StateError: A network of this name exists already, or the agent knows its environment.
         """
         return self._registered.register(self, name, network, trainable)
 
     @property
     def networks(self) -> Mapping[str, Any]:
-        """The networks by name: `policy` and `value` where there are such, and then those of `add_network`; a view."""
-        # No dict: Keras would save the weights of its values a second time.
+        """A read-only view of the networks by name: `policy` and `value` if they exist, then those of `add_network`."""
+        # It is not a dict, because Keras would save the weights of a dict's values a second time.
         return types.MappingProxyType(dict(networks_of(self)))
 
     @property
@@ -274,7 +278,7 @@ class Agent(AgentAttributes, WindowTrainer):
 
     @property
     def env_spaces(self) -> tuple[Any, Any]:
-        """Observation and action space of the environment that the agent plays.
+        """The observation and action space of the environment that the agent plays.
 
         Raises:
             StateError: The agent is not bound yet.
@@ -283,10 +287,10 @@ class Agent(AgentAttributes, WindowTrainer):
         return self._observation_space, self._action_space
 
     def known_spaces(self) -> tuple[Any, Any] | None:
-        """Observation and action space as far as the agent knows them; None if it does not.
+        """Returns the observation and action space if the agent knows them, otherwise None.
 
-        They are those that it is bound to. Before that, a policy that was given says what a feed without spaces could
-        be: numbers in the shape of its input, and a Discrete action for each output.
+        A bound agent knows the spaces that it is bound to. Before that, a given policy shows which spaces a feed that
+        declares none could have: numbers in the shape of the policy's input, and a Discrete action for each output.
         """
         if self.bound:
             return self.env_spaces
@@ -294,7 +298,7 @@ class Agent(AgentAttributes, WindowTrainer):
 
     @property
     def observation_shape(self) -> Any:
-        """Shape of one observation; a dict or tuple of shapes where observations are such.
+        """The shape of one observation; a dict or tuple of shapes if observations are dicts or tuples.
 
         Raises:
             StateError: The agent is not bound yet.
@@ -304,7 +308,7 @@ class Agent(AgentAttributes, WindowTrainer):
 
     @property
     def head(self) -> PolicyHead:
-        """The policy as a function: network, normalisation and distribution.
+        """The policy as a function, which combines the network, the normalisation and the distribution.
 
         Raises:
             StateError: The agent is not bound yet.
@@ -317,7 +321,12 @@ class Agent(AgentAttributes, WindowTrainer):
         return self._head
 
     def call(self, observations: Any, training: bool | None = None) -> Any:
-        """Parameters of the distribution over actions, ``[B, P]`` (Discrete: logits), of observations ``[B, ...]``."""
+        """Computes the parameters of the distribution over actions, ``[B, P]`` (Discrete: logits).
+
+        Args:
+            observations: ``[B, ...]``.
+            training: As for `keras.Model.call`.
+        """
         return self.head.parameters(observations, training=bool(training))
 
     # Keras
@@ -327,14 +336,14 @@ class Agent(AgentAttributes, WindowTrainer):
 
         Args:
             optimizer: A Keras optimizer or its name. Its learning rate becomes the hyperparameter `learning_rate`.
-            jit_compile: Compile `train_step` with XLA. Defaults to ``"auto"``: chosen by the layers of the networks and
-                the machine, once both are known; `jit_choice` says what and why. On a CPU XLA makes dense layers up to
-                three times faster, and convolutions many times slower; where the step goes without, what one of Keras'
-                optimizers does with the gradients is compiled with it by itself. An algorithm that does not
-                `prefers_jit` leaves it to Keras, which uses XLA on accelerators.
+            jit_compile: Whether to compile `train_step` with XLA. Defaults to ``"auto"``: once the networks and the
+                machine are known, their layers decide, and `jit_choice` says what was chosen and why. On a CPU, XLA
+                makes dense layers up to three times faster, and convolutions many times slower. If the step is compiled
+                without XLA and the optimizer is one of Keras, the update of the weights alone is compiled with XLA. If
+                `prefers_jit` is False, ``"auto"`` leaves the choice to Keras, which uses XLA on accelerators.
             **kwargs: `run_eagerly`, `steps_per_execution`, `auto_scale_loss` (whether to wrap the optimizer in a
-                `LossScaleOptimizer` where a network computes in float16 with float32 weights; True). Losses and metrics
-                are the algorithm's own.
+                `LossScaleOptimizer` if a network computes in float16 with float32 weights; True by default). The
+                algorithm itself defines the losses and metrics.
 
         Raises:
             ConfigurationError: A loss or metrics are given, or an argument is out of range.
@@ -348,7 +357,7 @@ class Agent(AgentAttributes, WindowTrainer):
         self._scales_where_needed = kwargs.get("auto_scale_loss", True)
         if self._scales_where_needed:
             optimizer = scaling_where_needed(optimizer, self)
-        # What is chosen now stands until the networks are there, and for an algorithm that leaves it to Keras.
+        # This choice is kept until the networks exist, and for good if the algorithm leaves the choice to Keras.
         ours = jit_compile == AUTO and self.prefers_jit and not kwargs.get("run_eagerly", False)
         super().compile(optimizer=optimizer, jit_compile=False if ours else jit_compile, **kwargs)
         self._jit_given, self._jit_is_ours, self._jit_choice, self._jit_told = jit_compile, ours, None, False
@@ -357,24 +366,24 @@ class Agent(AgentAttributes, WindowTrainer):
 
     @property
     def jit_choice(self) -> JitChoice | None:
-        """What ``jit_compile="auto"`` came to, and why; `jit_compile` itself is Keras' own attribute.
+        """What ``jit_compile="auto"`` chose, and why; `jit_compile` itself is an attribute of Keras.
 
-        None where the user said it, where Keras chooses (`prefers_jit` is False), and until the agent is compiled and
-        knows its networks.
+        None if the user chose, if Keras chooses (`prefers_jit` is False), and until the agent is compiled and knows its
+        networks.
         """
         return self._jit_choice
 
     def choose_jit(self) -> JitChoice:
-        """Chooses for ``jit_compile="auto"``, once the networks are there."""
+        """Decides what ``jit_compile="auto"`` means for the networks of this agent."""
         networks = list(self.networks.items())
         known = {id(network) for _, network in networks}
         others = [layer for layer in self.layers if isinstance(layer, keras.Model) and id(layer) not in known]
         return choose_jit(networks + [(layer.name, layer) for layer in others])
 
     def get_compile_config(self) -> dict[str, Any]:
-        """What `compile` was called with; see `keras.Model.get_compile_config`."""
+        """Returns the arguments that `compile` was called with; see `keras.Model.get_compile_config`."""
         config: dict[str, Any] = super().get_compile_config()
-        # Keras has what "auto" came to on this machine, with these networks.
+        # Keras would save what "auto" chose on this machine, for these networks.
         return config | {"jit_compile": self._jit_given} if config else config
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
@@ -382,15 +391,16 @@ class Agent(AgentAttributes, WindowTrainer):
         self.compile(**keras.saving.deserialize_keras_object(config))
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments that make this agent, with its hyperparameters and networks as they are now, and its spaces.
+        """Returns the arguments that make this agent, its current hyperparameters and networks, and its spaces.
 
-        An algorithm of your own is registered with `keras.saving.register_keras_serializable`. What its constructor
-        takes beside the arguments of the package's agents is saved by itself if it is kept under the same name
-        (``self.depth = depth``): numbers, strings, networks, and what else Keras can say in a config.
+        Register an algorithm of your own with `keras.saving.register_keras_serializable`. Its further constructor
+        arguments, which the package's agents do not have, are saved automatically if you keep each as an attribute of
+        the same name (``self.depth = depth``). They may be numbers, strings, networks, and whatever else Keras can save
+        in a config.
 
         Raises:
             SpaceError: A space is of a kind that cannot be saved.
-            StateError: An argument is kept under no attribute of its name, or networks share weights in a way that
+            StateError: An argument is not kept as an attribute of its name, or networks share weights in a way that
                 Keras cannot save.
             ConfigurationError: An argument is of a kind that Keras cannot save.
         """
@@ -402,7 +412,7 @@ class Agent(AgentAttributes, WindowTrainer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Mapping[str, Any] | None = None) -> Any:
-        """Makes the agent that `get_config` described, bound to its spaces; weights are fresh."""
+        """Makes the agent that `get_config` described, bound to its spaces, with newly initialised weights."""
         return agent_of(cls, config, custom_objects)
 
     @names_checked
@@ -417,23 +427,24 @@ class Agent(AgentAttributes, WindowTrainer):
     ) -> Any:
         """Trains on a dataset of windows; see `keras.Model.fit`.
 
-        Without `steps_per_epoch` and `epochs` it is one endless epoch, until a callback stops it. An exception of the
-        environment reaches the caller as it was raised.
+        Without `steps_per_epoch` and `epochs` it is one endless epoch, until a callback stops it. An exception that the
+        environment raises reaches the caller unchanged.
 
         Args:
             x: A dataset from `dataset_from_env` or `dataset_from_stream`.
             callbacks: Keras callbacks, such as `OptixCallback`.
             verbose: 0 is silent, 1 and ``"auto"`` show one line of progress, 2 a line per epoch.
-            shuffle: Windows come in their order; leave it off.
+            shuffle: Must be False, because windows come in the order in which they were collected.
             **kwargs: As for `keras.Model.fit`.
 
         Returns:
             A `keras.callbacks.History`.
 
         Raises:
-            StateError: The agent is not compiled, no dataset was made for it, or what is trainable has changed since.
-            ConfigurationError: A live feed cannot be waited for in the middle of several steps at once, or the model is
-                to be spread over devices.
+            StateError: The agent is not compiled, no dataset was made for it, or which of its weights are trainable has
+                changed since `compile`.
+            ConfigurationError: An argument is invalid, the data are a live feed and `steps_per_execution` is not 1, or
+                a Keras distribution would spread the model over devices.
         """
         if x is None:
             self._check_ready("fit")
@@ -453,13 +464,13 @@ class Agent(AgentAttributes, WindowTrainer):
         try:
             live = isinstance(self._sources.fitting, LiveSource)
             if live and self.steps_per_execution != 1:
-                problem = "On a live feed each window is waited for, so steps cannot be run several at once."
+                problem = "On a live feed `fit` waits for each window, so it cannot run several steps at once."
                 received = {"steps_per_execution": self.steps_per_execution}
                 raise ConfigurationError(describe(problem, fix="Compile with `steps_per_execution=1`.", **received))
             with feeds_may_end() if live else contextlib.nullcontext():
                 history = super().fit(x, callbacks=given, shuffle=False, **options)
         except BaseException as error:
-            # What an environment raises reaches us as an error of the TensorFlow runtime, without its cause.
+            # An exception of an environment arrives here as an error of the TensorFlow runtime, without its cause.
             original = self._sources.pop_error() or error
             for callback in given:
                 if isinstance(callback, FitFailureListener):
@@ -468,41 +479,44 @@ class Agent(AgentAttributes, WindowTrainer):
                 raise
             raise original from original.__cause__
         finally:
-            # Nothing may happen to the environments behind the caller's back.
+            # Once `fit` has returned, no window may still be collected in the environments.
             self._sources.drain()
         if averaging:
-            # Keras has put the averages in the place of the weights.
+            # Keras has replaced the weights by their averages.
             if untrained is not None and not self._clock.updates():
-                super().set_weights(untrained)  # without an update they are zeros
+                super().set_weights(untrained)  # without an update the averages are zeros
             self._clock.move_past(self.policy_version)
         return history
 
     def evaluate(self, x: Any = None, *, steps: int | None = None, **kwargs: Any) -> Any:
-        """Plays windows and learns nothing; see `keras.Model.evaluate`. Whole episodes: `evaluate_policy`.
+        """Plays windows without learning from them; see `keras.Model.evaluate`.
+
+        `evaluate_policy` plays whole episodes.
 
         Args:
             x: A dataset from `dataset_from_env`, best with ``deterministic=True``, or from `dataset_from_stream`.
-            steps: Windows. None, of a dataset without end: enough for about ten episodes, which a warning tells.
+            steps: How many windows to play. None, for a dataset without end, plays enough windows for about ten
+                episodes, and warns about it.
             **kwargs: As for `keras.Model.evaluate`.
 
         Returns:
             The logs, as numbers; by name with ``return_dict=True``.
 
         Raises:
-            ConfigurationError: `x` is no dataset of this agent's windows, or an argument says nothing of windows.
+            ConfigurationError: `x` is not a dataset of this agent's windows, or an argument has no meaning for windows.
         """
-        if not kwargs.get("_use_cached_eval_dataset", False):  # what Keras calls in `fit` was checked there
+        if not kwargs.get("_use_cached_eval_dataset", False):  # `fit` has checked the validation that Keras runs in it
             steps = check_evaluate(self, x, steps, kwargs)
         return as_numbers(super().evaluate(x, steps=steps, **kwargs))
 
     def train_step(self, window: Window) -> dict[str, Any]:
-        """Learns from a window; override it.
+        """Learns from a window. An algorithm overrides it.
 
         Args:
             window: Tensors ``[T, N, ...]``.
 
         Returns:
-            Scalar logs by name. Each is the value of this window.
+            Scalar logs by name, each for this window.
         """
         raise NotImplementedError(f"{type(self).__name__} must override `train_step(window)`.")
 
@@ -513,12 +527,12 @@ class Agent(AgentAttributes, WindowTrainer):
         max_grad_norm: Any = None,
         where: Any = None,
     ) -> dict[str, Any]:
-        """Makes one gradient step of the optimizer: for `train_step`, as often as an algorithm has such steps.
+        """Makes one gradient step of the optimizer. Call it in `train_step` for each gradient step of the algorithm.
 
-        What Keras' own trainer does is done here too. Regularizers and `add_loss` of the networks are part of the loss,
-        each once, `add_loss` of a network's last call in `compute`. An optimizer that scales losses (`mixed_float16`)
-        gets its scaled loss, and the clipped gradient is the one that the loss would have without. A step that such an
-        optimizer skips, because a gradient overflowed, is no update.
+        It does what Keras' own trainer does. The losses of regularizers and of `add_loss` are added to the loss, each
+        once; if a network is called several times in `compute`, the `add_loss` of its last call counts. An optimizer
+        that scales losses (`mixed_float16`) gets its scaled loss, and the gradient is clipped as it would be without
+        scaling. If such an optimizer skips a step because a gradient overflowed, the step does not count as an update.
 
         Args:
             compute: Called once, without arguments. Returns ``(loss, logs)``, a scalar and scalars by name.
@@ -527,28 +541,28 @@ class Agent(AgentAttributes, WindowTrainer):
             where: Scalar bool tensor: whether to update at all. None updates.
 
         Returns:
-            The logs, with `loss`; and `regularization_loss`, what the networks added to it, if they have such losses.
+            The logs and `loss`. If the networks have losses of their own, `regularization_loss` is their sum.
         """
-        # Where "auto" goes without XLA it is for the networks' sake.
+        # If "auto" chose to do without XLA, the networks were the reason: XLA can still compile the rest of the step.
         fuse = self._jit_choice is not None and not self._jit_choice.use and not self.run_eagerly
         return gradient_step(self, compute, max_grad_norm=max_grad_norm, where=where, fuse=fuse)
 
     @property
     def losses(self) -> list[Any]:
-        """Losses of the networks: regularizers, and `add_loss` of the last call; see `keras.Model.losses`."""
+        """The losses of the networks: regularizers, and `add_loss` of the last call; see `keras.Model.losses`."""
         self._losses_read = True
         return list(super().losses)
 
     def learners(self) -> list[Agent]:
-        """The agents whose optimizers make the updates: this one."""
+        """Returns the agents whose optimizers make the updates: here only this agent."""
         return [self]
 
     def test_step(self, window: Window) -> dict[str, Any]:
-        """Learns nothing from a window; its episodes are in the logs."""
+        """Evaluates a window without learning from it. The logs of its episodes are added to those returned here."""
         return {}
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Adds the loop's bookkeeping around `train_step`, whatever a subclass made of it; see `keras.Model`."""
+        """Adds the loop's bookkeeping around `train_step`, including an overridden one; see `keras.Model`."""
         compiled = getattr(self, "train_function", None)
         if compiled is not None and not force:
             return compiled
@@ -569,8 +583,8 @@ class Agent(AgentAttributes, WindowTrainer):
                 self._warm_up.run((learn, watch), source.blank)
                 learns = source.prepare(lambda: bool(self.stop_training)) and not self._updates_paused
                 return {**(learn if learns else watch)(iterator), **source.logs()}
-            # Several steps in one execution would ask for a window while the step before it still updates the weights:
-            # nothing orders the two in a graph. Keras steps through a Python iterator in order.
+            # Several steps in one execution would ask for a window while the previous step still updates the weights,
+            # because nothing orders the two in a graph. Keras runs the steps of a Python iterator in order.
             windows = iterator if self.steps_per_execution == 1 else in_order(iterator)
             return watch(windows) if self._updates_paused else learn(windows)
 
@@ -578,7 +592,7 @@ class Agent(AgentAttributes, WindowTrainer):
         return learn_or_watch
 
     def make_test_function(self, force: bool = False) -> Any:
-        """See `make_train_function`."""
+        """Adds the loop's bookkeeping around `test_step`; see `make_train_function`."""
         compiled = getattr(self, "test_function", None)
         if compiled is not None and not force:
             return compiled
@@ -593,7 +607,7 @@ class Agent(AgentAttributes, WindowTrainer):
         return watch
 
     def _compiled(self, step: Step, kind: str = "train") -> Any:
-        """What Keras makes of a step: a function of an iterator."""
+        """Lets Keras compile a step, and returns the resulting function of an iterator."""
         name = f"{kind}_function"
         before = getattr(self, name)
         with shadowed(self, f"{kind}_step", step):
@@ -604,22 +618,22 @@ class Agent(AgentAttributes, WindowTrainer):
 
     @property
     def metrics(self) -> list[Any]:
-        """None: logs are values of the last window, not means over an endless epoch."""
+        """An empty list, because logs are values of the last window and not means over an endless epoch."""
         return []
 
     # Hyperparameters
 
     @property
     def hyperparams(self) -> Hyperparams:
-        """Hyperparameters by name; assigning takes effect in the next step."""
+        """The hyperparameters by name. Assigning to one takes effect in the next step."""
         return self._hyperparams
 
     def get_hyperparams(self) -> HyperparamSet:
-        """Returns the current values."""
+        """Returns the current values of the hyperparameters."""
         return HyperparamSet(self._hyperparams.snapshot())
 
     def set_hyperparams(self, hyperparams: HyperparamSet) -> None:
-        """Sets several values, all or none.
+        """Sets several hyperparameters. If one of them is invalid, none is changed.
 
         Raises:
             HyperparamError: A name is unknown or a value is not legal.
@@ -628,11 +642,11 @@ class Agent(AgentAttributes, WindowTrainer):
 
     @property
     def search_spaces(self) -> Mapping[str, SearchSpace]:
-        """Default search spaces by name, in the order in which a tuner takes them; a copy.
+        """A copy of the default search spaces by name, in the order in which a tuner uses them.
 
-        They are the `default_spaces` of the algorithm and of those that it derives from, without what this agent does
-        not have (such as a learning rate under a schedule) and without what has a value outside: a discount of 1 was
-        chosen on purpose, and the first step of a tuner would lose it for good.
+        They are the `default_spaces` of the algorithm and of its base classes. Left out are hyperparameters that this
+        agent does not have (such as a learning rate under a schedule), and those whose value lies outside its space: a
+        discount of 1, for example, was chosen on purpose, and the first step of a tuner would lose it for good.
 
         Raises:
             ConfigurationError: A declared space is invalid.
@@ -657,23 +671,24 @@ class Agent(AgentAttributes, WindowTrainer):
     ) -> tuple[np.ndarray | np.integer[Any], Carry]: ...
 
     def act(self, observations: Any, deterministic: bool = False, carry: Sequence[Any] | None = None) -> Any:
-        """Chooses actions that the environment takes.
+        """Chooses actions, in the form that the environment's action space needs.
 
         Args:
-            observations: One observation ``[...]`` or a batch ``[B, ...]``; dicts or tuples of these where the
-                environment has such.
-            deterministic: Take the most likely action instead of sampling.
-            carry: What the policy remembers of the episodes, arrays ``[B, ...]`` (of one observation B is 1): first
-                `initial_carry`, then what the last call returned. Left out where the policy has no carry (see
-                `carry_specs`), as most have none.
+            observations: One observation ``[...]`` or a batch ``[B, ...]``; dicts or tuples of these if the environment
+                has dict or tuple observations.
+            deterministic: Take the most likely action instead of sampling. Defaults to False.
+            carry: What the policy remembers of the episodes, arrays ``[B, ...]`` (B is 1 for one observation): at the
+                beginning of an episode `initial_carry`, then the carry that the last call returned. Leave it out if the
+                policy has no carry (see `carry_specs`); most policies have none.
 
         Returns:
-            One action or a batch ``[B, ...]``, as the action space wants them; given a carry, ``(actions, carry)``.
+            One action, or a batch of actions ``[B, ...]``. If a carry was given, ``(actions, carry)``.
 
         Raises:
             StateError: The agent is not bound yet.
-            ConfigurationError: The policy has a carry and none was given, or another one; or it has none.
-            SpaceError: The shape fits neither.
+            ConfigurationError: The policy has a carry, and `carry` is missing or of another shape; or the policy has no
+                carry, and `carry` was given.
+            SpaceError: The shape is neither that of one observation nor that of a batch.
             EnvError: A part of the observation is missing, or has a dtype that its space does not allow.
         """
         head = self.head
@@ -689,17 +704,17 @@ class Agent(AgentAttributes, WindowTrainer):
         return actions if carry is None else (actions, after)
 
     def initial_carry(self, batch_size: int = 1) -> Carry:
-        """The carry with which an episode begins, for `act`; ``()`` where the policy has no carry.
+        """Returns the carry with which an episode begins, for `act`; ``()`` if the policy has no carry.
 
         Args:
-            batch_size: B, observations of a call. Defaults to 1, which is for a single observation, too.
+            batch_size: B, the number of observations in a call. Defaults to 1, which also fits a single observation.
 
         Returns:
             Arrays ``[B, ...]``, one for each of `carry_specs`.
 
         Raises:
             StateError: The agent is not bound yet.
-            ConfigurationError: `batch_size` is no positive integer.
+            ConfigurationError: `batch_size` is not a positive integer.
         """
         _ = self.head  # raises if there is none yet
         return initial_carry(self.carry_specs, check_int("batch_size", batch_size, minimum=1))
@@ -707,26 +722,25 @@ class Agent(AgentAttributes, WindowTrainer):
     def choose(
         self, observations: Any, noise: Any, weights: Sequence[Any], carry: tuple[Any, ...] = ()
     ) -> tuple[Any, Any, tuple[Any, ...]]:
-        """The policy with its sampling, as a pure function: what is lowered to the actor.
+        """Chooses actions from observations, noise and weights, as a pure function that is lowered to the actor.
 
-        Override it for a policy that remembers (see `carry_specs`), or that chooses in another way than its
-        distribution says.
+        Override it for a policy that remembers (see `carry_specs`), or that does not choose as its distribution does.
 
         Args:
-            observations: ``[N, ...]``, packed as the space has them.
+            observations: ``[N, ...]``, in the structure of the observation space.
             noise: ``[N, ...]``, zeros for the most likely action; see `ActionDistribution.sample`.
             weights: Values of ``head.variables``, in their order.
-            carry: A tensor ``[N, ...]`` for each of `carry_specs`: what was returned in the step before, and the
-                initial value in the first step of an episode. ``()`` of a policy without a carry.
+            carry: A tensor ``[N, ...]`` for each of `carry_specs`: the carry that the step before returned, or the
+                initial value in the first step of an episode. ``()`` for a policy without a carry.
 
         Returns:
             ``(choices [N, ...], log_probs [N], carry [N, ...] each)``; a choice is int64 (Discrete), ``[k]`` int64
-            (MultiDiscrete, MultiBinary) or ``[k]`` float32 (Box, unclipped). The carry is what the next step is given.
+            (MultiDiscrete, MultiBinary) or ``[k]`` float32 (Box, unclipped). The next step is given this carry.
         """
         return self.head.choose(observations, noise, weights, carry)
 
     def policy_params(self) -> PolicyParams:
-        """Reads out the current version of the policy, for actors: plain data that any process can take.
+        """Copies the current version of the policy for actors, as plain data that can be sent to any process.
 
         Raises:
             StateError: The agent is not bound yet.
@@ -734,7 +748,7 @@ class Agent(AgentAttributes, WindowTrainer):
         return self.policy_record().params
 
     def policy_record(self) -> PolicyRecord:
-        """Reads out the current version of the policy for actors, together with what a snapshot saves of it.
+        """Copies the current version of the policy for actors, together with the state that a snapshot saves.
 
         Raises:
             StateError: The agent is not bound yet.
@@ -744,13 +758,13 @@ class Agent(AgentAttributes, WindowTrainer):
         return self._reader.read()
 
     def lowerable(self) -> Lowerable:
-        """The policy as what `make_actor` lowers."""
+        """Returns the policy in the form that `make_actor` lowers."""
         head = self.head
         arrays, network = self.policy_params().arrays, head.acting().network
         return Lowerable(self.choose, arrays, head.layout, head.noise, network, self.carry_specs)
 
     def lowered_policy(self, batch_size: int) -> LoweredPolicy:
-        """Lowers the policy for `batch_size` observations a call: plain data that a `LiteRTActor` runs in any process.
+        """Lowers the policy for `batch_size` observations per call, to plain data that a `LiteRTActor` can run.
 
         Raises:
             StateError: The agent is not bound yet.
@@ -759,29 +773,32 @@ class Agent(AgentAttributes, WindowTrainer):
         return self._lowered.get(self.lowerable(), batch_size)
 
     def make_actor(self, batch_size: int) -> Actor:
-        """Lowers the policy for `batch_size` observations a call; falls back to a compiled function, with a warning."""
+        """Makes an actor for `batch_size` observations per call.
+
+        If the policy cannot be lowered, the actor is a compiled function, and a warning says why.
+        """
         return make_actor(self.lowerable(), batch_size, self._lowered)
 
     # State
 
     @property
     def policy_version(self) -> int:
-        """Counts updates of the weights; never goes back, not even when older weights are restored."""
+        """The number of updates of the weights. It never decreases, even when older weights are restored."""
         return self._clock.now()
 
     def get_state(self) -> dict[str, np.ndarray]:
-        """Returns weights and optimizer slots by name; hyperparameters are not among them."""
+        """Returns the weights and optimizer slots by name. Hyperparameters are not among them."""
         return self.state_of(self.policy_record())
 
     def state_of(self, policy: PolicyRecord) -> dict[str, np.ndarray]:
-        """Returns what `get_state` would have returned when `policy` was read out."""
+        """Returns what `get_state` would have returned when `policy` was copied."""
         return dict(policy.state())
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restores what `get_state` returned; hyperparameters stay as they are.
+        """Restores a state that `get_state` returned. Hyperparameters stay as they are.
 
         Raises:
-            StateError: The agent is not bound yet, or names or shapes disagree; then nothing is changed.
+            StateError: The agent is not bound yet, or names or shapes disagree; in both cases nothing is changed.
         """
         _ = self.head  # raises if there is none yet
         before = self.policy_version
@@ -790,7 +807,7 @@ class Agent(AgentAttributes, WindowTrainer):
         self._clock.forgive()
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
-        """Sets the weights, which makes them a new policy version; see `keras.Model.set_weights`."""
+        """Sets the weights, which begins a new policy version; see `keras.Model.set_weights`."""
         before = self.policy_version
         super().set_weights(weights)
         self._replaced(before)
@@ -798,7 +815,7 @@ class Agent(AgentAttributes, WindowTrainer):
     def load_weights(self, filepath: Any, skip_mismatch: bool = False, **kwargs: Any) -> None:
         """Loads weights, optimizer slots and learning rate; see `keras.Model.load_weights`.
 
-        The policy version is that of the file (its number of updates) if that is newer, else the next one.
+        The policy version becomes that of the file (its number of updates) if this is newer, otherwise the next one.
 
         Raises:
             StateError: The agent is not bound yet.
@@ -809,11 +826,11 @@ class Agent(AgentAttributes, WindowTrainer):
         self._replaced(before)
 
     def params_from_state(self, state: Mapping[str, np.ndarray], version: int) -> PolicyParams:
-        """Returns the policy in a state that `get_state` returned, for actors.
+        """Extracts the policy from a state that `get_state` returned, for actors.
 
         Args:
             state: The state.
-            version: The policy version that it had.
+            version: The policy version of the state.
 
         Raises:
             StateError: The agent is not bound yet, or the state is of another architecture.
@@ -826,56 +843,56 @@ class Agent(AgentAttributes, WindowTrainer):
         return PolicyParams(version, tuple(in_acting_dtype(state[name]) for name in wanted))
 
     def save_run(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Returns all that a run which is cut off needs to go on: arrays by name, and values for JSON."""
+        """Returns all that an interrupted run needs to continue: arrays by name, and values for JSON."""
         return self.get_state(), {"clock": self._clock.save(), "act": self._act_rng.bit_generator.state}
 
     def check_run(self, values: Any) -> None:
-        """Checks that `restore_run` can read the values that `save_run` returned; nothing is changed.
+        """Checks that `restore_run` can read the values that `save_run` returned, without changing the agent.
 
         Args:
             values: As returned.
 
         Raises:
-            StateError: Something is missing, is unknown, or is of another kind.
+            StateError: A value is missing, is unknown, or is of another kind.
         """
-        # An agent of one's own may save more.
+        # A subclass may save further values.
         beside = [name for name in self.save_run()[1] if name not in ("clock", "act")]
         check_saved_agent(values, f"resume point of agent {self.name}", beside)
 
     def restore_run(
         self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], *, same_episodes: bool = True
     ) -> None:
-        """Restores what `save_run` returned, version and all.
+        """Restores what `save_run` returned, including the policy version.
 
         Args:
             arrays: As returned.
             values: As returned.
-            same_episodes: Whether the environments go on with the episodes that they were in.
+            same_episodes: Whether the environments continue the episodes that they were in. Defaults to True.
 
         Raises:
-            StateError: The arrays are of another architecture; then nothing is changed.
+            StateError: The arrays are of another architecture; in this case nothing is changed.
         """
         load_arrays(self._state_variables(), arrays)
         self._clock.restore(values["clock"])
         self._act_rng.bit_generator.state = values["act"]
 
     def pause_updates(self, paused: bool) -> None:
-        """Switches learning off or on: a paused agent acts and logs, and its weights stay as they are."""
+        """Switches learning off or on. A paused agent acts and logs, but its weights do not change."""
         self._updates_paused = paused
 
     # After a shift
 
     def after_shift(self, after: AfterShift) -> None:
-        """Forgets a part of the past, for the environment has changed; how the agent acts does not change by it.
+        """Forgets a part of the past because the environment has changed; the agent's actions do not change by this.
 
-        The running statistics of the model, those of observations and of rewards, count for less, and so new data
-        outweigh them sooner. Of replay data the newest are kept, if `after` says how many.
+        The running statistics of observations and of rewards get less weight, so that new data outweigh them sooner. If
+        `after` says how much of the replay data to keep, only the newest are kept.
 
         Args:
             after: What to keep.
 
         Raises:
-            ConfigurationError: See `check_after_shift`; then nothing is forgotten.
+            ConfigurationError: See `check_after_shift`; in this case nothing is forgotten.
         """
         self.check_after_shift(after)
         for moments in moments_in(self):
@@ -885,10 +902,10 @@ class Agent(AgentAttributes, WindowTrainer):
                 agent.forget_replay(after.replay)
 
     def check_after_shift(self, after: AfterShift) -> None:
-        """Checks that `after_shift` could do as it is told.
+        """Checks that `after_shift` can do what `after` asks for.
 
         Raises:
-            ConfigurationError: A share of replay data is named, and the agent keeps none.
+            ConfigurationError: `after` gives a share of replay data to keep, but the agent keeps no replay data.
         """
         if after.replay is not None and not self._replaying():
             fix = "Leave `replay` out, or override `Agent.forget_replay` in an agent of your own that keeps such data."
@@ -896,49 +913,49 @@ class Agent(AgentAttributes, WindowTrainer):
             raise ConfigurationError(describe(problem, fix=fix, replay=after.replay))
 
     def forget_replay(self, share: float) -> None:
-        """Keeps the newest of the replay data; an agent that has such data overrides it.
+        """Keeps only the newest replay data. An agent with replay data overrides it.
 
         Args:
-            share: Of the data, kept, in [0, 1].
+            share: The share of the data to keep, in [0, 1].
         """
         raise NotImplementedError(f"{type(self).__name__} must override `forget_replay(share)` to forget replay data.")
 
     def _replaying(self) -> list[Agent]:
-        """Those of this agent and the agents that it is made of that keep replay data."""
+        """Returns the agents with replay data, among this agent and those that it contains."""
         inner = [found for layer in self.layers if isinstance(layer, Agent) for found in layer._replaying()]
         return [*([self] if type(self).forget_replay is not Agent.forget_replay else []), *inner]
 
     # The loop's side
 
     def attach_source(self, source: WindowSource) -> None:
-        """Tells the agent where its windows come from; `dataset_from_env` and `dataset_from_stream` call it."""
+        """Adds a source of windows for this agent; `dataset_from_env` and `dataset_from_stream` call it."""
         self._sources.add(source)
 
     @property
     def sources(self) -> tuple[WindowSource, ...]:
-        """The collectors of the datasets that were made for this agent, in their order."""
+        """The collectors of the datasets that were made for this agent, in the order in which they were made."""
         return self._sources.all()
 
     @property
     def fitting(self) -> WindowSource | None:
-        """Where the windows of the running `fit` come from; None if it does not run, or that is not known."""
+        """The source of the windows of the running `fit`; None if no `fit` runs or its source is not known."""
         return self._sources.fitting
 
     @property
     def last_window_id(self) -> int:
-        """Number of the last window that `fit` got, or -1."""
+        """The number of the last window that `fit` got, or -1."""
         return self.last_update[0]
 
     @property
     def last_update(self) -> tuple[int, bool]:
-        """Number of the last window that `fit` got, or -1, and whether all stayed finite since the last `set_state`."""
+        """The number of the last window of `fit`, or -1, and whether all was finite since the last `set_state`."""
         return self._clock.last_window()
 
     def _state_variables(self) -> dict[str, Any]:
-        """Everything that a snapshot holds, by a name that does not depend on the names of layers."""
+        """Returns every variable that a snapshot holds, under a name that does not depend on the names of layers."""
         named = {f"model/{k:03d}": variable for k, variable in enumerate(self.variables)}
         if self.compiled and self.optimizer.built:
-            # A new learning rate is a decision of the tuner, which restoring weights must not undo.
+            # Restoring weights must not undo a decision of the tuner, so the learning rate is left out.
             rate = learning_rate_of(self.optimizer)
             slots = [v for v in self.optimizer.variables if v is not rate]
             named |= {f"optimizer/{k:03d}": variable for k, variable in enumerate(slots)}
@@ -951,11 +968,11 @@ class Agent(AgentAttributes, WindowTrainer):
         self._clock.forgive()
 
     def _prepare(self) -> None:
-        """Builds the optimizer once networks and optimizer are both there, and chooses how steps are compiled."""
+        """Builds the optimizer once networks and optimizer both exist, and chooses how steps are compiled."""
         self._reader = None
         if self._jit_is_ours:
             choice = apply_choice(self, self.choose_jit())
-            # Without networks it is what `jit_compile` would be if they were like those that are there.
+            # Before the agent is bound, networks may be missing, so the choice is preliminary and `jit_choice` is None.
             self._jit_choice = choice if self.bound else None
         if self.compiled and self.bound:
             if not self.optimizer.built:
@@ -965,7 +982,7 @@ class Agent(AgentAttributes, WindowTrainer):
             self._clock.follow([learner.optimizer for learner in self.learners()])
 
     def _scale_for_new_networks(self) -> None:
-        """Wraps the optimizer where a network that was built after `compile` computes in float16."""
+        """Wraps the optimizer if a network that was built after `compile` computes in float16."""
         if self._scales_where_needed:
             optimizer = scaling_where_needed(self.optimizer, self)
             if optimizer is not self.optimizer:
@@ -975,7 +992,7 @@ class Agent(AgentAttributes, WindowTrainer):
     def _make_head(
         self, layout: ObservationLayout, actions: Actions, distribution: ActionDistribution, outputs: int
     ) -> PolicyHead:
-        """Makes what belongs to the policy beside its network, as parts of the model."""
+        """Makes the normalisers and log standard deviations of the policy, as parts of the model."""
         normalizers: list[RunningMoments | None] = [None] * len(layout.leaves)
         if self.normalize_observations:
             normalizers = [RunningMoments(leaf.shape) if leaf.continuous else None for leaf in layout.leaves]
@@ -996,7 +1013,7 @@ class Agent(AgentAttributes, WindowTrainer):
 
 
 def _listed(callbacks: Sequence[Any], verbose: Any) -> list[Any]:
-    """The callbacks of a `fit`, with our line of progress, told of each other."""
+    """Adds the line of progress to the callbacks of a `fit`, and tells the callbacks about each other."""
     given = list(callbacks)
     if verbose and not any(isinstance(callback, keras.callbacks.ProgbarLogger) for callback in given):
         given.append(FitProgress([callback for callback in given if isinstance(callback, ProgressReporter)]))

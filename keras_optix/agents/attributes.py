@@ -1,4 +1,4 @@
-"""Attributes of agents: a name that is misspelt, or another library's, is answered instead of kept and ignored."""
+"""Attributes of agents: a name that is misspelt, or another library's, raises an error instead of being ignored."""
 
 from __future__ import annotations
 
@@ -20,36 +20,37 @@ _ALIKE = 0.8
 
 
 class AgentAttributes(NamesChecked):
-    """What an agent does where an attribute is asked for, or set, that it does not have.
+    """Raises a helpful error if code reads or sets an attribute that an agent does not have.
 
-    A subclass may have any attribute that its own code mentions, and anything else that looks like no mistake.
+    A subclass may have any attribute that its own code mentions, and any other attribute that does not look like a
+    mistake.
 
     Attributes:
-        fixed_when_bound: Attributes that say nothing once the agent knows its environment, so that setting them then is
-            an error.
+        fixed_when_bound: Attributes that have no effect once the agent knows its environment, so that setting them then
+            is an error.
     """
 
     fixed_when_bound: ClassVar[frozenset[str]] = frozenset()
 
     _given: frozenset[str]  # names of the arguments that the constructor was called with
 
-    if not TYPE_CHECKING:  # for checkers, an agent has the attributes that its class declares
+    if not TYPE_CHECKING:  # for type checkers, an agent has only the attributes that its class declares
 
         def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-            """Notes what the constructor is called with, for what the agent is saved as."""
+            """Notes which arguments the constructor is called with, for `get_config`."""
             new = super().__new__(cls, *args, **kwargs)
             by_place = list(inspect.signature(cls.__init__).parameters)[1 : 1 + len(args)]
             vars(new)["_given"] = frozenset((*by_place, *kwargs))
             return new
 
         def __getattr__(self, name: str) -> Any:
-            """Called where there is no such attribute; says what it is called here."""
+            """Raises an error for an attribute that does not exist, with the name that it may have here."""
             if not name.startswith("_") and not hasattr(type(self), name):
                 raise _missing(self, name)
-            return object.__getattribute__(self, name)  # raises, with what a property raised inside
+            return object.__getattribute__(self, name)  # raises again the error that a property raised inside
 
         def __setattr__(self, name: str, value: Any) -> None:
-            """Sets an attribute, if it is one of this agent."""
+            """Sets an attribute, unless that is likely a mistake."""
             if not name.startswith("_"):
                 mine = vars(self)
                 if name in mine:
@@ -76,7 +77,7 @@ def _missing(agent: Any, name: str) -> UnknownNameError:
 
 
 def _fixed(agent: Any, name: str) -> StateError:
-    problem = f"The agent knows its environment, and its `{name}` was built in: setting it now would change nothing."
+    problem = f"The agent knows its environment and its `{name}` was built in, so setting it now would change nothing."
     fix = f"Make a new agent with another `{name}`"
     if name in ("policy", "value") or name in vars(agent)["_registered"]:
         fix += f", or change the weights: agent.{name}.set_weights(...)"
@@ -84,7 +85,7 @@ def _fixed(agent: Any, name: str) -> StateError:
 
 
 def _check_new(agent: Any, name: str, value: Any) -> None:
-    """Raises `UnknownNameError` where an attribute that is set for the first time is likely a mistake."""
+    """Raises `UnknownNameError` if an attribute that is set for the first time is likely a mistake."""
     hyperparams = vars(agent).get("_hyperparams", ())
     own = name in _mentioned_by(cast(Hashable, type(agent)))
     received = f"Received: {name}={with_kind(value)}."
@@ -92,25 +93,25 @@ def _check_new(agent: Any, name: str, value: Any) -> None:
         if own and isinstance(value, int | float) and value == hyperparams[name]:
             return
         raise UnknownNameError(
-            f"`{name}` is a hyperparameter of {with_article(type(agent).__name__)}, no attribute: what was set would "
+            f"`{name}` is a hyperparameter of {with_article(type(agent).__name__)}, not an attribute: this value would "
             f"be ignored. {received} Write agent.hyperparams[{name!r}] = ..., which takes effect in the next step."
         )
     if own:
         return
-    text = f"{type(agent).__name__} has no attribute {name!r}: what was set would be ignored. {received}"
+    text = f"{type(agent).__name__} has no attribute {name!r}: this value would be ignored. {received}"
     if name in ARGUMENTS and name not in _KERAS_SETS:
         raise UnknownNameError(f"{text} Here it is {ARGUMENTS[name]}.")
     options = _options(cast(Hashable, type(agent)))
     for found in difflib.get_close_matches(name.lower(), [*hyperparams, *options], n=1, cutoff=_ALIKE):
         write = f"agent.hyperparams[{found!r}]" if found in hyperparams else f"agent.{found}"
         if found not in hyperparams and not hasattr(agent, found):
-            write = f"the argument `{found}` of {type(agent).__name__}, which is said when the agent is made"
+            write = f"the argument `{found}` of {type(agent).__name__}, which is given when the agent is made"
         raise UnknownNameError(f"{text} {'It is' if found == name else 'Did you mean'} {write}{'.?'[found != name]}")
 
 
 @functools.cache
 def _options(cls: Hashable) -> tuple[str, ...]:
-    """The arguments of the constructors of an agent."""
+    """Returns the names of the constructor arguments of an agent's class and its base classes."""
     names: dict[str, None] = {}
     for base in inspect.getmro(cast(type[Any], cls)):
         if "__init__" in vars(base) and issubclass(base, AgentAttributes):
@@ -120,7 +121,7 @@ def _options(cls: Hashable) -> tuple[str, ...]:
 
 @functools.cache
 def _mentioned_by(cls: Hashable) -> frozenset[str]:
-    """Names of attributes that are a class's own: its code uses or declares them; of this package's, sets them."""
+    """Returns the attributes that a class's own code uses or declares, and those that this package's classes set."""
     found = set(set_by_package(cls))
     for base in inspect.getmro(cast(type[Any], cls)):
         if issubclass(base, AgentAttributes) and not is_ours(base):
@@ -131,7 +132,7 @@ def _mentioned_by(cls: Hashable) -> frozenset[str]:
 
 @functools.cache
 def set_by_package(cls: Hashable) -> frozenset[str]:
-    """Names of attributes that this package's part of an agent's class declares or sets.
+    """Returns the attributes that the classes of this package, among the bases of an agent's class, declare or set.
 
     Args:
         cls: The class.
@@ -146,7 +147,7 @@ def set_by_package(cls: Hashable) -> frozenset[str]:
 
 
 def is_ours(cls: type[Any]) -> bool:
-    """Whether a class is one of this package.
+    """Returns whether a class belongs to this package.
 
     Args:
         cls: The class.
@@ -155,13 +156,13 @@ def is_ours(cls: type[Any]) -> bool:
 
 
 def _codes_in(cls: type[Any]) -> Iterator[types.CodeType]:
-    """The code of everything that a class defines."""
+    """Yields the code of everything that a class defines."""
     for member in vars(cls).values():
         yield from _codes_of(member)
 
 
 def _codes_of(member: Any) -> Iterator[types.CodeType]:
-    """The code of a method or a property, and of the functions in it."""
+    """Yields the code of a method or a property, and of the functions inside it."""
     member = getattr(member, "__func__", member)
     inner = (
         [member.fget, member.fset]

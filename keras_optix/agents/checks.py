@@ -1,4 +1,4 @@
-"""Kinds of what an agent is made of: networks, hyperparameters, an optimizer."""
+"""Checks the kinds of an agent's parts: its hyperparameters, its carry and its optimizer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COMPILE_OTHERS = (
     "loss_weights",
     "metrics",
     "weighted_metrics",
-)  # Keras' own, which an agent has another use for
+)  # arguments of Keras' `compile` that `refuse_losses` refuses with a message of its own
 _ADAM = "keras.optimizers.Adam(3e-4)"
 
 
@@ -28,11 +28,11 @@ def check_hyperparams(hyperparams: Any) -> dict[str, Hyperparam]:
     """Returns the hyperparameters that an algorithm declares, as a dict.
 
     Raises:
-        ArgumentError: They are no mapping of names to `Hyperparam`s.
+        ArgumentError: `hyperparams` is not a mapping of names to `Hyperparam`s.
     """
     if hyperparams is None:
         return {}
-    wanted = "a mapping of names to Hyperparameters"
+    wanted = "a mapping of names to Hyperparams"
     checked = check_mapping("hyperparams", hyperparams, wanted, fix='Such as {"temperature": Hyperparam(1.0)}.')
     for name, spec in checked.items():
         fix = f'Write {{"{name}": Hyperparam(value, low, high)}}.'
@@ -41,14 +41,14 @@ def check_hyperparams(hyperparams: Any) -> dict[str, Hyperparam]:
 
 
 def check_carry(agent: Any) -> None:
-    """Checks how an agent acts: that its `choose` takes and returns a carry, and that `carry_specs` says which.
+    """Checks that an agent's `choose` takes a carry, and that its `carry_specs` describe one.
 
     Args:
-        agent: An `Agent`, of somebody's own algorithm too.
+        agent: An `Agent`, which may be of a user's own class.
 
     Raises:
         ConfigurationError: `choose` does not take the carry.
-        ArgumentError: `carry_specs` is no tuple of `CarrySpec`s.
+        ArgumentError: `carry_specs` is not a tuple of `CarrySpec`s.
     """
     name, signature = type(agent).__name__, inspect.signature(agent.choose)
     try:
@@ -57,21 +57,21 @@ def check_carry(agent: Any) -> None:
         problem = f"`{name}.choose` must take the carry and return it."
         fix = (
             "Write `def choose(self, observations, noise, weights, carry=())` and return (choices, log_probs, carry); "
-            "an agent without a carry is given `()`, and returns it."
+            "an agent without a carry gets `()`, and returns it."
         )
         raise ConfigurationError(describe(problem, fix=fix, arguments=list(signature.parameters))) from error
     specs = agent.carry_specs
     wanted = "a tuple of CarrySpecs"
-    check_kind("carry_specs", specs, tuple, wanted=wanted, fix="Such as (CarrySpec((64,)),); () is no carry.")
+    check_kind("carry_specs", specs, tuple, wanted=wanted, fix="Such as (CarrySpec((64,)),); () means no carry.")
     for k, spec in enumerate(specs):
         check_kind(f"carry_specs[{k}]", spec, CarrySpec, fix="Such as CarrySpec((64,)).")
 
 
 def check_optimizer(optimizer: Any) -> Any:
-    """Returns what `compile` takes for an optimizer.
+    """Returns the optimizer that `compile` was given, made from its name if it is a name.
 
     Raises:
-        ArgumentError: It is none.
+        ArgumentError: It is not an optimizer, a config of one, or the name of one.
     """
     is_optimizer = isinstance(optimizer, str | Mapping | keras.optimizers.Optimizer)
     if isinstance(optimizer, type) or not is_optimizer:
@@ -95,10 +95,10 @@ def check_optimizer(optimizer: Any) -> Any:
 
 
 def check_compile(options: Mapping[str, Any]) -> None:
-    """Checks what `compile` gets beside the optimizer.
+    """Checks the further arguments of `compile`.
 
     Raises:
-        ArgumentError: An option is of the wrong kind, or there is none of its name.
+        ArgumentError: An argument is of the wrong kind, or `compile` has no argument of this name.
     """
     for name, value in options.items():
         if name not in (*_COMPILE, *_COMPILE_OTHERS):

@@ -1,4 +1,4 @@
-"""Who plays: which environments a member of an ensemble has to itself, and what it earns there."""
+"""Credit for the members of an ensemble: in which environments a member plays alone, and its score there."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ TURNS: Final = "turns"
 IMPORTANCE: Final = "importance"
 NONE: Final = "none"
 CREDITS = (AUTO, SLOTS, TURNS, IMPORTANCE, NONE)
-EVERYBODY = -1  # the mixture, as a player; `in_turn` counts on the number
-_MAX_RATIO = 20.0  # of probabilities; the mixture's bound for a member with a share of 1 in 20
+EVERYBODY = -1  # the mixture as a player; `in_turn` relies on this number
+_MAX_RATIO = 20.0  # largest ratio of probabilities, which is the mixture's bound for a member with a weight of 1 / 20
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Who plays which environment in which window: the mixture, or one member alone.
+    """Assigns each environment in each window to a player: the mixture, or one member alone.
 
     Attributes:
-        members: M.
+        members: M, the number of members.
         credit: See `EnsembleAgent`.
-        solo_windows: Windows of a turn.
+        solo_windows: Windows in a turn.
     """
 
     members: int
@@ -39,7 +39,7 @@ class Assignment:
     solo_windows: int
 
     def mode(self, num_envs: int) -> str:
-        """The credit that ``"auto"`` stands for with so many environments."""
+        """Returns the credit, with ``"auto"`` replaced by its meaning for this number of environments."""
         if self.credit != AUTO:
             return self.credit
         if self.members == 1:
@@ -47,14 +47,14 @@ class Assignment:
         return SLOTS if num_envs > self.members else TURNS
 
     def players(self, window_id: int, num_envs: int) -> np.ndarray:
-        """Who plays in a window: ``[N]`` int64, i for member i alone, -1 for the mixture.
+        """Returns the players in a window: ``[N]`` int64, i for member i alone, -1 for the mixture.
 
         Args:
             window_id: Number of the window.
-            num_envs: N.
+            num_envs: N, the number of environments.
 
         Raises:
-            ConfigurationError: Each member should have an environment to itself, and there are too few.
+            ConfigurationError: Each member should play alone in one environment, but there are too few environments.
         """
         mode = self.mode(num_envs)
         players = np.full(num_envs, EVERYBODY)
@@ -63,7 +63,7 @@ class Assignment:
                 raise ConfigurationError(
                     describe(
                         "With `credit='slots'` each member has an environment to itself, and the mixture the rest.",
-                        fix="Give `num_envs` more than there are members, or take `credit='turns'`.",
+                        fix="Choose `num_envs` greater than the number of members, or `credit='turns'`.",
                         num_envs=num_envs,
                         members=self.members,
                     )
@@ -74,26 +74,31 @@ class Assignment:
         return players
 
     def in_turn(self, window_id: Any) -> Any:
-        """Whose turn a window is, of a number or a tensor: -1 in every other turn, else member 0, 1, ... in turn."""
+        """Returns whose turn a window is: -1 (the mixture) in every other turn, and in between member 0, 1, ...
+
+        Args:
+            window_id: Number of the window, an integer or a tensor.
+        """
         turn = window_id // self.solo_windows % (2 * self.members)
         return turn % 2 * (turn // 2 + 1) - 1
 
     def unchanged_since(self, window_id: int, num_envs: int) -> int:
-        """The first window from which on the same have played as in this one."""
+        """Returns the first window since which the players have been the same as in this window."""
         return window_id - window_id % self.solo_windows if self.mode(num_envs) == TURNS else 0
 
 
 @dataclass(frozen=True)
 class SplitWindow:
-    """A window by who played it.
+    """A window, split by player.
 
-    An `WindowData` here has the columns of one player, in their order, as views of the whole window's; the `env` of an
-    episode is still that of the whole window. It has the episodes that the player played from their beginning to their
-    end. The info values of a vector environment that gives one dict for all are those of the whole window.
+    A `WindowData` here has the columns of one player, in their order, as views of the whole window's arrays. The `env`
+    of an episode is still its column in the whole window. It has only the episodes that the player played from their
+    beginning to their end. If a vector environment gives one dict of info values for all environments, the info values
+    are those of the whole window.
 
     Attributes:
         own: What the mixture played; None if it played nothing.
-        members: By member, what it played alone; None if it played nothing.
+        members: For each member, what it played alone; None if it played nothing.
     """
 
     own: WindowData | None
@@ -101,11 +106,11 @@ class SplitWindow:
 
 
 def split_window(collected: CollectedWindow, assignment: Assignment) -> SplitWindow:
-    """Splits a window by who played it.
+    """Splits a window by player.
 
     Args:
         collected: A window that was collected for training.
-        assignment: Who played.
+        assignment: Says which member played where.
     """
     data = collected.window_data()
     window_id, num_envs = collected.window_id, data.rewards.shape[1]
@@ -115,7 +120,7 @@ def split_window(collected: CollectedWindow, assignment: Assignment) -> SplitWin
 
     def of(player: int) -> WindowData | None:
         mine = np.flatnonzero(players == player)
-        # They lie side by side: a slice copies nothing.
+        # The columns of a player are adjacent, so that a slice copies nothing.
         return _columns_of(whole, slice(int(mine[0]), int(mine[-1]) + 1)) if len(mine) else None
 
     return SplitWindow(of(EVERYBODY), tuple(of(member) for member in range(assignment.members)))
@@ -140,11 +145,11 @@ def score_alone(data: WindowData, scorer: Scorer, logs: Mapping[str, float]) -> 
 
     Args:
         data: What the member played.
-        scorer: Scores it, and remembers nothing of it.
-        logs: What the train step that followed logged.
+        scorer: The scorer. It does not remember this part.
+        logs: The logs of the train step on this window.
 
     Returns:
-        The score; None if this window is no evidence, or if the evaluator scores logs, which are no member's.
+        The score. None if this window gives no score, or if the evaluator scores logs, which belong to no member.
     """
     metrics = scorer.measure_alone(data, logs)
     if metrics is None or metrics.primary_score is None:
@@ -153,21 +158,21 @@ def score_alone(data: WindowData, scorer: Scorer, logs: Mapping[str, float]) -> 
 
 
 def importance_score(data: WindowData, log_ratios: np.ndarray) -> EvalMetrics | None:
-    """The mean reward per step that a member would have had, estimated from what the mixture did.
+    """Estimates the mean reward per step that a member would have had, from what the mixture did.
 
-    Self-normalised (weighted) importance sampling (Precup, Sutton and Singh 2000, "Eligibility traces for off-policy
-    policy evaluation"), of single steps: ``sum rho_t r_t / sum rho_t`` with ``rho = p_member(a|o) / p_mixture(a|o)``,
-    at most 20. A member with a share w of the mixture has ratios of at most 1 / w, so only those with a share below
-    1 in 20 are affected (where a Gaussian ensemble averages, any may be).
+    This is self-normalised (weighted) importance sampling (Precup, Sutton and Singh 2000, "Eligibility traces for
+    off-policy policy evaluation") of single steps: ``sum rho_t r_t / sum rho_t`` with
+    ``rho = p_member(a|o) / p_mixture(a|o)``, at most 20. A member with a weight w in the mixture has ratios of at most
+    1 / w, so that only members with a weight below 1 / 20 are affected (any member, if a Gaussian ensemble averages).
 
     Args:
         data: The window.
         log_ratios: ``[T, N]``, log rho.
 
     Returns:
-        The score, with ``effective_steps`` in its metrics: of so many steps of its own it would be as good
-        (``(sum rho)^2 / sum rho^2``). None if the member would have taken less than one of these steps (the sum of rho
-        is below 1). There is no standard error: successive steps depend on each other.
+        The score. Its metric ``effective_steps`` is the number of the member's own steps that would give an equally
+        precise estimate (``(sum rho)^2 / sum rho^2``). None if the member would have taken less than one of these steps
+        (the sum of rho is below 1). There is no standard error, because successive steps depend on each other.
     """
     ratios = np.exp(np.minimum(log_ratios, np.log(_MAX_RATIO)), dtype=np.float64)[data.valid]
     total = float(ratios.sum())

@@ -1,4 +1,4 @@
-"""The networks that an agent builds when it is given none."""
+"""The default networks, which an agent builds if it is given no networks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from keras_optix.agents.networks import names_may_differ, network_dtype
 from keras_optix.experience.observations import Leaf, ObservationLayout
 
 _HIDDEN = 64
-_NATURE_SIZE = 36  # pixels; the first convolution of the Nature network leaves nothing of smaller images
-_FEATURES = "features"  # the layer at which policy and value may part
-_CHANNELS = "channels_last"  # whatever Keras' global setting is: TensorFlow has no others on a CPU
+_NATURE_SIZE = 36  # pixels; the convolutions of the Nature network leave nothing of smaller images
+_FEATURES = "features"  # the last layer that the policy and the value network may share
+_CHANNELS = "channels_last"  # independent of Keras' global setting, because TensorFlow has no other order on a CPU
 
 _NAME = re.compile(r"[A-Za-z][0-9A-Za-z_]*")
-_OURS = re.compile(  # names that Keras gives to what a default network is made of
+_OURS = re.compile(  # names that Keras gives to the layers and operations of a default network
     r"(concatenate|conv2d|dense|features|flatten|get_item|observation|one_hot|permute|rescaling|reshape)(_[0-9_a-zA-Z]*)?"
 )
 
@@ -31,8 +31,8 @@ def default_network(layout: ObservationLayout, outputs: int, *, output_gain: flo
     - A uint8 image (``[H, W, C]``, ``[C, H, W]``, a stack of either, or ``[H, W]`` of all bytes): values / 255, the
       convolutions and the dense layer of Mnih et al. 2015 ("Human-level control through deep reinforcement learning",
       Nature 518); for images under 36 pixels one convolution of 16 filters and a dense layer of 128 (Young and Tian
-      2019, "MinAtar", arXiv 1903.03176). Channels are the axis that is shorter than height and width; where there is
-      none such, ``keras.config.image_data_format()`` says which one they are.
+      2019, "MinAtar", arXiv 1903.03176). Channels are the axis that is shorter than height and width; if there is no
+      such axis, ``keras.config.image_data_format()`` decides.
     - A category: one-hot.
     - A dict or tuple: each part as above, joined, and two hidden layers of 64 tanh units.
 
@@ -40,13 +40,13 @@ def default_network(layout: ObservationLayout, outputs: int, *, output_gain: flo
     proximal policy optimization", details 2 and 13).
 
     Args:
-        layout: The observations.
+        layout: Layout of the observations.
         outputs: Size of the last layer.
         output_gain: Gain of the last layer: 0.01 for a policy, 1 for a value.
         name: Name of the model.
 
     Returns:
-        A built `keras.Model`, observations ``[B, ...]`` to ``[B, outputs]``.
+        A built `keras.Model` that maps observations ``[B, ...]`` to ``[B, outputs]``.
     """
     inputs = [
         # Images stay bytes until they are scaled.
@@ -54,7 +54,7 @@ def default_network(layout: ObservationLayout, outputs: int, *, output_gain: flo
         for leaf, name_of_input in zip(layout.leaves, _input_names(layout), strict=True)
     ]
     parts = [_encoded(leaf, tensor) for leaf, tensor in zip(layout.leaves, inputs, strict=True)]
-    # A name for what is there already, so that another head can be put on it.
+    # This layer only gives the features a name, so that another head can be put on them.
     features = keras.layers.Identity(name=_FEATURES)(parts[0] if len(parts) == 1 else keras.layers.Concatenate()(parts))
     with names_may_differ():
         return keras.Model(layout.pack(inputs), _head(layout, features, outputs, output_gain), name=name)
@@ -65,12 +65,12 @@ def default_network_beside(
 ) -> Any:
     """Builds a network like `default_network` that shares the layers of another one up to its features.
 
-    What is shared are the layers of each image (with the dense layer behind the convolutions), and one-hot vectors;
-    the hidden layers of 64 units are each network's own.
+    The two networks share the layers for each image (with the dense layer after the convolutions), and the one-hot
+    vectors. Each has its own hidden layers of 64 units.
 
     Args:
-        network: What `default_network` built of the same layout.
-        layout: The observations.
+        network: The network that `default_network` built for the same layout.
+        layout: Layout of the observations.
         outputs: Size of the last layer.
         output_gain: Gain of the last layer.
         name: Name of the model.
@@ -84,15 +84,15 @@ def default_network_beside(
 
 
 def has_images(layout: ObservationLayout) -> bool:
-    """Whether a default network convolves a part of the observations."""
+    """Returns whether a default network applies convolutions to a part of the observations."""
     return any(leaf.image for leaf in layout.leaves)
 
 
 def _input_names(layout: ObservationLayout) -> list[str]:
-    """Names that no layer of the network has, and that TensorFlow takes, whatever the keys in the space are.
+    """Returns names of inputs that no layer of the network has, and that TensorFlow accepts, for any keys in the space.
 
-    Keras wants the key of a dict as the name. Where that could be another layer's name too, or none at all, it is the
-    number of the leaf with what is readable of its path.
+    Keras expects the key of a dict as the name. If the key could also be the name of a layer, or is not a valid name,
+    the name is made from the number of the leaf and the letters and digits of its path.
     """
     names = []
     for k, leaf in enumerate(layout.leaves):
@@ -116,7 +116,7 @@ def _dense(units: int, activation: str | None, gain: float = math.sqrt(2.0)) -> 
 
 
 def _encoded(leaf: Leaf, tensor: Any) -> Any:
-    """A leaf as a vector ``[B, features]``."""
+    """Encodes a leaf as a vector ``[B, features]``."""
     layers = keras.layers
     if leaf.categories is not None:
         if leaf.shape == ():
@@ -132,14 +132,14 @@ def _encoded(leaf: Leaf, tensor: Any) -> Any:
 
 
 def _channels_first(shape: tuple[int, ...]) -> bool:
-    """Whether an image of three axes is ``[C, H, W]``."""
+    """Returns whether an image of three axes is ``[C, H, W]``."""
     first, last = shape[0] < min(shape[1:]), shape[-1] < min(shape[:-1])
     return first if first or last else bool(keras.config.image_data_format() == "channels_first")
 
 
 def _convolved(shape: tuple[int, ...], tensor: Any) -> Any:
     layers = keras.layers
-    image = tensor  # bytes are a quarter of the numbers to move, so they are scaled last
+    image = tensor  # scaled last, because moving bytes costs a quarter of moving float32
     if len(shape) == 2:
         shape = (*shape, 1)
         image = layers.Reshape(shape)(image)

@@ -1,6 +1,6 @@
-"""How a policy chooses: distributions over actions, each with the noise that it is sampled with. An open set.
+"""Distributions over actions, each with the noise that it is sampled with. You can add your own.
 
-What is lowered to the actor is `ActionDistribution.sample` and `log_prob`; the mathematics of those that come with the
+`ActionDistribution.sample` and `log_prob` are lowered to the actor. The mathematics of the distributions in this
 package is in `keras_optix.ops.distributions`.
 """
 
@@ -27,23 +27,23 @@ from keras_optix.ops.distributions import Bernoulli, Categorical, DiagonalGaussi
 from keras_optix.reprs import OneLineRepr
 from keras_optix.validation import check_kind
 
-_ROWS = 2  # of the example that a distribution of somebody's own is tried on
+_ROWS = 2  # rows of the example that a user's own distribution is tried on
 
 
 class ActionDistribution(OneLineRepr, abc.ABC):
-    """A distribution over actions, with the outputs of the policy network as its parameters.
+    """A distribution over actions whose parameters are the outputs of the policy network.
 
-    For one of your own, derive from this class, or from one of those that come with the package, and give an object of
-    it to an agent: ``PPOAgent(distribution=Tempered(2.0))``. The agent builds a copy for its environment, so that one
-    object may be given to several. Register the class with `keras.saving.register_keras_serializable`, so that a saved
-    agent can be loaded.
+    To write your own, derive a class from this one or from a distribution of the package, and give an object of it to
+    an agent: ``PPOAgent(distribution=Tempered(2.0))``. The agent builds a copy for its environment, so that you may
+    give the same object to several agents. Register the class with `keras.saving.register_keras_serializable`, so that
+    a saved agent can be loaded.
 
-    The methods are pure functions in `keras.ops`. `sample` and `log_prob` are lowered to LiteRT with the policy; where
-    an operation cannot be, the agent acts by a compiled function and warns. `keras.ops.argmax` is such an operation,
-    and `keras_optix.ops.choices.argmax` stands in for it.
+    The methods are pure functions in `keras.ops`. `sample` and `log_prob` are lowered to LiteRT with the policy. If an
+    operation cannot be lowered, the agent acts with a compiled function and warns. `keras.ops.argmax` is such an
+    operation; use `keras_optix.ops.choices.argmax` instead.
 
     Attributes:
-        parameters: How many numbers it takes for an observation: `P`. Set by `build`.
+        parameters: The number of parameters per observation: `P`. Set by `build`.
         noise: The noise that it is sampled with; zeros must give the most likely choice. Set by `build`.
         takes_logits: Whether the parameters are logits, so that a network that ends in softmax is refused. False here.
     """
@@ -54,22 +54,22 @@ class ActionDistribution(OneLineRepr, abc.ABC):
 
     @abc.abstractmethod
     def build(self, action_space: Any) -> None:
-        """Sets `parameters` and `noise` for an environment; called once.
+        """Sets `parameters` and `noise` for an environment. It is called once.
 
         Args:
-            action_space: Of one environment.
+            action_space: Action space of one environment.
 
         Raises:
-            SpaceError: It is no distribution over such actions.
+            SpaceError: This is not a distribution over such actions.
         """
 
     @abc.abstractmethod
     def sample(self, parameters: Any, noise: Any) -> Any:
-        """Chooses.
+        """Chooses actions from parameters and noise.
 
         Args:
             parameters: ``[B, P]`` float32.
-            noise: ``[B, ...]`` float32, as of `noise`.
+            noise: ``[B, ...]`` float32, drawn from the attribute `noise`, or zeros.
 
         Returns:
             Choices as windows keep them: ``[B]`` int64 from 0 (Discrete), ``[B, k]`` int64 from 0 (MultiDiscrete,
@@ -78,37 +78,37 @@ class ActionDistribution(OneLineRepr, abc.ABC):
 
     @abc.abstractmethod
     def log_prob(self, parameters: Any, choices: Any) -> Any:
-        """Log-probability (a density if continuous) ``[B]`` of choices ``[B, ...]``."""
+        """Computes the log-probability (log-density if continuous) ``[B]`` of choices ``[B, ...]``."""
 
     @abc.abstractmethod
     def entropy(self, parameters: Any) -> Any:
-        """Entropy in nats, ``[B]``."""
+        """Computes the entropy in nats, ``[B]``."""
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """How many outputs a policy network may have, first those of a default network: `P`, and perhaps half of that.
+        """The numbers of outputs that a policy network may have, first that of a default network: `P`, `P` / 2 or both.
 
-        Where a network gives only the first half, the other one is a weight of the agent, the same for all
-        observations and zero at first.
+        If a network gives only the first half of the parameters, the other half is a weight of the agent, which is the
+        same for all observations and zero at first.
         """
         return (self.parameters,)
 
     def meaning(self, action_space: Any) -> str:
-        """What the outputs of a network are, for an error."""
+        """Returns a description of the outputs of a network, for an error message."""
         return f"the parameters of {type(self).__name__}"
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor, by name; override it where there are some."""
+        """Returns the arguments of the constructor, by name. Override it if the constructor takes arguments."""
         return {}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ActionDistribution:
-        """Makes one of what `get_config` returned."""
+        """Makes a distribution from a config that `get_config` returned."""
         return cls(**config)
 
 
 class _OverActions(ActionDistribution):
-    """One of `keras_optix.ops.distributions`, over the actions of a space."""
+    """A distribution of `keras_optix.ops.distributions`, applied to the actions of a space."""
 
     _kind: ClassVar[type[Any]]
     _over: Distribution
@@ -117,15 +117,15 @@ class _OverActions(ActionDistribution):
         """See `ActionDistribution.build`."""
         actions = actions_for(action_space)
         if not isinstance(actions, self._kind):
-            fix = "Leave `distribution` out, or give one over such actions."
-            problem = f"{type(self).__name__} is no distribution over such actions."
+            fix = "Leave `distribution` out, or give a distribution over such actions."
+            problem = f"{type(self).__name__} is not a distribution over such actions."
             raise SpaceError(describe(problem, fix=fix, action_space=action_space))
         self._over, self.noise = self._parts(actions)
         self.parameters = self._over.parameters
 
     @abc.abstractmethod
     def _parts(self, actions: Any) -> tuple[Distribution, NoiseSpec]:
-        """The distribution over actions, and its noise."""
+        """Returns the distribution over the actions, and its noise."""
 
     def sample(self, parameters: Any, noise: Any) -> Any:
         """See `ActionDistribution.sample`."""
@@ -146,7 +146,7 @@ class _OverActions(ActionDistribution):
 
 @keras.saving.register_keras_serializable("keras_optix")
 class CategoricalDistribution(_OverActions):
-    """One of n actions by the logits of all; of Discrete actions the default. Sampled with Gumbel noise ``[n]``."""
+    """A choice of one of n actions, given n logits. The default for Discrete actions. Its noise is Gumbel ``[n]``."""
 
     takes_logits = True
     _kind = DiscreteActions
@@ -157,9 +157,9 @@ class CategoricalDistribution(_OverActions):
 
 @keras.saving.register_keras_serializable("keras_optix")
 class MultiCategoricalDistribution(_OverActions):
-    """Several independent choices by the logits of each, one after the other; of MultiDiscrete actions the default.
+    """Several independent choices, given the logits of each, one after the other.
 
-    Sampled with Gumbel noise ``[P]``.
+    The default for MultiDiscrete actions. Its noise is Gumbel ``[P]``.
     """
 
     takes_logits = True
@@ -171,7 +171,7 @@ class MultiCategoricalDistribution(_OverActions):
 
 @keras.saving.register_keras_serializable("keras_optix")
 class BernoulliDistribution(_OverActions):
-    """Independent bits by a logit each; of MultiBinary actions the default. Sampled with logistic noise ``[k]``."""
+    """Independent bits, given a logit for each. The default for MultiBinary actions. Its noise is logistic ``[k]``."""
 
     takes_logits = True
     _kind = MultiBinaryActions
@@ -182,7 +182,7 @@ class BernoulliDistribution(_OverActions):
 
 @keras.saving.register_keras_serializable("keras_optix")
 class GaussianDistribution(_OverActions):
-    """A Gaussian with independent axes; of Box actions the default. Sampled with standard normal noise ``[k]``.
+    """A Gaussian with independent axes. The default for Box actions. Its noise is standard normal ``[k]``.
 
     A network gives the means, or means and log standard deviations.
     """
@@ -211,16 +211,16 @@ _DEFAULTS: tuple[type[_OverActions], ...] = (
 
 
 def is_default(distribution: ActionDistribution) -> bool:
-    """Whether a distribution is one of those that come with the package, and not derived from one."""
+    """Returns whether a distribution is one of the package, and not of a class derived from one."""
     return type(distribution) in _DEFAULTS
 
 
 def check_distribution(distribution: Any) -> ActionDistribution | None:
-    """Returns what an agent takes for a distribution; None stands for the default one of the actions.
+    """Checks the argument `distribution` of an agent and returns it. None stands for the default of the action space.
 
     Raises:
-        ArgumentError: It is none.
-        ConfigurationError: No copy can be made of its config.
+        ArgumentError: It is not a distribution.
+        ConfigurationError: No copy can be made from its config.
     """
     wanted = "a distribution over actions"
     fix = "Derive a class from optix.distributions.ActionDistribution and give an object of it, or leave it out."
@@ -233,21 +233,21 @@ def check_distribution(distribution: Any) -> ActionDistribution | None:
 
 
 def distribution_for(action_space: Any, given: ActionDistribution | None = None) -> ActionDistribution:
-    """The distribution that a policy has over an environment's actions, built for them.
+    """Builds the distribution that a policy has over an environment's actions.
 
     Args:
-        action_space: Of one environment.
-        given: What the agent was given; it stays as it is. None: the default one of the actions.
+        action_space: Action space of one environment.
+        given: The distribution that the agent was given, which is not changed. None means the default of the space.
 
     Returns:
         A new object.
 
     Raises:
-        ArgumentError: What was given is no distribution.
-        SpaceError: No agent plays the space, or what was given is no distribution over such actions.
+        ArgumentError: `given` is not a distribution.
+        SpaceError: No agent plays the space, or `given` is not a distribution over such actions.
     """
     actions = actions_for(action_space)
-    given = check_distribution(given)  # which may have been set since the agent was made
+    given = check_distribution(given)  # checked again: the attribute may have been set since the agent was made
     if given is None:
         distribution: ActionDistribution = next(one for one in _DEFAULTS if isinstance(actions, one._kind))()
     else:
@@ -259,20 +259,20 @@ def distribution_for(action_space: Any, given: ActionDistribution | None = None)
 
 
 def _copied(distribution: ActionDistribution) -> ActionDistribution:
-    """A copy that is not built."""
+    """Returns a copy that is not built."""
     try:
         return type(distribution).from_config(distribution.get_config())
     except (TypeError, KeyError) as error:
-        problem = f"{type(distribution).__name__} cannot be made of its own config: {error}."
+        problem = f"{type(distribution).__name__} cannot be made from its own config: {error}."
         fix = "Let `get_config` return the arguments of its constructor by name."
         raise ConfigurationError(describe(problem, fix=fix, distribution=distribution)) from error
 
 
 def _try(distribution: ActionDistribution, actions: Actions) -> None:
-    """Calls what somebody wrote once, and checks what comes of it.
+    """Calls each method of a user's own distribution once, and checks the results.
 
     Raises:
-        SpaceError: `build` left something out, a method fails, or shapes or dtypes are others than windows have.
+        SpaceError: `build` left something out, a method fails, or its result has a wrong shape or dtype.
     """
     name = type(distribution).__name__
     size, noise = getattr(distribution, "parameters", None), getattr(distribution, "noise", None)

@@ -1,4 +1,4 @@
-"""Several agents as one: they act as a weighted mixture, in one lowered graph, and one of them or all learn."""
+"""An ensemble of agents: they act as a weighted mixture, in one lowered graph, and one of them or all learn."""
 
 from __future__ import annotations
 
@@ -52,47 +52,49 @@ from keras_optix.validation import check_choice, check_int, check_kind
 
 PRIMARY: Final = "primary"
 ALL: Final = "all"
-_MEMBERS = "members/"  # names of what only a member itself can save, in the arrays of a saved run
+_MEMBERS = "members/"  # begins the names, in a saved run, of arrays that only a member itself can save
 
 
 @keras.saving.register_keras_serializable("keras_optix")
 class EnsembleAgent(Agent):
-    """Several agents as one: their policies act as a mixture, and one of them, the primary, learns, or all do.
+    """An ensemble of agents whose policies act as a mixture. One member, the primary, learns, or all members learn.
 
     Discrete, MultiDiscrete and MultiBinary actions are drawn from the exact mixture ``sum_i w_i p_i(action)``. The
-    log-probabilities in the windows are those of who acted, the mixture or a member alone, so the primary's losses
-    correct for actions that it would not have chosen. A rollback restores members and weights as they were in the
-    snapshot.
+    log-probabilities in a window are those of the mixture or of the single member that acted, so the primary's losses
+    correct for actions that the primary would not have chosen. A rollback restores the members and their weights from
+    the snapshot.
 
     Args:
-        policy_manager: Has the members, their weights and their changes; see `WeightedAgents`. A list of agents will
-            do, which count alike then.
-        primary_agent: The member that learns. Hyperparameters, search spaces, optimizer and seed of the ensemble are
-            its own. None: the first member that is compiled, else the first.
-        continuous: What a Box policy is: ``"average"``, the members' weighted average with one noise for all, or
-            ``"mixture"``, where each action is one member's.
-        learn: ``"primary"``; ``"all"``; or ``"none"`` for an ensemble that only acts. Defaults to ``"primary"``, which
-            learns from whole windows, whoever played them. With ``"all"`` each member learns, with its own optimizer
-            and hyperparameters, from what it played alone (see `credit`), and the primary from what the mixture played
-            besides. The primary's logs have their own names, those of member i begin with ``member{i}/``; in a window
-            that it did not learn from, a member's logs are those of the last one that it did.
-        credit: How each member earns a score of its own while windows are collected for training. (`act`, evaluations
-            and deterministic datasets always play the mixture.) ``"slots"``: each member plays one environment alone,
-            the last of them, and the mixture the others; that takes more environments than there are members.
-            ``"turns"``: mixture, member 0, mixture, member 1, ... play all environments, each for `solo_windows`
-            windows. ``"importance"``: nobody plays alone; a member's score is estimated from what the mixture did, see
-            `importance_score`. That is right only where a reward follows from the action right before it. ``"none"``:
-            members have no scores. ``"auto"`` (default): ``"slots"`` where there are enough environments, else
-            ``"turns"``; ``"none"`` for a single member.
-        solo_windows: Windows of a turn. An episode that a turn cuts counts for nobody, so a turn should have room for
-            several episodes. Defaults to 10.
+        policy_manager: Holds the members and their weights, and reports changes of the weights; see `WeightedAgents`.
+            It may also be a list of agents, which then have equal weights.
+        primary_agent: The member that learns. The ensemble has the hyperparameters, search spaces, optimizer and seed
+            of this member. None takes the first member that is compiled; if no member is compiled, the first one.
+        continuous: How a Box action is chosen. ``"average"``: the weighted average of the members' actions, all with
+            the same noise. ``"mixture"``: each action is that of one member. Defaults to ``"average"``.
+        learn: Which members learn. ``"primary"`` (default): the primary learns from whole windows, also from the parts
+            that other members or the mixture played. ``"all"``: each member learns, with its own optimizer and
+            hyperparameters, from the part that it played alone (see `credit`); the primary also learns from the part
+            that the mixture played. ``"none"``: the ensemble only acts. The logs of the primary keep their names; those
+            of member i begin with ``member{i}/``. In a window from which a member did not learn, its logs are those of
+            the last window from which it learned.
+        credit: How each member gets a score of its own while windows are collected for training. (`act`, evaluations
+            and deterministic datasets always use the mixture.) ``"slots"``: each member plays alone in one of the last
+            environments, and the mixture plays in the others; this needs more environments than members. ``"turns"``:
+            mixture, member 0, mixture, member 1, ... play in all environments, each for `solo_windows` windows.
+            ``"importance"``: no member plays alone; the score of a member is estimated from the mixture's actions, see
+            `importance_score`. This is correct only if each reward depends only on the action directly before it.
+            ``"none"``: members have no scores. ``"auto"`` (default): ``"none"`` for a single member, ``"slots"`` if
+            there are enough environments, otherwise ``"turns"``.
+        solo_windows: Windows in a turn. An episode that continues after a turn ends counts for no member, so a turn
+            should be long enough for several episodes. Defaults to 10.
         name: Name of the model.
 
-    The ensemble plays what its members play: if one of them knows its environment, all are bound to that one here.
+    If one member knows its environment, the ensemble and all other members are bound to the same environment.
 
     Raises:
-        ConfigurationError: There is no member, the primary is none of them, a weight is invalid, an option is unknown,
-            a member has a carry (see `Agent.carry_specs`), or all are to learn and nobody plays alone.
+        ConfigurationError: There is no member, the primary is not a member, a weight is invalid, an option is unknown,
+            a member has a carry (see `Agent.carry_specs`), or ``learn="all"`` is combined with a `credit` with which no
+            member plays alone.
         SpaceError: Members play different environments.
     """
 
@@ -115,8 +117,8 @@ class EnsembleAgent(Agent):
         policy_manager = weighted_agents_of(policy_manager)
         members = list(policy_manager.agents)
         if primary_agent is None and not members:
-            problem = "There is no agent to make an ensemble of."
-            raise ConfigurationError(describe(problem, fix="Add some first: manager.add_agent(agent).", agents=[]))
+            problem = "An ensemble needs at least one agent."
+            raise ConfigurationError(describe(problem, fix="Add agents first: manager.add_agent(agent).", agents=[]))
         if primary_agent is None:
             primary_agent = next((member for member in members if member.compiled), members[0])
         check_kind("primary_agent", primary_agent, Agent, fix="Give one of the members, or leave it out.")
@@ -140,8 +142,9 @@ class EnsembleAgent(Agent):
         if self.learn == ALL and self.credit in (IMPORTANCE, NONE):
             raise ConfigurationError(
                 describe(
-                    "With `learn='all'` a member learns from what it plays alone, and with this `credit` nobody does.",
-                    fix="Take `credit='slots'`, 'turns' or 'auto'.",
+                    "With `learn='all'` a member learns from what it plays alone, but with this `credit` no member "
+                    "plays alone.",
+                    fix="Choose `credit='slots'`, 'turns' or 'auto'.",
                     credit=credit,
                 )
             )
@@ -167,17 +170,17 @@ class EnsembleAgent(Agent):
 
     @property
     def mixture_weights(self) -> np.ndarray:
-        """How much each member counts, ``[M]`` float32; they sum to 1."""
+        """The weights of the members in the mixture, ``[M]`` float32, with sum 1."""
         return np.array(self._mixture.numpy())
 
     def set_mixture_weights(self, weights: Sequence[float]) -> None:
-        """Sets how much each member counts, which makes a new policy version.
+        """Sets the weights of the members in the mixture, which begins a new policy version.
 
         Args:
             weights: One per member, at least 0, with sum 1.
 
         Raises:
-            ConfigurationError: They are not such.
+            ConfigurationError: The weights do not fit this description.
         """
         shares = _checked_weights(weights, len(self.members))
         before = self.policy_version
@@ -192,7 +195,7 @@ class EnsembleAgent(Agent):
         Raises:
             StateError: Always.
         """
-        problem = "An ensemble has no networks beside those of its members."
+        problem = "An ensemble has only the networks of its members."
         fix = "Register the network in `__init__` or `build_networks` of a member's class."
         raise StateError(describe(problem, fix=fix, name=name))
 
@@ -213,18 +216,18 @@ class EnsembleAgent(Agent):
                 member.bind(observation_space, action_space)
             except SpaceError as error:
                 raise SpaceError(f"Member {k} of the ensemble, {member.name}, cannot play along: {error}") from error
-            refuse_carry(k, member)  # one that a network brought with it
+            refuse_carry(k, member)  # again, because binding may have given the member a carry
             if type(member.head) is not PolicyHead:
                 raise SpaceError(
                     describe(
-                        f"Member {k} of the ensemble has no distribution over actions that could be mixed.",
-                        fix="Members are agents such as PPOAgent and ReinforceAgent.",
+                        f"Member {k} of the ensemble has no distribution over actions that can be mixed.",
+                        fix="Members must be agents such as PPOAgent and ReinforceAgent.",
                         member=type(member).__name__,
                     )
                 )
             if not is_default(member.head.distribution):
                 problem = f"Member {k} of the ensemble, {member.name}, has a distribution that cannot be mixed."
-                fix = "Members have the default distribution of their actions: leave `distribution` out."
+                fix = "Members must have the default distribution of their actions: leave `distribution` out."
                 raise SpaceError(describe(problem, fix=fix, distribution=member.head.distribution))
         if self._head is None:
             heads = [member.head for member in self.members]
@@ -236,7 +239,7 @@ class EnsembleAgent(Agent):
             self._prepare()
 
     def call(self, observations: Any, training: bool | None = None) -> Any:
-        """Parameters of the members' distributions, ``[M, B, P]``, of observations ``[B, ...]``."""
+        """Computes the parameters of the members' distributions, ``[M, B, P]``, for observations ``[B, ...]``."""
         return self.head.parameters(observations, training=bool(training))
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
@@ -257,22 +260,22 @@ class EnsembleAgent(Agent):
     # Scores of the members
 
     def players(self, window_id: int, num_envs: int) -> np.ndarray:
-        """Who plays which environment in a window that is collected for training.
+        """Returns which member plays in which environment, in a window that is collected for training.
 
         Args:
             window_id: Number of the window.
-            num_envs: N, environments of the dataset.
+            num_envs: N, the number of environments of the dataset.
 
         Returns:
             ``[N]`` int64: i for member i alone, -1 for the mixture.
 
         Raises:
-            ConfigurationError: With `credit="slots"`, there are no more environments than members.
+            ConfigurationError: `credit` is ``"slots"``, and there are not more environments than members.
         """
         return self._assignment.players(window_id, num_envs)
 
     def make_collecting_actor(self, batch_size: int) -> Actor:
-        """The actor of training windows: environments are played as `players` says; see `Agent.make_actor`."""
+        """Makes the actor that collects training windows, with the assignment of `players`; see `Agent.make_actor`."""
         if self._assignment.mode(batch_size) in (IMPORTANCE, NONE):
             return self.make_actor(batch_size)
         head, arrays = self.head, self.policy_params().arrays
@@ -284,34 +287,34 @@ class EnsembleAgent(Agent):
         return RoutedActor(actor, functools.partial(self.players, num_envs=batch_size))
 
     def split_window(self, collected: CollectedWindow) -> SplitWindow:
-        """What the mixture and what each member played of a window.
+        """Splits a window into the parts that the mixture and each member played.
 
-        An episode counts for a player that played all of it; one that changed hands counts for nobody.
+        An episode counts for a member, or for the mixture, only if that one played the whole episode.
 
         Args:
             collected: A window that was collected for training.
 
         Returns:
-            Its parts. With `credit` ``"importance"`` and ``"none"`` the mixture has all of it.
+            The parts. With `credit` ``"importance"`` or ``"none"``, all of the window belongs to the mixture.
         """
         return split_window(collected, self._assignment)
 
     def member_metrics(
         self, collected: CollectedWindow, evaluator: BaseEvaluator | Scorer, logs: Mapping[str, float]
     ) -> tuple[EvalMetrics | None, ...]:
-        """The score of each member in a window.
+        """Computes the score of each member in a window.
 
-        What the evaluator remembers of the run stays as it is. Whole episodes are scored where the evaluator can do
-        that (`BaseEvaluator.plays_episodes`), else what the member played of the window.
+        The evaluator's memory of the run does not change. If the evaluator can score whole episodes
+        (`BaseEvaluator.plays_episodes`), it does; otherwise it scores the part of the window that the member played.
 
         Args:
             collected: A window that was collected for training.
-            evaluator: Scores what a member played, as at the beginning of a run; of a run, its `Scorer`. With
-                ``credit="importance"`` the score is the member's reward rate, whatever the evaluator.
-            logs: What the train step that followed logged.
+            evaluator: Scores what a member played, as at the beginning of a run. During a run, give its `Scorer`. With
+                ``credit="importance"`` the score is the member's reward rate, whatever the evaluator is.
+            logs: The logs of the train step on this window.
 
         Returns:
-            By member; None where there is no score.
+            One score per member; None if a member has no score.
         """
         if self._assignment.mode(collected.window.rewards.shape[1]) == IMPORTANCE:
             return self._importance_scores(collected)
@@ -334,9 +337,10 @@ class EnsembleAgent(Agent):
         """Prepares `fit`; see `Agent.compile`. After compiling a member again, compile the ensemble again too.
 
         Args:
-            optimizer: None: the primary's. Another one becomes the primary's, which is compiled with it.
-            jit_compile: Defaults to ``"auto"``: as the primary was compiled; with ``learn="all"``, if all members were
-                compiled so.
+            optimizer: None uses the optimizer of the primary. If an optimizer is given, the primary is compiled with
+                it.
+            jit_compile: Defaults to ``"auto"``, which uses XLA if the primary was compiled with it; with
+                ``learn="all"``, if all members were.
             **kwargs: As for `Agent.compile`.
 
         Raises:
@@ -348,29 +352,30 @@ class EnsembleAgent(Agent):
             primary.compile(optimizer, jit_compile=jit_compile, **kwargs)
         elif not primary.compiled:
             raise StateError(
-                "The ensemble learns with its primary's optimizer, and the primary is not compiled. Call "
+                "The ensemble learns with its primary's optimizer, but the primary is not compiled. Call "
                 "`ensemble.compile(optimizer=...)`, or compile the primary first."
             )
         learners = self.learners()
         for k, member in enumerate(learners):
             if not member.compiled:
                 raise StateError(
-                    f"All members learn, each with its own optimizer, and member {k}, {member.name}, is not compiled. "
+                    f"All members learn, each with its own optimizer, but member {k}, {member.name}, is not compiled. "
                     "Call its `compile(optimizer=...)` first."
                 )
             if self.learn == ALL and averages_weights(member.optimizer):
                 raise ConfigurationError(
                     describe(
-                        "With `learn='all'` no optimizer can average weights: `fit` ends with the averages of one.",
+                        "With `learn='all'` no optimizer may average weights, because only the averages of one "
+                        "optimizer could be used when `fit` ends.",
                         fix="Leave out `use_ema`.",
                         member=k,
                     )
                 )
-        # Only members make gradient steps, and each has its optimizer wrapped if it needs that.
+        # Only members make gradient steps, and each wraps its own optimizer if necessary.
         super().compile(primary.optimizer, jit_compile=jit_compile, **{**kwargs, "auto_scale_loss": False})
 
     def choose_jit(self) -> JitChoice:
-        """See `Agent.choose_jit`: as those that learn were compiled."""
+        """See `Agent.choose_jit`. XLA is used if all members that learn were compiled with it."""
         for member in self.learners():
             if not member.jit_compile:
                 reason = "it was compiled so" if member.jit_choice is None else member.jit_choice.reason
@@ -378,14 +383,14 @@ class EnsembleAgent(Agent):
         return JitChoice(True, "all that learn are compiled with it")
 
     def fit(self, x: Any = None, **kwargs: Any) -> Any:
-        """See `Agent.fit`. An ensemble that is not compiled is, if those that learn are: with their optimizers."""
+        """See `Agent.fit`. It compiles the ensemble with the members' optimizers if all that learn are compiled."""
         learners = self.members if self.learn == ALL else [self.primary_agent]
         if not self.compiled and all(member.compiled for member in learners):
             self.compile()
         return super().fit(x, **kwargs)
 
     def train_step(self, window: Window) -> dict[str, Any]:
-        """See `Agent.train_step`: the primary's, that of all members, or none."""
+        """See `Agent.train_step`. It runs the train step of the primary, of all members, or of none."""
         if self.learn == ALL:
             return self._learning.step(window)
         logs: dict[str, Any] = {} if self.learn == NONE else self.primary_agent.train_step(window)
@@ -393,17 +398,17 @@ class EnsembleAgent(Agent):
 
     @property
     def trainable_variables(self) -> list[Any]:
-        """What `fit` updates: the primary's, or those of all members."""
+        """The variables that `fit` updates: those of the primary, or of all members."""
         return [variable for member in self.learners() for variable in member.trainable_variables]
 
     @property
     def trainable_weights(self) -> list[Any]:
-        """See `trainable_variables`; Keras puts the averages of an optimizer in their place."""
+        """See `trainable_variables`. Keras replaces these by the averages of an optimizer."""
         return self.trainable_variables
 
     @property
     def search_spaces(self) -> Mapping[str, SearchSpace]:
-        """The primary's; see `Agent.search_spaces`."""
+        """The search spaces of the primary; see `Agent.search_spaces`."""
         return self.primary_agent.search_spaces
 
     def attach_source(self, source: WindowSource) -> None:
@@ -415,7 +420,7 @@ class EnsembleAgent(Agent):
         if not source.deterministic:
             self.players(0, source.num_envs)
         super().attach_source(source)
-        # Those that learn may keep statistics by environment.
+        # The members that learn may keep statistics for each environment.
         if self.learn != ALL or source.deterministic:
             self.primary_agent.attach_source(source)
             return
@@ -446,7 +451,7 @@ class EnsembleAgent(Agent):
         members = []
         for k, member in enumerate(self.members):
             saved, member_values = member.save_run()
-            # Weights and slots are in the ensemble's own state already.
+            # The ensemble's own state already has the weights and slots.
             extra = saved.keys() - member.get_state().keys()
             arrays |= {f"{_MEMBERS}{k:03d}/{name}": saved[name] for name in sorted(extra)}
             members.append(member_values)
@@ -457,7 +462,8 @@ class EnsembleAgent(Agent):
         super().check_run(values)
         saved = values["members"]
         if not isinstance(saved, list | tuple) or len(saved) != len(self.members):
-            problem, fix = "The resume point is of an ensemble of other members.", "Resume with those that the run had."
+            problem = "The resume point is of an ensemble with other members."
+            fix = "Resume with the members that the run had."
             raise StateError(describe(problem, fix=fix, members=len(self.members), saved=saved))
         for member, member_values in zip(self.members, saved, strict=True):
             member.check_run(member_values)
@@ -474,9 +480,9 @@ class EnsembleAgent(Agent):
             member.restore_run(member.get_state() | extra, member_values, same_episodes=same_episodes)
 
     def get_config(self) -> dict[str, Any]:
-        """The members with their configs, how much each counts, and the options; see `Agent.get_config`.
+        """Returns the configs of the members, their weights, and the options; see `Agent.get_config`.
 
-        The policy manager is not saved: a loaded ensemble has a `FixedAgents` in its place.
+        The policy manager is not saved: a loaded ensemble has a `FixedAgents` instead.
         """
         return {
             "members": [serialized(member) for member in self.members],
@@ -501,7 +507,7 @@ class EnsembleAgent(Agent):
         return ensemble
 
     def _state_variables(self) -> dict[str, Any]:
-        """See `Agent._state_variables`; each member has its own optimizer."""
+        """See `Agent._state_variables`. Each member has its own optimizer."""
         named = {f"model/{k:03d}": variable for k, variable in enumerate(self.variables)}
         for k, member in enumerate(self.members):
             theirs = member._state_variables()
@@ -523,19 +529,19 @@ class EnsembleAgent(Agent):
 
 
 def _place(agent: Agent, members: Sequence[Agent]) -> int:
-    """The number of an agent among the members."""
+    """Returns the index of an agent among the members."""
     return next(k for k, member in enumerate(members) if member is agent)
 
 
 def _checked_weights(weights: Sequence[float], members: int) -> np.ndarray:
-    """Weights ``[M]`` in float32.
+    """Checks the members' weights, and returns them as ``[M]`` float32.
 
     Raises:
-        ConfigurationError: Their number is another, one is negative or not finite, or they do not sum to 1.
+        ConfigurationError: There are not M weights, one is negative or not finite, or they do not sum to 1.
     """
     shares = np.asarray(weights, np.float64)
     if shares.shape != (members,) or not (shares >= 0.0).all() or not math.isclose(shares.sum(), 1.0, abs_tol=1e-3):
         raise ConfigurationError(
-            describe(f"Weights must be {members} numbers, none below 0, that sum to 1.", weights=list(weights))
+            describe(f"Weights must be {members} numbers, each at least 0, that sum to 1.", weights=list(weights))
         )
     return np.asarray(shares / shares.sum(), np.float32)

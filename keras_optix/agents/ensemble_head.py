@@ -1,4 +1,4 @@
-"""Several policies as one: the mixture of their distributions, as one pure function of observations and weights."""
+"""The mixture of several policies' distributions, as one pure function of observations and weights."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ MIXTURE: Final = "mixture"
 
 
 def mixture_of(member: PolicyHead, members: int, continuous: str) -> tuple[Mixture, NoiseSpec]:
-    """The mixture that an ensemble has over an environment's actions, and the noise that it samples with.
+    """Returns the mixture of an ensemble over an environment's actions, and the noise that it samples with.
 
     Args:
-        member: One of the members; all have the default distribution of the actions.
-        members: M.
-        continuous: ``"average"`` or ``"mixture"``: what a Gaussian ensemble is.
+        member: One of the members. All members have the default distribution of the actions.
+        members: M, the number of members.
+        continuous: ``"average"`` or ``"mixture"``: how members with Gaussians are combined.
     """
     actions, noise = member.actions, member.noise
     if isinstance(actions, DiscreteActions):
@@ -53,11 +53,11 @@ def mixture_of(member: PolicyHead, members: int, continuous: str) -> tuple[Mixtu
 
 
 class EnsembleHead(PolicyHead):
-    """The heads of M members and their weights, put together; each member normalises observations for itself.
+    """Combines the heads of M members and their weights. Each member normalises observations itself.
 
     Args:
         members: Heads of agents that play the same spaces.
-        primary: The one that learns, one of them.
+        primary: The head of the primary, which is one of the members.
         weights: ``[M]`` variable that sums to 1.
         continuous: See `mixture_of`.
     """
@@ -84,7 +84,7 @@ class EnsembleHead(PolicyHead):
 
     @property
     def variables(self) -> list[Any]:
-        """What the actor needs of each version, in order: that of each member, then the weights."""
+        """The variables whose values an actor needs, in order: those of each member, then the weights."""
         return [*(variable for member in self._members for variable in member.variables), self._weights]
 
     @property
@@ -93,29 +93,29 @@ class EnsembleHead(PolicyHead):
         return self._noise
 
     def parameters(self, observations: Any, training: bool) -> Any:
-        """Parameters of the members' distributions, ``[M, B, P]``, for observations ``[B, ...]``."""
+        """Computes the parameters of the members' distributions, ``[M, B, P]``, for observations ``[B, ...]``."""
         return tf.stack([member.parameters(observations, training) for member in self._members])
 
     def choose(
         self, observations: Any, noise: Any, weights: Sequence[Any], carry: tuple[Any, ...] = ()
     ) -> tuple[Any, Any, tuple[Any, ...]]:
-        """See `Agent.choose`; the log-probabilities are those of the mixture."""
+        """See `Agent.choose`. The log-probabilities are those of the mixture."""
         parameters, shares = self._parts(observations, weights)
         return (*self._drawn(parameters, shares[:, None], noise), carry)
 
     def choose_by_player(
         self, routed: Any, noise: Any, weights: Sequence[Any], carry: tuple[Any, ...] = ()
     ) -> tuple[Any, Any, tuple[Any, ...]]:
-        """As `choose`, but each row is played by the mixture or by one member alone.
+        """Chooses as `choose` does, but for each row either the mixture acts or one member alone.
 
         Args:
             routed: Observations ``[N, ...]`` and players ``[N]`` int32, as `routed_layout` packs them.
             noise: As for `choose`.
             weights: As for `choose`.
-            carry: As for `choose`: ``()``, as members have none.
+            carry: As for `choose`: ``()``, because members have no carry.
 
         Returns:
-            As of `choose`; the log-probabilities are those of who played.
+            As `choose`. The log-probability in each row is that of the player of this row.
         """
         observations, players = routed
         parameters, shares = self._parts(observations, weights)
@@ -125,18 +125,18 @@ class EnsembleHead(PolicyHead):
 
     @property
     def routed_layout(self) -> ObservationLayout:
-        """Observations with who plays: 0 for the mixture, i + 1 for member i."""
+        """The layout of observations together with the player: 0 for the mixture, i + 1 for member i."""
         return ObservationLayout(spaces.Tuple((self.layout.space, spaces.Discrete(len(self._members) + 1))))
 
     def member_log_probs(self, observations: Any, choices: Any, weights: Sequence[Any]) -> Any:
-        """Log-probabilities ``[M, B]`` of choices ``[B, ...]`` under each member alone; weights as for `choose`."""
+        """Computes log-probabilities ``[M, B]`` of choices ``[B, ...]`` under each member; weights as for `choose`."""
         parameters, _ = self._parts(observations, weights)
         return tf.stack(
             [member.distribution.log_prob(parameters[k], choices) for k, member in enumerate(self._members)]
         )
 
     def _parts(self, observations: Any, weights: Sequence[Any]) -> tuple[Any, Any]:
-        """The members' parameters ``[M, B, P]`` and their shares ``[M]``, for values of `variables`."""
+        """Computes the members' parameters ``[M, B, P]`` and their weights ``[M]``, for values of `variables`."""
         head = self.acting()
         with keras.StatelessScope(state_mapping=mapped(head.variables, weights)):
             return head.parameters(observations, training=False), self._weights.value
@@ -146,35 +146,38 @@ class EnsembleHead(PolicyHead):
         return choices, self.mixture.log_prob(parameters, shares, choices)
 
     def update_statistics(self, observations: Any, weights: Any) -> None:
-        """Takes observations ``[B, ...]`` into the primary's normalisers; see `PolicyHead.update_statistics`."""
+        """Updates the primary's normalisers with observations ``[B, ...]``; see `PolicyHead.update_statistics`."""
         self._primary.update_statistics(observations, weights)
 
 
 @dataclass(frozen=True)
 class EnsembleLowerable(Lowerable):
-    """The policies of an ensemble to be lowered, which are many small networks rather than a large one.
+    """The policies of an ensemble, to be lowered as many small networks instead of one large network.
 
     Attributes:
-        members: M.
+        members: M, the number of members.
     """
 
     members: int = 1
 
     def work(self, batch_size: int) -> int:
-        """Multiplications of one member: the members' operations are no longer than its own, so threads would wait."""
+        """Returns the multiplications of one member: no operation is larger than that, so more threads would idle."""
         return super().work(batch_size) // self.members
 
     def heavy(self, batch_size: int) -> bool:
-        """Constants: five networks of 64-64 take 17 microseconds a call, not 26; a new version 1.2 ms, not 0.05."""
+        """Returns True: with constants, five networks of 64-64 take 17 us per call instead of 26.
+
+        A new version then takes 1.2 ms instead of 0.05 ms.
+        """
         return True
 
 
 class RoutedActor:
-    """An `Actor` whose environments are played by the mixture or by one member each, which may change with a window.
+    """An `Actor` in which each environment is played by the mixture or by one member, which may change per window.
 
     Args:
-        actor: Takes the players as one more observation; see `EnsembleHead.choose_by_player`.
-        players: Who plays in a window, by its number: ``[N]``, -1 for the mixture, i for member i.
+        actor: An actor that takes the players as one more observation; see `EnsembleHead.choose_by_player`.
+        players: Returns the players of a window, given its number: ``[N]``, -1 for the mixture, i for member i.
     """
 
     def __init__(self, actor: Actor, players: Callable[[int], np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""How all members of an ensemble learn in one compiled step, each from what it played."""
+"""Learning of all members of an ensemble in one compiled step, each from what it played."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ _MAX_LOGS = 64
 
 
 class MembersLearning:
-    """Trains each member on what it played alone, and the primary on what the mixture played besides.
+    """Trains each member on what it played alone, and the primary also on what the mixture played.
 
-    The log-probabilities in a window are those of who played, so the primary's losses correct for the other members'
-    part in the mixture. The primary's logs have their own names, which the loop reads; those of member i begin with
-    ``member{i}/``. In a window that another one played, a member's logs are those of the last one that it learned from
-    (0 before the first).
+    The log-probabilities in a window are those of the mixture or member that played, so the primary's losses correct
+    for the other members' part in the mixture. The primary's logs keep their names, which the loop reads; those of
+    member i begin with ``member{i}/``. In a window that another member played, a member's logs are those of the last
+    window from which it learned (0 before the first).
 
     Args:
         members: The members.
         primary: Number of the primary.
-        assignment: Who plays.
+        assignment: Says which member plays where.
     """
 
     def __init__(self, members: Sequence[Agent], primary: int, assignment: Assignment) -> None:
         self._members = members
         self._primary = primary
         self._assignment = assignment
-        # What each logged last. They are made here, for a compiled step that makes variables is traced twice.
+        # The last logs of each member. They are made here because a compiled step that makes variables is traced twice.
         self._last = [tf.Variable(tf.zeros(_MAX_LOGS), trainable=False, name="last_logs") for _ in members]
 
     def environments_of(self, member: int, num_envs: int) -> int:
-        """How many environments a window for a member has, of a dataset of `num_envs`."""
+        """Returns how many environments a window for a member has, if the dataset has `num_envs`."""
         return num_envs if self._assignment.mode(num_envs) == TURNS else len(self._columns(member, num_envs))
 
     def step(self, window: Window) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class MembersLearning:
         return logs
 
     def _columns(self, member: int, num_envs: int) -> np.ndarray:
-        """The environments that a member learns from, where these are the same in all windows."""
+        """Returns the environments that a member learns from, if these are the same in all windows."""
         players = self._assignment.players(0, num_envs)
         return np.flatnonzero(np.where(players == EVERYBODY, self._primary, players) == member)
 
@@ -80,20 +80,20 @@ class MembersLearning:
                 names[k] = list(logs)
                 values = [tf.cast(value, tf.float32) for value in logs.values()]
                 if len(values) > _MAX_LOGS:
-                    problem = f"Where members take turns, each can log {_MAX_LOGS} values."
+                    problem = f"If members take turns, each can log at most {_MAX_LOGS} values."
                     raise ConfigurationError(describe(problem, member=k, values=len(values)))
                 return tf.stack([*values, *[tf.zeros(())] * (_MAX_LOGS - len(values))])
 
             return tf.function(step, autograph=False).get_concrete_function(window)
 
-        # Traced before they are branches: each branch must know what the others log.
+        # The steps are traced before they become branches, because each branch must know what the others log.
         numbers = range(len(self._members))
         steps = [step_of(k) for k in numbers]
 
         def branch_of(k: int) -> Any:
             def branch() -> tuple[Any, ...]:
                 found = steps[k](window)
-                # What is not finite is for the loop to see once, not until the next turn.
+                # The loop must see a value that is not finite only once, not in every window until the next turn.
                 last = self._last[k].read_value()
                 self._last[k].assign(tf.where(tf.math.is_finite(found), found, last))
                 return tuple(found if j == k else self._last[j].read_value() for j in numbers)
@@ -111,11 +111,11 @@ class MembersLearning:
 
 
 class SourceShare:
-    """A collector, as a member sees it that learns from some of its environments.
+    """Presents a collector to a member that learns from only some of its environments.
 
     Args:
         source: The collector.
-        num_envs: How many.
+        num_envs: How many of its environments the member learns from.
     """
 
     def __init__(self, source: Any, num_envs: int) -> None:
@@ -127,7 +127,7 @@ class SourceShare:
 
 
 def _part(window: Window, columns: np.ndarray) -> Window:
-    """Some environments of a window of tensors."""
+    """Returns a window of tensors with only some of its environments."""
 
     def taken(values: Any) -> Any:
         return tf.nest.map_structure(lambda tensor: tf.gather(tensor, columns, axis=1), values)

@@ -1,4 +1,4 @@
-"""The members of an ensemble: who they are, how much each counts, and what they play."""
+"""The members of an ensemble: which agents they are, their weights, and the spaces that they play."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from keras_optix.validation import check_kind, refuse_kind
 
 @runtime_checkable
 class WeightedAgents(Protocol):
-    """What an ensemble needs of a policy manager.
+    """The part of a policy manager that an ensemble needs.
 
     Attributes:
         agents: The members.
-        weights: How much each of them counts, in their order; they sum to 1.
+        weights: The weights of the members in the mixture, in their order; they sum to 1.
     """
 
     @property
@@ -27,7 +27,7 @@ class WeightedAgents(Protocol):
 
     @property
     def weights(self) -> Sequence[float]:
-        """How much each of them counts."""
+        """The weights of the members in the mixture."""
         ...
 
     def subscribe(self, listener: Callable[[Sequence[float]], None]) -> object:
@@ -37,25 +37,27 @@ class WeightedAgents(Protocol):
 
 @dataclass(frozen=True)
 class FixedAgents:
-    """Members whose weights nobody changes: what a loaded ensemble has in the place of its policy manager.
+    """Members with fixed weights. A loaded ensemble has it instead of a policy manager.
 
     Attributes:
         agents: The members.
-        weights: How much each of them counts; they sum to 1.
+        weights: The weights of the members in the mixture; they sum to 1.
     """
 
     agents: Sequence[Agent]
     weights: Sequence[float]
 
     def subscribe(self, listener: Callable[[Sequence[float]], None]) -> None:
-        """There will be nothing to tell."""
+        """Does nothing, because the weights never change."""
 
 
 def weighted_agents_of(given: Any) -> WeightedAgents:
-    """The members of an ensemble with their weights: of a policy manager, or of a list of agents, which count alike.
+    """Returns the members of an ensemble with their weights, from a policy manager or from a list of agents.
+
+    Agents in a list get equal weights.
 
     Raises:
-        ConfigurationError: There is no member, or one is no agent, or there twice.
+        ConfigurationError: What was given is neither, or an entry of the list is not an agent or is in it twice.
     """
     if isinstance(given, list | tuple):
         for k, agent in enumerate(given):
@@ -64,36 +66,36 @@ def weighted_agents_of(given: Any) -> WeightedAgents:
                 raise ConfigurationError(describe("The same agent is in the list twice.", index=k, agent=agent.name))
         given = FixedAgents(tuple(given), [1.0 / len(given)] * len(given) if given else [])
     if isinstance(given, type) or not isinstance(given, WeightedAgents):
-        fix = "Such as EnsembleAgent([first, second]), or with a PolicyManager that has them."
-        hints = {"an agent": "An ensemble has several: EnsembleAgent([first, second])."}
+        fix = "Such as EnsembleAgent([first, second]), or give a PolicyManager that has these agents."
+        hints = {"an agent": "An ensemble has several agents: EnsembleAgent([first, second])."}
         refuse_kind("policy_manager", given, "a PolicyManager or a list of agents", fix=fix, hints=hints)
     members: WeightedAgents = given
     return members
 
 
 def refuse_carry(k: int, member: Agent) -> None:
-    """Raises if a member of an ensemble has a carry: a mixture of policies mixes what they do in one step.
+    """Refuses a member of an ensemble that has a carry, because a mixture only mixes the actions of a single step.
 
     Args:
-        k: Its number.
+        k: Number of the member.
         member: The agent.
 
     Raises:
-        ConfigurationError: It has one.
+        ConfigurationError: The member has a carry.
     """
     if member.carry_specs:
         problem = (
-            f"Member {k} of the ensemble, {member.name}, has a carry: it remembers, and such a policy is not mixed."
+            f"Member {k} of the ensemble, {member.name}, has a carry, and a policy that remembers cannot be mixed."
         )
-        fix = "Members are agents without a carry, whose `carry_specs` is ()."
+        fix = "Members must be agents without a carry, whose `carry_specs` is ()."
         raise ConfigurationError(describe(problem, fix=fix, carry_specs=member.carry_specs))
 
 
 def spaces_of_members(members: Sequence[Agent]) -> tuple[Any, Any] | None:
-    """The spaces that the members play, as far as they know them; None if none of them does.
+    """Returns the spaces that the members play, or None if no member is bound to an environment yet.
 
     Raises:
-        SpaceError: Two play different environments.
+        SpaceError: Two members play different environments.
     """
     bound = [(k, member) for k, member in enumerate(members) if member.bound]
     for k, member in bound[1:]:
@@ -102,7 +104,7 @@ def spaces_of_members(members: Sequence[Agent]) -> tuple[Any, Any] | None:
             if mine != other:
                 raise SpaceError(
                     f"Members {first} and {k} of the ensemble, {agent.name} and {member.name}, play different "
-                    f"environments: they {what} different spaces. Received: {mine} and {other}. Make members of one "
-                    "environment."
+                    f"environments: they {what} different spaces. Received: {mine} and {other}. Use members that play "
+                    "the same environment."
                 )
     return bound[0][1].env_spaces if bound else None

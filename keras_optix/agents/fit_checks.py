@@ -1,4 +1,4 @@
-"""What `fit`, `evaluate` and `predict` of an agent are given: data, callbacks, and whether there is an end."""
+"""Checks the arguments of an agent's `fit`, `evaluate` and `predict`: data, callbacks, and whether the run can end."""
 
 from __future__ import annotations
 
@@ -27,44 +27,44 @@ _OPTIONS = (
     "validation_steps",
     "validation_freq",
 )
-# Arguments of Keras' trainer that are about arrays of rows, and what to do instead; their defaults pass.
+# Arguments of Keras' trainer that only make sense for arrays of rows, and what to do instead. Their defaults pass.
 _ABOUT_ROWS = {
-    "y": "A window holds all that is learned from: observations, actions, rewards.",
-    "sample_weight": "Weigh rewards in the environment: wrap it.",
-    "class_weight": "Weigh rewards in the environment: wrap it.",
+    "y": "A window holds all that the agent learns from: observations, actions, rewards.",
+    "sample_weight": "Weight the rewards in the environment: wrap it.",
+    "class_weight": "Weight the rewards in the environment: wrap it.",
     "validation_split": "Give `validation_data` a dataset_from_env(env, agent, deterministic=True).",
     "batch_size": "Choose `window_size` of dataset_from_env, and `minibatch_size` of PPOAgent.",
-    "validation_batch_size": "Choose `window_size` of the dataset that `validation_data` is.",
+    "validation_batch_size": "Choose `window_size` of the dataset that you give as `validation_data`.",
 }
-_EPISODES = 10  # that an evaluation without a number of steps aims at
-_EPISODE_STEPS = 1000  # of an environment that does not say how long its episodes are
-_LONGEST = 2000  # env steps of each environment that count as one episode, for that
+_EPISODES = 10  # episodes that an evaluation aims at if no number of steps was given
+_EPISODE_STEPS = 1000  # length of an episode if the environment does not say how long its episodes are
+_LONGEST = 2000  # longest episode, in env steps, that this number of steps allows for
 
 
 def check_data(name: str, data: Any, agent: Any) -> WindowSource | None:
     """Checks that data are a dataset of windows, collected by this agent.
 
     Args:
-        name: The argument.
-        data: What was given.
-        agent: Who is to learn from it.
+        name: Name of the argument, for the message.
+        data: The data as given.
+        agent: The agent that learns from the data.
 
     Returns:
-        Where its windows come from, if that is known.
+        The source of the windows, or None if it is not known.
 
     Raises:
-        ArgumentError: It is no dataset of windows.
-        ConfigurationError: Another agent collects it.
+        ArgumentError: The data are not a dataset of windows.
+        ConfigurationError: Another agent collects the dataset.
     """
     example = "dataset_from_env(env, agent)"
     if not isinstance(data, tf.data.Dataset):
-        made = f"Make it of the environment: {example}."
+        made = f"Make it from the environment: {example}."
         hints = {words: made for words in ("an environment", "a vector environment", "the class of an environment")}
         if isinstance(data, str):
-            hints["a string"] = f"Make it of the environment: dataset_from_env({data!r}, agent)."
+            hints["a string"] = f"Make it from the environment: dataset_from_env({data!r}, agent)."
         if isinstance(data, Window):
             hints["a Window"] = "Give the dataset itself, which collects windows while `fit` runs."
-        arrays = "To train the network on arrays, call `fit` of a model of your own; agent.policy is its network."
+        arrays = "To train a network on arrays, call `fit` of an ordinary model; agent.policy is the agent's network."
         hints |= {words: f"An agent learns from what it does in an environment. {arrays}" for words in ("an array",)}
         wanted = "a dataset of windows, from dataset_from_env or dataset_from_stream"
         refuse_kind(name, data, wanted, fix=f"Such as {example}.", hints=hints)
@@ -79,8 +79,8 @@ def check_data(name: str, data: Any, agent: Any) -> WindowSource | None:
         return None
     if not any(source is own for own in agent.sources):
         raise ConfigurationError(
-            f"`{name}` was made for another agent: that one's policy collects its windows, so this one would learn "
-            "from what it never did, and be scored by it. Make a dataset for each agent: "
+            f"`{name}` was made for another agent, whose policy collects its windows. This agent would learn from, and "
+            "be scored by, actions that it never took. Make a dataset for each agent: "
             "dataset_from_env(env, agent). Received: a dataset of another agent, for "
             f"{with_article(type(agent).__name__)} named {agent.name!r}."
         )
@@ -90,27 +90,27 @@ def check_data(name: str, data: Any, agent: Any) -> WindowSource | None:
 def check_fit(
     agent: Any, data: Any, callbacks: Sequence[Any], shuffle: Any, options: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Checks the arguments of `fit`, and completes them where there would be no end.
+    """Checks the arguments of `fit`, and adds `validation_steps` if validation would otherwise never end.
 
     Args:
-        agent: Who is to learn.
-        data: Where from.
-        callbacks: A flat list.
+        agent: The agent that learns.
+        data: The dataset that it learns from.
+        callbacks: The callbacks, a flat list.
         shuffle: As given.
         options: The other arguments that were given.
 
     Returns:
-        The options, with `validation_steps` where it was left out and the validation data have no end.
+        The options. If `validation_steps` was left out and the validation data have no end, it is added.
 
     Raises:
-        ConfigurationError: An argument is of the wrong kind or unknown, says nothing of windows, belongs to another
+        ConfigurationError: An argument is of the wrong kind or unknown, has no meaning for windows, belongs to another
             agent, or would make an epoch that never ends.
     """
     source = check_data("x", data, agent)
     check_callbacks(callbacks)
     _check_known("fit", options, _OPTIONS)
     if check_bool("shuffle", shuffle):
-        problem = "Windows come in their order, each collected by newer weights than the one before."
+        problem = "Windows come in their order and cannot be shuffled: newer weights collect each new window."
         raise ConfigurationError(describe(problem, fix="Leave `shuffle` out.", shuffle=shuffle))
     _check_verbose(options.get("verbose", "auto"))
     epochs = check_int("epochs", options.get("epochs", 1), minimum=1)
@@ -123,8 +123,8 @@ def check_fit(
             describe(
                 "The dataset has no end, so the first epoch would never be over.",
                 fix="Give `steps_per_epoch` (windows in an epoch); or leave `epochs` out, and OptixCallback ends `fit` "
-                "when the agent is trained, at the latest after its `max_windows`. (Passes over a window are "
-                "`epochs` of PPOAgent.)",
+                "when the agent is trained, at the latest after its `max_windows`. (For the number of passes over a "
+                "window, set `update_epochs` of PPOAgent.)",
                 epochs=epochs,
                 steps_per_epoch=None,
             )
@@ -133,7 +133,7 @@ def check_fit(
     if validation is None:
         for name in ("validation_steps", "validation_freq"):
             if options.get(name) not in (None, 1):
-                problem = f"`{name}` says nothing without `validation_data`."
+                problem = f"`{name}` has no effect without `validation_data`."
                 raise ConfigurationError(describe(problem, fix="Leave it out.", **{name: options[name]}))
         return dict(options)
     steps = steps_of("validation_data", validation, options.get("validation_steps"), agent, "validation_steps")
@@ -141,17 +141,19 @@ def check_fit(
 
 
 def steps_of(name: str, data: Any, steps: int | None, agent: Any, steps_name: str) -> int | None:
-    """How many windows an evaluation takes: what was given, or a number that makes some episodes where there is no end.
+    """Returns how many windows an evaluation takes.
+
+    If no number was given and the data have no end, it chooses enough windows for about ten episodes, and warns.
 
     Args:
-        name: The argument that the data are.
+        name: Name of the argument that holds the data.
         data: A dataset of windows.
-        steps: As given.
-        agent: Who is evaluated.
-        steps_name: The argument that `steps` is.
+        steps: The number of windows as given.
+        agent: The agent that is evaluated.
+        steps_name: Name of the argument that holds `steps`.
 
     Returns:
-        The number; None where the data have an end.
+        The number of windows; None, which means all, if no number was given and the data have an end.
 
     Raises:
         ConfigurationError: See `check_data`.
@@ -164,20 +166,20 @@ def steps_of(name: str, data: Any, steps: int | None, agent: Any, steps_name: st
     warnings.warn(
         f"The dataset has no end, and `{steps_name}` was left out: {chosen} windows "
         f"({chosen * source.window_size * source.num_envs:,} env steps) are played, enough for about {_EPISODES} "
-        f"episodes of up to {rows:,} env steps. Give `{steps_name}` for another number.",
+        f"episodes of up to {rows:,} env steps. To choose another number, give `{steps_name}`.",
         stacklevel=4,
     )
     return chosen
 
 
 def check_evaluate(agent: Any, data: Any, steps: Any, options: Mapping[str, Any]) -> int | None:
-    """Checks the arguments of `evaluate`; returns how many windows it takes.
+    """Checks the arguments of `evaluate`, and returns how many windows it plays.
 
     Raises:
         ConfigurationError: See `check_fit`.
     """
     if kind_of(data) in ("an environment", "a vector environment", "a string", "a function"):
-        of_env = f"keras_optix.evaluate(agent, {shown(data) if isinstance(data, str) else 'env'}, episodes=20)"
+        of_env = f"keras_optix.evaluate_policy(agent, {shown(data) if isinstance(data, str) else 'env'}, episodes=20)"
         refuse_kind("x", data, "a dataset of windows", fix=f"To play episodes in an environment: {of_env}.")
     _check_known("evaluate", options, ("verbose", "callbacks", "return_dict"))
     _check_verbose(options.get("verbose", "auto"))
@@ -187,13 +189,13 @@ def check_evaluate(agent: Any, data: Any, steps: Any, options: Mapping[str, Any]
 
 
 def refuse_rows(given: Mapping[str, Any]) -> None:
-    """Refuses arguments of Keras' trainer that are about arrays of rows.
+    """Refuses arguments of Keras' trainer that only make sense for arrays of rows.
 
     Args:
-        given: The arguments by name, as they were given; Keras' defaults pass.
+        given: The arguments by name, as they were given. Keras' defaults pass.
 
     Raises:
-        ArgumentError: One of them says something.
+        ArgumentError: One of them has another value than Keras' default.
     """
     for name, value in given.items():
         if value is None or (name == "validation_split" and value == 0.0):
@@ -203,10 +205,10 @@ def refuse_rows(given: Mapping[str, Any]) -> None:
 
 
 def refuse_windows(data: Any) -> None:
-    """Refuses a dataset of windows where observations are wanted.
+    """Refuses a dataset of windows, for a method that needs observations.
 
     Raises:
-        ArgumentError: It is one.
+        ArgumentError: The data are a dataset of windows.
     """
     if source_of(data) is not None or isinstance(data.element_spec, Window):
         fix = "To choose actions, call agent.act(observation). To play windows, call agent.evaluate(dataset)."
@@ -214,17 +216,17 @@ def refuse_windows(data: Any) -> None:
 
 
 def check_callbacks(callbacks: Sequence[Any]) -> None:
-    """Checks the callbacks of a `fit`, flat.
+    """Checks the callbacks of a `fit`, given as a flat list.
 
     Raises:
-        ArgumentError: One is no Keras callback.
-        ConfigurationError: One is there twice.
+        ArgumentError: One of them is not a Keras callback.
+        ConfigurationError: The same callback is in the list twice.
     """
     for callback in callbacks:
         if isinstance(callback, type) or not isinstance(callback, keras.callbacks.Callback):
             hints = {
                 "None": "Leave it out.",
-                "a callback of Stable-Baselines3": "Write one for Keras: subclass keras.callbacks.Callback.",
+                "a callback of Stable-Baselines3": "Write a callback for Keras: subclass keras.callbacks.Callback.",
                 "a function": "Give it to keras.callbacks.LambdaCallback(on_train_batch_end=...).",
                 "a policy manager": "Give it to the loop: OptixCallback(policy_manager=manager).",
                 "a tuner": "Give it to the loop: OptixCallback(tuner=tuner).",
@@ -237,7 +239,7 @@ def check_callbacks(callbacks: Sequence[Any]) -> None:
                 fix = f"That is the class; make an object of it: {callback.__name__}()."
             refuse_kind("callbacks", callback, "Keras callbacks, such as OptixCallback()", fix=fix, hints=hints)
         if sum(callback is other for other in callbacks) > 1:
-            problem = "The same callback is among `callbacks` twice: it would hear everything twice."
+            problem = "The same callback is in `callbacks` twice, so each of its methods would be called twice."
             raise ConfigurationError(describe(problem, fix="Leave one out.", callback=type(callback).__name__))
 
 

@@ -1,7 +1,7 @@
 """One gradient step, as Keras' own trainer makes it: with the losses of the networks, scaled, and then clipped.
 
-Keras leaves all of this to whoever overrides `train_step`. What is left out there is left out without a word: an
-optimizer that scales losses divides the gradients by 32,768 whether the loss was multiplied or not.
+Keras leaves all of this to a class that overrides `train_step`, and gives no warning if something is left out: an
+optimizer that scales losses divides the gradients by 32,768 even if the loss was not multiplied.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ def gradient_step(
         compute: Returns ``(loss, logs)``.
         max_grad_norm: Largest global norm of the gradient; None does not clip.
         where: Scalar bool tensor: whether to update. None updates.
-        fuse: Compile what the optimizer does with XLA, in a step that is compiled without; see `fusible`.
+        fuse: Compile the update of the weights with XLA, inside a step that is compiled without XLA; see `fusible`.
 
     Returns:
-        The logs with `loss`, and `regularization_loss` where the networks have losses of their own.
+        The logs with `loss`, and `regularization_loss` if the networks have losses of their own.
     """
     optimizer = model.optimizer
-    earlier = {id(loss): loss for loss in model.losses}  # of calls before this step, perhaps of another graph
+    earlier = {id(loss): loss for loss in model.losses}  # losses of calls before this step, perhaps in another graph
 
     def scaled_loss() -> tuple[Any, dict[str, Any]]:
         loss, computed = compute()
@@ -72,11 +72,11 @@ def gradient_step(
 
 
 def _clipped(gradients: Sequence[Any], max_norm: Any, scale: Any) -> Sequence[Any]:
-    """Gradients of a loss times `scale`, clipped so that without it their global norm is at most `max_norm`.
+    """Clips gradients of a loss that was multiplied by `scale`, to a global norm of at most `max_norm` without it.
 
-    A norm that is not finite makes all of them NaN, by which an optimizer that scales losses knows to skip the step.
+    A norm that is not finite makes all gradients NaN. An optimizer that scales losses then skips the step.
     """
-    # In float16 the squares of a few hundred would overflow.
+    # In float16, squares of values of a few hundred would overflow.
     wide = [None if one is None else tf.cast(one, tf.float32) if one.dtype.size < 4 else one for one in gradients]
     dtype = tf.float64 if any(one is not None and one.dtype == tf.float64 for one in wide) else tf.float32
     norm = tf.linalg.global_norm([None if one is None else tf.cast(one, dtype) for one in wide])
@@ -86,14 +86,14 @@ def _clipped(gradients: Sequence[Any], max_norm: Any, scale: Any) -> Sequence[An
 
 
 def fusible(optimizer: Any) -> bool:
-    """Whether what an optimizer does may be compiled with XLA by itself: whether all of it is Keras' own.
+    """Returns whether an optimizer's update may be compiled with XLA separately: whether all of it is Keras' own code.
 
-    It is a dozen passes over all weights one after the other, each memory-bound, of which XLA makes one.
+    The update makes about a dozen passes over all weights, each limited by memory bandwidth. XLA fuses them into one.
     """
     parts = [optimizer, *_inner(optimizer)]
-    # A schedule or function of somebody's own is computed in there, too.
-    with tf.init_scope(), warnings.catch_warnings():  # numbers are read of variables
-        warnings.simplefilter("ignore")  # a function is no part of a config, which Keras warns of
+    # A user's own schedule or function is computed in the update, too.
+    with tf.init_scope(), warnings.catch_warnings():  # numbers are read from variables
+        warnings.simplefilter("ignore")  # Keras warns that a function cannot be part of a config
         rates = [part.get_config().get("learning_rate", 0.0) for part in parts]
     keras_own = all(type(part).__module__.split(".")[0] == "keras" for part in parts)
     return keras_own and all(isinstance(rate, float) or _is_keras_schedule(rate) for rate in rates)
@@ -104,25 +104,25 @@ def _is_keras_schedule(config: Any) -> bool:
 
 
 def averages_weights(optimizer: Any) -> bool:
-    """Whether an optimizer puts averages in the place of the weights when `fit` ends (`use_ema`)."""
+    """Returns whether an optimizer replaces the weights by their averages when `fit` ends (`use_ema`)."""
     return any(each.use_ema for each in _inner(optimizer))
 
 
 def _inner(optimizer: Any) -> list[Any]:
-    """The optimizers that move the weights: those inside of a `LossScaleOptimizer` or `MultiOptimizer`, or itself."""
+    """Returns the optimizers that change weights: those in a `LossScaleOptimizer` or `MultiOptimizer`, or itself."""
     inner = getattr(optimizer, "inner_optimizer", None)
     return [optimizer if inner is None else inner, *getattr(optimizer, "optimizers", ())]
 
 
 def scales_loss(optimizer: Any) -> bool:
-    """Whether an optimizer divides gradients by what `scale_loss` is to multiply the loss with."""
+    """Returns whether an optimizer divides gradients by the factor that `scale_loss` multiplies the loss with."""
     return getattr(optimizer, "inner_optimizer", None) is not None or optimizer.loss_scale_factor is not None
 
 
 def scaling_where_needed(optimizer: Any, model: Any) -> Any:
-    """An optimizer for a model, in a `LossScaleOptimizer` where gradients would underflow in float16.
+    """Returns an optimizer for a model, in a `LossScaleOptimizer` if gradients would underflow in float16.
 
-    Keras looks at the dtype policy of the model as a whole; here the layers of its networks may have their own.
+    Keras looks only at the dtype policy of the model as a whole, but here layers of its networks may have other ones.
 
     Args:
         optimizer: A Keras optimizer, its name or its config.
@@ -143,13 +143,13 @@ def scaling_where_needed(optimizer: Any, model: Any) -> Any:
 
 @contextlib.contextmanager
 def scaling_checked(optimizer: Any) -> Iterator[None]:
-    """Raises where gradients are applied, inside of it, whose loss was not scaled.
+    """Checks that, inside the context, no gradients are applied whose loss was not scaled.
 
     Args:
         optimizer: A Keras optimizer.
 
     Raises:
-        ConfigurationError: They are, and the optimizer divides them by the scale.
+        ConfigurationError: The optimizer divides gradients by its scale, and the loss was not multiplied with it.
     """
     if not scales_loss(optimizer):
         yield
@@ -167,8 +167,8 @@ def scaling_checked(optimizer: Any) -> Iterator[None]:
         if not scaled:
             raise ConfigurationError(
                 describe(
-                    "The optimizer divides gradients by its loss scale, and `train_step` does not multiply the loss "
-                    "with it: weights would hardly move.",
+                    "The optimizer divides gradients by its loss scale, but `train_step` does not multiply the loss "
+                    "with it, so weights would hardly move.",
                     fix="Let `self.minimize(compute)` make the gradient step, or take the gradient of "
                     "`self.optimizer.scale_loss(loss)`.",
                     optimizer=type(optimizer).__name__,
@@ -177,7 +177,7 @@ def scaling_checked(optimizer: Any) -> Iterator[None]:
         scaled = False  # the next step has a loss of its own
         return apply(*args, **kwargs)
 
-    # Into the instance: Keras' optimizers track what is set as an attribute.
+    # They go directly into the instance's dict, because Keras' optimizers track what is set as an attribute.
     own = optimizer.__dict__
     own["scale_loss"], own["apply"] = watched_scale_loss, watched_apply
     try:
@@ -187,15 +187,15 @@ def scaling_checked(optimizer: Any) -> Iterator[None]:
 
 
 def complete(step: Callable[[Any], dict[str, Any]], learners: Sequence[Any]) -> Callable[[Any], dict[str, Any]]:
-    """Watches, while a `train_step` is traced, that it leaves out nothing of what Keras' own does.
+    """Checks, while a `train_step` is traced, that it leaves out nothing that Keras' own train step does.
 
     Args:
         step: The `train_step`.
         learners: The agents whose optimizers it uses.
 
     Returns:
-        The step. It raises `ConfigurationError` where the loss was not scaled, and warns of losses of the networks that
-        the step did not read.
+        The step with the checks. It raises `ConfigurationError` if the loss was not scaled, and warns if the networks
+        have losses that the step did not read.
     """
 
     def checked(window: Any) -> dict[str, Any]:
@@ -207,8 +207,8 @@ def complete(step: Callable[[Any], dict[str, Any]], learners: Sequence[Any]) -> 
         for learner in learners:
             if not learner._losses_read and learner.losses:
                 problem = (
-                    "The networks have losses of their own (a regularizer or `add_loss`), and `train_step` does not "
-                    "add them to its loss: they have no effect."
+                    "The networks have losses of their own (a regularizer or `add_loss`), but `train_step` does not "
+                    "add them to its loss, so they have no effect."
                 )
                 fix = "Let `self.minimize(compute)` make the gradient step, or add `sum(self.losses)` to the loss."
                 warnings.warn(describe(problem, fix=fix, agent=type(learner).__name__), stacklevel=2)

@@ -1,6 +1,6 @@
 """Hyperparameters as variables: the compiled step reads them, so changing one costs an assignment, not a retrace.
 
-They are not weights of the model: restoring a policy does not undo what a tuner found.
+They are not weights of the model, so that restoring a policy does not undo what a tuner found.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from keras_optix.validation import is_finite_number, nearest, nearest_of, refuse
 
 @dataclass(frozen=True)
 class Hyperparam(NamesChecked):
-    """Default and legal range of a hyperparameter.
+    """The default and the legal range of a hyperparameter.
 
     Attributes:
-        value: Default.
-        low: Smallest legal value.
-        high: Largest legal value.
+        value: Default value.
+        low: Smallest legal value. Defaults to 0.
+        high: Largest legal value. Defaults to infinity.
 
     Raises:
-        ConfigurationError: One is no number, or the range is empty.
+        ConfigurationError: An argument is not a number, or the range is empty.
     """
 
     value: float
@@ -40,7 +40,7 @@ class Hyperparam(NamesChecked):
     high: float = math.inf
 
     def __post_init__(self) -> None:
-        # Kinds only: that the value is legal is checked where the hyperparameter has its name.
+        # Only kinds are checked here. `Hyperparams` checks the value, because its error can name the hyperparameter.
         for name, value in (("value", self.value), ("low", self.low), ("high", self.high)):
             if isinstance(value, bool) or not isinstance(value, numbers.Real):
                 refuse_kind(name, value, "a number", fix="Such as Hyperparam(0.99, low=0.0, high=1.0).")
@@ -50,16 +50,16 @@ class Hyperparam(NamesChecked):
 
 
 def declared(name: str, value: Any, low: float = 0.0, high: float = math.inf) -> Hyperparam:
-    """A hyperparameter that is an argument of an algorithm: what is no number is refused under its own name.
+    """Makes a hyperparameter from an argument of an algorithm. An error names the argument.
 
     Args:
-        name: The argument.
-        value: What was given.
+        name: Name of the argument.
+        value: The value as given.
         low: Smallest legal value.
         high: Largest legal value.
 
     Raises:
-        ArgumentError: It is no number.
+        ArgumentError: The value is not a number.
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         refuse_kind(name, value, f"a number in [{low:g}, {high:g}]")
@@ -67,23 +67,23 @@ def declared(name: str, value: Any, low: float = 0.0, high: float = math.inf) ->
 
 
 def learning_rate_of(optimizer: Any) -> Any:
-    """The variable of an optimizer's learning rate; None if it has a schedule, or several learning rates."""
+    """Returns the variable of an optimizer's learning rate; None if it has a schedule, or several learning rates."""
     variable = getattr(optimizer, "learning_rate", None)  # a `MultiOptimizer` raises AttributeError
     return variable if isinstance(variable, keras.Variable) else None
 
 
 class Hyperparams(MutableMapping[str, float]):
-    """A mapping of name to value whose values are variables.
+    """A mapping from names to hyperparameters, each held by a variable.
 
-    Reading gives a Python float (the shortest that gives the float32 back), `tensor` what a compiled step reads.
-    Names are fixed; values outside the legal range are refused.
+    Reading an item returns a Python float (the shortest one that rounds to the same float32). `tensor` returns the
+    tensor that a compiled step reads. The names are fixed, and values outside the legal range are refused.
 
     Args:
-        specs: Default and range by name.
+        specs: The default and the range of each hyperparameter, by name.
     """
 
     def __init__(self, specs: Mapping[str, Hyperparam]) -> None:
-        # A plain object, no dict or list: Keras would track the variables as weights of the model.
+        # This is a plain object, not a dict or list: Keras would track the variables in those as weights of the model.
         self._specs = dict(specs)
         self._variables: dict[str, Any] = {}
         self._read_all: Any = None
@@ -91,10 +91,10 @@ class Hyperparams(MutableMapping[str, float]):
             self._check(name, spec.value)
             self._variables[name] = keras.Variable(spec.value, dtype="float32", trainable=False, name=name)
 
-    if not TYPE_CHECKING:  # for checkers, they have no attributes
+    if not TYPE_CHECKING:  # for type checkers, the mapping has no further attributes
 
         def __getattr__(self, name: str) -> Any:
-            """Called where there is no such attribute: hyperparameters are items."""
+            """Raises an error for an attribute that does not exist, because hyperparameters are items."""
             if name.startswith("_"):
                 raise AttributeError(name)
             if name in self._variables:
@@ -102,7 +102,7 @@ class Hyperparams(MutableMapping[str, float]):
             raise unknown_attribute("The mapping of hyperparameters", name, self._variables, ARGUMENTS)
 
         def __setattr__(self, name: str, value: Any) -> None:
-            """Refuses attributes: what was set would be ignored."""
+            """Refuses attributes, because their values would be ignored."""
             if not name.startswith("_"):
                 meant = name if name in self._variables else nearest_of(name, self._variables) or name
                 raise UnknownNameError(
@@ -114,7 +114,7 @@ class Hyperparams(MutableMapping[str, float]):
     def attach_optimizer(self, optimizer: Any) -> None:
         """Makes the optimizer's learning rate the hyperparameter `learning_rate`.
 
-        With a `LearningRateSchedule`, and with several optimizers in one, there is no such variable.
+        With a `LearningRateSchedule`, or with several optimizers in one, there is no such hyperparameter.
         """
         variable = learning_rate_of(optimizer)
         if variable is not None:
@@ -126,14 +126,14 @@ class Hyperparams(MutableMapping[str, float]):
         self._read_all = None
 
     def tensor(self, name: str) -> Any:
-        """The value as a scalar tensor, read when the step runs."""
+        """Returns the value as a scalar tensor, which is read when the step runs."""
         return self._variable(name).value
 
     def assign(self, values: Mapping[str, float]) -> None:
-        """Sets several values, all or none.
+        """Sets several values. If one of them is invalid, none is changed.
 
         Raises:
-            HyperparamError: A name is unknown or a value is not legal; then none is changed.
+            HyperparamError: A name is unknown or a value is not legal.
         """
         for name, value in values.items():
             self._variable(name)
@@ -142,11 +142,11 @@ class Hyperparams(MutableMapping[str, float]):
             self._variables[name].assign(float(value))
 
     def snapshot(self) -> dict[str, float]:
-        """All values at once, in one compiled call: reading them one by one costs a tenth of a window."""
+        """Returns all values, read in one compiled call: reading them one by one takes a tenth of a window's time."""
         if self._read_all is None:
             variables = list(self._variables.values())
             read_all = tf.function(lambda: tf.stack([v.value for v in variables]), autograph=False)
-            # One function each for many agents is no retracing, but TensorFlow would warn of it.
+            # A concrete function: with many agents, TensorFlow would wrongly warn about retracing.
             self._read_all = read_all.get_concrete_function()
         values = self._read_all().numpy() if self._variables else []
         return {name: shortest(value) for name, value in zip(self._variables, values, strict=True)}
@@ -160,13 +160,13 @@ class Hyperparams(MutableMapping[str, float]):
     def __delitem__(self, name: str) -> None:
         raise HyperparamError(describe("A hyperparameter cannot be removed.", name=name))
 
-    # The inherited two expect a KeyError, and reading an unknown name raises an error that says more.
+    # The two inherited methods expect a KeyError, but reading an unknown name raises a more helpful error.
 
     def __contains__(self, name: object) -> bool:
         return name in self._variables
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The value, or `default` where there is no such hyperparameter."""
+        """Returns the value, or `default` if there is no hyperparameter of this name."""
         known = name in self._variables
         return self[name] if known else default
 
@@ -197,13 +197,13 @@ class Hyperparams(MutableMapping[str, float]):
         if name == LEARNING_RATE:
             raise StateError(
                 "There is no tunable learning rate: the agent is not compiled, or its optimizer has a "
-                "LearningRateSchedule or several learning rates. Call `agent.compile(optimizer=...)` with a number as "
-                "learning rate first."
+                "LearningRateSchedule or several learning rates. First call `agent.compile(optimizer=...)` with an "
+                "optimizer whose learning rate is a number."
             )
         raise HyperparamError(
             describe(
                 "Unknown hyperparameter.",
-                fix=f"Known are: {', '.join(sorted({*self._variables, LEARNING_RATE}))}."
+                fix=f"Known names: {', '.join(sorted({*self._variables, LEARNING_RATE}))}."
                 + (f" Here it is {ARGUMENTS[name]}." if name in ARGUMENTS else nearest(str(name), self._variables)),
                 name=name,
             )

@@ -11,7 +11,7 @@ _NARROW = ("bfloat16", "float16")
 
 @keras.saving.register_keras_serializable("keras_optix")
 class NarrowOrthogonal(keras.initializers.Orthogonal):  # type: ignore[misc]
-    """Orthogonal weights for 16 bits: TensorFlow decomposes no matrix of these, so it is done in float32."""
+    """Orthogonal weights in 16 bits. They are made in float32, because TensorFlow cannot decompose 16-bit matrices."""
 
     def __call__(self, shape: Any, dtype: Any = None) -> Any:
         """See `keras.initializers.Orthogonal`."""
@@ -19,11 +19,11 @@ class NarrowOrthogonal(keras.initializers.Orthogonal):  # type: ignore[misc]
 
 
 def orthogonal(gain: float) -> Any:
-    """An orthogonal initializer for layers of the current dtype policy.
+    """Returns an orthogonal initializer for layers of the current dtype policy.
 
     Args:
-        gain: Factor of the matrix.
+        gain: Factor that the orthogonal matrix is multiplied with.
     """
     narrow = keras.config.dtype_policy().variable_dtype in _NARROW
-    # Where Keras' own will do, a saved policy can be loaded without this package.
+    # Keras' own initializer is used if possible, because a saved policy can then be loaded without this package.
     return NarrowOrthogonal(gain) if narrow else keras.initializers.Orthogonal(gain)

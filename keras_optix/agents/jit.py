@@ -1,7 +1,7 @@
-"""Whether a train step is compiled with XLA where `compile(jit_compile="auto")` leaves that open.
+"""Decides whether ``compile(jit_compile="auto")`` compiles a train step with XLA.
 
-On a CPU it depends on the layers. How many times faster gradient steps are with XLA than without (two quiet cores,
-minibatches of 64 rows; `benchmarks/compile.py --layers` measures that anew):
+On a CPU it depends on the layers. The table shows how many times faster gradient steps are with XLA than without (two
+quiet cores, minibatches of 64 rows; `benchmarks/compile.py --layers` repeats the measurement):
 
 ============================================== ===================
 layer                                          without / with XLA
@@ -18,15 +18,16 @@ Conv1D, Conv2D, Conv3D, separable, depthwise   0.1 to 0.6
 Conv1DTranspose, Conv2DTranspose               1.0 and 0.4
 ============================================== ===================
 
-The mistakes are not of one size: a dense network without XLA takes three times as long at most, a convolution with it
-ten times and more. So XLA is for networks of layers that were measured to gain, and of such as only reshape, add or
-join; a layer that nobody measured, or of somebody else's making, is compiled without. It is a rule and not a trial at
-the start, so that two runs with one seed compute the same numbers. Of recurrent layers alone, gradient steps are 1.2 to
-2.2 times faster (0.6 with `unroll=True`); but without XLA those of policy and value run side by side, and so a whole
-window is slower with it. What a Keras optimizer does with the gradients is compiled with XLA even then, by itself
-(`gradient_step.fusible`): it gains always.
+A wrong choice costs more in one direction than in the other: a dense network without XLA takes at most three times as
+long, a convolution with XLA ten times as long or more. So XLA is used only if all layers of the networks were measured
+to gain from it, or only reshape, add or join. A network with a layer that was not measured, or with a custom layer, is
+compiled without XLA. This is a fixed rule and not a trial at the start, so that two runs with one seed compute the same
+numbers. Gradient steps of recurrent layers alone are 1.2 to 2.2 times faster with XLA (0.6 with `unroll=True`). But
+without XLA the steps of policy and value run in parallel, so that a whole window is slower with XLA. Even without XLA
+for the step, the weight update of a Keras optimizer is compiled with XLA separately (`gradient_step.fusible`), because
+it is always faster.
 
-On an accelerator XLA is Keras' own choice wherever all layers support it, and so it is here.
+On an accelerator, Keras itself chooses XLA if all layers support it, and so does this module.
 """
 
 from __future__ import annotations
@@ -92,19 +93,19 @@ _FAST = frozenset(
         keras.layers.ZeroPadding2D,
     }
 )
-_DROPOUT = "dropout"  # an option of layers that draw random numbers then, which XLA makes slow
-# Operations of `keras.ops` in a functional model; all others work on single elements, multiply matrices or move things.
+_DROPOUT = "dropout"  # with this option, layers draw random numbers, which XLA makes slow
+# Slow operations of `keras.ops` in a functional model. All others work elementwise, multiply matrices or move data.
 _SLOW_OPERATION = re.compile(
     r".*conv.*|.*fft.*|.*attention|.*scan|.*loop|.*map|.*sort|topk|solve.*|lstsq|eig.*|svd|qr|cholesky.*|inv"
 )
 
 
 class JitChoice(NamedTuple):
-    """What ``jit_compile="auto"`` came to.
+    """The choice that ``jit_compile="auto"`` made.
 
     Attributes:
         use: Whether the train step is compiled with XLA.
-        reason: Why, a clause.
+        reason: The reason, a clause.
     """
 
     use: bool
@@ -115,20 +116,20 @@ class JitChoice(NamedTuple):
 
 
 def check_jit(jit_compile: object) -> None:
-    """Checks an argument `jit_compile`.
+    """Checks the argument `jit_compile`.
 
     Raises:
-        ConfigurationError: It is neither a bool nor ``"auto"``.
+        ConfigurationError: The argument is neither a bool nor ``"auto"``.
     """
     if not isinstance(jit_compile, bool) and jit_compile != AUTO:
         raise ConfigurationError(describe("`jit_compile` must be True, False or 'auto'.", jit_compile=jit_compile))
 
 
 def choose_jit(networks: Sequence[tuple[str, Any]]) -> JitChoice:
-    """Chooses by what is compiled and where.
+    """Chooses by the layers of the networks and the device.
 
     Args:
-        networks: What an agent trains: names and `keras.Model`s.
+        networks: The networks that an agent trains: names and `keras.Model`s.
 
     Returns:
         The choice.
@@ -146,7 +147,7 @@ def choose_jit(networks: Sequence[tuple[str, Any]]) -> JitChoice:
 
 
 def apply_choice(model: Any, choice: JitChoice) -> JitChoice:
-    """Sets `model.jit_compile`; returns the choice that came of it, for Keras may know better."""
+    """Sets `model.jit_compile`, and returns the resulting choice. Keras may refuse to compile the model with XLA."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Model doesn't support `jit_compile=True`", UserWarning)
         model.jit_compile = choice.use
@@ -154,7 +155,7 @@ def apply_choice(model: Any, choice: JitChoice) -> JitChoice:
 
 
 def _parts(network: Any) -> Iterator[Any]:
-    """All that a network computes with: layers and operations, inside nested models and wrappers, too."""
+    """Yields the layers and operations of a network, including those inside nested models."""
     if isinstance(network, keras.Model) and not _says_all(network):
         yield network
         return
@@ -166,7 +167,7 @@ def _parts(network: Any) -> Iterator[Any]:
 
 
 def _says_all(network: Any) -> bool:
-    """Whether a network does what its layers say and nothing else: it is of one of Keras' own classes."""
+    """Returns whether a network is of one of Keras' own classes, so that its layers are all that it computes."""
     return _is_keras(network) and (declared_inputs(network) is not None or isinstance(network, keras.Sequential))
 
 

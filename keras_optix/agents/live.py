@@ -1,4 +1,4 @@
-"""What surrounds a step of `fit` on a live feed: it is compiled before the feed opens, and a feed may end."""
+"""Support for `fit` on a live feed: its steps are compiled before the feed opens, and the feed may end."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ class LiveSource(Protocol):
     """A source that does not wait for the learner."""
 
     def prepare(self, stopping: Callable[[], bool]) -> bool:
-        """Waits until the next window is there; returns whether there is something to learn from in it."""
+        """Waits for the next window, and returns whether the agent can learn something from it."""
         ...
 
     def blank(self) -> Window:
-        """A window without a step."""
+        """Makes a window without any steps."""
         ...
 
     def logs(self) -> dict[str, float]:
-        """What is logged of it."""
+        """Returns the logs of the feed."""
         ...
 
 
 class Restorable(Protocol):
-    """An agent whose whole state can be put back."""
+    """An agent whose whole state can be saved and restored."""
 
     def save_run(self) -> Saved:
-        """Returns it."""
+        """Returns the whole state."""
         ...
 
     def restore_run(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> None:
-        """Puts it back."""
+        """Restores a state that `save_run` returned."""
         ...
 
 
 class WarmUp:
-    """Compiles the steps of a `fit` before its feed is opened, and leaves no trace in the agent.
+    """Compiles the steps of a `fit` before its feed is opened, and leaves the agent unchanged.
 
-    A compilation takes seconds, in which a feed would run ahead, and in which Python does not hear Ctrl-C. So the steps
-    are run on a window without a step, in a thread that the main thread can stop waiting for.
+    A compilation takes seconds, during which a feed would run ahead and Python would not react to Ctrl-C. So the steps
+    are run on a window without any env steps, in a thread that the main thread can stop waiting for.
 
     Args:
-        agent: Is put back into its state.
+        agent: The agent, whose state is restored afterwards.
     """
 
     def __init__(self, agent: Restorable) -> None:
@@ -67,16 +67,16 @@ class WarmUp:
         self._left: tuple[Future[None], Saved] | None = None
 
     def run(self, functions: Sequence[TrainFunction], blank: Callable[[], Window]) -> None:
-        """Compiles what is not compiled yet.
+        """Compiles the functions that are not compiled yet.
 
         Args:
-            functions: What Keras made of the steps.
-            blank: Makes the window.
+            functions: The functions that Keras made from the steps.
+            blank: Makes a window without any env steps.
         """
         cold = [function for function in functions if function not in self._warm]
         if not cold:
             return
-        # tf.data gives for ever what it gives once: the function has one signature, whoever calls it.
+        # An endless dataset whose windows have the specs of the feed's, so that a function has one signature for both.
         windows = tf.data.Dataset.from_tensors(blank()).repeat()
         finished: Future[None] = Future()
         self._left = finished, self._agent.save_run()
@@ -90,7 +90,7 @@ class WarmUp:
                 finished.set_exception(error)
 
         if threading.current_thread() is not threading.main_thread() or tf.distribute.has_strategy():
-            compile_all()  # interrupts come to the main thread only; strategies belong to a thread
+            compile_all()  # only the main thread gets interrupts, and a distribution strategy belongs to its thread
         else:
             threading.Thread(target=compile_all, name="keras_optix_compile", daemon=True).start()
             while not futures.wait([finished], _POLL_SECONDS).done:
@@ -100,7 +100,7 @@ class WarmUp:
         self._warm.update(functions)
 
     def cancel(self) -> None:
-        """Waits for what an interrupted `fit` left behind, and puts the agent back into its state."""
+        """Waits for a compilation that an interrupted `fit` left running, and restores the agent's state."""
         if self._left is not None:
             finished, (arrays, values) = self._left
             futures.wait([finished])
@@ -110,7 +110,7 @@ class WarmUp:
 
 @contextlib.contextmanager
 def feeds_may_end() -> Iterator[None]:
-    """Silences Keras' warning that the data ran out: a feed that ends is no mistake."""
+    """Silences Keras' warning that the data ran out, because a feed may end."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Your input ran out of data", UserWarning)
         yield

@@ -1,4 +1,4 @@
-"""The check that a network fits an environment and its role."""
+"""Checks that a network fits its environment and its role."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from keras_optix.experience.observations import Leaf, ObservationLayout
 from keras_optix.foreign_names import POLICY_NAMES
 from keras_optix.kinds import kind_of
 
-_ROWS = 2  # of the example; with one, a network that mixes the rows of a batch would not be seen
+_ROWS = 2  # rows of the example: with only one, a network that mixes the rows of a batch would not be found
 _CHOICES = (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete, gymnasium.spaces.MultiBinary)
 _PROBABILITIES = ("softmax", "sigmoid", "hard_sigmoid", "sparsemax")
 _PASSING = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Dropout, keras.layers.Identity)
 
 
-# What to say of objects that are given for a network.
+# Hints for objects that are often given by mistake instead of a network.
 _HINTS = {
     "a list": "Give the layers to a model: keras.Sequential([...]).",
     "a symbolic tensor of Keras": "Make a model of it: keras.Model(inputs, outputs).",
-    "a module of PyTorch": "Agents learn in TensorFlow: build it of Keras' layers.",
+    "a module of PyTorch": "Agents learn in TensorFlow: build the network from Keras' layers.",
     "an environment": "An environment belongs to the dataset: dataset_from_env(env, agent).",
     "a vector environment": "An environment belongs to the dataset: dataset_from_env(env, agent).",
 }
@@ -38,8 +38,8 @@ def check_kind(network: Any, role: str, *, optional: bool = True) -> None:
 
     Args:
         network: What was given.
-        role: What the network is called, such as ``"policy"``, for the message.
-        optional: Whether None is allowed, which is for a default network. Defaults to True.
+        role: The name of the network in the message, such as ``"policy"``.
+        optional: Whether None is allowed, which stands for a default network. Defaults to True.
 
     Raises:
         NetworkError: It is not a `keras.Model`.
@@ -51,22 +51,22 @@ def check_kind(network: Any, role: str, *, optional: bool = True) -> None:
     received: dict[str, Any] = {role: network}
     if isinstance(network, keras.Model):
         own = role if optional else "policy"
-        problem, fix = f"`{role}` is an agent, and must be a network.", f"Give its network: `agent.{own}`."
+        problem, fix = f"`{role}` is an agent, but must be a network.", f"Give its network: `agent.{own}`."
     elif inspect.isclass(network):
-        problem = f"`{role}` must be a keras.Model, and is a class."
-        fix = f"Make one of it: {role}={network.__name__}(...)."
+        problem = f"`{role}` must be a keras.Model, but is a class."
+        fix = f"Make an object of the class: {role}={network.__name__}(...)."
     elif isinstance(network, keras.Layer):
-        problem = f"`{role}` must be a keras.Model, and is a layer."
-        fix = "Put it into one: keras.Sequential([keras.layers.Input(shape), layer])."
+        problem = f"`{role}` must be a keras.Model, but is a layer."
+        fix = "Put the layer into a model: keras.Sequential([keras.layers.Input(shape), layer])."
     elif callable(network):
-        problem = f"`{role}` must be a keras.Model, and is a function."
-        fix = "Give the model that it makes, or subclass keras.Model and call it there."
+        problem = f"`{role}` must be a keras.Model, but is a function."
+        fix = "Give the model that the function makes, or subclass keras.Model and call the function there."
     else:
         problem = f"`{role}` must be a keras.Model."
         leave_out = "Leave it out for a default network." if optional else "Give one: keras.Sequential([...])."
         fix = _HINTS.get(kind_of(network), leave_out)
         if isinstance(network, str) and network in POLICY_NAMES:
-            fix = f"There are no names of networks here. {leave_out}"
+            fix = f"Networks have no names here. {leave_out}"
     raise NetworkError(describe(problem, fix=fix, **received))
 
 
@@ -81,23 +81,23 @@ def check_network(
     action_space: object = None,
     beside: Any = None,
 ) -> int:
-    """Checks that a network takes the environment's observations and gives what its role needs.
+    """Checks that a network takes the environment's observations and gives the outputs that its role needs.
 
     Args:
         network: A `keras.Model`.
         role: ``"policy"`` or ``"value"``, for the message.
-        layout: The observations.
-        outputs: Sizes that the last axis of its output may have.
+        layout: Layout of the observations.
+        outputs: The sizes that the last axis of the output may have.
         meaning: What the outputs are, for the message. Defaults to that of a value network.
-        logits: Whether they are logits, so that probabilities are refused. Defaults to False.
-        action_space: For the message. Defaults to None.
-        beside: The network of the other role, if there is one: they may be swapped.
+        logits: Whether the outputs must be logits, so that probabilities are refused. Defaults to False.
+        action_space: The action space, for the message. Defaults to None.
+        beside: The network of the other role, if there is one, to find out whether the two are swapped.
 
     Returns:
-        The size that it has.
+        The size of the last axis of the output.
 
     Raises:
-        SpaceError: It does not fit; both shapes are in the message.
+        SpaceError: The network does not fit. The message has both shapes.
     """
     check_kind(network, role)
     wanted = layout.pack([(None, *leaf.shape) for leaf in layout.leaves])
@@ -105,12 +105,12 @@ def check_network(
     if declared is not None:
         _check_inputs(role, declared, wanted, "")
     if role == "value" and last_activation(network) == "softmax":
-        problem = "The value network ends in softmax: of one output that is always 1."
+        problem = "The value network ends in softmax, which is always 1 for a single output."
         raise SpaceError(describe(problem, fix="Leave the last activation out: end it with keras.layers.Dense(1)."))
     example = layout.pack([_example(leaf) for leaf in layout.leaves])
     try:
         if isinstance(network, keras.Sequential) and not network.built and len(layout.leaves) == 1:
-            network.build((None, *layout.leaves[0].shape))  # a call would build it for batches of its size
+            network.build((None, *layout.leaves[0].shape))  # a call would build it for batches of this size only
         given = network(network_inputs(network, example, layout))
     except Exception as error:
         raise SpaceError(
@@ -121,7 +121,7 @@ def check_network(
     if len(output_shape) != 2 or output_shape[1] not in outputs:
         swapped = "" if _outputs_of(beside) not in outputs else " Are `policy` and `value` swapped?"
         end = f"keras.layers.Dense({outputs[0]})"
-        axes = "" if len(output_shape) == 2 else "Bring it to one vector for each observation (Flatten, pooling), and "
+        axes = "" if len(output_shape) == 2 else "Reduce it to one vector for each observation (Flatten, pooling), and "
         raise SpaceError(
             describe(
                 f"The {role} gives outputs of shape {(None, *output_shape[1:])}, but "
@@ -131,19 +131,19 @@ def check_network(
         )
     if output_shape[0] != _ROWS:
         problem = f"The {role} mixes the rows of a batch: for {_ROWS} observations it gives {output_shape[0]} rows."
-        raise SpaceError(describe(problem, fix="Keep the first axis as it is in every layer.", outputs=output_shape))
+        raise SpaceError(describe(problem, fix="Keep the first axis unchanged in every layer.", outputs=output_shape))
     _check_numbers(role, network, keras.ops.convert_to_numpy(given), action_space if logits else None)
     return int(output_shape[1])
 
 
 def _outputs_of(network: Any) -> int | None:
-    """Size of a network's only output, if it says that."""
+    """Returns the size of a network's output, or None if it is unknown or the network has several outputs."""
     gives = getattr(network, "outputs", None) or []
     return gives[0].shape[-1] if len(gives) == 1 and len(gives[0].shape) == 2 else None
 
 
 def _example(leaf: Leaf) -> np.ndarray:
-    """Two observations that differ, ``[2, ...]``."""
+    """Makes a batch of two different observations, ``[2, ...]``."""
     rows = np.zeros((_ROWS, *leaf.shape), leaf.dtype)
     rows[1] = 1
     return rows
@@ -159,15 +159,15 @@ def _check_one_output(role: str, given: Any) -> None:
     fix = f"Give a model with one of them, such as keras.Model(model.inputs, model.outputs[0]) as `{role}`."
     if len(parts) == 2:
         fix = (
-            "Policy and value network are two models, which may share layers: "
+            "The policy and the value network must be two models, which may share layers: "
             "policy=keras.Model(model.inputs, model.outputs[0]), value=keras.Model(model.inputs, model.outputs[1])."
         )
-    problem = f"The {role} gives a {type(given).__name__} of {len(parts)} outputs{names}, and must give one tensor."
+    problem = f"The {role} must give one tensor, but gives a {type(given).__name__} of {len(parts)} outputs{names}."
     raise SpaceError(describe(problem, fix=fix, outputs=shapes))
 
 
 def _check_numbers(role: str, network: Any, given: np.ndarray, action_space: object) -> None:
-    """Checks that outputs are numbers that can be learned, and no probabilities."""
+    """Checks that outputs are floating-point numbers, which can be learned, and are not probabilities."""
     if np.issubdtype(given.dtype, np.integer) or given.dtype == bool:
         wanted = "logits" if role == "policy" else "values"
         problem = f"The {role} gives integers, which have no gradient."
@@ -179,19 +179,19 @@ def _check_numbers(role: str, network: Any, given: np.ndarray, action_space: obj
         if ending is None and certain and (given >= 0).all() and np.allclose(given.sum(-1), 1.0, atol=1e-3):
             ending = "softmax"
         if ending in _PROBABILITIES:
-            problem = f"The policy ends in {ending}: it gives probabilities, where logits are needed."
-            fix = "Leave the last activation out; the agent makes a distribution of logits itself."
+            problem = f"The policy ends in {ending}: it gives probabilities, but logits are needed."
+            fix = "Leave the last activation out; the agent turns logits into a distribution itself."
             raise SpaceError(describe(problem, fix=fix, action_space=action_space))
 
 
 def last_activation(network: Any) -> str | None:
-    """The name of the function that a network ends in, such as ``"softmax"``.
+    """Finds the activation function that a network ends in, such as ``"softmax"``.
 
     Args:
         network: A `keras.Model`.
 
     Returns:
-        The name; ``"linear"`` where there is none; None where the network does not say what it is made of.
+        Its name; ``"linear"`` if there is no such function; None if the network's structure cannot be inspected.
     """
     if declared_inputs(network) is None and not isinstance(network, keras.Sequential):
         return None
@@ -207,7 +207,7 @@ def last_activation(network: Any) -> str | None:
             operation = operation.layer
         activation = getattr(operation, "activation", None)
         if activation is None:
-            # `keras.layers.Softmax` and `keras.ops.softmax` are named alike; most other layers end in no function.
+            # `keras.layers.Softmax` and `keras.ops.softmax` have the same name; most other layers have no activation.
             name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(operation).__name__).lower()
             return name if name in _PROBABILITIES else "linear" if _is_keras(operation) else None
         return str(getattr(activation, "__name__", "")) or None
@@ -219,7 +219,7 @@ def _is_keras(operation: Any) -> bool:
 
 
 def _check_inputs(role: str, declared: Any, wanted: Any, path: str) -> None:
-    """Compares the symbolic inputs of a network with shapes of observations."""
+    """Compares the symbolic inputs of a network with the shapes of observations."""
     name = f" {path!r}" if path else ""
     if isinstance(declared, dict) and isinstance(wanted, dict):
         for key, inner in declared.items():
@@ -227,7 +227,7 @@ def _check_inputs(role: str, declared: Any, wanted: Any, path: str) -> None:
                 raise SpaceError(
                     describe(
                         f"The {role} has an input {key!r} that the environment's observations do not have.",
-                        fix="Name its inputs as the observation space names its parts.",
+                        fix="Give the inputs the names that the parts of the observation space have.",
                         observations=sorted(wanted),
                     )
                 )
@@ -248,14 +248,14 @@ def _check_inputs(role: str, declared: Any, wanted: Any, path: str) -> None:
         describe(
             f"The inputs{name} of the {role} are a {_kind(declared)}, but the environment's observations are a "
             f"{_kind(wanted)}.",
-            fix="Build the model on inputs of the observations' structure, for example "
+            fix="Build the model on inputs with the structure of the observations, for example "
             "keras.Model({'camera': a, 'speed': b}, outputs).",
         )
     )
 
 
 def _check_input(role: str, name: str, known: tuple[int | None, ...], wanted: tuple[int | None, ...]) -> None:
-    """Compares the shape of one input with that of observations."""
+    """Compares the shape of one input with the shape of the observations."""
     if known and known[0] is not None:
         problem = f"The {role} takes batches of {known[0]} only."
         fix = f"Build it on keras.layers.Input({known[1:]}), without a batch size."
@@ -271,7 +271,7 @@ def _check_input(role: str, name: str, known: tuple[int | None, ...], wanted: tu
 
 
 def _is_sequence(wanted: Any) -> bool:
-    """Whether `wanted` is a tuple of parts and not a shape, which begins with None."""
+    """Returns whether `wanted` is a tuple of parts and not a shape. A shape begins with None."""
     return isinstance(wanted, tuple) and wanted[0] is not None
 
 

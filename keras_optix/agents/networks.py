@@ -1,4 +1,4 @@
-"""What a network is called with, and the spaces that it would fit."""
+"""The inputs that a network is called with, and the spaces that it would fit."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from keras_optix.experience.observations import Leaf, ObservationLayout
 
 
 def network_dtype(leaf: Leaf) -> str:
-    """In which dtype a network gets a leaf if it does not say otherwise."""
+    """Returns the dtype in which a network gets a leaf, if the network does not declare another one."""
     return "int32" if leaf.categories else "float32"
 
 
 @contextlib.contextmanager
 def names_may_differ() -> Iterator[None]:
-    """Silences Keras' advice to name the inputs of a dict as its keys: not every key can be a name."""
+    """Silences Keras' advice to name the inputs of a dict like its keys, because not every key can be a name."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "When providing `inputs` as a dict", UserWarning)
         yield
 
 
 def spaces_of_network(network: Any) -> tuple[gymnasium.Space[Any], gymnasium.Space[Any]] | None:
-    """Spaces that a policy would fit, if it says its shapes: numbers as it takes them, one action for each output.
+    """Returns spaces that fit a policy: numbers in the shape of its input, and one Discrete action for each output.
 
     Args:
-        network: Observations ``[B, ...]`` to parameters of a distribution ``[B, P]``.
+        network: Maps observations ``[B, ...]`` to parameters of a distribution ``[B, P]``.
 
     Returns:
-        Observation and action space; None of a network that is not built, or that takes several inputs.
+        The observation and the action space; None if the network is not built or has several inputs or outputs.
     """
     if not getattr(network, "built", False):
         return None
@@ -49,14 +49,15 @@ def spaces_of_network(network: Any) -> tuple[gymnasium.Space[Any], gymnasium.Spa
 
 
 def network_inputs(network: Any, observations: Any, layout: ObservationLayout) -> Any:
-    """What a network is called with: the observations that it has inputs for, in the dtypes of its inputs.
+    """Returns the observations that a network has inputs for, in the dtypes of its inputs.
 
-    A network without symbolic inputs (a subclass of `keras.Model`) gets all: categories as int32, the rest as float32.
+    A network without symbolic inputs (a subclass of `keras.Model`) gets all observations: categories as int32, the rest
+    as float32.
 
     Args:
         network: A `keras.Model`.
-        observations: Packed as the space has them, ``[B, ...]`` each.
-        layout: The observations.
+        observations: Arrays ``[B, ...]`` in the structure of the observation space.
+        layout: Layout of the observations.
     """
     declared = declared_inputs(network)
     if declared is None:
@@ -66,7 +67,7 @@ def network_inputs(network: Any, observations: Any, layout: ObservationLayout) -
 
 
 def declared_inputs(network: Any) -> Any:
-    """The symbolic inputs of a network, as it has them (a tensor, a list, a dict); None if it declares none."""
+    """Returns a network's symbolic inputs, in its own structure (a tensor, list or dict); None if it declares none."""
     try:
         if not network.built or not network.inputs:
             return None

@@ -1,4 +1,4 @@
-"""Running statistics of observations and returns: part of the model, so saved, restored and lowered with it."""
+"""Running statistics of observations and returns. They are part of the model: saved, restored and lowered with it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _EPSILON = 1e-8
 
 @keras.saving.register_keras_serializable("keras_optix")
 class RunningMoments(keras.layers.Layer):  # type: ignore[misc]
-    """Running mean and variance over all the rows that it has seen, axis by axis.
+    """The running mean and variance, for each axis, of all rows so far.
 
     Batches are merged exactly (Chan et al. 1979, "Updating formulae and a pairwise algorithm for computing sample
     variances"). Before the first update the mean is 0 and the variance 1.
@@ -37,16 +37,16 @@ class RunningMoments(keras.layers.Layer):  # type: ignore[misc]
         self.built = True
 
     def call(self, values: Any) -> Any:
-        """Values ``[B, ...]``, centred, scaled to unit variance and clipped to -10 .. 10."""
+        """Centres values ``[B, ...]``, scales them to unit variance and clips them to -10 .. 10."""
         scaled = (ops.cast(values, "float32") - self.mean) * ops.rsqrt(self.variance + _EPSILON)
         return ops.clip(scaled, -_CLIP, _CLIP)
 
     def update(self, values: Any, weights: Any) -> None:
-        """Takes rows in.
+        """Updates the statistics with new rows.
 
         Args:
             values: ``[B, ...]``.
-            weights: ``[B]``, 0 for rows that do not count, else 1.
+            weights: ``[B]``, 0 for rows that do not count, otherwise 1.
         """
         values = ops.cast(values, "float32")
         weights = ops.reshape(weights, (-1,) + (1,) * len(self._shape))
@@ -56,17 +56,17 @@ class RunningMoments(keras.layers.Layer):  # type: ignore[misc]
         total = ops.maximum(self.count + added, 1.0)
         share = added / total
         difference = mean - self.mean
-        # With nothing seen yet, the placeholder variance of 1 has no weight.
+        # Before the first row the count is 0, so that the placeholder variance of 1 gets no weight here.
         merged = (1.0 - share) * self.variance + share * variance + share * (1.0 - share) * ops.square(difference)
         self.variance.assign(ops.where(added > 0.0, merged, self.variance))
         self.mean.assign(self.mean + share * difference)
         self.count.assign_add(added)
 
     def forget(self, share: float) -> None:
-        """Lets what was seen count for less; mean and variance stay until there is something new.
+        """Gives the rows so far less weight. Mean and variance do not change until new rows come.
 
         Args:
-            share: Of the count, kept, in [0, 1].
+            share: The share of the count that is kept, in [0, 1].
         """
         self.count.assign(self.count * share)
 
@@ -76,7 +76,7 @@ class RunningMoments(keras.layers.Layer):  # type: ignore[misc]
 
 
 def moments_in(model: Any) -> list[RunningMoments]:
-    """The running statistics in a model and the models that it is made of, each once."""
+    """Returns the running statistics in a model and in its inner models, each once."""
     found: dict[int, RunningMoments] = {}
     for layer in model.layers:
         if isinstance(layer, RunningMoments):
@@ -89,23 +89,24 @@ def moments_in(model: Any) -> list[RunningMoments]:
 class RewardScale:
     """Divides rewards by the running deviation of their discounted return, and clips them to -10 .. 10.
 
-    The scheme of OpenAI's baselines (`VecNormalize`; Engstrom et al. 2020, arXiv 2005.12729, section 3): the return of
-    each environment, ``R[t] = gamma R[t-1] + r[t]``, starts at 0 with each episode. A row that is no transition takes
-    no time: R stays as it is. Rewards are not centred, which would change the task.
+    It follows OpenAI's baselines (`VecNormalize`; Engstrom et al. 2020, arXiv 2005.12729, section 3): the return of
+    each environment, ``R[t] = gamma R[t-1] + r[t]``, starts at 0 with each episode. A row that is not a transition
+    leaves R unchanged. Rewards are not centred, because that would change the task.
     """
 
     def __init__(self) -> None:
         self.moments = RunningMoments((), name="discounted_return")
-        # Where the running episodes stand belongs to the environments, not to the model: by number of environments.
+        # The returns of the running episodes, by number of environments. They belong to the environments, not to the
+        # model.
         self._running: dict[int, Any] = {}
 
     def prepare(self, num_envs: int) -> None:
-        """Makes the variables for `num_envs` environments; a compiled step cannot make them."""
+        """Makes the variables for `num_envs` environments, because a compiled step cannot make them."""
         if num_envs not in self._running:
             self._running[num_envs] = tf.Variable(tf.zeros(num_envs), trainable=False, name="running_return")
 
     def save(self) -> dict[str, np.ndarray]:
-        """Where the running episodes stand, by number of environments."""
+        """Returns the returns so far of the running episodes, by number of environments."""
         return {str(num_envs): running.numpy() for num_envs, running in self._running.items()}
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
@@ -115,12 +116,12 @@ class RewardScale:
             self._running[int(num_envs)].assign(values)
 
     def __call__(self, rewards: Any, done: Any, valid: Any, gamma: Any) -> Any:
-        """Takes the rewards of a window in and scales them.
+        """Updates the statistics with the rewards of a window, and scales the rewards.
 
         Args:
             rewards: ``[T, N]``.
             done: ``[T, N]`` bool.
-            valid: ``[T, N]`` bool, False on rows that are no transition.
+            valid: ``[T, N]`` bool, False on rows that are not transitions.
             gamma: Scalar, discount.
 
         Returns:
@@ -131,7 +132,7 @@ class RewardScale:
         goes_on = 1.0 - tf.cast(tf.logical_and(done, valid), tf.float32)
         discounts = tf.where(valid, gamma, 1.0)
         inputs = tf.concat([rewards[:1] + discounts[:1] * running[None], rewards[1:]], 0)
-        # The recurrence runs backwards in time, returns forwards.
+        # The recurrence runs backwards in time, but returns accumulate forwards.
         coefficients = tf.concat([tf.reverse(discounts[1:] * goes_on[:-1], [0]), tf.zeros_like(goes_on[:1])], 0)
         returns = tf.reverse(linear_recurrence(tf.reverse(inputs, [0]), coefficients), [0])
         running.assign(returns[-1] * goes_on[-1])

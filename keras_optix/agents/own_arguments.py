@@ -1,4 +1,4 @@
-"""What the constructor of an agent of one's own takes beside that of the package's agents, for a config."""
+"""The constructor arguments of a user's own agent class that the package's agents do not have, for a config."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OVERRIDES = "or override `get_config` (and `from_config`) to say how it is save
 
 
 def arguments_of_package(cls: type[Any]) -> frozenset[str]:
-    """The arguments of the constructors of this package's agents from which a class derives.
+    """Returns the constructor arguments of this package's agents from which a class derives.
 
     Args:
         cls: The class of an agent.
@@ -31,15 +31,15 @@ def arguments_of_package(cls: type[Any]) -> frozenset[str]:
 
 
 def named_arguments(cls: type[Any], given: frozenset[str]) -> dict[str, inspect.Parameter]:
-    """The arguments that a class of one's own can be made with.
+    """Returns the arguments that an object of a user's own class can be made with.
 
     Args:
         cls: The class of an agent.
-        given: Names that the constructor was called with.
+        given: Names of the arguments that the constructor was called with.
 
     Returns:
-        Parameters by name: of its constructor and, where that passes on what it does not know, those of its bases that
-        were given; {} of a class of this package, and of one that has no constructor of its own.
+        Parameters by name: those of its constructor and, if that has `**kwargs`, those of its base classes that were
+        given. {} for a class of this package, and for a class without a constructor of its own.
     """
     found: dict[str, inspect.Parameter] = {}
     passes_on = False
@@ -58,7 +58,7 @@ def named_arguments(cls: type[Any], given: frozenset[str]) -> dict[str, inspect.
 
 
 def has_own_constructor(cls: type[Any]) -> bool:
-    """Whether the constructor of an agent is not one of this package's.
+    """Returns whether the constructor of an agent is a user's own and not one of this package.
 
     Args:
         cls: The class of an agent.
@@ -67,19 +67,19 @@ def has_own_constructor(cls: type[Any]) -> bool:
 
 
 def own_values(agent: Any, given: frozenset[str], known: frozenset[str]) -> dict[str, Any]:
-    """The values of the arguments that only a class of one's own has: attributes of the same names.
+    """Reads the values of the arguments that only a user's own class has, from attributes of the same names.
 
     Args:
         agent: An `Agent`.
-        given: Names that its constructor was called with.
+        given: Names of the arguments that its constructor was called with.
         known: Names that the config has already.
 
     Returns:
-        Values by name. Where `get_config` is overridden, what cannot be found is left to it, and where `from_config`
-        is, all is.
+        Values by name. If the class overrides `get_config`, values that cannot be found are left to it. If the class
+        overrides `from_config`, all values are left to it.
 
     Raises:
-        StateError: An argument that was given, or that has no default, is kept under no attribute of its name.
+        StateError: An argument that was given, or that has no default, is not kept as an attribute of its name.
     """
     cls = type(agent)
     if _overrides(cls, "from_config"):
@@ -93,31 +93,31 @@ def own_values(agent: Any, given: frozenset[str], known: frozenset[str]) -> dict
             values[name] = getattr(agent, name)
         elif not lenient and (name in given or parameter.default is inspect.Parameter.empty):
             raise StateError(
-                f"{cls.__name__} cannot be saved: its constructor takes `{name}`, and the agent has no attribute of "
-                f"that name to save. Set `self.{name} = {name}` in `__init__` (of a network: "
+                f"{cls.__name__} cannot be saved: its constructor takes `{name}`, but the agent has no attribute of "
+                f"that name to save. Set `self.{name} = {name}` in `__init__` (for a network: "
                 f'`self.add_network("{name}", {name})`), {_OVERRIDES}.'
             )
     return values
 
 
 def as_config(agent: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values of arguments as they are in a config.
+    """Serialises the values of arguments for a config.
 
     Args:
         agent: The `Agent`, for messages.
-        values: By name.
+        values: Values by name.
 
     Returns:
-        By name; what Keras cannot say in a config is missing where `get_config` is overridden.
+        Serialised values by name. If the class overrides `get_config`, values that Keras cannot save are left out.
 
     Raises:
-        ConfigurationError: A value is of a kind that Keras cannot say in a config.
+        ConfigurationError: A value is of a kind that Keras cannot save in a config.
     """
     config = {}
     for name, value in values.items():
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("error")  # a lambda, which nobody could load
+                warnings.simplefilter("error")  # Keras only warns about a lambda, which could not be loaded
                 config[name] = keras.saving.serialize_keras_object(value)
         except (TypeError, ValueError, NotImplementedError, AttributeError, Warning) as error:
             if _overrides(type(agent), "get_config"):
@@ -129,10 +129,10 @@ def as_config(agent: Any, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def networks_among(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The networks among values of arguments, and those in lists, tuples and dicts of them, by where they are.
+    """Finds the networks among values of arguments, also inside lists, tuples and dicts, by their path.
 
     Args:
-        values: By name.
+        values: Values by name.
     """
     found = {}
     for name, value in values.items():
@@ -143,7 +143,7 @@ def networks_among(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is in a config as it is."""
+    """Returns whether a config can hold a value unchanged."""
     return isinstance(value, bool | int | float | str | np.generic | None)
 
 
@@ -156,11 +156,11 @@ def _flat(path: str, value: Any) -> list[tuple[str, Any]]:
 
 
 def _overrides(cls: type[Any], method: str) -> bool:
-    """Whether a class of one's own has a method in the place of the package's."""
+    """Returns whether a user's own class overrides a method of the package."""
     return not is_ours(next(base for base in inspect.getmro(cls) if method in vars(base)))
 
 
 def _parameters(base: type[Any]) -> dict[str, inspect.Parameter]:
-    """The parameters of a constructor, without `self`."""
+    """Returns the parameters of a constructor, without `self`."""
     constructor: Any = vars(base)["__init__"]
     return dict(list(inspect.signature(constructor).parameters.items())[1:])

@@ -32,19 +32,20 @@ class PPOAgent(ActorCriticAgent):
     Plays Discrete, MultiDiscrete, MultiBinary and Box actions. A Box policy is a Gaussian with a standard deviation
     that does not depend on the observation, unless the network gives one.
 
-    A window gives one update: advantages by GAE (truncated episodes are bootstrapped), then `update_epochs` passes over
-    its transitions in shuffled minibatches, all inside one compiled step. Advantages are standardised per minibatch and
-    gradients clipped by their global norm (Huang et al. 2022, "The 37 implementation details of PPO"). Rows that are no
-    transition fill no minibatch: a window of nothing else gives no update, and logs of 0.
+    Each window makes one update: advantages by GAE (truncated episodes are bootstrapped), then `update_epochs` passes
+    over its transitions in shuffled minibatches, all inside one compiled step. Advantages are standardised per
+    minibatch and gradients are clipped by their global norm (Huang et al. 2022, "The 37 implementation details of
+    PPO"). No minibatch consists only of rows that are not transitions. A window without any transition makes no update,
+    and its logs are 0.
 
-    Logs, each a mean over the minibatches of the last window unless it says otherwise: `loss`, `policy_loss`,
-    `value_loss`, `entropy` (nats), `approx_kl`, `clip_fraction`, and `explained_variance` (of the returns by the values
-    before the update), with `episode_return`, `episode_length` and `policy_lag` of every agent. Where the networks have
-    regularizers or call `add_loss`, `regularization_loss` is what they add to `loss`.
+    Its logs are means over the minibatches of the last window: `loss`, `policy_loss`, `value_loss`, `entropy` (nats),
+    `approx_kl` and `clip_fraction`. `explained_variance` is the share of the returns' variance that the values before
+    the update explain. `episode_return`, `episode_length` and `policy_lag` are those of every agent. If the networks
+    have regularizers or call `add_loss`, `regularization_loss` is the part of `loss` that these add.
 
     `search_spaces`, in this order: learning_rate Log(1e-5, 1e-2), entropy_coefficient Linear(0, 0.05), gamma
-    OneMinusLog(0.9, 0.9999), clip_ratio Linear(0.1, 0.4), gae_lambda OneMinusLog(0.8, 0.99). They hold all that the
-    tuned PPO agents in the RL Baselines3 Zoo (hyperparams/ppo.yml) begin with, but one lambda of 1.
+    OneMinusLog(0.9, 0.9999), clip_ratio Linear(0.1, 0.4), gae_lambda OneMinusLog(0.8, 0.99). They contain all values
+    that the tuned PPO agents in the RL Baselines3 Zoo (hyperparams/ppo.yml) begin with, except one lambda of 1.
 
     Args:
         policy: Maps observations to the parameters of a distribution over actions; see `Agent`. None builds a network.
@@ -55,18 +56,18 @@ class PPOAgent(ActorCriticAgent):
         entropy_coefficient: Weight of the entropy bonus. Tunable. Defaults to 0.
         value_coefficient: Weight of the value loss (half the mean squared error). Tunable. Defaults to 0.5.
         max_grad_norm: Largest global norm of the gradient. Tunable. Defaults to 0.5.
-        update_epochs: Passes over a window, which have nothing to do with the epochs of `fit`. Defaults to 10. Programs
-            that say `epochs` work, too.
+        update_epochs: Passes over a window; not to be confused with the epochs of `fit`. Defaults to 10. The name
+            `epochs` works, too.
         minibatch_size: Transitions in a minibatch. Defaults to 64.
         normalize_observations: Centre and scale floating-point observations by their running mean and deviation.
             Defaults to False.
         normalize_rewards: Scale rewards by the running deviation of their discounted return; logged episode returns
             are those of the environment. Defaults to False.
-        share_features: Whether the default networks of observations with images share the convolutions and the dense
-            layer behind them. Defaults to True.
-        distribution: Over actions, with the outputs of the policy as its parameters; see `Agent`. None takes that of
-            the action space.
-        seed: Seeds `act`.
+        share_features: Whether the default networks for observations with images share the convolutions and the dense
+            layer after them. Defaults to True.
+        distribution: The distribution over actions whose parameters are the outputs of the policy; see `Agent`. None
+            uses the default of the action space.
+        seed: Seed of the sampling in `act`.
         name: Name of the model.
 
     Raises:
@@ -124,7 +125,7 @@ class PPOAgent(ActorCriticAgent):
 
     @property
     def update_epochs(self) -> int:
-        """Passes over a window; setting it takes effect with the next `fit`, which compiles again."""
+        """Passes over a window. A new value takes effect in the next `fit`, which compiles the step again."""
         return self._update_epochs
 
     @update_epochs.setter
@@ -134,7 +135,7 @@ class PPOAgent(ActorCriticAgent):
 
     @property
     def minibatch_size(self) -> int:
-        """Transitions in a minibatch; setting it takes effect with the next `fit`, which compiles again."""
+        """Transitions in a minibatch. A new value takes effect in the next `fit`, which compiles the step again."""
         return self._minibatch_size
 
     @minibatch_size.setter
@@ -169,7 +170,7 @@ class PPOAgent(ActorCriticAgent):
         """Computes advantages and returns of a window.
 
         Returns:
-            The transitions ``[T * N, ...]``, and the explained variance of the returns.
+            The rows ``[T * N, ...]``, and the explained variance of the returns.
         """
         values, next_values = self.values_of(window)
         advantages, returns = gae(
@@ -186,7 +187,7 @@ class PPOAgent(ActorCriticAgent):
         return rows, losses.explained_variance(flatten(values), rows.returns, rows.weights)
 
     def compute_losses(self, rows: Rows) -> tuple[Any, dict[str, Any]]:
-        """The loss of a minibatch, and what is logged of it.
+        """Computes the loss of a minibatch, and the logs.
 
         Returns:
             ``(loss, logs)``: `policy_loss`, `value_loss`, `entropy`, `approx_kl` and `clip_fraction`.
@@ -194,7 +195,7 @@ class PPOAgent(ActorCriticAgent):
         clip_ratio = self.hyperparams.tensor("clip_ratio")
         parameters, values = self.parameters_and_values(rows.observations, training=True)
         log_ratio = self.head.distribution.log_prob(parameters, rows.actions) - rows.log_probs
-        # Where nobody acted, the ratio means nothing: it may be infinite, and times a weight of 0 that is NaN.
+        # In rows without an action the ratio has no meaning and may be infinite; times a weight of 0 it would be NaN.
         log_ratio = ops.where(rows.weights > 0.0, log_ratio, 0.0)
         advantages = losses.standardise(rows.advantages, rows.weights)
         policy_loss = losses.clipped_surrogate(log_ratio, advantages, clip_ratio, rows.weights)
@@ -210,15 +211,15 @@ class PPOAgent(ActorCriticAgent):
         }
 
     def _update(self, rows: Rows) -> Any:
-        """One gradient step; returns what is logged of it."""
+        """Makes one gradient step, and returns its logs as a vector."""
         norm = self.hyperparams.tensor("max_grad_norm")
         logs = self.minimize(lambda: self.compute_losses(rows), max_grad_norm=norm)
-        # Whether the networks have losses of their own is known when they were called once.
+        # Only after the networks were called once is it known whether they have losses of their own.
         self._regularized = REGULARIZATION in logs
         return tf.stack([*(logs[name] for name in _LOGS), logs.get(REGULARIZATION, tf.zeros(()))])
 
     def _run(self, rows_at: Callable[[Any], Rows], steps: Any, at_most: int) -> Any:
-        """Runs `steps` gradient steps, a tensor, and returns the sum of what they log."""
+        """Runs gradient steps, as many as the tensor `steps` says, and returns the sum of their logs."""
 
         def body(k: Any, sums: Any) -> tuple[Any, Any]:
             return k + 1, sums + self._update(rows_at(k))
@@ -228,16 +229,16 @@ class PPOAgent(ActorCriticAgent):
         return tf.while_loop(lambda k, _: k < steps, body, start, maximum_iterations=at_most)[1]
 
     def _run_shuffled(self, rows: Rows, seed: Any, batch: int, batches: int, filled: Any) -> Any:
-        """Runs all epochs, each over a new permutation of the rows, the first `filled` of its `batches` minibatches."""
+        """Runs all epochs, each on the first `filled` of the `batches` minibatches of a new permutation of the rows."""
         size = int(rows.weights.shape[0])
         padding = batches * batch - size
-        behind = 2.0 * (1.0 - rows.weights)  # sorts the rows that are no transition behind all others
+        behind = 2.0 * (1.0 - rows.weights)  # sorts the rows that are not transitions behind all others
 
         def epoch(e: Any, sums: Any) -> tuple[Any, Any]:
             order = tf.argsort(tf.random.stateless_uniform((size,), seed + tf.stack([e, 0])) + behind)
             shuffled = tf.nest.map_structure(lambda values: tf.gather(values, order), rows)
             if padding:
-                # The last minibatch is filled up with rows of no weight, so that shapes are static.
+                # The last minibatch is filled up with rows of weight 0, so that shapes are static.
                 shuffled = tf.nest.map_structure(lambda v: tf.concat([v, v[:padding]], 0), shuffled)
                 blank = tf.concat([shuffled.weights[:size], tf.zeros(padding)], 0)
                 shuffled = shuffled._replace(weights=blank)

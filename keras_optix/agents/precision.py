@@ -1,4 +1,4 @@
-"""The same network in float32, which the interpreter of LiteRT computes in, whatever dtype the learner has."""
+"""Copies of networks in float32 for acting, because the LiteRT interpreter computes in float32 only."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _POLICIES = (*OTHER_FLOATS, "mixed_float16", "mixed_bfloat16")
 
 
 def in_float32(network: Any) -> Any:
-    """A network that computes in float32 what this one computes in another dtype.
+    """Makes a copy of a network that computes in float32.
 
-    It has the variables of the original, in the same order and with values of its own: it is for calls with weights
-    from outside.
+    The copy has variables like the original's, in the same order, but with other values. It is meant for calls that
+    replace the values of its variables.
 
     Args:
         network: A built `keras.Model`.
 
     Returns:
-        The network itself where all of it is in float32 already, or where it cannot be cloned (a subclass).
+        The copy; or the network itself if all of it is in float32 already, or if it cannot be cloned (a subclass).
     """
     if not any(_is_other(layer) for layer in layers_in(network)):
         return network
@@ -34,7 +34,7 @@ def in_float32(network: Any) -> Any:
 
 
 def layers_in(model: Any) -> Iterator[Any]:
-    """The layers of a model and of the models in it."""
+    """Yields the layers of a model and of its inner models."""
     for layer in getattr(model, "layers", ()):
         yield layer
         yield from layers_in(layer)
@@ -53,7 +53,7 @@ def _layer_in_float32(layer: Any) -> Any:
 
 
 def _config_in_float32(config: Any) -> Any:
-    """A layer's config with float32 in the place of other floating dtypes, in layers that it wraps, too."""
+    """Replaces other floating dtypes by float32 in a layer's config, and in the configs of layers that it wraps."""
     if isinstance(config, list | tuple):
         return type(config)(_config_in_float32(part) for part in config)
     if not isinstance(config, dict):

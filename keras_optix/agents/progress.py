@@ -1,4 +1,4 @@
-"""One line in the terminal while `fit` runs, that does not scroll."""
+"""The progress line: a single line in the terminal, which does not scroll, while `fit` runs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from keras_optix.formatting import format_number, format_per_unit, format_second
 from keras_optix.terminal import STATUS, redraws
 
 _TTY_INTERVAL = 0.1  # seconds between redraws
-_FILE_INTERVAL = 10.0  # seconds between lines where a line cannot be redrawn
-_RATE_STEPS = 50  # the rate is that of so many steps
+_FILE_INTERVAL = 10.0  # seconds between lines if a line cannot be redrawn
+_RATE_STEPS = 50  # number of latest steps whose mean time is shown
 _COMPILED: weakref.WeakSet[Any] = weakref.WeakSet()  # train functions that have made a step
 
 
@@ -30,11 +30,11 @@ class ProgressReporter(Protocol):
 
 
 class FitProgress(keras.callbacks.ProgbarLogger):  # type: ignore[misc]
-    """Takes the place of Keras' progress bar, which prints every log and scrolls once they are wider than the screen.
+    """Replaces Keras' progress bar, which prints every log and scrolls once the logs are wider than the screen.
 
-    Shows how many windows were learned from, time, the mean episode return, what the other callbacks add, and how a
-    live feed is answered. In a terminal or a notebook the line is redrawn in place; elsewhere a line is printed every
-    ten seconds and at the end of an epoch. The first step, which compiles, is no part of the time per window.
+    It shows the number of windows so far, the time, the mean episode return, what other callbacks add, and how quickly
+    a live feed is answered. In a terminal or a notebook the line is redrawn in place; elsewhere a line is printed every
+    ten seconds and at the end of an epoch. The time per window does not include the first step, which compiles.
 
     Args:
         reporters: Callbacks that add to the line.
@@ -65,7 +65,7 @@ class FitProgress(keras.callbacks.ProgbarLogger):  # type: ignore[misc]
         """See `keras.callbacks.Callback`."""
         compiles = batch == 0 and self.model.train_function not in _COMPILED
         if compiles and self.verbose == 1 and redraws(sys.stdout):
-            # TensorFlow's remarks on compiling go to the same screen: they shall begin at the left.
+            # TensorFlow prints messages on the same screen while it compiles. They should begin at the left edge.
             STATUS.draw("compiling")
             sys.stdout.write("\r")
             sys.stdout.flush()
@@ -102,7 +102,7 @@ class FitProgress(keras.callbacks.ProgbarLogger):  # type: ignore[misc]
         return " · ".join(parts)
 
     def _rate(self) -> list[str]:
-        """The time that the latest windows took, once two steps are known."""
+        """Returns the mean time of the latest windows, once two steps have been made."""
         if len(self._steps) < 2:
             return []
         (begin, before), (end, after) = self._steps[0], self._steps[-1]
@@ -110,12 +110,12 @@ class FitProgress(keras.callbacks.ProgbarLogger):  # type: ignore[misc]
 
 
 def _of_feed(logs: Mapping[str, Any]) -> list[str]:
-    """How quickly a live feed is answered, and what was lost of it, if anything was."""
+    """Returns how quickly a live feed is answered, and how much of it was lost, if anything was."""
     parts = [f"latency p99 {float(logs['feed_latency_p99_ms']):.1f}ms"]
     losses = {"dropped": "feed_dropped", "late": "feed_late", "reconnects": "feed_reconnects"}
     return parts + [f"{label} {int(logs[name])}" for label, name in losses.items() if logs[name]]
 
 
 def _shown(logs: Mapping[str, Any], name: str) -> str:
-    """A log, or a dash where no episode has ended."""
+    """Formats a log; a dash if no episode has ended."""
     return format_number(float(logs.get(name, float("nan"))))

@@ -1,4 +1,4 @@
-"""The networks of an agent by name: policy, value, and what an algorithm of one's own adds to them."""
+"""The networks of an agent by name: policy, value, and those that a user's own algorithm adds."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from keras_optix.agents.network_checks import check_kind
 from keras_optix.errors import ConfigurationError, NetworkError, StateError, describe
 from keras_optix.validation import check_bool, check_name
 
-ROLES = ("policy", "value")  # the networks that the package knows, where an agent has them
-# Entries of a saved agent's config that are no attributes, so that nothing else would notice that a name is taken.
+ROLES = ("policy", "value")  # the networks that the package knows, if an agent has them
+# Entries of a saved agent's config that are not attributes, so that no other check would find that the name is taken.
 _ENTRIES = frozenset(
     {"observation_space", "action_space", "added_networks", "networks", "shared_layers", "own_arguments"}
     | {"given_arguments", "other_hyperparams", "normalize_rewards"}
 )
-_SET_IN_FIT = frozenset({"history", "stop_training"})  # by Keras
+_SET_IN_FIT = frozenset({"history", "stop_training"})  # attributes that Keras sets in `fit`
 
 
 class RegisteredNetworks:
-    """Which networks an agent was given by `Agent.add_network`, in their order.
+    """The names of the networks that were added with `Agent.add_network`, in their order.
 
-    A plain object that holds no network but those that wait: what an agent has as attributes, Keras tracks and saves
-    once, and a second path to it would change the layout of weights files.
+    It is a plain object and holds no network except those in `waiting`: Keras tracks and saves the networks as
+    attributes of the agent, and a second path to them would change the layout of weights files.
 
     Attributes:
         names: All names, in the order in which they were registered.
-        while_binding: Those of them that were registered while the agent was bound to its environment.
-        waiting: Networks of a saved agent by name, which take the place of those that binding would build.
+        while_binding: The names that were registered while the agent was being bound to its environment.
+        waiting: Networks of a saved agent by name, to be used instead of those that binding would build.
         binding: Whether the agent is being bound.
     """
 
@@ -48,7 +48,7 @@ class RegisteredNetworks:
         """Checks a network and makes it a part of the agent; see `Agent.add_network`.
 
         Returns:
-            The network that the agent has now: of a saved agent, the saved one.
+            The network that the agent has now: the given one, or the saved one in a loaded agent.
         """
         check_bool("trainable", trainable)
         _check_name(self, agent, name)
@@ -56,7 +56,7 @@ class RegisteredNetworks:
         _check_network(agent, name, network)
         if not trainable:
             network.trainable = False
-        # Past the checks of attributes, for the name was said on purpose.
+        # This bypasses the checks of attributes, because the name was chosen on purpose.
         keras.Model.__setattr__(agent, name, network)
         self.names.append(name)
         if self.binding:
@@ -64,7 +64,7 @@ class RegisteredNetworks:
         return network
 
     def check_built(self, agent: Any) -> None:
-        """Checks that all weights are there, once an agent knows its environment.
+        """Checks that all networks have their weights, once an agent knows its environment.
 
         Raises:
             NetworkError: A network is not built.
@@ -73,15 +73,15 @@ class RegisteredNetworks:
             network = getattr(agent, name)
             if not network.built:
                 problem = (
-                    f"The network `{name}` is not built, and the agent is about to be: weights that come later would "
-                    "be in no optimizer and in no snapshot."
+                    f"The network `{name}` is not built, but the agent is about to be. Weights that are made later "
+                    "would be missing in the optimizer and in snapshots."
                 )
                 fix = "Begin it with keras.layers.Input(shape), or call it once on an example in `build_networks`."
                 raise NetworkError(describe(problem, fix=fix, **{name: network}))
 
 
 def networks_of(agent: Any) -> Iterator[tuple[str, Any]]:
-    """The networks of an agent with their names: policy and value first, and then the others as they came.
+    """Yields the names and networks of an agent: policy and value first, then the others in the order of registration.
 
     Args:
         agent: An `Agent`.
@@ -94,30 +94,31 @@ def networks_of(agent: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _check_name(registered: RegisteredNetworks, agent: Any, name: str) -> None:
-    """Checks that a network can have a name, and that the agent can still be given one."""
+    """Checks that a network can have this name, and that a network can still be added to the agent."""
     owner = type(agent).__name__
     check_name("name", name, "the name of a network", fix='Such as add_network("predictor", network).')
     if not name.isidentifier() or name.startswith("_"):
         fix = 'Give the name of an attribute, such as "predictor".'
-        raise ConfigurationError(describe("A network is an attribute of the agent under its name.", fix=fix, name=name))
+        problem = "A network becomes an attribute of the agent, so its name must be a valid attribute name."
+        raise ConfigurationError(describe(problem, fix=fix, name=name))
     if agent.bound:
-        problem = f"{owner} knows its environment already: a network that comes now would be in no optimizer."
+        problem = f"{owner} knows its environment already, so no optimizer would update a network that is added now."
         fix = "Register networks in `__init__` or in `build_networks(layout)` of your own agent."
         raise StateError(describe(problem, fix=fix, name=name))
     if name in registered:
         problem = f"{owner} has a network `{name}` already."
-        fix = "Register each network once, under a name of its own; after a `bind` that failed, make a new agent."
+        fix = "Register each network once, under its own name. After a `bind` that failed, make a new agent."
         raise StateError(describe(problem, fix=fix, name=name))
     if name in agent.hyperparams:
         problem = f"`{name}` is a hyperparameter of {owner}."
         raise ConfigurationError(describe(problem, fix="Give the network another name.", name=name))
     if _is_taken(agent, name):
-        problem = f"{owner} has an attribute or a saved entry `{name}` that is no network."
+        problem = f"{owner} has an attribute or a saved entry `{name}` that is not a network."
         raise ConfigurationError(describe(problem, fix="Give the network another name.", name=name))
 
 
 def _is_taken(agent: Any, name: str) -> bool:
-    """Whether a name means something else: to Keras, to this package, or to the class of the agent."""
+    """Returns whether a name has another meaning already: for Keras, this package, or the class of the agent."""
     if name in ROLES:
         return False
     ours = set_by_package(cast(Hashable, type(agent)))
@@ -126,15 +127,15 @@ def _is_taken(agent: Any, name: str) -> bool:
 
 @functools.cache
 def _keras_names() -> frozenset[str]:
-    return frozenset(dir(keras.Model(name="names")))  # with a name, as Keras counts models that have none
+    return frozenset(dir(keras.Model(name="names")))  # with a name, because Keras numbers models without one
 
 
 def _check_network(agent: Any, name: str, network: Any) -> None:
-    """Checks that a network is one, and that the agent has no other under its name."""
+    """Checks that a network is a `keras.Model`, and that the agent has no other attribute of its name."""
     check_kind(network, name, optional=False)
     there = vars(agent).get(name)
     if there is not None and there is not network:
-        problem = f"`{name}` of {type(agent).__name__} is set already, to something else than this network."
+        problem = f"`{name}` of {type(agent).__name__} is set already, to another value than this network."
         fix = "Give the network another name."
         raise ConfigurationError(describe(problem, fix=fix, **{name: network, "present": there}))
     for other, present in networks_of(agent):

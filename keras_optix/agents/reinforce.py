@@ -25,17 +25,17 @@ class ReinforceAgent(ActorCriticAgent):
     that does not depend on the observation, unless the network gives one.
 
     The loss is ``-mean(log pi(a|s) A)``, where ``A`` is the discounted reward to go minus the value of the observation,
-    standardised over the window. Returns stop at episode ends; where the data stops early (truncation, the end of the
-    window, a row that is no transition) the value network stands in for what would have followed. Actions are sampled.
-    A window without any transition gives no step, and logs of 0.
+    standardised over the window. Returns end at episode ends. If the data ends earlier (at a truncation, the end of the
+    window, or a row that is not a transition), the value network estimates the rest of the return. Actions are sampled.
+    A window without any transition makes no gradient step, and its logs are 0.
 
-    Where an older policy acted (`prefetch=1`), each term is weighted by ``min(pi(a|s) / pi_old(a|s), 2)``, held
-    constant: truncated importance sampling (Ionides 2008, "Truncated importance sampling"; the truncated weights of
-    V-trace, Espeholt et al. 2018, arXiv 1802.01561). It is 1 otherwise.
+    If an older policy acted (`prefetch=1`), each term is weighted by ``min(pi(a|s) / pi_old(a|s), 2)``, held constant.
+    This is truncated importance sampling (Ionides 2008, "Truncated importance sampling"; the truncated weights of
+    V-trace, Espeholt et al. 2018, arXiv 1802.01561). Otherwise the weight is 1.
 
-    Logs, each of the last window: `loss`, `policy_loss`, `value_loss`, `entropy` (nats), `explained_variance`, with
-    `episode_return`, `episode_length` and `policy_lag` of every agent. Where the networks have regularizers or call
-    `add_loss`, `regularization_loss` is what they add to `loss`.
+    Its logs are those of the last window: `loss`, `policy_loss`, `value_loss`, `entropy` (nats), `explained_variance`,
+    and `episode_return`, `episode_length` and `policy_lag` of every agent. If the networks have regularizers or call
+    `add_loss`, `regularization_loss` is the part of `loss` that these add.
 
     `search_spaces`, in this order: learning_rate Log(1e-5, 1e-1), entropy_coefficient Linear(0, 0.05), gamma
     OneMinusLog(0.9, 0.9999).
@@ -51,11 +51,11 @@ class ReinforceAgent(ActorCriticAgent):
             Defaults to False.
         normalize_rewards: Scale rewards by the running deviation of their discounted return; logged episode returns
             are those of the environment. Defaults to False.
-        share_features: Whether the default networks of observations with images share the convolutions and the dense
-            layer behind them. Defaults to True.
-        distribution: Over actions, with the outputs of the policy as its parameters; see `Agent`. None takes that of
-            the action space.
-        seed: Seeds `act`.
+        share_features: Whether the default networks for observations with images share the convolutions and the dense
+            layer after them. Defaults to True.
+        distribution: The distribution over actions whose parameters are the outputs of the policy; see `Agent`. None
+            uses the default of the action space.
+        seed: Seed of the sampling in `act`.
         name: Name of the model.
 
     Raises:
@@ -118,7 +118,7 @@ class ReinforceAgent(ActorCriticAgent):
         return logs | {"explained_variance": explained}
 
     def compute_losses(self, rows: Rows) -> tuple[Any, dict[str, Any]]:
-        """The loss of a window, and what is logged of it.
+        """Computes the loss of a window, and the logs.
 
         Returns:
             ``(loss, logs)``.

@@ -1,8 +1,8 @@
 """An agent as a config for `agent.save` and `keras.saving.load_model`, and back.
 
-A config is the call that makes the agent again. It has the networks that the constructor was given. A network that the
-agent's own code makes, in `__init__` or `build_networks`, is made by that code again, as the layers of a Keras model
-are. Weights are no part of a config: Keras saves them beside it.
+A config holds the arguments of the call that makes the agent again, including the networks that the constructor was
+given. A network that the agent's own code makes, in `__init__` or `build_networks`, is made again by this code, like
+the layers of a Keras model. Weights are not part of a config: Keras saves them in another part of the file.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ from keras_optix.records import LEARNING_RATE
 
 _SPACES = ("observation_space", "action_space")
 _ADDED = "added_networks"  # names of the networks in the config that were built when the agent was bound
-_NETWORKS = "networks"  # names of all that were registered, those that are made by code again among them
-_SHARED = "shared_layers"  # which layers a network has in common with those before it
-_GIVEN = "given_arguments"  # what the constructor of a class of one's own was called with
-_OWN = "own_arguments"  # names of its arguments that are configs of their own
+_NETWORKS = "networks"  # names of all registered networks, including those that code makes again
+_SHARED = "shared_layers"  # which layers a network shares with earlier networks
+_GIVEN = "given_arguments"  # names of the arguments that the constructor of a user's own class was called with
+_OWN = "own_arguments"  # names of those arguments whose values are serialised objects
 _REST = "other_hyperparams"
 _DISTRIBUTION = "distribution"
 
 
 def config_of(agent: Any) -> dict[str, Any]:
-    """What every agent's config has: networks, hyperparameters as they are now, and its environment's spaces.
+    """Returns the part of a config that every agent has: networks, current hyperparameters, and environment spaces.
 
-    A hyperparameter is a constructor argument where the constructor has one of its name, so that the config reads as
-    the call that makes the agent; the rest are set afterwards. The learning rate belongs to the optimizer.
+    If the constructor has an argument of a hyperparameter's name, the config has it as this argument, so that it reads
+    like the call that makes the agent. Other hyperparameters are set afterwards. The learning rate belongs to the
+    optimizer.
 
     Args:
         agent: An `Agent`.
@@ -53,8 +54,9 @@ def config_of(agent: Any) -> dict[str, Any]:
 
     Raises:
         SpaceError: A space is of a kind that cannot be saved.
-        StateError: An argument is kept nowhere, or networks share weights in a way that a config cannot say.
-        ConfigurationError: An argument is of a kind that a config cannot say.
+        StateError: An argument is not kept as an attribute, or networks share weights in a way that a config cannot
+            describe.
+        ConfigurationError: An argument is of a kind that Keras cannot save in a config.
     """
     cls = type(agent)
     arguments = inspect.signature(cls.__init__).parameters
@@ -64,16 +66,16 @@ def config_of(agent: Any) -> dict[str, Any]:
     config |= spaces_config((agent._observation_space, agent._action_space))
     if has_own_constructor(cls):
         config[_GIVEN] = sorted(agent._given)
-    if agent.distribution is not None:  # a constructor of your own need not have such an argument
+    if agent.distribution is not None:  # a user's own constructor may lack such an argument
         config[_DISTRIBUTION] = serialized(agent.distribution)
     return config | _networks_and_own_arguments(agent, arguments_of_package(cls) | set(values))
 
 
 def _networks_and_own_arguments(agent: Any, known: frozenset[str]) -> dict[str, Any]:
-    """The part of a config that has networks, and what only the constructor of a class of one's own takes."""
+    """Returns the part of a config with the networks and the arguments that only a user's own constructor takes."""
     registered = agent._registered
     roles = {role: vars(agent)[role] for role in ROLES if role in vars(agent)}
-    # What a constructor of one's own hands to ours without taking it, it makes again.
+    # A network that a user's own constructor passes to the package's, without taking it as an argument, it makes again.
     roles = {role: one for role, one in roles.items() if _takes(agent, role) or role in registered.while_binding}
     own = own_values(agent, agent._given, known)
     networks = {name: one for name, one in (roles | own).items() if isinstance(one, keras.Model)}
@@ -82,28 +84,28 @@ def _networks_and_own_arguments(agent: Any, known: frozenset[str]) -> dict[str, 
     shared = shared_layers(networks | inside)
     untied = [name for name in inside if name in shared]
     if untied:
-        problem = "Networks in a list, tuple or dict share layers with other networks, which no config can say."
-        fix = "Give each network as an argument of its own."
+        problem = "Networks in a list, tuple or dict share layers with other networks, which no config can describe."
+        fix = "Give each network as a separate argument."
         raise StateError(describe(problem, fix=fix, networks=untied))
     return {
         **{name: serialized(one) for name, one in roles.items()},
         **as_config(agent, own),
         _OWN: list(objects),
         _SHARED: shared,
-        # What the constructor is given it registers itself, even if only when the agent is bound.
+        # A network that the constructor is given is registered by its own code, even if only when the agent is bound.
         _ADDED: [name for name in registered.while_binding if name in networks and name not in agent._given],
         _NETWORKS: list(registered.names),
     }
 
 
 def _takes(agent: Any, name: str) -> bool:
-    """Whether an argument of the package's agents is one of the call that makes an agent again."""
+    """Returns whether the call that makes an agent again has this argument of the package's agents."""
     cls = type(agent)
     return not has_own_constructor(cls) or name in agent._given or name in named_arguments(cls, agent._given)
 
 
 def spaces_config(spaces: tuple[Any, Any]) -> dict[str, Any]:
-    """The part of a config that has an environment's spaces; raises as `config_of` does.
+    """Returns the part of a config that has an environment's spaces; raises the errors of `config_of`.
 
     Args:
         spaces: Observation and action space; each None if the agent is not bound.
@@ -113,23 +115,23 @@ def spaces_config(spaces: tuple[Any, Any]) -> dict[str, Any]:
 
 
 def bind_to(agent: Any, config: Mapping[str, Any]) -> None:
-    """Binds an agent to the spaces of a config, if it has them: Keras loads weights only into those that exist."""
+    """Binds an agent to the spaces of a config, if it has them, because Keras loads only weights that exist already."""
     observations, actions = (config.get(name) for name in _SPACES)
     if observations is not None and actions is not None:
         agent.bind(from_json(observations), from_json(actions))
 
 
 def serialized(part: Any) -> Any:
-    """A network, a distribution or an agent as a config; None if there is none yet."""
+    """Serialises a network, a distribution or an agent; returns None for None."""
     return None if part is None else keras.saving.serialize_keras_object(part)
 
 
 def agent_of(cls: Any, config: Mapping[str, Any], custom_objects: Mapping[str, Any] | None) -> Any:
-    """Makes an agent of its config, bound to its spaces.
+    """Makes an agent from its config, bound to its spaces.
 
     Args:
         cls: The agent's class.
-        config: What its `get_config` returned.
+        config: The config that its `get_config` returned.
         custom_objects: Classes by name, for networks and distributions that are not registered.
 
     Returns:
@@ -142,7 +144,7 @@ def agent_of(cls: Any, config: Mapping[str, Any], custom_objects: Mapping[str, A
     rest, given = arguments.pop(_REST, {}), arguments.pop(_GIVEN, None)
     added, registered = arguments.pop(_ADDED, ()), arguments.pop(_NETWORKS, ())
     own, shared = arguments.pop(_OWN, ()), arguments.pop(_SHARED, {})
-    if not isinstance(shared, Mapping):  # files of before other networks than policy and value could share layers
+    if not isinstance(shared, Mapping):  # older files, when only policy and value could share layers
         shared = {"value": {"policy": shared}} if shared else {}
     for name in (*ROLES, _DISTRIBUTION, *own):
         if isinstance(arguments.get(name), Mapping | list | tuple):
@@ -160,14 +162,14 @@ def agent_of(cls: Any, config: Mapping[str, Any], custom_objects: Mapping[str, A
     bind_to(agent, config)
     missing = [name for name in registered if name not in agent._registered]
     if missing:
-        problem = f"The saved {cls.__name__} has networks that its class does not make again."
+        problem = f"The saved {cls.__name__} has networks that its class does not add again."
         fix = "Call `self.add_network(name, network)` in its `__init__` or `build_networks`."
         raise StateError(describe(problem, fix=fix, networks=missing))
     return agent
 
 
 def _divided(cls: Any, arguments: dict[str, Any], given: list[str] | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments for a constructor, and those of the package's agents that a constructor of one's own says itself."""
+    """Divides arguments into those for the constructor and those that a user's own constructor does not take."""
     if given is None or not has_own_constructor(cls):
         return arguments, {}
     named = {*named_arguments(cls, frozenset(given)), *given}
@@ -177,7 +179,7 @@ def _divided(cls: Any, arguments: dict[str, Any], given: list[str] | None) -> tu
 
 
 def _set_where_other(agent: Any, name: str, value: Any) -> None:
-    """Sets an attribute that had been changed after the agent was made."""
+    """Sets an attribute whose saved value is not the one that the constructor gave it."""
     fixed = isinstance(found := getattr(type(agent), name, None), property) and found.fset is None
     if is_plain(value) and not fixed and getattr(agent, name, value) != value:
         setattr(agent, name, value)

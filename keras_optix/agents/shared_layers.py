@@ -1,4 +1,4 @@
-"""Networks that share layers: policy and value compute these once in a gradient step, and each is saved once."""
+"""Networks that share layers: a gradient step computes shared layers once, and a file has each of them once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _Path = tuple[Any, ...]
 
 
 class JointNetwork:
-    """Two networks in one pass. A plain object, so that Keras does not track the layers once more.
+    """Computes two networks in one pass. It is a plain object, so that Keras does not track the layers twice.
 
     Args:
-        model: The inputs of both in a list to ``[outputs of the one, outputs of the other]``.
-        paths: Where in the observations each input is.
+        model: Maps a list of the inputs of both networks to ``[outputs of one, outputs of the other]``.
+        paths: For each input, its path in the observations.
     """
 
     def __init__(self, model: Any, paths: Sequence[_Path]) -> None:
@@ -27,10 +27,10 @@ class JointNetwork:
         self._paths = list(paths)
 
     def __call__(self, observations: Any, training: bool) -> tuple[Any, Any]:
-        """Outputs of both.
+        """Computes the outputs of both networks.
 
         Args:
-            observations: Packed as the space has them, ``[B, ...]`` each.
+            observations: Arrays ``[B, ...]`` in the structure of the observation space.
             training: As for `keras.Model.call`.
         """
         inputs = [
@@ -49,8 +49,8 @@ def join(one: Any, other: Any) -> JointNetwork | None:
         other: A `keras.Model`.
 
     Returns:
-        Both in one; None where they share no weights, or where the shared layers do not see the same: then each is
-        called for itself. A subclass of `keras.Model` with a `call` of its own hides what it is made of.
+        Both networks in one. None if they share no weights, if the shared layers have different inputs, or if one is a
+        subclass of `keras.Model` with its own `call`, whose layers cannot be inspected. Then each is called separately.
     """
     if not _shared_variables(one, other) or not (_is_graph(one) and _is_graph(other)):
         return None
@@ -60,7 +60,7 @@ def join(one: Any, other: Any) -> JointNetwork | None:
     takes = [declared_inputs(network) for network in (one, other)]
     single = any(not isinstance(declared, dict | list | tuple) for declared in takes)
     for network, declared in zip((one, other), takes, strict=True):
-        # Where observations are one array, a network may still take a list of one.
+        # Even if observations are one array, a network may take a list with one input.
         found = [(() if single else path, tensor) for path, tensor in _walk(declared, ())]
         replaced = [_input(inputs, path, tensor) for path, tensor in found]
         outputs.append(calls.replay(network, keras.tree.pack_sequence_as(declared, replaced)))
@@ -70,17 +70,17 @@ def join(one: Any, other: Any) -> JointNetwork | None:
 
 
 def shared_layers(networks: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Which layers networks have in common, for a config; see `tie`.
+    """Finds the layers that networks share, for a config; see `tie`.
 
     Args:
         networks: `keras.Model`s by name; each is compared with those before it.
 
     Returns:
-        By the name of a network and by that of an earlier one, the names of the layers that it has of the earlier one;
-        True where it is itself a layer of it.
+        For each network and each earlier one, by their names, the names of the layers that both have; True if the
+        network itself is a layer of the earlier one.
 
     Raises:
-        StateError: They share weights in a way that a config cannot say: inside layers that they do not share.
+        StateError: They share weights in a way that a config cannot describe: inside layers that they do not share.
     """
     found: dict[str, dict[str, Any]] = {}
     for k, (name, network) in enumerate(networks.items()):
@@ -107,7 +107,7 @@ def shared_layers(networks: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             raise StateError(
                 describe(
                     f"The networks {', '.join(sharing)} and {name} share weights in a way that Keras cannot save: only "
-                    "layers that stand in both of two functional or sequential models can be saved once for both.",
+                    "layers that are in both of two functional or sequential models can be saved once for both.",
                     fix="Share whole layers, or use `agent.save_weights(...)`, and load into an agent that the same "
                     "program builds.",
                     shared=unsaid[:3],
@@ -117,14 +117,14 @@ def shared_layers(networks: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def tie(networks: Mapping[str, Any], shared: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Makes networks use layers of each other in the place of their own of the same names.
+    """Replaces layers of networks by the layers of the same names in other networks, so that they are shared again.
 
     Args:
         networks: Functional or sequential `keras.Model`s by name, in the order in which `shared_layers` got them.
-        shared: What `shared_layers` returned.
+        shared: The result of `shared_layers`.
 
     Returns:
-        The networks on the shared layers.
+        The networks, which now use the shared layers.
     """
     tied = dict(networks)
     for name in networks:
@@ -141,20 +141,20 @@ def tie(networks: Mapping[str, Any], shared: Mapping[str, Mapping[str, Any]]) ->
 
 
 def _on_layers(network: Any, layers: Mapping[str, Any]) -> Any:
-    """A network with other layers in the place of its own of the same names."""
+    """Returns a network in which layers are replaced by others of the same names."""
     with names_may_differ():
         return keras.models.clone_model(network, clone_function=lambda layer: layers.get(layer.name, layer))
 
 
 def _parts(network: Any) -> dict[str, Any]:
-    """What another network can have of one, by name: the network itself, and its layers; {} if it hides them."""
+    """Returns the parts of a network that others can share, by name: itself and its layers; {} if they are hidden."""
     if not _is_graph(network):
         return {}
     return {network.name: network} | {layer.name: layer for layer in network.layers if not _is_input(layer)}
 
 
 def _common(parts: Mapping[str, Any], network: Any) -> list[Any]:
-    """The layers of a network that are parts of another."""
+    """Returns the layers of a network that are also parts of another network."""
     if not _is_graph(network):
         return []
     return [layer for layer in network.layers if parts.get(layer.name) is layer]
@@ -164,16 +164,16 @@ class _Calls:
     """Calls layers symbolically, each only once on the same tensors.
 
     Attributes:
-        saved: How many calls of layers with weights were not made again.
+        saved: How many repeated calls of layers with weights were avoided.
     """
 
     def __init__(self) -> None:
         self._known: dict[Any, Any] = {}
-        self._kept: list[Any] = []  # an id is that of an object only while the object is there
+        self._kept: list[Any] = []  # keeps objects alive, because the id of a deleted object may be used again
         self.saved = 0
 
     def replay(self, network: Any, inputs: Any) -> Any:
-        """The outputs of a network on other inputs, of the same structure."""
+        """Computes the outputs of a network for other inputs of the same structure."""
         if isinstance(network, keras.Sequential):
             outputs = inputs
             for layer in network.layers:
@@ -185,7 +185,7 @@ class _Calls:
             ).output
 
     def __call__(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
-        # Keras says `mask=None` in one model and nothing in another.
+        # Keras passes `mask=None` in one kind of model, and no mask in another.
         said = {name: value for name, value in kwargs.items() if value is not None}
         key = (_identity(operation), _frozen(args), tuple(said), _frozen(said))
         if key not in self._known:
@@ -197,25 +197,25 @@ class _Calls:
 
 
 def _identity(operation: Any) -> Any:
-    """A layer is itself; an operation without weights, such as `keras.ops.one_hot`, is what it does."""
+    """Returns a key: the id of a layer, but type and config of an operation without weights (`keras.ops.one_hot`)."""
     if isinstance(operation, keras.Layer):
         return id(operation)
     try:
         config = {name: value for name, value in operation.get_config().items() if name != "name"}
-    except (NotImplementedError, TypeError):  # its arguments are nothing that Keras could save
+    except (NotImplementedError, TypeError):  # Keras cannot save its arguments
         return id(operation)
     return type(operation), repr(config)
 
 
 def _frozen(values: Any) -> Any:
-    """What a call was given, as a key: tensors by what they are, all else by what it says."""
+    """Makes a key from the arguments of a call: tensors count by identity, all else by its text."""
     return tuple(
         id(value) if isinstance(value, keras.KerasTensor) else repr(value) for value in keras.tree.flatten(values)
     )
 
 
 def _input(inputs: dict[tuple[Any, ...], Any], path: _Path, tensor: Any) -> Any:
-    """The input for a part of the observations; one for both networks where they take it alike."""
+    """Returns the input for a part of the observations; both networks use one if they take it in the same form."""
     key = (path, tuple(tensor.shape), str(tensor.dtype))
     if key not in inputs:
         inputs[key] = keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype)
@@ -223,7 +223,7 @@ def _input(inputs: dict[tuple[Any, ...], Any], path: _Path, tensor: Any) -> Any:
 
 
 def _walk(declared: Any, path: _Path) -> Iterator[tuple[_Path, Any]]:
-    """The tensors in a structure of inputs in the order in which Keras flattens it, each with where it is."""
+    """Yields the tensors in a structure of inputs with their paths, in the order in which Keras flattens it."""
     if isinstance(declared, dict):
         for key in sorted(declared):
             yield from _walk(declared[key], (*path, key))
@@ -246,7 +246,7 @@ def _shared_variables(one: Any, other: Any) -> list[Any]:
 
 
 def _is_graph(network: Any) -> bool:
-    """Whether a network is what its layers say: one of Keras' own classes, with inputs."""
+    """Returns whether a network is of one of Keras' own classes and has inputs, so that its layers define it."""
     return type(network).__module__.split(".")[0] == "keras" and declared_inputs(network) is not None
 
 

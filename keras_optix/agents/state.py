@@ -1,4 +1,4 @@
-"""Reading and writing the state of an agent cheaply, and counting its versions."""
+"""Reads and writes the state of an agent at low cost, and counts its policy versions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from keras_optix.validation import check_architecture
 
 
 class ClockState(State, frozen=True):
-    """What a `PolicyClock` knows.
+    """The saved state of a `PolicyClock`.
 
     Attributes:
-        version: Version of the weights.
+        version: The policy version.
         window: Number of the last window, or -1.
     """
 
@@ -29,55 +29,55 @@ class ClockState(State, frozen=True):
 
 
 def check_saved_agent(values: Any, what: str, beside: Sequence[str]) -> None:
-    """Checks what is saved of an agent beside arrays.
+    """Checks the saved values of an agent that are not arrays.
 
     Args:
         values: JSON values.
-        what: Whose they are, for messages.
-        beside: What there is beside the clock and the generator of `act`.
+        what: Describes where the values come from, for messages.
+        beside: Names of further values, besides the clock and the generator of `act`.
 
     Raises:
-        StateError: Something is missing, is unknown, or is of another kind.
+        StateError: A value is missing, is unknown, or is of another kind.
     """
     fields = [("clock", ClockState), ("act", Generator), *((name, Any) for name in beside)]
     read_state(msgspec.defstruct("SavedAgent", fields, bases=(State,), frozen=True), values, what, part=True)
 
 
 class PolicyClock:
-    """Counts versions of the weights: the optimizers' updates plus an offset that restores add to.
+    """Counts policy versions: the number of the optimizers' updates, plus an offset that changes with each restore.
 
-    The variables are held by a plain object, so they are not weights of the model.
+    It is a plain object, so that its variables are not weights of the model.
     """
 
     def __init__(self) -> None:
         self._offset = keras.Variable(0, dtype="int64", trainable=False, name="policy_version_offset")
-        # The last window, and whether all was finite since the last look: one variable, for reading costs 0.1 ms.
+        # The last window, and whether all was finite since `forgive`. It is one variable, because a read takes 0.1 ms.
         self._last = keras.Variable([-1, 1], dtype="int64", trainable=False, name="last_window")
         self._optimizers: tuple[Any, ...] = ()
 
     def follow(self, optimizers: Sequence[Any]) -> None:
-        """Counts the updates of optimizers from now on."""
+        """Counts the updates of these optimizers from now on."""
         if self._optimizers != tuple(optimizers):
             before = self.now()
             self._optimizers = tuple(optimizers)
             self._offset.assign_add(before - self.now())
 
     def tensor(self) -> Any:
-        """The version as an int64 tensor."""
-        # An optimizer that accumulates gradients has no variable of its updates: it divides its steps.
+        """Returns the version as an int64 tensor."""
+        # An optimizer that accumulates gradients has no variable for its updates: it divides its number of steps.
         updates = [tf.cast(keras.ops.convert_to_tensor(each.iterations), tf.int64) for each in self._optimizers]
         return tf.add_n([tf.identity(self._offset.value), *updates])
 
     def updates(self) -> int:
-        """How many updates the optimizers have made."""
+        """Returns how many updates the optimizers have made."""
         return int(self.tensor().numpy()) - int(self._offset.numpy())
 
     def now(self) -> int:
-        """The version."""
+        """Returns the version."""
         return int(self.tensor().numpy())
 
     def move_past(self, version: int) -> None:
-        """Makes the version `version` + 1, whatever the optimizer's iterations are after a restore."""
+        """Sets the version to `version` + 1, whatever the optimizer's iterations are after a restore."""
         self._offset.assign_add(version + 1 - self.now())
 
     def note_window(self, window_id: Any, finite: Any = True) -> None:
@@ -86,13 +86,13 @@ class PolicyClock:
         self._last.assign(tf.stack([window_id, tf.cast(still, tf.int64)]))
 
     def last_window(self) -> tuple[int, bool]:
-        """The last window that was noted, or -1, and whether all was finite since `forgive`."""
-        # Through Keras, reading a variable takes three times as long, and this is done for every window.
+        """Returns the last window that was noted, or -1, and whether all was finite since `forgive`."""
+        # This is read for every window, and reading a variable through Keras would take three times as long.
         window_id, finite = tf.raw_ops.ReadVariableOp(resource=self._last.value.handle, dtype=tf.int64).numpy()
         return int(window_id), bool(finite)
 
     def save(self) -> dict[str, int]:
-        """Version and last window, for a run that is to be resumed."""
+        """Returns version and last window, to resume the run later."""
         return {"version": self.now(), "window": self.last_window()[0]}
 
     def restore(self, values: Mapping[str, int]) -> None:
@@ -101,7 +101,7 @@ class PolicyClock:
         self._last.assign([values["window"], 1])
 
     def forgive(self) -> None:
-        """Forgets that something was not finite."""
+        """Clears the note that a loss or weight was not finite."""
         self._last.assign([self.last_window()[0], 1])
 
 
@@ -109,12 +109,12 @@ class StateReader:
     """Reads the policy for the actor, and the whole state for a snapshot, in one compiled call.
 
     Reading variables one by one through Keras costs more than collecting a window. Here all variables of a dtype are
-    concatenated; the policy's part is read out at once, the rest stays a tensor until a snapshot asks for it.
+    concatenated. The policy's part is copied at once; the rest stays a tensor until a snapshot needs it.
 
     Args:
-        policy_variables: What the actor needs, in order.
-        state_variables: What a snapshot needs, by name.
-        clock: Gives the version.
+        policy_variables: The variables that an actor needs, in order.
+        state_variables: The variables that a snapshot needs, by name.
+        clock: Counts the policy versions.
     """
 
     def __init__(self, policy_variables: Sequence[Any], state_variables: Mapping[str, Any], clock: PolicyClock) -> None:
@@ -130,7 +130,7 @@ class StateReader:
         self._state = state
 
     def read(self) -> PolicyRecord:
-        """Returns the current version."""
+        """Copies the current version."""
         policy_tensors, state_tensors, version = self._gather()
         state = self._state
         arrays = self._policy.split(policy_tensors)
@@ -142,11 +142,11 @@ class StateReader:
 
 
 class _Layout:
-    """Where each variable lies in the concatenation of all variables of its dtype.
+    """The place of each variable in the concatenation of all variables of its dtype.
 
     Args:
-        variables: By name.
-        in_float32: Whether all floating dtypes become float32, in which policies act.
+        variables: Variables by name.
+        in_float32: Whether to convert all floating dtypes to float32, in which policies act. Defaults to False.
     """
 
     def __init__(self, variables: Mapping[str, Any], *, in_float32: bool = False) -> None:
@@ -158,14 +158,14 @@ class _Layout:
             self._by_dtype.setdefault(dtype, []).append(name)
 
     def concatenate(self) -> dict[str, Any]:
-        """One flat tensor per dtype."""
+        """Makes one flat tensor per dtype."""
         return {
             dtype: tf.concat([tf.cast(tf.reshape(self._variables[name].value, [-1]), dtype) for name in names], 0)
             for dtype, names in self._by_dtype.items()
         }
 
     def split(self, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Arrays by name, in the order of the variables."""
+        """Splits the flat tensors into arrays by name, in the order of the variables."""
         arrays = {}
         for dtype, names in self._by_dtype.items():
             flat = tensors[dtype].numpy()
@@ -179,18 +179,18 @@ class _Layout:
 
 
 def in_acting_dtype(array: np.ndarray) -> np.ndarray:
-    """A weight out of a snapshot, in the dtype in which policies act."""
+    """Converts a weight from a snapshot to the dtype in which policies act."""
     return array.astype(np.float32) if array.dtype.name in OTHER_FLOATS else array
 
 
 def load_arrays(variables: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> None:
     """Assigns arrays to variables by name, after checking that all fit.
 
-    A state without optimizer slots loads into an agent that has them (a policy saved before `compile`), and the other
-    way round (an agent that only acts); the slots are then left alone.
+    A state without optimizer slots (a policy saved before `compile`) can be loaded into an agent that has slots, and a
+    state with slots into an agent without (one that only acts). The slots are then ignored.
 
     Raises:
-        StateError: A variable is missing, or a shape disagrees; then nothing is assigned.
+        StateError: A variable is missing, or a shape disagrees; in both cases nothing is assigned.
     """
     wanted = _without_optimizer(variables) if not any(map(_is_optimizer, state)) else dict(variables)
     given = _without_optimizer(state) if not any(map(_is_optimizer, variables)) else dict(state)

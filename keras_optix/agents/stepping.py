@@ -1,4 +1,4 @@
-"""What surrounds a step of `fit`: the collectors behind it, and the bookkeeping that wraps a subclass's step."""
+"""Support for the steps of `fit`: the collectors that feed it, and the bookkeeping around an algorithm's step."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ Step = Callable[[Window], dict[str, Any]]
 
 @runtime_checkable
 class FitFailureListener(Protocol):
-    """A callback that wants to know when `fit` fails; Keras does not call `on_train_end` then."""
+    """A callback that is told when `fit` fails. Keras does not call `on_train_end` in this case."""
 
     def on_fit_failed(self, error: BaseException) -> None:
-        """Called before the error reaches the user."""
+        """Handles the error, before it reaches the user."""
         ...
 
 
 @runtime_checkable
 class SiblingListener(Protocol):
-    """A callback that wants to know which others are at work beside it."""
+    """A callback that is told which other callbacks the same `fit` has."""
 
     def on_siblings(self, callbacks: Sequence[Any]) -> None:
-        """Called before `fit` begins."""
+        """Receives the other callbacks, before `fit` begins."""
         ...
 
 
 class Sources:
-    """What feeds an agent. A plain object, so that Keras does not track what it holds.
+    """The collectors that feed an agent. It is a plain object, so that Keras does not track them.
 
     Attributes:
-        fitting: What the windows of the running `fit` come from; None if it does not run, or that is not known.
+        fitting: The source of the windows of the running `fit`; None if no `fit` runs or its source is not known.
     """
 
     def __init__(self) -> None:
@@ -51,26 +51,26 @@ class Sources:
         self._collectors.append(collector)
 
     def all(self) -> tuple[WindowSource, ...]:
-        """All collectors, in their order."""
+        """Returns all collectors, in the order in which they were added."""
         return tuple(self._collectors)
 
     def begin(self, dataset: Any) -> None:
-        """A `fit` begins."""
+        """Notes that a `fit` begins, and finds the source of its windows."""
         source = source_of(dataset)
         if source is None and len(self._collectors) == 1:
-            source = self._collectors[0]  # a dataset that was transformed
+            source = self._collectors[0]  # the dataset may be a transformed one of this collector
         self.fitting = source if source in self._collectors else None
         for collector in self._collectors:
-            collector.error = None  # of windows that somebody asked for before
+            collector.error = None  # an error from before this `fit`
 
     def drain(self) -> None:
-        """A `fit` has ended: waits for windows that are being collected ahead, and closes live feeds."""
+        """Notes that a `fit` has ended: waits for windows that are being collected ahead, and closes live feeds."""
         self.fitting = None
         for collector in self._collectors:
             collector.drain()
 
     def pop_error(self) -> BaseException | None:
-        """Returns and forgets the error that a collector met."""
+        """Returns and clears the error of a collector, or None if there is no error."""
         for collector in self._collectors:
             error, collector.error = collector.error, None
             if error is not None:
@@ -79,13 +79,13 @@ class Sources:
 
 
 class ByWindow:
-    """What is compiled of a step, once for each kind of window: each window size, number of environments and dtype.
+    """Compiles a step once for each kind of window: each window size, number of environments and dtype.
 
-    Keras would compile again with shapes relaxed to those that all windows have had in common so far, None where they
-    differ, and a step that counts on the size of its window then fails.
+    Otherwise, Keras would compile it again with relaxed shapes, which are None wherever the windows so far differ. A
+    step that relies on the size of its window would then fail.
 
     Args:
-        compiled: Makes what is to be called, of a step that was not traced yet.
+        compiled: Makes the functions to call, for a step that was not traced yet.
     """
 
     def __init__(self, compiled: Callable[[], Any]) -> None:
@@ -94,7 +94,7 @@ class ByWindow:
         self._last: tuple[Any, Any] = (None, None)
 
     def of(self, iterator: Any) -> tuple[Any, Any]:
-        """What belongs to the windows of an iterator, and the iterator to go on with.
+        """Returns the compiled functions for the windows of an iterator, and the iterator to continue with.
 
         Args:
             iterator: A `tf.data.Iterator`, or a Python iterator over tensors or arrays.
@@ -115,13 +115,13 @@ class ByWindow:
 
 
 def in_order(iterator: Iterator[Window]) -> Iterator[Window]:
-    """A Python iterator over what is left; raises StopIteration at once if nothing is."""
+    """Returns a Python iterator over the remaining windows; raises StopIteration at once if there are none."""
     return itertools.chain([next(iterator)], iterator)
 
 
 @contextlib.contextmanager
 def shadowed(model: Any, method: str, replacement: Step) -> Iterator[None]:
-    """Puts `replacement` in front of a method while Keras compiles it, so that a subclass need not call the base's."""
+    """Replaces a method while Keras compiles it, so that a subclass need not call the method of its base class."""
     model.__dict__[method] = replacement
     try:
         yield
@@ -130,16 +130,17 @@ def shadowed(model: Any, method: str, replacement: Step) -> Iterator[None]:
 
 
 def tracked(step: Step, clock: PolicyClock, weights: Callable[[], Sequence[Any]] | None) -> Step:
-    """Wraps a step: notes its window, how old the policy was and whether all is finite; adds what the window knows.
+    """Wraps a step: notes its window and whether all is finite, and adds the logs of episodes and policy lag.
 
     Args:
         step: `train_step` or `test_step`.
-        clock: Gets the notes.
-        weights: The variables that the step trains. None for a window that is no part of training: nothing is noted.
+        clock: The clock, in which the window is noted.
+        weights: Returns the variables that the step trains. None for a window that is not part of training: then
+            nothing is noted.
     """
 
     def tracked_step(window: Window) -> dict[str, Any]:
-        # Without the dependency, this could run before the window has been collected.
+        # Without the dependency, the version could be read before the window has been collected.
         with tf.control_dependencies([window.window_id, window.policy_version]):
             lag = clock.tensor() - window.policy_version
         known = {
@@ -153,7 +154,7 @@ def tracked(step: Step, clock: PolicyClock, weights: Callable[[], Sequence[Any]]
             return known | logs
         losses = [tf.convert_to_tensor(value) for name, value in logs.items() if name.endswith("loss")]
         with tf.control_dependencies(losses):
-            # A gradient that is not finite leaves its mark on the weights.
+            # A gradient that is not finite makes the weights not finite, so that checking the weights is enough.
             checked = [*losses, *(variable.value for variable in weights())]
             finite = [tf.reduce_all(tf.math.is_finite(value)) for value in checked if value.dtype.is_floating]
             clock.note_window(window.window_id, tf.reduce_all(finite) if finite else True)

@@ -1,6 +1,6 @@
-"""What an agent has of Keras' trainer, and what it refuses: windows in the place of x and y.
+"""The methods of Keras' trainer for models that learn from windows instead of x and y, and those that are refused.
 
-`docs/keras-trainer.md` lists all of it, method by method and argument by argument.
+`docs/keras-trainer.md` lists every method and argument.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ _LOSSES = {
 
 
 class WindowTrainer(keras.Model):  # type: ignore[misc]
-    """A `keras.Model` whose batches are windows of experience: base of `Agent`.
+    """A `keras.Model` whose batches are windows of experience: the base of `Agent`.
 
-    What makes sense of windows works as it does in any Keras model; the rest raises an error that says what to do.
+    A method that makes sense for windows works as in any Keras model. Every other method raises an error that says what
+    to do instead.
     """
 
     carry_specs: tuple[CarrySpec, ...]
-    _trained: dict[int, str] | None  # what was trainable when the agent was compiled and bound, by its variable's id
+    _trained: dict[int, str] | None  # paths, by id, of the variables that were trainable when the agent was compiled
 
     @property
     @abc.abstractmethod
@@ -72,7 +73,7 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
 
         Raises:
             StateError: The agent is not compiled or knows no environment.
-            ConfigurationError: An argument is refused, or `x` is no window of the agent's environment.
+            ConfigurationError: An argument is refused, or `x` is not a window of the agent's environment.
         """
         self._check_ready("train_on_batch")
         refuse_rows({"y": y, "sample_weight": sample_weight, "class_weight": class_weight})
@@ -95,7 +96,7 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
 
         Raises:
             StateError: The agent is not compiled or knows no environment.
-            ConfigurationError: An argument is refused, or `x` is no window of the agent's environment.
+            ConfigurationError: An argument is refused, or `x` is not a window of the agent's environment.
         """
         self._check_ready("test_on_batch")
         refuse_rows({"y": y, "sample_weight": sample_weight})
@@ -114,14 +115,14 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
         steps: int | None = None,
         callbacks: Any = None,
     ) -> Any:
-        """Parameters of the distribution over actions of many observations; `act` chooses actions.
+        """Computes the parameters of the distribution over actions for many observations; `act` chooses actions.
 
         Args:
-            x: Observations ``[B, ...]``; dicts or tuples of these where the environment has such. Or a
-                `tf.data.Dataset` of batches of observations.
+            x: Observations ``[B, ...]``; dicts or tuples of these if the environment has dict or tuple observations. Or
+                a `tf.data.Dataset` of batches of observations.
             batch_size: Observations in a batch. Defaults to 32.
             verbose: As for `keras.Model.predict`.
-            steps: Batches, of an endless dataset.
+            steps: How many batches to take from an endless dataset.
             callbacks: Keras callbacks.
 
         Returns:
@@ -140,16 +141,16 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
         return super().predict(batches, verbose=verbose, steps=steps, callbacks=callbacks)
 
     def predict_on_batch(self, x: Any) -> Any:
-        """Parameters of the distribution over actions, ``[B, P]``, of observations ``[B, ...]``; see `predict`."""
+        """Computes distribution parameters ``[B, P]`` for one batch of observations ``[B, ...]``; see `predict`."""
         self._check_bound("predict_on_batch")
         rows = self._rows_of(x, "predict_on_batch")
         return super().predict_on_batch(keras.tree.map_structure(tf.convert_to_tensor, rows))
 
     def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
-        """Shape of what `call` returns, of observations of any batch size.
+        """Returns the shape of the outputs of `call`, for observations of any batch size.
 
         Args:
-            input_shape: Of observations; they are those of the environment.
+            input_shape: Not used: the shape of observations is that of the environment.
 
         Raises:
             StateError: The agent knows no environment.
@@ -158,7 +159,7 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
         return (None, self.head.distribution.parameters)
 
     def count_params(self) -> int:
-        """How many weights there are; see `keras.Model.count_params`.
+        """Returns the number of weights; see `keras.Model.count_params`.
 
         Raises:
             StateError: The agent knows no environment, so its networks may not be built.
@@ -174,18 +175,18 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
         input_signature: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Exports `call` for serving: parameters of the distribution over actions, of observations ``[B, ...]``.
+        """Exports `call` for serving: it maps observations ``[B, ...]`` to parameters of the distribution over actions.
 
-        Statistics of observations are part of it; sampling and the environment's action range are not: of logits take
-        the argmax, of a Box the first half are the means. See `keras.Model.export`.
+        The normalisation of observations is exported too. Sampling and the environment's action range are not: take the
+        argmax of logits; for a Box, the first half of the outputs are the means. See `keras.Model.export`.
 
         Args:
-            filepath: Where to.
+            filepath: Path of the exported file or folder.
             format: ``"tf_saved_model"``, ``"litert"`` (since Keras 3.13), ``"onnx"`` or ``"openvino"``, as far as they
                 are installed.
             verbose: Whether to print the signature.
-            input_signature: Defaults to the environment's observations, of any batch size, in the dtypes that windows
-                have them in.
+            input_signature: Defaults to the environment's observations, with any batch size, in the dtypes that they
+                have in windows.
             **kwargs: As for `keras.Model.export`.
 
         Raises:
@@ -199,16 +200,16 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
                 for k, leaf in enumerate(layout.leaves)
             ]
             input_signature = [layout.pack(leaves)]
-        # Keras exports only what was called; the networks were, when the agent was bound.
+        # Keras exports only a model that was called. So far only the networks were called, when the agent was bound.
         self(layout_zeros(self.head.layout))
         super().export(str(filepath), format=format, verbose=verbose, input_signature=input_signature, **kwargs)
 
-    # What windows have no place for
+    # Methods that have no meaning for windows
 
     def compute_loss(
         self, x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
     ) -> Any:
-        """Refused: the loss of an agent is made of windows, in `train_step`.
+        """Refused: an agent computes its loss from windows, in `train_step`.
 
         Args:
             x: Not used.
@@ -269,10 +270,10 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
     # Checks
 
     def check_trainable(self) -> None:
-        """Checks that what is trainable is what was so when the agent was compiled.
+        """Checks that the same variables are trainable as when the agent was compiled.
 
         Raises:
-            StateError: It is not, or nothing is trainable.
+            StateError: Other variables are trainable, or none.
         """
         now = {id(variable): variable.path for variable in self.trainable_variables}
         if not now:
@@ -284,7 +285,8 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
             changed = sorted({**then, **now}[key] for key in set(then) ^ set(now))
             raise StateError(
                 describe(
-                    "What is trainable has changed since the agent was compiled; the compiled step does not know it.",
+                    "What is trainable has changed since the agent was compiled, and the compiled step would not see "
+                    "the change.",
                     fix="Call `agent.compile(optimizer=...)` again, with a new optimizer.",
                     changed=changed[:5],
                 )
@@ -293,7 +295,7 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
     def _check_bound(self, method: str) -> None:
         if not self.bound:
             raise StateError(
-                f"The agent knows no environment, which `{method}` needs. Make a dataset with "
+                f"The agent knows no environment, but `{method}` needs one. Make a dataset with "
                 "`dataset_from_env(env, agent, ...)`, or call `agent.bind(observation_space, action_space)`."
             )
 
@@ -303,12 +305,12 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
         self._check_bound(method)
 
     def _window_of(self, x: Any) -> Window:
-        """A window of tensors, checked against the environment's spaces."""
+        """Converts a window to tensors, and checks it against the environment's spaces."""
         if not isinstance(x, Window):
             raise ConfigurationError(
                 describe(
                     "An agent learns from windows.",
-                    fix="Take one of a dataset: `next(iter(dataset_from_env(env, agent, ...)))`.",
+                    fix="Take one from a dataset: `next(iter(dataset_from_env(env, agent, ...)))`.",
                     x=type(x).__name__,
                 )
             )
@@ -319,16 +321,16 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
         steps, num_envs = rewards
         spec = window_spec(self.head.layout, action_space, steps, num_envs, self.carry_specs)
         if not self.carry_specs:
-            x = x._replace(carry=())  # nothing, in whatever form it came
+            x = x._replace(carry=())  # an empty carry may come in several forms
         elif len(x.carry) != len(self.carry_specs):
             problem = "The window does not have the carry of this agent's policy in its first row."
             raise SpaceError(describe(problem, carry=len(x.carry), carry_specs=self.carry_specs))
-        if np.shape(x.begins) == (0,):  # made by hand, without
+        if np.shape(x.begins) == (0,):  # a window that was made by hand may lack this field
             x, spec = x._replace(begins=()), spec._replace(begins=())
         try:
             tf.nest.assert_same_structure(x, spec, check_types=False)
         except (ValueError, TypeError) as error:
-            problem = "The window's observations are not made as those of the environment."
+            problem = "The window's observations do not have the structure of the environment's observations."
             raise SpaceError(describe(problem, observation_space=observation_space)) from error
         fields = []
         for value, wanted, path in zip(tf.nest.flatten(x), tf.nest.flatten(spec), _paths(spec), strict=True):
@@ -341,7 +343,7 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
         return window
 
     def _rows_of(self, x: Any, method: str) -> Any:
-        """Observations ``[B, ...]`` in the dtypes of their space."""
+        """Converts observations ``[B, ...]`` to the dtypes of their space."""
         batch, single = self.head.batch_of(x)
         if single:
             raise SpaceError(
@@ -355,12 +357,12 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
 
 
 def layout_shape(layout: Any) -> Any:
-    """Shape of one observation."""
+    """Returns the shape of one observation."""
     return layout.pack([leaf.shape for leaf in layout.leaves])
 
 
 def layout_zeros(layout: Any) -> Any:
-    """One observation of zeros, with a batch axis."""
+    """Makes one observation of zeros, with a batch axis."""
     return layout.pack([tf.zeros((1, *leaf.shape), leaf.dtype) for leaf in layout.leaves])
 
 
@@ -380,7 +382,7 @@ def refuse_losses(given: Mapping[str, Any]) -> None:
 
 
 def refuse_distribution() -> None:
-    """Refuses what spreads a model over devices.
+    """Refuses strategies and distributions that spread a model over devices.
 
     Raises:
         ConfigurationError: A strategy of `tf.distribute` or a distribution of Keras is set.
@@ -400,12 +402,12 @@ def _refused(method: str, fix: str) -> ConfigurationError:
 
 
 def _paths(spec: Window) -> list[str]:
-    """The fields of a window, one for each leaf."""
+    """Returns, for each leaf of a window, the name of its field."""
     return [name for name, field in spec._asdict().items() for _ in tf.nest.flatten(field)]
 
 
 def as_numbers(logs: Any) -> Any:
-    """Numbers in the place of scalar tensors, which Keras' `evaluate` returns before 3.14.
+    """Replaces scalar tensors, which `evaluate` of Keras before 3.14 returns, by numbers.
 
     Args:
         logs: A number, a list or a dict of these.

@@ -1,7 +1,7 @@
-"""The seam between the algorithms and how a backend differentiates.
+"""The computation of gradients, which is the only part of the algorithms that depends on the backend.
 
-An algorithm is losses, written in `keras.ops`, and a schedule of steps with them; how a gradient is taken is said here
-alone, for TensorFlow. On JAX, which differentiates functions of arrays and not what a tape has seen, it would be
+An algorithm consists of losses, written in `keras.ops`, and a schedule of gradient steps. Only this module computes
+gradients, for TensorFlow. JAX differentiates functions of arrays instead of recording a tape; for it, this would be
 ``jax.value_and_grad(..., has_aux=True)`` of a function of the variables' values that calls the loss in a
 `keras.StatelessScope`.
 """
@@ -19,11 +19,11 @@ Aux = TypeVar("Aux")
 def value_and_grad(
     loss: Callable[[], tuple[Any, Aux]], variables: Sequence[Any]
 ) -> tuple[tuple[Any, Aux], Sequence[Any]]:
-    """The value of a loss and its gradient.
+    """Computes the value of a loss and its gradients.
 
     Args:
-        loss: Called once, without arguments: a pure function of the values of the variables, and of tensors that do not
-            depend on them. Returns ``(value, aux)``: a scalar, and tensors that are not differentiated.
+        loss: Called once, without arguments. It is a pure function of the values of the variables, and of tensors that
+            do not depend on them. It returns ``(value, aux)``: a scalar, and tensors that are not differentiated.
         variables: The `keras.Variable`s.
 
     Returns:

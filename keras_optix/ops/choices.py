@@ -1,7 +1,7 @@
 """Choices as integers: the index of the largest value, which is computed in another way while a policy is lowered.
 
-`keras.ops.argmax` tells -0.0 from 0.0 on TensorFlow, by operations that LiteRT has no kernels for. Which form converts
-is known to whoever lowers a policy (`keras_optix.experience.lowering`), who says it here for as long as tracing takes.
+On TensorFlow, `keras.ops.argmax` distinguishes -0.0 from 0.0, with operations that LiteRT has no kernels for. The code
+that lowers a policy (`keras_optix.experience.lowering`) sets a form that converts here, while it traces the policy.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Tensor = Any
 
 
 def as_choices(values: Tensor) -> Tensor:
-    """Values as integers: int64 on TensorFlow, int32 on other backends, where Keras has no wider ones."""
+    """Casts values to integers: int64 on TensorFlow, int32 on other backends, where Keras has no wider integers."""
     return ops.cast(values, result_type("int64"))
 
 
@@ -26,25 +26,25 @@ def _argmax(values: Tensor) -> Tensor:
     return as_choices(ops.argmax(values, axis=-1))
 
 
-# Of a thread: a policy may be lowered in one while a step is traced in another.
+# Each thread has its own value, because one thread may lower a policy while another traces a step.
 _FORM: ContextVar[Callable[[Tensor], Tensor]] = ContextVar("argmax", default=_argmax)
 
 
 def argmax(values: Tensor) -> Tensor:
-    """The index of the largest along the last axis, the first of several.
+    """Returns the index of the largest value along the last axis. Of several equal values, it is the first.
 
     Args:
         values: ``[..., n]``.
 
     Returns:
-        ``[...]``, integers as of `as_choices`.
+        ``[...]``, integers of the dtype of `as_choices`.
     """
     return _FORM.get()(values)
 
 
 @contextlib.contextmanager
 def argmax_as(form: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Has `argmax` computed by another function, inside of it and in this thread.
+    """Replaces the function that computes `argmax`, inside the context and only in this thread.
 
     Args:
         form: ``[..., n]`` to ``[...]``: the same index as `argmax`.

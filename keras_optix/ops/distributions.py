@@ -1,7 +1,7 @@
-"""Action distributions: pure functions of what a policy network gives.
+"""Action distributions: pure functions of the outputs of a policy network.
 
 `sample` takes its randomness as an argument, so that it is the same function in the learner, in a test and in an actor
-that runs without TensorFlow; zeros give the most likely choice.
+that runs without TensorFlow. Zeros give the most likely choice.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ class Distribution(Protocol):
     """A distribution over choices.
 
     Attributes:
-        parameters: How many numbers it takes per observation: `P`.
+        parameters: The number of parameters per observation: `P`.
     """
 
     parameters: int
 
     def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        """Chooses: parameters ``[B, P]`` and noise ``[B, ...]`` to choices ``[B, ...]``."""
+        """Samples choices ``[B, ...]`` from parameters ``[B, P]`` and noise ``[B, ...]``."""
         ...
 
     def log_prob(self, parameters: Tensor, choices: Tensor) -> Tensor:
-        """Log-probability (a density if continuous) of choices: ``[B]``."""
+        """Computes the log-probability (log-density if continuous) of choices: ``[B]``."""
         ...
 
     def entropy(self, parameters: Tensor) -> Tensor:
-        """Entropy in nats: ``[B]``."""
+        """Computes the entropy in nats: ``[B]``."""
         ...
 
 
 class Categorical:
-    """One of n categories; the parameters are logits ``[B, n]``.
+    """A choice of one of n categories; the parameters are logits ``[B, n]``.
 
-    Sampled by the Gumbel-max trick (Maddison et al. 2014, arXiv 1411.0030): ``argmax(logits + gumbel noise)``.
+    It is sampled with the Gumbel-max trick (Maddison et al. 2014, arXiv 1411.0030): ``argmax(logits + gumbel noise)``.
 
     Args:
-        n: Categories.
+        n: Number of categories.
     """
 
     def __init__(self, n: int) -> None:
@@ -58,7 +58,7 @@ class Categorical:
     def log_prob(self, parameters: Tensor, choices: Tensor) -> Tensor:
         """See `Distribution.log_prob`.
 
-        Uses a one-hot product rather than a gather: its gradient is a product too, where a gather's is a scatter.
+        Uses a one-hot product instead of a gather: the gradient of a product is a product, that of a gather a scatter.
         """
         log_probs = ops.log_softmax(parameters, axis=-1)
         return ops.sum(ops.one_hot(choices, self.parameters, dtype=log_probs.dtype) * log_probs, axis=-1)
@@ -73,7 +73,7 @@ class MultiCategorical:
     """Several independent categorical choices; the parameters are their logits one after the other.
 
     Args:
-        sizes: Categories of each.
+        sizes: Number of categories of each choice.
     """
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
@@ -99,7 +99,7 @@ class Bernoulli:
     """n independent yes or no choices; the parameters are logits of yes, ``[B, n]``.
 
     Args:
-        n: Choices.
+        n: Number of choices.
     """
 
     def __init__(self, n: int) -> None:
@@ -126,7 +126,7 @@ class DiagonalGaussian:
     """A Gaussian with independent axes; the parameters are means and log standard deviations, ``[B, 2 d]``.
 
     Args:
-        d: Axes.
+        d: Number of axes.
     """
 
     def __init__(self, d: int) -> None:

@@ -1,4 +1,4 @@
-"""Losses as pure functions. Every mean is weighted, so that rows that are no transition weigh nothing."""
+"""Losses as pure functions. Every mean is weighted, so that rows that are not transitions have no weight."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ Tensor = Any
 
 
 def weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    """Mean of `values` under `weights` (``[B]`` each); 0 where all weights are 0."""
+    """Computes the mean of `values` with `weights` of 0 or 1 (``[B]`` each); 0 if all weights are 0."""
     return ops.sum(values * weights) / ops.maximum(ops.sum(weights), 1.0)
 
 
 def standardise(values: Tensor, weights: Tensor) -> Tensor:
-    """``(values - mean) / (sd + 1e-8)`` under `weights` (``[B]`` each)."""
+    """Computes ``(values - mean) / (sd + 1e-8)``, with mean and sd under `weights` of 0 or 1 (``[B]`` each)."""
     centred = values - weighted_mean(values, weights)
     variance = weighted_mean(ops.square(centred), weights)
     return centred / (ops.sqrt(variance) + 1e-8)
 
 
 def clipped_surrogate(log_ratio: Tensor, advantages: Tensor, clip_ratio: Tensor, weights: Tensor) -> Tensor:
-    """PPO's clipped objective, negated (Schulman et al. 2017, arXiv 1707.06347, eq. 7).
+    """Computes PPO's clipped objective, negated (Schulman et al. 2017, arXiv 1707.06347, eq. 7).
 
-    ``-mean(min(r A, clip(r, 1 - c, 1 + c) A))`` with ``r = exp(log_ratio)``.
+    It is ``-mean(min(r A, clip(r, 1 - c, 1 + c) A))`` with ``r = exp(log_ratio)``.
 
     Args:
         log_ratio: ``[B]``, log-probability now minus log-probability when acting.
@@ -49,15 +49,15 @@ def approximate_kl(log_ratio: Tensor, weights: Tensor) -> Tensor:
 
 
 def clip_fraction(log_ratio: Tensor, clip_ratio: Tensor, weights: Tensor) -> Tensor:
-    """Share of the rows whose probability ratio lies outside ``[1 - clip_ratio, 1 + clip_ratio]``."""
+    """Computes the share of rows whose probability ratio lies outside ``[1 - clip_ratio, 1 + clip_ratio]``."""
     outside = ops.abs(ops.exp(log_ratio) - 1.0) > clip_ratio
     return weighted_mean(ops.cast(outside, log_ratio.dtype), weights)
 
 
 def explained_variance(predictions: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-    """``1 - Var(targets - predictions) / Var(targets)``; 0 where the targets do not vary.
+    """Computes ``1 - Var(targets - predictions) / Var(targets)``; 0 if the targets do not vary.
 
-    1 is a perfect value function, 0 one that is no better than a constant; it can be negative.
+    A perfect value function has 1, and one that is no better than a constant has 0. It can be negative.
     """
     errors = targets - predictions
     error_variance = weighted_mean(ops.square(errors - weighted_mean(errors, weights)), weights)

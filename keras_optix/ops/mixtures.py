@@ -1,8 +1,8 @@
-"""Mixtures of the distributions of several policies: pure functions of what their networks give.
+"""Mixtures of the distributions of several policies: pure functions of the outputs of their networks.
 
-A mixture takes the parameters of its M members, ``[M, B, P]``, and their weights, ``[M, B]`` or ``[M, 1]`` for all rows
-alike; those of a row sum to 1, and a weight of 0 takes a member out. As in `distributions`, `sample` gets its
-randomness as an argument, and zeros give a greedy choice.
+A mixture takes the parameters of its M members, ``[M, B, P]``, and their weights, ``[M, B]``, or ``[M, 1]`` if all rows
+have the same. The weights of a row sum to 1, and a weight of 0 leaves a member out. As in `distributions`, `sample`
+gets its randomness as an argument, and zeros give a greedy choice.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from keras_optix.ops.choices import argmax, as_choices
 
 Tensor = Any
 
-_NEVER = -1e30  # log-weight of a member that is out; minus infinity would give NaN in a difference
+_NEVER = -1e30  # log-weight of a member that is left out; minus infinity would give NaN in a difference
 _TINY = 1e-30
-_SMALLEST = 1e-12  # of an exponential variable; a smaller one would round the log-weights away where noise is zero
+_SMALLEST = 1e-12  # least exponential variable: with zero noise, a smaller one would round the log-weights away
 
 
 class Mixture(Protocol):
     """A mixture of M members' distributions over choices."""
 
     def sample(self, parameters: Tensor, weights: Tensor, noise: Tensor) -> Tensor:
-        """Chooses: parameters ``[M, B, P]``, weights ``[M, B]`` and noise ``[B, ...]`` to choices ``[B, ...]``."""
+        """Samples choices ``[B, ...]`` from parameters ``[M, B, P]``, weights ``[M, B]`` and noise ``[B, ...]``."""
         ...
 
     def log_prob(self, parameters: Tensor, weights: Tensor, choices: Tensor) -> Tensor:
-        """Log-probability (a density if continuous) of choices ``[B, ...]`` under the mixture: ``[B]``."""
+        """Computes the log-probability (log-density if continuous) of choices ``[B, ...]``: ``[B]``."""
         ...
 
 
 class CategoricalMixture:
-    """Mixture of `Categorical`: members' parameters are logits ``[M, B, n]``.
+    """A mixture of `Categorical`s: the members' parameters are logits ``[M, B, n]``.
 
     Args:
-        n: Categories.
+        n: Number of categories.
     """
 
     def __init__(self, n: int) -> None:
@@ -54,20 +54,20 @@ class CategoricalMixture:
         return ops.sum(ops.one_hot(choices, self._n, dtype=log_probs.dtype) * log_probs, axis=-1)
 
     def _log_probs(self, parameters: Tensor, weights: Tensor) -> Tensor:
-        """Log-probabilities ``[B, n]``: ``log sum_i w_i p_i``."""
+        """Computes the log-probabilities ``[B, n]``: ``log sum_i w_i p_i``."""
         return _log_sum_exp(_log_weights(weights)[:, :, None] + ops.log_softmax(parameters, axis=-1))
 
 
 class MultiCategoricalMixture:
-    """Mixture of `MultiCategorical`: members' parameters are the logits of each choice, one after the other.
+    """A mixture of `MultiCategorical`s: the members' parameters are the logits of each choice, one after the other.
 
-    Under the mixture the choices are not independent: the first ones tell which member is at work. They are drawn from
-    the joint mixture one after the other: each from the mixture of the members' probabilities, with weights that are
-    the members' posterior given the choices before it, ``w_i p_i(a_1) .. p_i(a_j-1)`` (ancestral sampling; Bishop 2006,
-    "Pattern recognition and machine learning", section 8.1.2).
+    Under the mixture the choices are not independent, because the first ones show which member is likely acting. They
+    are drawn from the joint mixture one after the other. Each is drawn from the mixture of the members' probabilities,
+    with the members' posterior given the choices before it as weights, ``w_i p_i(a_1) .. p_i(a_j-1)`` (ancestral
+    sampling; Bishop 2006, "Pattern recognition and machine learning", section 8.1.2).
 
     Args:
-        sizes: Categories of each.
+        sizes: Number of categories of each choice.
     """
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
@@ -94,12 +94,12 @@ class MultiCategoricalMixture:
 
 
 class BernoulliMixture:
-    """Mixture of `Bernoulli`: members' parameters are logits of yes, ``[M, B, n]``.
+    """A mixture of `Bernoulli`s: the members' parameters are logits of yes, ``[M, B, n]``.
 
-    Sampled as in `MultiCategoricalMixture`.
+    It is sampled as in `MultiCategoricalMixture`.
 
     Args:
-        n: Choices.
+        n: Number of choices.
     """
 
     def __init__(self, n: int) -> None:
@@ -126,14 +126,14 @@ class BernoulliMixture:
 
 
 class AveragedGaussian:
-    """The weighted average of what `DiagonalGaussian` members choose; their parameters are ``[M, B, 2 d]``.
+    """The weighted average of the choices of `DiagonalGaussian` members; their parameters are ``[M, B, 2 d]``.
 
     With the same noise e for all, ``sum w_i (mu_i + sigma_i e) / sum w_i`` is again a Gaussian, with mean
-    ``sum w_i mu_i`` and standard deviation ``sum w_i sigma_i``, as the weights sum to 1. It is no mixture: of two
-    members that pass an obstacle on either side, the average runs into it.
+    ``sum w_i mu_i`` and standard deviation ``sum w_i sigma_i``, because the weights sum to 1. It is not a mixture: if
+    one member passes an obstacle on the left and another on the right, the average runs into it.
 
     Args:
-        d: Axes.
+        d: Number of axes.
     """
 
     def __init__(self, d: int) -> None:
@@ -151,21 +151,22 @@ class AveragedGaussian:
         return ops.sum(each, axis=-1) - 0.5 * self._d * math.log(2.0 * math.pi)
 
     def _moments(self, parameters: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, ``[B, d]`` each."""
+        """Computes mean and standard deviation, ``[B, d]`` each."""
         share = weights[:, :, None]
         means, stds = parameters[:, :, : self._d], ops.exp(parameters[:, :, self._d :])
         return ops.sum(share * means, axis=0), ops.sum(share * stds, axis=0)
 
 
 class GaussianMixture:
-    """Mixture of `DiagonalGaussian`: members' parameters are ``[M, B, 2 d]``.
+    """A mixture of `DiagonalGaussian`s: the members' parameters are ``[M, B, 2 d]``.
 
-    A member is drawn by the Gumbel-max trick, then its Gaussian. All noise is normal, so that it has one kind: half the
-    sum of two squared standard normals is an exponential variable, whose negative logarithm is Gumbel.
+    A member is drawn with the Gumbel-max trick, then a choice from its Gaussian. All noise is normal, so that one kind
+    of noise is enough: half the sum of two squared standard normals is an exponential variable, whose negative
+    logarithm is Gumbel.
 
     Args:
-        d: Axes.
-        members: M.
+        d: Number of axes.
+        members: M, the number of members.
     """
 
     def __init__(self, d: int, members: int) -> None:
@@ -175,7 +176,7 @@ class GaussianMixture:
     def sample(self, parameters: Tensor, weights: Tensor, noise: Tensor) -> Tensor:
         """See `Mixture.sample`; noise ``[B, d + 2 M]`` is standard normal; choices are ``[B, d]`` float32.
 
-        Zero noise gives the mean of the heaviest member.
+        Zero noise gives the mean of the member with the largest weight.
         """
         d, middle = self._d, self._d + self._members
         squares = ops.square(noise[:, d:middle]) + ops.square(noise[:, middle:])
@@ -194,16 +195,16 @@ class GaussianMixture:
 
 
 def _log_weights(weights: Tensor) -> Tensor:
-    """Logarithms, finite where a weight is 0."""
+    """Computes the logarithms of weights, which are finite even if a weight is 0."""
     return ops.where(weights > 0.0, ops.log(ops.maximum(weights, _TINY)), _NEVER)
 
 
 def _log_sum_exp(values: Tensor) -> Tensor:
-    """Over the members, the first axis; `keras.ops.logsumexp` does not convert to LiteRT."""
+    """Computes log-sum-exp over the first axis, the members. `keras.ops.logsumexp` does not convert to LiteRT."""
     largest = ops.max(values, axis=0)
     return largest + ops.log(ops.sum(ops.exp(values - largest), axis=0))
 
 
 def _picked(log_probs: Tensor, choices: Tensor) -> Tensor:
-    """The members' log-probabilities ``[M, B]`` of choices ``[B]``, out of ``[M, B, n]``."""
+    """Picks the members' log-probabilities ``[M, B]`` of choices ``[B]`` from those of all n, ``[M, B, n]``."""
     return ops.sum(ops.one_hot(choices, log_probs.shape[-1], dtype=log_probs.dtype) * log_probs, axis=-1)

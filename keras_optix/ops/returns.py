@@ -1,10 +1,11 @@
 """Returns and advantages over a window.
 
 Shapes are ``[T, N]`` (time, environments). Row ``t`` holds the reward that followed the action at ``t`` and the two
-flags of that same step. Termination and truncation meet only here, and never merge: termination removes the value of
-the next observation, either one stops the recursion from reaching into the next episode, and ``valid`` is False on
-rows that are no transition (the reset row of a next-step autoreset, the padding after the last step). The recursion
-does not reach over such a row: a transition before it that ended no episode is bootstrapped, as the last row is.
+flags of the same step. Termination and truncation are used together only here, and are never merged: termination
+removes the value of the next observation, and each of the two stops the recursion at the end of the episode. ``valid``
+is False on rows that are not transitions (the reset row of a next-step autoreset, the padding after the last step). The
+recursion does not cross such a row: if the transition before it did not end an episode, it is bootstrapped like the
+last row.
 """
 
 from __future__ import annotations
@@ -19,15 +20,16 @@ Tensor = Any
 def linear_recurrence(inputs: Tensor, coefficients: Tensor) -> Tensor:
     """Solves ``y[t] = inputs[t] + coefficients[t] * y[t+1]`` with ``y[T] = 0``, for all t at once.
 
-    A parallel scan by doubling (Hillis and Steele 1986, "Data parallel algorithms"): ceil(log2(T)) vector operations
-    instead of a loop of T steps. (`keras.ops.associative_scan` does not compile with XLA on TensorFlow.)
+    It is a parallel scan by doubling (Hillis and Steele 1986, "Data parallel algorithms"), which takes ceil(log2(T))
+    vector operations instead of a loop of T steps. (`keras.ops.associative_scan` does not compile with XLA on
+    TensorFlow.)
 
     Args:
         inputs: ``[T, N]``.
         coefficients: ``[T, N]``.
 
     Returns:
-        ``[T, N]``, `y`.
+        ``y``, ``[T, N]``.
     """
     solution, reach = inputs, coefficients
     steps = int(inputs.shape[0])
@@ -51,15 +53,15 @@ def gae(
     gamma: Tensor,
     gae_lambda: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 11 and 16).
+    """Computes generalised advantage estimates (Schulman et al. 2016, arXiv 1506.02438, eq. 11 and 16).
 
     With ``delta[t] = r[t] + gamma (1 - terminated[t]) V(s'[t]) - V(s[t])``::
 
         A[t] = delta[t] + gamma lambda (1 - done[t]) A[t+1],    A[T] = 0,    done = terminated or truncated
 
-    ``s'[t]`` is the true successor of ``s[t]``, the final observation where an episode ended: a truncated episode is
-    bootstrapped with its value (Pardo et al. 2018, arXiv 1712.00378), a terminated one is not, and the last row before
-    the window's end, or before an invalid row, is bootstrapped like any other.
+    ``s'[t]`` is the true successor of ``s[t]``, which is the final observation if the episode ended. A truncated
+    episode is bootstrapped with its value (Pardo et al. 2018, arXiv 1712.00378), a terminated one is not. The last row
+    before the end of the window, or before an invalid row, is bootstrapped like any other.
 
     Args:
         rewards: ``[T, N]``, reward at t follows action at t.
@@ -67,7 +69,7 @@ def gae(
         next_values: ``[T, N]``, V of the observation that the step at t led to.
         terminated: ``[T, N]`` bool.
         truncated: ``[T, N]`` bool.
-        valid: ``[T, N]`` bool, False on rows that are no transition.
+        valid: ``[T, N]`` bool, False on rows that are not transitions.
         gamma: Scalar, discount.
         gae_lambda: Scalar in [0, 1]. 1 gives return minus value, 0 the one-step TD error.
 
@@ -79,7 +81,7 @@ def gae(
     same_episode = alive * (1.0 - ops.cast(truncated, dtype))
     mask = ops.cast(valid, dtype)
     deltas = (rewards + gamma * alive * next_values - values) * mask
-    # An invalid row has no advantage, so nothing reaches over it; the row before it keeps its bootstrapped delta.
+    # An invalid row has no advantage, so the recursion stops there; the row before it keeps its bootstrapped delta.
     advantages = linear_recurrence(deltas, gamma * gae_lambda * same_episode * mask)
     return advantages, (advantages + values) * mask
 
@@ -92,17 +94,17 @@ def discounted_returns(
     valid: Tensor,
     gamma: Tensor,
 ) -> Tensor:
-    """Discounted reward to go, stopped at episode ends and bootstrapped where the data stops early.
+    """Computes the discounted reward to go, which ends with the episode and is bootstrapped if the data ends earlier.
 
-    ``G[t] = r[t] + gamma G[t+1]`` inside an episode. ``G[t] = r[t]`` where it terminated, and
-    ``G[t] = r[t] + gamma V(s'[t])`` where it was truncated, where the window ends, or where an invalid row follows.
+    ``G[t] = r[t] + gamma G[t+1]`` inside an episode. ``G[t] = r[t]`` if the episode terminated at t, and
+    ``G[t] = r[t] + gamma V(s'[t])`` if it was truncated, if the window ends, or if an invalid row follows.
 
     Args:
         rewards: ``[T, N]``.
-        next_values: ``[T, N]``, V of the observation that the step at t led to; read only where the data stops.
+        next_values: ``[T, N]``, V of the observation that the step at t led to; used only where the data ends.
         terminated: ``[T, N]`` bool.
         truncated: ``[T, N]`` bool.
-        valid: ``[T, N]`` bool, False on rows that are no transition.
+        valid: ``[T, N]`` bool, False on rows that are not transitions.
         gamma: Scalar, discount.
 
     Returns:

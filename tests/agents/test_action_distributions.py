@@ -172,7 +172,7 @@ class Forgetful(Exploring):
         ("categorical", r"`distribution` must be a distribution over actions, or None\. Received: distribution='categ"),
         (Exploring, r"That is the class; make an object of it: Exploring\(\.\.\.\)\."),
         (lambda n: n, r"Derive a class from optix\.distributions\.ActionDistribution"),
-        (Forgetful(), r"Forgetful cannot be made of its own config: .*heat.*Let `get_config` return"),
+        (Forgetful(), r"Forgetful cannot be made from its own config: .*heat.*Let `get_config` return"),
     ],
 )
 def test_what_is_none_is_refused_by_the_constructor(given: Any, match: str) -> None:
@@ -202,7 +202,7 @@ class Thirds(Uniform):
 @pytest.mark.parametrize(
     ("given", "match"),
     [
-        (Exploring(), r"Exploring is no distribution over such actions\. Received: action_space=Box"),
+        (Exploring(), r"Exploring is not a distribution over such actions\. Received: action_space=Box"),
         (NotBuilt(), r"`NotBuilt\.build` must set `parameters`.*noise=None"),
         (Failing(), r"Failing cannot be called on 2 observations: KeyError: 'temperature'"),
         (Scalar(), r"`Scalar\.entropy` must return float32 of shape \(2,\) for 2 observations\. Received: shape=\(\)"),

@@ -248,5 +248,5 @@ def test_invalid_ensembles() -> None:
     with pytest.raises(optix.errors.SpaceError, match=r"Member 0 of the ensemble.*already plays another environment"):
         ensemble.bind(VECTOR, spaces.Discrete(2))
     inner, _ = ensemble_of()
-    with pytest.raises(optix.errors.SpaceError, match="no distribution over actions that could be mixed"):
+    with pytest.raises(optix.errors.SpaceError, match="no distribution over actions that can be mixed"):
         optix.EnsembleAgent(Manager([inner], [1.0]), inner).bind(VECTOR, spaces.Discrete(2))

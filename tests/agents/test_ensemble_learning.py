@@ -182,7 +182,7 @@ def test_members_that_cannot_learn() -> None:
     with pytest.raises(optix.ConfigurationError, match="use_ema"):
         ensemble_of(first, second)
     for credit in ("importance", "none"):
-        with pytest.raises(optix.ConfigurationError, match="nobody does"):
+        with pytest.raises(optix.ConfigurationError, match="with this `credit` no member plays alone"):
             ensemble_of(first, member(), credit=credit)
 
 

@@ -44,7 +44,10 @@ def network_function(observations: Any) -> Any:
 @pytest.mark.parametrize(
     ("given", "match"),
     [
-        (Subclass, r"is a class\. Received: {role}=the class Subclass.*Make one of it: {role}=Subclass\(\.\.\.\)"),
+        (
+            Subclass,
+            r"is a class\. Received: {role}=the class Subclass.*Make an object of the class: {role}=Subclass\(\.\.\.\)",
+        ),
         (layers.Dense(2), r"is a layer\. Received: {role}=a Dense.*keras\.Sequential"),
         (network_function, r"is a function\. Received: {role}=the function network_function.*subclass keras\.Model"),
         (lambda x: x, r"is a function"),
@@ -95,7 +98,7 @@ PROBABILITIES: dict[str, Callable[[], Any]] = {
 @pytest.mark.parametrize("name", PROBABILITIES)
 def test_probabilities_in_the_place_of_logits_are_refused(name: str) -> None:
     with pytest.raises(
-        optix.errors.SpaceError, match=r"probabilities, where logits are needed\. Received.*Leave the last"
+        optix.errors.SpaceError, match=r"probabilities, but logits are needed\. Received.*Leave the last"
     ):
         optix.PPOAgent(PROBABILITIES[name]()).bind(VECTOR, TWO)
 
@@ -135,7 +138,7 @@ def test_a_box_may_have_means_of_any_activation() -> None:
 
 def test_a_value_of_a_softmax_is_always_one() -> None:
     with pytest.raises(
-        optix.errors.SpaceError, match=r"The value network ends in softmax: of one output that is always 1"
+        optix.errors.SpaceError, match=r"The value network ends in softmax, which is always 1 for a single output"
     ):
         optix.PPOAgent(value=sequential(layers.Dense(1, activation="softmax"))).bind(VECTOR, TWO)
 

@@ -92,13 +92,13 @@ def test_what_is_no_window_of_the_environment_is_refused(fitting: Any, small_ppo
     agent, dataset = fitting
     call = getattr(agent, method)
     window = next(iter(dataset))
-    with pytest.raises(optix.errors.StateError, match=rf"knows no environment, which `{method}` needs"):
+    with pytest.raises(optix.errors.StateError, match=rf"knows no environment, but `{method}` needs one"):
         getattr(small_ppo(), method)(window)
     with pytest.raises(optix.ConfigurationError, match=r"learns from windows.*Received: x='ndarray'"):
         call(np.zeros((8, 2)))
     with pytest.raises(optix.errors.SpaceError, match=r"`Window\.actions` must have shape \(8, 1\).*shape=\(3, 3\)"):
         call(window._replace(actions=np.zeros((3, 3))))
-    with pytest.raises(optix.errors.SpaceError, match="observations are not made as those"):
+    with pytest.raises(optix.errors.SpaceError, match="observations do not have the structure of the environment"):
         call(window._replace(observations={"a": window.observations}))
     for name in ("y", "sample_weight"):
         with pytest.raises(optix.ConfigurationError, match=rf"`{name}` has no meaning for an agent"):
@@ -168,9 +168,9 @@ def test_an_agent_is_exported_for_litert_after_fit(fitting: Any, tmp_path: Path)
 def test_a_summary_is_there_before_and_after_the_environment_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     agent = optix.PPOAgent()
     agent.summary()
-    with pytest.raises(optix.errors.StateError, match=r"knows no environment, which `count_params` needs"):
+    with pytest.raises(optix.errors.StateError, match=r"knows no environment, but `count_params` needs one"):
         agent.count_params()
-    with pytest.raises(optix.errors.StateError, match=r"knows no environment, which `export` needs"):
+    with pytest.raises(optix.errors.StateError, match=r"knows no environment, but `export` needs one"):
         agent.export("nowhere")
     agent.bind(CountingEnv().observation_space, CountingEnv().action_space)
     agent.summary()
