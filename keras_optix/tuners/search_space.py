@@ -44,7 +44,7 @@ class SearchSpace(NamesChecked, abc.ABC):
         for name, value in (("low", low), ("high", high)):
             object.__setattr__(self, name, shortest(check_float(name, value, low=-_LARGEST, high=_LARGEST)))
         if self.low >= self.high:
-            equal = "They are the same float32 number. Leave a constant out of the bounds."
+            equal = "They are one float32 number. Leave a constant out of the bounds."
             fix = "Swap them." if self.low > self.high else equal
             raise ConfigurationError(describe("`low` must be below `high`.", fix=fix, low=low, high=high))
 
