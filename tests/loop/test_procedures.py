@@ -434,7 +434,7 @@ def test_a_run_that_is_resumed_with_other_options_in_the_middle_of_a_decision_is
     values["loop"]["procedure"]["sent"][-1][0] = "Promote"
     again = Run(tmp_path, manager(**options), when_dormant="stop")
     again.registry.continue_run(str(run.registry.run_id))
-    with pytest.raises(optix.errors.StateError, match="cannot be gone on with"):
+    with pytest.raises(optix.errors.StateError, match="cannot be continued"):
         go_on(again, arrays, values)
 
 
