@@ -16,7 +16,7 @@ from keras_optix.store.manifest import PolicySnapshot
 
 _SCREENING = 10  # least episodes (windows) to detect a changed environment and to find a stored policy that fits it
 _COMPARISON = 30  # least episodes (windows) to compare two policies in one regime
-_KNOWN_AGAINST = "the policy known for it against the current weights, same seeds"
+_KNOWN_AGAINST = "the stored policy of the regime against the current weights, same seeds"
 
 
 @dataclass(frozen=True)
