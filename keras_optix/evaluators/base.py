@@ -171,7 +171,7 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
         return self.plan
 
     def plays_in(self, state: Any) -> bool:
-        """Whether `score_episodes` can be used in a state of the evaluator. By default this is `plays_episodes`.
+        """Returns whether `score_episodes` can be used in a state of the evaluator. By default `plays_episodes`.
 
         Args:
             state: The state.

@@ -28,7 +28,7 @@ def number_in(value: Any) -> float | None:
 
 
 def is_finite_log(value: Any) -> bool:
-    """Whether all numbers in a log are finite. True for a log without numbers."""
+    """Returns whether all numbers in a log are finite. True for a log without numbers."""
     number = number_in(value)
     array = _array(value) if number is None else np.asarray(number)
     return array is None or bool(np.isfinite(array).all())

@@ -22,8 +22,8 @@ class Weights(enum.Enum):
     """Policies that are not snapshots."""
 
     CURRENT = "the current weights"
-    CANDIDATE = "the weights that the evaluation at hand was about"
-    UNTRAINED = "the weights that the run began with"
+    CANDIDATE = "the weights of the current evaluation"
+    UNTRAINED = "the initial weights of the run"
 
 
 CURRENT, CANDIDATE, UNTRAINED = Weights.CURRENT, Weights.CANDIDATE, Weights.UNTRAINED

@@ -349,7 +349,7 @@ class Engine:
             performer.restore(best.snapshot)
             self.journal.note(EventKind.RESTORED, f"restored snapshot {best.snapshot.snapshot_id}")
         elif self.options.restore_best_weights and best.latest is not None:
-            of = f"snapshot {best.latest.snapshot_id} is from a regime that is gone"
+            of = f"snapshot {best.latest.snapshot_id} belongs to a regime that has ended"
             self.journal.note(EventKind.KEPT, f"kept the weights: {of}")
 
     def write_schedule(self) -> None:

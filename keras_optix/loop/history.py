@@ -136,7 +136,7 @@ class LoopHistory(Mapping[str, np.ndarray]):
             raise StateError(describe("The table of the run lacks columns or values.", names=names))
         self._columns = columns
 
-    # What people see
+    # The table as text
 
     def __repr__(self) -> str:
         cells = self._cells()

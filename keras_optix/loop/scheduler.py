@@ -293,7 +293,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         return self._promote(replace(state, pending=False), score, evidence)
 
     def rolled_back(self, state: SchedulerState) -> SchedulerState:
-        """The best weights act again after a degradation: their score is the reference of the CUSUM."""
+        """Makes the score of the best the reference of the CUSUM, after a rollback to the best weights."""
         return replace(state, level=state.best, recent=(), cusum=0.0)
 
     def watch(self, state: SchedulerState) -> tuple[SchedulerState, Decision]:

@@ -165,7 +165,7 @@ class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
         return read_state(type(initial), values, f"state of the tuner {type(self).__name__}", part=True)
 
     def probe_running(self, state: Any) -> bool:
-        """Whether an experiment is running, whose evaluations do not count towards a plateau. By default never.
+        """Returns whether an experiment is running. Its evaluations do not count towards a plateau. By default False.
 
         Args:
             state: The state.
@@ -173,7 +173,7 @@ class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
         return False
 
     def monitored(self, state: Any) -> bool:
-        """Whether a lower score may count as a degradation. By default always.
+        """Returns whether a lower score may count as a degradation. By default True.
 
         Return False while the current weights belong to an experiment and may be worse than the best on purpose. A
         population returns False for the whole run.
