@@ -26,7 +26,7 @@ class SchedulerState(State, frozen=True):
 
     Attributes:
         loop_state: The state of the loop.
-        interval: Windows between evaluations. It is a float, so that it grows under a factor between 1 and 2, too.
+        interval: Windows between evaluations. It is a float, so that a backoff factor such as 1.5 lets it grow from 1.
         last_window: Window of the last evaluation, or None.
         evaluations: Evaluations so far.
         since_best: Evaluations since the best was promoted.

@@ -153,8 +153,8 @@ class BackoffOptimizer(BaseOptimizer):
     Args:
         param_bounds: See `BaseOptimizer`.
         perturbation_scale: First step of each hyperparameter, as a share of its range in the space's coordinates.
-            Defaults to 0.125: half a decade of a range of four. Evidence grows with the step: with 0.05 a probe takes
-            six times as long to detect the same slope.
+            Defaults to 0.125: half a decade in a range of four decades. Evidence grows with the step: with 0.05 a probe
+            takes six times as long to detect the same slope.
         max_perturbation: Largest step, once anything was learned. Defaults to 0.25. A step grows by half when a probe
             commits in the direction of the last commit. Before anything was learned, steps double up to half the range.
         min_perturbation: Smallest step. Defaults to 0.02. A step shrinks by half when a commit reverses the direction
