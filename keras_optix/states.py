@@ -1,7 +1,7 @@
-"""What a run remembers, as values that go to JSON and back: one way to save, and one way to check what is read.
+"""States are the memory of a run, as values that can be written to JSON and read back.
 
-A state is a frozen record (a `State`, or a dataclass) whose fields have constrained kinds, such as `Count`. `to_json`
-writes it, and `read_state` reads it: whatever is missing, unknown or of another kind is an error that names its place.
+A state is a frozen record (a `State`, or a dataclass) whose fields have constrained types, such as `Count`. `to_json`
+writes it, and `read_state` reads and checks it: a missing, unknown or mistyped entry is an error that names its place.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from keras_optix.errors import StateError, describe
 
 FIX = "Resume from a complete state, or start a new run."
 _LARGEST = sys.float_info.max
-_NUMBER = "__float__"  # JSON has neither infinities nor NaN: {"__float__": "inf"}
+_NUMBER = "__float__"  # JSON has no infinities and no NaN, so they are written as {"__float__": "inf"}
 _PLACE = re.compile(r"(?P<problem>.*?)(?: - at `(?:key` in `)?\$(?P<place>[^`]*)`)?", re.DOTALL)
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]")
 
-Count = Annotated[int, msgspec.Meta(ge=0)]  # what is counted from 0
-Positive = Annotated[int, msgspec.Meta(ge=1)]  # what is counted from 1
+Count = Annotated[int, msgspec.Meta(ge=0)]  # a number that counts from 0
+Positive = Annotated[int, msgspec.Meta(ge=1)]  # a number that counts from 1
 Finite = Annotated[float, msgspec.Meta(ge=-_LARGEST, le=_LARGEST)]  # neither infinite nor NaN
 NonNegative = Annotated[float, msgspec.Meta(ge=0.0, le=_LARGEST)]  # finite, and at least 0
-Unbounded = Annotated[float, msgspec.Meta(ge=0.0)]  # at least 0, maybe infinite, not NaN
-# A plain `float` is any number, also NaN: what is only logged or shown may be that.
+Unbounded = Annotated[float, msgspec.Meta(ge=0.0)]  # at least 0, possibly infinite, not NaN
+# A plain `float` may be any number, even NaN; it is used for values that are only logged or shown.
 
 _T = TypeVar("_T")
 
 
 class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A value that says all that something remembers: its fields go to JSON and back.
+    """Base class of states: immutable records of everything that an object remembers, which JSON can hold.
 
-    A subclass lists its fields with their kinds: numbers, strings, booleans, enums, tuples, dictionaries with strings
-    as keys, other states and dataclasses. A kind may be narrower than Python's, with `msgspec.Meta`. A state is never
-    changed: ``msgspec.structs.replace(state, field=value)`` makes another one.
+    A subclass lists its fields with their types: numbers, strings, booleans, enums, tuples, dictionaries with strings
+    as keys, other states and dataclasses. `msgspec.Meta` can restrict the values of a type. A state is never changed in
+    place: ``msgspec.structs.replace(state, field=value)`` makes a changed copy.
 
     Example::
 
-        class Seen(optix.tuners.State, frozen=True):  # frozen=True is for type checkers: every state is
+        class Seen(optix.tuners.State, frozen=True):  # every state is frozen; frozen=True tells type checkers
             evaluations: int = 0
             best: float | None = None
     """
 
 
 class Words(State, frozen=True):
-    """The 128-bit numbers of a generator."""
+    """The 128-bit numbers in the state of a random generator."""
 
     state: Count
     inc: Count
@@ -56,11 +56,11 @@ class Words(State, frozen=True):
     def __post_init__(self) -> None:
         for number in (self.state, self.inc):
             if number >= 2**128:
-                raise ValueError("a generator has numbers of 128 bits")
+                raise ValueError("the numbers of a generator have at most 128 bits")
 
 
 class Generator(State, frozen=True):
-    """The state of a `numpy.random.PCG64`, as ``bit_generator.state`` has it."""
+    """The state of a `numpy.random.PCG64`, with the fields of ``bit_generator.state``."""
 
     bit_generator: Literal["PCG64"]
     state: Words
@@ -69,7 +69,7 @@ class Generator(State, frozen=True):
 
     @classmethod
     def of(cls, bit_generator: Any) -> Generator:
-        """Reads out a generator.
+        """Reads the state of a generator.
 
         Args:
             bit_generator: A `numpy.random.PCG64`, such as ``numpy.random.default_rng().bit_generator``.
@@ -78,7 +78,7 @@ class Generator(State, frozen=True):
         return cls(**{**values, "state": Words(**values["state"])})
 
     def put_into(self, bit_generator: Any) -> None:
-        """Lets a generator go on from here.
+        """Sets the state of a generator, which then continues from here.
 
         Args:
             bit_generator: A `numpy.random.PCG64`.
@@ -87,39 +87,39 @@ class Generator(State, frozen=True):
 
 
 def to_json(value: Any) -> Any:
-    """A state, or something that is made of states, as JSON values: dictionaries, lists, strings, numbers and None.
+    """Converts a state, or a container of states, to JSON values: dictionaries, lists, strings, numbers and None.
 
-    NumPy's numbers become Python's. A number that JSON does not have is ``{"__float__": "inf"}``, ``"-inf"`` or
-    ``"nan"`` there.
+    NumPy numbers become Python numbers. An infinity or NaN, which JSON does not have, becomes ``{"__float__": "inf"}``
+    (or ``"-inf"`` or ``"nan"``).
 
     Args:
-        value: A state; a dataclass, a list, a dictionary of states; a value that JSON has anyway.
+        value: A state, a dataclass, a list or a dictionary of states, or a value that JSON can hold directly.
 
     Raises:
-        StateError: Something in it is of a kind that cannot be saved.
+        StateError: A part of the value has a type that cannot be saved.
     """
     try:
         plain = msgspec.to_builtins(value, enc_hook=_plain)
     except TypeError as error:
-        raise StateError(describe(f"This cannot be saved: {error}.", value=value)) from error
+        raise StateError(describe(f"The value cannot be saved: {error}.", value=value)) from error
     return _with_marks(plain)
 
 
 def read_state(kind: type[_T], values: object, what: str, fix: str = FIX, *, part: bool = False) -> _T:
-    """Reads what `to_json` returned.
+    """Reads a state from the JSON values that `to_json` returned.
 
     Args:
-        kind: What it must be: a class of states, a dataclass, or what msgspec knows beside these.
+        kind: Type of the result: a class of states, a dataclass, or another type that msgspec knows.
         values: JSON values.
-        what: What is read, for messages, such as ``"state of the scheduler"``.
-        fix: What to do if it cannot be read, one sentence.
-        part: Whether the values were a part of something that was read before, so that infinities are floats there.
+        what: Name of the state for messages, such as ``"state of the scheduler"``.
+        fix: Advice for messages, one sentence.
+        part: Whether the values are a part of a state that was read before, so that infinities are already floats.
 
     Returns:
         The state.
 
     Raises:
-        StateError: Something is missing, is unknown, or is of another kind. The message names its place.
+        StateError: An entry is missing, unknown, or has the wrong type. The message names its place.
     """
     if isinstance(kind, type) and _is_record(kind) and not isinstance(values, Mapping):
         raise StateError(describe(f"The {what} must be a mapping.", fix=fix, values=values))
@@ -134,7 +134,7 @@ def read_state(kind: type[_T], values: object, what: str, fix: str = FIX, *, par
 
 
 class _Reader:
-    """Finds out what is wrong with JSON values, and where."""
+    """Finds out which JSON values are wrong, and where they are."""
 
     def __init__(self, what: str, fix: str, *, part: bool) -> None:
         self._what = what
@@ -142,7 +142,7 @@ class _Reader:
         self._part = part
 
     def without_marks(self, values: Any, place: str) -> Any:
-        """The values, with the numbers that JSON does not have."""
+        """Returns the values with marks such as ``{"__float__": "inf"}`` replaced by their numbers."""
         if isinstance(values, Mapping):
             if len(values) == 1 and isinstance(number := values.get(_NUMBER), str) and number in ("inf", "-inf", "nan"):
                 return float(number)
@@ -154,7 +154,7 @@ class _Reader:
         return values
 
     def error_of(self, message: str, given: Any) -> StateError:
-        """What msgspec says, in the words of this library."""
+        """Converts an error message of msgspec to an error of this library."""
         found = _PLACE.fullmatch(message)
         problem, place = (message, "") if found is None else (found["problem"], found["place"] or "")
         if missing := re.fullmatch(r"Object missing required field `(.*)`", problem):
@@ -166,7 +166,7 @@ class _Reader:
         return self._wrong(place, problem[:1].lower() + problem[1:], value)
 
     def compare(self, given: Any, read: Any, place: str) -> None:
-        """Looks for entries that were made up or passed over: defaults and dataclasses let msgspec do both."""
+        """Raises for missing and unknown entries, because msgspec fills in defaults and may ignore unknown fields."""
         if isinstance(given, Mapping):
             names = _fields_of(read)
             for name in names:
@@ -198,7 +198,7 @@ class _Reader:
 
 
 def _at(values: Any, place: str) -> tuple[str, Any]:
-    """The value at a place as msgspec writes it; where it leaves out a key, the dictionary that has it."""
+    """Returns a place of msgspec and the value there; if msgspec leaves out a key, the dictionary with that key."""
     reached = ""
     for step in _STEP.finditer(place.partition("[...]")[0]):
         name, number = step.groups()
@@ -208,7 +208,7 @@ def _at(values: Any, place: str) -> tuple[str, Any]:
 
 
 def _fields_of(value: Any) -> tuple[str, ...]:
-    """Names of the fields of a record; none of what is no record."""
+    """Returns the names of the fields of a record; an empty tuple for any other value."""
     if isinstance(value, msgspec.Struct):
         return value.__struct_fields__
     return tuple(getattr(type(value), "__dataclass_fields__", ()))
@@ -219,12 +219,12 @@ def _is_record(kind: type[Any]) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A number of NumPy, or an array of one number, as Python's."""
+    """Converts a NumPy number, or an array of one number, to a Python number."""
     if getattr(value, "size", 0) == 1 and hasattr(value, "item"):
         return value.item()
     if isinstance(value, Mapping):
         return dict(value)
-    raise TypeError(f"{type(value).__name__} is no kind that JSON has")
+    raise TypeError(f"{type(value).__name__} is not a type that JSON has")
 
 
 def _with_marks(values: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What a score is, and where it comes from."""
+"""Evaluators define what a score is and where it comes from."""
 
 from __future__ import annotations
 

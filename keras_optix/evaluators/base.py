@@ -1,4 +1,4 @@
-"""How a window becomes one comparable score."""
+"""The base class of evaluators, which give each window (or epoch) one comparable score."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
 from keras_optix.reprs import OneLineRepr
 
 _WINDOW = "Write plan = optix.evaluators.WindowPlan({}), as an attribute of the class."
-_STATE = "What it remembers is a state: override `initial_state` and `observe`; the loop saves and restores it."
+_STATE = "Keep what the evaluator remembers in a state, which the loop saves: override `initial_state` and `observe`."
 _GONE = {
     "min_episodes": _WINDOW.format("min_episodes=..."),
     "in_place": _WINDOW.format("in_place=True"),
@@ -28,16 +28,16 @@ _GONE = {
 
 def _refuse_gone(cls: type[Any], name: str) -> None:
     if name in _GONE:
-        raise UnknownNameError(f"{cls.__name__} sets `{name}`, which the loop would not look at. {_GONE[name]}")
+        raise UnknownNameError(f"{cls.__name__} sets `{name}`, which the loop does not read. {_GONE[name]}")
 
 
 class Scored(NamedTuple):
-    """What an evaluator made of a window (epoch).
+    """The result of scoring a window (or an epoch).
 
     Attributes:
         metrics: The score.
-        state: The evaluator's state from now on.
-        notice: What people should be told, once, or None.
+        state: The evaluator's state after this window.
+        notice: A message that the user should see once, or None.
     """
 
     metrics: EvalMetrics
@@ -46,36 +46,36 @@ class Scored(NamedTuple):
 
 
 class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
-    """Scores windows. Subclass it and override `score`; higher must be better.
+    """Scores windows. Subclass it and override `score`; a higher score must be better.
 
-    An evaluator is a configuration that several callbacks may share. One that remembers something from window to window
-    keeps it in a state (`initial_state`, `observe`), which the loop holds for each run and saves with it.
+    An evaluator is configuration that several callbacks may share. An evaluator that remembers something from window to
+    window keeps it in a state (`initial_state`, `observe`); the loop holds one state per run and saves it with the run.
 
     Attributes:
-        plan: How the loop comes to an evaluation: a `WindowPlan` (the default: every window with a score is an
-            evaluation), an `EpisodePlan` or a `LogPlan`.
+        plan: What counts as one evaluation: a `WindowPlan` (the default: every window with a score is an evaluation),
+            an `EpisodePlan` or a `LogPlan`.
     """
 
     plan: EvaluationPlan = WindowPlan()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuses names of which the loop would know nothing.
+        """Refuses attributes and methods that the loop no longer reads.
 
         Raises:
-            UnknownNameError: The class sets one of them.
+            UnknownNameError: The class sets such a name.
         """
         super().__init_subclass__(**kwargs)
         for name in vars(cls):
             _refuse_gone(cls, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute; raises as `__init_subclass__` does."""
+        """Sets an attribute; raises the same error as `__init_subclass__`."""
         _refuse_gone(type(self), name)
         super().__setattr__(name, value)
 
     @property
     def plays_episodes(self) -> bool:
-        """Whether `score_episodes` can be used: whether the subclass overrides it."""
+        """Whether the subclass overrides `score_episodes`, so that the loop can use it."""
         return type(self).score_episodes is not BaseEvaluator.score_episodes
 
     @abc.abstractmethod
@@ -84,31 +84,31 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
 
         Args:
             window_data: The window, collected by one version of the policy.
-            train_diagnostics: What the train step that followed it logged (losses, entropy, ...).
+            train_diagnostics: The logs of the train step on this window (losses, entropy, ...).
 
         Returns:
-            The score. Give `stderr` and `episodes` where they are known: they make the loop's decisions sharper. A
-            `stderr` without `episodes` is taken as exact, one with them as estimated from so many samples. A
-            `primary_score` of None says that this window is no evidence. A number is a score whose error is not known,
-            and None no evidence.
+            The score. Set `stderr` and `episodes` if you know them: the loop then decides with fewer evaluations. A
+            `stderr` without `episodes` is taken as exact; with `episodes` it is taken as estimated from that many
+            samples. A `primary_score` of None means that this window is no evidence. A plain number may be returned
+            too: a score with unknown error. A plain None means no evidence.
         """
 
     def score_episodes(self, episodes: Sequence[EpisodeRecord]) -> EvalMetrics | None:
-        """Scores whole episodes alone, if a score needs no more than them.
+        """Scores whole episodes without a window. Override it if a score depends on nothing but the episodes.
 
-        With it, the loop can confirm a new best on an environment of its own; without it (None, the default here), it
-        pauses learning and lets the candidate act in the training environments.
+        The loop can then confirm a new best on a separate environment. If this returns None (the default), the loop
+        pauses learning and lets the candidate act in the training environments instead.
 
         Args:
-            episodes: At least one episode, all by one version of the policy.
+            episodes: At least one episode, all played by one version of the policy.
         """
         return None
 
     def episode_scores(self, episodes: Sequence[EpisodeRecord]) -> Sequence[float] | None:
-        """The score of each episode, if the score of several is the mean of theirs.
+        """Returns the score of each episode. Override it if the score of several episodes is the mean of their scores.
 
-        Policies that play on the same seeds are then compared episode by episode, which is sharper; without it (None,
-        the default here), by their scores and standard errors.
+        Policies that play on the same seeds are then compared episode by episode, which needs fewer episodes. If this
+        returns None (the default), they are compared by their scores and standard errors.
 
         Args:
             episodes: At least one episode.
@@ -116,10 +116,10 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
         return None
 
     def shown(self, score: float) -> float:
-        """The number that people are shown for a score.
+        """Returns the number that logs and messages show for a score.
 
-        By default it is the score. Where the score is the negative of something that is better lower, such as a loss or
-        a cost, return that instead.
+        By default it is the score itself. If the score is the negative of something that should be low, such as a loss
+        or a cost, return the loss or the cost.
 
         Args:
             score: A score, or a mean of scores.
@@ -129,32 +129,33 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
     # For evaluators that remember something from window to window.
 
     def initial_state(self) -> Any:
-        """The state in which a run begins, a value that is never changed in place. By default None: no memory.
+        """Returns the state at the beginning of a run, a value that is never changed in place. By default None.
 
-        A subclass of `optix.evaluators.State`, or a dataclass, is saved with the run; its types are checked on reading.
+        Use a subclass of `optix.evaluators.State` or a dataclass. It is saved with the run, and its types are checked
+        when it is read.
         """
         return None
 
     def observe(self, state: Any, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> Scored:
-        """What the loop calls for each window: the score and the state from now on. By default: `score`.
+        """Scores a window and updates the state; the loop calls it for each window. By default it calls `score`.
 
         Args:
-            state: The state so far: `initial_state`, or that of the last call.
+            state: The state so far: `initial_state`, or the state that the last call returned.
             window_data: As for `score`.
             train_diagnostics: As for `score`.
 
         Raises:
-            ArgumentError: `score` answered with something that is no score.
+            ArgumentError: `score` returned something that is not a score.
         """
         return Scored(self.measure(window_data, train_diagnostics), state)
 
     def observe_logs(self, state: Any, logs: Mapping[str, Any], unit_id: int) -> Scored:
-        """What the loop calls for each epoch, where the plan is ``LogPlan(per_epoch=True)``. By default an error.
+        """Scores an epoch; the loop calls it if the plan is ``LogPlan(per_epoch=True)``. By default it raises.
 
         Args:
             state: The state so far.
             logs: Logs of the epoch by name.
-            unit_id: Number of the epoch; for an agent, of the last window.
+            unit_id: Number of the epoch; for an agent, the number of its last window.
 
         Raises:
             ConfigurationError: This evaluator does not score epochs.
@@ -162,7 +163,7 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
         raise ConfigurationError(describe("An epoch is scored by a log.", evaluator=type(self).__name__))
 
     def plan_in(self, state: Any) -> EvaluationPlan:
-        """The plan in a state of the evaluator. By default always `plan`.
+        """Returns the plan that applies in a state of the evaluator. By default always `plan`.
 
         Args:
             state: The state.
@@ -170,7 +171,7 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
         return self.plan
 
     def plays_in(self, state: Any) -> bool:
-        """Whether `score_episodes` can be used in a state of the evaluator. By default: `plays_episodes`.
+        """Returns whether `score_episodes` can be used in a state of the evaluator. By default `plays_episodes`.
 
         Args:
             state: The state.
@@ -178,54 +179,54 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
         return self.plays_episodes
 
     def finish(self, state: Any) -> Any:
-        """The run ends: warn of what the user should know. By default there is nothing.
+        """Warns at the end of a run of anything that the user should know. By default it does nothing.
 
         Args:
             state: The state.
 
         Returns:
-            The state after it.
+            The state after the warning.
         """
         return state
 
     # What the loop calls.
 
     def measure(self, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
-        """What `score` answers, which may be a number as well, as `EvalMetrics`.
+        """Calls `score` and converts its answer, which may be a plain number, to `EvalMetrics`.
 
         Args:
             window_data: As for `score`.
             train_diagnostics: As for `score`.
 
         Raises:
-            ArgumentError: `score` answered with something else.
+            ArgumentError: `score` returned something that is not a score.
         """
         answer = self.score(window_data, train_diagnostics)
         return as_metrics(answer, f"{type(self).__name__}.score", window_data.window_id)
 
     def measure_episodes(self, episodes: Sequence[EpisodeRecord]) -> EvalMetrics | None:
-        """What `score_episodes` answers, which may be a number as well, as `EvalMetrics`.
+        """Calls `score_episodes` and converts its answer, which may be a plain number, to `EvalMetrics`.
 
         Args:
             episodes: As for `score_episodes`.
 
         Raises:
-            ArgumentError: `score_episodes` answered with something else.
+            ArgumentError: `score_episodes` returned something that is not a score.
         """
         answer = self.score_episodes(episodes)
         return None if answer is None else as_metrics(answer, f"{type(self).__name__}.score_episodes", 0)
 
 
 def as_metrics(answer: Any, answered: str, window_id: int) -> EvalMetrics:
-    """What an evaluator answered, as metrics.
+    """Converts the answer of an evaluator to metrics.
 
     Args:
-        answer: `EvalMetrics`; or a number (an array without axes, too), whose error is not known; or None.
-        answered: Who answered, for the message.
+        answer: `EvalMetrics`; or a number (or an array without axes), whose error is then unknown; or None.
+        answered: Name of the method that answered, for the message.
         window_id: Number of the window.
 
     Raises:
-        ArgumentError: It is something else.
+        ArgumentError: `answer` is anything else.
     """
     if isinstance(answer, EvalMetrics):
         return answer
@@ -234,7 +235,7 @@ def as_metrics(answer: Any, answered: str, window_id: int) -> EvalMetrics:
     number = isinstance(answer, numbers.Real) or getattr(answer, "shape", None) == ()
     if isinstance(answer, bool) or not number:
         raise ArgumentError(
-            f"{answered} must return an EvalMetrics, a number (higher is better), or None where there is no evidence. "
+            f"{answered} must return an EvalMetrics, a number (higher is better), or None if there is no evidence. "
             f"Received: {with_kind(answer)}."
         )
     return EvalMetrics(float(answer), window_id=window_id)

@@ -1,7 +1,7 @@
-"""What the loop decides on: a score, and which weights earned it when.
+"""An evaluation is what the loop decides on: a score, and which weights earned it when.
 
-Inside the loop a score is an `Estimate`. What evaluators answer and what snapshots keep is an `EvalMetrics`, in which a
-standard error that is not known is None; these two are made of each other here and nowhere else.
+Inside the loop a score is an `Estimate`. Evaluators return and snapshots keep `EvalMetrics`, in which an unknown
+standard error is None. Only this module converts between the two.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ class Evaluation:
 
     Attributes:
         score: Mean, standard error (`math.inf` if unknown) and number of samples.
-        window_id: The (last) window that it was collected in.
+        window_id: The (last) window in which the score was collected.
         policy_version: Version of the weights that acted in that window.
         env_steps: Environment steps of the run until then.
         lag: How many windows of training the weights that earned the score are behind `window_id`, on average: 1 for
-            those that collected that window, 0 for an epoch that was scored at its end.
-        counts_towards_plateau: It does not while a tuner experiments.
-        monitored: Whether a lower score is a degradation. Of an experiment's weights it is not.
-        scores_are_deterministic: Whether the same weights would get the same score again, as from a validation set:
-            then two of them are compared without error, although the scores of a run are noisy.
+            the weights that collected that window, 0 for an epoch that was scored when it ended.
+        counts_towards_plateau: False while a tuner runs an experiment.
+        monitored: Whether a lower score counts as a degradation. False while a tuner tests weights that may be worse on
+            purpose.
+        scores_are_deterministic: Whether the same weights would get exactly the same score again, as on a validation
+            set. Two such scores are compared without error, although the scores of a run are noisy.
     """
 
     score: Estimate
@@ -41,13 +42,13 @@ class Evaluation:
 
 
 def estimate_of(metrics: EvalMetrics) -> Estimate | None:
-    """The score in the answer of an evaluator.
+    """Returns the score in the metrics of an evaluator as an estimate.
 
     Args:
-        metrics: The answer.
+        metrics: The metrics that the evaluator returned.
 
     Returns:
-        The score; None where the answer is no evidence: there is no score, or it is not finite (0 / 0).
+        The score; None if the metrics are no evidence: there is no score, or it is not finite (0 / 0).
     """
     if metrics.primary_score is None or not math.isfinite(metrics.primary_score):
         return None
@@ -56,12 +57,12 @@ def estimate_of(metrics: EvalMetrics) -> Estimate | None:
 
 
 def metrics_of(score: Estimate, window_id: int = 0, *, of_episodes: bool = True) -> EvalMetrics:
-    """A score as people and snapshots get it.
+    """Returns a score in the form that users and snapshots get.
 
     Args:
         score: The score.
-        window_id: Number of the window that it belongs to.
-        of_episodes: Whether `n` counts episodes, and not windows.
+        window_id: Number of the window that the score belongs to.
+        of_episodes: Whether `n` counts episodes. Otherwise it counts windows.
     """
     stderr = score.stderr if math.isfinite(score.stderr) else None
     return EvalMetrics(score.mean, window_id=window_id, stderr=stderr, episodes=score.n if of_episodes else None)

@@ -1,4 +1,4 @@
-"""A function as an evaluator."""
+"""Turns a function into an evaluator."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ EvaluatorFunction = Callable[..., "EvalMetrics | float | None"]
 
 
 class FunctionEvaluator(BaseEvaluator):
-    """Scores each window with a function: what ``OptixCallback(evaluator=function)`` makes of it.
+    """Scores each window with a function. ``OptixCallback(evaluator=function)`` wraps its function in this class.
 
     Args:
-        function: Of the window (an `WindowData`), or of the window and what its train step logged. It returns a
-            number, higher is better, an `EvalMetrics`, or None for a window that is no evidence.
+        function: A function of the window (a `WindowData`), or of the window and the logs of its train step. It returns
+            a number (higher is better), an `EvalMetrics`, or None for a window that is no evidence.
 
     Raises:
-        ArgumentError: It takes another number of arguments.
+        ArgumentError: The function takes neither one nor two arguments.
     """
 
     def __init__(self, function: EvaluatorFunction) -> None:
@@ -38,7 +38,7 @@ class FunctionEvaluator(BaseEvaluator):
 
 
 def _arguments_of(function: EvaluatorFunction) -> int:
-    """How many of window and logs a function takes, 1 or 2."""
+    """Returns whether a function takes the window (1) or the window and the logs (2)."""
     try:
         signature = inspect.signature(function)
     except ValueError:  # a function written in C

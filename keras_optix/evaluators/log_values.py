@@ -1,4 +1,4 @@
-"""What the logs of Keras hold: mostly numbers, but metrics and callbacks put all kinds of objects there."""
+"""Reads numbers from the logs of Keras. Most logs are numbers, but metrics and callbacks may add any object."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _NUMERIC_KINDS = "fiub"
 
 
 def number_in(value: Any) -> float | None:
-    """The one real number that a log is, NaN and infinities included; None if it is anything else.
+    """Returns the value of a log as a float, NaN and infinities included; None if it is not one real number.
 
-    Python and NumPy numbers, bools, and arrays and tensors of exactly one element (whatever their shape) are numbers.
-    Strings never are, even if they could be read as one.
+    Python and NumPy numbers, bools, and arrays and tensors of exactly one element (of any shape) are numbers. A string
+    never is, even if it could be parsed as a number.
     """
     if isinstance(value, numbers.Real):
         try:
@@ -28,20 +28,20 @@ def number_in(value: Any) -> float | None:
 
 
 def is_finite_log(value: Any) -> bool:
-    """Whether all numbers in a log are finite. What holds no numbers is: there is nothing that could be wrong."""
+    """Returns whether all numbers in a log are finite. True for a log without numbers."""
     number = number_in(value)
     array = _array(value) if number is None else np.asarray(number)
     return array is None or bool(np.isfinite(array).all())
 
 
 def numbers_in(logs: Mapping[str, Any]) -> dict[str, float]:
-    """The logs that are one number, by name."""
+    """Returns the logs that are one number, by name."""
     found = {name: number_in(value) for name, value in logs.items()}
     return {name: number for name, number in found.items() if number is not None}
 
 
 def kind_of(value: Any) -> str:
-    """What a log is that is no single number, in words: ``"an array of shape (3,)"``, ``"a str"``, ``"None"``."""
+    """Describes a log that is not one number: ``"an array of shape (3,)"``, ``"a str"``, ``"None"``."""
     if value is None:
         return "None"
     array = _array(value)
@@ -51,18 +51,18 @@ def kind_of(value: Any) -> str:
 
 
 def _array(value: Any) -> np.ndarray | None:
-    """The real numbers of an array, a tensor or a list of numbers as float64, or None for what is none of these."""
+    """Returns an array, a tensor or a list of numbers as a float64 array, and None for any other object."""
     if value is None or isinstance(value, str | bytes | Mapping | complex):
         return None
     try:
-        # NumPy reads PyTorch's tensors neither with a gradient nor from a GPU, and TensorFlow's not in bfloat16.
+        # NumPy cannot read PyTorch tensors that have a gradient or are on a GPU, nor TensorFlow tensors in bfloat16.
         if hasattr(value, "detach"):
             value = value.detach().cpu().double()
         elif hasattr(value, "numpy"):
             value = value.numpy()
         array = np.asarray(value)
-        # bfloat16 and its like are numbers to NumPy only after a conversion.
+        # NumPy treats bfloat16 and similar types as numbers only after a conversion.
         known = array.dtype.kind in _NUMERIC_KINDS or (hasattr(value, "dtype") and array.dtype.kind == "V")
         return array.astype(np.float64) if known else None
-    except Exception:  # anything may be in the logs, and no log is worth the end of a run
+    except Exception:  # logs may hold any object, and an unreadable one must not end the run
         return None

@@ -1,4 +1,4 @@
-"""A log as a score: what a Keras callback calls `monitor`."""
+"""Uses a log of `fit` as the score, like the `monitor` argument of Keras callbacks."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from keras_optix.validation import check_choice, check_name
 _VALIDATION = "val_"
 _WARNED = "warned"
 _PATIENCE = 10  # epochs without validation before a warning
-_EPISODE_LOGS = ("episode_return", "episode_length")  # NaN until the first episode ended
-# The last word of a log's name says which way is better.
+_EPISODE_LOGS = ("episode_return", "episode_length")  # NaN until the first episode has ended
+# The last word of a log's name tells whether higher or lower is better.
 _HIGHER = {"acc", "accuracy", "auc", "precision", "recall", "f1", "score", "return", "reward", "iou", "length"}
 _LOWER = {
     "loss",
@@ -41,12 +41,12 @@ _LOWER = {
 
 
 class MonitorState(State, frozen=True):
-    """What a `MonitorEvaluator` remembers.
+    """The memory of a `MonitorEvaluator`.
 
     Attributes:
-        seen: Whether the log has been there in this run.
-        unvalidated: Epochs without validation.
-        said: Kinds of trouble that people were told of.
+        seen: Whether the log has appeared in this run.
+        unvalidated: Epochs without validation so far.
+        said: Kinds of problems that the user was already told about.
     """
 
     seen: bool = False
@@ -55,26 +55,27 @@ class MonitorState(State, frozen=True):
 
 
 class MonitorEvaluator(BaseEvaluator):
-    """Scores by a log of `fit`: of each window, or of each epoch for the logs of validation.
+    """Takes a log of `fit` as the score: a log of each window, or a log of each epoch if it comes from validation.
 
-    The score is higher for what is better: with mode ``"min"`` it is the log with its sign changed. It has no standard
-    error, so the loop estimates its noise from the history of scores.
+    A higher score is always better: with mode ``"min"`` the score is the negative of the log. It has no standard error,
+    so the loop estimates the noise from the history of scores.
 
     A window or an epoch whose log is not one finite number is no evidence: NaN (an F1 score of 0 / 0), an infinity, a
-    vector with one value per class, a string, or a log that is only there every few epochs. Nothing is scored, tuned or
-    undone because of it, and it is said once for each kind. An array of one element counts as its number.
+    vector with one value per class, a string, or a log that appears only every few epochs. Nothing is scored, tuned or
+    undone because of it, and a notice says so once for each kind. An array of one element counts as a number.
 
     Args:
         monitor: Name of the log, such as ``"val_loss"``, ``"accuracy"`` or ``"episode_return"``.
-        mode: ``"max"`` if higher is better, ``"min"`` if lower is. Defaults to ``"auto"``: by the last word of the
-            name, such as accuracy, auc, score, return and reward (higher) or loss, error, mse, kl and perplexity
-            (lower).
+        mode: ``"max"`` if higher is better, ``"min"`` if lower is better. Defaults to ``"auto"``, which decides by the
+            last word of the name, such as accuracy, auc, score, return and reward (higher) or loss, error, mse, kl and
+            perplexity (lower).
 
     Attributes:
-        plan: Says whether the log is one of validation (``"val_..."``), which an epoch has and a window has not.
+        plan: A `LogPlan` that says whether the log comes from validation (``"val_..."``) and so belongs to an epoch,
+            not to a window.
 
     Raises:
-        ConfigurationError: `monitor` is no name, `mode` is none of the three, or ``"auto"`` cannot tell.
+        ConfigurationError: `monitor` is not a name, `mode` is not one of the three, or ``"auto"`` cannot decide.
     """
 
     plan: LogPlan
@@ -82,7 +83,7 @@ class MonitorEvaluator(BaseEvaluator):
     def __init__(self, monitor: str, mode: Literal["auto", "min", "max"] = "auto") -> None:
         fix = 'Such as monitor="val_loss".'
         if isinstance(monitor, list | tuple):
-            fix = "One log is scored; score several with an evaluator of your own."
+            fix = "One log is scored. To combine several logs, write a subclass of `BaseEvaluator`."
         monitor = check_name("monitor", monitor, "the name of a log", fix=fix)
         check_choice("mode", mode, ("auto", "min", "max"))
         self.monitor = monitor
@@ -91,7 +92,7 @@ class MonitorEvaluator(BaseEvaluator):
         self.plan = LogPlan(per_epoch=monitor.startswith(_VALIDATION))
 
     def shown(self, score: float) -> float:
-        """See `BaseEvaluator.shown`: the log itself."""
+        """See `BaseEvaluator.shown`. Returns the log itself."""
         return score * self._sign
 
     def initial_state(self) -> MonitorState:
@@ -99,7 +100,7 @@ class MonitorEvaluator(BaseEvaluator):
         return MonitorState()
 
     def observe(self, state: MonitorState, window_data: WindowData, train_diagnostics: Mapping[str, Any]) -> Scored:
-        """See `BaseEvaluator.observe`. Where epochs are scored, a window is no evidence.
+        """See `BaseEvaluator.observe`. If epochs are scored, a window is no evidence.
 
         Raises:
             ConfigurationError: There is no such log.
@@ -109,7 +110,7 @@ class MonitorEvaluator(BaseEvaluator):
         return self.observe_logs(state, train_diagnostics, window_data.window_id)
 
     def score(self, window_data: WindowData, train_diagnostics: Mapping[str, Any]) -> EvalMetrics:
-        """See `BaseEvaluator.score`: the score of a window as if it were the first of a run.
+        """See `BaseEvaluator.score`. Scores the window as if it were the first of a run.
 
         Raises:
             ConfigurationError: There is no such log.
@@ -120,16 +121,17 @@ class MonitorEvaluator(BaseEvaluator):
         """Scores the logs of a window or an epoch.
 
         Args:
-            state: What is remembered so far.
+            state: The state so far.
             logs: The logs.
             unit_id: Number of the window or the epoch.
 
         Returns:
-            The score; none where the log is not one finite number, or is missing after it has been there before.
+            The score and the state. The score is None if the log is not one finite number, or is missing although it
+            appeared earlier.
 
         Raises:
-            ConfigurationError: There is no such log. Validation that did not run in an epoch (``validation_freq=2``) is
-                no reason: then none of its logs is there.
+            ConfigurationError: There is no such log. This is not raised for an epoch without validation
+                (``validation_freq=2``), because then all logs of validation are missing.
         """
         if self.monitor not in logs:
             return self._without_log(state, logs, unit_id)
@@ -138,7 +140,7 @@ class MonitorEvaluator(BaseEvaluator):
         if value is None:
             return self._no_number(state, logs[self.monitor], nothing)
         if not math.isfinite(value):
-            # The logs of episodes are NaN until the first one has ended, which is nobody's fault.
+            # The logs of episodes are NaN until the first episode has ended, which is no problem to report.
             if not math.isnan(value) or self.monitor.removeprefix(_VALIDATION) not in _EPISODE_LOGS:
                 what = f"{self.monitor!r} was {value} in the logs of number {unit_id}"
                 return Scored(nothing, *_say_once(state, "not finite", what))
@@ -146,19 +148,19 @@ class MonitorEvaluator(BaseEvaluator):
         return Scored(EvalMetrics(self._sign * value, {self.monitor: value}, unit_id), state)
 
     def finish(self, state: MonitorState) -> MonitorState:
-        """Warns if validation never ran, once: ``validation_freq`` may have it begin late, but then it must begin.
+        """Warns once if validation never ran. ``validation_freq`` may let it begin late, but it must begin.
 
         Args:
-            state: What is remembered.
+            state: The state so far.
 
         Returns:
-            The state after it.
+            The state after the warning.
         """
         if state.seen or not state.unvalidated or _WARNED in state.said:
             return state
         warnings.warn(
-            f"There was no {self.monitor!r} in the logs of {state.unvalidated} epochs: nothing is scored until "
-            "validation runs. Give `fit` its `validation_data`, or monitor another log.",
+            f"There was no {self.monitor!r} in the logs of {state.unvalidated} epochs. Nothing is scored until "
+            "validation runs. Pass `validation_data` to `fit`, or monitor another log.",
             stacklevel=2,
         )
         return replace(state, said=(*state.said, _WARNED))
@@ -178,29 +180,29 @@ class MonitorEvaluator(BaseEvaluator):
         return Scored(nothing, self.finish(state) if state.unvalidated >= _PATIENCE else state, notice)
 
     def _no_number(self, state: MonitorState, value: Any, nothing: EvalMetrics) -> Scored:
-        """Warns, too: what is no number once will hardly ever be one."""
+        """Scores nothing and warns: a log that is not one number now will hardly ever be one."""
         kind = kind_of(value)
         if kind in state.said:
             return Scored(nothing, state)
         warnings.warn(
-            f"The monitored log {self.monitor!r} is {kind} and not one number, so it scores nothing. Monitor another "
-            "log, choose a metric of one number (such as F1Score(average='macro')), or put one into the logs in a "
-            "callback that stands before OptixCallback.",
+            f"The monitored log {self.monitor!r} is {kind} and not one number, so nothing is scored. Monitor another "
+            "log, choose a metric that is one number (such as F1Score(average='macro')), or add a number to the logs "
+            "in a callback that comes before OptixCallback.",
             stacklevel=2,
         )
         return Scored(nothing, *_say_once(state, kind, f"{self.monitor!r} is {kind} and not one number"))
 
 
 def _say_once(state: MonitorState, trouble: str, what: str) -> tuple[MonitorState, str | None]:
-    """The state after a trouble, and what people are told of it if it is the first of its kind."""
+    """Returns the state after a problem, and a notice for the user if the problem is the first of its kind."""
     if trouble in state.said:
         return state, None
-    told = f"{what}: it is no evidence, and nothing is done about it (this is said once)"
+    told = f"{what}: this is no evidence, and the loop ignores it (this notice appears once)"
     return replace(state, said=(*state.said, trouble)), told
 
 
 def _infer_mode(monitor: str) -> str:
-    """Which way is better, by the last word of the name.
+    """Decides by the last word of the name whether higher or lower is better.
 
     Raises:
         ConfigurationError: The name does not tell.
@@ -215,7 +217,7 @@ def _infer_mode(monitor: str) -> str:
         return "min"
     raise ConfigurationError(
         describe(
-            "The name of this log does not tell which way is better.",
+            "The name of this log does not tell whether higher or lower is better.",
             fix='Give `mode="max"` if higher is better, `mode="min"` if lower is.',
             monitor=monitor,
         )
@@ -223,12 +225,12 @@ def _infer_mode(monitor: str) -> str:
 
 
 def _no_such_log(monitor: str, logs: Mapping[str, Any]) -> str:
-    """The message for a log that does not exist; the names most like it come first."""
+    """Builds the message for a log that does not exist, with the most similar names first."""
     likeness = {name: difflib.SequenceMatcher(None, monitor, name).ratio() for name in sorted(logs)}
     names = sorted(likeness, key=lambda name: -likeness[name])
     fix = f"Monitor one of these: {', '.join(names)}." if names else "There are no logs at all: compile with a loss."
     fix += (
-        " If another callback adds it, that must stand before OptixCallback; in epochs in which it has no value it can "
+        " If another callback adds the log, put that callback before OptixCallback. In epochs without a value it can "
         "add NaN."
     )
     return describe("There is no such log.", fix=fix, monitor=monitor)

@@ -1,6 +1,7 @@
-"""How the loop comes to an evaluation: from windows of training, from episodes beside it, or from the logs of `fit`.
+"""Plans define what one evaluation consists of: training windows, separate episodes, or the logs of `fit`.
 
-An evaluator says it once, as its `plan`; what follows for pooling, confirming and comparing is answered here.
+An evaluator states this once, in its `plan`. The properties of a plan tell the loop how to pool, confirm and compare
+scores.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from keras_optix.validation import check_bool, check_int
 
 
 class EvaluationPlan:
-    """How the loop comes to an evaluation. It is one of `WindowPlan`, `EpisodePlan` and `LogPlan`."""
+    """Defines what the loop evaluates. A plan is a `WindowPlan`, an `EpisodePlan` or a `LogPlan`."""
 
     @property
     def episodes_needed(self) -> int:
-        """Episodes that an evaluation needs; 0 where every window (epoch) with a score is an evaluation."""
+        """Episodes that an evaluation needs; 0 if every window (epoch) with a score is an evaluation."""
         return 0
 
     @property
@@ -25,12 +26,12 @@ class EvaluationPlan:
 
     @property
     def may_play(self) -> bool:
-        """Whether the loop may play episodes beside training, in environments of its own."""
+        """Whether the loop may play episodes outside training, in environments that it makes for this."""
         return True
 
     @property
     def must_play(self) -> bool:
-        """Whether every evaluation is played beside training, so that a run without other environments is an error."""
+        """Whether every evaluation is played outside training, so that a run without other environments is an error."""
         return False
 
     @property
@@ -40,31 +41,31 @@ class EvaluationPlan:
 
     @property
     def per_epoch(self) -> bool:
-        """Whether epochs are scored at their ends, and not windows."""
+        """Whether epochs are scored when they end, instead of windows."""
         return False
 
     @property
     def comparable(self) -> bool:
-        """Whether episodes beside training should earn what the windows of training earn, for the same weights."""
+        """Whether the same weights should earn the same score in separate episodes as in the training windows."""
         return False
 
 
 @dataclass(frozen=True)
 class WindowPlan(EvaluationPlan):
-    """The windows of training are scored.
+    """The loop scores the training windows.
 
-    A new best is confirmed with episodes beside training where the evaluator can score single episodes
-    (`BaseEvaluator.score_episodes`) and environments can be made. Elsewhere learning pauses while the candidate acts in
-    the training environments.
+    If the evaluator can score single episodes (`BaseEvaluator.score_episodes`) and a second environment can be made, a
+    new best is confirmed by episodes played there. Otherwise learning pauses while the candidate acts in the training
+    environments.
 
     Attributes:
-        min_episodes: Windows are pooled until so many episodes ended in them, at least 0. Defaults to 0: every window
-            with a score is an evaluation.
-        in_place: Weights are only ever evaluated in the training environments: for an environment that exists once, of
-            which a copy would say nothing. Defaults to False.
+        min_episodes: Windows are pooled until this many episodes have ended in them, at least 0. Defaults to 0: every
+            window with a score is an evaluation.
+        in_place: Evaluate only in the training environments, with learning paused. Use it if a second copy of the
+            environment would be in another state, like a live feed. Defaults to False.
 
     Raises:
-        ConfigurationError: A value is of another kind or negative.
+        ConfigurationError: A value has the wrong type or is negative.
     """
 
     min_episodes: int = 0
@@ -92,7 +93,7 @@ class WindowPlan(EvaluationPlan):
 
 @dataclass(frozen=True)
 class EpisodePlan(EvaluationPlan):
-    """Episodes that the loop plays beside training are scored, and windows are not.
+    """The loop plays episodes outside training and scores these; it does not score windows.
 
     Attributes:
         episodes: Episodes in one evaluation, at least 1.
@@ -100,7 +101,7 @@ class EpisodePlan(EvaluationPlan):
         deterministic: Take the most likely actions (default) instead of sampling them as in training.
 
     Raises:
-        ConfigurationError: A value is of another kind or too small.
+        ConfigurationError: A value has the wrong type or is too small.
     """
 
     episodes: int
@@ -125,13 +126,14 @@ class EpisodePlan(EvaluationPlan):
 
 @dataclass(frozen=True)
 class LogPlan(EvaluationPlan):
-    """A log of `fit` is the score. The same weights never give the same log a second time, so nothing is confirmed.
+    """A log of `fit` is the score. A log cannot be measured again for the same weights, so no best is confirmed.
 
     Attributes:
-        per_epoch: The log is one of an epoch, such as those of validation. Defaults to False: one of a window.
+        per_epoch: Whether the log belongs to an epoch, like the logs of validation. Defaults to False: the log belongs
+            to a window.
 
     Raises:
-        ConfigurationError: `per_epoch` is no bool.
+        ConfigurationError: `per_epoch` is not a bool.
     """
 
     per_epoch: bool = False

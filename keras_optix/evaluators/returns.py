@@ -1,4 +1,4 @@
-"""Evaluators of returns: those of the episodes of training, and those of the most likely actions."""
+"""Evaluators that score returns: of the training episodes, or of episodes played with the most likely actions."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from keras_optix.validation import check_bool, check_int
 
 
 class Measure(enum.Enum):
-    """What a `ReturnEvaluator` scores, once it has decided."""
+    """The quantity that a `ReturnEvaluator` scores, once it has decided."""
 
     RETURN = "return"
     RATE = "rate"
 
 
 class ReturnState(State, frozen=True):
-    """What a `ReturnEvaluator` remembers.
+    """The memory of a `ReturnEvaluator`.
 
     Attributes:
-        measure: What is scored; None: not decided yet.
-        steps: Steps of each environment until that was decided.
+        measure: The quantity that is scored; None until it is decided.
+        steps: Steps of each environment up to that decision.
     """
 
     measure: Measure | None = None
@@ -38,20 +38,21 @@ class ReturnState(State, frozen=True):
 class ReturnEvaluator(BaseEvaluator):
     """Scores a window by the mean undiscounted return of the episodes that ended in it.
 
-    A window in which no episode ended is no evidence. The loop pools windows until `min_episodes` ended.
+    A window in which no episode ended is no evidence. The loop pools windows until `min_episodes` have ended.
 
-    Where episodes do not end, the score is the reward rate: the mean reward per environment step of a window. Which of
-    the two is decided once per run: the return as soon as one episode ended; the rate if none has ended in the first
-    `rate_after` steps of each environment. Episodes that end later do not change that, for a return and a rate cannot
+    If episodes do not end, the score is the reward rate: the mean reward per environment step of a window. The choice
+    is made once per run: the return as soon as one episode has ended; the rate if none has ended in the first
+    `rate_after` steps of each environment. Episodes that end later do not change it, because a return and a rate cannot
     be compared.
 
     Args:
         min_episodes: Episodes in one evaluation, at least 2 (one episode has no standard error). Defaults to 10. While
             the reward rate is scored, every window is an evaluation.
-        rate_after: Steps of each environment (time steps, not times the number of environments) without an end of an
-            episode until the reward rate is scored, at least 1. Defaults to 10,000. If the episodes of an environment
-            can be longer, choose more than its longest: an episode that takes 50,000 steps needs 50,001.
-        in_place: Evaluate only in the training environments: of one that cannot be copied. Defaults to False.
+        rate_after: If no episode has ended after this many steps of each environment, the reward rate is scored, at
+            least 1. These are time steps, not multiplied by the number of environments. Defaults to 10,000. If episodes
+            can be longer, choose more than the longest: an episode that takes 50,000 steps needs 50,001.
+        in_place: Evaluate only in the training environments, with learning paused. Use it for an environment that
+            cannot be copied. Defaults to False.
 
     Raises:
         ConfigurationError: An argument is not an integer or too small.
@@ -70,11 +71,11 @@ class ReturnEvaluator(BaseEvaluator):
         return ReturnState()
 
     def plan_in(self, state: ReturnState) -> EvaluationPlan:
-        """See `BaseEvaluator.plan_in`. Where the reward rate is scored, every window is an evaluation."""
+        """See `BaseEvaluator.plan_in`. While the reward rate is scored, every window is an evaluation."""
         return replace(self.plan, min_episodes=0) if state.measure is Measure.RATE else self.plan
 
     def plays_in(self, state: ReturnState) -> bool:
-        """See `BaseEvaluator.plays_in`. Not where the reward rate is scored."""
+        """See `BaseEvaluator.plays_in`. False while the reward rate is scored."""
         return state.measure is not Measure.RATE
 
     def observe(self, state: ReturnState, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> Scored:
@@ -91,7 +92,7 @@ class ReturnEvaluator(BaseEvaluator):
         return Scored(metrics, state, notice)
 
     def score(self, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
-        """See `BaseEvaluator.score`: the score of a window as if it were the first of a run."""
+        """See `BaseEvaluator.score`. Scores the window as if it were the first of a run."""
         return self.observe(self.initial_state(), window_data, train_diagnostics).metrics
 
     def score_episodes(self, episodes: Sequence[EpisodeRecord]) -> EvalMetrics:
@@ -103,7 +104,7 @@ class ReturnEvaluator(BaseEvaluator):
         return [episode.total_reward for episode in episodes]
 
     def _decide(self, state: ReturnState, window_data: WindowData) -> tuple[ReturnState, str | None]:
-        """Decides what is measured, if this window tells; with what people should be told."""
+        """Decides what is scored, if this window allows a decision; also returns the notice for the user."""
         steps = state.steps + window_data.length / window_data.valid.shape[1]
         if window_data.episodes:
             return ReturnState(Measure.RETURN, steps), None
@@ -111,21 +112,21 @@ class ReturnEvaluator(BaseEvaluator):
             return ReturnState(None, steps), None
         notice = (
             f"No episode ended in {steps:,.0f} steps of each environment, so the mean reward per step is the score "
-            "from now on; if episodes are longer than that, set ReturnEvaluator(rate_after=...)."
+            "from now on. If episodes are longer than that, set ReturnEvaluator(rate_after=...)."
         )
         return ReturnState(Measure.RATE, steps), notice
 
 
 class GreedyEvaluator(BaseEvaluator):
-    """Scores the most likely actions: the loop plays whole episodes with them, on an environment of its own.
+    """Scores the policy when it takes the most likely actions: the loop plays whole episodes in another environment.
 
-    Training windows are not looked at. That costs environment steps beside those of training, and measures what
-    `evaluate_policy` measures.
+    Training windows are not scored. The episodes cost environment steps in addition to training, and measure the same
+    as `evaluate_policy`.
 
     Args:
         episodes: Episodes in one evaluation, at least 2 (one episode has no standard error). Defaults to 20.
         every: Windows from one evaluation to the next, at least 1. Defaults to 10. While COOLING, the scheduler's
-            interval, which counts windows too, can make it more.
+            interval, which counts windows too, can be longer.
 
     Raises:
         ConfigurationError: An argument is not an integer or too small.
@@ -139,7 +140,7 @@ class GreedyEvaluator(BaseEvaluator):
         self.plan = EpisodePlan(self._episodes, self._every)
 
     def score(self, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
-        """See `BaseEvaluator.score`. A window is no evidence: its actions were sampled."""
+        """See `BaseEvaluator.score`. A window is no evidence, because its actions were sampled."""
         return EvalMetrics(None, {}, window_data.window_id, episodes=0)
 
     def score_episodes(self, episodes: Sequence[EpisodeRecord]) -> EvalMetrics:
@@ -152,7 +153,7 @@ class GreedyEvaluator(BaseEvaluator):
 
 
 def _mean_return(episodes: Sequence[EpisodeRecord]) -> EvalMetrics:
-    """The mean return of episodes, with its standard error."""
+    """Returns the mean return of episodes, with its standard error."""
     returns = np.array([episode.total_reward for episode in episodes], np.float64)
     lengths = np.array([episode.length for episode in episodes], np.int64)
     estimate = estimate_from_samples(returns)
@@ -172,9 +173,10 @@ def _mean_return(episodes: Sequence[EpisodeRecord]) -> EvalMetrics:
 
 
 def _reward_rate(window_data: WindowData) -> EvalMetrics:
-    """The mean reward per environment step of a window.
+    """Returns the mean reward per environment step of a window.
 
-    Without a standard error: successive steps depend on each other, so their spread says little about the mean's.
+    It has no standard error: successive steps depend on each other, so their spread says little about the error of
+    their mean.
     """
     if window_data.length == 0:
         return EvalMetrics(None, {}, window_data.window_id)

@@ -11,13 +11,13 @@ from keras_optix.statistics.estimates import Estimate, pool
 
 
 class PoolState(State, frozen=True):
-    """What a `ScorePool` has gathered.
+    """The scores that a `ScorePool` has gathered.
 
     Attributes:
         estimate: The pooled score; None while the pool is empty.
         skip_until: Windows up to this number are ignored.
         total: Sum of the numbers of the pooled windows.
-        count: How many windows were pooled.
+        count: Number of pooled windows.
     """
 
     estimate: Estimate | None = None
@@ -29,15 +29,15 @@ class PoolState(State, frozen=True):
 class ScorePool:
     """Gathers the scores of windows until they make an evaluation.
 
-    Windows that were collected by weights which a changed hyperparameter has not trained yet say nothing about it:
-    `drop_until` empties the pool and skips them.
+    When a hyperparameter changes, windows that were collected by weights from before the change say nothing about it.
+    `drop_until` empties the pool and skips such windows.
 
     Args:
-        min_episodes: Episodes that an evaluation needs; 0 where every scored window is an evaluation. The attribute may
-            be set at any time.
+        min_episodes: Episodes that an evaluation needs; 0 if every scored window is an evaluation. The attribute may be
+            set at any time.
 
     Attributes:
-        state: What was gathered.
+        state: The scores gathered so far.
     """
 
     def __init__(self, min_episodes: int = 0) -> None:
@@ -55,7 +55,7 @@ class ScorePool:
         return self.state.skip_until
 
     def add(self, metrics: EvalMetrics, window_id: int) -> None:
-        """Adds the score of a window; one without evidence adds nothing."""
+        """Adds the score of a window. A window without evidence adds nothing."""
         estimate, state = estimate_of(metrics), self.state
         if estimate is None or window_id <= state.skip_until:
             return
@@ -75,14 +75,14 @@ class ScorePool:
         return self.estimate is not None and self.estimate.n >= max(self.min_episodes, 1)
 
     def take(self, *, window_id: int, policy_version: int, env_steps: int, at_end: bool = False) -> Evaluation:
-        """Returns what was pooled as an evaluation and empties the pool.
+        """Returns the pooled score as an evaluation and empties the pool.
 
         Args:
             window_id: The last window.
             policy_version: Version of the weights that acted in it.
             env_steps: Environment steps of the run.
-            at_end: The scores belong to the weights that the windows (epochs) ended with, not to those that they began
-                with.
+            at_end: Whether the scores belong to the weights at the end of the windows (epochs). Otherwise they belong
+                to the weights at the beginning.
 
         Raises:
             ValueError: The pool is empty.

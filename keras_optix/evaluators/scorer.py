@@ -1,4 +1,4 @@
-"""An evaluator in one run: the configuration, which callbacks may share, with the state of the run."""
+"""A scorer combines an evaluator, which callbacks may share, with the evaluator's state in one run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _FIX = "Resume with the evaluator that the run began with, or start a new run."
 
 
 class ScorerState(State, frozen=True):
-    """What a `Scorer` knows of a run.
+    """The saved state of a `Scorer`.
 
     Attributes:
-        state: What the evaluator remembers, of a kind that it knows.
-        notices: What people should be told and have not been told yet.
+        state: The evaluator's state, of a type that the evaluator defines.
+        notices: Messages for the user that were not shown yet.
     """
 
     state: Any
@@ -30,7 +30,7 @@ class ScorerState(State, frozen=True):
 
 
 class Scorer(OneLineRepr):
-    """Scores what a run collects: an evaluator, and the only place where its state changes.
+    """Scores the windows of a run with an evaluator. Only this class changes the evaluator's state.
 
     Args:
         evaluator: The evaluator. It is never changed.
@@ -45,25 +45,25 @@ class Scorer(OneLineRepr):
 
     @property
     def plan(self) -> EvaluationPlan:
-        """How the loop comes to an evaluation, as of now."""
+        """The plan that applies in the evaluator's current state."""
         return self.evaluator.plan_in(self.state)
 
     @property
     def plays_episodes(self) -> bool:
-        """Whether whole episodes can be scored alone, as of now."""
+        """Whether whole episodes can be scored without a window in the evaluator's current state."""
         return self.evaluator.plays_in(self.state)
 
     def reset(self) -> None:
-        """Forgets everything: a new run begins."""
+        """Clears the state, because a new run begins."""
         self.state = self.evaluator.initial_state()
         self._notices: list[str] = []
 
     def measure(self, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
-        """Scores a window, and remembers what the evaluator wants to remember of it.
+        """Scores a window and updates the evaluator's state.
 
         Args:
             window_data: The window.
-            train_diagnostics: What the train step that followed it logged.
+            train_diagnostics: The logs of the train step on this window.
         """
         return self._take(self.evaluator.observe(self.state, window_data, train_diagnostics))
 
@@ -71,11 +71,11 @@ class Scorer(OneLineRepr):
         """Scores the logs of an epoch.
 
         Args:
-            logs: Of the epoch, by name.
+            logs: Logs of the epoch, by name.
             unit_id: Number of the epoch (window).
 
         Raises:
-            ConfigurationError: The evaluator scores something else.
+            ConfigurationError: The evaluator does not score epochs.
         """
         return self._take(self.evaluator.observe_logs(self.state, logs, unit_id))
 
@@ -86,16 +86,17 @@ class Scorer(OneLineRepr):
         return scored.metrics
 
     def measure_alone(self, data: WindowData, logs: Mapping[str, float]) -> EvalMetrics | None:
-        """Scores what one member of an ensemble played. What the evaluator remembers of the run stays as it is.
+        """Scores the part of a window in which one member of an ensemble acted. The evaluator's state does not change.
 
-        Whole episodes are scored as such where the evaluator can do that; else the window is.
+        If the evaluator can score whole episodes, the member's episodes are scored; otherwise its part of the window.
 
         Args:
-            data: What the member played.
-            logs: What the train step that followed logged.
+            data: The steps and episodes of the member.
+            logs: The logs of the train step on this window.
 
         Returns:
-            The score; None if this window is no evidence, or if the evaluator scores logs, which are no member's.
+            The score; None if this window is no evidence, or if the evaluator scores logs, which belong to no single
+            member.
         """
         if not self.plan.repeatable:
             return None
@@ -104,14 +105,15 @@ class Scorer(OneLineRepr):
         return self.evaluator.observe(self.state, data, logs).metrics
 
     def result(self, episodes: Sequence[EpisodeRecord] | None, *, paired: bool = False) -> EvaluationResult | None:
-        """What a policy earned in whole episodes.
+        """Scores a policy by whole episodes.
 
         Args:
             episodes: The episodes; None if they could not be played.
-            paired: Other policies play episodes of the same seeds, so that the score of each episode is worth knowing.
+            paired: Whether other policies play episodes with the same seeds, so that they can be compared episode by
+                episode.
 
         Returns:
-            The score, and if they are paired that of each episode; None without episodes, or if they have no score.
+            The score, and the score of each episode if `paired`; None if there are no episodes or no score.
         """
         metrics = None if episodes is None else self.evaluator.measure_episodes(episodes)
         estimate = None if metrics is None else estimate_of(metrics)
@@ -121,30 +123,30 @@ class Scorer(OneLineRepr):
         return EvaluationResult(estimate, None if scores is None else tuple(scores), plain_metrics(metrics))
 
     def take_notices(self) -> list[str]:
-        """Returns what people should be told since the last call."""
+        """Returns the messages for the user that came up since the last call."""
         taken, self._notices = self._notices, []
         return taken
 
     def finish(self) -> None:
-        """The run ends: the evaluator warns of what the user should know."""
+        """Lets the evaluator warn of anything that the user should know, because the run ends."""
         self.state = self.evaluator.finish(self.state)
 
     def save(self) -> ScorerState:
-        """Returns what the evaluator remembers."""
+        """Returns the evaluator's state and the messages that were not shown yet."""
         return ScorerState(self.state, tuple(self._notices))
 
     def read(self, saved: ScorerState) -> ScorerState:
-        """Reads what the evaluator remembered from JSON values, and changes nothing.
+        """Reads a saved state whose evaluator part is JSON values, without changing this scorer.
 
         Args:
-            saved: As `save` returned it, with the evaluator's state as JSON values.
+            saved: The value that `save` returned, with the evaluator's state as JSON values.
 
         Raises:
-            StateError: They are not the state of such an evaluator.
+            StateError: The values are not a state of this evaluator.
         """
         kind, name = type(self.evaluator.initial_state()), type(self.evaluator).__name__
         return ScorerState(read_state(kind, saved.state, f"state of the {name}", _FIX, part=True), saved.notices)
 
     def restore(self, state: ScorerState) -> None:
-        """Restores what `save` returned."""
+        """Restores a state that `save` returned."""
         self.state, self._notices = state.state, list(state.notices)

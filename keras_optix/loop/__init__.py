@@ -1,1 +1,1 @@
-"""Decisions: plain state and pure transitions, with neither TensorFlow nor Keras."""
+"""The loop that decides: plain state and pure transitions, without TensorFlow and Keras."""

@@ -1,6 +1,6 @@
-"""What a procedure asks of the engine: plain records, each with the kind of result that it is sent.
+"""Actions are the requests of a procedure to the engine: plain records, each with the type of its result.
 
-A procedure has no other effect than these, so that it can be run again: see `keras_optix.loop.procedures`.
+Actions are the only effects of a procedure, so that it can be run again: see `keras_optix.loop.procedures`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from keras_optix.store.manifest import PolicySnapshot
 
 
 class Weights(enum.Enum):
-    """Policies that are no snapshots."""
+    """Policies that are not snapshots."""
 
     CURRENT = "the current weights"
-    CANDIDATE = "the weights that the evaluation at hand was about"
-    UNTRAINED = "the weights that the run began with"
+    CANDIDATE = "the weights of the current evaluation"
+    UNTRAINED = "the initial weights of the run"
 
 
 CURRENT, CANDIDATE, UNTRAINED = Weights.CURRENT, Weights.CANDIDATE, Weights.UNTRAINED
@@ -32,10 +32,10 @@ Policy = PolicySnapshot | Weights
 
 @dataclass(frozen=True)
 class Action:
-    """What a procedure asks of the engine.
+    """A request of a procedure to the engine.
 
     Attributes:
-        result: The kind of what the procedure is sent for it.
+        result: Type of the result that the engine sends to the procedure.
     """
 
     result: ClassVar[Any] = None
@@ -43,11 +43,11 @@ class Action:
 
 @dataclass(frozen=True)
 class KnownPolicy:
-    """The policy that is known for a regime.
+    """The stored policy of a regime.
 
     Attributes:
         regime: Name of the regime.
-        snapshot: Its policy.
+        snapshot: The policy.
     """
 
     regime: str
@@ -59,9 +59,9 @@ class Variant:
     """A variant of a policy that is about to learn.
 
     Attributes:
-        number: The k-th of this regime.
-        before: Hyperparameters as they are, by name.
-        values: Hyperparameters that it is to learn with.
+        number: Number of the variant in this regime, from 1.
+        before: Current hyperparameters, by name.
+        values: Hyperparameters with which the variant will learn, by name.
     """
 
     number: int
@@ -69,19 +69,19 @@ class Variant:
     values: dict[str, float]
 
 
-# Evaluating and learning: the results may be windows away.
+# Evaluating and learning: the results may come only after several windows.
 
 
 @dataclass(frozen=True)
 class Evaluate(Action):
-    """Evaluate a policy: at once where an environment of the loop's own can be had, else in the windows to come.
+    """Evaluate a policy: at once if a second environment can be made, otherwise in place, in the next windows.
 
     Attributes:
-        policy: Which.
-        episodes: How many, if more than the evaluator asks for.
-        seed: Policies that are compared play episodes of the same seed. None: any episodes.
-        at_once: Not in the windows to come: then the result is None where it cannot be had at once.
-        leave: After an evaluation in place the weights act on until `EndEvaluation` says which ones go on.
+        policy: The policy.
+        episodes: Number of episodes, if more than the evaluator asks for.
+        seed: Seed of the episodes; policies that are compared play with the same seed. None: any episodes.
+        at_once: Never evaluate in place. The result is None if the policy cannot be evaluated at once.
+        leave: After an evaluation in place, the weights continue to act until an `EndEvaluation`.
     """
 
     result: ClassVar[Any] = EvaluationResult | None
@@ -94,10 +94,10 @@ class Evaluate(Action):
 
 @dataclass(frozen=True)
 class EndEvaluation(Action):
-    """End an evaluation in place that was left open. Nothing, where there is none.
+    """End an evaluation in place that was left open. If there is none, nothing happens.
 
     Attributes:
-        keep: Learning goes on from the evaluated weights, and not from where it was.
+        keep: Whether learning continues from the evaluated weights. Otherwise from the weights before the evaluation.
     """
 
     keep: bool
@@ -105,10 +105,10 @@ class EndEvaluation(Action):
 
 @dataclass(frozen=True)
 class Train(Action):
-    """Learn from windows that nobody evaluates.
+    """Learn from windows without evaluating them.
 
     Attributes:
-        windows: How many.
+        windows: Number of windows.
     """
 
     windows: int
@@ -119,7 +119,7 @@ class Train(Action):
 
 @dataclass(frozen=True)
 class Observe(Action):
-    """Hand the evaluation at hand to the state machine."""
+    """Hand the current evaluation to the state machine."""
 
     result: ClassVar[Any] = Decision
     evaluation: Evaluation
@@ -127,12 +127,12 @@ class Observe(Action):
 
 @dataclass(frozen=True)
 class Confirm(Action):
-    """Hand the second evaluation of a candidate to the state machine; a confirmed one is saved as the best.
+    """Hand the second evaluation of a candidate to the state machine. A confirmed candidate is saved as the best.
 
     Attributes:
-        first: The evaluation that made it a candidate.
-        second: What it earned in the second one.
-        hyperparams: Values that it was trained with.
+        first: The evaluation that made the candidate.
+        second: The second evaluation of the same weights.
+        hyperparams: Hyperparameters with which the candidate was trained.
     """
 
     result: ClassVar[Any] = tuple[Decision, ...]
@@ -143,7 +143,7 @@ class Confirm(Action):
 
 @dataclass(frozen=True)
 class Accept(Action):
-    """Make a candidate the best whose score cannot be had a second time."""
+    """Promote a candidate whose score cannot be measured a second time."""
 
     result: ClassVar[Any] = Decision
     evaluation: Evaluation
@@ -152,40 +152,40 @@ class Accept(Action):
 
 @dataclass(frozen=True)
 class Follow(Action):
-    """Record a decision and call its hooks; a tuner rests outside of ACTIVE."""
+    """Record a decision and call its hooks. Outside of ACTIVE, the tuner is paused."""
 
     decision: Decision
 
 
 @dataclass(frozen=True)
 class RecordDecision(Action):
-    """Record a decision, and no more."""
+    """Record a decision without calling hooks."""
 
     decision: Decision
 
 
 @dataclass(frozen=True)
 class Watch(Action):
-    """DORMANT becomes WATCHDOG."""
+    """Move from DORMANT to WATCHDOG."""
 
     result: ClassVar[Any] = Decision
 
 
 @dataclass(frozen=True)
 class Tune(Action):
-    """Hand the evaluation at hand to the tuner, where the loop is ACTIVE."""
+    """Hand the current evaluation to the tuner, if the loop is ACTIVE."""
 
     evaluation: Evaluation
 
 
 @dataclass(frozen=True)
 class PauseTuner(Action):
-    """End an experiment of the tuner without a decision."""
+    """End an experiment of the tuner without a result."""
 
 
 @dataclass(frozen=True)
 class RestartTuner(Action):
-    """The tuner begins anew: what it knew belongs to a regime that is gone."""
+    """Let the tuner begin again, because its knowledge belongs to an earlier regime."""
 
 
 # The best and the current weights
@@ -193,14 +193,14 @@ class RestartTuner(Action):
 
 @dataclass(frozen=True)
 class ReadBest(Action):
-    """Which snapshot is the best of this regime."""
+    """Get the best snapshot of this regime, or None."""
 
     result: ClassVar[Any] = PolicySnapshot | None
 
 
 @dataclass(frozen=True)
 class DoubtBest(Action):
-    """The best, if only its own uncertainty keeps a score from being better."""
+    """Get the best if a score misses significance only because the best was measured too roughly, otherwise None."""
 
     result: ClassVar[Any] = PolicySnapshot | None
     score: Estimate
@@ -208,19 +208,19 @@ class DoubtBest(Action):
 
 @dataclass(frozen=True)
 class Reassess(Action):
-    """Pool another evaluation of the best with what is known of it."""
+    """Pool another evaluation of the best with its score so far."""
 
     score: Estimate
 
 
 @dataclass(frozen=True)
 class SaveIfHigher(Action):
-    """Save the evaluated weights if no score was higher, where scores are deterministic."""
+    """Save the evaluated weights if no score was higher; used if scores are deterministic."""
 
 
 @dataclass(frozen=True)
 class Promote(Action):
-    """Make the current weights the best, with a score of their own."""
+    """Promote the current weights, with a score from an independent evaluation."""
 
     score: Estimate
     evidence: Evidence
@@ -228,11 +228,11 @@ class Promote(Action):
 
 @dataclass(frozen=True)
 class Restore(Action):
-    """Go on from a snapshot.
+    """Continue from a snapshot.
 
     Attributes:
-        snapshot: Which.
-        rolled_back: Its score is what degradation is measured from, from now on.
+        snapshot: The snapshot.
+        rolled_back: Whether its score becomes the reference for degradation.
     """
 
     snapshot: PolicySnapshot
@@ -241,7 +241,7 @@ class Restore(Action):
 
 @dataclass(frozen=True)
 class RestoreUntrained(Action):
-    """Go on from the weights that the run began with."""
+    """Continue from the initial weights of the run."""
 
 
 # Variants
@@ -257,18 +257,18 @@ class DrawVariant(Action):
 
 @dataclass(frozen=True)
 class CountVariants(Action):
-    """How many variants were tried in this regime."""
+    """Get the number of variants that were tried in this regime."""
 
     result: ClassVar[Any] = int
 
 
 @dataclass(frozen=True)
 class SetHyperparams(Action):
-    """Set hyperparameters for another reason than tuning.
+    """Set hyperparameters for a reason other than tuning.
 
     Attributes:
-        values: By name.
-        kind: Why, in one word.
+        values: Values by name.
+        kind: The reason, in one or two words.
     """
 
     values: Mapping[str, float]
@@ -285,16 +285,16 @@ class Mutate(Action):
 
 @dataclass(frozen=True)
 class BeginRegime(Action):
-    """Say that the environment has changed: a new regime begins, ACTIVE and without a best."""
+    """Begin a new regime, ACTIVE and without a best, because the environment has changed."""
 
 
 @dataclass(frozen=True)
 class LeaveRegime(Action):
-    """Forget what belongs to the regime that is gone.
+    """Leave a regime: store its best, and forget its scores and statistics. The result is the other stored policies.
 
     Attributes:
-        best: The best of it.
-        evidence: That it is gone.
+        best: The best of the regime.
+        evidence: Evidence that the regime has ended.
     """
 
     result: ClassVar[Any] = list[KnownPolicy]
@@ -304,10 +304,10 @@ class LeaveRegime(Action):
 
 @dataclass(frozen=True)
 class EnterRegime(Action):
-    """Name the regime at hand.
+    """Set the name of the current regime.
 
     Attributes:
-        regime: Its name; None for one that was not met before.
+        regime: The name; None for a regime that was not seen before.
     """
 
     regime: str | None
@@ -315,19 +315,19 @@ class EnterRegime(Action):
 
 @dataclass(frozen=True)
 class OfferPolicy(Action):
-    """The policy of a regime that a detector named, once for each time that it does."""
+    """Get the stored policy of a regime that a detector has just named, once each time that it names one."""
 
     result: ClassVar[Any] = KnownPolicy | None
 
 
 @dataclass(frozen=True)
 class ForgetStatistics(Action):
-    """The agent forgets its past as far as `AfterShift` says."""
+    """Let the agent forget its past as far as `AfterShift` says."""
 
 
 @dataclass(frozen=True)
 class ForgetScores(Action):
-    """What was earned in a regime that is gone does not count any more."""
+    """Forget the scores of members and the variants of a regime that has ended."""
 
 
 # The rest
@@ -335,18 +335,18 @@ class ForgetScores(Action):
 
 @dataclass(frozen=True)
 class DrawSeed(Action):
-    """A seed for policies that are compared."""
+    """Draw a seed for the episodes of policies that are compared."""
 
     result: ClassVar[Any] = int
 
 
 @dataclass(frozen=True)
 class Record(Action):
-    """Keep a record.
+    """Record an event.
 
     Attributes:
-        kind: What the loop did.
-        message: One sentence.
+        kind: The kind of the event.
+        message: One sentence that says what happened.
         evidence: Difference, standard error and n, or None.
     """
 
@@ -357,17 +357,17 @@ class Record(Action):
 
 @dataclass(frozen=True)
 class AnnounceDormant(Action):
-    """Call the hooks of a DORMANT."""
+    """Call the hooks for DORMANT."""
 
 
 @dataclass(frozen=True)
 class LearnAgain(Action):
-    """Go on learning after a degradation, and call its hooks."""
+    """Continue learning after a degradation, and call the hooks for it."""
 
 
 @dataclass(frozen=True)
 class PauseLearning(Action):
-    """Policies act and do not learn."""
+    """Let the policy act without learning."""
 
 
 @dataclass(frozen=True)
@@ -377,7 +377,7 @@ class Stop(Action):
 
 @dataclass(frozen=True)
 class Finish(Action):
-    """A procedure that evaluated and replaced weights is over.
+    """End a procedure that evaluated and replaced weights.
 
-    Learning goes on as the state says, and scores of windows until now do not count.
+    Learning is paused in WATCHDOG and runs in all other states. Scores of windows up to now do not count.
     """

@@ -1,4 +1,4 @@
-"""What the loop trains, as the loop sees it: an agent that learns from windows, or an ordinary model in epochs."""
+"""Adapters give the loop access to what it trains: an agent that learns from windows, or a model trained in epochs."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from keras_optix.tuners.search_space import SearchSpace
 
 @dataclass(frozen=True)
 class PolicyRef:
-    """Weights that earned a score.
+    """A reference to weights that earned a score.
 
     Attributes:
-        window_id: The window that they collected; the epoch that they ended.
-        env_steps: Environment steps (batches) of the run up to its end.
+        window_id: The window that these weights collected, or the epoch at whose end they were scored.
+        env_steps: Environment steps (batches) of the run up to the end of that window (epoch).
         policy_version: Version of the weights.
-        state: Reads them out, with optimizer slots and statistics.
-        policy: How an agent lets them act again; None for an ordinary model.
+        state: A function that reads the weights, with optimizer slots and statistics.
+        policy: The object with which an agent lets these weights act again; None for an ordinary model.
     """
 
     window_id: int
@@ -35,21 +35,23 @@ class PolicyRef:
 
     @property
     def known(self) -> bool:
-        """Whether there are weights to read out; not of a policy that only a recording tells of."""
+        """Whether the weights can be read. They cannot if the policy is only known from a recording."""
         return self.policy is None or self.policy.available
 
 
 @dataclass(frozen=True)
 class TrainingUnit:
-    """A window or an epoch, as the loop takes it.
+    """A window or an epoch, in the form in which the loop takes it.
 
     Attributes:
-        candidate: The weights behind its score.
-        steps: Environment steps (batches) in it.
-        logs: Logs of the step or epoch by name.
-        score: Its score by a scorer.
-        data: The window, as far as these weights played it; None for an epoch, or if they played nothing.
-        member_scores: The scores of the members of an ensemble, None for one without a score; none at all for others.
+        candidate: The weights that earned the score.
+        steps: Environment steps (batches) in the window (epoch).
+        logs: Logs of the train step or of the epoch, by name.
+        score: A function that returns the score, given a scorer.
+        data: A function that returns the part of the window in which these weights acted; None for an epoch, or if they
+            did not act.
+        member_scores: A function that returns the score of each member of an ensemble (None for a member without a
+            score), given a scorer. It returns an empty sequence if there is no ensemble.
     """
 
     candidate: PolicyRef
@@ -61,23 +63,23 @@ class TrainingUnit:
 
 
 class HyperparamAccess(Protocol):
-    """Hyperparameters by name, as agents and ordinary models have them."""
+    """Access to hyperparameters by name, in agents and in ordinary models."""
 
     def check(self, values: Mapping[str, float]) -> None:
         """Raises `HyperparamError` for a name or value that is not legal."""
         ...
 
     def assign(self, values: Mapping[str, float]) -> None:
-        """Sets several values, all or none."""
+        """Sets all of the values, or none if one is not legal."""
         ...
 
     def snapshot(self) -> dict[str, float]:
-        """All values."""
+        """Returns all values."""
         ...
 
 
 class InPlaceEvaluation(abc.ABC):
-    """A second evaluation that takes the next windows: the candidate's weights act in them, and do not learn."""
+    """A second evaluation in the training environments: the candidate acts in the next windows, and does not learn."""
 
     candidate: PolicyRef
 
@@ -87,29 +89,29 @@ class InPlaceEvaluation(abc.ABC):
 
     @abc.abstractmethod
     def result(self) -> EvaluationResult:
-        """The second evaluation."""
+        """Returns the result of the second evaluation."""
 
     @abc.abstractmethod
     def end(self, *, keep: bool) -> None:
-        """Goes on learning: from the candidate's weights with `keep`, else from where training was."""
+        """Continues learning: from the candidate's weights if `keep`, otherwise from the weights before."""
 
     @abc.abstractmethod
     def save(self) -> Saved:
-        """What a resumed run needs to go on with it."""
+        """Returns everything that a resumed run needs to continue the evaluation."""
 
 
 class Adapter(abc.ABC):
-    """What the loop trains.
+    """Gives the loop access to the agent or the model that it trains.
 
     Attributes:
-        unit: What is scored: ``"window"`` or ``"epoch"``.
-        steps: What its steps are called: ``"env steps"`` or ``"steps"``.
-        scores_are_deterministic: Whether evaluating the same weights again gives the same score. Then nothing is
-            confirmed, and the highest score is the best even where it is not significantly higher.
+        unit: Name of what is scored: ``"window"`` or ``"epoch"``.
+        steps: Name of the steps: ``"env steps"`` or ``"steps"``.
+        scores_are_deterministic: Whether evaluating the same weights again gives the same score. Then candidates are
+            not confirmed, and the highest score is the best even if it is not significantly higher.
         metrics: Scalar tags that TensorBoard's HParams tab shows.
-        ready: Whether there is a state to read; not before the first batch has built a model.
-        hyperparams: What a tuner may change.
-        evaluation_steps: Environment steps that evaluations took beside training.
+        ready: Whether there is a state to read. A model has none before its first batch has built it.
+        hyperparams: The hyperparameters that a tuner may change.
+        evaluation_steps: Environment steps of evaluations outside training.
     """
 
     unit = "window"
@@ -122,79 +124,79 @@ class Adapter(abc.ABC):
     @property
     @abc.abstractmethod
     def hyperparams(self) -> HyperparamAccess:
-        """What a tuner may change."""
+        """The hyperparameters that a tuner may change."""
 
     @property
     def rates(self) -> tuple[str, ...]:
-        """The names of the learning rates that make updates and can be set."""
+        """The names of the learning rates that are used for updates and can be set."""
         return tuple(name for name in (LEARNING_RATE,) if name in self.hyperparams.snapshot())
 
     def knows(self, names: Iterable[str]) -> bool:
-        """Whether it is known which variables the names of hyperparameters mean.
+        """Returns whether it is known which variables the names of hyperparameters refer to.
 
         Args:
-            names: Of a tuner; none where it was given no bounds.
+            names: Names of a tuner's hyperparameters; empty if the tuner has no bounds.
         """
         return True
 
     @property
     def search_spaces(self) -> Mapping[str, SearchSpace]:
-        """What a tuner searches that was given no bounds."""
+        """The search spaces of a tuner that was given no bounds."""
         return {}
 
     @property
     def ahead(self) -> int:
-        """Units that older weights have already begun when a decision is applied."""
+        """Number of windows that older weights have already begun when a decision is applied."""
         return 0
 
     @property
     def endless(self) -> bool:
-        """Whether it goes on when it is trained, until somebody stops it: an agent on a live feed."""
+        """Whether the run goes on when training is done, until the user stops it: an agent on a live feed."""
         return False
 
     @property
     def between_steps(self) -> bool:
-        """Whether it waits for data between two steps, so that its state is as after a step."""
+        """Whether the adapter waits for data between two train steps, so that its state can be saved."""
         return False
 
     def notices(self) -> list[str]:
-        """What happened to the data since the last call that people should know."""
+        """Returns messages for the user about the data since the last call."""
         return []
 
     def environment_notices(self) -> list[str]:
-        """What people should know of where evaluations take place, and of what."""
+        """Returns messages for the user about the environments of evaluations since the last call."""
         return []
 
     @property
     def plays_copies(self) -> bool:
-        """Whether `play` evaluated on environments of its own, so that its scores may be of another kind."""
+        """Whether `play` used copies of the environments, whose scores may differ from those of training."""
         return False
 
     def stay_in_place(self, why: str) -> None:  # noqa: B027 (not abstract: nothing but an agent plays copies)
-        """Evaluates only where it trains from now on.
+        """Evaluates only in the training environments from now on.
 
         Args:
-            why: One sentence.
+            why: The reason, one sentence.
         """
 
     def last_good(self) -> Arrays | None:
-        """The last state that is known to be finite, if the adapter keeps one."""
+        """Returns the last state that is known to be finite, if the adapter keeps one."""
         return None
 
     def is_finite(self) -> bool:
-        """Whether all weights are finite. Here it is not asked: an agent's step looks itself."""
+        """Returns whether all weights are finite. By default True, because an agent's train step checks them itself."""
         return True
 
     @abc.abstractmethod
     def get_state(self) -> Arrays:
-        """Weights, optimizer slots and statistics as they are now, as copies."""
+        """Returns copies of the current weights, optimizer slots and statistics."""
 
     @abc.abstractmethod
     def set_state(self, state: Arrays) -> None:
         """Restores weights, optimizer slots and statistics."""
 
     def pause_updates(self, paused: bool) -> None:  # noqa: B027
-        """Switches learning off or on. Here: nothing, for a adapter whose options never ask for it."""
+        """Switches learning off or on. By default it does nothing, for adapters that are never paused."""
 
     @abc.abstractmethod
     def stop(self) -> None:
@@ -203,25 +205,25 @@ class Adapter(abc.ABC):
     def play(
         self, candidate: PolicyRef, episodes: int, *, deterministic: bool, seed: int | None = None, needed_by: str = ""
     ) -> Sequence[EpisodeRecord] | None:
-        """Plays episodes at once, beside training; None (the default here) where that cannot be done.
+        """Plays episodes at once, outside training. Returns None (the default) if this is not possible.
 
         Args:
             candidate: The weights that play.
-            episodes: How many.
-            deterministic: Take the most likely actions; else they are sampled.
-            seed: Equal seeds give equal episodes. None: a seed from the generator of the run.
-            needed_by: Class of an evaluator that has no other way to evaluate: where it cannot be done, that is an
-                error. Empty: there is another way.
+            episodes: Number of episodes.
+            deterministic: Whether to take the most likely actions. Otherwise actions are sampled.
+            seed: Seed of the episodes; equal seeds give equal episodes. None: a seed from the generator of the run.
+            needed_by: Class name of an evaluator that cannot evaluate in another way, so that it is an error if
+                episodes cannot be played. Empty: there is another way.
 
         Raises:
-            ConfigurationError: It cannot be done, and is needed.
+            ConfigurationError: Episodes cannot be played, and `needed_by` is given.
         """
         return None
 
-    # Nobody asks these of an adapter whose scores are deterministic: there is nothing to confirm, no policy to evolve.
+    # The loop does not call these if scores are deterministic, because then nothing is confirmed and no policy evolves.
 
     def current(self, window_id: int, env_steps: int) -> PolicyRef:
-        """The weights as they are now, as a candidate."""
+        """Returns a reference to the current weights."""
         raise NotImplementedError
 
     def evaluate_in_place(self, candidate: PolicyRef, scorer: Scorer, episodes: int = 0) -> InPlaceEvaluation:
@@ -230,88 +232,88 @@ class Adapter(abc.ABC):
         Args:
             candidate: The weights.
             scorer: Scores the windows.
-            episodes: How many (windows, where these are scored), if more than the evaluator asks for.
+            episodes: Number of episodes (or of windows, if these are scored), if more than the evaluator asks for.
         """
         raise NotImplementedError
 
     def draw_seed(self) -> int:
-        """A seed for `play`, from the generator of the run."""
+        """Draws a seed for `play` from the generator of the run."""
         raise NotImplementedError
 
     def mutate(self, change: Callable[[Any], None]) -> None:
-        """Lets a function change the weights, which makes them a new version."""
+        """Lets a function change the weights, which become a new version."""
         raise NotImplementedError
 
     def after_shift(self, after: AfterShift) -> None:
-        """Forgets what belongs to a regime that is gone."""
+        """Forgets statistics and replay data of an earlier regime, as far as `after` says."""
         raise NotImplementedError
 
     def mixture_weights(self) -> Sequence[float]:
-        """How much each member of an ensemble counts, as its weights say; nothing for what is none."""
+        """Returns the share of each member of an ensemble, as its weights hold it; empty if there is no ensemble."""
         return ()
 
     def read_in_place(self, values: Any) -> Any:
-        """Reads what `InPlaceEvaluation.save` returned, and changes nothing. Here: it is taken as it is.
+        """Reads what `InPlaceEvaluation.save` returned, without changing anything. By default returns it unchanged.
 
         Args:
             values: JSON values.
 
         Raises:
-            StateError: It is not what was saved.
+            StateError: The values are not such a state.
         """
         return values
 
     def resume_in_place(self, arrays: Arrays, saved: Any, scorer: Scorer, *, weights: bool) -> InPlaceEvaluation:
-        """Goes on with what `InPlaceEvaluation.save` returned.
+        """Continues the evaluation that `InPlaceEvaluation.save` returned.
 
         Args:
-            arrays: As returned.
-            saved: What `read_in_place` returned.
+            arrays: The saved arrays.
+            saved: The state that `read_in_place` returned.
             scorer: Scores the windows.
-            weights: Learning goes on where it was; else, from the weights that are there now.
+            weights: Whether learning continues later from the saved weights. Otherwise from the current weights.
         """
         raise NotImplementedError
 
     def policy_of(self, state: Arrays, *, window_id: int, env_steps: int, version: int) -> PolicyRef:
-        """Weights that were saved before, as a candidate."""
+        """Returns a reference to weights that were saved before."""
         raise NotImplementedError
 
     @abc.abstractmethod
     def save(self) -> Saved:
-        """Everything that a resumed run needs."""
+        """Returns everything that a resumed run needs."""
 
     def read(self, arrays: Arrays, values: Any) -> Any:
-        """Reads what `save` returned, and changes nothing. Here: it is taken as it is.
+        """Reads what `save` returned, without changing anything. By default returns it unchanged.
 
         Args:
-            arrays: As returned.
+            arrays: The saved arrays.
             values: JSON values.
 
         Returns:
-            What `restore` takes.
+            The state for `restore`.
 
         Raises:
-            StateError: It is not what was saved of such a thing.
+            StateError: The values are not a state of this adapter.
         """
         return values
 
     @abc.abstractmethod
     def restore(self, arrays: Arrays, saved: Any, *, weights: bool) -> str:
-        """Restores what `save` returned, without the weights if these are newer already; says what could not be.
+        """Restores what `save` returned, and returns a message about anything that could not be restored.
 
         Args:
-            arrays: As returned.
-            saved: What `read` returned.
-            weights: Whether the weights are restored.
+            arrays: The saved arrays.
+            saved: The state that `read` returned.
+            weights: Whether to restore the weights. False if newer weights are in place already.
         """
 
     def open(self) -> None:  # noqa: B027 (not abstract: there may be nothing to do)
-        """The loop begins, all checks passed."""
+        """Prepares for the run, after all checks have passed."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Closes what was opened."""
+        """Closes everything that `open` opened."""
 
     def get_hyperparams(self) -> HyperparamSet:
-        """The current values."""
+        """Returns the current hyperparameters."""
         return HyperparamSet(self.hyperparams.snapshot())

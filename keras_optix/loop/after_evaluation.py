@@ -1,4 +1,4 @@
-"""The one procedure behind every evaluation: it is judged, confirmed if it is a candidate, and followed."""
+"""The procedure that runs after every evaluation: it decides, confirms a candidate, and carries decisions out."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from keras_optix.loop.procedures import Procedure, Situation, confirm, reassess,
 from keras_optix.loop.regime_procedures import after_alarm, after_return, at_dormant
 from keras_optix.loop.scheduler import Decision, LoopEvent
 
-_ENDINGS = (LoopEvent.DORMANT, LoopEvent.DEGRADATION)  # what other weights may follow from
+_ENDINGS = (LoopEvent.DORMANT, LoopEvent.DEGRADATION)  # events after which the loop may restore other weights
 
 
 def after_evaluation(evaluation: Evaluation, at: Situation, values: Mapping[str, float]) -> Procedure:
-    """Everything that follows from an evaluation.
+    """Does everything that follows from an evaluation.
 
     Args:
         evaluation: The evaluation.
         at: The situation.
-        values: Hyperparameters that the evaluated weights were trained with.
+        values: Hyperparameters with which the evaluated weights were trained.
     """
     yield from reassess(evaluation.score)
     decision: Decision = yield do.Observe(evaluation)
@@ -35,7 +35,7 @@ def after_evaluation(evaluation: Evaluation, at: Situation, values: Mapping[str,
         yield do.Follow(decided)
         if decided.event in _ENDINGS:
             yield from _after_ending(decided, at)
-            gone = at.managed  # the evaluation belongs to weights, maybe to a regime, that may be gone
+            gone = at.managed  # the evaluated weights, or their regime, may no longer be current
     if later:
         return
     if at.managed:
@@ -50,7 +50,7 @@ def after_evaluation(evaluation: Evaluation, at: Situation, values: Mapping[str,
 
 
 def _after_ending(decision: Decision, at: Situation) -> Procedure:
-    """DORMANT, or a degradation."""
+    """Does what follows when the loop becomes DORMANT, or after a degradation."""
     dormant = decision.event is LoopEvent.DORMANT
     if not at.managed:
         yield from rest(at, announce=True) if dormant else recover(at)

@@ -1,4 +1,4 @@
-"""What is kept when the environment has changed."""
+"""Configures what an agent keeps when the environment has changed."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from keras_optix.validation import check_float
 
 @dataclass(frozen=True)
 class AfterShift(NamesChecked):
-    """What an agent keeps of its past after a detected shift; see `Agent.after_shift`.
+    """Says how much of its past an agent keeps after a detected change point; see `Agent.after_shift`.
 
-    A running mean over `n` observations moves by one part in `n` with each new one: after a long run it takes as long
-    again until a new regime counts for half. Forgetting scales `n`; mean and variance stay, so that what the networks
-    see does not jump.
+    A running mean over `n` observations moves by one part in `n` with each new one. So after a long run, it takes as
+    long again until the data of a new regime has half of the weight. Forgetting reduces `n`. The mean and the variance
+    stay, so that the inputs of the networks do not jump.
 
     Args:
         statistics: Share of the count of the running statistics (of observations and of rewards) that is kept, in
-            [0, 1]. With `s`, a new regime counts for half after `s` times the data seen before. Defaults to 0.1: ten
-            times as fast, while the old statistics still outweigh the first windows, which say little. 1 keeps all;
-            with 0 the next window replaces them.
-        replay: Share of the replay data that is kept, the newest, in [0, 1]; only for agents that keep such data. None
-            (the default) leaves that to the agent.
+            [0, 1]. With `s`, a new regime has half of the weight after `s` times the data seen before. Defaults to 0.1:
+            ten times as fast, while the old statistics still outweigh the first few windows. 1 keeps the whole count;
+            with 0 the next window replaces the statistics.
+        replay: Share of the replay data that is kept, the newest, in [0, 1]; only for agents with replay data. None
+            (the default) leaves the share to the agent.
 
     Raises:
         ConfigurationError: A share is not a number in [0, 1].

@@ -1,4 +1,4 @@
-"""The best confirmed policy of the present regime: the one place where it lives."""
+"""The only place that holds the best confirmed policy of the present regime."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from keras_optix.store.manifest import PolicySnapshot
 
 
 class Best:
-    """Which snapshot is the best.
+    """Knows which snapshot is the best of the present regime.
 
-    A regime has a best of its own. Nobody has to empty this one when the environment changes: it is asked for with the
-    regime that the state machine is in.
+    Each regime has its own best. When the environment changes, nothing needs to be reset here: `snapshot` is None as
+    soon as the state machine is in another regime.
 
     Args:
-        scheduler: Knows the regime, and the score that others are compared with.
+        scheduler: The state machine, which knows the regime.
 
     Attributes:
-        latest: The latest best of any regime, or None. In a new regime it is no reference, but it is on disk.
+        latest: The latest best of any regime, or None. In a new regime it is not a reference, but it is still on disk.
     """
 
     def __init__(self, scheduler: StateMachine) -> None:

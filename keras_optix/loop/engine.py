@@ -1,6 +1,7 @@
-"""The engine: takes windows (or epochs) one by one, scores them, and runs what follows from an evaluation.
+"""The engine takes windows (or epochs) one by one, scores them, and runs a procedure after each evaluation.
 
-What it trains is behind `Adapter`; what is decided is said by procedures, whose actions the `Performer` performs.
+The engine reaches the trained agent or model through an `Adapter`. Procedures decide, and the `Performer` performs
+their actions.
 """
 
 from __future__ import annotations
@@ -43,34 +44,35 @@ from keras_optix.store.registry import CheckpointRegistry
 from keras_optix.tuners.base_optimizer import BaseOptimizer
 
 _OTHER_COPIES = (
-    "second evaluations take place in the training environments from now on, while learning pauses, and what was best "
-    "before does not count: the copies of the environment that were evaluated are other environments"
+    "the copies of the environment that were used for evaluations differ from the training environments: from now on "
+    "second evaluations take place in the training environments, while learning pauses, and the best so far no longer "
+    "counts"
 )
 
 
 class Engine:
-    """One run of the loop.
+    """Runs the loop for one run.
 
     Args:
-        adapter: What is trained.
-        evaluator: Scores. It stays as it is; what it remembers of this run is in `scorer`.
-        scheduler: Configures the state machine.
-        tuner: Tunes, or None.
-        registry: Keeps snapshots.
-        options: What the user asked for.
-        hooks: Hear what happens.
-        log: Keeps records.
-        manager: Evolves policies, or None.
+        adapter: Access to the trained agent or model.
+        evaluator: The evaluator. It is never changed; its state in this run is in `scorer`.
+        scheduler: The configuration of the state machine.
+        tuner: The tuner, or None.
+        registry: Stores snapshots.
+        options: The user's options.
+        hooks: Objects whose hooks are called.
+        log: Keeps the records.
+        manager: The policy manager, or None.
 
     Attributes:
         scheduler: The state machine, with the state of this run.
-        units: Windows (epochs) taken.
-        scorer: The evaluator with what it remembers.
-        journal: Where the run is.
-        tuning: The tuner and what it needs.
-        history: A row for each evaluation (epoch).
-        guard: Counts what was not finite.
-        performer: Performs what is decided; it has the best.
+        units: Number of windows (epochs) taken.
+        scorer: The evaluator with its state.
+        journal: Writes records, and knows the number of the window and of env steps.
+        tuning: The tuner, with its stored states and schedules.
+        history: The table of the run, with a row for each evaluation (epoch).
+        guard: Counts the recoveries from values that were not finite.
+        performer: Performs actions, and holds the best.
         latest: The latest evaluation, or None.
     """
 
@@ -91,7 +93,7 @@ class Engine:
         pool, journal = ScorePool(scorer.plan.episodes_needed), Journal(log, machine)
 
         def drop_scores() -> None:
-            # The next window is still played by weights that new values have not trained.
+            # The next window is still collected by weights from before the new values.
             pool.drop_until(journal.window_id + (0 if adapter.scores_are_deterministic else 1) + adapter.ahead)
 
         self.adapter, self.scorer, self.scheduler, self.registry = adapter, scorer, machine, registry
@@ -107,11 +109,11 @@ class Engine:
         self._hooks = hooks
         self._pool = pool
         self._runner = Runner(self.performer.perform)
-        self._begun: Begun | None = None  # how the procedure that runs began
+        self._begun: Begun | None = None  # the beginning of the procedure that runs
         self._scored_under: Mapping[str, float] = MappingProxyType({})  # hyperparameters at the latest evaluation
         self._started = 0.0  # by the clock
-        self._seconds_before = 0.0  # of the run that is resumed
-        self._left_out: frozenset[str] = frozenset()  # logs that TensorBoard cannot show, once they were told
+        self._seconds_before = 0.0  # of the run before it was resumed
+        self._left_out: frozenset[str] = frozenset()  # logs that TensorBoard cannot show, once a notice named them
 
     @property
     def state(self) -> LoopState:
@@ -120,12 +122,12 @@ class Engine:
 
     @property
     def waits_for(self) -> Action | None:
-        """What a procedure waits for that takes windows, or None."""
+        """The action whose result a procedure waits for during the next windows, or None."""
         return self._runner.waits_for
 
     @property
     def evaluates_in_place(self) -> bool:
-        """Whether weights are being evaluated in the training environments, and nothing is learned."""
+        """Whether weights are being evaluated in the training environments, with learning paused."""
         return self.performer.in_place is not None
 
     @property
@@ -136,7 +138,7 @@ class Engine:
     # What comes in
 
     def begin(self) -> None:
-        """A new run: everything forgets the one before."""
+        """Begins a new run, and resets everything that belongs to an earlier one."""
         self._started = time.monotonic()
         self.scorer.reset()
         self.performer.agreement.reset()
@@ -145,7 +147,7 @@ class Engine:
         self.performer.keep_untrained()
 
     def take(self, unit: TrainingUnit) -> None:
-        """One window or epoch through the loop: score, evaluate if due, decide, act."""
+        """Takes one window or epoch through the loop: scores it, evaluates if due, decides, and acts."""
         self.units += 1
         journal = self.journal
         journal.window_id = unit.candidate.window_id
@@ -168,18 +170,18 @@ class Engine:
             self.adapter.stop()
 
     def judge(self, candidate: PolicyRef, metrics: EvalMetrics, logs: Mapping[str, Any]) -> None:
-        """Takes the score that some weights earned, and decides if an evaluation is due.
+        """Adds the score that some weights earned, and decides if an evaluation is due.
 
         Args:
             candidate: The weights.
-            metrics: Their score.
-            logs: Of the window (epoch), by name.
+            metrics: The score of these weights.
+            logs: Logs of the window (epoch), by name.
         """
         for notice in self.scorer.take_notices():
             self.journal.note(EventKind.NOTICE, notice)
         score = metrics.primary_score
         if score is not None and not math.isfinite(score):
-            # Of an evaluator of one's own; a log that is not finite is no score, see `MonitorEvaluator`.
+            # It comes from a user's evaluator: a log that is not finite is no evidence, see `MonitorEvaluator`.
             self.recover_from_nan(candidate.window_id, "A score", self._last_good())
             return
         evaluated = self._judge(candidate, metrics)
@@ -189,7 +191,7 @@ class Engine:
 
     def _judge(self, candidate: PolicyRef, metrics: EvalMetrics) -> Evaluation | None:
         if self._pool.min_episodes != self.scorer.plan.episodes_needed:
-            # The evaluator measures something else from now on: never both in one history.
+            # The evaluator now measures another quantity, and the two must not be mixed.
             self._pool.min_episodes = self.scorer.plan.episodes_needed
             self._pool.drop_until(self._pool.skip_until)
             self.manager.forget_scores()
@@ -201,7 +203,7 @@ class Engine:
         return self._evaluate(candidate, metrics) if due and self._pool.ready and not self._runner.busy else None
 
     def _evaluate(self, candidate: PolicyRef, metrics: EvalMetrics) -> Evaluation:
-        """Runs what follows from an evaluation."""
+        """Makes an evaluation and starts the procedure that follows from it."""
         adapter, performer = self.adapter, self.performer
         evaluation = self._pool.take(
             window_id=candidate.window_id,
@@ -237,7 +239,7 @@ class Engine:
         )
 
     def _take_for_procedure(self, unit: TrainingUnit) -> None:
-        """A window for the procedure that waits: of its evaluation in place, or one to learn from."""
+        """Gives a window to the procedure that waits: for its evaluation in place, or as one to learn from."""
         performer, waits_for = self.performer, self._runner.waits_for
         if performer.in_place is not None:
             if performer.in_place.add(unit):
@@ -250,7 +252,7 @@ class Engine:
             self._runner.resume(None)
 
     def _take_member_scores(self, unit: TrainingUnit) -> None:
-        """Records what the members of an ensemble earned in a window, and weighs them again if they earned anything."""
+        """Records the scores of the members of an ensemble in a window, and updates their weights if there are any."""
         manager = self.manager
         if not manager.agents:
             return
@@ -260,11 +262,11 @@ class Engine:
             if score is not None:
                 manager.record_agent_score(k, score)
         if any(score is not None for score in scores):
-            # At once: where the loop is COOLING, the next evaluation may be far.
+            # This does not wait for the next evaluation, which may be far away while the loop is COOLING.
             manager.auto_update_weights()
 
     def _score(self, unit: TrainingUnit) -> EvalMetrics:
-        """The score of a window; where episodes beside training are scored, that of every so many windows."""
+        """Returns the score of a window. With an `EpisodePlan`, plays and scores episodes every `every` windows."""
         plan = self.scorer.plan
         if not isinstance(plan, EpisodePlan):
             return unit.score(self.scorer)
@@ -275,7 +277,7 @@ class Engine:
         return (None if played is None else self.scorer.evaluator.measure_episodes(played)) or nothing
 
     def _compare_places(self, evaluation: Evaluation) -> None:
-        """Looks whether the copies that evaluations play are other environments than those that are trained on."""
+        """Tests whether the copies that are used for evaluations differ from the training environments."""
         performer = self.performer
         evidence = performer.agreement.observe(evaluation.score) if performer.comparable else None
         if evidence is None:
@@ -283,23 +285,23 @@ class Engine:
         self.journal.note(EventKind.ENVIRONMENT, _OTHER_COPIES, evidence)
         self.adapter.stay_in_place("copies were other environments")
         performer.agreement.reset()
-        # What was best was best in the copies.
+        # The best so far was the best in the copies only.
         performer.best.latest = None
         self.scheduler.shifted()
         self.manager.forget_scores()
 
-    # What is not finite
+    # Values that are not finite
 
     def recover_from_nan(self, window_id: int, what: str, before: Arrays | None) -> None:
-        """Something is not finite: back to the state from before, with half the learning rate.
+        """Restores the state from before a value was not finite, with half the learning rate.
 
         Args:
             window_id: Number of the window (epoch).
-            what: What is not finite.
-            before: The state to go back to, or None.
+            what: The value that is not finite, such as ``"A loss"``.
+            before: The state to restore, or None.
 
         Raises:
-            NonFiniteError: It happened too often.
+            NonFiniteError: This happened too often, or there is no finite state.
         """
         adapter = self.adapter
         if before is not None:
@@ -307,16 +309,17 @@ class Engine:
         if not adapter.is_finite():
             raise NonFiniteError(
                 describe(
-                    f"{what} is not finite, and no update before was: there are no finite weights to go back to.",
-                    fix="Look at the first batches of the data (NaN, infinities, labels that the loss does not take), "
-                    "at the learning rate, and at a loss of your own.",
+                    f"{what} is not finite, and there was no finite update before: there are no finite weights to go "
+                    "back to.",
+                    fix="Check the first batches of the data (NaN, infinities, labels that the loss does not accept), "
+                    "the learning rate, and your own loss functions.",
                     window_id=window_id,
                 )
             )
         self.journal.window_id = window_id
         self.tuning.pause()
         values = adapter.hyperparams.snapshot()
-        # One that is itself not finite (a schedule's 0 / 0) has no half.
+        # A learning rate that is itself not finite (0 / 0 in a schedule) cannot be halved.
         rates = {name: values[name] for name in adapter.rates if math.isfinite(values[name])}
         after = self.guard.recover_all(window_id, what, rates)
         if after:
@@ -336,7 +339,7 @@ class Engine:
     # The end
 
     def end(self) -> None:
-        """`fit` is over: restores the best if asked for."""
+        """Ends the run with `fit`, and restores the best weights if the user asked for this."""
         performer, best = self.performer, self.performer.best
         performer.cancel_in_place()
         self._runner.interrupt("fit ended before it was compared")
@@ -346,20 +349,20 @@ class Engine:
             performer.restore(best.snapshot)
             self.journal.note(EventKind.RESTORED, f"restored snapshot {best.snapshot.snapshot_id}")
         elif self.options.restore_best_weights and best.latest is not None:
-            of = f"snapshot {best.latest.snapshot_id} is from a regime that is gone"
+            of = f"snapshot {best.latest.snapshot_id} belongs to a regime that has ended"
             self.journal.note(EventKind.KEPT, f"kept the weights: {of}")
 
     def write_schedule(self) -> None:
-        """Writes the schedule of the current weights beside the snapshots of the run."""
+        """Writes the schedule of the current weights to the folder with the snapshots of the run."""
         folder = self.registry.run_folder
         folder.mkdir(exist_ok=True)
         self.tuning.schedule.save(folder / "schedule.json")
 
     def summary(self, *, where: bool = True) -> str:
-        """How the run ended, in one line.
+        """Returns one line that says how the run ended.
 
         Args:
-            where: Say where the best snapshot is.
+            where: Whether to name the file of the best snapshot.
         """
         return summary(self, where=where)
 
@@ -368,14 +371,14 @@ class Engine:
         if left_out.keys() - self._left_out:
             kinds = ", ".join(f"{name} ({kind})" for name, kind in left_out.items() if name not in self._left_out)
             self._left_out |= left_out.keys()
-            message = f"log_dir shows single numbers only, and leaves out {kinds} (this is said once)"
+            message = f"TensorBoard shows only single numbers, so log_dir leaves out {kinds} (this notice appears once)"
             self.journal.note(EventKind.NOTICE, message)
         self.log.scalars(self.state, self.journal.env_steps, values, shown)
 
     # Resuming
 
     def save(self) -> Saved:
-        """Everything that a resumed run needs."""
+        """Returns everything that a resumed run needs."""
         performer, journal = self.performer, self.journal
         arrays, adapter = self.adapter.save()
         saved = prefixed("adapter/", arrays)
@@ -412,25 +415,25 @@ class Engine:
         return saved, to_json(RunState(loop, adapter, in_place))
 
     def read(self, arrays: Arrays, saved: RunState) -> Reading:
-        """Reads all that `save` returned, and changes nothing.
+        """Reads and checks everything that `save` returned, without changing this run.
 
         Args:
-            arrays: As `save` returned them.
+            arrays: The arrays that `save` returned.
             saved: The rest, read by `read_run`.
 
         Raises:
-            StateError: Something in it is not what this run needs. The message names it.
+            StateError: A part does not fit this run. The message names it.
         """
         adapter, scorer = self.adapter, self.scorer
         return read_parts(arrays, saved, adapter=adapter, scorer=scorer, tuning=self.tuning, manager=self.manager)
 
     def resume(self, arrays: Arrays, reading: Reading, *, weights: bool = True) -> None:
-        """Goes on with the run that `save` returned.
+        """Continues the run that `save` returned.
 
         Args:
-            arrays: As `save` returned them.
+            arrays: The arrays that `save` returned.
             reading: The rest, as `read` returned it.
-            weights: Also restore the weights; not if something restored newer ones already.
+            weights: Whether to restore the weights. False if newer weights were restored already.
         """
         loop, performer = reading.saved.loop, self.performer
         self._started, self._seconds_before = time.monotonic(), loop.seconds
@@ -445,7 +448,7 @@ class Engine:
         self._pool.min_episodes = self.scorer.plan.episodes_needed
         self._pool.state = loop.pool
         if reading.manager is not None:
-            # It tells an ensemble its members' weights, which makes a version; the adapter's is restored after it.
+            # This sets the weights of an ensemble, which makes a new version; the adapter restores the saved one next.
             self.manager.restore(reading.manager)
         lost = self.adapter.restore(under("adapter/", arrays), reading.adapter, weights=weights)
         self._resume_best(loop.best)
@@ -464,7 +467,7 @@ class Engine:
         self.journal.note(EventKind.RESUMED, f"resumed run {self.registry.run_id}{kept}{'; ' if lost else ''}{lost}")
 
     def _resume_best(self, snapshot_id: int | None) -> None:
-        """The best of the run on disk, which may be newer than the resumed state."""
+        """Takes over the best of the run on disk, which may be newer than the resumed state."""
         best = self.performer.best.latest = self.registry.best
         estimate = None if best is None else estimate_of(best.eval_metrics)
         if best is not None and estimate is not None and best.snapshot_id != snapshot_id:

@@ -25,21 +25,21 @@ _STATES = [state.name for state in LoopState]
 class LoopHistory(Mapping[str, np.ndarray]):
     """The table of a run: a mapping of column names to arrays of equal length, oldest row first.
 
-    A row is an evaluation of an agent, also one that found nothing better, or an epoch of an ordinary model. Its
-    columns:
+    A row is an evaluation of an agent (whether or not it found an improvement), or an epoch of an ordinary model. The
+    columns are:
 
     - `window`: Number of the last window (epoch) of the evaluation, from 0.
     - `env_steps`: Environment steps (batches) of training until then.
-    - `seconds`: Since the run began, without the time between a crash and resuming.
-    - `state`: State of the loop after it: ``"ACTIVE"``, ``"COOLING"``, ``"DORMANT"`` or ``"WATCHDOG"``.
-    - `score`, `stderr`, `n`: The score, its standard error (NaN where it is not known) and the number of episodes
-      (windows) behind it. A monitored loss is the loss itself. NaN and 0 for an epoch without a score.
-    - `best`: Score of the best weights after it, NaN before there are any. An agent's best is confirmed by evaluations
-      of its own, so it need not be one of the scores.
-    - A column for each hyperparameter, such as `learning_rate`: the value when the score was taken.
-    - A column for each log of `fit`, such as `episode_return` or `val_loss`: that of the window (epoch).
+    - `seconds`: Seconds since the run began, without the time between a crash and resuming.
+    - `state`: State of the loop after the evaluation: ``"ACTIVE"``, ``"COOLING"``, ``"DORMANT"`` or ``"WATCHDOG"``.
+    - `score`, `stderr`, `n`: The score, its standard error (NaN if unknown) and the number of episodes (windows) behind
+      it. For a monitored loss, the score is the loss itself. An epoch without a score has NaN, NaN and 0.
+    - `best`: Score of the best weights after the evaluation, NaN before there are any. An agent's best is confirmed by
+      further evaluations, so it need not be one of the scores.
+    - A column for each hyperparameter, such as `learning_rate`: the value when the score was measured.
+    - A column for each log of `fit`, such as `episode_return` or `val_loss`: the value of that window (epoch).
 
-    After 20,000 rows, every second one of the older half is dropped, whenever as many have come together again.
+    Whenever the table exceeds 20,000 rows, every second row of its older half is dropped.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class LoopHistory(Mapping[str, np.ndarray]):
 
     @property
     def num_rows(self) -> int:
-        """How many rows there are."""
+        """Number of rows."""
         return len(self._columns["window"])
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -65,7 +65,7 @@ class LoopHistory(Mapping[str, np.ndarray]):
         return len(self._columns)
 
     def __eq__(self, other: object) -> bool:
-        """Whether all columns are equal; NaN equals NaN."""
+        """Returns whether all columns are equal; NaN equals NaN."""
         if not isinstance(other, LoopHistory):
             return NotImplemented
         return list(self) == list(other) and all(
@@ -83,8 +83,8 @@ class LoopHistory(Mapping[str, np.ndarray]):
         try:
             pandas = importlib.import_module("pandas")
         except ImportError as error:
-            problem = "The table as a frame needs pandas, which is not installed."
-            fix = "Install it with `pip install pandas`; the columns are arrays without it: `history['score']`."
+            problem = "`to_pandas` needs pandas, which is not installed."
+            fix = "Install it with `pip install pandas`, or use the columns as arrays: `history['score']`."
             raise ConfigurationError(describe(problem, fix=fix)) from error
         return pandas.DataFrame(dict(self))
 
@@ -96,7 +96,7 @@ class LoopHistory(Mapping[str, np.ndarray]):
         Args:
             row: Values of `COLUMNS`; the state as a `LoopState`.
             hyperparams: Current values, by name.
-            logs: Of the window (epoch), by name; what is no number is left out.
+            logs: Logs of the window (epoch), by name; logs that are not numbers are left out.
         """
         values = {name: row[name].name if name == _STATE else row[name] for name in COLUMNS}
         values |= {_named(name): value for name, value in hyperparams.items()}
@@ -108,13 +108,13 @@ class LoopHistory(Mapping[str, np.ndarray]):
             self._columns.setdefault(name, [math.nan] * before).append(value)
         for column in self._columns.values():
             if len(column) == before:
-                column.append(math.nan)  # a log that came before, and is not there now
+                column.append(math.nan)  # a log of earlier rows that is missing now
         if self.num_rows > MOST_ROWS:
             half = MOST_ROWS // 2
             self._columns = {name: column[:half:2] + column[half:] for name, column in self._columns.items()}
 
     def save(self) -> tuple[dict[str, np.ndarray], list[str]]:
-        """Returns what a resumed run needs: arrays by name, and the names of the columns in their order."""
+        """Returns the table for a resumed run: arrays by name, and the names of the columns in their order."""
         arrays = {f"{k}": _array(name, column) for k, (name, column) in enumerate(self._columns.items())}
         names = list(self._columns)
         states = [_STATES.index(state) for state in self._columns[_STATE]]
@@ -122,10 +122,10 @@ class LoopHistory(Mapping[str, np.ndarray]):
         return arrays, names
 
     def restore(self, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
-        """Restores what `save` returned.
+        """Restores a table that `save` returned.
 
         Raises:
-            StateError: It is not what `save` returned.
+            StateError: The values are not a table.
         """
         try:
             columns = {name: arrays[f"{k}"].tolist() for k, name in enumerate(names)}
@@ -136,7 +136,7 @@ class LoopHistory(Mapping[str, np.ndarray]):
             raise StateError(describe("The table of the run lacks columns or values.", names=names))
         self._columns = columns
 
-    # What people see
+    # The table as text
 
     def __repr__(self) -> str:
         cells = self._cells()
@@ -145,7 +145,7 @@ class LoopHistory(Mapping[str, np.ndarray]):
         return "\n".join([self._title(), *lines])
 
     def _repr_html_(self) -> str:
-        """The table for a notebook."""
+        """Returns the table as HTML for a notebook."""
         head, *rows = self._cells()
         titles = "".join(f"<th>{html.escape(text)}</th>" for text in head)
         body = "".join("<tr>" + "".join(f"<td>{html.escape(text)}</td>" for text in row) + "</tr>" for row in rows)
@@ -156,7 +156,7 @@ class LoopHistory(Mapping[str, np.ndarray]):
         return f"LoopHistory: {rows}, {len(self)} columns"
 
     def _cells(self) -> list[list[str]]:
-        """The names of the columns, and the first and last rows."""
+        """Returns the names of the columns, and the first and last rows, as text."""
         rows = list(range(self.num_rows))
         gap: list[list[str]] = []
         if len(rows) > 2 * _SHOWN + 1:
@@ -171,12 +171,12 @@ class LoopHistory(Mapping[str, np.ndarray]):
 
 
 def spread(logged: dict[str, list[Any]], table: LoopHistory) -> None:
-    """Gives what `fit` returns a value for each evaluation, where all of it was one endless epoch.
+    """Gives the `History` that `fit` returns a value for each evaluation, if `fit` was one endless epoch.
 
     Args:
-        logged: The values of the epoch by name, as `keras.callbacks.History` has them; changed in place. What an epoch
-            alone has, such as a log of validation, is NaN before the last evaluation.
-        table: The run, with what was before it was resumed.
+        logged: The values of the epoch by name, as `keras.callbacks.History` has them; changed in place. A log that
+            only an epoch has, such as a log of validation, is NaN before the last evaluation.
+        table: The table of the run, including the part before it was resumed.
     """
     rows = table.num_rows
     if rows == 0:
@@ -190,7 +190,7 @@ def spread(logged: dict[str, list[Any]], table: LoopHistory) -> None:
 
 
 def _named(name: str) -> str:
-    """Name of the column of a hyperparameter or a log: one that is called as another column gets a prefix."""
+    """Returns the column name of a hyperparameter or a log, with a prefix if it equals the name of a fixed column."""
     return f"log/{name}" if name in COLUMNS else name
 
 

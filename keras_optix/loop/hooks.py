@@ -1,4 +1,4 @@
-"""Who hears what the loop decides, and who keeps what it did, as the loop sees them."""
+"""Protocols of the loop's outputs: the hooks that it calls, and the log that keeps its records."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from keras_optix.store.manifest import PolicySnapshot
 
 
 class LoopHooks(Protocol):
-    """What the loop calls; see `keras_optix.LoopCallback`."""
+    """The hooks that the loop calls; see `keras_optix.LoopCallback`."""
 
     def on_window_end(self, window_id: int, eval_metrics: EvalMetrics) -> None:
-        """A window was scored."""
+        """Called after a window was scored."""
         ...
 
     def on_improvement(self, snapshot: PolicySnapshot) -> None:
-        """A new best was confirmed and saved."""
+        """Called after a new best was confirmed and saved."""
         ...
 
     def on_plateau(self, window_id: int) -> None:
-        """ACTIVE became COOLING."""
+        """Called after ACTIVE became COOLING."""
         ...
 
     def on_dormant(self, window_id: int) -> None:
-        """The loop became DORMANT."""
+        """Called after the loop became DORMANT."""
         ...
 
     def on_degradation(self, window_id: int) -> None:
-        """The loop is ACTIVE again after a degradation."""
+        """Called after a degradation made the loop ACTIVE again."""
         ...
 
     def on_hyperparam_update(self, old: HyperparamSet, new: HyperparamSet) -> None:
-        """The loop changed hyperparameters."""
+        """Called after the loop changed hyperparameters."""
         ...
 
 
@@ -66,5 +66,5 @@ class RunLog(Protocol):
         ...
 
     def close(self, status: str = "success") -> None:
-        """Writes out what is left; records stay."""
+        """Writes everything that is still pending and closes the log. The records stay readable."""
         ...

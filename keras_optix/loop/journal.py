@@ -1,4 +1,4 @@
-"""Where the loop is in its run, and the records of what it did."""
+"""The journal knows how far the run is, and writes the records of what the loop did."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from keras_optix.statistics.estimates import Evidence
 
 
 class Journal:
-    """Keeps records with the place and the state in which they were made.
+    """Writes records, each with the window, the env steps and the state at which it was made.
 
     Args:
-        log: Keeps and shows them.
-        scheduler: Knows the state.
+        log: Keeps and shows the records.
+        scheduler: The state machine, which knows the state of the loop.
 
     Attributes:
         window_id: Number of the latest window (epoch); -1 before the first.
@@ -27,13 +27,13 @@ class Journal:
         self._scheduler = scheduler
 
     def note(self, kind: EventKind, message: str, evidence: Evidence | None = None, cost: int = 0) -> None:
-        """Keeps a record.
+        """Writes a record.
 
         Args:
-            kind: What the loop did.
-            message: One sentence.
+            kind: The kind of the event.
+            message: One sentence that says what happened.
             evidence: Difference, standard error and n, or None.
-            cost: Environment steps (batches) that went into a tuner's decision.
+            cost: Environment steps (batches) spent on a tuner's decision.
         """
         state = self._scheduler.loop_state
         self.log.note(LoopRecord(kind, self.window_id, self.env_steps, state, message, evidence, cost))

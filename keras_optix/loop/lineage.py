@@ -1,4 +1,4 @@
-"""Under which values weights were trained, and what a resumed run needs of tuning."""
+"""States of tuning: the hyperparameters under which weights were trained, and everything that a resumed run needs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from keras_optix.tuners.schedule import Schedule
 
 
 class Lineage(State, frozen=True):
-    """Under which values some weights were trained.
+    """The hyperparameters under which some weights were trained.
 
     Attributes:
-        steps: Environment steps (batches) that they were trained on.
-        schedule: Which values were set when.
+        steps: Environment steps (batches) on which the weights were trained.
+        schedule: The values, and when each was set.
     """
 
     steps: Count
@@ -23,11 +23,11 @@ class Lineage(State, frozen=True):
 
 
 class KeptState(State, frozen=True):
-    """What is kept of a state that the tuner may go back to, beside its arrays.
+    """A stored state to which the tuner may return, without its arrays.
 
     Attributes:
         hyperparams: Tuned values, by name.
-        lineage: Under which values it was trained.
+        lineage: The hyperparameters under which its weights were trained.
     """
 
     hyperparams: dict[str, Finite]
@@ -35,13 +35,13 @@ class KeptState(State, frozen=True):
 
 
 class TuningState(State, frozen=True):
-    """What a resumed run needs of `Tuning`, beside arrays.
+    """The state of `Tuning` in a run, without arrays.
 
     Attributes:
-        tuner: The state of the tuner, which knows of what kind it is; None without one.
-        kept: The states that the tuner may go back to, by name.
-        promoted: Snapshots by their numbers, with how they were trained.
-        lineage: Of the current weights.
+        tuner: The state of the tuner, of a type that the tuner defines; None without a tuner.
+        kept: The stored states to which the tuner may return, by name.
+        promoted: Pairs of the number of a snapshot and its lineage.
+        lineage: Lineage of the current weights.
         permanent: Values that were meant to stay, by name.
         steps_before: Steps of the lineage before the latest unit.
         window_id: Number of the latest window (epoch); -1 before the first.

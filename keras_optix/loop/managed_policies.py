@@ -1,4 +1,4 @@
-"""Several policies of one task, as the loop manages them: options, variants, members with their scores and weights."""
+"""Manages several policies for one task: options, variants, and members with their scores and weights."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from keras_optix.validation import check_bool, check_float, check_function, chec
 
 
 class ManagerState(State, frozen=True):
-    """What a policy manager knows of a run.
+    """The state of a policy manager in a run.
 
     Attributes:
-        random: Its generator.
-        weights: Of each agent, as they were given; only their ratios count.
-        scores: Of each agent, oldest first.
+        random: State of the random generator.
+        weights: Weight of each agent; only the ratios count.
+        scores: Scores of each agent, oldest first.
     """
 
     random: Generator
@@ -34,7 +34,7 @@ class ManagerState(State, frozen=True):
 
 
 class _Saved(State, frozen=True):
-    """The same, before anybody has looked at the agents."""
+    """A `ManagerState` whose parts about the agents were not checked yet."""
 
     random: Generator
     weights: Any
@@ -43,10 +43,10 @@ class _Saved(State, frozen=True):
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyOptions:
-    """The options of a policy manager, checked; for what they mean see `keras_optix.PolicyManager`.
+    """The checked options of a policy manager; `keras_optix.PolicyManager` documents them.
 
     Raises:
-        ConfigurationError: One is invalid, or every variant would equal its parent.
+        ConfigurationError: An option is invalid, or every variant would equal its parent.
     """
 
     score_window: int = 10
@@ -81,10 +81,10 @@ class PolicyOptions:
 
 
 class ManagedPolicies(OneLineRepr):
-    """What the loop asks of a policy manager.
+    """The part of a policy manager that the loop uses.
 
     Args:
-        options: What the user asked of it. None: the defaults.
+        options: The user's options. None: the defaults.
     """
 
     evolves = True
@@ -115,47 +115,47 @@ class ManagedPolicies(OneLineRepr):
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """How much each agent counts, in their order; they sum to 1."""
+        """The share of each agent, in the order of `agents`; the shares sum to 1."""
         return self._book.weights
 
     @property
     def scores(self) -> tuple[tuple[float, ...], ...]:
-        """Latest scores of each agent, oldest first."""
+        """The latest scores of each agent, oldest first."""
         return self._book.scores
 
     def subscribe(self, listener: Listener) -> None:
-        """Calls the listener with the weights on each change, for as long as it exists.
+        """Calls the listener with the weights after each change.
 
         Args:
-            listener: A bound method is let go with its object.
+            listener: A function. A bound method is only called as long as its object exists.
         """
         self._book.subscribe(listener)
 
     def record_agent_score(self, i: int, score: float) -> None:
-        """Takes a score of an agent; the latest `score_window` of each count.
+        """Records a score of an agent. The latest `score_window` scores of each agent count.
 
         Args:
-            i: Its index.
-            score: Higher is better.
+            i: Index of the agent.
+            score: The score; higher is better.
 
         Raises:
             ConfigurationError: There is no such agent.
-            NonFiniteError: The score is NaN, infinite or no number.
+            NonFiniteError: The score is NaN, infinite or not a number.
         """
         self._book.record(i, score)
 
     def forget_scores(self) -> None:
-        """Drops the scores of all agents: they were earned in a regime that is gone. Weights stay until there are new.
+        """Drops the scores of all agents, because they belong to an earlier regime. The weights stay for now.
 
-        The loop does so after a detected shift.
+        The loop calls this after a detected change point.
         """
         self._book.forget()
 
     def auto_update_weights(self) -> tuple[float, ...]:
         """Weighs each agent by the probability that its mean score is the highest.
 
-        The loop does so whenever agents earned scores. Until an agent has two scores nothing says how noisy they are,
-        and the weights stay. See `floor`.
+        The loop calls this whenever agents earned scores. Until an agent has two scores, the noise is unknown and the
+        weights stay. No weight falls below `floor`.
 
         Returns:
             The weights.
@@ -167,36 +167,36 @@ class ManagedPolicies(OneLineRepr):
         """Sets the weights of some agents by hand.
 
         Args:
-            weights: By index, in the unit of `add_agent`: the others keep theirs, and `weights` has all of them divided
-                by their sum. Automatic updates keep that sum, so that the unit stays.
+            weights: Weights by index, in the unit of `add_agent`. The other agents keep theirs, and the attribute
+                `weights` is all of them divided by their sum. Automatic updates keep the sum, so that the unit stays.
 
         Raises:
-            ConfigurationError: There is no such agent, or a weight is invalid; then none is changed.
+            ConfigurationError: There is no such agent, or a weight is invalid; then no weight is changed.
         """
         self._book.set(weights)
 
     def next_variant(self, values: Mapping[str, float], spaces: Mapping[str, SearchSpace]) -> dict[str, float]:
-        """Hyperparameters of the next variant: `values` with noise, within their spaces; see `perturbed`.
+        """Returns the hyperparameters of the next variant: `values` with noise, within their spaces; see `perturbed`.
 
         Args:
-            values: Those of the parent, by name.
-            spaces: Search spaces; a hyperparameter without one stays as it is.
+            values: Hyperparameters of the parent, by name.
+            spaces: Search spaces by name; a hyperparameter without a space stays unchanged.
         """
         return perturbed(values, spaces, self.noise_scale, self._rng)
 
     def save(self) -> ManagerState:
-        """Returns all that a resumed run needs: the generator, and the weights and scores of the agents."""
+        """Returns everything that a resumed run needs: the generator, and the weights and scores of the agents."""
         agents = self._book.save()
         return ManagerState(Generator.of(self._rng.bit_generator), agents.weights, agents.scores)
 
     def read(self, values: Any) -> ManagerState:
-        """Reads what `save` returned, as JSON values; nothing is changed.
+        """Reads what `save` returned, as JSON values, without changing anything.
 
         Args:
             values: JSON values.
 
         Raises:
-            StateError: It is not the state of a manager with as many agents.
+            StateError: The values are not the state of a manager with this number of agents.
         """
         what = "state of the policy manager with its generator"
         saved = read_state(_Saved, values, what, fix="Start a new run.", part=True)
@@ -204,9 +204,9 @@ class ManagedPolicies(OneLineRepr):
         return ManagerState(saved.random, agents.weights, agents.scores)
 
     def restore(self, state: ManagerState) -> None:
-        """Restores what `read` returned, and tells the listeners the weights.
+        """Restores a state that `read` returned, and calls the listeners with the weights.
 
-        An ensemble's own state is restored after this: it may hold the weights of an older snapshot.
+        The state of an ensemble must be restored after this, because it may hold the weights of an older snapshot.
         """
         rng = np.random.default_rng(0)
         state.random.put_into(rng.bit_generator)

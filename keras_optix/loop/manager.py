@@ -1,4 +1,4 @@
-"""What the loop asks of a policy manager, and the one that manages nothing."""
+"""The protocol of policy managers, and a manager that does nothing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from keras_optix.tuners.search_space import SearchSpace
 
 
 class Manager(Protocol):
-    """A policy manager, as the loop sees it; see `keras_optix.PolicyManager`."""
+    """The part of a policy manager that the loop uses; see `keras_optix.PolicyManager`."""
 
     evolves: bool
     auto_spawn: bool
@@ -26,21 +26,21 @@ class Manager(Protocol):
 
     @property
     def agents(self) -> Sequence[Any]:
-        """The agents whose weights it sets."""
+        """The agents whose weights the manager sets."""
         ...
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """How much each agent counts."""
+        """The share of each agent."""
         ...
 
     @property
     def scores(self) -> tuple[tuple[float, ...], ...]:
-        """Latest scores of each agent."""
+        """The latest scores of each agent."""
         ...
 
     def record_agent_score(self, i: int, score: float) -> None:
-        """Takes a score of an agent."""
+        """Records a score of an agent."""
         ...
 
     def auto_update_weights(self) -> tuple[float, ...]:
@@ -56,28 +56,28 @@ class Manager(Protocol):
         ...
 
     def next_variant(self, values: Mapping[str, float], spaces: Mapping[str, SearchSpace]) -> dict[str, float]:
-        """Hyperparameters of the next variant."""
+        """Returns the hyperparameters of the next variant."""
         ...
 
     def save(self) -> State | None:
-        """Returns all that a resumed run needs."""
+        """Returns everything that a resumed run needs."""
         ...
 
     def read(self, values: Any) -> Any:
-        """Reads what was saved, as JSON values, for `restore`; nothing is changed.
+        """Reads a saved state from JSON values, without changing anything.
 
         Raises:
-            StateError: It is not the state of this manager.
+            StateError: The values are not a state of this manager.
         """
         ...
 
     def restore(self, state: Any) -> None:
-        """Restores what `read` returned."""
+        """Restores a state that `read` returned."""
         ...
 
 
 class NoManager:
-    """Manages nothing."""
+    """A policy manager that does nothing; the loop uses it if the user gave none."""
 
     evolves = False
     auto_spawn = False

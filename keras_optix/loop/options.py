@@ -1,4 +1,4 @@
-"""What the user asked of the loop."""
+"""The user's options for the loop."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """What the user asked of the loop; see `OptixCallback`."""
+    """The user's options for the loop; see `OptixCallback`."""
 
-    when_dormant: str = "stop"  # or "watch", or "auto" until it is known what is trained
+    when_dormant: str = "stop"  # or "watch", or "auto" until the trained agent or model is known
     max_windows: int | None = None
     rollback_on_degradation: bool = False
     restore_best_weights: bool = True
     restore_hyperparams: bool = False
 
     def decided(self, *, endless: bool) -> LoopOptions:
-        """With what ``when_dormant="auto"`` comes to.
+        """Returns the options with ``when_dormant="auto"`` replaced by ``"watch"`` or ``"stop"``.
 
         Args:
-            endless: Whether what is trained never comes to an end by itself, such as a live feed.
+            endless: Whether the run goes on when training is done, like an agent on a live feed.
         """
         if self.when_dormant != "auto":
             return self

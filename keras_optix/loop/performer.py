@@ -1,4 +1,4 @@
-"""Performs the actions of procedures: the one door through which decisions reach what is trained."""
+"""The performer carries out the actions of procedures. Decisions reach the trained agent or model only through it."""
 
 from __future__ import annotations
 
@@ -34,33 +34,33 @@ from keras_optix.store.manifest import PolicySnapshot
 from keras_optix.store.registry import CheckpointRegistry
 
 _UNTRAINED_FILE = "untrained.npz"
-_EPISODES = 10  # of an evaluator that scores episodes without saying how many
+_EPISODES = 10  # for an evaluator that scores episodes without giving their number
 
 
 class Performer:
-    """Performs actions on what is trained, and keeps what several of them need.
+    """Performs actions on the trained agent or model, and holds the state that several actions share.
 
     Args:
-        adapter: What is trained.
-        scorer: Scores.
+        adapter: Access to the trained agent or model.
+        scorer: The evaluator with its state.
         scheduler: The state machine.
-        registry: Keeps snapshots.
-        options: What the user asked for.
-        hooks: Hear what happens.
+        registry: Stores snapshots.
+        options: The user's options.
+        hooks: Objects whose hooks are called.
         journal: Keeps records.
-        tuning: The tuner and what it needs.
-        manager: Evolves policies.
-        pool: Scores that are on their way to an evaluation.
+        tuning: The tuner, with its stored states and schedules.
+        manager: The policy manager.
+        pool: Scores that wait for the next evaluation.
 
     Attributes:
         best: The best policy of the present regime.
-        regimes: The regimes that were met, and their policies.
-        agreement: Whether training and copies of its environments earn the same.
-        candidate: The weights that the evaluation at hand is about.
-        metrics: Their score.
+        regimes: The regimes seen so far, and their policies.
+        agreement: Tests whether the same weights earn the same in training and in copies of the environments.
+        candidate: The weights of the current evaluation.
+        metrics: The score of these weights.
         in_place: The evaluation that takes the next windows, or None.
-        windows_left: Windows that are still to be learned from before the procedure goes on.
-        variants: Variants tried in this regime.
+        windows_left: Windows of learning left before the procedure goes on.
+        variants: Number of variants tried in this regime.
     """
 
     def __init__(
@@ -89,13 +89,13 @@ class Performer:
         self.in_place: InPlaceEvaluation | None = None
         self.windows_left = 0
         self.variants = 0
-        self._left_open: InPlaceEvaluation | None = None  # its weights act on until it is ended
+        self._left_open: InPlaceEvaluation | None = None  # its weights continue to act until it is ended
 
     def perform(self, action: Action) -> Any:
         """Performs an action.
 
         Returns:
-            Its result, or `LATER` where that takes windows.
+            The result, or `LATER` if it takes windows.
         """
         return _PERFORMERS[type(action)](self, action)
 
@@ -113,12 +113,12 @@ class Performer:
         return self.scorer.result(self.play(policy, action.episodes, action.seed), paired=action.seed is not None)
 
     def play(self, policy: PolicyRef, episodes: int = 0, seed: int | None = None) -> Sequence[EpisodeRecord] | None:
-        """Plays episodes beside training, as the evaluator wants them; None where that cannot be done.
+        """Plays episodes outside training, according to the evaluator's plan. None if this is not possible.
 
         Args:
             policy: The weights that play.
-            episodes: How many, if more than the evaluator asks for.
-            seed: Equal seeds give equal episodes. None: a seed from the generator of the run.
+            episodes: Number of episodes, if more than the evaluator asks for.
+            seed: Seed of the episodes; equal seeds give equal episodes. None: a seed from the generator of the run.
         """
         plan = self.scorer.plan
         if not plan.may_play or not self.scorer.plays_episodes:
@@ -133,17 +133,17 @@ class Performer:
         )
 
     def finish_in_place(self, *, leave: bool) -> EvaluationResult:
-        """Ends an evaluation in place that has enough evidence.
+        """Ends an evaluation in place that has enough evidence, and returns its result.
 
         Args:
-            leave: Its weights act on, until an `EndEvaluation`.
+            leave: Whether its weights continue to act until an `EndEvaluation`.
 
         Raises:
-            StateError: There is none.
+            StateError: There is no evaluation in place.
         """
         evaluation, self.in_place = self.in_place, None
         if evaluation is None:
-            raise StateError("No evaluation in place is under way.")
+            raise StateError("There is no evaluation in place to finish.")
         result = evaluation.result()
         if leave:
             self._left_open = evaluation
@@ -152,7 +152,7 @@ class Performer:
         return result
 
     def cancel_in_place(self) -> None:
-        """Ends an evaluation in place without a result; nothing, where there is none."""
+        """Ends an evaluation in place without a result. If there is none, nothing happens."""
         evaluation, self.in_place = self.in_place, None
         if evaluation is not None:
             evaluation.end(keep=False)
@@ -168,7 +168,7 @@ class Performer:
         return LATER
 
     def policy(self, policy: Policy) -> PolicyRef:
-        """The weights of a policy."""
+        """Returns the weights of a policy."""
         adapter, journal = self.adapter, self.journal
         if isinstance(policy, PolicySnapshot):
             steps, version = policy.env_steps, policy.policy_version
@@ -183,7 +183,7 @@ class Performer:
     @property
     def _the_candidate(self) -> PolicyRef:
         if self.candidate is None:
-            raise StateError("No evaluation is at hand.")
+            raise StateError("There is no current evaluation, and so no candidate.")
         return self.candidate
 
     # The state machine
@@ -202,7 +202,7 @@ class Performer:
 
     @property
     def comparable(self) -> bool:
-        """Whether what is played beside training should earn what windows of training do."""
+        """Whether episodes in copies should earn the same as training windows, for the same weights."""
         return self.adapter.plays_copies and self.scorer.plan.comparable
 
     def _accept(self, action: do.Accept) -> Decision:
@@ -236,7 +236,7 @@ class Performer:
         self.journal.note(EventKind(decision.event.value), decision.event.value + reached + change, decision.evidence)
 
     def shown(self, snapshot: PolicySnapshot) -> str:
-        """The score of a snapshot as people see it: of a loss, the loss and not its negative."""
+        """Returns the score of a snapshot as logs show it: for a loss, the loss itself and not its negative."""
         return format_estimate(self.scorer.evaluator.shown(snapshot.score), snapshot.eval_metrics.stderr)
 
     def _tune(self, action: do.Tune) -> None:
@@ -251,7 +251,7 @@ class Performer:
 
     @property
     def single(self) -> bool:
-        """Whether a score cannot be had a second time for the same weights: then none are pooled or confirmed."""
+        """Whether a score cannot be measured again for the same weights. Then scores are not pooled or confirmed."""
         return self.adapter.scores_are_deterministic or not self.scorer.plan.repeatable
 
     def _reassess(self, score: Estimate) -> None:
@@ -266,7 +266,7 @@ class Performer:
         journal.note(EventKind.REASSESSED, f"evaluated snapshot {best.snapshot_id} again", evidence)
 
     def _save_if_higher(self) -> None:
-        """Where scores are deterministic, the highest is the best to restore, even if it is no significant step."""
+        """Saves the highest score as the best even if the step is not significant. Used if scores are deterministic."""
         best, score = self.best.snapshot, self.metrics.primary_score
         if score is not None and (best is None or score > best.score):
             self._save(self._the_candidate, self.metrics, self.adapter.get_hyperparams())
@@ -302,7 +302,7 @@ class Performer:
             self.scheduler.rolled_back()
 
     def restore(self, snapshot: PolicySnapshot) -> None:
-        """Goes on from a snapshot."""
+        """Continues from a snapshot."""
         self.adapter.set_state(self.registry.load(snapshot))
         if self.options.restore_hyperparams:
             self.tuning.set(snapshot.hyperparams.params, "restored")
@@ -315,23 +315,23 @@ class Performer:
         self.replaced()
 
     def replaced(self) -> None:
-        """Other weights act now."""
+        """Drops scores that belong to the weights before, because other weights act now."""
         self._follow_members()
         self.forget_scores()
 
     def _follow_members(self) -> None:
-        """With the weights of an ensemble came how much its members counted then."""
+        """Gives the manager the members' shares that were restored with the weights of an ensemble."""
         mixture = self.adapter.mixture_weights()
         if self.manager.agents and tuple(mixture) != self.manager.weights:
             self.manager.update_weights(dict(enumerate(mixture)))
 
     def forget_scores(self) -> None:
-        """Scores of windows that have begun do not count."""
+        """Drops the scores of all windows that have begun."""
         self.pool.drop_until(self.journal.window_id + self.adapter.ahead)
         self.agreement.cancel()
 
     def keep_untrained(self) -> None:
-        """Keeps the weights that the run begins with, where a policy of each regime is kept."""
+        """Stores the initial weights of the run, if a policy is stored for each regime."""
         if self.manager.bank:
             folder = self.registry.run_folder
             folder.mkdir(exist_ok=True)
@@ -342,11 +342,11 @@ class Performer:
         try:
             return read_arrays(path)
         except UNREADABLE as error:
-            problem = f"The weights that the run began with cannot be read: {error}."
+            problem = f"The initial weights of the run cannot be read: {error}."
             raise RegistryError(describe(problem, path=str(path))) from error
 
     def _finish(self, action: do.Finish) -> None:
-        # An evaluation in place ends with learning switched on, and a watched policy may have been replaced.
+        # An evaluation in place ends with learning on, and the policy in WATCHDOG may have been replaced.
         self.adapter.pause_updates(self.scheduler.loop_state is LoopState.WATCHDOG)
         self.forget_scores()
 

@@ -1,4 +1,4 @@
-"""One snapshot for each regime that was seen, kept for the day when the regime returns."""
+"""Stores one snapshot for each regime, to be restored when the regime returns."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from collections.abc import Mapping
 from keras_optix.store.manifest import PolicySnapshot
 from keras_optix.store.registry import CheckpointRegistry
 
-_HOLDER = "regime:"  # before the regime's name, as the holder of its snapshot
+_HOLDER = "regime:"  # followed by the regime's name, this is the holder of the snapshot
 
 
 class PolicyBank:
-    """Keeps one snapshot for each regime from being pruned.
+    """Protects one snapshot for each regime from being pruned.
 
     Args:
-        registry: Where the snapshots are.
-        max_regimes: Regimes that are remembered; the one that was there longest ago is forgotten first.
+        registry: The registry with the snapshots.
+        max_regimes: Largest number of regimes. The regime that was seen longest ago is forgotten first.
     """
 
     def __init__(self, registry: CheckpointRegistry, max_regimes: int) -> None:
         self._registry = registry
         self._max_regimes = max_regimes
-        self._entries: dict[str, PolicySnapshot] = {}  # by regime; the one that was there last is the last
+        self._entries: dict[str, PolicySnapshot] = {}  # by regime, the latest regime last
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @property
     def snapshot_ids(self) -> tuple[int, ...]:
-        """Numbers of the snapshots in the bank."""
+        """Numbers of the stored snapshots."""
         return tuple(snapshot.snapshot_id for snapshot in self._entries.values())
 
     def get(self, regime: str) -> PolicySnapshot | None:
-        """The policy of a regime, or None."""
+        """Returns the policy of a regime, or None."""
         return self._entries.get(regime)
 
     def put(self, regime: str, snapshot: PolicySnapshot) -> None:
-        """Makes a snapshot the policy of a regime, in the place of the one before."""
+        """Makes a snapshot the policy of a regime, and replaces the one before."""
         before = self._entries.pop(regime, None)
         self._entries[regime] = self._registry.hold(snapshot, _HOLDER + regime)
         if before is not None and before.key != snapshot.key:
@@ -46,10 +46,10 @@ class PolicyBank:
             self._registry.release(self._entries.pop(oldest), _HOLDER + oldest)
 
     def candidates(self, regime: str | None = None) -> list[tuple[str, PolicySnapshot]]:
-        """Regimes and their policies in the order in which to try them.
+        """Returns regimes and their policies in the order in which to try them.
 
         Args:
-            regime: The one that seems to be there, which is the first.
+            regime: The regime that seems to have returned, which comes first.
         """
         latest_first = list(reversed(self._entries.items()))
         return sorted(latest_first, key=lambda entry: entry[0] != regime)
@@ -59,7 +59,7 @@ class PolicyBank:
         return {regime: snapshot.snapshot_id for regime, snapshot in self._entries.items()}
 
     def restore(self, numbers: Mapping[str, int]) -> None:
-        """Restores what `save` returned, as far as the registry still has it."""
+        """Restores the snapshots that `save` returned, as far as the registry still has them."""
         self._entries = {}
         for regime, number in numbers.items():
             for snapshot in self._registry.held_by(_HOLDER + regime):

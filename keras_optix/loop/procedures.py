@@ -1,8 +1,8 @@
-"""What follows from an evaluation, from top to bottom: procedures that yield actions and are sent results.
+"""Procedures decide what follows from an evaluation: generators that yield actions and are sent the results.
 
-A procedure is a generator. It has no other effect than the actions that it yields, reads no clock and draws no number
-that it was not sent. So one that was cut off is resumed by running it again with the results that it already had, and
-the engine alone decides how an action is performed: at once, or over windows to come.
+The actions that it yields are the only effects of a procedure: it reads no clock, and gets every random number as a
+result. So an interrupted procedure is resumed by running it again with the results that it already got. Only the engine
+decides how an action is performed: at once, or during the next windows.
 """
 
 from __future__ import annotations
@@ -29,28 +29,28 @@ Procedure = Asking[None]
 
 
 class Interrupted(Exception):
-    """Thrown into a procedure that cannot go on; it undoes what it began.
+    """Thrown into a procedure that cannot continue, so that it undoes what it began.
 
     Args:
-        why: One sentence.
+        why: The reason, one sentence.
     """
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What does not change while a procedure runs.
+    """The facts that do not change while a procedure runs.
 
     Attributes:
-        single: Whether a score cannot be had a second time for the same weights: then none is confirmed.
+        single: Whether a score cannot be measured again for the same weights, so that candidates are not confirmed.
         scores_are_deterministic: Whether the same weights would get the same score again.
-        watches: Whether DORMANT becomes WATCHDOG, and does not end `fit`.
-        rolls_back: Whether a degradation is answered by a rollback.
-        managed: Whether a policy manager evolves policies.
-        stores: Whether it keeps a policy of each regime.
-        spawns: Variants of a regime at most; 0: none.
-        variant_windows: Windows that a variant learns.
-        mutates: Whether the user's function changes a variant.
-        best: The best before the evaluation at hand.
+        watches: Whether DORMANT leads to WATCHDOG instead of ending `fit`.
+        rolls_back: Whether the loop rolls back after a degradation.
+        managed: Whether there is a policy manager that evolves policies.
+        stores: Whether the policy manager stores a policy for each regime.
+        spawns: Largest number of variants in a regime; 0 for no variants.
+        variant_windows: Number of windows for which a variant learns.
+        mutates: Whether a function of the user changes each variant.
+        best: The best before the current evaluation.
         scores: The latest scores, oldest first.
     """
 
@@ -70,57 +70,57 @@ class Situation:
 def confirm(
     evaluation: Evaluation, decision: Decision, at: Situation, values: Mapping[str, float]
 ) -> Asking[tuple[tuple[Decision, ...], bool]]:
-    """A candidate becomes the best if a second, independent evaluation of its weights says so too.
+    """Evaluates a candidate a second time, independently, and promotes it if this evaluation lies above the best too.
 
     Args:
-        evaluation: The one that made it a candidate.
-        decision: That it did.
+        evaluation: The evaluation that made the candidate.
+        decision: The decision that it is a candidate.
         at: The situation.
-        values: Hyperparameters that it was trained with.
+        values: Hyperparameters with which the candidate was trained.
 
     Returns:
-        What was decided, and whether that was in the windows to come.
+        The decisions, and whether the second evaluation took place in the training environments.
     """
     if at.single:
         accepted = yield do.Accept(evaluation, decision.evidence)
         return (accepted,), False
-    # As many episodes as it rested on: fewer would miss what it could see.
+    # Play as many episodes as in the first evaluation, because fewer could not detect the same difference.
     again: Any = yield do.Evaluate(CANDIDATE, min(evaluation.score.n, MOST_EPISODES), at_once=True)
     in_place = again is None
     if in_place:
         again = yield do.Evaluate(CANDIDATE, leave=True)
     yield from reassess(again.estimate)
     decisions: tuple[Decision, ...] = yield do.Confirm(evaluation, again, dict(values))
-    # Before the decisions are followed: one of them may pause learning or restore weights itself.
+    # This comes before the decisions are followed, because one of them may pause learning or restore weights itself.
     yield do.EndEvaluation(keep=decisions[0].event is LoopEvent.IMPROVEMENT)
     return decisions, in_place
 
 
 def reassess(score: Estimate) -> Procedure:
-    """Evaluates the best once more if only its own uncertainty keeps `score` from being better."""
+    """Evaluates the best once more if `score` misses significance only because the best was measured too roughly."""
     best: PolicySnapshot | None = yield do.DoubtBest(score)
     if best is not None:
         yield from evaluate_best(best)
 
 
 def evaluate_best(best: PolicySnapshot, episodes: int = 0) -> Procedure:
-    """Evaluates the best again where that can be had at once, and pools what comes out with what was known."""
+    """Evaluates the best again, if this is possible at once, and pools the result with its score so far."""
     again: EvaluationResult | None = yield do.Evaluate(best, episodes, at_once=True)
     if again is not None:
         yield do.Reassess(again.estimate)
 
 
 def rest(at: Situation, *, announce: bool) -> Procedure:
-    """DORMANT: `fit` ends, or the best weights are watched.
+    """Ends `fit` or begins to watch the best weights, because the loop is DORMANT.
 
     Args:
         at: The situation.
-        announce: Call the hooks of a DORMANT.
+        announce: Whether to call the hooks for DORMANT.
     """
     if at.watches:
         best: PolicySnapshot | None = yield do.ReadBest()
         if best is not None:
-            # What is known of the best is what a drop is measured from.
+            # The score of the best is the reference for a drop, so it is measured more exactly first.
             yield from evaluate_best(best, MOST_EPISODES)
             best = yield do.ReadBest()
         if best is not None:
@@ -136,9 +136,9 @@ def rest(at: Situation, *, announce: bool) -> Procedure:
 
 
 def recover(at: Situation) -> Procedure:
-    """After a degradation, without a policy manager: roll back if asked for, and learn again."""
+    """Learns again after a degradation, without a policy manager, and rolls back first if this was asked for."""
     present: PolicySnapshot | None = yield do.ReadBest()
-    best = present or at.best  # an alarm of the watchdog has begun a regime without a best already
+    best = present or at.best  # an alarm in WATCHDOG has already begun a regime without a best
     if at.rolls_back and best is not None:
         yield do.PauseTuner()
         yield do.Restore(best, rolled_back=True)
@@ -147,5 +147,5 @@ def recover(at: Situation) -> Procedure:
 
 
 def was_watched(decision: Decision) -> bool:
-    """Whether the best weights acted when a degradation was seen, and did not learn."""
+    """Returns whether a degradation was detected while the best weights acted without learning."""
     return decision.before is LoopState.WATCHDOG

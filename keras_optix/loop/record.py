@@ -1,4 +1,4 @@
-"""What the loop did and why, as records."""
+"""Records of what the loop did and why."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from keras_optix.statistics.estimates import Evidence
 
 
 class EventKind(enum.StrEnum):
-    """What the loop did.
+    """The kinds of events that the loop records.
 
     Attributes:
         CANDIDATE: An evaluation lies significantly above the best.
-        IMPROVEMENT: A second evaluation confirmed a candidate, or policies were compared: there is a new best.
+        IMPROVEMENT: There is a new best: a second evaluation confirmed a candidate, or a comparison of policies.
         REJECTED: A second evaluation did not confirm a candidate.
         PLATEAU: ACTIVE became COOLING.
         DORMANT: COOLING became DORMANT.
         WATCHDOG: DORMANT became WATCHDOG.
-        DEGRADATION: Scores are significantly below what they were; the loop is ACTIVE again.
-        REASSESSED: The best was evaluated again, and what was known of it was pooled with that.
-        ROLLBACK: Training goes on from a snapshot, or from the weights that the run began with.
-        KEPT: Policies were compared, and the current weights stay; or at the end, the best is of a regime that is gone.
-        RESTORED: `fit` ended, with the best weights.
-        HYPERPARAMS: The tuner changed hyperparameters, or decided not to.
+        DEGRADATION: Scores fell significantly; the loop is ACTIVE again.
+        REASSESSED: The best was evaluated again, and the new score was pooled with its score so far.
+        ROLLBACK: Training continues from a snapshot, or from the initial weights of the run.
+        KEPT: The current weights stay, after a comparison of policies, or at the end of `fit` because the best belongs
+            to an earlier regime.
+        RESTORED: `fit` ended and restored the best weights.
+        HYPERPARAMS: The tuner changed hyperparameters, or decided to leave them.
         VARIANT: A variant of the best began to learn, was adopted, or was discarded.
-        REGIME: A regime has another name, or one that is known is back.
+        REGIME: The detector named another regime, or a known regime has returned.
         CHANGE_POINT: The environment has changed: a new regime begins, without a best.
-        NON_FINITE: Something was NaN or infinite, and was undone.
-        RESUMED: A run that was cut off goes on.
-        ENVIRONMENT: Where evaluations take place, or that somebody else used the environment.
-        FEED: What happened to a live feed.
-        NOTICE: Anything else that people should know.
+        NON_FINITE: A loss, a weight or a score was NaN or infinite, and the update was undone.
+        RESUMED: An interrupted run was resumed.
+        ENVIRONMENT: A message about where evaluations take place, or about other code that used the environment.
+        FEED: Something happened to a live feed.
+        NOTICE: Any other message for the user.
     """
 
     CANDIDATE = "candidate"
@@ -60,16 +61,16 @@ class EventKind(enum.StrEnum):
 
 @dataclass(frozen=True)
 class LoopRecord:
-    """Something that the loop did, and why.
+    """An event: something that the loop did, and why.
 
     Attributes:
-        kind: What it did, an `EventKind`; equal to its name in lower case.
+        kind: The kind of the event, an `EventKind`; equal to its name in lower case, such as ``"improvement"``.
         window_id: Number of the window (epoch) after which it happened.
         env_steps: Environment steps (batches) of the run until then.
-        state: State of the loop after it.
-        message: One sentence.
-        evidence: Difference, standard error and n, or None where there is nothing to compare.
-        cost: Environment steps (batches) that went into a tuner's decision.
+        state: State of the loop after the event.
+        message: One sentence that says what happened.
+        evidence: Difference, standard error and n, or None if nothing was compared.
+        cost: Environment steps (batches) spent on a tuner's decision.
     """
 
     kind: EventKind
@@ -91,7 +92,7 @@ class LoopRecord:
 
     @property
     def because(self) -> str:
-        """The evidence in words, with its numbers where something was measured."""
+        """The evidence in words, with its numbers if something was measured."""
         if self.evidence is None:
             return ""
         return str(self.evidence) if self.evidence.n else self.evidence.reason
@@ -102,10 +103,10 @@ class LoopRecord:
         return f"{self.message}: {self.because}" if self.because else self.message
 
     def describe(self, unit: str = "window", steps: str = "env steps") -> str:
-        """One line.
+        """Returns the event as one line.
 
         Args:
-            unit: What the loop counts.
-            steps: What its steps are called.
+            unit: Name of what the loop counts: ``"window"`` or ``"epoch"``.
+            steps: Name of the steps: ``"env steps"`` or ``"steps"``.
         """
         return f"{unit} {self.window_id}, {self.env_steps} {steps}, {self.state.name}: {self.why}"

@@ -1,4 +1,4 @@
-"""The regimes that a run met: their names, and the policy that is known for each."""
+"""The library of regimes: the names of all regimes in a run, and a stored policy for each."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from keras_optix.states import Count, Positive, State
 from keras_optix.store.manifest import PolicySnapshot
 from keras_optix.store.registry import CheckpointRegistry
 
-_HISTORY = 256  # evaluations that a detector sees
+_HISTORY = 256  # evaluations that a detector gets
 
 
 class RegimesState(State, frozen=True):
-    """What a `RegimeLibrary` knows.
+    """The state of a `RegimeLibrary`.
 
     Attributes:
-        regime: The regime at hand; None before a detector named one.
-        counted: Regimes that were counted.
-        names: Of the regimes, in the order in which they were first seen.
-        offered: Whether the policy of the regime at hand was tried, or there was no need to.
-        bank: Number of the snapshot that is known for each regime.
+        regime: Name of the current regime; None before a detector named one.
+        counted: Number of regimes that were counted.
+        names: Names of the regimes, in the order in which they were first seen.
+        offered: Whether the policy of the current regime was evaluated already, or need not be.
+        bank: Number of the stored snapshot of each regime.
         history: The latest evaluations, oldest first.
     """
 
@@ -38,53 +38,53 @@ class RegimesState(State, frozen=True):
 
 
 class ScoreHistory:
-    """The latest evaluations, as a detector sees them and comparisons ask for their scores."""
+    """Keeps the latest evaluations for a detector, and their scores for comparisons."""
 
     def __init__(self) -> None:
         self._latest: deque[EvalMetrics] = deque(maxlen=_HISTORY)
 
     @property
     def scores(self) -> list[float]:
-        """Their scores, oldest first."""
+        """The scores of the evaluations, oldest first."""
         return [metrics.primary_score for metrics in self._latest if metrics.primary_score is not None]
 
     def add(self, evaluation: Evaluation) -> list[EvalMetrics]:
-        """Takes one more, and returns all."""
+        """Adds an evaluation, and returns all."""
         self._latest.append(metrics_of(evaluation.score, evaluation.window_id))
         return list(self._latest)
 
     def save(self) -> tuple[EvalMetrics, ...]:
-        """Returns all."""
+        """Returns all evaluations."""
         return tuple(self._latest)
 
     def restore(self, latest: Sequence[EvalMetrics]) -> None:
-        """Restores what `save` returned."""
+        """Restores the evaluations that `save` returned."""
         self._latest = deque(latest, maxlen=_HISTORY)
 
 
 class NoScoreHistory(ScoreHistory):
-    """Keeps and saves nothing: without a policy manager nobody asks for it."""
+    """A history that keeps nothing, because without a policy manager no part of the loop reads it."""
 
     def add(self, evaluation: Evaluation) -> list[EvalMetrics]:
         """See `ScoreHistory`."""
         return []
 
     def restore(self, latest: Sequence[EvalMetrics]) -> None:
-        """See `ScoreHistory`; points of a run that had a manager have some."""
+        """See `ScoreHistory`. Ignores evaluations in the resume point of a run that had a policy manager."""
 
 
 class RegimeLibrary:
-    """Names regimes, by a detector or by counting them, and keeps a policy for each.
+    """Names regimes, by a detector or by counting them, and stores a policy for each.
 
     Args:
-        registry: Where the policies are.
-        detector: Names regimes. None: regimes are counted, one for each shift.
-        keeps: Whether policies are kept.
-        max_regimes: How many are, at most.
+        registry: The registry with the policies.
+        detector: Names regimes. None: regimes are counted, one for each change point.
+        keeps: Whether policies are stored.
+        max_regimes: Largest number of stored policies.
         history: Keeps the latest evaluations, or nothing. Defaults to a `ScoreHistory`.
 
     Attributes:
-        regime: The regime at hand; None before a detector named one.
+        regime: Name of the current regime; None before a detector named one.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class RegimeLibrary:
         self._bank = PolicyBank(registry, max_regimes)
         self._counted = 0
         self._names: list[str] = []  # in the order in which they were first seen
-        self._offered = True  # whether the policy of the regime at hand was tried, or there was no need to
+        self._offered = True  # whether the policy of the current regime was evaluated already, or need not be
         self._history = ScoreHistory() if history is None else history
         self.enter_new()
 
@@ -113,14 +113,14 @@ class RegimeLibrary:
 
     @property
     def snapshot_ids(self) -> tuple[int, ...]:
-        """Numbers of the snapshots that are kept."""
+        """Numbers of the stored snapshots."""
         return self._bank.snapshot_ids
 
     def see(self, evaluation: Evaluation) -> str | None:
-        """Takes an evaluation; says so if the detector names another regime.
+        """Adds an evaluation, and returns a message if the detector names another regime.
 
         Raises:
-            ConfigurationError: The detector named none.
+            ConfigurationError: The detector did not return a name.
         """
         latest = self._history.add(evaluation)
         if self._detector is None:
@@ -137,29 +137,29 @@ class RegimeLibrary:
         return f"regime {regime}" if before is None else f"regime {before} -> {regime}"
 
     def offer(self, best: PolicySnapshot | None) -> PolicySnapshot | None:
-        """The policy of the regime that the detector named, once for each time that it does, if it is not the best."""
+        """Returns the stored policy of a newly named regime, once each time, if it is not the best; otherwise None."""
         entry = None if self._offered else self.known
         self._offered = True
         return entry if entry is not None and (best is None or entry.key != best.key) else None
 
     @property
     def known(self) -> PolicySnapshot | None:
-        """The policy that is known for the regime at hand."""
+        """The stored policy of the current regime, or None."""
         return None if self.regime is None else self._bank.get(self.regime)
 
     def promoted(self, snapshot: PolicySnapshot) -> None:
-        """There is a new best. A regime that is only counted gets its policy when it is left; a named one, now."""
+        """Stores a new best for a regime that a detector named. A counted regime gets its policy when it is left."""
         if self._detector is not None:
             self._keep(snapshot)
 
     def leave(self, best: PolicySnapshot) -> list[tuple[str, PolicySnapshot]]:
-        """The environment has changed.
+        """Leaves the current regime, because the environment has changed.
 
         Args:
-            best: The best of the regime that is gone.
+            best: The best of the regime that is left.
 
         Returns:
-            Other policies that are kept, with their regimes, in the order in which to try them.
+            The other stored policies with their regimes, in the order in which to try them.
         """
         if self._detector is None:
             self._keep(best)
@@ -167,13 +167,13 @@ class RegimeLibrary:
         return [entry for entry in self._bank.candidates(self.regime) if entry[1].key != best.key]
 
     def enter(self, regime: str) -> None:
-        """The regime at hand is one with a name."""
+        """Sets the name of the current regime."""
         self.regime = regime
         if regime not in self._names:
             self._names.append(regime)
 
     def enter_new(self) -> None:
-        """The regime at hand is one that was not met before; a detector will name it."""
+        """Enters a regime that was not seen before. Without a detector, it gets the next number as its name."""
         if self._detector is None:
             self._counted += 1
             self.enter(f"regime {self._counted}")
@@ -183,19 +183,19 @@ class RegimeLibrary:
             self._bank.put(self.regime, snapshot)
 
     def scalars(self) -> dict[str, float]:
-        """Values for TensorBoard by tag."""
+        """Returns values for TensorBoard by tag."""
         values = {"policies/bank": float(len(self._bank))}
         if self.regime is not None:
             values["policies/regime"] = float(self._names.index(self.regime))
         return values
 
     def save(self) -> RegimesState:
-        """Returns all that a resumed run needs."""
+        """Returns everything that a resumed run needs."""
         names, history = tuple(self._names), self._history.save()
         return RegimesState(self.regime, self._counted, names, self._offered, self._bank.save(), history)
 
     def restore(self, state: RegimesState) -> None:
-        """Restores what `save` returned."""
+        """Restores a state that `save` returned."""
         self.regime, self._counted, self._offered = state.regime, state.counted, state.offered
         self._names = list(state.names)
         self._bank.restore(state.bank)

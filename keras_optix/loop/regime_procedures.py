@@ -1,4 +1,4 @@
-"""What a policy manager adds: the comparison at DORMANT, variants, alarms, and the policies of known regimes."""
+"""The procedures of a policy manager: comparison at DORMANT, variants, alarms, and the policies of known regimes."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from keras_optix.statistics.estimates import Comparison, Estimate, Evidence
 from keras_optix.statistics.levels import CERTAIN_Z, LIKELY_Z, SURE_Z
 from keras_optix.store.manifest import PolicySnapshot
 
-_SCREENING = 10  # episodes (windows) by which a changed environment is told and a known policy found, at the least
-_COMPARISON = 30  # and by which two policies of one regime are compared
-_KNOWN_AGAINST = "the policy known for it against the current weights, same seeds"
+_SCREENING = 10  # least episodes (windows) to detect a changed environment and to find a stored policy that fits it
+_COMPARISON = 30  # least episodes (windows) to compare two policies in one regime
+_KNOWN_AGAINST = "the stored policy of the regime against the current weights, same seeds"
 
 
 @dataclass(frozen=True)
 class HeadToHead:
-    """What came of a comparison of the current weights with the best.
+    """The result of comparing the current weights with the best.
 
     Attributes:
-        z: By how much they are better (negative: worse), as a standard normal score; of the last comparison.
-        better: Whether they won both comparisons.
-        score: Theirs, in the last one.
-        evidence: Of the last one.
-        theirs: What the best earned.
-        fell: Evidence that the best does not earn any more what it was known for: the environment has changed. Or None.
+        z: How much better the current weights are (negative: worse) in the last comparison, as a standard normal score.
+        better: Whether the current weights won both comparisons.
+        score: Score of the current weights in the last comparison.
+        evidence: Evidence of the last comparison.
+        theirs: Result of the best in the last comparison.
+        fell: Evidence that the best no longer reaches its recorded score, because the environment has changed; or None.
     """
 
     z: float
@@ -50,7 +50,7 @@ def _known(snapshot: PolicySnapshot | None) -> Estimate | None:
 
 
 def at_dormant(at: Situation) -> Procedure:
-    """The better of current and best goes on; then variants of it have their chance; then the loop rests."""
+    """Continues from the better of the current and the best weights, then tries variants, then rests."""
     best: PolicySnapshot | None = yield do.ReadBest()
     if best is not None:
         found = yield from compare_with_best(best, "the current weights against the best, same seeds", at)
@@ -62,7 +62,7 @@ def at_dormant(at: Situation) -> Procedure:
             yield do.Record(EventKind.ROLLBACK, f"rolled back to snapshot {best.snapshot_id}", found.evidence)
         elif found.better:
             yield do.Promote(found.score, found.evidence)
-            return  # there was progress that no single evaluation could show
+            return  # the loop is ACTIVE again: there was progress that no single evaluation could show
         else:
             message = f"kept the weights: snapshot {best.snapshot_id} is not better"
             yield do.Record(EventKind.KEPT, message, found.evidence)
@@ -81,7 +81,7 @@ def at_dormant(at: Situation) -> Procedure:
 
 
 def try_variant(parent: PolicySnapshot, at: Situation) -> Asking[HeadToHead]:
-    """A variant learns for its budget and is compared with its parent: adopted, or discarded."""
+    """Trains a variant for a number of windows and compares it with its parent, then adopts or discards it."""
     variant: Variant = yield do.DrawVariant(parent)
     try:
         found = yield from _learn_and_compare(parent, variant, at)
@@ -113,7 +113,7 @@ def _learn_and_compare(parent: PolicySnapshot, variant: Variant, at: Situation) 
 
 
 def _discard(variant: Variant, why: str, evidence: Evidence | None = None) -> Procedure:
-    """Back to the parent and to the hyperparameters from before."""
+    """Restores the parent and the hyperparameters from before the variant."""
     best: PolicySnapshot | None = yield do.ReadBest()
     if best is not None:
         yield do.Restore(best)
@@ -122,7 +122,7 @@ def _discard(variant: Variant, why: str, evidence: Evidence | None = None) -> Pr
 
 
 def compare_with_best(best: PolicySnapshot, reason: str, at: Situation) -> Asking[HeadToHead]:
-    """Compares the current weights with the best. They must win twice, and the second score is their own."""
+    """Compares the current weights with the best. They must win twice; the second score is then an unbiased one."""
     known, wins = _known(best), 0
     while True:
         seed: int = yield do.DrawSeed()
@@ -140,15 +140,15 @@ def compare_with_best(best: PolicySnapshot, reason: str, at: Situation) -> Askin
 
 
 def after_alarm(alarm: Evidence, at: Situation, *, watched: bool) -> Procedure:
-    """If the best still earns what it did, learning went wrong; else the environment has changed.
+    """Finds out whether learning went wrong (the best still reaches its score) or the environment has changed.
 
     Args:
-        alarm: What the alarm rests on.
+        alarm: Evidence of the degradation.
         at: The situation.
-        watched: The best acted at the alarm, and did not learn: then it is the environment that has changed.
+        watched: Whether the best acted without learning at the alarm. Then the environment must have changed.
     """
     present: PolicySnapshot | None = yield do.ReadBest()
-    best = present or at.best  # an alarm of the watchdog has begun a regime without a best already
+    best = present or at.best  # an alarm in WATCHDOG has already begun a regime without a best
     known = _known(best)
     seed: int = yield do.DrawSeed()
     if best is None or known is None:
@@ -169,12 +169,12 @@ def after_alarm(alarm: Evidence, at: Situation, *, watched: bool) -> Procedure:
 
 
 def change_regime(best: PolicySnapshot, fallen: EvaluationResult, evidence: Evidence, at: Situation) -> Procedure:
-    """The best earns less than it did: a new regime begins.
+    """Begins a new regime, because the best no longer reaches its score.
 
     Args:
-        best: The best of the regime that is gone.
-        fallen: What it earns now.
-        evidence: That it earned more.
+        best: The best of the regime that has ended.
+        fallen: The present result of the best.
+        evidence: Evidence that the best earned more before.
         at: The situation.
     """
     yield do.BeginRegime()
@@ -198,12 +198,14 @@ def _roll_back(best: PolicySnapshot, there: EvaluationResult, seed: int, at: Sit
 def enter_unknown_regime(
     best: PolicySnapshot, fallen: EvaluationResult | None, evidence: Evidence, at: Situation
 ) -> Procedure:
-    """Screens the policies of other regimes: one that earns here what it is known for has its regime back.
+    """Evaluates the stored policies of other regimes. A policy that reaches its recorded score is restored at once.
+
+    Then its regime has returned. Otherwise training continues from the best of the policies and the current weights.
 
     Args:
-        best: The best of the regime that is gone.
-        fallen: What it earns now, where that is known.
-        evidence: That the regime is gone.
+        best: The best of the regime that has ended.
+        fallen: The present result of the best, if it is known.
+        evidence: Evidence that the regime has ended.
         at: The situation.
     """
     others: list[KnownPolicy] = yield do.LeaveRegime(best, evidence)
@@ -220,7 +222,7 @@ def enter_unknown_regime(
         if highest is None or result.estimate.mean > highest[1].estimate.mean:
             highest = (other.snapshot, result)
     if at.stores:
-        # What learned too well to be right may be too sure of itself to learn again.
+        # Weights that learned an earlier regime too well may explore too little to learn again.
         result = yield from _evaluate(UNTRAINED, _SCREENING, seed)
         if highest is None or result.estimate.mean > highest[1].estimate.mean:
             highest = (UNTRAINED, result)
@@ -231,9 +233,9 @@ def enter_unknown_regime(
 
 
 def _go_on_from(policy: Policy, at: Situation) -> Procedure:
-    """Takes the policy that did best in a new regime if it really is better than the current one.
+    """Continues from the policy with the highest score in a new regime if it is better than the current weights.
 
-    It was the highest of several, so this rests on episodes of its own.
+    It was chosen as the highest of several, so the comparison plays new episodes.
     """
     name = f"snapshot {policy.snapshot_id}" if isinstance(policy, PolicySnapshot) else policy.value
     seed: int = yield do.DrawSeed()
@@ -245,7 +247,7 @@ def _go_on_from(policy: Policy, at: Situation) -> Procedure:
         yield do.Record(EventKind.KEPT, "goes on with the current weights", evidence)
         return
     yield do.Restore(policy) if isinstance(policy, PolicySnapshot) else do.RestoreUntrained()
-    # With the weights came the statistics of the regime that they are from.
+    # The restored statistics belong to the regime in which the weights were trained.
     yield do.ForgetStatistics()
     yield do.Record(EventKind.ROLLBACK, f"goes on from {name}", evidence)
 
@@ -262,16 +264,16 @@ def _return_to(known: KnownPolicy, result: EvaluationResult, evidence: Evidence)
 def go_back_if_better(
     best: PolicySnapshot, episodes: int, seed: int, limit: float
 ) -> Asking[tuple[EvaluationResult, EvaluationResult, Comparison]]:
-    """Compares the current weights with the best once, and restores the best if they are significantly better.
+    """Compares the current weights with the best once, and restores the best if it is significantly better.
 
     Args:
         best: The best.
-        episodes: For each of the two.
-        seed: Of the episodes of both.
-        limit: What is significant, as a standard normal score.
+        episodes: Number of episodes for each of the two.
+        seed: Seed of the episodes of both.
+        limit: Limit of significance, as a standard normal score.
 
     Returns:
-        What the current weights and the best earned, and by how much the best are better.
+        The results of the current weights and of the best, and the comparison of the best with the current weights.
     """
     current = yield from _evaluate(CURRENT, episodes, seed)
     result = yield from _evaluate(best, episodes, seed)
@@ -283,7 +285,7 @@ def go_back_if_better(
 
 
 def after_return(known: KnownPolicy, at: Situation) -> Procedure:
-    """A detector says that a known regime is back: its policy is tried before that is believed.
+    """Evaluates the stored policy of a regime that the detector named, and restores it if it is better.
 
     Args:
         known: The regime and its policy.

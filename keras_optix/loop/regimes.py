@@ -1,11 +1,11 @@
-"""Names what a history of scores does: it trends, it stays in a range, or it is volatile.
+"""Classifies a history of scores: they have a trend, stay in a range, or are volatile.
 
 The slope is the median of the slopes of all pairs (Sen, 1968, "Estimates of the regression coefficient based on
-Kendall's tau"), its significance that of Kendall's S (Mann, 1945, "Nonparametric tests against trend", variance with
-ties as in Kendall, 1975), and the spread the trimmed standard deviation of the residuals, as in least trimmed squares
-(Rousseeuw, 1984, "Least median of squares regression", section 4). All three bear an outlier: one evaluation that went
-wrong moves a mean, a standard deviation and a least-squares slope without limit, and these only within limits. Not the
-MAD and not Qn: both bear more outliers, but are zero for scores that are often equal, such as 1, 9, 1, 9, 1.
+Kendall's tau"). Its significance is that of Kendall's S (Mann, 1945, "Nonparametric tests against trend", variance with
+ties as in Kendall, 1975). The spread is the trimmed standard deviation of the residuals, as in least trimmed squares
+(Rousseeuw, 1984, "Least median of squares regression", section 4). All three are robust: a single outlier can move a
+mean, a standard deviation or a least-squares slope without limit, but these only within limits. The MAD and Qn tolerate
+more outliers, but are zero for scores that are often equal, such as 1, 9, 1, 9, 1.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from keras_optix.validation import check_float, check_int, check_kind, is_finite
 
 TRENDING, RANGING, VOLATILE = "trending", "ranging", "volatile"
 MIN_SCORES = (
-    5  # Four scores come in perfect order by chance once in twelve times: no trend of four is significant at 5 %.
+    5  # Four scores are in perfect order by chance once in twelve times, so no trend of four is significant at 5 %.
 )
-CLEARLY_MORE = 2.0  # A trend explains clearly more than the residuals: twice their variance, R² > 2/3.
-_CHUNK = 256  # windows that are worked on at once, which bounds the memory
+CLEARLY_MORE = 2.0  # A trend must explain twice the variance of the residuals: R² > 2/3.
+_CHUNK = 256  # windows that are processed at once, which bounds the memory
 _NORMAL = NormalDist()
 
 
 class _Evidence(NamedTuple):
-    """What one window says. All sizes are in units of its largest absolute score, as far as that is a normal float.
+    """The statistics of one window, in units of its largest absolute score, as far as that is a normal float.
 
     Attributes:
         level: Median of the absolute scores.
@@ -53,28 +53,28 @@ class _Evidence(NamedTuple):
 
 
 class RegimeDetector(NamesChecked, OneLineRepr):
-    """Says whether scores are ``"trending"``, ``"ranging"`` or ``"volatile"``. Subclass it and override `detect`.
+    """Labels scores as ``"trending"``, ``"ranging"`` or ``"volatile"``. For other labels, override `detect`.
 
-    The last `window` scores are split into a straight line and residuals. Both are measured against the level, which
-    is the median of the absolute scores: so the scale of the scores and their sign do not matter, and nothing is
-    divided by a mean near zero. Scores that scatter about zero are hence volatile, however small they are. Scores of
-    which more than half are zero have level zero: any spread or significant slope that they have counts as large.
+    The last `window` scores are split into a straight line and residuals. Both are compared with the level, which is
+    the median of the absolute scores. So the scale and the sign of the scores do not matter, and nothing is divided by
+    a mean near zero. Scores that scatter about zero are therefore volatile, however small they are. If more than half
+    of the scores are zero, the level is zero, and any spread or significant slope counts as large.
 
     - *volatile*: the standard deviation of the residuals is above `volatility_threshold` levels;
     - *trending*: the slope is significant (5 %, two-sided) and above `trend_threshold` levels per evaluation, rising or
-      falling. Where both hold, it is trending if the line explains at least twice the variance of the residuals;
+      falling. If both hold, the label is trending if the line explains at least twice the variance of the residuals;
     - *ranging*: neither, or fewer than five scores, which cannot show a trend.
 
-    A label is left only when the evidence is past the threshold by a share `hysteresis` of it. Nothing is remembered
-    for that between calls: the label is walked forward over the history, from its first full window to its last. That
-    costs O(``len(history) * window**2``), about ten milliseconds for a thousand scores and a window of ten. Histories
-    of at most `window` scores have no earlier label, hence no band.
+    The label changes only if the evidence is past the threshold by a share `hysteresis` of it. The detector remembers
+    nothing between calls: it computes all labels of the history, from its first full window to its last. This costs
+    O(``len(history) * window**2``), about ten milliseconds for a thousand scores and a window of ten. A history of at
+    most `window` scores has no earlier label, and so no hysteresis.
 
     Args:
-        volatility_threshold: Residual standard deviation in levels, > 0.
-        trend_threshold: Absolute slope in levels per evaluation, > 0.
-        window: Scores that are looked at, >= 5.
-        hysteresis: Half-width of the band as a share of the thresholds, in [0, 1]; 0 turns it off.
+        volatility_threshold: Threshold of the residual standard deviation in levels, > 0. Defaults to 0.2.
+        trend_threshold: Threshold of the absolute slope in levels per evaluation, > 0. Defaults to 0.05.
+        window: Number of latest scores that decide, >= 5. Defaults to 10.
+        hysteresis: Half-width of the band as a share of the thresholds, in [0, 1]; 0 turns it off. Defaults to 0.2.
 
     Raises:
         ConfigurationError: An argument is out of range.
@@ -93,17 +93,18 @@ class RegimeDetector(NamesChecked, OneLineRepr):
         self.hysteresis = check_float("hysteresis", hysteresis, low=0.0, high=1.0)
 
     def detect(self, history: Sequence[EvalMetrics]) -> str:
-        """Returns the label of the end of `history`; a pure function of it.
+        """Returns the label at the end of `history`, which depends on nothing else.
 
         Args:
-            history: Evaluations, oldest first. Those without a score are skipped; the others count as equally spaced.
+            history: Evaluations, oldest first. Evaluations without a score are skipped; the others count as equally
+                spaced.
 
         Returns:
             ``"trending"``, ``"ranging"`` or ``"volatile"``.
 
         Raises:
-            ArgumentError: `history` is no sequence of `EvalMetrics`.
-            NonFiniteError: A score is NaN, infinite or no number.
+            ArgumentError: `history` is not a sequence of `EvalMetrics`.
+            NonFiniteError: A score is NaN, infinite or not a number.
         """
         scores = _scores_of(history)
         if len(scores) < MIN_SCORES:
@@ -117,7 +118,7 @@ class RegimeDetector(NamesChecked, OneLineRepr):
 
     def _next_label(self, evidence: _Evidence, label: str | None) -> str:
         volatile = evidence.spread > self.volatility_threshold * evidence.level * self._band(label, VOLATILE)
-        # What is not significant is no trend, in or out of the band: the band only lets a trend that was one go on.
+        # A slope must always be significant. The band only lets an existing trend continue with a weaker slope.
         trending = (
             evidence.slope > self.trend_threshold * evidence.level * self._band(label, TRENDING)
             and evidence.z > TWO_SIDED_Z * min(1.0, self._band(label, TRENDING))
@@ -128,7 +129,7 @@ class RegimeDetector(NamesChecked, OneLineRepr):
         return VOLATILE if volatile else TRENDING if trending else RANGING
 
     def _band(self, label: str | None, candidate: str) -> float:
-        """What to multiply the threshold of `candidate` with while `label` holds."""
+        """Returns the factor for the threshold of `candidate` while the label is `label`."""
         if label is None:
             return 1.0
         return 1.0 - self.hysteresis if label == candidate else 1.0 + self.hysteresis
@@ -147,10 +148,10 @@ def _scores_of(history: Sequence[EvalMetrics]) -> np.ndarray:
 
 
 def _evidence_of(windows: np.ndarray) -> list[_Evidence]:
-    """The evidence of each row of ``[m, n]`` scores."""
+    """Returns the statistics of each row of ``[m, n]`` scores."""
     n = windows.shape[1]
-    # So no difference overflows. The inverse of a peak below the normal floats would overflow itself, which NumPy 1.26
-    # warns of: it divides some lanes of its registers that hold no score.
+    # Dividing by the peak keeps differences from overflowing. The inverse of a peak below the normal floats would
+    # overflow itself, and NumPy 1.26 warns of it, because it also divides register lanes that hold no score.
     peak = np.maximum(np.max(np.abs(windows), axis=1, keepdims=True), np.finfo(np.float64).tiny)
     scores = windows / peak
     earlier, later = np.triu_indices(n, k=1)
@@ -169,9 +170,9 @@ def _evidence_of(windows: np.ndarray) -> list[_Evidence]:
 
 
 def _spread(residuals: np.ndarray) -> np.ndarray:
-    """Standard deviation of each row of residuals of a line, without the fifth that is furthest from the median.
+    """Returns the standard deviation of each row of residuals, without the fifth that is furthest from the median.
 
-    The factor that makes it consistent is that of a normal distribution truncated on both sides.
+    A factor, from a normal distribution truncated on both sides, makes the estimate consistent.
     """
     n = residuals.shape[1]
     kept = n - n // 5
@@ -183,7 +184,7 @@ def _spread(residuals: np.ndarray) -> np.ndarray:
 
 
 def _kendall_z(scores: np.ndarray, signs: np.ndarray) -> np.ndarray:
-    """Absolute standard score of Kendall's S of each row, with corrections for ties and continuity."""
+    """Returns the absolute standard score of Kendall's S of each row, corrected for ties and continuity."""
     n = scores.shape[1]
     equal = np.sum(scores[:, :, np.newaxis] == scores[:, np.newaxis, :], axis=2)
     tied = np.sum((equal - 1) * (2 * equal + 5), axis=1)

@@ -1,4 +1,4 @@
-"""What is told of a run: rows of its table, scalars, and how it ended."""
+"""Reports on a run: rows of its table, scalars for TensorBoard, and a summary at the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from keras_optix.store.registry import CheckpointRegistry
 
 
 class Reported(Protocol):
-    """A run, as it is reported on."""
+    """The parts of a run that reports read."""
 
     adapter: Adapter
     scorer: Scorer
@@ -50,15 +50,15 @@ def add_row(
     hyperparams: Mapping[str, float],
     logs: Mapping[str, Any],
 ) -> None:
-    """Adds a row to the table: what was scored, under which hyperparameters, and what the loop made of it.
+    """Adds a row to the table: the score, the hyperparameters, the logs, and the state of the loop.
 
     Args:
         run: The run.
         window_id: Number of the window (epoch).
-        evaluation: What was evaluated; None for an epoch that was not.
+        evaluation: The evaluation; None for an epoch that was not evaluated.
         metrics: The score of the window (epoch).
-        hyperparams: Values that it was scored under, by name.
-        logs: Of the window (epoch), by name.
+        hyperparams: Hyperparameters when the score was measured, by name.
+        logs: Logs of the window (epoch), by name.
     """
     best, score, shown = run.performer.best.snapshot, metrics.primary_score, run.scorer.evaluator.shown
     nothing = Estimate(math.nan if score is None else score, math.inf, 0)
@@ -77,14 +77,14 @@ def add_row(
 
 
 def scalars(run: Reported, logs: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
-    """What is shown of a window (epoch).
+    """Returns the values that TensorBoard shows for a window (epoch).
 
     Args:
         run: The run.
-        logs: Of the window (epoch), by name.
+        logs: Logs of the window (epoch), by name.
 
     Returns:
-        Scalars by tag; the logs that are numbers; and of the others, what they are.
+        Scalars by tag; the logs that are numbers; and a description of each log that is not a number.
     """
     state, shown, best = run.scheduler.state, run.scorer.evaluator.shown, run.performer.best.snapshot
     values = {
@@ -105,7 +105,7 @@ def scalars(run: Reported, logs: Mapping[str, Any]) -> tuple[dict[str, float], d
     if run.manager.evolves:
         values |= _policies(run)
     if run.units == 1 or evaluated:
-        # Reading them takes longer than writing everything else.
+        # Reading the hyperparameters takes longer than writing everything else.
         values |= {f"hyperparams/{name}": v for name, v in run.adapter.hyperparams.snapshot().items()}
     numbers = numbers_in(logs)
     return values, numbers, {name: kind_of(logs[name]) for name in sorted(logs) if name not in numbers}
@@ -125,18 +125,18 @@ def _policies(run: Reported) -> dict[str, float]:
 
 
 def summary(run: Reported, *, where: bool = True) -> str:
-    """How a run ended, in one line.
+    """Returns one line that says how a run ended.
 
     Args:
         run: The run.
-        where: Say where the best snapshot is.
+        where: Whether to name the file of the best snapshot.
     """
     best, steps, name = run.performer.best, run.adapter.steps, run.adapter.unit
     units = name if run.units == 1 else f"{name}s"
     ended = f"{run.scheduler.loop_state.name} after {run.units:,} {units}, {run.journal.env_steps:,} {steps}"
     latest = best.latest
     if latest is None:
-        return f"{ended}. No evaluation was made: no episode ended often enough, or nothing was logged to score."
+        return f"{ended}. No evaluation was made: too few episodes ended, or there was no log to score."
     found = f"{run.performer.shown(latest)} at {latest.env_steps:,} {steps}"
     found = (
         f"Best {found}"

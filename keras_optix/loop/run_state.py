@@ -1,4 +1,4 @@
-"""All that a run needs to go on after it was cut off, as one state."""
+"""The state of a whole run, from which an interrupted run continues."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from keras_optix.store.files import Arrays, under
 
 
 class Begun(State, frozen=True):
-    """How a procedure began, so that it can be run again.
+    """The inputs of a procedure, with which it can be run again.
 
     Attributes:
-        evaluation: The evaluation that it follows from.
-        at: What does not change while it runs.
+        evaluation: The evaluation after which the procedure began.
+        at: The facts that do not change while it runs.
         values: Hyperparameters when the evaluation was made, by name.
     """
 
@@ -41,16 +41,16 @@ class Begun(State, frozen=True):
     values: dict[str, float]
 
     def procedure(self) -> Procedure:
-        """The procedure, from its beginning."""
+        """Returns the procedure, at its beginning."""
         return after_evaluation(self.evaluation, self.at, self.values)
 
 
 class ProcedureState(State, frozen=True):
-    """A procedure that waits for windows.
+    """The state of a procedure that waits for windows.
 
     Attributes:
-        begun: How it began.
-        sent: The name of each action that it asked for, and the result that it was sent.
+        begun: The inputs of the procedure.
+        sent: The name of each action so far, and its result.
     """
 
     begun: Begun
@@ -58,27 +58,27 @@ class ProcedureState(State, frozen=True):
 
 
 class EngineState(State, frozen=True):
-    """What the engine knows of a run, beside arrays.
+    """The state of the engine in a run, without arrays.
 
     Attributes:
         history: Names of the columns of the table.
         seconds: Seconds of the run.
-        units: Windows (epochs) taken.
-        window_id: Number of the latest one; -1 before the first.
+        units: Number of windows (epochs) taken.
+        window_id: Number of the latest window (epoch); -1 before the first.
         env_steps: Environment steps (batches) of training.
-        recoveries: How often something was not finite.
+        recoveries: Number of recoveries from values that were not finite.
         scheduler: The state of the scheduler.
-        evaluator: What the evaluator remembers; it knows of what kind that is.
-        agreement: Whether copies of the environment earn what the environment does.
-        tuning: The tuner, its states that are kept, and schedules.
+        evaluator: The state of the evaluator, of a type that the evaluator defines.
+        agreement: The state of the test whether copies of the environment earn the same as the environment.
+        tuning: The state of the tuner, its stored states, and schedules.
         manager: The state of the policy manager; None without one.
-        regimes: The regimes that were met.
-        variants: Variants tried in this regime.
-        procedure: What the loop was deciding, or None.
-        windows_left: Windows that are still to be learned from before the procedure goes on.
-        pool: Scores on their way to an evaluation.
+        regimes: The state of the library of regimes.
+        variants: Number of variants tried in this regime.
+        procedure: The procedure that waits for windows, or None.
+        windows_left: Windows of learning left before the procedure goes on.
+        pool: Scores that wait for the next evaluation.
         best: Number of the best snapshot, or None.
-        records: What the loop did.
+        records: The events so far.
     """
 
     history: tuple[str, ...]
@@ -102,12 +102,12 @@ class EngineState(State, frozen=True):
 
 
 class RunState(State, frozen=True):
-    """What a run needs to go on, beside arrays.
+    """The state of a whole run, without arrays.
 
     Attributes:
-        loop: What the engine knows.
-        adapter: What the adapter needs, which knows of what kind it is.
-        in_place: The same of an evaluation in the training environments; None where none is under way.
+        loop: The state of the engine.
+        adapter: The state of the adapter, of a type that the adapter defines.
+        in_place: The state of an evaluation in the training environments; None if there is none.
     """
 
     loop: EngineState
@@ -116,30 +116,30 @@ class RunState(State, frozen=True):
 
 
 def read_run(values: Mapping[str, Any], fix: str = FIX) -> RunState:
-    """Reads what `Engine.save` returned, as far as it does not depend on what the run is resumed with.
+    """Reads what `Engine.save` returned, except the parts whose types the evaluator, the tuner and others define.
 
     Args:
         values: JSON values.
-        fix: What to do if it cannot be read, one sentence.
+        fix: Advice for messages, one sentence.
 
     Raises:
-        StateError: Something is missing, is unknown, or is of another kind.
+        StateError: An entry is missing, unknown, or has the wrong type.
     """
     return read_state(RunState, values, "resume point", fix)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """All of a run that was read, each part by who knows of what kind it is.
+    """The whole state of a run after reading, with each part read by the object that defines its type.
 
     Attributes:
-        saved: What does not depend on what the run is resumed with.
-        history: Its table.
-        evaluator: What the evaluator remembers.
+        saved: The state as `read_run` returned it.
+        history: The table of the run.
+        evaluator: The state of the evaluator.
         tuner: The state of the tuner.
-        manager: That of the policy manager; None where there was none.
-        adapter: What the adapter restores.
-        in_place: The same of an evaluation in the training environments; None where none was under way.
+        manager: The state of the policy manager; None if there was none.
+        adapter: The state of the adapter.
+        in_place: The state of an evaluation in the training environments; None if there was none.
     """
 
     saved: RunState
@@ -154,18 +154,18 @@ class Reading:
 def read_parts(
     arrays: Arrays, saved: RunState, *, adapter: Adapter, scorer: Scorer, tuning: Tuning, manager: Manager
 ) -> Reading:
-    """Has everybody read what is theirs, so that nothing is found to be wrong after something was changed.
+    """Lets every object read its part of a state, so that all errors are found before anything is changed.
 
     Args:
-        arrays: As they were saved.
+        arrays: The saved arrays.
         saved: The rest, read by `read_run`.
-        adapter: What is trained.
-        scorer: Scores.
-        tuning: The tuner and what it needs.
-        manager: Evolves policies.
+        adapter: Access to the trained agent or model.
+        scorer: The evaluator with its state.
+        tuning: The tuner, with its stored states and schedules.
+        manager: The policy manager.
 
     Raises:
-        StateError: Something in it is not what this run needs. The message names it.
+        StateError: A part does not fit this run. The message names it.
     """
     loop, history = saved.loop, LoopHistory()
     history.restore(under("history/", arrays), loop.history)

@@ -1,4 +1,4 @@
-"""Runs a procedure: performs what it asks for, waits where that takes windows, and runs it again after a crash."""
+"""Runs procedures: performs their actions, waits for actions that take windows, and replays them after a crash."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from keras_optix.loop.procedures import Asking, Interrupted, Procedure
 from keras_optix.states import read_state, to_json
 
 _R = TypeVar("_R")
-LATER = object()  # the result of an action that takes windows: `Runner.resume` brings it
+LATER = object()  # stands for the result of an action that takes windows; `Runner.resume` brings the result
 
 Perform = Callable[[Action], Any]
 
 
 def run_at_once(procedure: Asking[_R], perform: Perform) -> _R:
-    """Runs a procedure of whose actions none takes windows, and returns its result.
+    """Runs a procedure whose actions take no windows, and returns its result.
 
     Args:
         procedure: The procedure.
@@ -40,33 +40,33 @@ class Runner:
         perform: Performs an action and returns its result, or `LATER`.
 
     Attributes:
-        waits_for: The action whose result is to come with the next windows, or None.
+        waits_for: The action whose result will come after the next windows, or None.
     """
 
     def __init__(self, perform: Perform) -> None:
         self.waits_for: Action | None = None
         self._perform = perform
         self._procedure: Procedure | None = None
-        self._sent: list[tuple[Action, Any]] = []  # what it asked for, and what it was sent
+        self._sent: list[tuple[Action, Any]] = []  # the actions so far, and their results
 
     @property
     def busy(self) -> bool:
-        """Whether a procedure waits for windows: nothing else is evaluated or decided until its end."""
+        """Whether a procedure waits for windows. Nothing else is evaluated or decided until its end."""
         return self.waits_for is not None
 
     def start(self, procedure: Procedure) -> None:
-        """Runs a procedure until its end, or until it has to wait.
+        """Runs a procedure until its end, or until it has to wait for windows.
 
         Raises:
-            StateError: Another one waits.
+            StateError: Another procedure waits.
         """
         if self._procedure is not None:
-            raise StateError("A procedure is running: another one can begin after its end.")
+            raise StateError("A procedure is running. Another one can begin after its end.")
         self._procedure, self._sent = procedure, []
         self._run(None)
 
     def resume(self, result: Any) -> None:
-        """Brings what the procedure waits for."""
+        """Sends the procedure the result that it waits for, and runs it further."""
         if self.waits_for is None:
             raise StateError("No procedure waits for a result.")
         action, self.waits_for = self.waits_for, None
@@ -74,10 +74,10 @@ class Runner:
         self._run(result)
 
     def interrupt(self, why: str) -> None:
-        """Ends the procedure that waits, if there is one: it undoes what it began.
+        """Ends the procedure that waits, if there is one, and lets it undo what it began.
 
         Args:
-            why: One sentence.
+            why: The reason, one sentence.
         """
         procedure, self._procedure, self.waits_for = self._procedure, None, None
         if procedure is None:
@@ -93,21 +93,21 @@ class Runner:
             return
 
     def save(self) -> tuple[tuple[str, Any], ...]:
-        """What the procedure was sent, for `replay`: the name of each action and its result, as JSON values."""
+        """Returns the name of each action so far and its result, as JSON values, for `replay`."""
         return tuple((type(action).__name__, to_json(result)) for action, result in self._sent)
 
     def replay(self, procedure: Procedure, sent: Sequence[Sequence[Any]]) -> Action:
-        """Takes a procedure to where it waited when `save` was called; nothing is performed.
+        """Runs a procedure to the place where it waited when `save` was called, without performing its actions.
 
         Args:
-            procedure: It begins as it began then.
-            sent: What `save` returned.
+            procedure: The procedure, with the same inputs as then.
+            sent: The actions and results that `save` returned.
 
         Returns:
-            The action that it waits for.
+            The action that the procedure waits for.
 
         Raises:
-            StateError: It does not ask for what it asked for then: it is another one, or begins otherwise.
+            StateError: The procedure yields other actions than it did then.
         """
         self._procedure, self._sent = procedure, []
         try:
@@ -120,7 +120,7 @@ class Runner:
                 action = procedure.send(result)
         except (StateError, StopIteration, TypeError, ValueError) as error:
             self._procedure = None
-            problem = "What the loop was deciding when the run was cut off cannot be gone on with."
+            problem = "The decision that the loop was taking when the run was interrupted cannot be continued."
             fix = "Resume with the options that the run had, or start a new run."
             raise StateError(describe(problem, fix=fix, reason=str(error) or "it ends elsewhere")) from error
         self.waits_for = action

@@ -1,4 +1,4 @@
-"""The state machine: evaluations in, transitions with their evidence out.
+"""The state machine turns evaluations into transitions, each with its evidence.
 
 ::
 
@@ -8,12 +8,13 @@
     DORMANT  --watch()-->                                            WATCHDOG (acts, is scored, does not learn)
     any      --degradation-->                                        ACTIVE
 
-Improvement and degradation are tests. An improvement is first a *candidate*: an evaluation significantly above the
-best. It is promoted only by `confirm`, with a second evaluation of the same weights, because the maximum of many noisy
-scores lies far above the truth. Degradation is a one-sided CUSUM (Page 1954) on standardised scores, with a margin that
-is measured in progress made, so that shifting or scaling all scores changes no decision. Its reference is estimated as
-it goes (a self-starting CUSUM, Hawkins 1987), and a standard error that rests on few samples counts for what it is
-worth (`as_normal_score`): without the two, false alarms come up to four times as often as its table says.
+Improvement and degradation are decided by tests. An improvement begins as a *candidate*: an evaluation significantly
+above the best. It is promoted only by `confirm`, with a second evaluation of the same weights, because the maximum of
+many noisy scores lies far above the true mean. Degradation is detected by a one-sided CUSUM (Page 1954) of standardised
+scores, with a margin measured in progress made, so that shifting or scaling all scores changes no decision. The
+reference of the CUSUM is estimated during the run (a self-starting CUSUM, Hawkins 1987), and a standard error from few
+samples gets less weight (`as_normal_score`). Without both, false alarms are up to four times as frequent as in its
+table.
 """
 
 from __future__ import annotations
@@ -36,15 +37,15 @@ from keras_optix.statistics.levels import one_sided
 from keras_optix.validation import check_float, check_int
 
 _REFERENCE_LAG = 8  # evaluations after which a score becomes part of the reference of the CUSUM
-_HISTORY = 64  # evaluations from which the noise is estimated where scores come without a standard error
+_HISTORY = 64  # evaluations from which the noise is estimated if scores have no standard error
 
 
 class LoopEvent(enum.Enum):
-    """What an evaluation led to."""
+    """The result of an evaluation for the state machine."""
 
     NONE = "none"
     CANDIDATE = "candidate"  # significantly above the best: confirm it with a second evaluation of the same weights
-    IMPROVEMENT = "improvement"  # a candidate was confirmed and is the best now
+    IMPROVEMENT = "improvement"  # a candidate was confirmed and is now the best
     REJECTED = "rejected"  # a candidate was not confirmed
     PLATEAU = "plateau"
     DORMANT = "dormant"
@@ -54,7 +55,7 @@ class LoopEvent(enum.Enum):
 
 @dataclass(frozen=True)
 class Decision:
-    """A transition, or the statement that there is none, with its evidence."""
+    """A transition with its evidence; `LoopEvent.NONE` if there is no transition."""
 
     event: LoopEvent
     before: LoopState
@@ -63,38 +64,38 @@ class Decision:
 
 
 class BackoffScheduler(NamesChecked, OneLineRepr):
-    """Decides from evaluations when the loop improves, plateaus, is trained, or has degraded.
+    """Decides from evaluations whether the loop improves, has reached a plateau, is trained, or has degraded.
 
-    It is configuration alone, so several callbacks may have the same one. What it knows of a run is a value of its own:
-    `initial_state` makes the first one, and each method takes the state before and returns the state after. Read that
-    of a run as `OptixCallback.scheduler_state`.
+    A scheduler is configuration only, so several callbacks may share it. Its knowledge of a run is a separate value,
+    the state: `initial_state` makes the first one, and each method takes the state before and returns the state after.
+    The state of a run is `OptixCallback.scheduler_state`.
 
-    Patience counts evaluations. In env steps: an evaluation takes as many windows as end the `min_episodes` episodes of
-    the evaluator, and at least `interval` windows; a window is ``window_size * num_envs`` env steps. With
-    ``window_size=32``, ``num_envs=8`` (256 env steps) and the defaults, COOLING begins at least 5 windows (1,280 env
-    steps) after the last improvement. The 15 evaluations from there to DORMANT have the intervals 2, 4, 8, 16, 32, 64
-    and nine times 100, in sum 1,026 windows (262,656 env steps). A smaller `max_interval` shortens that most: 10 makes
-    it 134 windows (34,304 env steps).
+    Patience counts evaluations. In env steps: an evaluation takes as many windows as it takes for `min_episodes`
+    episodes (of the evaluator) to end, and at least `interval` windows; a window is ``window_size * num_envs`` env
+    steps. With ``window_size=32``, ``num_envs=8`` (256 env steps) and the defaults, COOLING begins at least 5 windows
+    (1,280 env steps) after the last improvement. The 15 evaluations from there to DORMANT have the intervals 2, 4, 8,
+    16, 32, 64 and nine times 100, in sum 1,026 windows (262,656 env steps). A smaller `max_interval` shortens this
+    most: with 10 it is 134 windows (34,304 env steps).
 
     Args:
         base_interval: Windows between evaluations while ACTIVE. Defaults to 1.
         backoff_factor: Growth of the interval per evaluation while COOLING, > 1. Defaults to 2.
         max_interval: Largest interval in windows. Defaults to 100.
         plateau_threshold: Evaluations without improvement until COOLING. Defaults to 5.
-        dormant_threshold: Evaluations since the best was promoted until DORMANT, more than `plateau_threshold`. Scores
-            that rise significantly since then (the slope of a regression line) put it off: slow progress is no
-            plateau, even where no single score stands out. Defaults to 20.
-        degradation_threshold: Share of the progress (best minus first score) that may not be lost: only what falls
-            short of it counts in the CUSUM. Defaults to 0.95.
+        dormant_threshold: Evaluations since the best was promoted until DORMANT, more than `plateau_threshold`. If
+            scores rise significantly since then (the slope of a regression line), DORMANT is put off: slow progress is
+            not a plateau, even if no single score stands out. Defaults to 20.
+        degradation_threshold: Share of the progress (best minus first score) that must be kept: only a shortfall below
+            it counts in the CUSUM. Defaults to 0.95.
         improvement_margin: By how much, in units of the score, an improvement must exceed the best, >= 0. Defaults
             to 0: any significant improvement counts.
         confidence: One-sided confidence of both tests of an improvement, between 0.5 and 1. Defaults to 0.95.
         cusum_slack: Slack `k` of the CUSUM in standard errors. Defaults to 0.5.
-        cusum_limit: Limit `h` of the CUSUM in standard errors. Defaults to 5: with the slack, one false alarm in
-            about 900 evaluations, and a drop of 1, 2, 3 standard errors seen after about 10, 4, 3. A drop in the
-            first evaluations after a best was promoted takes longer, for the reference is not known better than they.
-        degradation_cooldown: Evaluations after a degradation during which the CUSUM does not accumulate: time to
-            recover. Defaults to 3; 0: none.
+        cusum_limit: Limit `h` of the CUSUM in standard errors. Defaults to 5: with the slack, one false alarm in about
+            900 evaluations, and a drop of 1, 2, 3 standard errors is detected after about 10, 4, 3 evaluations. A drop
+            in the first evaluations after a promotion takes longer, because the reference itself is still uncertain.
+        degradation_cooldown: Evaluations after a degradation during which the CUSUM does not accumulate, which gives
+            time to recover. Defaults to 3; 0 means no cooldown.
 
     Raises:
         ConfigurationError: An argument is out of range, or two contradict each other.
@@ -124,7 +125,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         self.confidence = check_float("confidence", confidence, low=0.5, high=1.0)
         if confidence in (0.5, 1.0):
             problem = (
-                "`confidence` must lie between 0.5 and 1: half of all noise is above its middle, and nothing is sure."
+                "`confidence` must lie between 0.5 and 1: at 0.5 noise alone would pass, and no test reaches certainty."
             )
             raise ConfigurationError(describe(problem, fix="Such as 0.95.", confidence=confidence))
         self._limit = one_sided(self.confidence)
@@ -142,38 +143,38 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         if self.dormant_threshold <= self.plateau_threshold:
             raise ConfigurationError(
                 describe(
-                    "`dormant_threshold` must be above `plateau_threshold`: the loop cools before it is dormant.",
+                    "`dormant_threshold` must be above `plateau_threshold`, because COOLING comes before DORMANT.",
                     plateau_threshold=plateau_threshold,
                     dormant_threshold=dormant_threshold,
                 )
             )
 
     def initial_state(self) -> SchedulerState:
-        """The state at the beginning of a run."""
+        """Returns the state at the beginning of a run."""
         return SchedulerState(interval=float(self.base_interval))
 
     def due(self, state: SchedulerState, window_id: int) -> bool:
-        """Whether an evaluation is due at window `window_id`: `interval` windows passed since the last one."""
+        """Returns whether an evaluation is due at window `window_id`, `interval` windows after the last one."""
         last = state.last_window
         return last is None or window_id - last >= state.interval
 
     def observe(self, state: SchedulerState, evaluation: Evaluation) -> tuple[SchedulerState, Decision]:
-        """Takes an evaluation and decides.
+        """Adds an evaluation and decides what follows.
 
         Args:
-            state: The state before it.
+            state: The state so far.
             evaluation: A finite score.
 
         Returns:
-            The state after it, and the decision. `LoopEvent.CANDIDATE` asks for a second evaluation of the same
-            weights, by `confirm`.
+            The next state, and the decision. After `LoopEvent.CANDIDATE`, evaluate the same weights again and call
+            `confirm`.
 
         Raises:
             NonFiniteError: The score is NaN or infinite.
             StateError: A candidate waits for `confirm`.
         """
         if state.pending:
-            raise StateError("A candidate waits for `confirm`; call it before the next `observe`.")
+            raise StateError("A candidate waits for `confirm`. Call `confirm` before the next `observe`.")
         score = _finite(evaluation)
         state = replace(
             state,
@@ -191,15 +192,15 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         return self._no_improvement(state, score, evaluation)
 
     def confirm(self, state: SchedulerState, evaluation: Evaluation) -> tuple[SchedulerState, tuple[Decision, ...]]:
-        """Takes the second, independent evaluation of the candidate's weights.
+        """Adds the second, independent evaluation of the candidate's weights.
 
         Args:
-            state: The state before it.
+            state: The state so far.
             evaluation: A finite score.
 
         Returns:
-            The state after it; and an IMPROVEMENT, or REJECTED and what follows from one more evaluation without
-            improvement.
+            The next state, and the decisions: an IMPROVEMENT; or REJECTED and any transition after one more evaluation
+            without improvement.
 
         Raises:
             NonFiniteError: The score is NaN or infinite.
@@ -225,12 +226,12 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
     def accept(
         self, state: SchedulerState, evaluation: Evaluation, evidence: Evidence
     ) -> tuple[SchedulerState, Decision]:
-        """Promotes the candidate without a second evaluation, where the same weights would get the same score again.
+        """Promotes the candidate without a second evaluation, if the same weights would get the same score again.
 
         Args:
-            state: The state before it.
+            state: The state so far.
             evaluation: The evaluation that made the candidate.
-            evidence: Why it did: that of the decision which `observe` returned.
+            evidence: The evidence of the decision that `observe` returned.
 
         Raises:
             NonFiniteError: The score is NaN or infinite.
@@ -241,10 +242,10 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         return self._promote(replace(state, pending=False), _finite(evaluation), evidence)
 
     def doubts_best(self, state: SchedulerState, score: Estimate) -> bool:
-        """Whether a score would lie above the best, were the best known better.
+        """Returns whether a score misses significance only because the best was measured too roughly.
 
-        Then it is worth evaluating the best again: its own standard error is what keeps the score from counting. On
-        CartPole, say, nothing is ever significantly above 480 +- 15.
+        Then it is worth evaluating the best again. On CartPole, for example, no score can be significantly above
+        480 +- 15.
         """
         best = state.best
         if best is None or state.loop_state is LoopState.WATCHDOG or best.stderr <= score.stderr:
@@ -254,14 +255,14 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         return alone.z > self._limit >= self._above_best(state, score, best, "").z
 
     def reassess(self, state: SchedulerState, evaluation: Evaluation) -> tuple[SchedulerState, Evidence]:
-        """Takes another evaluation of the best's weights and pools it with what is known of them.
+        """Pools another evaluation of the best weights with their score so far.
 
         Args:
-            state: The state before it.
+            state: The state so far.
             evaluation: A finite score.
 
         Returns:
-            The state after it, and how the new evaluation differs from what was known.
+            The next state, and the difference between the new evaluation and the score so far.
 
         Raises:
             NonFiniteError: The score is NaN or infinite.
@@ -276,23 +277,23 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         return replace(state, best=pooled, level=level), comparison.evidence
 
     def adopt(self, state: SchedulerState, score: Estimate) -> SchedulerState:
-        """Makes `score` the best's: a resumed run finds a snapshot that was promoted after its state was written."""
+        """Sets the score of the best, for a resumed run whose best was promoted after its state was written."""
         return replace(
             state, best=score, level=score, recent=(), cusum=0.0, since_best=0, since_active=0, pending=False
         )
 
     def promote(self, state: SchedulerState, score: Estimate, evidence: Evidence) -> tuple[SchedulerState, Decision]:
-        """Makes weights the best that were found outside training, and the loop ACTIVE with them.
+        """Promotes weights that were not found by a candidate's evaluation; the loop becomes ACTIVE.
 
         Args:
-            state: The state before it.
-            score: Of an evaluation of their own, not of the one that they were chosen by.
-            evidence: Why they are the best.
+            state: The state so far.
+            score: Score of an evaluation that is independent of the one by which the weights were chosen.
+            evidence: Why the weights are the best.
         """
         return self._promote(replace(state, pending=False), score, evidence)
 
     def rolled_back(self, state: SchedulerState) -> SchedulerState:
-        """The best weights act again after a degradation: their score is the reference of the CUSUM."""
+        """Makes the score of the best the reference of the CUSUM, after a rollback to the best weights."""
         return replace(state, level=state.best, recent=(), cusum=0.0)
 
     def watch(self, state: SchedulerState) -> tuple[SchedulerState, Decision]:
@@ -315,9 +316,9 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         return state, Decision(LoopEvent.WATCHDOG, LoopState.DORMANT, LoopState.WATCHDOG, evidence)
 
     def shifted(self, state: SchedulerState) -> SchedulerState:
-        """The environment has changed: a new regime begins, ACTIVE and without a best.
+        """Begins a new regime after a change of the environment: the loop is ACTIVE and has no best.
 
-        What was best in the old regime is no reference in the new one.
+        The best of the old regime is not a reference in the new one.
         """
         return SchedulerState(
             interval=float(self.base_interval),
@@ -328,7 +329,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         )
 
     def _candidate(self, state: SchedulerState, score: Estimate) -> Evidence | None:
-        """Evidence for an improvement: this evaluation, or all since the best was promoted, lies above the best."""
+        """Returns evidence that this evaluation, or the mean since the promotion of the best, is above the best."""
         if state.best is None:
             return Evidence(0.0, score.stderr, score.n, "first evaluation")
         limit = self._limit
@@ -336,8 +337,8 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         if z > limit:
             return evidence
         if state.level is not None and (state.since_best > 0 or state.recent):
-            # Many small steps up: none of them is significant, but together they are. The evaluation at hand must be
-            # above the best too, for its weights are the ones that would be promoted.
+            # Several small rises can be significant together although no single one is. The current evaluation must
+            # lie above the best too, because its weights would be promoted.
             together = functools.reduce(pool, (*state.recent, score), state.level)
             evidence, z = self._above_best(state, together, state.best, "better than the best on average")
             if z > limit and score.mean > state.best.mean + self.improvement_margin:
@@ -371,7 +372,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             state = replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1)
         rising = trend(state.history[-min(state.since_best, _HISTORY) :]) > self._limit
         if evaluation.counts_towards_plateau and state.since_best >= self.dormant_threshold and not rising:
-            # Counted since the best was promoted, so that degradations on the way cannot put DORMANT off for ever.
+            # Counted since the promotion of the best, so that repeated degradations cannot put DORMANT off for ever.
             decision = Decision(LoopEvent.DORMANT, before, LoopState.DORMANT, self._plateau_evidence(state, score))
             return replace(state, loop_state=LoopState.DORMANT), decision
         if alarm:
@@ -409,7 +410,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         return compare(recent, state.best, reason, history=state.history).evidence
 
     def _update_cusum(self, state: SchedulerState, score: Estimate) -> tuple[SchedulerState, Evidence, bool]:
-        """One step of ``S = max(0, S + (level - margin - score) / stderr - k)``; an alarm if ``S > h``."""
+        """Computes ``S = max(0, S + (level - margin - score) / stderr - k)``; there is an alarm if ``S > h``."""
         if state.level is None or state.best is None:
             evidence = Evidence(0.0, score.stderr, score.n, "no level to compare with")
             return replace(state, level=score), evidence, False
@@ -418,15 +419,15 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         reason = "compared with the level since the best was promoted"
         evidence, z = compare(score, state.level, reason, margin=-margin, history=state.history)
         if state.evaluations <= state.cooldown_until:
-            # The score of the best is a reference already, if the loop rolled back to it. Otherwise the latest score
-            # is: what fell may fall on during the cooldown.
+            # After a rollback the score of the best is the reference. Otherwise the latest score is, because scores
+            # may go on falling during the cooldown.
             level = state.level if state.level == state.best else score
             return replace(state, level=level, recent=()), evidence, False
-        # The error of the reference is in all of these scores alike: until it is known well, it is part of the slack.
+        # The error of the reference shifts all of these comparisons alike. While it is large, it adds to the slack.
         shared = 0.5 * math.sqrt(score.n / (score.n + state.level.n))
         cusum = max(0.0, state.cusum - z - self.cusum_slack - shared)
-        # All scores enter the level in the end: leaving the low ones out would raise it, and with it the rate of false
-        # alarms. But not at once: a drop right after a best was promoted would be half of the reference itself.
+        # All scores enter the level, because leaving out low ones would raise it and cause false alarms. They enter it
+        # late, because otherwise a drop right after a promotion would soon be half of its own reference.
         level, recent = state.level, (*state.recent, score)
         if len(recent) > _REFERENCE_LAG:
             level, recent = pool(level, recent[0]), recent[1:]
@@ -440,14 +441,14 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
 
 
 def _finite(evaluation: Evaluation) -> Estimate:
-    """The score of an evaluation, if it is a number."""
+    """Returns the score of an evaluation; raises if it is not finite."""
     score = evaluation.score
     if math.isfinite(score.mean) and not math.isnan(score.stderr):
         return score
     raise NonFiniteError(
         describe(
             "A score must be finite.",
-            fix="Look at the rewards, the evaluator and the losses of that window.",
+            fix="Check the rewards, the evaluator and the losses of that window.",
             score=score.mean,
             stderr=score.stderr,
             window_id=evaluation.window_id,

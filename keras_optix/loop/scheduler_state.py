@@ -1,4 +1,4 @@
-"""What the scheduler remembers, as one value."""
+"""The state of the scheduler, as one value."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ class LoopState(enum.Enum):
 
 
 class SchedulerState(State, frozen=True):
-    """All that a `BackoffScheduler` knows of a run.
+    """The state of a `BackoffScheduler` in a run.
 
     Attributes:
         loop_state: The state of the loop.
-        interval: Windows between evaluations. A float, so that a fractional backoff factor really backs off.
+        interval: Windows between evaluations. It is a float, so that a backoff factor such as 1.5 lets it grow from 1.
         last_window: Window of the last evaluation, or None.
         evaluations: Evaluations so far.
         since_best: Evaluations since the best was promoted.
         since_active: Evaluations without improvement since the loop last became ACTIVE.
         best: Confirmed score of the best weights of this regime.
         baseline: First score of this regime; progress is measured from it.
-        level: What the scores average to since the best was promoted or a degradation was seen, but for the `recent`
-            ones: the reference of the CUSUM.
-        recent: The latest scores, which are not in the level yet.
+        level: Mean of the scores since the promotion of the best or a degradation, except the `recent` ones. It is the
+            reference of the CUSUM.
+        recent: The latest scores, which are not yet part of the level.
         cusum: The CUSUM statistic, in standard errors; infinite after a drop without noise.
         cooldown_until: Number of the last evaluation of the cooldown after a degradation.
         history: The latest scores, oldest first.
-        pending: A candidate waits for `confirm`.
-        regime_index: Change points until now: after each, nothing is the best any more.
+        pending: Whether a candidate waits for `confirm`.
+        regime_index: Number of change points so far. After each one there is no best.
     """
 
     loop_state: LoopState = LoopState.ACTIVE

@@ -1,4 +1,4 @@
-"""The scores and weights of several policies, and who hears of them."""
+"""Keeps the scores and weights of several policies, and tells listeners of changes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from keras_optix.statistics.member_weights import weights_from_scores
 from keras_optix.validation import check_float, check_int, is_finite_number
 
 Listener = Callable[[Sequence[float]], None]
-_ROUNDING = 1e-9  # weights that are closer than this are equal
+_ROUNDING = 1e-9  # weights count as equal below this relative difference
 
 
 class ScoreBookState(State, frozen=True):
-    """What a `ScoreBook` knows.
+    """The state of a `ScoreBook`.
 
     Attributes:
-        weights: Of each member, as they were given; only their ratios count.
-        scores: Of each member, oldest first.
+        weights: Weight of each member; only the ratios count.
+        scores: Scores of each member, oldest first.
     """
 
     weights: tuple[NonNegative, ...]
@@ -31,10 +31,10 @@ class ScoreBookState(State, frozen=True):
 
 
 class ScoreBook:
-    """Rolling scores of members, and weights that follow from them; see `weights_from_scores`.
+    """Keeps rolling scores of members, and computes their weights; see `weights_from_scores`.
 
     Args:
-        window: Scores that are kept of each member, at least 2: from one score, nobody knows how noisy it is.
+        window: Number of scores that are kept for each member, at least 2, because one score does not show the noise.
         floor: Least share of a member.
 
     Raises:
@@ -44,13 +44,13 @@ class ScoreBook:
     def __init__(self, window: int, floor: float) -> None:
         self._window = check_int("score_window", window, minimum=2)
         self._floor = check_float("floor", floor, low=0.0, high=1.0)
-        self._weights: list[float] = []  # as they were given; only their ratios count
+        self._weights: list[float] = []  # as given; only the ratios count
         self._scores: list[deque[float]] = []
         self._listeners: list[Callable[[], Listener | None]] = []
 
     @property
     def weights(self) -> tuple[float, ...]:
-        """Share of each member; they sum to 1."""
+        """Share of each member; the shares sum to 1."""
         total = math.fsum(self._weights)
         return tuple(weight / total for weight in self._weights)
 
@@ -60,7 +60,7 @@ class ScoreBook:
         return tuple(tuple(scores) for scores in self._scores)
 
     def subscribe(self, listener: Listener) -> None:
-        """Calls the listener with the weights on each change; a bound method for as long as its object exists."""
+        """Calls the listener with the weights after each change; a bound method only as long as its object exists."""
         if isinstance(listener, types.MethodType):
             self._listeners.append(weakref.WeakMethod(listener))
         else:
@@ -68,17 +68,17 @@ class ScoreBook:
 
     @property
     def in_use(self) -> bool:
-        """Whether somebody listens."""
+        """Whether there is a listener."""
         return bool(self._heard())
 
     def add(self, weight: float) -> int:
         """Adds a member.
 
         Args:
-            weight: At least 0; beside those of the others.
+            weight: Weight of the member relative to the others, at least 0.
 
         Returns:
-            Its index.
+            Index of the member.
 
         Raises:
             ConfigurationError: The weight is invalid, or there are too many members for the floor.
@@ -95,15 +95,15 @@ class ScoreBook:
         return len(self._weights) - 1
 
     def record(self, member: int, score: float) -> None:
-        """Takes a score.
+        """Records a score.
 
         Args:
-            member: Index.
-            score: Higher is better.
+            member: Index of the member.
+            score: The score; higher is better.
 
         Raises:
             ConfigurationError: There is no such member.
-            NonFiniteError: The score is NaN, infinite or no number.
+            NonFiniteError: The score is NaN, infinite or not a number.
         """
         member = self._index(member)
         if not is_finite_number(score):
@@ -111,27 +111,27 @@ class ScoreBook:
         self._scores[member].append(float(score))
 
     def forget(self) -> None:
-        """Drops all scores; weights stay."""
+        """Drops all scores; the weights stay."""
         for scores in self._scores:
             scores.clear()
 
     def rebalance(self) -> None:
-        """Weighs each member by the probability that it is the best, and tells if that changes anything."""
+        """Weighs each member by the probability that it is the best, and tells listeners if the weights change."""
         if not self._weights:
             return
         before, after = self.weights, weights_from_scores(self._scores, self._weights, self._floor)
         if all(math.isclose(old, new, rel_tol=_ROUNDING) for old, new in zip(before, after, strict=True)):
             return
-        # Shares of the same sum, so that a weight given by hand goes on to mean what it did.
+        # The sum of the weights stays, so that a weight given by hand keeps its meaning.
         total = math.fsum(self._weights)
         self._weights = [share * total for share in after]
         self._tell()
 
     def set(self, weights: Mapping[int, float]) -> None:
-        """Sets the weights of some members, in the unit of `add`; all or none.
+        """Sets the weights of some members, in the unit of `add`.
 
         Raises:
-            ConfigurationError: There is no such member, or a weight is invalid.
+            ConfigurationError: There is no such member, or a weight is invalid; then no weight is changed.
         """
         changed = list(self._weights)
         for member, weight in weights.items():
@@ -140,14 +140,14 @@ class ScoreBook:
         self._tell()
 
     def save(self) -> ScoreBookState:
-        """Returns weights and scores."""
+        """Returns the weights and the scores."""
         return ScoreBookState(tuple(self._weights), self.scores)
 
     def read(self, values: Any) -> ScoreBookState:
-        """Reads what `save` returned, as JSON values; nothing is changed.
+        """Reads what `save` returned, as JSON values, without changing anything.
 
         Raises:
-            StateError: It is not that of as many members.
+            StateError: The values are not a state with this number of members.
         """
         problem, fix = "The weights and scores of the agents cannot be restored.", "Add the agents that the run had."
         count = len(self._weights)
@@ -161,13 +161,13 @@ class ScoreBook:
         return state
 
     def restore(self, state: ScoreBookState) -> None:
-        """Restores what `read` returned, and tells."""
+        """Restores a state that `read` returned, and tells listeners."""
         self._weights = list(state.weights)
         self._scores = [deque(sample, maxlen=self._window) for sample in state.scores]
         self._tell()
 
     def _heard(self) -> list[Listener]:
-        """The listeners that still exist."""
+        """Returns the listeners that still exist."""
         self._listeners = [reference for reference in self._listeners if reference() is not None]
         return [listener for reference in self._listeners if (listener := reference()) is not None]
 

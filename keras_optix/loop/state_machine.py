@@ -1,4 +1,4 @@
-"""The scheduler of one run: its configuration, and the one state that the run has."""
+"""The state machine combines a scheduler, which callbacks may share, with its state in one run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from keras_optix.statistics.estimates import Estimate, Evidence
 
 
 class StateMachine:
-    """Holds the state of a run's scheduler; for each method see the one of `BackoffScheduler` with its name.
+    """Holds the state of a scheduler in one run. Each method calls the method of `BackoffScheduler` with its name.
 
     Args:
-        scheduler: The configuration; it stays as it is.
+        scheduler: The configuration, which is never changed.
 
     Attributes:
         scheduler: The configuration.
-        state: What the scheduler knows of the run until now.
+        state: The state of the scheduler in this run.
     """
 
     def __init__(self, scheduler: BackoffScheduler) -> None:
@@ -37,20 +37,20 @@ class StateMachine:
         return self.state.loop_state
 
     def reset(self) -> None:
-        """A new run begins."""
+        """Resets the state, because a new run begins."""
         self.state = self.scheduler.initial_state()
 
     def due(self, window_id: int) -> bool:
-        """Whether an evaluation is due."""
+        """Returns whether an evaluation is due."""
         return self.scheduler.due(self.state, window_id)
 
     def observe(self, evaluation: Evaluation) -> Decision:
-        """Takes an evaluation."""
+        """Adds an evaluation and decides what follows."""
         self.state, decision = self.scheduler.observe(self.state, evaluation)
         return decision
 
     def confirm(self, evaluation: Evaluation) -> tuple[Decision, ...]:
-        """Takes the second evaluation of a candidate."""
+        """Adds the second evaluation of a candidate."""
         self.state, decisions = self.scheduler.confirm(self.state, evaluation)
         return decisions
 
@@ -60,32 +60,32 @@ class StateMachine:
         return decision
 
     def doubts_best(self, score: Estimate) -> bool:
-        """Whether only what is not known of the best keeps a score from being better."""
+        """Returns whether a score misses significance only because the best was measured too roughly."""
         return self.scheduler.doubts_best(self.state, score)
 
     def reassess(self, evaluation: Evaluation) -> Evidence:
-        """Takes another evaluation of the best."""
+        """Pools another evaluation of the best with its score so far."""
         self.state, evidence = self.scheduler.reassess(self.state, evaluation)
         return evidence
 
     def adopt(self, score: Estimate) -> None:
-        """Takes a score as that of the best."""
+        """Sets the score of the best."""
         self.state = self.scheduler.adopt(self.state, score)
 
     def promote(self, score: Estimate, evidence: Evidence) -> Decision:
-        """Takes weights that were found outside training as the best."""
+        """Promotes weights that were not found by a candidate's evaluation."""
         self.state, decision = self.scheduler.promote(self.state, score, evidence)
         return decision
 
     def rolled_back(self) -> None:
-        """The best weights act again."""
+        """Makes the score of the best the reference for degradation, after a rollback to it."""
         self.state = self.scheduler.rolled_back(self.state)
 
     def watch(self) -> Decision:
-        """DORMANT becomes WATCHDOG."""
+        """Moves from DORMANT to WATCHDOG."""
         self.state, decision = self.scheduler.watch(self.state)
         return decision
 
     def shifted(self) -> None:
-        """The environment has changed."""
+        """Begins a new regime, because the environment has changed."""
         self.state = self.scheduler.shifted(self.state)

@@ -1,4 +1,4 @@
-"""Makes happen what a tuner decides: values, states that are kept and gone back to, the schedule that comes of it."""
+"""Applies the decisions of a tuner: sets values, stores and restores states, and records the schedule."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Note = Callable[[EventKind, str, Evidence | None, int], None]
 
 @dataclass(frozen=True)
 class _Kept:
-    """A state that the tuner may go back to: everything in it belongs to the same weights."""
+    """A stored state to which the tuner may return. All its parts belong to the same weights."""
 
     state: Arrays
     hyperparams: dict[str, float]
@@ -40,18 +40,18 @@ class _Kept:
 
 
 class Tuning:
-    """The tuner of a run and what it needs.
+    """Holds the tuner of a run, with its state, its stored states and schedules.
 
     Args:
-        tuner: Decides; None: nothing is tuned.
-        adapter: What is trained.
-        hooks: Hear of every change.
-        note: Keeps a record: kind, message, evidence, cost in steps.
-        disturb: Called where the weights or values changed: which scores do not count follows from that.
+        tuner: The tuner. None: nothing is tuned.
+        adapter: Access to the trained agent or model.
+        hooks: Objects whose hooks are called after every change.
+        note: Writes a record: kind, message, evidence, cost in steps.
+        disturb: Called after the weights or values changed, to drop scores from before the change.
 
     Attributes:
-        lineage: Of the current weights.
-        state: What the tuner knows until now; None without a tuner.
+        lineage: Lineage of the current weights: the schedule under which they were trained.
+        state: The state of the tuner; None without a tuner.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Tuning:
         disturb: Callable[[], None],
     ) -> None:
         self._adapter = adapter
-        self._waiting: BaseOptimizer | None = None  # until it is known which variables its names mean
+        self._waiting: BaseOptimizer | None = None  # until the variables that its names refer to are known
         self._tuner: BaseOptimizer | None = None
         self.state: Any = None
         if tuner is not None and adapter.knows(tuner.names):
@@ -76,22 +76,22 @@ class Tuning:
         self._disturb = disturb
         self._kept: dict[str, _Kept] = {}
         self._promoted: dict[int, Lineage] = {}  # by snapshot
-        self._in_force: dict[str, float] = {}  # what was seen or set last
+        self._in_force: dict[str, float] = {}  # the values that were seen or set last
         self._permanent: dict[str, float] = {}  # values that were meant to stay
         self._steps_before = 0  # steps of the lineage before the latest unit
         self._logs: Mapping[str, Any] = {}  # of the latest unit
         self._window_id = -1  # the latest
-        self._start: tuple[str, dict[str, float]] | None = None  # a state to be kept once there is one
+        self._start: tuple[str, dict[str, float]] | None = None  # name and values for the first state, once it exists
         self.lineage = Lineage(0, Schedule({}))
         self.warn_of_other_owners = True
 
     @property
     def schedule(self) -> Schedule:
-        """The schedule that the current weights were trained under."""
+        """The schedule under which the current weights were trained."""
         return self.lineage.schedule
 
     def flagged(self, evaluation: Evaluation) -> Evaluation:
-        """The evaluation, marked if it is one of an experiment."""
+        """Returns the evaluation, marked if it belongs to an experiment of the tuner."""
         if self._tuner is None:
             return evaluation
         return dataclasses.replace(
@@ -101,39 +101,39 @@ class Tuning:
         )
 
     def begin(self) -> None:
-        """A new run."""
+        """Begins a new run."""
         if self._tuner is None:
             return
         self._begin(self._tuner)
 
     def join(self) -> None:
-        """It is known now what there is to tune: a tuner that waited for that decides from now on."""
+        """Starts a tuner that waited until the hyperparameters of the model were known."""
         if self._waiting is not None:
             self._tuner, self._waiting = self._bound(self._waiting), None
             self._begin(self._tuner)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is tuned."""
+        """Names of the tuned hyperparameters."""
         return () if self._tuner is None else tuple(self._tuner.names)
 
     @property
     def spaces(self) -> Mapping[str, SearchSpace]:
-        """Search space of each hyperparameter that is tuned."""
+        """Search space of each tuned hyperparameter."""
         return {} if self._tuner is None else self._tuner.spaces
 
     @property
     def wanted(self) -> tuple[str, ...] | None:
-        """What is tuned or is to be; None: all that a tuner can tune, once it is known what that is."""
+        """Names of the hyperparameters that are or will be tuned; None if all will be, once they are known."""
         if self._waiting is not None and not self._waiting.bound:
             return None
         return self.names if self._waiting is None else tuple(self._waiting.names)
 
     def _bound(self, tuner: BaseOptimizer) -> BaseOptimizer:
-        """A tuner that knows what it searches, and whose values can be set.
+        """Returns a tuner that knows its search spaces, after checking that its values can be set.
 
         Raises:
-            ConfigurationError: There is nothing to search.
+            ConfigurationError: There is nothing to tune.
             HyperparamError: A name or a value is not legal.
         """
         bound = tuner.bound_to(self._adapter.search_spaces)
@@ -142,7 +142,7 @@ class Tuning:
         return bound
 
     def keep_start(self) -> None:
-        """There is a state now: keeps it, if the tuner asked for that of the beginning."""
+        """Stores the first state of the run if the tuner asked for it; called once there is a state."""
         if self._start is not None:
             name, tuned = self._start
             self._start = None
@@ -156,7 +156,7 @@ class Tuning:
             self._set(decision.params)
             self._note(EventKind.HYPERPARAMS, self._in_words(decision, values), decision.evidence, 0)
         tuned = self._tuned(tuner)
-        # Steps before it joined were made under the values that were there.
+        # Steps before the tuner joined were made under the values before its decision.
         steps = self.lineage.steps
         self.lineage = Lineage(steps, Schedule(before if steps else tuned))
         if steps and tuned != before:
@@ -165,7 +165,7 @@ class Tuning:
         self._keep_now(decision, tuned)
 
     def shifted(self) -> None:
-        """The environment has changed: the tuner begins anew."""
+        """Lets the tuner begin again, because the environment has changed."""
         if self._tuner is None:
             return
         shifted = self._tuner.shift(self.state, self._adapter.get_hyperparams())
@@ -176,24 +176,24 @@ class Tuning:
         self._keep_now(decision, self._tuned(self._tuner))
 
     def count(self, unit: TrainingUnit) -> None:
-        """What is trained learned from a window (epoch) which is not the tuner's business."""
+        """Counts a window (epoch) of learning in the lineage, without telling the tuner."""
         self._window_id = unit.candidate.window_id
         self._steps_before = self.lineage.steps
         self.lineage = replace(self.lineage, steps=self.lineage.steps + unit.steps)
 
     def take_update(self, unit: TrainingUnit, env_steps: int) -> None:
-        """What is trained learned from a window (epoch).
+        """Counts a window (epoch) of learning, and gives its logs to the tuner.
 
         Args:
-            unit: The window.
-            env_steps: Steps of the run.
+            unit: The window (epoch).
+            env_steps: Env steps (batches) of the run.
         """
         self.count(unit)
         if self._tuner is None:
             return
         current = self._adapter.get_hyperparams()
         self._record_others(self._tuner, current.params)
-        # With `steps_per_execution` several windows come with the logs of one: an update counts once.
+        # With `steps_per_execution` several windows have the same logs, which count as one update.
         logs = {} if unit.logs is self._logs else numbers_in(unit.logs)
         self._logs = unit.logs
         updated = self._tuner.observe_update(self.state, env_steps, logs, current)
@@ -202,7 +202,7 @@ class Tuning:
             self._apply(decision, unit.candidate)
 
     def observe(self, evaluation: Evaluation, candidate: PolicyRef) -> None:
-        """Hands an evaluation to the tuner, and does what it says.
+        """Gives an evaluation to the tuner, and applies its decision.
 
         Args:
             evaluation: The score.
@@ -218,7 +218,7 @@ class Tuning:
             self._apply(decision, candidate)
 
     def pause(self) -> None:
-        """Ends a probe without a decision."""
+        """Ends a probe without a result."""
         if self._tuner is None:
             return
         decision = self._taken(self._tuner, "pause", self._tuner.pause(self.state))
@@ -226,48 +226,48 @@ class Tuning:
             self._apply(decision, None)
 
     def set(self, params: Mapping[str, float], kind: str) -> None:
-        """Sets values for another reason than tuning, and tells everyone.
+        """Sets values for a reason other than tuning, and calls the hooks.
 
         Args:
-            params: By name.
-            kind: Why, in one word.
+            params: Values by name.
+            kind: The reason, in one or two words.
         """
         self._set(params)
         self._permanent |= params
         self._record(params, kind, permanent=True)
 
     def promoted(self, snapshot_id: int, held: Iterable[int] = (), *, current: bool = False) -> None:
-        """Weights are a snapshot now.
+        """Remembers the lineage of weights that were saved as a snapshot.
 
         Args:
-            snapshot_id: Its number.
-            held: Other snapshots that may be restored yet.
-            current: They are the current weights, and not those that earned the latest evaluation.
+            snapshot_id: Number of the snapshot.
+            held: Numbers of other snapshots that may still be restored.
+            current: Whether the snapshot has the current weights. Otherwise it has those of the latest evaluation.
         """
         kept = {number: self._promoted[number] for number in held if number in self._promoted}
         self._promoted = kept | {snapshot_id: self.lineage if current else self._lineage_of_candidate()}
 
     def restored(self, snapshot_id: int) -> None:
-        """The current weights are those of a snapshot: their schedule goes on from there."""
+        """Continues the schedule of a snapshot, because its weights were restored."""
         self.lineage = self._promoted.get(snapshot_id, self.lineage)
 
     def restarted(self) -> None:
-        """The current weights are those that the run began with."""
+        """Begins a new schedule, because the initial weights of the run were restored."""
         self.lineage = Lineage(0, Schedule({} if self._tuner is None else self._tuned(self._tuner)))
 
-    # What they are made of
+    # Helpers
 
     def _taken(self, tuner: BaseOptimizer, method: str, answer: Any) -> TunerDecision | None:
-        """Takes over the state that a tuner answered with, and returns its decision.
+        """Takes over the state that a tuner returned, and returns its decision.
 
         Raises:
-            ArgumentError: It answered with something else.
+            ArgumentError: The tuner did not return a pair of a state and a decision.
         """
         pair = isinstance(answer, tuple) and len(answer) == 2
         if not pair or not (answer[1] is None or isinstance(answer[1], TunerDecision)):
             raise ArgumentError(
-                f"{type(tuner).__name__}.{method} must return a pair: the state after it, and a TunerDecision or None. "
-                f"Received: {with_kind(answer)}. Where nothing changes, `return state, None`."
+                f"{type(tuner).__name__}.{method} must return a pair: the next state, and a TunerDecision or None. "
+                f"Received: {with_kind(answer)}. If nothing changes, `return state, None`."
             )
         decision: TunerDecision | None
         self.state, decision = answer
@@ -282,7 +282,7 @@ class Tuning:
             kept = self._find(decision.restore)
             self._adapter.set_state(kept.state)
             self.lineage = kept.lineage
-            # All of a state goes together, but what the tuner changes at once.
+            # A state is restored with its hyperparameters, except those that the tuner changes at the same time.
             params = kept.hyperparams | params
         changed = self._set(params) if params else False
         for name in decision.drop:
@@ -301,7 +301,7 @@ class Tuning:
         return {name: values[name] for name in tuner.names}
 
     def _keep_now(self, decision: TunerDecision | None, tuned: dict[str, float]) -> None:
-        """Keeps the current state, if a decision to begin asks for it."""
+        """Stores the current state if the first decision of a tuner asks for it."""
         if decision is not None and decision.keep is not None:
             self._start = decision.keep, tuned
         if self._adapter.ready:
@@ -309,17 +309,18 @@ class Tuning:
 
     def _keep(self, name: str, candidate: PolicyRef | None, values: Mapping[str, float]) -> None:
         if candidate is None or self._tuner is None:
-            raise StateError(describe("There are no weights to be kept now.", keep=name))
+            problem = "A tuner cannot store a state here, because no weights belong to this decision."
+            raise StateError(describe(problem, keep=name))
         hyperparams = {tuned: values[tuned] for tuned in self._tuner.names}
         self._kept[name] = _Kept(dict(candidate.state()), hyperparams, self._lineage_of_candidate())
 
     def _find(self, name: str) -> _Kept:
         if name not in self._kept:
-            raise StateError(describe("The tuner wants to go back to a state that was not kept.", restore=name))
+            raise StateError(describe("The tuner wants to restore a state that was not stored.", restore=name))
         return self._kept[name]
 
     def _lineage_of_candidate(self) -> Lineage:
-        """An agent's weights collected the latest window before they learned from it; an epoch is scored at its end."""
+        """Returns the lineage of the scored weights: before learning from the window, or at the end of the epoch."""
         return (
             self.lineage if self._adapter.scores_are_deterministic else replace(self.lineage, steps=self._steps_before)
         )
@@ -337,7 +338,7 @@ class Tuning:
         return True
 
     def _record(self, names: Iterable[str], kind: str, *, permanent: bool) -> None:
-        """Notes in the schedule the current values."""
+        """Adds the current values to the schedule."""
         tuned = () if self._tuner is None else self._tuner.names
         now = self._adapter.hyperparams.snapshot()
         mine = {name: now[name] for name in names if name in tuned}
@@ -345,7 +346,7 @@ class Tuning:
             self._extend(ScheduleStep(self.lineage.steps, mine, kind, permanent))
 
     def _record_others(self, tuner: BaseOptimizer, current: Mapping[str, float]) -> None:
-        """Notes values under which was learned and that nobody told of: those before a rollback, or somebody else's."""
+        """Adds values to the schedule that the tuner did not set: values before a rollback, or set by other code."""
         scheduled = self.lineage.schedule.latest
         other = {name: current[name] for name in tuner.names if current[name] != scheduled.get(name)}
         if other:
@@ -357,9 +358,9 @@ class Tuning:
     def _in_words(self, decision: TunerDecision, before: Mapping[str, float]) -> str:
         now = self._adapter.hyperparams.snapshot()
         if decision.permanent:
-            before = {**before, **self._permanent}  # where it came from, not which value was tried last
+            before = {**before, **self._permanent}  # show the change from the last permanent value, not from a probe's
         changed = [name for name in decision.params if now[name] != before[name]]
-        # Of many values, those that stay are not worth the space, unless all do.
+        # Values that stay are only listed if all of them stay.
         values = ", ".join(f"{name} {before[name]:.4g} -> {now[name]:.4g}" for name in changed) or ", ".join(
             f"{name} stays {now[name]:.4g}" for name in decision.params
         )
@@ -368,22 +369,22 @@ class Tuning:
         return " ".join(filter(None, (decision.kind, values))) + back + cost
 
     def _look_for_other_owners(self, tuner: BaseOptimizer, current: Mapping[str, float]) -> None:
-        """Warns, once, if something else changes what the tuner probes."""
+        """Warns once if other code changes a tuned hyperparameter."""
         for name in tuner.names:
             before = self._in_force.get(name, current[name])
             if self.warn_of_other_owners and not math.isclose(current[name], before, rel_tol=1e-5):
                 self.warn_of_other_owners = False
                 warnings.warn(
                     f"{name} has two owners: {type(tuner).__name__} left it at {before:g}, and something else (a "
-                    f"ReduceLROnPlateau, a LearningRateScheduler, code of yours) made it {current[name]:g}. Neither "
-                    "knows of the other; leave one of them out.",
+                    f"ReduceLROnPlateau, a LearningRateScheduler, your own code) changed it to {current[name]:g}. "
+                    "Neither knows of the other. Leave one of them out.",
                     stacklevel=2,
                 )
 
     # Resuming
 
     def save(self) -> tuple[dict[str, np.ndarray], TuningState]:
-        """Everything that a resumed run needs: arrays, and the rest."""
+        """Returns everything that a resumed run needs: the arrays, and the state without arrays."""
         arrays: dict[str, np.ndarray] = {}
         for name, kept in self._kept.items():
             arrays |= prefixed(f"{name}/", kept.state)
@@ -398,16 +399,16 @@ class Tuning:
         )
 
     def read_tuner(self, values: Any) -> Any:
-        """Reads the state of the tuner of a run that was cut off; nothing is changed.
+        """Reads the state of the tuner of an interrupted run, without changing anything.
 
         Args:
             values: `TuningState.tuner`, as it was read.
 
         Returns:
-            The state; the present one, where that run had no tuner.
+            The state; the present state if that run had no tuner.
 
         Raises:
-            StateError: It is no state of this tuner.
+            StateError: The values are not a state of this tuner.
         """
         return self.state if self._tuner is None or values is None else self._tuner.read_state(values)
 
@@ -415,9 +416,9 @@ class Tuning:
         """Restores what `save` returned.
 
         Args:
-            arrays: As returned.
-            saved: As returned.
-            tuner: What `read_tuner` returned.
+            arrays: The saved arrays.
+            saved: The saved state.
+            tuner: The state of the tuner that `read_tuner` returned.
         """
         self.state = tuner
         self._kept = {

@@ -1,4 +1,4 @@
-"""Numbers with their uncertainty: estimates, tests, comparisons. NumPy, and nothing of the loop."""
+"""Statistics on scores: estimates with standard errors, tests and comparisons. Needs NumPy, and nothing of the loop."""
 
 from __future__ import annotations
 

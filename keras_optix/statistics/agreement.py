@@ -1,4 +1,4 @@
-"""Whether scores from two places, the training environments and copies of them, are of one kind."""
+"""Tests whether the training environments and copies of them give the same scores to the same weights."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from msgspec.structs import replace
 from keras_optix.states import Count, Finite, NonNegative, State
 from keras_optix.statistics.estimates import Estimate, Evidence, as_normal_score, standardised
 
-_LIMIT = 4.0  # standard errors: two-sided 1 in 16,000 for each look
+_LIMIT = 4.0  # standard errors: two-sided 1 in 16,000 for each test
 _MARGIN = 0.5  # standard deviations of one episode
-_ROUNDING = 1e-5  # of a score: batches of other sizes round differently, and episodes add that up
+_ROUNDING = 1e-5  # share of a score: batches of other sizes round differently, and episodes sum the differences
 _REASON = "scores of copies minus training scores of the same weights"
 
 
 class AgreementState(State, frozen=True):
-    """What an `Agreement` knows.
+    """The state of an `Agreement`.
 
     Attributes:
-        comparisons: Comparisons so far.
-        before: The score in training of weights that copies played since; None where none waits.
-        copies: Their score by the copies.
+        comparisons: Number of comparisons so far.
+        before: The score in training of the weights that were then scored in copies; None if no comparison is open.
+        copies: The score of the same weights in copies.
         total: Sum of the standardised differences.
         differences: Sum of the differences.
-        variances: Sum of their variances.
+        variances: Sum of the variances of the differences.
     """
 
     comparisons: Count = 0
@@ -36,20 +36,20 @@ class AgreementState(State, frozen=True):
 
 
 class Agreement:
-    """Compares what the same weights earn in training and in copies of the environments, and keeps count.
+    """Compares the scores of the same weights in training and in copies of the environments, and pools the differences.
 
-    A comparison needs three scores: training before, the copies, training after. The weights that the copies played
-    earn something between the two from training, however fast learning was, if it went one way; so a difference is
-    how far the score of the copies is outside of that range. The score before was often chosen for being high (a
-    candidate is), which only widens the range. Learning that turns in between can still leave it, so a difference
-    counts only beyond half a standard deviation of one episode, and beyond what rounding can do where scores have no
-    noise. Standardised differences are pooled over all comparisons by Stouffer's method, and four standard errors say
-    that the copies are other environments. The number of comparisons doubles from one decision to the next, so that a
-    run takes few: with 15 decisions (30,000 comparisons) fewer than 1 run in 1,000 is told so falsely, and far fewer by
-    the range and the margin.
+    A comparison needs three scores: in training before, in the copies, and in training after. If learning went in one
+    direction, however fast, the score in the copies should lie between the two scores in training. The difference is
+    how far it lies outside this range. The score before was often chosen for being high (like that of a candidate),
+    which only widens the range. Learning that changes direction can leave the range, so a difference counts only beyond
+    half a standard deviation of one episode, and beyond rounding if scores have no noise. Standardised differences are
+    pooled over all comparisons by Stouffer's method. At four standard errors, the copies are taken to be different
+    environments. The number of comparisons doubles from one test to the next, so that a run has few tests: with 15
+    tests (30,000 comparisons), fewer than 1 run in 1,000 gives a false alarm, and the range and the margin make this
+    far rarer.
 
     Attributes:
-        state: What is known until now.
+        state: The state of the comparisons so far.
     """
 
     def __init__(self) -> None:
@@ -57,31 +57,31 @@ class Agreement:
 
     @property
     def comparisons(self) -> int:
-        """Comparisons so far."""
+        """Number of comparisons so far."""
         return self.state.comparisons
 
     def reset(self) -> None:
-        """Forgets everything."""
+        """Clears all comparisons."""
         self.state = AgreementState()
 
     def played(self, before: Estimate, copies: Estimate) -> None:
-        """Some weights were scored in training, and then by copies.
+        """Begins a comparison: weights were scored in training, and then in copies.
 
         Args:
             before: The score in training.
-            copies: The score by copies.
+            copies: The score in copies.
         """
         self.state = replace(self.state, before=before, copies=copies)
 
     def cancel(self) -> None:
-        """Other weights act now: the next score in training says nothing about those."""
+        """Cancels a comparison, because the next score in training belongs to other weights."""
         self.state = replace(self.state, before=None, copies=None)
 
     def observe(self, after: Estimate) -> Evidence | None:
-        """Takes the next score in training.
+        """Completes a comparison with the next score in training.
 
         Returns:
-            The evidence that the copies are other environments; None if there is none.
+            Evidence that the copies are different environments, or None.
         """
         before, copies = self.state.before, self.state.copies
         self.cancel()
@@ -110,9 +110,9 @@ class Agreement:
         return Evidence(state.differences / k, math.sqrt(state.variances) / k, k, _REASON)
 
 
-_MOST = 20.0  # a standardised difference counts for no more: one cannot decide for all that follow
+_MOST = 20.0  # limit of a standardised difference, so that a single one cannot decide all later tests
 
 
 def _is_sampled(estimate: Estimate) -> bool:
-    """Whether the noise of an estimate is known from several episodes."""
+    """Returns whether the noise of an estimate is known from several episodes."""
     return estimate.n > 1 and math.isfinite(estimate.stderr)

@@ -1,4 +1,4 @@
-"""Which of two policies is better, from evaluations that they were given on equal footing."""
+"""Compares two policies by evaluations that were made under equal conditions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from keras_optix.statistics.estimates import Comparison, Estimate, Evidence, com
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What a policy earned when it was evaluated.
+    """The result of evaluating a policy.
 
     Attributes:
-        estimate: Its score.
-        episodes: The scores of its single episodes, where `estimate` is their mean; in the order of the seeds.
-        metrics: What the evaluator answered, where that is to be kept.
+        estimate: The score.
+        episodes: The score of each episode in the order of the seeds, if `estimate` is their mean; otherwise None.
+        metrics: The metrics of the evaluator, if they should be stored; otherwise None.
     """
 
     estimate: Estimate
@@ -27,12 +27,12 @@ class EvaluationResult:
 def compare_policies(
     challenger: EvaluationResult, incumbent: EvaluationResult, reason: str, history: Sequence[float] = ()
 ) -> Comparison:
-    """Tests whether the challenger is better: in pairs of episodes where both played on the same seeds.
+    """Tests whether the challenger is better; by a paired test if both played episodes with the same seeds.
 
     Args:
-        challenger: The policy in question.
-        incumbent: What it is compared with.
-        reason: One sentence for people.
+        challenger: Result of the policy that may be better.
+        incumbent: Result of the policy that it is compared with.
+        reason: One sentence for logs.
         history: Earlier scores; see `compare`.
     """
     first, second = challenger.episodes, incumbent.episodes
@@ -44,13 +44,13 @@ def compare_policies(
 def still_achieves(
     result: EvaluationResult, known: Estimate, z_limit: float, history: Sequence[float] = ()
 ) -> tuple[bool, Evidence]:
-    """Whether a policy still earns what it was known for: it is not significantly below.
+    """Returns whether a policy still reaches its recorded score (is not significantly below it), and the evidence.
 
     Args:
-        result: What it earned now.
-        known: What it had earned.
-        z_limit: How far below is significant, as a standard normal score.
+        result: The present result of the policy.
+        known: The recorded score.
+        z_limit: Limit of significance, as a standard normal score.
         history: Earlier scores; see `compare`.
     """
-    evidence, z = compare(result.estimate, known, "its score now, against what it was known for", history=history)
+    evidence, z = compare(result.estimate, known, "its score now against its recorded score", history=history)
     return z > -z_limit, evidence

@@ -1,4 +1,4 @@
-"""Estimates with standard errors, how they pool, and the record of why a decision was taken."""
+"""Estimates with standard errors, pooling and tests of estimates, and the evidence for decisions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from keras_optix.errors import ConfigurationError, describe
 from keras_optix.formatting import format_number
 from keras_optix.states import Count, Finite, Positive, Unbounded
 
-_ROUNDING = 1e-12  # a difference below this share of the numbers themselves is none
-_DOF_PER_DIFFERENCE = 0.25  # of `noise_from_differences`: found by simulation with 4 to 64 normal scores
+_ROUNDING = 1e-12  # a difference below this share of the numbers themselves counts as zero
+_DOF_PER_DIFFERENCE = 0.25  # for `noise_from_differences`: found by simulation with 4 to 64 normal scores
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Estimate:
     """A mean with its standard error.
 
     Attributes:
-        mean: The estimate.
-        stderr: Its standard error; `math.inf` where the noise is not known yet.
-        n: How many samples (episodes, or windows where episodes are not counted) it rests on. A finite standard error
-            of a single sample is taken as known, one of several samples as estimated from them.
+        mean: The mean.
+        stderr: The standard error of the mean; `math.inf` while the noise is unknown.
+        n: Number of samples: episodes, or windows if episodes are not counted. A finite standard error of a single
+            sample is taken as known; one of several samples is taken as estimated from them.
     """
 
     mean: Finite
@@ -34,20 +34,20 @@ class Estimate:
 
     @property
     def dof(self) -> float:
-        """Degrees of freedom of `stderr`; infinite where it is known and not estimated."""
+        """Degrees of freedom of `stderr`; infinite if it is known and not estimated."""
         return float(self.n - 1) if self.n > 1 else math.inf
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Why a decision was taken: a difference, its standard error and the number of samples behind it.
+    """The evidence for a decision: a difference, its standard error and the number of samples behind it.
 
     Attributes:
-        difference: Score in question minus the score it was compared with; positive is better, also where the score
-            is the negative of a loss.
+        difference: The score minus the score with which it was compared. Positive is better, even if the score is the
+            negative of a loss.
         stderr: Standard error of `difference`.
-        n: Samples behind the score in question.
-        reason: One sentence for people.
+        n: Number of samples behind the score.
+        reason: One sentence for logs.
     """
 
     difference: float
@@ -57,7 +57,7 @@ class Evidence:
 
     @property
     def z(self) -> float:
-        """`difference` in standard errors; infinite (with its sign) without noise, 0 where nothing differs."""
+        """`difference` in standard errors; infinite (with its sign) without noise, 0 without a difference."""
         return standardised(self.difference, self.stderr)
 
     def __str__(self) -> str:
@@ -70,8 +70,8 @@ class Comparison(NamedTuple):
 
     Attributes:
         evidence: The difference with its standard error.
-        z: How significant it is, as a standard normal score: `as_normal_score` of ``evidence.z``. Decisions rest on
-            this one.
+        z: Significance of the difference as a standard normal score: `as_normal_score` of ``evidence.z``. Decisions use
+            this number.
     """
 
     evidence: Evidence
@@ -79,7 +79,7 @@ class Comparison(NamedTuple):
 
 
 def standardised(difference: float, stderr: float) -> float:
-    """``difference / stderr`` without a division by zero: a noise-free difference is infinitely significant."""
+    """Returns ``difference / stderr``; without noise, a difference is infinitely significant (with its sign)."""
     if difference == 0.0 or math.isinf(stderr):
         return 0.0
     if stderr == 0.0:
@@ -88,7 +88,7 @@ def standardised(difference: float, stderr: float) -> float:
 
 
 def estimate_from_samples(samples: Sequence[float] | np.ndarray) -> Estimate:
-    """Mean and standard error of independent samples; the standard error of a single sample is infinite (unknown)."""
+    """Returns mean and standard error of independent samples. A single sample has an infinite (unknown) error."""
     values = np.asarray(samples, dtype=np.float64)
     if values.size == 0:
         raise ValueError("An estimate needs at least one sample. Received: samples=[].")
@@ -100,14 +100,14 @@ def estimate_from_samples(samples: Sequence[float] | np.ndarray) -> Estimate:
 def as_normal_score(t: float, dof: float) -> float:
     """Maps a Student `t` to the standard normal score of equal probability.
 
-    A standard error that was estimated from a few samples is often too small by chance; taken at its word, it makes
-    noise look significant. Wallace (1959), "Bounds on normal approximations to Student's and the chi-square
-    distributions", Annals of Mathematical Statistics 30(4); up to t = 5 it errs by less than 4 % with one degree of
-    freedom, and by less with more.
+    A standard error that was estimated from a few samples is often too small by chance, and then noise looks
+    significant. The approximation is from Wallace (1959), "Bounds on normal approximations to Student's and the
+    chi-square distributions", Annals of Mathematical Statistics 30(4). Up to t = 5 its error is below 4 % with one
+    degree of freedom, and smaller with more.
 
     Args:
-        t: A difference in standard errors, also infinite.
-        dof: Degrees of freedom of the standard error; infinite where it is known.
+        t: A difference in standard errors; may be infinite.
+        dof: Degrees of freedom of the standard error; infinite if it is known.
     """
     if math.isinf(dof) or math.isinf(t) or t == 0.0:
         return t
@@ -119,18 +119,18 @@ def pool(first: Estimate, second: Estimate) -> Estimate:
     """Pools two independent estimates of one mean by their sample counts.
 
     The spread between the two means counts as noise (the combined sum of squares of Chan, Golub and LeVeque 1983), so
-    pooling estimates that disagree does not look certain.
+    that two estimates that disagree give a large standard error.
     """
     n = first.n + second.n
     difference = second.mean - first.mean
     squares, dof = first.n * second.n / n * difference**2, 1.0
     for estimate in (first, second):
-        # An unknown standard error adds nothing but its mean; one of a single sample counts like that of two.
+        # An estimate with unknown error adds only its mean. A known error of a single sample counts like one of two.
         if math.isfinite(estimate.stderr):
             weight = max(estimate.n - 1, 1)
             squares += estimate.stderr**2 * estimate.n * weight
             dof += weight
-    # This form keeps the mean of equal means: a rounding error would be infinitely significant where there is no noise.
+    # This form is exact for equal means: without noise, a rounding error would be infinitely significant.
     return Estimate(first.mean + difference * (second.n / n), math.sqrt(squares / dof / n), n)
 
 
@@ -140,12 +140,12 @@ def compare(
     """Tests whether `score` exceeds `reference` by more than `margin`, with Welch's standard error of the difference.
 
     Args:
-        score: The score in question.
-        reference: What it is compared with.
-        reason: One sentence for people.
-        margin: In units of the score.
-        history: Earlier scores. An unknown standard error is taken from their noise; from fewer than four, nothing is
-            significant.
+        score: The score.
+        reference: The score with which it is compared.
+        reason: One sentence for logs.
+        margin: Margin in units of the score. Defaults to 0.
+        history: Earlier scores, from whose noise an unknown standard error is estimated. With fewer than four, no
+            difference is significant.
     """
     (first, first_dof), (second, second_dof) = _variance(score, history), _variance(reference, history)
     variance = first + second
@@ -162,13 +162,13 @@ def compare(
 def compare_pairs(scores: Sequence[float], references: Sequence[float], reason: str) -> Comparison:
     """Tests whether scores exceed the references that they are paired with, such as episodes of the same seeds.
 
-    Student's paired test: what both of a pair owe to their seed cancels in their difference. A single pair says nothing
-    about the noise, so nothing is significant.
+    This is Student's paired test: the influence of the seed on both scores of a pair cancels in their difference. A
+    single pair does not show the noise, so its difference is never significant.
 
     Args:
-        scores: The scores in question.
-        references: For each of them the score that it is compared with.
-        reason: One sentence for people.
+        scores: The scores.
+        references: The reference of each score.
+        reason: One sentence for logs.
 
     Returns:
         The mean difference with its standard error; `n` counts the pairs.
@@ -177,11 +177,11 @@ def compare_pairs(scores: Sequence[float], references: Sequence[float], reason: 
         ConfigurationError: The lengths differ, or there is no pair.
     """
     if len(scores) != len(references) or len(scores) == 0:
-        problem = "Scores and references must come in pairs, and at least one."
+        problem = "Scores and references must come in pairs, and there must be at least one pair."
         raise ConfigurationError(describe(problem, scores=len(scores), references=len(references)))
     pairs = np.asarray([scores, references], dtype=np.float64)
     estimate = estimate_from_samples(pairs[0] - pairs[1])
-    # Equal pairs, and pairs that differ by a constant, have no noise but rounding.
+    # Equal pairs, and pairs that differ by a constant, have no noise except rounding.
     rounding = _ROUNDING * float(np.max(np.abs(pairs)))
     difference = estimate.mean if abs(estimate.mean) > rounding else 0.0
     stderr = estimate.stderr if estimate.stderr > rounding else 0.0
@@ -190,9 +190,9 @@ def compare_pairs(scores: Sequence[float], references: Sequence[float], reason: 
 
 
 def trend(scores: Sequence[float]) -> float:
-    """How significantly scores rise with their number: the slope of a regression line as a standard normal score.
+    """Returns how significantly scores rise over time: the slope of a regression line as a standard normal score.
 
-    Infinite for a straight line up; 0 for fewer than three scores.
+    It is infinite for a straight line up, and 0 for fewer than three scores.
     """
     n = len(scores)
     if n < 3:
@@ -210,26 +210,26 @@ def trend(scores: Sequence[float]) -> float:
 
 
 def _variance(estimate: Estimate, history: Sequence[float]) -> tuple[float, float]:
-    """Squared standard error of an estimate, and its degrees of freedom."""
+    """Returns the squared standard error of an estimate, and its degrees of freedom."""
     if math.isfinite(estimate.stderr):
         return estimate.stderr**2, estimate.dof
-    # The history holds scores as they come, so its noise is that of one evaluation, however many samples it has.
+    # Each score of the history is one evaluation, so its noise is that of an evaluation with any number of samples.
     return noise_from_differences(history) ** 2, _DOF_PER_DIFFERENCE * max(len(history) - 1, 1)
 
 
 def noise_from_differences(scores: Sequence[float]) -> float:
-    """Standard deviation of one score, from successive differences, so that a trend does not count as noise.
+    """Estimates the standard deviation of one score from successive differences, so that a trend is not noise.
 
     ``sd = sd(x[t+1] - x[t]) / sqrt(2)``, where the spread is a median absolute deviation (times 1.4826) around the
-    median difference: a straight line has no noise at all, and one jump does not inflate the estimate.
+    median difference. So a straight line has no noise at all, and a single jump does not inflate the estimate.
 
     Returns:
-        The standard deviation, or `math.inf` from fewer than four scores.
+        The standard deviation, or `math.inf` for fewer than four scores.
     """
     if len(scores) < 4:
         return math.inf
     differences = np.diff(np.asarray(scores, dtype=np.float64))
     spread = float(np.median(np.abs(differences - np.median(differences)))) * 1.4826
-    # A line that is straight but for rounding is noise free.
+    # A line that is straight except for rounding has no noise.
     rounding = _ROUNDING * float(np.max(np.abs(scores)))
     return 0.0 if spread <= rounding else spread / math.sqrt(2.0)

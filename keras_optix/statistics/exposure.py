@@ -1,15 +1,15 @@
-"""How much faster a score rises under one value of a hyperparameter than under another, from one run of scores.
+"""Estimates how much faster a score rises under one value of a hyperparameter than under another, in one run.
 
-Training goes on while values alternate, so a score is the sum of what every step so far has given. With the signed
+Training goes on while the values alternate, so a score is the sum of the gains of all steps so far. With the signed
 exposure ``x(t)`` (windows under the upper value minus windows under the lower one) the model is::
 
     y(t) = a + b t + c t^2 + effect x(t) + w(t) + e(t)
 
-The line and the parabola are what the run would have done anyway: a learning curve is smooth over a probe. ``e`` is the
-noise of a score, ``w`` a random walk, the noise of learning itself, which ordinary least squares would take for an
-effect. How large ``w`` is beside ``e`` is not known: of a grid of ratios, all count whose restricted log likelihood
-(Harville 1974, "Bayesian inference for variance components using only error contrasts", Biometrika 61) is within 1 of
-the largest, and the effect is as significant as it is under the least favourable of these.
+The line and the parabola describe the progress of the run without the effect, because a learning curve is smooth over a
+probe. ``e`` is the noise of a score. ``w`` is a random walk, the noise of learning itself, which ordinary least squares
+would mistake for an effect. The ratio of ``w`` to ``e`` is unknown. From a grid of ratios, all are plausible whose
+restricted log likelihood (Harville 1974, "Bayesian inference for variance components using only error contrasts",
+Biometrika 61) is within 1 of the largest, and the significance is that of the least favourable plausible ratio.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 
 from keras_optix.statistics.estimates import Comparison, Evidence, as_normal_score
 
-_RATIOS = (0.0, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 10.0)  # variance of w per evaluation in that of e
+_RATIOS = (0.0, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1.0, 10.0)  # variance of w per evaluation, relative to that of e
 _PLAUSIBLE = 1.0  # in log likelihood
 _TREND_TERMS = 3
 FEWEST_SCORES = _TREND_TERMS + 1 + 3  # three degrees of freedom are left
@@ -34,19 +34,20 @@ def exposure_effect(
     stderrs: Sequence[float],
     reason: str,
 ) -> Comparison:
-    """Estimates the effect of the upper value against the lower one.
+    """Estimates the effect of the upper value compared with the lower one.
 
     Args:
-        times: Windows of training behind each score, rising.
+        times: Windows of training behind each score, in rising order.
         exposures: Signed exposure in windows at each score.
         scores: The scores.
-        stderrs: Their standard errors; only their ratios count (the scatter of the scores tells the rest). Unknown
-            ones (infinite) and zeros are taken as equal.
-        reason: One sentence for people.
+        stderrs: The standard errors of the scores. Only their ratios count; the scatter of the scores gives the scale.
+            Unknown (infinite) and zero standard errors are replaced by a typical one.
+        reason: One sentence for logs.
 
     Returns:
-        The evidence: the difference of the gains per window under the upper and the lower value, with its standard
-        error, and how significant it is as a normal score. No significance with fewer than `FEWEST_SCORES` scores.
+        The evidence, which is the difference of the gains per window under the upper and the lower value with its
+        standard error, and its significance as a normal score. With fewer than `FEWEST_SCORES` scores, the significance
+        is 0.
     """
     n = len(scores)
     y = np.asarray(scores, np.float64)
@@ -63,32 +64,32 @@ def exposure_effect(
     likeliest = max(likelihood for _, _, likelihood in fits)
     plausible = [(effect, variance) for effect, variance, likelihood in fits if likelihood >= likeliest - _PLAUSIBLE]
     effect, variance = min(plausible, key=lambda fit: fit[0] ** 2 / fit[1])
-    # Twice: the effect is that of one step up from the middle, the difference that of one from below to above.
+    # The effect is per step from the middle to the upper value; from the lower to the upper value it is twice as large.
     unit = 2.0 / spacing
     evidence = Evidence(unit * effect, unit * math.sqrt(variance), n, reason)
     return Comparison(evidence, as_normal_score(evidence.z, dof))
 
 
 def _relative_variances(stderrs: Sequence[float]) -> np.ndarray:
-    """Variances of the scores, one on average."""
+    """Returns the variances of the scores, scaled to a mean of one."""
     variances = np.square(np.asarray(stderrs, np.float64))
     usable = np.isfinite(variances) & (variances > 0.0)
     if not usable.any():
         return np.ones(len(stderrs))
-    # A standard error of a few episodes that happened to agree is no certainty.
+    # A few episodes may agree by chance, so that a very small standard error is limited here.
     typical = float(np.median(variances[usable]))
     variances = np.clip(np.where(usable, variances, typical), 0.1 * typical, 10.0 * typical)
     return np.asarray(variances / variances.mean())
 
 
 def _fit(y: np.ndarray, design: np.ndarray, covariance: np.ndarray, dof: int) -> tuple[float, float, float]:
-    """Generalised least squares: the last coefficient, its variance, and the restricted log likelihood."""
+    """Fits generalised least squares; returns the last coefficient, its variance, and the restricted log likelihood."""
     factor = np.linalg.cholesky(covariance)
     white_y, white = np.linalg.solve(factor, y), np.linalg.solve(factor, design)
     q, r = np.linalg.qr(white)
     coefficients = np.linalg.solve(r, q.T @ white_y)
     residual = float(np.square(white_y - white @ coefficients).sum())
-    # What rounding leaves of an exact fit is no noise, but no division by zero either.
+    # An exact fit leaves only rounding errors; the lower bound avoids a division by zero.
     residual = max(residual, (1e-12 * float(np.abs(y).max())) ** 2, 1e-300)
     inverse = np.linalg.inv(r)
     scale = residual / dof

@@ -1,7 +1,7 @@
-"""Weights of the members of an ensemble from their scores: the probability that a member is the best one.
+"""Weighs the members of an ensemble by the probability that each is the best one, given their scores.
 
-Probability matching (Thompson, 1933, "On the likelihood that one unknown probability exceeds another in view of the
-evidence of two samples"), computed rather than sampled, so that equal scores give equal weights.
+This is probability matching (Thompson, 1933, "On the likelihood that one unknown probability exceeds another in view of
+the evidence of two samples"). It is computed and not sampled, so that equal scores give equal weights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from keras_optix.errors import ConfigurationError, NonFiniteError, describe
 from keras_optix.validation import check_float, is_finite_number
 
 _NODES = np.sinh(np.linspace(-16.0, 16.0, 801))  # dense in the middle, out to 4e6 standard errors
-_MAX_DEGREES = 200  # from here on Student's t is the normal distribution, to 1e-3
+_MAX_DEGREES = 200  # above it, Student's t equals the normal distribution to 1e-3
 _NOISE_FREE = 1e-9  # standard error of scores without noise, as a share of the largest difference of scores
 
 
@@ -25,24 +25,25 @@ def weights_from_scores(scores: Sequence[Sequence[float]], current: Sequence[flo
     The mean of member i has the posterior of a normal sample under the reference prior: Student's t with ``n_i - 1``
     degrees of freedom about the mean of its scores, scaled by their standard error (Gelman et al., "Bayesian Data
     Analysis", section 3.2). A member with a single score gets the spread pooled over the members. Then
-    ``w_i = P(mean_i > mean_j for all j != i)``, by quadrature (to about 1e-4). Neither a shift nor a positive scale of
-    all scores changes the weights. Without noise the best member gets all but the floors; equal ones get equal weights.
+    ``w_i = P(mean_i > mean_j for all j != i)``, by quadrature (to about 1e-4). Shifting all scores, or scaling them by
+    a positive factor, does not change the weights. Without noise the best member gets everything except the floors, and
+    equally good members get equal weights.
 
-    A member without scores keeps its current share, and the others share the rest. If no member has two scores, nothing
-    says how noisy they are, and all keep their share. Shares below the floor are raised first, see `floor`.
+    A member without scores keeps its current share, and the others share the rest. If no member has two scores, the
+    noise is unknown, and all members keep their share. Shares below the floor are raised first, see `floor`.
 
     Args:
-        scores: For each member its rolling scores, higher is better; may be empty.
-        current: For each member its share until now: >= 0, with a positive sum; it is divided by that sum.
+        scores: Rolling scores of each member, higher is better; may be empty.
+        current: Current share of each member: >= 0, with a positive sum, by which the shares are divided.
         floor: Least weight of a member, in [0, 1 / members]: ``w`` becomes ``floor + (1 - members * floor) * w``.
 
     Returns:
-        One weight for each member, none below `floor`, of sum one (to rounding).
+        One weight for each member, none below `floor`, with a sum of one (to rounding).
 
     Raises:
-        ConfigurationError: There is no member, the lengths differ, a share is negative or no number, all are zero, or
-            the floor is out of range.
-        NonFiniteError: A score is NaN, infinite or no number.
+        ConfigurationError: There is no member, the lengths differ, a share is negative or not a number, all shares are
+            zero, or the floor is out of range.
+        NonFiniteError: A score is NaN, infinite or not a number.
     """
     shares = _check_shares(scores, current)
     members = len(shares)
@@ -78,7 +79,7 @@ def _check_scores(scores: Sequence[Sequence[float]]) -> list[np.ndarray]:
 
 
 def _probability_of_best(samples: list[np.ndarray]) -> np.ndarray:
-    """For each of the samples the probability that its mean is the highest; one of them has two scores or more."""
+    """Returns for each sample the probability that its mean is the highest. At least one needs two scores."""
     samples = _standardised(samples)
     counts = np.array([sample.size for sample in samples])
     means = np.array([math.fsum(sample) / sample.size for sample in samples])
@@ -88,8 +89,8 @@ def _probability_of_best(samples: list[np.ndarray]) -> np.ndarray:
     degrees = np.where(single, pooled_degrees, counts - 1)
     variances = np.where(single, np.sum(squares) / pooled_degrees, squares / np.maximum(counts - 1, 1))
     errors = np.maximum(np.sqrt(variances / counts), _NOISE_FREE)
-    degrees = np.where(errors > _NOISE_FREE, degrees, _MAX_DEGREES)  # without noise, members of any count are alike
-    # Every member's nodes are in the one grid, so that each posterior is resolved, however their widths differ.
+    degrees = np.where(errors > _NOISE_FREE, degrees, _MAX_DEGREES)  # without noise, the number of scores is irrelevant
+    # The grid has the nodes of every member, so that each posterior is resolved, however much their widths differ.
     grid = np.sort((means[:, np.newaxis] + errors[:, np.newaxis] * _NODES).ravel())
     below = np.stack(
         [
@@ -105,7 +106,7 @@ def _probability_of_best(samples: list[np.ndarray]) -> np.ndarray:
 
 
 def _standardised(samples: list[np.ndarray]) -> list[np.ndarray]:
-    """The samples, shifted and scaled so that the largest score is 0 and the smallest -1 (or all are 0)."""
+    """Returns the samples, shifted and scaled so that the largest score is 0 and the smallest -1 (or all are 0)."""
     together = np.concatenate(samples)
     peak = float(np.max(np.abs(together))) or 1.0  # divided first, so that no difference overflows
     top = float(np.max(together)) / peak
@@ -114,7 +115,7 @@ def _standardised(samples: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def _student_cdf(t: np.ndarray, degrees: int) -> np.ndarray:
-    """Distribution function of Student's t (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    """Computes the distribution function of Student's t (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
     angle = np.arctan(t / math.sqrt(degrees))
     odd = degrees % 2
     squared = np.cos(angle) ** 2

@@ -1,1 +1,1 @@
-"""What is on disk: atomic files, snapshots and their manifest, points from which a run goes on."""
+"""Everything that is stored on disk: atomic files, snapshots and their manifest, and resume points."""

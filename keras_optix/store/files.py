@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and files of arrays without pickle."""
+"""Writes files atomically, and reads and writes files of arrays without pickle."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ import numpy as np
 from keras_optix.errors import RegistryError, describe
 
 Arrays = Mapping[str, np.ndarray]  # weights, optimizer slots, statistics: arrays by name
-Saved = tuple[dict[str, np.ndarray], Any]  # arrays by name, and what goes into JSON: a state, or JSON values
-UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)  # what a damaged file of arrays raises
+Saved = tuple[dict[str, np.ndarray], Any]  # arrays by name, and the part for JSON: a state or JSON values
+UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)  # errors from a damaged file of arrays
 
 
 def prefixed(prefix: str, arrays: Arrays) -> dict[str, np.ndarray]:
-    """The arrays with `prefix` before their names."""
+    """Returns the arrays with `prefix` added to their names."""
     return {prefix + name: array for name, array in arrays.items()}
 
 
 def under(prefix: str, arrays: Arrays) -> dict[str, np.ndarray]:
-    """The arrays whose names begin with `prefix`, without it."""
+    """Returns the arrays whose names begin with `prefix`, with the prefix removed."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
@@ -36,7 +36,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_arrays(target: Path, arrays: Mapping[str, Any]) -> None:
-    """Writes a file for `read_arrays`, atomically.
+    """Writes a file of arrays atomically; `read_arrays` reads it.
 
     Raises:
         RegistryError: An array holds Python objects, which only pickle could write.
@@ -48,7 +48,7 @@ def write_arrays(target: Path, arrays: Mapping[str, Any]) -> None:
         raise RegistryError(
             describe("Arrays of Python objects cannot be saved.", fix="Give arrays of numbers.", objects=objects)
         )
-    # Not `allow_pickle=False`: an older NumPy takes it for one more array, of that name.
+    # `allow_pickle=False` is not passed, because an older NumPy would save it as an array of that name.
     write_atomically(target, lambda file: np.savez(file, **plain))
 
 
@@ -67,7 +67,7 @@ def write_atomically(target: Path, write: Any) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename last through a power failure, where folders can be opened (not on Windows)."""
+    """Makes a rename survive a power failure, on systems that can open folders (not on Windows)."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

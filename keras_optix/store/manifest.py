@@ -1,7 +1,7 @@
-"""The manifest of a checkpoint directory: what a snapshot is, and how it is written as JSON and read back.
+"""The manifest of a checkpoint directory: defines a snapshot, and writes and reads snapshots as JSON.
 
-What is read may be damaged or forged, so every field is checked: a path that leaves the directory, or a string where a
-number belongs, is named here and not found out by whoever uses it.
+A manifest may be damaged or forged, so every field is checked when it is read: a path that leaves the directory, or a
+string in the place of a number, is reported here and not later by the code that uses it.
 """
 
 from __future__ import annotations
@@ -23,30 +23,32 @@ from keras_optix.reprs import call_repr
 from keras_optix.states import Count, Finite, Positive, State, read_state
 
 _SCHEMA = 3
-_OLDER = {"promoted": False, "held_by": []}  # what schema 1 did not have yet
-_RENAMED = {"era": "regime_index", "crowned": "promoted", "episode_id": "window_id"}  # as schemas 1 and 2 called them
+_OLDER = {"promoted": False, "held_by": []}  # values of fields that schema 1 did not have
+_RENAMED = {"era": "regime_index", "crowned": "promoted", "episode_id": "window_id"}  # names in schemas 1 and 2
 _T = TypeVar("_T")
 _RUN_ID = re.compile(r"[^./\\:\x00][^/\\:\x00]*")  # one folder name on every system, neither hidden nor `..`
 
 
 @dataclass(frozen=True)
 class PolicySnapshot:
-    """A version of the weights on disk with the score that it earned.
+    """A version of the weights on disk, with the score that these weights earned.
 
     Attributes:
         snapshot_id: Number of the snapshot in its run, from 1.
-        run_id: The run that it belongs to.
-        path: File of its arrays, relative to the registry's directory.
+        run_id: The run that the snapshot belongs to.
+        path: File of the arrays, relative to the registry's directory.
         policy_version: Version of the weights.
         window_id: The last window that these weights collected before they were saved.
         env_steps: Environment steps of the run until then.
         eval_metrics: Score of exactly these weights, with standard error and number of episodes.
-        hyperparams: Hyperparameters when they were reached.
-        regime_index: Regimes seen before this one (see `SchedulerState.regime_index`).
-        created: Unix time.
-        promoted: Whether it was the loop's best when it was saved. The latest of these is the best, even where a second
-            look at it found a lower score than a snapshot before it had: it beat that one when both were compared.
-        held_by: Who needs it (see `CheckpointRegistry.hold`); it is not pruned while anyone does.
+        hyperparams: Hyperparameters at that time.
+        regime_index: Number of regimes before this one (see `SchedulerState.regime_index`).
+        created: Time of saving, as Unix time in seconds.
+        promoted: Whether the snapshot was the loop's best when it was saved. The latest promoted snapshot is the best,
+            even if a later evaluation gave it a lower score than an earlier snapshot has: it won when the two were
+            compared.
+        held_by: Names of the holders that need the snapshot (see `CheckpointRegistry.hold`). While there is one, the
+            snapshot is not pruned.
     """
 
     snapshot_id: int
@@ -87,17 +89,17 @@ class PolicySnapshot:
 
 
 def path_of(run_id: str, snapshot_id: int) -> str:
-    """File of a snapshot's arrays, relative to the directory."""
+    """Returns the file of a snapshot's arrays, relative to the directory."""
     return f"{run_id}/{snapshot_id:06d}.npz"
 
 
 def is_run_id(value: object) -> bool:
-    """Whether `value` can be the name of a run, and so of its folder."""
+    """Returns whether `value` can be the name of a run and of its folder."""
     return isinstance(value, str) and _RUN_ID.fullmatch(value) is not None
 
 
 def ranked(snapshots: Iterable[PolicySnapshot], run_id: str | None) -> list[PolicySnapshot]:
-    """The snapshots of a run, best first: newest regime, then what the loop promoted last, then highest score."""
+    """Returns the snapshots of a run, best first: newest regime, then the latest promoted, then the highest score."""
     mine = [snapshot for snapshot in snapshots if snapshot.run_id == run_id]
     regime_index = max((snapshot.regime_index for snapshot in mine), default=0)
     promoted = max((s.snapshot_id for s in mine if s.promoted and s.regime_index == regime_index), default=0)
@@ -105,37 +107,37 @@ def ranked(snapshots: Iterable[PolicySnapshot], run_id: str | None) -> list[Poli
 
 
 def plain_metrics(metrics: EvalMetrics) -> EvalMetrics:
-    """The same metrics with Python numbers, which JSON can hold."""
+    """Returns the same metrics with Python numbers, which JSON can hold."""
     stderr = None if metrics.stderr is None else float(metrics.stderr)
     return EvalMetrics(
         primary_score=None if metrics.primary_score is None else float(metrics.primary_score),
         metrics={str(name): float(value) for name, value in metrics.metrics.items()},
         window_id=int(metrics.window_id),
-        stderr=None if stderr == math.inf else stderr,  # an estimate's way to say that it is unknown
+        stderr=None if stderr == math.inf else stderr,  # in an estimate, infinity means unknown
         episodes=None if metrics.episodes is None else int(metrics.episodes),
     )
 
 
 def check_snapshot(snapshot: PolicySnapshot) -> None:
-    """Checks that a snapshot could be read back if it were written.
+    """Checks that a snapshot can be read again after it is written.
 
     Raises:
-        ValueError: It could not; the message says why.
+        ValueError: It cannot be read again; the message says why.
     """
     _read(_Entry, json.loads(json.dumps(_to_json(snapshot))), "snapshot").snapshot()
 
 
 def write_manifest(run_id: str, snapshots: Iterable[PolicySnapshot]) -> bytes:
-    """The manifest of `snapshots`, the latest run being `run_id`."""
+    """Returns the text of a manifest with `snapshots`, whose latest run is `run_id`."""
     entries = [_to_json(snapshot) for snapshot in snapshots]
     return json.dumps({"schema": _SCHEMA, "run_id": run_id, "snapshots": entries}).encode()
 
 
 def read_manifest(data: bytes) -> tuple[str, list[PolicySnapshot]]:
-    """The latest run of a manifest and its snapshots.
+    """Returns the latest run of a manifest, and its snapshots.
 
     Raises:
-        ValueError: It is no manifest, or was tampered with; the message names what is wrong.
+        ValueError: The text is not a manifest, or was tampered with; the message names the problem.
     """
     try:
         manifest = json.loads(data)
@@ -155,7 +157,7 @@ def read_manifest(data: bytes) -> tuple[str, list[PolicySnapshot]]:
 
 
 def _upgraded(entry: Any, schema: int) -> Any:
-    """An entry of an older schema as one of this schema."""
+    """Converts an entry of an older schema to this schema."""
     if schema == _SCHEMA or not isinstance(entry, dict):
         return entry
     records = {name: _renamed(entry[name]) for name in ("eval_metrics", "hyperparams") if name in entry}
@@ -164,12 +166,12 @@ def _upgraded(entry: Any, schema: int) -> Any:
 
 
 def _renamed(record: Any) -> Any:
-    """A record of an older schema under the names of this one."""
+    """Renames the fields of a record of an older schema."""
     return {_RENAMED.get(name, name): value for name, value in record.items()} if isinstance(record, dict) else record
 
 
 def _to_json(snapshot: PolicySnapshot) -> dict[str, Any]:
-    # Not `to_json`, which takes ten times as long; and no marks: a metric that is infinite or NaN is so in the file.
+    # `to_json` would take ten times as long, and would mark infinite metrics and NaN, which the file holds as they are.
     metrics = {name: getattr(snapshot.eval_metrics, name) for name in _Metrics.__struct_fields__}
     nested = {"eval_metrics": metrics, "hyperparams": vars(snapshot.hyperparams)}
     return vars(snapshot) | nested
@@ -179,7 +181,7 @@ def _read(kind: type[_T], values: Any, what: str) -> _T:
     """Reads a part of a manifest.
 
     Raises:
-        ValueError: It is none.
+        ValueError: The values are not such a part.
     """
     try:
         return read_state(kind, values, what, fix="", part=True)
@@ -188,7 +190,7 @@ def _read(kind: type[_T], values: Any, what: str) -> _T:
 
 
 class _Metrics(State, frozen=True):
-    """The metrics of a snapshot in the file. What is only logged may be infinite or NaN."""
+    """The metrics of a snapshot in the file. Values in `metrics` are only logged, so they may be infinite or NaN."""
 
     primary_score: Finite | None
     metrics: dict[str, float]
@@ -228,14 +230,14 @@ class _Entry(State, frozen=True):
             raise ValueError(f"`path` must be {expected!r}, not {self.path!r:.40}")
 
     def snapshot(self) -> PolicySnapshot:
-        """The snapshot."""
+        """Returns the snapshot that this entry describes."""
         values = asdict(self)
         metrics, hyperparams = EvalMetrics(**asdict(self.eval_metrics)), HyperparamSet(**asdict(self.hyperparams))
         return PolicySnapshot(**values | {"eval_metrics": metrics, "hyperparams": hyperparams})
 
 
 class _File(State, frozen=True):
-    """The file."""
+    """The manifest file."""
 
     schema: Annotated[int, msgspec.Meta(ge=1, le=_SCHEMA)]
     run_id: str

@@ -1,16 +1,16 @@
-"""Snapshots on disk: a folder of arrays each, and one manifest that says what they are.
+"""Stores snapshots on disk: a file of arrays for each, and one manifest that describes all of them.
 
 ::
 
     checkpoints/
-        manifest.json            written last, by rename: it names only what is complete
-        .lock                    whoever changes the manifest holds it
+        manifest.json            written last, by rename: it names only complete files
+        .lock                    held by the process that changes the manifest
         20261122-212201-3f9a/    one folder per run
             000012.npz           arrays by name, no pickle
 
-Every write goes to a temporary name beside its target, is flushed to the disk and renamed, so that a crash leaves the
-old file or the new one, never half of one. Every change reads the manifest again under the lock, so that processes on
-one directory never undo each other's; the system frees the lock of a process that was killed.
+Every file is written under a temporary name in the same folder, flushed to the disk and renamed, so that a crash leaves
+the old file or the new one, never a part of one. Every change reads the manifest again under the lock, so that several
+processes on one directory never undo each other's changes. The system frees the lock of a process that was killed.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _LEFT_OVER_SECONDS = 3600.0  # a younger one may still be written by another pro
 
 
 class Restorable(Protocol):
-    """What `CheckpointRegistry.load_best` loads into: an agent."""
+    """The methods that `CheckpointRegistry.load_best` needs of an agent."""
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Restores weights, optimizer slots and normaliser statistics."""
@@ -65,18 +65,19 @@ class Restorable(Protocol):
 
 
 class CheckpointRegistry(NamesChecked, OneLineRepr):
-    """Keeps the snapshots of runs in a directory.
+    """Stores the snapshots of runs in a directory.
 
-    A registry that is opened on an existing directory sees the latest run in it; `begin_run` starts a new one, and the
-    best of an earlier run, maybe of another environment, is never mistaken for the best of this one.
+    A registry on an existing directory shows the latest run in it, and `begin_run` starts a new run. Each run has its
+    own best, so the best of an earlier run, perhaps of another environment, is never taken for the best of this run.
 
     Args:
-        directory: Made if it does not exist.
-        max_snapshots: Snapshots kept per run, at least 1. The oldest are removed first; never the best, the newest,
-            or one that somebody holds, so that there are more where these alone are more. Defaults to 10.
+        directory: The directory, which is made if it does not exist.
+        max_snapshots: Largest number of snapshots per run, at least 1. The oldest are removed first. The best, the
+            newest and every held snapshot are never removed, even if these are more than `max_snapshots`. Defaults to
+            10.
 
     Raises:
-        ConfigurationError: `directory` is no path, or `max_snapshots` is too small.
+        ConfigurationError: `directory` is not a path, or `max_snapshots` is too small.
         RegistryError: The directory cannot be written, or its manifest cannot be read.
     """
 
@@ -86,7 +87,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         self._check_writable()
         self._run_id: str | None = None
         self._snapshots: list[PolicySnapshot] = []
-        self._manifest: bytes | None = None  # the text that `_snapshots` was read from, or written as
+        self._manifest: bytes | None = None  # the text from which `_snapshots` was read, or to which it was written
         self._run_id = self._refresh()
 
     @property
@@ -96,12 +97,12 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
 
     @property
     def run_folder(self) -> Path:
-        """Where the snapshots of the run lie."""
+        """The folder with the snapshots of the run."""
         return self.directory / (self._run_id or "")
 
     @property
     def ranked_snapshots(self) -> list[PolicySnapshot]:
-        """The snapshots of the run, best first: newest regime, then what the loop promoted last, then highest score."""
+        """The snapshots of the run, best first: newest regime, then the latest promoted, then the highest score."""
         return ranked(self._snapshots, self._run_id)
 
     @property
@@ -111,7 +112,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         return ranked[0] if ranked else None
 
     def held_by(self, holder: str) -> list[PolicySnapshot]:
-        """The snapshots of the run that `holder` holds, oldest first."""
+        """Returns the snapshots of the run that `holder` holds, oldest first."""
         mine = (snapshot for snapshot in self._snapshots if snapshot.run_id == self._run_id)
         return sorted((s for s in mine if holder in s.held_by), key=lambda s: s.snapshot_id)
 
@@ -127,10 +128,10 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         return self._run_id
 
     def continue_run(self, run_id: str) -> None:
-        """Goes on with a run in the directory.
+        """Continues a run in the directory.
 
         Raises:
-            RegistryError: It cannot be the name of a run.
+            RegistryError: `run_id` cannot be the name of a run.
         """
         if not is_run_id(run_id):
             raise RegistryError(describe("A run's id must be the name of a folder.", run_id=run_id))
@@ -148,24 +149,24 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         regime_index: int = 0,
         promoted: bool = False,
     ) -> PolicySnapshot:
-        """Saves arrays with the score that they earned.
+        """Saves the arrays of an agent with the score that its weights earned.
 
         Args:
-            state: Arrays by name, as an agent's `get_state` gives them.
+            state: Arrays by name, as an agent's `get_state` returns them.
             eval_metrics: Score of exactly these weights; NumPy numbers are accepted.
             hyperparams: Current hyperparameters.
             policy_version: Version of the weights.
-            window_id: The last window that they collected.
+            window_id: The last window that these weights collected.
             env_steps: Environment steps of the run until then.
-            regime_index: Regimes seen before this one.
-            promoted: It is the best from now on, whatever the scores of those before.
+            regime_index: Number of regimes before this one.
+            promoted: Whether this snapshot becomes the best, whatever scores earlier snapshots have.
 
         Returns:
-            The snapshot, complete on disk.
+            The snapshot, which is complete on disk.
 
         Raises:
-            ArgumentError: An argument is of another kind.
-            RegistryError: It cannot be written.
+            ArgumentError: An argument has the wrong type.
+            RegistryError: The snapshot cannot be written.
         """
         check_mapping("state", state, "a mapping of names to arrays", fix="Such as agent.get_state().")
         check_kind("eval_metrics", eval_metrics, EvalMetrics, fix="Such as EvalMetrics(score).")
@@ -174,7 +175,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
             self.begin_run()
         run_id = str(self._run_id)
         with self._locked():
-            # Nobody else can take the number, and the newest is never pruned: no number is given twice.
+            # The lock is held, and the newest snapshot is never pruned, so that no number is used twice.
             snapshot_id = 1 + max((s.snapshot_id for s in self._snapshots if s.run_id == run_id), default=0)
             snapshot = PolicySnapshot(
                 snapshot_id=snapshot_id,
@@ -204,34 +205,34 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         """Gives a snapshot another score, after its weights were evaluated again.
 
         Args:
-            snapshot: The snapshot, as it was saved or as it is now.
-            eval_metrics: Its new score.
+            snapshot: The snapshot; an older copy will do.
+            eval_metrics: The new score.
 
         Returns:
-            The snapshot with its new score.
+            The snapshot with the new score.
 
         Raises:
-            RegistryError: It is not in the registry (any more), or the manifest cannot be written.
+            RegistryError: The snapshot is not (or no longer) in the registry, or the manifest cannot be written.
         """
         with self._locked():
             return self._replace(replace(self._current(snapshot), eval_metrics=plain_metrics(eval_metrics)))
 
     def hold(self, snapshot: PolicySnapshot, holder: str) -> PolicySnapshot:
-        """Keeps a snapshot from being pruned until `release`, also in later processes.
+        """Protects a snapshot from being pruned until `release`, even in later processes.
 
         Args:
-            snapshot: The snapshot, as it was saved or as it is now.
-            holder: Who needs it; holding it twice is holding it once.
+            snapshot: The snapshot; an older copy will do.
+            holder: Name of the holder. If it holds the snapshot already, nothing changes.
 
         Returns:
             The snapshot as it is now.
 
         Raises:
-            ConfigurationError: `holder` is no name.
-            RegistryError: It is not in the registry (any more), or the manifest cannot be written.
+            ConfigurationError: `holder` is not a name.
+            RegistryError: The snapshot is not (or no longer) in the registry, or the manifest cannot be written.
         """
         if not isinstance(holder, str) or not holder:
-            raise ConfigurationError(describe("`holder` must be a name.", holder=holder))
+            raise ConfigurationError(describe("`holder` must be a name, a string that is not empty.", holder=holder))
         with self._locked():
             current = self._current(snapshot)
             if holder in current.held_by:
@@ -239,17 +240,17 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
             return self._replace(replace(current, held_by=(*current.held_by, holder)))
 
     def release(self, snapshot: PolicySnapshot, holder: str) -> PolicySnapshot:
-        """Ends a `hold`; what nobody holds any more may be pruned at the next `save`.
+        """Ends a `hold`. A snapshot without holders may be pruned at the next `save`.
 
         Args:
-            snapshot: The snapshot, as it was saved or as it is now.
-            holder: Who needed it; if it does not hold the snapshot, nothing happens.
+            snapshot: The snapshot; an older copy will do.
+            holder: Name of the holder. If it does not hold the snapshot, nothing happens.
 
         Returns:
             The snapshot as it is now.
 
         Raises:
-            RegistryError: It is not in the registry (any more), or the manifest cannot be written.
+            RegistryError: The snapshot is not (or no longer) in the registry, or the manifest cannot be written.
         """
         with self._locked():
             current = self._current(snapshot)
@@ -276,18 +277,19 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         """Loads the best snapshot into an agent of the same architecture.
 
         Args:
-            agent: Its weights, optimizer slots and normaliser statistics are replaced.
-            hyperparams: Also set the hyperparameters of the snapshot. Defaults to False: a tuner's values stay.
+            agent: The agent whose weights, optimizer slots and normaliser statistics are replaced.
+            hyperparams: Whether to set the hyperparameters of the snapshot too. Defaults to False: the current values,
+                such as those of a tuner, stay.
 
         Returns:
             The snapshot.
 
         Raises:
-            ArgumentError: `agent` is no agent.
-            RegistryError: There is none, or it cannot be read.
+            ArgumentError: `agent` is not an agent.
+            RegistryError: There is no snapshot, or it cannot be read.
         """
         check_agent("agent", agent, "set_state", fix="Such as registry.load_best(agent), which returns the snapshot.")
-        self._refresh()  # another process on this run may have a better one, and have pruned ours
+        self._refresh()  # another process on this run may have saved a better snapshot and pruned this one
         best = self.best
         if best is None:
             raise RegistryError(
@@ -315,9 +317,9 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """The manifest as it is now, and nobody else to change it."""
+        """Holds the lock, with the manifest read again, so that no other process changes it."""
         try:
-            # Made each time: a registry can so be copied, and used by several threads.
+            # A new lock object each time lets a registry be copied, and used by several threads.
             lock = FileLock(self.directory / _LOCK)
             with lock.acquire(timeout=_LOCK_SECONDS, poll_interval=0.005):
                 self._refresh()
@@ -326,7 +328,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
             raise RegistryError(
                 describe(
                     f"Another process has held the checkpoint directory for {_LOCK_SECONDS:g} seconds.",
-                    fix="Look for one that hangs, or give another directory.",
+                    fix="Look for a process that hangs, or give another directory.",
                     directory=str(self.directory),
                 )
             ) from error
@@ -340,7 +342,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         path = self.directory / _MANIFEST
         try:
             data = path.read_bytes()
-            # Not inode and time, which can both come again within a tick of the clock.
+            # Inode and time do not show every change: both can repeat within one tick of the clock.
             if data == self._manifest:
                 return self._run_id
             latest, self._snapshots = read_manifest(data)
@@ -350,7 +352,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
             raise RegistryError(
                 describe(
                     f"The manifest cannot be read: {error}.",
-                    fix="Move the directory away, or give another one.",
+                    fix="Move the directory away, or give another directory.",
                     path=str(path),
                 )
             ) from error
@@ -358,20 +360,21 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         return latest
 
     def _write(self, snapshots: list[PolicySnapshot]) -> None:
-        """Writes the manifest; only then are `snapshots` what this registry has."""
+        """Writes the manifest, and makes `snapshots` those of this registry once it is written."""
         data = write_manifest(str(self._run_id), snapshots)
         write_atomically(self.directory / _MANIFEST, lambda file: file.write(data))
         self._snapshots, self._manifest = snapshots, data
 
     def _current(self, snapshot: PolicySnapshot) -> PolicySnapshot:
-        """The snapshot as the manifest has it; the caller's may be an older copy."""
+        """Returns the snapshot as the manifest has it, because the caller may have an older copy."""
         check_kind("snapshot", snapshot, PolicySnapshot, fix="Such as registry.best.")
         for current in self._snapshots:
             if current.key == snapshot.key:
                 return current
         raise RegistryError(
             describe(
-                "The registry has no such snapshot (any more).",
+                "The registry has no such snapshot. It may have been pruned.",
+                fix="`hold` a snapshot that you need later, or raise `max_snapshots`.",
                 run_id=snapshot.run_id,
                 snapshot_id=snapshot.snapshot_id,
             )
@@ -383,19 +386,19 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         return snapshot
 
     def _too_many(self, snapshots: list[PolicySnapshot]) -> list[tuple[str, int]]:
-        """Which to prune, the last of `snapshots` being the one just saved."""
+        """Returns the keys of the snapshots to prune; the last of `snapshots` is the one just saved."""
         mine = sorted((s for s in snapshots if s.run_id == self._run_id), key=lambda s: s.snapshot_id)
-        # The caller of `save` is given the newest and may yet hold it.
+        # `save` returns the newest snapshot, and its caller may hold it next.
         kept = {ranked(snapshots, self._run_id)[0].key, mine[-1].key}
         free = [s.key for s in mine if not s.held_by and s.key not in kept]
         return free[: max(len(mine) - self.max_snapshots, 0)]
 
     def _is_inside(self, path: Path) -> bool:
-        """Whether a path, its links followed, lies in the directory."""
+        """Returns whether a path lies in the directory when links are followed."""
         return path.resolve().is_relative_to(self.directory.resolve())
 
     def _remove(self, path: Path) -> None:
-        # What is left lying costs space; it must not make a save fail that is complete.
+        # A file that stays behind only costs space, so a failure here must not make a complete save fail.
         with contextlib.suppress(OSError):
             if self._is_inside(path):
                 path.unlink(missing_ok=True)
@@ -410,8 +413,8 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
 
 
 def _check(snapshot: PolicySnapshot) -> None:
-    """Refuses what could be written but not be read again."""
+    """Refuses a snapshot that could be written but not read again."""
     try:
         check_snapshot(snapshot)
     except ValueError as error:
-        raise RegistryError(describe(f"The snapshot cannot be kept: {error}.")) from error
+        raise RegistryError(describe(f"The snapshot cannot be saved: {error}.")) from error

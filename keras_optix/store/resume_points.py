@@ -1,7 +1,8 @@
-"""The state of a run on disk, from which a crashed run goes on.
+"""Resume points store the state of a run on disk, so that a crashed run can continue.
 
-One file per run, ``<checkpoint_dir>/<run_id>/resume.npz``: arrays by name and one JSON text, no pickle. It is written
-to a name aside, flushed to the disk and renamed, so that a crash leaves the old file or the new one.
+There is one file per run, ``<checkpoint_dir>/<run_id>/resume.npz``: arrays by name and one JSON text, without pickle.
+The file is written under a temporary name, flushed to the disk and renamed, so that a crash leaves the old file or the
+new one.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ _SCHEMA = 4
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A run as it was.
+    """The saved state of a run.
 
     Attributes:
-        path: Its file.
+        path: The file of the resume point.
         arrays: Arrays by name.
         values: JSON values.
     """
@@ -40,12 +41,12 @@ class ResumePoint:
 
     @property
     def run_id(self) -> str:
-        """The run that it is of."""
+        """The run that the resume point belongs to."""
         return self.path.parent.name
 
     @property
     def fix(self) -> str:
-        """What to do if it cannot be gone on from."""
+        """Advice for messages, if the run cannot continue from this point."""
         return f"Delete {self.path} to begin a new run; the snapshots stay."
 
 
@@ -54,7 +55,7 @@ class ResumeStore:
 
     Args:
         registry: The registry.
-        interval: Seconds between two points; None writes none.
+        interval: Seconds between two resume points; None writes no resume points.
     """
 
     def __init__(self, registry: CheckpointRegistry, interval: float | None) -> None:
@@ -65,19 +66,19 @@ class ResumeStore:
 
     @property
     def writes(self) -> bool:
-        """Whether points are written at all."""
+        """Whether resume points are written at all."""
         return self._interval is not None
 
     @property
     def due(self) -> bool:
-        """Whether it is time for a point."""
+        """Whether it is time to write a resume point."""
         return self._interval is not None and time.monotonic() - self._last >= self._interval
 
     def write(self, arrays: Arrays, values: Mapping[str, Any]) -> None:
-        """Writes the point of the registry's run.
+        """Writes the resume point of the registry's run.
 
         Raises:
-            RegistryError: It cannot be written.
+            RegistryError: The file cannot be written.
         """
         path = self._path(str(self._registry.run_id))
         text = json.dumps({"schema": _SCHEMA, **values})
@@ -90,10 +91,10 @@ class ResumeStore:
         self._last = time.monotonic()
 
     def find(self) -> ResumePoint | None:
-        """The newest point in the directory, or None if no run was cut off.
+        """Returns the newest resume point in the directory, or None if no run was interrupted.
 
         Raises:
-            RegistryError: It cannot be read.
+            RegistryError: The file cannot be read.
         """
         paths = sorted(self._registry.directory.glob(f"*/{_FILE}"), key=lambda path: path.stat().st_mtime_ns)
         if not paths:
@@ -116,7 +117,7 @@ class ResumeStore:
         return ResumePoint(path, arrays, values)
 
     def clear(self) -> None:
-        """The run ended: there is nothing to resume, neither of it nor of runs that were cut off before it began."""
+        """Removes the resume point of a run that ended, and those of runs that were interrupted before it began."""
         for path in self._registry.directory.glob(f"*/{_FILE}"):
             if path.parent.name == self._registry.run_id or path.stat().st_mtime_ns < self._began:
                 path.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Hyperparameters while training: search spaces, finite differences, population-based training, schedules."""
+"""Tuners change hyperparameters while training: by finite differences, by populations, or by a recorded schedule."""
 
 from __future__ import annotations
 

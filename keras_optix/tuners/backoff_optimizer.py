@@ -1,16 +1,16 @@
-"""Two-phase finite differences, on evidence.
+"""Tunes by two-phase finite differences, with a statistical test for each decision.
 
-A hyperparameter of learning does not act on the score but on its progress, and progress has a trend of its own. So a
-probe lets training go on in blocks that alternate around the current value in the order ``+ - - +`` (and ``- + + -``
-in the next round, with blocks twice as long), and estimates how much faster the score rises under the upper value than
-under the lower one beside what the run would have done anyway (`exposure_effect`). Nothing that was learned is thrown
-away, whichever side wins.
+A hyperparameter of learning does not change the score itself but how fast the score rises, and the score has a trend of
+its own. So a probe continues training in blocks that alternate around the current value in the order ``+ - - +`` (and
+``- + + -`` in the next round, with blocks twice as long). It estimates how much faster the score rises under the upper
+value than under the lower one, apart from the trend of the run (`exposure_effect`). Whichever side wins, everything
+that was learned is kept.
 
-After each round the probe is decided (commit to the better side) or goes on; after `max_rounds` it ends undecided: the
-old value stays, the step shrinks, and the tuner is quiet for as long as the probe took, twice as long after the next,
-and so on. As long as nothing at all was learned in the run, there is nothing to be lost: an undecided probe ends after
-its first round, and the next one has twice the step. All looks at one probe together have the chance
-`false_commit_rate` of a commit where nothing differs.
+After each round the probe is decided (the tuner commits to the better side) or goes on. After `max_rounds` it ends
+undecided: the old value stays, the step shrinks, and the tuner waits as long as the probe took, and twice as long after
+each further undecided probe. While nothing was learned in the run, there is nothing to lose: an undecided probe ends
+after its first round, and the next one has twice the step. If the two values do not differ, the probability of a commit
+is `false_commit_rate` over all rounds of one probe together.
 """
 
 from __future__ import annotations
@@ -37,36 +37,36 @@ from keras_optix.tuners.update_band import Move, UpdateBand, outside, size_of
 from keras_optix.validation import check_float, check_int
 
 _SIGNS: tuple[Literal[-1, 1], ...] = (1, -1, -1, 1)
-_BLOCK, _BAND = "block", "band"  # names of the states that are kept: where a block, a search of the band began
+_BLOCK, _BAND = "block", "band"  # names of stored states: from the beginning of a block, of a search of the band
 _APPROX_KL = "approx_kl"
 _HISTORY = 64  # evaluations
-_FALL = 4.0  # standard errors below the start of a block that end a probe: one in 30,000 by chance
-_PROVEN = SURE_Z  # the trend of the scores under a setting that proves it, as a normal score: one-sided 99 %
-_LEARNED = 3.5  # the trend that shows that anything is learned at all: it is looked for at every round
+_FALL = 4.0  # a fall by this many standard errors in a block ends a probe: one in 30,000 by chance
+_PROVEN = SURE_Z  # trend of the scores, as a normal score, that proves the current values: one-sided 99 %
+_LEARNED = 3.5  # trend that shows that anything is learned at all; higher, because it is tested in every round
 _GROWTH, _SHRINKAGE, _TURN, _WIDENING = 1.5, 1.0 / 1.5, 0.5, 2.0
 _WIDEST = 0.5  # step while nothing is learned
 
 
 class Probe(State, frozen=True):
-    """A probe under way.
+    """The state of a running probe.
 
     Attributes:
         name: The hyperparameter that is probed.
-        base: Its value before.
-        below: Its lower value.
-        above: Its upper value.
-        start: Environment steps of the run when it began.
-        level: The scores before this block.
-        switches: Window after which a value came into force, and which: 1 above, -1 below.
-        times: Until which window the weights that earned a score had been trained.
+        base: Its value before the probe.
+        below: The lower value.
+        above: The upper value.
+        start: Environment steps of the run when the probe began.
+        level: The mean of the scores just before this block.
+        switches: The window after which each value was set, and the side: 1 above, -1 below.
+        times: For each score, the last window on which its weights had been trained.
         scores: The scores.
-        stderrs: Their standard errors.
+        stderrs: The standard errors of the scores.
         left: Evaluations left in this block.
-        begun: Scores before this block.
-        sizes: Logarithms (base 10) of the updates in this block.
-        limited: Whether updates that are too large end it.
-        block: Blocks that ended in this round.
-        round: Rounds that ended.
+        begun: Number of scores before this block.
+        sizes: Logarithms (base 10) of the sizes of the updates in this block.
+        limited: Whether updates that are too large end the probe.
+        block: Number of blocks that ended in this round.
+        round: Number of rounds that ended.
     """
 
     name: str
@@ -88,11 +88,11 @@ class Probe(State, frozen=True):
 
     @property
     def sign(self) -> Literal[-1, 1]:
-        """Which value is set in this block."""
+        """The side that is set in this block: 1 above, -1 below."""
         return -1 if (_SIGNS[self.block] < 0) is (self.round % 2 == 0) else 1
 
     def exposures(self) -> list[float]:
-        """Windows trained under the upper value minus windows under the lower one, at each score."""
+        """Returns, for each score, the windows trained under the upper value minus those under the lower value."""
         ends = [*(window for window, _ in self.switches[1:]), math.inf]
         return [
             sum(
@@ -104,21 +104,21 @@ class Probe(State, frozen=True):
 
 
 class BackoffState(State, frozen=True):
-    """What a `BackoffOptimizer` knows of a run.
+    """The state of a `BackoffOptimizer` in a run.
 
     Attributes:
-        parameter: Number of the hyperparameter whose turn it is.
-        probe: The probe under way, or None.
+        parameter: Index of the hyperparameter that is probed next or now.
+        probe: The running probe, or None.
         recent: The latest scores.
         history: Means of the scores.
-        since_set: How many of these belong to the current values.
+        since_set: How many scores of the history belong to the current values.
         proven: Whether the score rose under the current values.
-        learned: Whether it ever rose.
-        steps: Step of each hyperparameter.
+        learned: Whether the score ever rose.
+        steps: Step of each hyperparameter, as a share of its range.
         directions: Direction of each hyperparameter's last commit, 1 upwards or -1.
         quiet: Evaluations left to wait.
-        quiet_length: How many there were the last time.
-        active: Whether the tuner is not paused.
+        quiet_length: Length of the last wait in evaluations.
+        active: False while the tuner is paused.
         band: The search by the size of the updates, or None.
         band_start: Environment steps before the updates that the band holds.
         env_steps: Environment steps at the last update.
@@ -141,31 +141,31 @@ class BackoffState(State, frozen=True):
     env_steps: Count = 0
 
 
-_After = tuple[BackoffState, TunerDecision | None]  # the state after something, and what was decided
+_After = tuple[BackoffState, TunerDecision | None]  # the next state and the decision
 
 
 class BackoffOptimizer(BaseOptimizer):
     """Tunes one hyperparameter after the other by probing both sides of its value while training goes on.
 
-    A learning rate that is off by decades is found first by the size of the updates, from a few windows and without
-    looking at scores; see `update_band`. Everything else, and everything after that, is decided on scores.
+    A learning rate that is wrong by decades is corrected first, from the size of the updates in a few windows and
+    without scores; see `update_band`. Everything else, and everything after that, is decided by scores.
 
     Args:
         param_bounds: See `BaseOptimizer`.
         perturbation_scale: First step of each hyperparameter, as a share of its range in the space's coordinates.
-            Defaults to 0.125: half a decade of four. Evidence grows with the step: with 0.05 a probe takes six times
-            as long to see the same slope.
+            Defaults to 0.125: half a decade in a range of four decades. Evidence grows with the step: with 0.05 a probe
+            takes six times as long to detect the same slope.
         max_perturbation: Largest step, once anything was learned. Defaults to 0.25. A step grows by half when a probe
-            commits in the direction of the last commit. Before, steps double up to half the range.
-        min_perturbation: Smallest step. Defaults to 0.02. A step shrinks by half when a commit turns back or a probe
-            was ended by a fall of the score, by a third when a probe is undecided.
-        block: Evaluations in a block of the first round; the next round's are twice as long. Defaults to 4.
+            commits in the direction of the last commit. Before anything was learned, steps double up to half the range.
+        min_perturbation: Smallest step. Defaults to 0.02. A step shrinks by half when a commit reverses the direction
+            or a fall of the score ends a probe, and by a third when a probe is undecided.
+        block: Evaluations in a block of the first round; blocks are twice as long in each next round. Defaults to 4.
         max_rounds: Rounds of four blocks until a probe ends undecided. Defaults to 3: at most 112 evaluations.
-        false_commit_rate: Chance that a probe commits where nothing differs. Defaults to 0.05.
-        update_band: Smallest and largest KL divergence of an update (the log `approx_kl` of `PPOAgent`, in nats) that
-            is taken as sane. While no score speaks for the setting, a `learning_rate` whose updates lie outside is
-            moved towards the middle, and too large updates are undone: weights and slots go back to where they began.
-            None: only scores count. Defaults to ``(1e-3, 2e-2)``.
+        false_commit_rate: Probability that a probe commits if the two values do not differ. Defaults to 0.05.
+        update_band: Smallest and largest plausible KL divergence of an update (the log `approx_kl` of `PPOAgent`, in
+            nats). While no score speaks for the current values, a `learning_rate` whose updates lie outside is moved
+            towards the middle. Updates that were too large are undone: weights and optimizer slots from before them are
+            restored. None: only scores count. Defaults to ``(1e-3, 2e-2)``.
 
     Raises:
         ConfigurationError: A bound or an argument is invalid.
@@ -195,7 +195,7 @@ class BackoffOptimizer(BaseOptimizer):
         self.max_rounds = check_int("max_rounds", max_rounds, minimum=1)
         self.false_commit_rate = check_float("false_commit_rate", false_commit_rate, low=0.0, high=0.5, low_open=True)
         self.update_band = None if update_band is None else _check_band(update_band)
-        # The looks of one probe share its chance of being wrong (Bonferroni).
+        # The tests after each round share the probability of a false commit (Bonferroni).
         self._limit = NormalDist().inv_cdf(1.0 - self.false_commit_rate / (2 * self.max_rounds))
 
     def initial_state(self) -> BackoffState:
@@ -209,13 +209,13 @@ class BackoffOptimizer(BaseOptimizer):
         """See `BaseOptimizer.read_state`.
 
         Raises:
-            StateError: It is the state of a tuner of other hyperparameters, or none at all.
+            StateError: The state belongs to a tuner of other hyperparameters, or is not a state of this tuner.
         """
         state: BackoffState = super().read_state(values)
         named = {*state.steps, *state.directions, *([] if state.probe is None else [state.probe.name])}
         if set(state.steps) != set(self.spaces) or not named <= set(self.spaces) or state.parameter >= len(self.spaces):
-            fix = "Go on with the options that the run began with."
-            problem = "The saved state is that of a tuner of other hyperparameters."
+            fix = "Resume with the options that the run began with."
+            problem = "The saved state belongs to a tuner of other hyperparameters."
             raise StateError(describe(problem, fix=fix, tuned=sorted(self.spaces), saved=sorted(named)))
         return state
 
@@ -239,7 +239,7 @@ class BackoffOptimizer(BaseOptimizer):
         start = before if first else state.band_start
         state = replace(state, band=band, band_start=start)
         if move is None:
-            # Where a search that undoes updates would go back to.
+            # A search that undoes updates would restore this state.
             return state, TunerDecision("", keep=_BAND) if first and not band.over else None
         return self._move(state, move, env_steps - start, current)
 
@@ -275,7 +275,7 @@ class BackoffOptimizer(BaseOptimizer):
     # By the size of the updates
 
     def _move(self, state: BackoffState, move: Move, cost: int, current: HyperparamSet) -> _After:
-        """Follows the band, unless scores speak for the setting."""
+        """Moves the learning rate towards the band, unless scores speak for its current value."""
         bold = move.factor < 1.0
         rising = state.since_set > 0 and trend(state.history[-state.since_set :]) > 0.0
         if state.proven and (rising or not bold):
@@ -284,14 +284,14 @@ class BackoffOptimizer(BaseOptimizer):
         new = min(max(old * move.factor, space.low), space.high)
         if math.isclose(new, old, rel_tol=1e-6):
             return replace(state, band=state.band and state.band.rest(over=True)), None  # at its bound
-        # Later on, the updates before are progress, whatever their size.
+        # Once the score has risen, earlier updates are progress, whatever their size, and are not undone.
         restore = _BAND if bold and not state.proven else None
         kind = "shrink updates" if bold else "grow updates"
         decision = TunerDecision(kind, {LEARNING_RATE: new}, move.evidence, cost, restore=restore, permanent=True)
         return replace(state, since_set=0, proven=False), decision
 
     def _limit_probe(self, state: BackoffState, probe: Probe, band: UpdateBand, env_steps: int) -> _After:
-        """A learning rate whose updates are too large is not tried to the end, if those before were not."""
+        """Ends a probe early if its updates are too large and those before the probe were not."""
         found = outside(probe.sizes, -math.inf, band.high) if probe.limited else None
         if found is None:
             return state, None
@@ -320,12 +320,12 @@ class BackoffOptimizer(BaseOptimizer):
             left=self.block,
             limited=limited,
         )
-        # Updates from before the probe say nothing of what comes after it.
+        # Updates from before the probe say nothing about the values after it.
         after = replace(state, probe=probe, band=band and band.rest())
         return after, TunerDecision("probe", self._probed(probe), keep=_BLOCK)
 
     def _arms(self, name: str, unit: float, step: float) -> tuple[float, float]:
-        """The two values; the step grows where rounding (of an `Int`) makes them one."""
+        """Returns the lower and the upper value. The step grows if rounding (of an `Int`) makes them equal."""
         space = self.spaces[name]
         while True:
             below, above = space.from_unit(unit - step), space.from_unit(unit + step)
@@ -337,7 +337,7 @@ class BackoffOptimizer(BaseOptimizer):
         return {probe.name: probe.above if probe.sign > 0 else probe.below}
 
     def _go_on(self, state: BackoffState, probe: Probe, evaluation: Evaluation) -> _After:
-        """One evaluation of a probe."""
+        """Adds an evaluation to the probe."""
         score = evaluation.score
         probe = replace(
             probe,
@@ -368,7 +368,7 @@ class BackoffOptimizer(BaseOptimizer):
         return replace(state, probe=probe), TunerDecision("probe", self._probed(probe), keep=_BLOCK)
 
     def _fall(self, state: BackoffState, probe: Probe) -> Evidence | None:
-        """Evidence that the score fell far below where the block began."""
+        """Returns evidence that the score fell far below its level at the beginning of the block, or None."""
         if len(probe.scores) < probe.begun + len(state.recent):
             return None
         reason = f"the score got worse with {probe.name} {self._probed(probe)[probe.name]:.4g}"
@@ -376,14 +376,14 @@ class BackoffOptimizer(BaseOptimizer):
         return evidence if z < -_FALL else None
 
     def _abort(self, state: BackoffState, probe: Probe, env_steps: int, evidence: Evidence) -> _After:
-        """Ends a probe whose value does harm: back to where its block began."""
+        """Ends a probe whose value does harm and restores the state from the beginning of the block."""
         params = {probe.name: probe.base}
         cost = env_steps - probe.start
         decision = TunerDecision("aborted", params, evidence, cost, restore=_BLOCK, drop=(_BLOCK,), permanent=True)
         return self._end_probe(state, probe, _TURN, quiet=True, decided=False), decision
 
     def _look(self, state: BackoffState, probe: Probe, evaluation: Evaluation) -> _After | None:
-        """Decides at the end of a round, or not."""
+        """Tests at the end of a round whether the probe can be decided. None: it goes on."""
         reason = f"gain per window with {probe.name} {probe.above:.4g} minus {probe.below:.4g}"
         evidence, z = exposure_effect(probe.times, probe.exposures(), probe.scores, probe.stderrs, reason)
         cost = evaluation.env_steps - probe.start
@@ -408,7 +408,7 @@ class BackoffOptimizer(BaseOptimizer):
     ) -> BackoffState:
         largest = self.max_perturbation if state.learned else _WIDEST
         step = min(max(state.steps[probe.name] * factor, self.min_perturbation), largest)
-        # As long as the probe took, then twice as long each time.
+        # The first wait is as long as the probe took; each further wait is at least twice as long as the last.
         length = max(2 * state.quiet_length, len(probe.scores) - 1) if quiet else 0
         return replace(
             state,
@@ -418,21 +418,21 @@ class BackoffOptimizer(BaseOptimizer):
             quiet=length,
             quiet_length=length,
             since_set=0,
-            # Scores were asked: the size of the updates has less of a say from now on.
+            # The scores decided this probe, so the size of the updates counts less from now on.
             proven=state.proven or decided,
         )
 
 
 def _pooled(state: BackoffState) -> Estimate:
-    """The latest scores together."""
+    """Pools the latest scores into one."""
     return functools.reduce(pool, state.recent)
 
 
 def _check_band(band: tuple[float, float]) -> tuple[float, float]:
-    """The edges, if they are positive and in order.
+    """Checks and returns the edges of the band.
 
     Raises:
-        ConfigurationError: They are not.
+        ConfigurationError: The edges are not positive or not in order.
     """
     try:
         low, high = band

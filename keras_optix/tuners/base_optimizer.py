@@ -1,4 +1,4 @@
-"""What a tuner of hyperparameters is to the loop."""
+"""The base class of tuners, which change hyperparameters while training."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ Bounds = Mapping[str, SearchSpace | tuple[float, float]]
 
 @dataclass(frozen=True)
 class TunerDecision:
-    """What a tuner wants. The loop does it in the order of the attributes `keep`, `restore`, `params`.
+    """A request of a tuner to the loop, which applies `keep` first, then `restore`, then `params`.
 
     Attributes:
         kind: One word for the log: ``"probe"`` (try values), ``"commit"`` (keep them), ``"reverse"`` (the other
-            direction is better), ``"undecided"`` (back to the old values), ``"paused"``, ...; an empty one is not
-            logged.
-        params: Values to apply; all hyperparameters not named stay as they are.
-        evidence: Why.
-        cost: Environment steps that went into it.
-        keep: Keep the state that earned the evaluation (or that collected the window) under this name: weights,
-            optimizer slots and statistics, and the tuned hyperparameters. Kept under a name that is taken, it replaces
-            the state there.
-        restore: Go back to the state of this name, with its hyperparameters.
-        drop: Names of states that are not needed any more.
-        permanent: Whether the values are meant to stay. A schedule to be replayed holds these; probes are left out.
+            direction is better), ``"undecided"`` (return to the old values), ``"paused"``, ...; a decision with an
+            empty kind is not logged.
+        params: Values to apply; hyperparameters that are not named stay as they are.
+        evidence: The comparison that led to the decision, or None.
+        cost: Environment steps spent on the decision.
+        keep: Name under which to store the state that earned the evaluation (or collected the window): weights,
+            optimizer slots and statistics, and the tuned hyperparameters. A state that is already stored under this
+            name is replaced.
+        restore: Name of the stored state to return to, with its hyperparameters.
+        drop: Names of stored states that are no longer needed.
+        permanent: Whether the values are meant to stay. A schedule for replay holds only these and leaves out probes.
     """
 
     kind: str
@@ -50,26 +50,26 @@ class TunerDecision:
 
 
 class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
-    """Tunes hyperparameters from evaluations. Subclass it for an algorithm of your own.
+    """Tunes hyperparameters from evaluations. Subclass it to write your own algorithm.
 
-    A tuner is configuration alone, so several callbacks may have the same one. What it knows of a run is a value of
-    its own, its state: `initial_state` makes the first one, and each method takes the state before and returns the
-    state after, with what it decided. The loop holds the state, and saves it for runs that are cut off. Read that of a
-    run as `OptixCallback.tuner_state`.
+    A tuner is configuration only, so several callbacks may share it. Its knowledge of a run is a separate value, the
+    state: `initial_state` makes the first one, and each method takes the state before and returns the state after,
+    together with its decision. The loop holds the state and saves it, so that an interrupted run can continue. The
+    state of a run is `OptixCallback.tuner_state`.
 
-    `observe` is the one method that a subclass must have.
+    A subclass must override `observe`; all other methods have defaults.
 
     Args:
-        param_bounds: ``{"learning_rate": (1e-5, 1e-2), ...}``: a pair, whose scale is inferred (see `infer_space`),
-            or a search space such as ``Log(1e-5, 1e-2)``. None: the defaults of the agent's algorithm
-            (`Agent.search_spaces`), or of an ordinary model's learning rate.
+        param_bounds: Bounds by name, as in ``{"learning_rate": (1e-5, 1e-2), ...}``: a pair, whose scale is inferred
+            (see `infer_space`), or a search space such as ``Log(1e-5, 1e-2)``. None means the defaults of the agent's
+            algorithm (`Agent.search_spaces`), or the default for the learning rate of an ordinary model.
 
     Raises:
         ConfigurationError: A bound is invalid.
 
     Example::
 
-        class Halve(optix.tuners.BaseOptimizer):  # after three evaluations that were no better than the best before
+        class Halve(optix.tuners.BaseOptimizer):  # after three evaluations that did not exceed the best so far
 
             def initial_state(self):
                 return {"best": None, "worse": 0}
@@ -94,14 +94,14 @@ class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
 
     @property
     def spaces(self) -> Mapping[str, SearchSpace]:
-        """Search space of each hyperparameter that is tuned.
+        """Search space of each tuned hyperparameter.
 
         Raises:
-            StateError: No bounds were given. The loop asks `bound_to` for a tuner that has those of the algorithm, and
-                every method but that is called on it.
+            StateError: No bounds were given. When `fit` begins, the loop calls `bound_to` to get a tuner with the
+                bounds of the algorithm, and calls all other methods on that tuner.
         """
         if self._spaces is None:
-            raise StateError("The tuner was given no bounds; those of the algorithm are known when `fit` begins.")
+            raise StateError("The tuner was given no bounds. The bounds of the algorithm are known once `fit` begins.")
         return self._spaces
 
     @property
@@ -111,29 +111,30 @@ class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Hyperparameters that it sets, as far as they are known."""
+        """Names of the hyperparameters that the tuner sets; empty while they are unknown."""
         return () if self._spaces is None else tuple(self._spaces)
 
     def values_to_check(self) -> list[dict[str, float]]:
-        """Values that must be legal for it to work: `fit` checks them before the first step. Here: the bounds."""
+        """Returns values that `fit` checks before the first step, because they must be legal. By default the bounds."""
         return [{name: value} for name, space in self.spaces.items() for value in (space.low, space.high)]
 
     def bound_to(self, defaults: Mapping[str, SearchSpace]) -> Self:
-        """`fit` begins: returns a tuner that knows its search spaces, this one or a copy.
+        """Returns a tuner that knows its search spaces: this one or a copy. The loop calls it when `fit` begins.
 
         Args:
-            defaults: Search spaces of the algorithm; the copy has them where no bounds were given.
+            defaults: Search spaces of the algorithm. The copy gets them if no bounds were given.
 
         Raises:
-            ConfigurationError: Neither has any.
+            ConfigurationError: No bounds were given, and the algorithm has no search spaces.
         """
         if self._spaces is not None:
             return self
         if not defaults:
             raise ConfigurationError(
                 describe(
-                    "There is nothing to tune: the tuner was given no bounds, and what is trained has no defaults.",
-                    fix='Give bounds, for example {"learning_rate": (1e-5, 1e-2)}. A learning rate under a '
+                    "There is nothing to tune: the tuner was given no bounds, and the model that is trained has no "
+                    "default bounds.",
+                    fix='Give bounds, for example {"learning_rate": (1e-5, 1e-2)}. A learning rate that is a '
                     "LearningRateSchedule cannot be tuned.",
                     tuner=type(self).__name__,
                 )
@@ -143,28 +144,28 @@ class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
         return bound
 
     def initial_state(self) -> Any:
-        """The state at the beginning of a run. Here: an empty dictionary.
+        """Returns the state at the beginning of a run. By default an empty dictionary.
 
-        It is a `State` of your own (``class MyState(optix.tuners.State, frozen=True)``, with a field for each thing to
-        know), or a dictionary of JSON values. A `State` is checked field by field when it is read; a dictionary comes
-        back as JSON has it, with lists for tuples.
+        Return your own subclass of `State` (``class MyState(optix.tuners.State, frozen=True)``, with a field for each
+        thing to know), or a dictionary of JSON values. A `State` is checked field by field when it is read. A
+        dictionary is returned as JSON stores it, with lists instead of tuples.
         """
         return {}
 
     def read_state(self, values: Any) -> Any:
-        """Reads a state that was saved. Here: one of the kind that `initial_state` returns.
+        """Reads a saved state. By default it reads a state of the type that `initial_state` returns.
 
         Args:
             values: JSON values.
 
         Raises:
-            StateError: It is no state of this tuner.
+            StateError: The values are not a state of this tuner.
         """
         initial = self.initial_state()
         return read_state(type(initial), values, f"state of the tuner {type(self).__name__}", part=True)
 
     def probe_running(self, state: Any) -> bool:
-        """Whether an experiment is under way. Its evaluations count towards no plateau. Here: never.
+        """Returns whether an experiment is running. Its evaluations do not count towards a plateau. By default False.
 
         Args:
             state: The state.
@@ -172,10 +173,10 @@ class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
         return False
 
     def monitored(self, state: Any) -> bool:
-        """Whether a lower score may be a degradation. Here: always.
+        """Returns whether a lower score may count as a degradation. By default True.
 
-        It may not while the current weights are those of an experiment, which may well be worse than the best: those of
-        a population are, for as long as it runs.
+        Return False while the current weights belong to an experiment and may be worse than the best on purpose. A
+        population returns False for the whole run.
 
         Args:
             state: The state.
@@ -183,70 +184,72 @@ class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
         return True
 
     def begin(self, state: Any, current: HyperparamSet) -> tuple[Any, TunerDecision | None]:
-        """A new run begins, and nothing was learned yet. Here: nothing.
+        """Begins a new run, before anything was learned. By default it does nothing.
 
         Args:
             state: The initial state.
             current: The current hyperparameters.
 
         Returns:
-            The state after it; and what to apply before the first window, or None. `keep` keeps the state of the
-            weights that the run begins with.
+            The next state, and the decision to apply before the first window, or None. With `keep`, the decision
+            stores the initial weights of the run.
         """
         return state, None
 
     def shift(self, state: Any, current: HyperparamSet) -> tuple[Any, TunerDecision | None]:
-        """The environment has changed: earlier scores, and states that earned them, say nothing any more.
+        """Handles a change of the environment: earlier scores and stored states say nothing about the new regime.
 
-        Here: begins anew.
+        By default it begins again from the initial state.
 
         Args:
-            state: The state before it.
+            state: The state so far.
             current: The current hyperparameters.
 
         Returns:
-            As `begin`.
+            The same as `begin`.
         """
         return self.begin(self.initial_state(), current)
 
     def observe_update(
         self, state: Any, env_steps: int, logs: Mapping[str, float], current: HyperparamSet
     ) -> tuple[Any, TunerDecision | None]:
-        """Takes the logs of an update, after every window (epoch) that is learned from, whatever the loop's state.
+        """Receives the logs of an update after every window (epoch) of learning, in every state of the loop.
 
-        Called before `observe` where the window is evaluated too. Here: nothing.
+        If the window is also evaluated, this is called before `observe`. By default it does nothing.
 
         Args:
-            state: The state before it.
-            env_steps: Environment steps (batches) of the run, the window included.
-            logs: Logs of the update by name; empty where they are not its own (`steps_per_execution`).
+            state: The state so far.
+            env_steps: Environment steps (batches) of the run, including the window.
+            logs: Logs of the update by name; empty if the logs cover several updates (`steps_per_execution`).
             current: The current hyperparameters.
 
         Returns:
-            The state after it, and what to apply before the next window, or None.
+            The next state, and the decision to apply before the next window, or None.
         """
         return state, None
 
     @abc.abstractmethod
     def observe(self, state: Any, evaluation: Evaluation, current: HyperparamSet) -> tuple[Any, TunerDecision | None]:
-        """Takes an evaluation that was collected under `current`; called while the loop is ACTIVE.
+        """Receives an evaluation that was collected under `current`. The loop calls it while it is ACTIVE.
 
         Args:
-            state: The state before it.
+            state: The state so far.
             evaluation: The score. It belongs to weights that were trained with `current` since the last evaluation.
             current: The current hyperparameters.
 
         Returns:
-            The state after it, and what to apply before the next window, or None.
+            The next state, and the decision to apply before the next window, or None.
         """
 
     def pause(self, state: Any) -> tuple[Any, TunerDecision | None]:
-        """Ends a probe without a decision: the loop cools down, is dormant, or was rolled back. Here: there is none.
+        """Ends a probe without a result, because the loop becomes COOLING or DORMANT, or was rolled back.
+
+        By default it does nothing.
 
         Args:
-            state: The state before it.
+            state: The state so far.
 
         Returns:
-            The state after it, and the values to return to, or None if no probe was under way.
+            The next state, and the decision with the values to return to, or None if no probe was running.
         """
         return state, None

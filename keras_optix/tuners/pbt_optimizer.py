@@ -1,19 +1,20 @@
 """Population based training in one process (Jaderberg et al. 2017, arXiv 1711.09846).
 
-*On one run* (``population=1``) the population is the run's own past: the latest evaluations, the best of which kept
-their state. A run that fell significantly behind them goes back to one (exploit); else its hyperparameters are
-perturbed from time to time and training goes on (explore).
+*On one run* (``population=1``) the population is the run's own past: the latest evaluations. The states of the best of
+them are stored. If the run falls significantly behind these, it returns to one of them (exploit). Otherwise its
+hyperparameters are perturbed from time to time and training goes on (explore).
 
-*In turns* (``population=K``) there are K members, which take turns in the one agent: each is trained for
-`ready_interval` evaluations, then its state is kept and the next one's restored. One turn of every member is a round::
+*In turns* (``population=K``) there are K members, which take turns in the one agent: each member is trained for
+`ready_interval` evaluations, then its state is stored and the next member's is restored. One turn of every member is a
+round::
 
     member 0      member 1      ...  member K-1    | select | member 0      member 1      ...
     e e e e e     e e e e e          e e e e e     |        | e e e e e     e e e e e
               ^switch       ^switch                ^switch            ^ e.g. exploit: begins where member 0 ended
 
 At the end of a round each member at the bottom is compared with a random one at the top. If it is significantly worse,
-it copies that member's weights, optimizer slots and hyperparameters (exploit) and perturbs the latter (explore); what
-was decided on a member comes into force, and is reported, when its next turn begins.
+it copies that member's weights, optimizer slots and hyperparameters (exploit) and perturbs the hyperparameters
+(explore). The decision about a member is applied and reported when its next turn begins.
 """
 
 from __future__ import annotations
@@ -36,18 +37,18 @@ from keras_optix.tuners.pbt_selection import Record, Selection, Verdict, drawn
 from keras_optix.tuners.search_space import SearchSpace
 from keras_optix.validation import check_bool, check_float, check_int, check_seed, refuse_kind
 
-_START = "start"  # name of the state that all members begin with
-_SCORES = 64  # of a member, from which its noise is estimated
+_START = "start"  # name of the stored state with which all members begin
+_SCORES = 64  # scores of a member from which its noise is estimated
 
 
 class PBTState(State, frozen=True):
-    """What a `PBTOptimizer` knows of a run.
+    """The state of a `PBTOptimizer` in a run.
 
     Attributes:
         random: State of the random generator.
         population: Number of members.
         records: The members; on one run, the history, oldest first.
-        turn: Number of the member whose turn it is.
+        turn: Index of the member whose turn it is.
         evaluations: Evaluations so far.
         since: Evaluations since the turn began; on one run, since the hyperparameters were last changed.
         began: Environment steps when the round began; on one run, when the hyperparameters were last changed.
@@ -62,46 +63,47 @@ class PBTState(State, frozen=True):
     began: Count | None = None
 
 
-_After = tuple[PBTState, TunerDecision | None]  # the state after something, and what was decided
+_After = tuple[PBTState, TunerDecision | None]  # the next state and the decision
 
 
 class PBTOptimizer(BaseOptimizer):
-    """Tunes all hyperparameters at once: copies what is better, perturbs the copy, and lets scores decide.
+    """Tunes all hyperparameters at once: copies the better state, perturbs the copy, and lets scores decide.
 
-    Nothing is copied on noise: a member, or the run, must lie below the other one by `significance` standard errors,
-    raised for the two being the worst and the best of many (see `Selection.limit`). A validation log of an ordinary
-    model has no noise in this sense: the same weights get the same score, so that any difference counts.
+    Noise alone causes no copy: the score of a member, or of the run, must lie below the other score by `significance`
+    standard errors, and by more because the two are the worst and the best of many (see `Selection.limit`). A
+    validation log of an ordinary model has no noise in this sense: the same weights get the same score, so any
+    difference counts.
 
-    When the loop pauses, nothing is undone. A population waits: the member in turn keeps learning while the loop cools
-    down, and its turn goes on when evaluations come again. If the loop went back to other weights or values meanwhile,
-    they are that member's from then on.
+    When the loop pauses, nothing is undone. A population waits: the member in turn keeps learning while the loop is
+    COOLING, and its turn goes on when evaluations come again. If the loop restored other weights or values meanwhile,
+    these belong to that member from then on.
 
     Args:
         param_bounds: See `BaseOptimizer`.
         history_size: On one run: evaluations that are remembered. At most ``ceil(quantile * history_size)`` states are
-            kept. Defaults to 50.
-        population: Number of members, or 1: on one run. K members are K states that are kept, and each has a K-th of
-            the training. Defaults to 1.
-        ready_interval: Evaluations in a turn; on one run, from one change of the hyperparameters to the next. Long
-            enough that progress shows in the score, or nothing is significant. Defaults to 5.
-        quantile: Share of the members (of the history) that are the top, and the bottom; at least one. Defaults to
-            0.2.
-        perturbation_scale: How far a perturbation goes, up or down, as a share of a hyperparameter's range in the
-            space's coordinates; at least 1 where it is a whole number. Defaults to 0.1: a factor of 2 for a learning
-            rate between 1e-5 and 1e-2.
-        resample_probability: Probability that a perturbation draws a value anew, anywhere in the bounds. Defaults to
-            0: with a single run, or a few members, there is nobody to go on learning if the draw is bad.
+            stored. Defaults to 50.
+        population: Number of members; 1 means on one run. K members need K stored states, and each gets a K-th of the
+            training. Defaults to 1.
+        ready_interval: Evaluations in a turn; on one run, evaluations from one change of the hyperparameters to the
+            next. Choose it long enough for progress to show in the score. Defaults to 5.
+        quantile: Share of the members (of the history) that form the top, and share that form the bottom; at least one
+            member each. Defaults to 0.2.
+        perturbation_scale: Size of a perturbation, up or down, as a share of a hyperparameter's range in the space's
+            coordinates; at least 1 for a whole number. Defaults to 0.1: a factor of 2 for a learning rate between 1e-5
+            and 1e-2.
+        resample_probability: Probability that a perturbation draws a new value anywhere in the bounds. Defaults to 0:
+            with a single run or a few members, a bad draw costs a large share of the training.
         significance: Standard errors that a difference needs, one-sided, at most 7. Defaults to 1.645: of the members
-            that are as good as the others but happen to be at the bottom, 5 % at most copy.
-        exploit: Whether anything is copied. Without, everything is explored: all members after each round, and the
+            that are as good as the others but happen to be at the bottom, at most 5 % copy.
+        exploit: Whether states are copied. If False, the tuner only explores: all members after each round, and the
             run after each interval. Defaults to True.
-        explore: Whether hyperparameters change. Without, a member keeps its own and copies only weights and slots, for
-            a copy of the values as they are would soon leave one setting; the run gets the values of the state that it
-            goes back to. Defaults to True.
-        initial: What the further members begin with: ``population - 1`` mappings from names to values. Names left out
-            are drawn. None: all values are drawn, uniform in their space's coordinates. The first member begins with
-            the current values.
-        seed: Of all draws. None: another one in every run.
+        explore: Whether hyperparameters change. If False, a member keeps its own and copies only weights and slots,
+            because copying the values unchanged would soon leave a single setting; the run gets the values of the
+            state that it returns to. Defaults to True.
+        initial: Initial values of all members except the first: ``population - 1`` mappings from names to values. Names
+            that are left out are drawn. None: all values are drawn, uniform in their space's coordinates. The first
+            member begins with the current values.
+        seed: Seed of all draws. None: a different seed in every run.
 
     Raises:
         ConfigurationError: A bound or an argument is invalid.
@@ -137,7 +139,7 @@ class PBTOptimizer(BaseOptimizer):
         if initial is not None and len(initial) != self.population - 1:
             raise ConfigurationError(
                 describe(
-                    "`initial` must hold the values of each member but the first.",
+                    "`initial` must hold the values of each member except the first.",
                     initial=initial,
                     population=population,
                 )
@@ -147,7 +149,7 @@ class PBTOptimizer(BaseOptimizer):
             self._check_initial()
 
     def probe_running(self, state: PBTState) -> bool:
-        """See `BaseOptimizer.probe_running`. Of a population one evaluation a round counts: patience is in rounds."""
+        """See `BaseOptimizer.probe_running`. In a population one evaluation per round counts towards a plateau."""
         last = state.turn == self.population - 1 and state.since == self.ready_interval - 1
         return self.population > 1 and not last
 
@@ -162,7 +164,7 @@ class PBTOptimizer(BaseOptimizer):
             defaults: Search spaces of the algorithm.
 
         Raises:
-            ConfigurationError: `initial` does not fit them.
+            ConfigurationError: `initial` does not fit the search spaces.
         """
         bound = super().bound_to(defaults)
         bound._check_initial()
@@ -179,29 +181,30 @@ class PBTOptimizer(BaseOptimizer):
             values: JSON values.
 
         Raises:
-            StateError: It is that of another population or of other hyperparameters, or none at all.
+            StateError: The state belongs to another population or to other hyperparameters, or is not a state of this
+                tuner.
         """
         state: PBTState = super().read_state(values)
-        fix = "Go on with the options that the run began with."
+        fix = "Resume with the options that the run began with."
         members = len(state.records) if self.population > 1 and state.records else state.population
         if not self.population == state.population == members or state.turn >= self.population:
-            problem = "The saved state is that of another population."
+            problem = "The saved state belongs to a population of another size."
             raise StateError(describe(problem, fix=fix, population=self.population, saved=state.population))
         names = {name for record in state.records for name in record.params}
         if state.records and any(set(record.params) != set(self.spaces) for record in state.records):
-            problem = "The saved state is that of a tuner of other hyperparameters."
+            problem = "The saved state belongs to a tuner of other hyperparameters."
             raise StateError(describe(problem, fix=fix, tuned=sorted(self.spaces), saved=sorted(names)))
         return state
 
     def begin(self, state: PBTState, current: HyperparamSet) -> _After:
-        """See `BaseOptimizer.begin`. Keeps the weights that all members of a population begin with.
+        """See `BaseOptimizer.begin`. Stores the weights with which all members of a population begin.
 
         Args:
-            state: The state before it.
+            state: The state so far.
             current: The first member's hyperparameters.
 
         Returns:
-            The state after it, and what to keep, or None.
+            The next state, and the decision to store the weights, or None.
         """
         if self.population == 1 or state.records:
             return state, None
@@ -217,12 +220,12 @@ class PBTOptimizer(BaseOptimizer):
         """See `BaseOptimizer.observe`.
 
         Args:
-            state: The state before it.
+            state: The state so far.
             evaluation: See `BaseOptimizer.observe`.
             current: The current hyperparameters.
 
         Returns:
-            The state after it, and what to apply before the next window, or None.
+            The next state, and the decision to apply before the next window, or None.
 
         Raises:
             StateError: There is a population, and `begin` was never called.
@@ -259,19 +262,19 @@ class PBTOptimizer(BaseOptimizer):
         return after, None if decision == TunerDecision("") else decision
 
     def _remember(self, state: PBTState, record: Record) -> tuple[Record, ...]:
-        """The history with its newest record, where those at the top have their state, and no other one."""
+        """Returns the history with a new record; only records at the top name a stored state."""
         newest = replace(record, state=f"evaluation{state.evaluations}")
         records = (*state.records, newest)[-self.history_size :]
-        # Of equal scores the older one stays: where nothing changes, nothing needs to be kept anew.
+        # Of equal scores the older record stays on top, so that a constant score stores no new state.
         ranking = sorted(range(len(records)), key=lambda k: -records[k].score.mean)
         top = ranking[: self.selection.count(len(records))] if self.exploit else []
         return tuple(record if k in top else replace(record, state=None) for k, record in enumerate(records))
 
     def _go_back(self, records: tuple[Record, ...], rng: np.random.Generator) -> TunerDecision:
-        """Compares the newest record, if it is at the bottom, with one of the top."""
+        """Compares the newest record with one of the top, if it is at the bottom."""
         newest = records[-1]
         as_low = sum(record.score.mean <= newest.score.mean for record in records[:-1])
-        # A record that has risen to the top because others were forgotten has no state any more.
+        # A record that rose to the top only because others were forgotten has no stored state any more.
         rivals = [record for record in records[:-1] if record.state is not None]
         if as_low >= self.selection.count(len(records)) or not rivals:
             return TunerDecision("")
@@ -287,11 +290,11 @@ class PBTOptimizer(BaseOptimizer):
 
     def _observe_member(self, state: PBTState, evaluation: Evaluation, current: HyperparamSet) -> _After:
         if not state.records:
-            raise StateError("`begin` must be called before the first `observe`: it keeps where all members begin.")
+            raise StateError("`begin` must be called before the first `observe`: it stores the state of all members.")
         member = state.records[state.turn]
         member = replace(
             member,
-            # Not what the turn began with: the guard, or a rollback, may have changed it.
+            # Read the current values: a rollback or the guard may have changed them since the turn began.
             params=self._tuned(current),
             score=_score(evaluation),
             scores=(*member.scores, evaluation.score.mean)[-_SCORES:],
@@ -299,12 +302,12 @@ class PBTOptimizer(BaseOptimizer):
         before, state = state, replace(state, evaluations=state.evaluations + 1, since=state.since + 1)
         if state.since < self.ready_interval:
             return _with(state, state.turn, member), None
-        # A name of its own: others may still be about to copy the state that the member kept before.
+        # Each turn has its own name, because others may still copy the state that the member stored before.
         member = replace(member, state=f"member{state.turn}-{state.evaluations}")
         return self._switch(before, _with(state, state.turn, member), evaluation.env_steps)
 
     def _switch(self, before: PBTState, state: PBTState, env_steps: int) -> _After:
-        """Ends a turn: keeps the member's state, and begins the next member's turn."""
+        """Ends a turn: stores the member's state and begins the next member's turn."""
         kept = state.records[state.turn].state
         turn = (state.turn + 1) % self.population
         if turn == 0:
@@ -317,7 +320,7 @@ class PBTOptimizer(BaseOptimizer):
             dict(member.params),
             verdict.evidence,
             verdict.cost,
-            # Not where the member itself is about to copy another one.
+            # The state is not stored if no member needs it, because this member is about to copy another one.
             keep=kept if any(record.state == kept for record in after.records) else None,
             restore=member.state,
             drop=_fallen(before.records, after.records),
@@ -325,7 +328,7 @@ class PBTOptimizer(BaseOptimizer):
         )
 
     def _end_round(self, state: PBTState, env_steps: int) -> PBTState:
-        """Truncation selection: what each member does at its next turn."""
+        """Decides by truncation selection what each member does at its next turn."""
         rng = _rng(state)
         members = list(state.records)
         cost = env_steps - (state.began or 0)
@@ -375,7 +378,7 @@ def _rng(state: PBTState) -> np.random.Generator:
 
 
 def _score(evaluation: Evaluation) -> Estimate:
-    """The score as a comparison of two states takes it: without error where the same weights would get it again."""
+    """Returns the score for a comparison of two states, without error if the same weights would get it again."""
     score = evaluation.score
     return (
         dataclasses.replace(score, stderr=0.0)
@@ -385,12 +388,12 @@ def _score(evaluation: Evaluation) -> Estimate:
 
 
 def _with(state: PBTState, number: int, member: Record) -> PBTState:
-    """The state with one member replaced."""
+    """Returns the state with one member replaced."""
     return replace(state, records=(*state.records[:number], member, *state.records[number + 1 :]))
 
 
 def _fallen(before: Iterable[Record], after: Iterable[Record]) -> tuple[str, ...]:
-    """Names of the states that are not needed any more, in order, each once."""
+    """Returns the names of the stored states that are no longer needed, in order, each once."""
     needed = {record.state for record in after}
     names = (record.state for record in before if record.state not in needed)
     return tuple(dict.fromkeys(name for name in names if name is not None))

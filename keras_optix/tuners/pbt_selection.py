@@ -1,4 +1,4 @@
-"""Who copies whom in population based training, how hyperparameters are perturbed, and the records of both."""
+"""The rules of population based training: which member copies which, and how hyperparameters are perturbed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from keras_optix.statistics.estimates import Estimate, Evidence
 from keras_optix.tuners.search_space import SearchSpace
 from keras_optix.validation import check_float
 
-_ROUNDING = 1e-9  # of quantile * size, which is no whole number where it should be one: 0.07 * 100
-_MOST_SIGNIFICANT = 7.0  # beyond, the error rate is lost in the rounding of the normal distribution
+_ROUNDING = 1e-9  # error of quantile * size where it should be a whole number: 0.07 * 100
+_MOST_SIGNIFICANT = 7.0  # above it, rounding of the normal distribution hides the error rate
 
 
 class Verdict(State, frozen=True):
-    """What was decided on a member when its round ended; it comes into force with the member's next turn.
+    """The decision about a member at the end of a round, which is applied when the member's next turn begins.
 
     Attributes:
-        kind: ``"exploit"``, ``"undecided"`` or ``"explore"``; the `TunerDecision.kind` to be.
-        evidence: Why, or None where nothing was compared.
+        kind: ``"exploit"``, ``"undecided"`` or ``"explore"``; it becomes the `TunerDecision.kind`.
+        evidence: The comparison, or None if nothing was compared.
         cost: Environment steps of the round.
     """
 
@@ -35,11 +35,11 @@ class Record(State, frozen=True):
     """A member of the population; on one run, an evaluation of the history.
 
     Attributes:
-        params: Hyperparameters that the score was earned with, or that its next turn begins with.
-        score: The last evaluation; before the first, one that says nothing.
-        state: Name of the kept state: on its next turn a member begins with it. None where none is kept.
-        scores: Means of the member's latest scores, oldest first: its noise is estimated from them if it is not known.
-            A member that copies another one takes over its scores with its weights. Empty on one run.
+        params: Hyperparameters that the score was earned with, or with which the member's next turn begins.
+        score: The last evaluation; before the first one, a score with infinite standard error.
+        state: Name of the stored state with which the member's next turn begins; None if no state is stored.
+        scores: Means of the member's latest scores, oldest first, from which unknown noise is estimated. A member that
+            copies another one takes over its scores with its weights. Empty on one run.
         verdict: What was decided at the end of the member's round, until its next turn begins.
     """
 
@@ -51,13 +51,13 @@ class Record(State, frozen=True):
 
 
 class Selection:
-    """The rules of truncation selection and of exploring.
+    """Applies the rules of truncation selection and of exploring.
 
     Args:
-        quantile: Share of the records that are the top, and the bottom.
+        quantile: Share of the records that form the top, and share that form the bottom.
         perturbation_scale: Step of a perturbation, as a share of a hyperparameter's range in its space's coordinates.
         resample_probability: Probability that a hyperparameter is drawn anew instead.
-        significance: Standard errors by which a record must lie below another one, were the two chosen blindly.
+        significance: Standard errors by which a record must lie below another one if the two were chosen at random.
 
     Raises:
         ConfigurationError: An argument is out of range.
@@ -74,20 +74,21 @@ class Selection:
         self.significance = check_float("significance", significance, low=0.0, high=_MOST_SIGNIFICANT)
 
     def count(self, size: int) -> int:
-        """How many of `size` records are the top, and the bottom: at least one, and from two on they never overlap."""
+        """Returns how many of `size` records form the top (and the bottom): at least one, and from two on disjoint."""
         return max(min(math.ceil(self.quantile * size - _ROUNDING), size // 2), 1)
 
     def limit(self, size: int, rivals: int) -> float:
-        """Standard errors that the bottom must lie below the top, given that both were chosen for their scores.
+        """Returns by how many standard errors the bottom must lie below the top, since both were chosen by score.
 
-        The lowest of many equals looks bad and the highest good. With `n` at the bottom of `size`, the pairs that may
-        be compared are ``n * rivals`` of the ``size * (size - 1)`` ordered ones. So of the comparisons of equals, the
-        share found significant is at most ``size * (size - 1) / (n * rivals)`` times that of blind pairs (a union
-        bound); the error rate is divided by it: 1.645 becomes 1.96 for two members, 2.81 for five.
+        Among equally good records, the lowest score looks bad and the highest looks good. With `n` records at the
+        bottom of `size`, ``n * rivals`` of the ``size * (size - 1)`` ordered pairs may be compared. So among equals,
+        the share of significant comparisons is at most ``size * (size - 1) / (n * rivals)`` times that of pairs chosen
+        at random (a union bound). The error rate is divided by this factor: 1.645 becomes 1.96 for two members, 2.81
+        for five.
 
         Args:
-            size: How many records there are.
-            rivals: How many of the top may be compared with.
+            size: Number of records.
+            rivals: Number of records at the top that may be compared.
         """
         share = self.count(size) * rivals / (size * (size - 1))
         return -NormalDist().inv_cdf(NormalDist().cdf(-self.significance) * share)
@@ -95,16 +96,16 @@ class Selection:
     def explored(
         self, params: Mapping[str, float], spaces: Mapping[str, SearchSpace], rng: np.random.Generator
     ) -> dict[str, float]:
-        """Perturbs every hyperparameter: one step up or down, or, if so drawn, anywhere. Never leaves the bounds.
+        """Perturbs every hyperparameter by one step up or down, or draws it anew. Never leaves the bounds.
 
-        A step of which a bound leaves less than half goes the other way. Clipped, a copy would often equal its
-        original; two that are the same have the same score where there is no noise, and then neither ever copies or
-        explores again.
+        If a bound leaves less than half of the step, the step goes the other way. If it were clipped instead, a copy
+        would often equal its original. Without noise two equal members have the same score, and then neither would ever
+        copy or explore again.
 
         Args:
             params: Values to begin from.
             spaces: Search spaces of the hyperparameters to perturb.
-            rng: Draws.
+            rng: Source of the random draws.
         """
         found = {}
         for name, space in spaces.items():
@@ -115,7 +116,7 @@ class Selection:
         return found
 
     def _moved(self, space: SearchSpace, unit: float, sign: float) -> float:
-        # On few whole numbers a smaller step would be rounded away, every time.
+        # On a range of few whole numbers, a smaller step would always be rounded away.
         step = max(self.perturbation_scale, space.resolution)
         room = 1.0 - unit if sign > 0.0 else unit
         if room < step / 2.0:
@@ -124,5 +125,5 @@ class Selection:
 
 
 def drawn(spaces: Mapping[str, SearchSpace], rng: np.random.Generator) -> dict[str, float]:
-    """Draws a value of every hyperparameter, uniform in its space's coordinates."""
+    """Draws a value for every hyperparameter, uniform in the coordinates of its space."""
     return {name: space.from_unit(rng.random()) for name, space in spaces.items()}

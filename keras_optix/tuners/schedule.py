@@ -1,4 +1,4 @@
-"""The schedule of hyperparameters that weights were trained under: recorded, written as JSON, replayed."""
+"""Records the schedule of hyperparameters under which weights were trained, writes it as JSON, and replays it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _FORMAT: Final = 1
 
 @dataclass(frozen=True)
 class ScheduleStep:
-    """Values that came into force.
+    """A change of hyperparameters.
 
     Attributes:
-        env_steps: Environment steps (batches) of training before it.
+        env_steps: Environment steps (batches) of training before the change.
         params: The values that changed, by name.
-        kind: Why: the kind of the tuner's decision.
-        permanent: Whether they were meant to stay; the values of a probe were not.
+        kind: The kind of the tuner's decision that caused the change.
+        permanent: Whether the values were meant to stay; False for the values of a probe.
     """
 
     env_steps: Count
@@ -40,29 +40,29 @@ class ScheduleStep:
 
 @dataclass(frozen=True)
 class Schedule:
-    """All values that weights were trained under, in order.
+    """All hyperparameters under which weights were trained, in order.
 
-    It follows the weights: where the loop goes back to a snapshot, or a population copies a member, the schedule goes
-    on from that of the snapshot, and env steps count the training of these weights alone.
+    A schedule follows the weights: if the loop restores a snapshot, or a population copies a member, the schedule
+    continues from that of the copied weights. Env steps count only the training of these weights.
 
     Attributes:
         start: The tuned hyperparameters at the beginning, by name.
-        steps: What changed, and when.
+        steps: The changes, in order.
     """
 
     start: dict[str, float]
     steps: tuple[ScheduleStep, ...] = ()
 
     def then(self, step: ScheduleStep) -> Schedule:
-        """The schedule with one more step."""
+        """Returns the schedule with one more step."""
         return Schedule(self.start, (*self.steps, step))
 
     def without_probes(self) -> Schedule:
-        """The schedule without probes."""
+        """Returns the schedule without the values of probes."""
         return Schedule(self.start, tuple(step for step in self.steps if step.permanent))
 
     def at(self, env_steps: int) -> dict[str, float]:
-        """The values after so many env steps of training."""
+        """Returns the values after `env_steps` env steps of training."""
         params = dict(self.start)
         for step in self.steps:
             if step.env_steps <= env_steps:
@@ -71,7 +71,7 @@ class Schedule:
 
     @functools.cached_property
     def latest(self) -> dict[str, float]:
-        """The values after all steps. Found once: it is asked for after every window."""
+        """The values after all steps. Cached, because the loop reads it after every window."""
         return self.at(max((step.env_steps for step in self.steps), default=0))
 
     def to_json(self) -> dict[str, Any]:
@@ -81,44 +81,45 @@ class Schedule:
 
     @classmethod
     def from_json(cls, values: Any) -> Schedule:
-        """Restores what `to_json` returned.
+        """Makes a schedule from the values that `to_json` returned.
 
         Raises:
-            ConfigurationError: It is no schedule.
+            ConfigurationError: The values are not a schedule.
         """
         if isinstance(values, Mapping) and values.get("format", _FORMAT) != _FORMAT:
-            raise ConfigurationError(describe("This schedule has another format.", format=values["format"]))
+            fix = f"This version reads format {_FORMAT}."
+            raise ConfigurationError(describe("This schedule has another format.", fix=fix, format=values["format"]))
         try:
             read = read_state(_ScheduleFile, values, "schedule")
         except StateError as error:
-            fix = "Give what `Schedule.save` wrote."
-            raise ConfigurationError(describe("This is no schedule.", fix=fix, error=str(error))) from error
+            fix = "Give a file that `Schedule.save` wrote."
+            raise ConfigurationError(describe("This is not a schedule.", fix=fix, error=str(error))) from error
         return cls(read.start, read.steps)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the schedule as JSON.
 
         Args:
-            path: The file; one that is there is replaced.
+            path: The file. An existing file is replaced.
         """
         text = json.dumps(self.to_json(), indent=1)
         write_atomically(Path(path), lambda file: file.write(text.encode()))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Schedule:
-        """Reads what `save` wrote.
+        """Reads a file that `save` wrote.
 
         Args:
             path: The file.
 
         Raises:
-            ConfigurationError: The file cannot be read, or holds no schedule.
+            ConfigurationError: The file cannot be read or does not hold a schedule.
         """
         try:
             return cls.from_json(json.loads(Path(check_path("path", path)).read_text()))
         except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ConfigurationError(
-                describe("This schedule cannot be read.", path=str(path), error=str(error))
+                describe("The schedule cannot be read.", path=str(path), error=str(error))
             ) from error
 
 
@@ -131,21 +132,21 @@ class _ScheduleFile(State, frozen=True):
 
 
 class ReplayState(State, frozen=True):
-    """What a `ReplaySchedule` knows of a run.
+    """The state of a `ReplaySchedule` in a run.
 
     Attributes:
-        done: Steps that were applied.
+        done: Number of steps that were applied.
     """
 
     done: Count = 0
 
 
 class ReplaySchedule(BaseOptimizer):
-    """Applies a schedule that a tuner found, at the same env steps, and tunes nothing.
+    """Applies a schedule that a tuner found at the same env steps, and tunes nothing.
 
     Args:
         schedule: A `Schedule`, or the path of one.
-        probes: Also apply the values that were only probed. Defaults to False: those that were meant to stay.
+        probes: Whether to apply the values of probes too. Defaults to False: only the values that were meant to stay.
 
     Raises:
         ConfigurationError: The schedule cannot be read.
@@ -161,7 +162,7 @@ class ReplaySchedule(BaseOptimizer):
             "schedule", schedule, Schedule, wanted="a Schedule or the path of one", fix=fix, hints=hints
         )
         self.schedule = loaded if check_bool("probes", probes) else loaded.without_probes()
-        self._spaces = {}  # a schedule needs none
+        self._spaces = {}  # a schedule needs no search spaces
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -181,7 +182,7 @@ class ReplaySchedule(BaseOptimizer):
         return state, TunerDecision("replay", dict(self.schedule.start), permanent=True)
 
     def shift(self, state: ReplayState, current: HyperparamSet) -> tuple[ReplayState, TunerDecision | None]:
-        """See `BaseOptimizer.shift`: the schedule goes on."""
+        """See `BaseOptimizer.shift`. The schedule goes on."""
         return state, None
 
     def observe_update(

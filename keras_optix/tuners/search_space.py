@@ -1,4 +1,4 @@
-"""Search spaces: every hyperparameter maps to the unit interval, where a step means the same for all of them."""
+"""Search spaces map every hyperparameter to the unit interval, where a step means the same for all of them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _LARGEST_INT = 2**24  # float32 holds all whole numbers up to here
 
 @dataclass(frozen=True, repr=False)
 class SearchSpace(NamesChecked, abc.ABC):
-    """A closed interval of values with a scale; immutable, and equal to another of the same scale and bounds.
+    """A closed interval of values with a scale. It is immutable, and equal to another with the same scale and bounds.
 
-    Hyperparameters are float32, and so are the bounds, written with as few digits as that takes: 0.1 stays 0.1, 1 / 3
-    becomes 0.33333334. So no value leaves them, not even once a variable has held it.
+    Hyperparameters are float32, and so are the bounds, written with as few digits as needed: 0.1 stays 0.1, 1 / 3
+    becomes 0.33333334. So a value stays within the bounds when a float32 variable rounds it.
 
-    A scale of your own overrides `_forward` and `_backward`.
+    To write your own scale, override `_forward` and `_backward`.
 
     Args:
         low: Smallest value.
@@ -44,7 +44,7 @@ class SearchSpace(NamesChecked, abc.ABC):
         for name, value in (("low", low), ("high", high)):
             object.__setattr__(self, name, shortest(check_float(name, value, low=-_LARGEST, high=_LARGEST)))
         if self.low >= self.high:
-            equal = "They are one float32; leave a constant out of the bounds."
+            equal = "They are one float32 number. Leave a constant out of the bounds."
             fix = "Swap them." if self.low > self.high else equal
             raise ConfigurationError(describe("`low` must be below `high`.", fix=fix, low=low, high=high))
 
@@ -56,12 +56,12 @@ class SearchSpace(NamesChecked, abc.ABC):
 
     @property
     def resolution(self) -> float:
-        """Smallest step in [0, 1] that leads from each value to the next; 0 where values are continuous."""
+        """Smallest step in [0, 1] that leads from each value to the next; 0 if values are continuous."""
         return 0.0
 
     @abc.abstractmethod
     def _forward(self, value: float) -> float:
-        """Maps a value to a coordinate in which the scale is linear; rises with the value."""
+        """Maps a value to a coordinate that rises with the value and in which the scale is linear."""
 
     @abc.abstractmethod
     def _backward(self, coordinate: float) -> float:
@@ -78,7 +78,7 @@ class SearchSpace(NamesChecked, abc.ABC):
         return min(max((self._forward(clipped) - start) / (end - start), 0.0), 1.0)
 
     def from_unit(self, unit: float) -> float:
-        """Maps [0, 1] to a value, 0 to `low` and 1 to `high`; never leaves the bounds, whatever `unit` is.
+        """Maps [0, 1] to a value, 0 to `low` and 1 to `high`. The value never leaves the bounds, whatever `unit` is.
 
         Raises:
             ConfigurationError: `unit` is not a finite number.
@@ -103,11 +103,11 @@ class Linear(SearchSpace):
 
 
 class Int(Linear):
-    """A linear scale on whole numbers, of at most 2**24 in size; values are floats, and `from_unit` rounds.
+    """A linear scale on whole numbers of at most 2**24 in size. Values are floats, and `from_unit` rounds them.
 
-    Rounding gives the two ends half the share of [0, 1] that the others have. Equal shares would have to move the ends
-    away from 0 and 1, or the values out of the middle of their shares, and then a tuner's step up and its step down
-    would no longer reach equally far.
+    Rounding gives the two ends half the share of [0, 1] that the other values have. With equal shares the ends would
+    not be at 0 and 1, or the values not in the middle of their shares, and then a tuner's step up would not reach as
+    far as its step down.
     """
 
     def __post_init__(self) -> None:
@@ -129,7 +129,7 @@ class Int(Linear):
         return 1.0 / (self.high - self.low)
 
     def _backward(self, coordinate: float) -> float:
-        # To the even neighbour where it lies in the middle: as far up as down, seen from a whole number.
+        # `round` takes the even neighbour of a midpoint: from a whole number, that is as far up as down.
         return float(round(coordinate))
 
 
@@ -175,16 +175,17 @@ _COUNTS = ("_epochs", "_steps", "_size", "_units", "_layers", "_interval", "_hor
 def infer_space(name: str, bounds: SearchSpace | tuple[float, float]) -> SearchSpace:
     """Returns the search space for a hyperparameter.
 
-    A `SearchSpace` is returned as it is. Of a pair, the scale is inferred; the first line that fits counts:
+    A `SearchSpace` is returned unchanged. For a pair, the scale is inferred from the name and the bounds; the first
+    line that fits decides:
 
     - `OneMinusLog`: the last word of the name is gamma, discount, lambda, beta_1, beta_2, momentum or decay, the lower
-      bound is at least 0 and the upper one in [0.5, 1). (A weight decay is far below.)
+      bound is at least 0 and the upper one in [0.5, 1). (The upper bound of a weight decay is far below 0.5.)
     - `Int`: the last word is epochs, steps, size, units, layers, interval or horizon, or the first is num or n, and
       both bounds are integers: ``(1, 20)``, not ``(1.0, 20.0)``.
     - `Log`: both bounds are positive and at least a factor of 10 apart.
-    - `Linear`: all else.
+    - `Linear`: everything else.
 
-    Words are what underscores separate.
+    Underscores separate the words of a name.
 
     Args:
         name: Name of the hyperparameter.
@@ -214,7 +215,7 @@ def infer_space(name: str, bounds: SearchSpace | tuple[float, float]) -> SearchS
 
 def _scale_of(name: str, low: float, high: float) -> type[SearchSpace]:
     """See `infer_space`."""
-    words = "_" + name.strip("_")  # `lambda_` is what one calls a lambda in Python
+    words = "_" + name.strip("_")  # `lambda` is a keyword in Python, so its name is often `lambda_`
     linear = Linear(low, high)
     if words.endswith(_NEAR_ONE) and linear.low >= 0.0 and 0.5 <= linear.high < 1.0:
         return OneMinusLog
@@ -236,7 +237,7 @@ def infer_spaces(param_bounds: Mapping[str, SearchSpace | tuple[float, float]]) 
         Search spaces by name, in the order of `param_bounds`.
 
     Raises:
-        ConfigurationError: There is no entry, or one is invalid.
+        ConfigurationError: There is no entry, or an entry is invalid.
     """
     if not isinstance(param_bounds, Mapping) or not param_bounds:
         raise ConfigurationError(

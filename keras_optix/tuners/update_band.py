@@ -1,9 +1,9 @@
-"""A learning rate by the size of its updates: a prior that costs no environment steps.
+"""Finds a plausible learning rate from the size of the updates, without extra environment steps.
 
-How far an update moves the policy, its KL divergence, tells after a few windows whether a learning rate is off by
-decades, where scores are still flat (a band on the KL divergence is as old as PPO: Schulman et al. 2017, section 4). It
-says nothing about which of two sane learning rates is better, so it is asked only while no score speaks for the
-setting, and goes quiet where an update lies inside the band.
+The KL divergence of an update measures how far it moves the policy. After a few windows it shows whether a learning
+rate is wrong by decades, while scores are still flat (Schulman et al. 2017, section 4, already bound the KL divergence
+of PPO). It does not tell which of two plausible learning rates is better. So it is used only while no score speaks for
+the current value, and asks for nothing while the updates lie inside the band.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from keras_optix.states import Finite, NonNegative, State
 from keras_optix.statistics.estimates import Evidence, as_normal_score, estimate_from_samples
 
 _FEWEST = 3  # updates
-_SETTLED = 8  # updates after which a band that asks for nothing is taken to be right
+_SETTLED = 8  # updates after which a learning rate that the band did not change is taken to be right
 _MOST = 16
 _SIGNIFICANCE = 2.0
 _EXPONENT = 2.0 / 3.0  # between lr ~ KL (noisy gradients) and lr ~ sqrt(KL) (steady ones)
 _LARGEST_MOVE = 1.0  # decades
-_SMALLEST = 1e-12  # a KL divergence of 0, or below it by rounding, has no logarithm
+_SMALLEST = 1e-12  # a KL divergence of 0 (or below 0 by rounding) has no logarithm
 
 
 @dataclass(frozen=True)
 class Move:
-    """What the size of the updates asks for.
+    """A change of the learning rate that the size of the updates suggests.
 
     Attributes:
-        factor: By which the learning rate should change.
-        evidence: In decades of the KL divergence.
+        factor: Factor by which to multiply the learning rate.
+        evidence: Distance of the updates from the band, in decades of the KL divergence.
     """
 
     factor: float
@@ -43,15 +43,15 @@ class Move:
 class UpdateBand(State, frozen=True):
     """State of the search for a learning rate whose updates lie in a band.
 
-    A search begins where the geometric mean of the updates lies significantly outside the band, and ends where it does
-    not lie outside the inner third (in decades), or where it would turn back.
+    A search begins when the geometric mean of the updates lies significantly outside the band. It ends when the mean
+    lies in the inner third (in decades), or when the search would turn back.
 
     Attributes:
         low: Lower edge of the band, in nats.
-        high: Upper edge.
-        sizes: Logarithms (base 10) of the updates with the current learning rate.
-        direction: 1 while it searches upwards, -1 downwards, 0 while it does not.
-        over: Whether it came to an end.
+        high: Upper edge of the band, in nats.
+        sizes: Logarithms (base 10) of the sizes of the updates with the current learning rate.
+        direction: 1 while the search goes upwards, -1 while it goes downwards, 0 while there is no search.
+        over: Whether the search has ended for good.
     """
 
     low: NonNegative
@@ -62,35 +62,35 @@ class UpdateBand(State, frozen=True):
 
     @property
     def pending(self) -> bool:
-        """Whether it may still ask for a change: it searches, or has seen too little. Without updates it is not."""
+        """Whether a change may still come: a search is running, or too few updates were seen. False without updates."""
         return not self.over and (self.direction != 0 or 0 < len(self.sizes) < _SETTLED)
 
     def add(self, size: float) -> UpdateBand:
-        """Adds an update; those before the latest 16 are forgotten."""
+        """Adds an update and keeps the latest 16."""
         return replace(self, sizes=(*self.sizes, size_of(size))[-_MOST:])
 
     def forget(self) -> UpdateBand:
-        """There is another learning rate."""
+        """Clears the updates, because the learning rate was changed."""
         return replace(self, sizes=())
 
     def rest(self, *, over: bool = False) -> UpdateBand:
-        """The change that was asked for is not made: it searches no longer.
+        """Ends a search without making the suggested change.
 
         Args:
-            over: Nor ever again.
+            over: Whether the search has ended for good.
         """
         return replace(self, sizes=(), direction=0, over=over or self.over)
 
     @property
     def above(self) -> bool:
-        """Whether the updates are known to be too large, or nothing is known of them."""
+        """Whether the updates are significantly too large, or too few are known to tell."""
         return len(self.sizes) < _FEWEST or outside(self.sizes, -math.inf, self.high) is not None
 
     def ask(self) -> tuple[UpdateBand, Move | None]:
-        """Whether the learning rate should change.
+        """Decides whether the learning rate should change.
 
         Returns:
-            The state after it, and the change or None.
+            The next state, and the change or None.
         """
         if self.over or len(self.sizes) < _FEWEST:
             return self, None
@@ -111,16 +111,16 @@ class UpdateBand(State, frozen=True):
 
 
 def size_of(kl: float) -> float:
-    """Logarithm (base 10) of a KL divergence."""
+    """Returns the logarithm (base 10) of a KL divergence."""
     return math.log10(max(kl, _SMALLEST))
 
 
 def outside(sizes: Sequence[float], low: float, high: float) -> Evidence | None:
-    """Evidence, in decades, that the geometric mean of updates lies outside a band; None if there is none.
+    """Returns evidence, in decades, that the geometric mean of updates lies outside a band, or None.
 
     Args:
-        sizes: Logarithms of the updates.
-        low: Lower edge; any number up to 0: there is none.
+        sizes: Logarithms of the sizes of the updates.
+        low: Lower edge; a number up to 0 means that there is no lower edge.
         high: Upper edge.
     """
     if len(sizes) < _FEWEST:

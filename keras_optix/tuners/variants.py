@@ -1,4 +1,4 @@
-"""Variants of a policy: its hyperparameters with a little noise, never out of bounds."""
+"""Makes variants of a policy by adding noise to its hyperparameters, within their bounds."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ def perturbed(
 ) -> dict[str, float]:
     """Adds noise to hyperparameters, in the coordinates of their search spaces, where each range is [0, 1].
 
-    The noise is normal. What leads past a bound is reflected there: clipped, many variants would lie on the bounds.
-    Results are float32 values, written as hyperparameters are read, so that none leaves its bounds once a variable has
-    held it.
+    The noise is normal. A step past a bound is reflected there; if it were clipped, many variants would lie on the
+    bounds. Results are rounded to float32, so that a value stays within its bounds in a float32 variable.
 
     Args:
-        values: Hyperparameters by name. One out of its space is brought into it first.
-        spaces: Search spaces by name. A hyperparameter without one is returned as it is.
+        values: Hyperparameters by name. A value outside its space is moved to the nearest bound first.
+        spaces: Search spaces by name. A hyperparameter without a space is returned unchanged.
         noise_scale: Standard deviation of the noise as a share of each range, in [0, 1]; 0 changes no value that is in
-            its space. Whole numbers get at least the distance from one to the next: less would mostly be rounded away.
-        rng: Draws.
+            its space. For whole numbers it is at least the distance from one to the next, because smaller noise would
+            mostly be rounded away.
+        rng: Source of the random draws.
 
     Returns:
-        All of `values`, those with a space perturbed.
+        All of `values`; those with a space are perturbed.
 
     Raises:
-        ConfigurationError: The noise is out of range, or a value is not a finite number.
+        ConfigurationError: `noise_scale` is out of range, or a value is not a finite number.
     """
     noise_scale = check_float("noise_scale", noise_scale, low=0.0, high=1.0)
     found = dict(values)
@@ -45,5 +45,5 @@ def perturbed(
 
 
 def _reflected(unit: float) -> float:
-    """Folds the real line into [0, 1] at both ends, as often as it takes."""
+    """Folds the real line into [0, 1] by reflection at both ends."""
     return 1.0 - abs(unit % 2.0 - 1.0)

@@ -129,7 +129,10 @@ def test_copies_that_earn_something_else_are_found(small_ppo: MakeAgent, other: 
         evidence = found[0].evidence
         assert evidence.n >= 1
         assert abs(evidence.difference - 16.0) < 5 * evidence.stderr + 0.5
-        assert "copies of the environment that were evaluated are other environments" in found[0].message
+        assert (
+            "copies of the environment that were used for evaluations differ from the training environments"
+            in found[0].message
+        )
         after = [record.kind for record in callback.events[callback.events.index(found[0]) :]]
         assert after[1:3] == ["candidate", "improvement"]
 

@@ -131,7 +131,9 @@ def test_what_is_no_number_is_no_evidence_and_the_reader_is_told_what_to_do(valu
 def test_a_log_that_was_there_may_be_missing_and_one_that_never_was_is_an_error() -> None:
     evaluator = Scorer(MonitorEvaluator("val_f1"))
     assert evaluator.measure_logs({"loss": 1.0}, 0).primary_score is None  # validation did not run
-    with pytest.raises(ConfigurationError, match=r"no such log.*val_f1_score, .*stand before OptixCallback"):
+    with pytest.raises(
+        ConfigurationError, match=r"no such log.*val_f1_score, .*put that callback before OptixCallback"
+    ):
         evaluator.measure_logs({"loss": 1.0, "val_loss": 1.0, "val_f1_score": 1.0}, 1)
     assert evaluator.measure_logs({"loss": 1.0, "val_f1": 1.0}, 2).primary_score == 1.0
     assert evaluator.measure_logs({"loss": 1.0, "val_loss": 1.0}, 3).primary_score is None

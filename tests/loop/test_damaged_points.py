@@ -75,7 +75,7 @@ def test_whatever_is_wrong_is_named_before_anything_is_changed(tmp_path: Path, t
                     del at(damaged, place)[name]
                 else:
                     at(damaged, place)[name] = wrong
-                with pytest.raises(optix.errors.StateError, match=rf"{name}|cannot be gone on with"):
+                with pytest.raises(optix.errors.StateError, match=rf"{name}|cannot be continued"):
                     again.loop.read(arrays, read_run(damaged))
                 looked += 1
     assert looked > 150

@@ -241,7 +241,7 @@ def test_in_a_regime_where_the_untrained_do_better_learning_begins_anew(tmp_path
     run.toy.target, run.toy.values["learning_rate"] = -6.0, 1e-9
     run.until(lambda: bool(run.told("change_point")))
     run.windows(2)
-    assert any("goes on from the weights that the run began with" in message for message in run.told("rollback"))
+    assert any("goes on from the initial weights of the run" in message for message in run.told("rollback"))
     assert run.toy.p == pytest.approx(0.0, abs=1e-6)
 
 
@@ -271,7 +271,7 @@ def test_a_best_of_a_regime_that_is_gone_is_not_restored_at_the_end(tmp_path: Pa
     assert current > 1.0
     run.loop.end()
     assert run.toy.p == current
-    assert "regime that is gone" in run.told("kept")[-1]
+    assert "regime that has ended" in run.told("kept")[-1]
 
 
 def test_a_tuner_begins_anew_in_a_new_regime(tmp_path: Path) -> None:
@@ -434,7 +434,7 @@ def test_a_run_that_is_resumed_with_other_options_in_the_middle_of_a_decision_is
     values["loop"]["procedure"]["sent"][-1][0] = "Promote"
     again = Run(tmp_path, manager(**options), when_dormant="stop")
     again.registry.continue_run(str(run.registry.run_id))
-    with pytest.raises(optix.errors.StateError, match="cannot be gone on with"):
+    with pytest.raises(optix.errors.StateError, match="cannot be continued"):
         go_on(again, arrays, values)
 
 

@@ -124,5 +124,5 @@ def test_what_the_state_of_a_tuner_cannot_be_is_said_when_it_is_saved(tmp_path: 
 
     run = run_of(tmp_path, Strange(BOUNDS), scheduler(), 3.0)
     run.windows(8)
-    with pytest.raises(optix.errors.StateError, match=r"cannot be saved: object is no kind that JSON has"):
+    with pytest.raises(optix.errors.StateError, match=r"cannot be saved: object is not a type that JSON has"):
         run.loop.save()
