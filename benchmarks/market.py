@@ -87,7 +87,7 @@ def play_ensemble(agents: Sequence[optix.Agent], seed: int, credit: str) -> tupl
     Returns:
         Rewards ``[STEPS]``; which of them the mixture earned, ``[STEPS]`` bool; weights ``[windows, M]``.
     """
-    manager = optix.PolicyManager(score_window=SCORES[credit], bank=False, seed=seed)
+    manager = optix.PolicyManager(score_window=SCORES[credit], store_policies=False, seed=seed)
     for agent in agents:
         manager.add_agent(agent)
     ensemble = optix.EnsembleAgent(manager, primary_agent=agents[0], learn="none", credit=credit)

@@ -68,7 +68,7 @@ def main() -> None:
     keras.utils.set_random_seed(seed)
     specialists = [train_specialist(regime, seed) for regime in REGIMES]
 
-    manager = optix.PolicyManager(score_window=4, bank=False)
+    manager = optix.PolicyManager(score_window=4, store_policies=False)
     for specialist in specialists:
         manager.add_agent(specialist, weight=1.0)
     ensemble = optix.EnsembleAgent(manager, primary_agent=specialists[0], learn="none")

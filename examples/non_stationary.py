@@ -3,7 +3,7 @@
 The loop notices each change, finds that the best policy does not earn what it did, and so does not roll back to it. It
 learns the other world; when the first one returns, the policy that is kept for it is tried, and acts again at once.
 
-python examples/non_stationary.py [--seed 0] [--swap-every 80000] [--no-bank]
+python examples/non_stationary.py [--seed 0] [--swap-every 80000] [--no-stored-policies]
 tensorboard --logdir runs
 """
 
@@ -22,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--swap-every", type=int, default=80_000, help="env steps from one change to the next")
-    parser.add_argument("--no-bank", action="store_true", help="forget the policies of worlds that are gone")
+    parser.add_argument("--no-stored-policies", action="store_true", help="forget the policies of earlier regimes")
     parser.add_argument("--checkpoint-dir", default="checkpoints/non_stationary")
     parser.add_argument("--log-dir", default="runs/non_stationary")
     arguments = parser.parse_args()
@@ -41,7 +41,7 @@ def main() -> None:
         optix.ReturnEvaluator(in_place=True),
         # While COOLING, a change is seen as late as the interval is long.
         scheduler=optix.BackoffScheduler(max_interval=10),
-        policy_manager=optix.PolicyManager(bank=not arguments.no_bank, seed=arguments.seed),
+        policy_manager=optix.PolicyManager(store_policies=not arguments.no_stored_policies, seed=arguments.seed),
         when_dormant="watch",
         max_windows=5 * arguments.swap_every // 2 // STEPS,
         checkpoint_dir=arguments.checkpoint_dir,

@@ -95,7 +95,7 @@ class AgentAdapter(FitAdapter):
         return self._agent.search_spaces
 
     @property
-    def ahead(self) -> int:
+    def windows_in_flight(self) -> int:
         """See `Adapter`."""
         return max(source.windows_in_flight for source in self._sources)
 

@@ -69,8 +69,8 @@ class ModelAdapter(FitAdapter):
         ConfigurationError: On JAX, one of `variables` does not belong to the model, so that it could not be changed.
     """
 
-    unit = "epoch"
-    steps = "steps"
+    unit_name = "epoch"
+    step_name = "steps"
     scores_are_deterministic = True
     metrics = ("loop/best", "loop/score", "epoch/loss", "epoch/val_loss")
 

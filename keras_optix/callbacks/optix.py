@@ -229,7 +229,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         adapter = self._make_adapter()
         warn_of_endless_epoch(self.evaluator, adapter, (self.params or {}).get("steps"))
         loggers = [*self.loggers, *listening(self.callbacks)]
-        log = LoopLog(loggers, self.verbose, resuming.env_steps, unit=adapter.unit, steps=adapter.steps)
+        log = LoopLog(loggers, self.verbose, resuming.env_steps, unit=adapter.unit_name, steps=adapter.step_name)
         self._adapter, self._loop = adapter, self._make_engine(adapter, log)
         loop = self._loop
         resuming.read(loop)

@@ -61,8 +61,8 @@ class PolicyManager(NamesChecked, ManagedPolicies):
         floor: Least weight of an agent once weights follow scores, in [0, 1 / agents]. Defaults to 0.05.
         regime_detector: Names the regime after each evaluation. When the name changes, the policy that is stored for
             that regime is tried. None: each change of the environment that an alarm reveals begins a new regime.
-        bank: Whether the loop stores a policy for each regime, and the initial weights, to continue from when the
-            environment has changed. Defaults to True. Without it, a policy that has become almost deterministic may
+        store_policies: Whether the loop stores a policy for each regime, and the initial weights, to continue from
+            when the environment has changed. Defaults to True. Without it, a policy that has become almost deterministic may
             never learn another one.
         max_regimes: Greatest number of stored policies, at least 1. Defaults to 8.
         after_shift: What the agent keeps of its statistics after a change point. None: `AfterShift` with its defaults.
@@ -84,7 +84,7 @@ class PolicyManager(NamesChecked, ManagedPolicies):
         mutation_fn: Callable[[Any], None] | None = None,
         floor: float = 0.05,
         regime_detector: RegimeDetector | None = None,
-        bank: bool = True,
+        store_policies: bool = True,
         max_regimes: int = 8,
         after_shift: AfterShift | None = None,
         seed: int | None = None,
@@ -99,7 +99,7 @@ class PolicyManager(NamesChecked, ManagedPolicies):
                 mutation_fn=mutation_fn,
                 floor=floor,
                 regime_detector=regime_detector,
-                bank=bank,
+                store_policies=store_policies,
                 max_regimes=max_regimes,
                 after_shift=after_shift,
                 seed=seed,

@@ -22,8 +22,8 @@ class Evaluation:
         window_id: The (last) window in which the score was collected.
         policy_version: Version of the weights that acted in that window.
         env_steps: Environment steps of the run until then.
-        lag: How many windows of training the weights that earned the score are behind `window_id`, on average: 1 for
-            the weights that collected that window, 0 for an epoch that was scored when it ended.
+        training_lag_windows: How many windows of training the weights that earned the score are behind `window_id`, on
+            average: 1 for the weights that collected that window, 0 for an epoch that was scored when it ended.
         counts_towards_plateau: False while a tuner runs an experiment.
         monitored: Whether a lower score counts as a degradation. False while a tuner tests weights that may be worse on
             purpose.
@@ -35,7 +35,7 @@ class Evaluation:
     window_id: int
     policy_version: int = 0
     env_steps: int = 0
-    lag: float = 0.0
+    training_lag_windows: float = 0.0
     counts_towards_plateau: bool = True
     monitored: bool = True
     scores_are_deterministic: bool = False

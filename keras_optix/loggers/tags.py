@@ -60,7 +60,7 @@ TAGS = (
     Tag("hyperparams/<name>", "Current hyperparameter", _LATEST, "first window and every evaluation"),
     Tag("policies/change_points", "Detected change points", "count", "every window with a policy manager"),
     Tag("policies/regime", "Regime: the k-th of those seen", _LATEST, "every window, once there is one"),
-    Tag("policies/bank", "Regimes whose policy is kept", "count", "every window with a policy manager"),
+    Tag("policies/stored", "Regimes whose policy is kept", "count", "every window with a policy manager"),
     Tag("policies/variants", "Variants tried in this regime", "count", "every window with a policy manager"),
     Tag("policies/weight_<i>", "Weight of agent i in the ensemble", _LATEST, "every window of an ensemble"),
     Tag("policies/score_<i>", "Score of agent i", "mean of its latest scores", "every window since it has one"),

@@ -114,8 +114,8 @@ class Adapter(abc.ABC):
         evaluation_steps: Environment steps of evaluations outside training.
     """
 
-    unit = "window"
-    steps = "env steps"
+    unit_name = "window"
+    step_name = "env steps"
     scores_are_deterministic = False
     metrics: Sequence[str] = ()
     ready = True
@@ -145,7 +145,7 @@ class Adapter(abc.ABC):
         return {}
 
     @property
-    def ahead(self) -> int:
+    def windows_in_flight(self) -> int:
         """Number of windows that older weights have already begun when a decision is applied."""
         return 0
 

@@ -94,7 +94,9 @@ class Engine:
 
         def drop_scores() -> None:
             # The next window is still collected by weights from before the new values.
-            pool.drop_until(journal.window_id + (0 if adapter.scores_are_deterministic else 1) + adapter.ahead)
+            pool.drop_until(
+                journal.window_id + (0 if adapter.scores_are_deterministic else 1) + adapter.windows_in_flight
+            )
 
         self.adapter, self.scorer, self.scheduler, self.registry = adapter, scorer, machine, registry
         self.options, self.log, self.journal, self.manager = options, log, journal, manager
@@ -230,7 +232,7 @@ class Engine:
             watches=options.when_dormant == "watch",
             rolls_back=options.rollback_on_degradation,
             managed=manager.evolves,
-            stores=manager.bank,
+            stores=manager.store_policies,
             spawns=manager.max_variants if manager.auto_spawn else 0,
             variant_windows=manager.variant_windows,
             mutates=manager.mutation_fn is not None,

@@ -57,7 +57,7 @@ class PolicyOptions:
     mutation_fn: Callable[[Any], None] | None = None
     floor: float = 0.05
     regime_detector: RegimeDetector | None = None
-    bank: bool = True
+    store_policies: bool = True
     max_regimes: int = 8
     after_shift: AfterShift | None = None
     seed: int | None = None
@@ -69,7 +69,7 @@ class PolicyOptions:
         check_float("noise_scale", self.noise_scale, low=0.0, high=1.0)
         fix = "Such as RegimeDetector()."
         check_kind("regime_detector", self.regime_detector, RegimeDetector, fix=fix, optional=True)
-        check_bool("bank", self.bank)
+        check_bool("store_policies", self.store_policies)
         check_int("max_regimes", self.max_regimes, minimum=1)
         fix = "Such as AfterShift(statistics=0.1)."
         check_kind("after_shift", self.after_shift, AfterShift, fix=fix, optional=True)
@@ -97,7 +97,7 @@ class ManagedPolicies(OneLineRepr):
         self.noise_scale = float(options.noise_scale)
         self.mutation_fn = options.mutation_fn
         self.regime_detector = options.regime_detector
-        self.bank = bool(options.bank)
+        self.store_policies = bool(options.store_policies)
         self.max_regimes = int(options.max_regimes)
         self.after_shift = AfterShift() if options.after_shift is None else options.after_shift
         self._book = ScoreBook(options.score_window, options.floor)

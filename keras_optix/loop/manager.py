@@ -20,7 +20,7 @@ class Manager(Protocol):
     variant_windows: int
     mutation_fn: Callable[[Any], None] | None
     regime_detector: RegimeDetector | None
-    bank: bool
+    store_policies: bool
     max_regimes: int
     after_shift: AfterShift
 
@@ -85,7 +85,7 @@ class NoManager:
     variant_windows = 0
     mutation_fn: Callable[[Any], None] | None = None
     regime_detector: RegimeDetector | None = None
-    bank = False
+    store_policies = False
     max_regimes = 1
     after_shift = AfterShift()
     agents: Sequence[Any] = ()

@@ -80,7 +80,7 @@ class Performer:
         self.options, self.hooks, self.journal, self.tuning = options, hooks, journal, tuning
         self.manager, self.pool = manager, pool
         self.best = Best(scheduler)
-        keeps, most = manager.bank, manager.max_regimes
+        keeps, most = manager.store_policies, manager.max_regimes
         history = ScoreHistory() if manager.evolves else NoScoreHistory()
         self.regimes = RegimeLibrary(registry, manager.regime_detector, keeps=keeps, max_regimes=most, history=history)
         self.agreement = Agreement()
@@ -327,12 +327,12 @@ class Performer:
 
     def forget_scores(self) -> None:
         """Drops the scores of all windows that have begun."""
-        self.pool.drop_until(self.journal.window_id + self.adapter.ahead)
+        self.pool.drop_until(self.journal.window_id + self.adapter.windows_in_flight)
         self.agreement.cancel()
 
     def keep_untrained(self) -> None:
         """Stores the initial weights of the run, if a policy is stored for each regime."""
-        if self.manager.bank:
+        if self.manager.store_policies:
             folder = self.registry.run_folder
             folder.mkdir(exist_ok=True)
             write_arrays(folder / _UNTRAINED_FILE, self.adapter.get_state())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.evaluators.evaluation import Evaluation, metrics_of
-from keras_optix.loop.policy_bank import PolicyBank
+from keras_optix.loop.policy_store import PolicyStore
 from keras_optix.loop.regimes import RegimeDetector
 from keras_optix.records import EvalMetrics
 from keras_optix.states import Count, Positive, State
@@ -25,7 +25,7 @@ class RegimesState(State, frozen=True):
         counted: Number of regimes that were counted.
         names: Names of the regimes, in the order in which they were first seen.
         offered: Whether the policy of the current regime was evaluated already, or need not be.
-        bank: Number of the stored snapshot of each regime.
+        stored: Number of the stored snapshot of each regime.
         history: The latest evaluations, oldest first.
     """
 
@@ -33,7 +33,7 @@ class RegimesState(State, frozen=True):
     counted: Count
     names: tuple[str, ...]
     offered: bool
-    bank: dict[str, Positive]
+    stored: dict[str, Positive]
     history: tuple[EvalMetrics, ...]
 
 
@@ -99,7 +99,7 @@ class RegimeLibrary:
         self.regime: str | None = None
         self._detector = detector
         self._keeps = keeps
-        self._bank = PolicyBank(registry, max_regimes)
+        self._stored = PolicyStore(registry, max_regimes)
         self._counted = 0
         self._names: list[str] = []  # in the order in which they were first seen
         self._offered = True  # whether the policy of the current regime was evaluated already, or need not be
@@ -114,7 +114,7 @@ class RegimeLibrary:
     @property
     def snapshot_ids(self) -> tuple[int, ...]:
         """Numbers of the stored snapshots."""
-        return self._bank.snapshot_ids
+        return self._stored.snapshot_ids
 
     def see(self, evaluation: Evaluation) -> str | None:
         """Adds an evaluation, and returns a message if the detector names another regime.
@@ -145,7 +145,7 @@ class RegimeLibrary:
     @property
     def known(self) -> PolicySnapshot | None:
         """The stored policy of the current regime, or None."""
-        return None if self.regime is None else self._bank.get(self.regime)
+        return None if self.regime is None else self._stored.get(self.regime)
 
     def promoted(self, snapshot: PolicySnapshot) -> None:
         """Stores a new best for a regime that a detector named. A counted regime gets its policy when it is left."""
@@ -164,7 +164,7 @@ class RegimeLibrary:
         if self._detector is None:
             self._keep(best)
         self._offered = True
-        return [entry for entry in self._bank.candidates(self.regime) if entry[1].key != best.key]
+        return [entry for entry in self._stored.candidates(self.regime) if entry[1].key != best.key]
 
     def enter(self, regime: str) -> None:
         """Sets the name of the current regime."""
@@ -180,11 +180,11 @@ class RegimeLibrary:
 
     def _keep(self, snapshot: PolicySnapshot) -> None:
         if self._keeps and self.regime is not None:
-            self._bank.put(self.regime, snapshot)
+            self._stored.put(self.regime, snapshot)
 
     def scalars(self) -> dict[str, float]:
         """Returns values for TensorBoard by tag."""
-        values = {"policies/bank": float(len(self._bank))}
+        values = {"policies/stored": float(len(self._stored))}
         if self.regime is not None:
             values["policies/regime"] = float(self._names.index(self.regime))
         return values
@@ -192,11 +192,11 @@ class RegimeLibrary:
     def save(self) -> RegimesState:
         """Returns everything that a resumed run needs."""
         names, history = tuple(self._names), self._history.save()
-        return RegimesState(self.regime, self._counted, names, self._offered, self._bank.save(), history)
+        return RegimesState(self.regime, self._counted, names, self._offered, self._stored.save(), history)
 
     def restore(self, state: RegimesState) -> None:
         """Restores a state that `save` returned."""
         self.regime, self._counted, self._offered = state.regime, state.counted, state.offered
         self._names = list(state.names)
-        self._bank.restore(state.bank)
+        self._stored.restore(state.stored)
         self._history.restore(state.history)

@@ -131,7 +131,7 @@ def summary(run: Reported, *, where: bool = True) -> str:
         run: The run.
         where: Whether to name the file of the best snapshot.
     """
-    best, steps, name = run.performer.best, run.adapter.steps, run.adapter.unit
+    best, steps, name = run.performer.best, run.adapter.step_name, run.adapter.unit_name
     units = name if run.units == 1 else f"{name}s"
     ended = f"{run.scheduler.loop_state.name} after {run.units:,} {units}, {run.journal.env_steps:,} {steps}"
     latest = best.latest

@@ -365,7 +365,7 @@ class Tuning:
             f"{name} stays {now[name]:.4g}" for name in decision.params
         )
         back = "" if decision.restore is None else f", back to the weights of {decision.restore!r}"
-        cost = f" ({decision.cost:,} {self._adapter.steps})" if decision.cost else ""
+        cost = f" ({decision.cost:,} {self._adapter.step_name})" if decision.cost else ""
         return " ".join(filter(None, (decision.kind, values))) + back + cost
 
     def _look_for_other_owners(self, tuner: BaseOptimizer, current: Mapping[str, float]) -> None:

@@ -314,7 +314,7 @@ class BackoffOptimizer(BaseOptimizer):
             start=evaluation.env_steps,
             level=_pooled(state),
             switches=((evaluation.window_id, _SIGNS[0]),),
-            times=(evaluation.window_id - evaluation.lag,),
+            times=(evaluation.window_id - evaluation.training_lag_windows,),
             scores=(score.mean,),
             stderrs=(score.stderr,),
             left=self.block,
@@ -341,7 +341,7 @@ class BackoffOptimizer(BaseOptimizer):
         score = evaluation.score
         probe = replace(
             probe,
-            times=(*probe.times, evaluation.window_id - evaluation.lag),
+            times=(*probe.times, evaluation.window_id - evaluation.training_lag_windows),
             scores=(*probe.scores, score.mean),
             stderrs=(*probe.stderrs, score.stderr),
             left=probe.left - 1,

@@ -64,6 +64,6 @@ def test_the_options_of_a_policy_manager_are_a_record_that_checks_itself() -> No
     options = PolicyOptions(variant_windows=7)
     assert ManagedPolicies(options).variant_windows == optix.PolicyManager(variant_windows=7).variant_windows == 7
     with pytest.raises(dataclasses.FrozenInstanceError):
-        options.bank = False  # type: ignore[misc]
+        options.store_policies = False  # type: ignore[misc]
     with pytest.raises(optix.ConfigurationError, match=r"every variant would equal.*noise_scale=0\.0"):
         PolicyOptions(auto_spawn=True, noise_scale=0.0)

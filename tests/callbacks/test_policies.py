@@ -51,7 +51,9 @@ class Actions(keras.callbacks.Callback):  # type: ignore[misc]
         self.seen.append((self.clock.steps, int(self.model.act(np.ones(1, np.float32), deterministic=True))))
 
 
-def bandit_run(make: MakeAgent, seed: int, *, in_place: bool, bank: bool = True, **options: Any) -> tuple[Any, Actions]:
+def bandit_run(
+    make: MakeAgent, seed: int, *, in_place: bool, store_policies: bool = True, **options: Any
+) -> tuple[Any, Actions]:
     """Through regime 0, regime 1 and into regime 0 again."""
     keras.utils.set_random_seed(seed)
     clock = RegimeClock()
@@ -64,7 +66,7 @@ def bandit_run(make: MakeAgent, seed: int, *, in_place: bool, bank: bool = True,
     callback = optix.OptixCallback(
         optix.ReturnEvaluator(in_place=in_place),
         scheduler=optix.BackoffScheduler(max_interval=2, dormant_threshold=1000),
-        policy_manager=optix.PolicyManager(bank=bank, seed=seed),
+        policy_manager=optix.PolicyManager(store_policies=store_policies, seed=seed),
         max_windows=int(2.4 * PERIOD / 40),
         verbose=0,
         **options,
@@ -115,7 +117,7 @@ def test_the_policy_of_a_regime_that_returns_acts_again(
 @pytest.mark.slow
 def test_without_the_bank_it_is_learned_again(small_ppo: MakeAgent, two_of_seven_seeds: Callable[..., None]) -> None:
     def run(seed: int) -> int:
-        callback, actions = bandit_run(small_ppo, seed, in_place=True, bank=False)
+        callback, actions = bandit_run(small_ppo, seed, in_place=True, store_policies=False)
         assert not [record for record in callback.events if record.kind == "regime"]
         return back_after(actions)
 

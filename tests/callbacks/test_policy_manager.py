@@ -360,7 +360,7 @@ def test_options_are_attributes_and_nonsense_is_refused(tmp_path: Path) -> None:
     assert optix.PolicyManager(str(tmp_path)).own_registry.directory == tmp_path  # type: ignore[union-attr]
     assert (manager.auto_spawn, manager.max_variants, manager.variant_windows) == (False, 3, 50)
     assert (manager.noise_scale, manager.mutation_fn, manager.regime_detector) == (0.05, None, None)
-    assert (manager.bank, manager.max_regimes, manager.after_shift) == (True, 8, optix.AfterShift())
+    assert (manager.store_policies, manager.max_regimes, manager.after_shift) == (True, 8, optix.AfterShift())
     detector, after = optix.RegimeDetector(), optix.AfterShift(0.5)
     manager = optix.PolicyManager(regime_detector=detector, after_shift=after, noise_scale=0.0, mutation_fn=print)
     assert (manager.regime_detector, manager.after_shift, manager.mutation_fn) == (detector, after, print)

@@ -209,7 +209,7 @@ def test_a_known_regime_that_returns_gets_its_policy_back(tmp_path: Path, copyab
 
 
 def test_without_a_bank_nothing_is_auditioned(tmp_path: Path) -> None:
-    run = Run(tmp_path, manager(bank=False)).begin()
+    run = Run(tmp_path, manager(store_policies=False)).begin()
     run.windows(6)
     run.toy.target = run.toy.aim = 6.0
     run.until(lambda: bool(run.told("change_point")))
@@ -263,7 +263,7 @@ def test_a_steady_regime_raises_no_alarm(tmp_path: Path) -> None:
 
 
 def test_a_best_of_a_regime_that_is_gone_is_not_restored_at_the_end(tmp_path: Path) -> None:
-    run = Run(tmp_path, manager(bank=False)).begin()
+    run = Run(tmp_path, manager(store_policies=False)).begin()
     run.windows(6)
     run.toy.target = run.toy.aim = 6.0
     run.until(lambda: bool(run.told("change_point")))
@@ -276,7 +276,9 @@ def test_a_best_of_a_regime_that_is_gone_is_not_restored_at_the_end(tmp_path: Pa
 
 def test_a_tuner_begins_anew_in_a_new_regime(tmp_path: Path) -> None:
     """Population based training goes back to what scored well: after a shift, not to what did so in another regime."""
-    run = Run(tmp_path, manager(bank=False), tuner=optix.PBTOptimizer({"learning_rate": (1e-3, 1.0)}, seed=0)).begin()
+    run = Run(
+        tmp_path, manager(store_policies=False), tuner=optix.PBTOptimizer({"learning_rate": (1e-3, 1.0)}, seed=0)
+    ).begin()
     run.windows(30)
     assert run.loop.save()[1]["loop"]["tuning"]["kept"]
     run.toy.target = run.toy.aim = 6.0
@@ -288,7 +290,7 @@ def test_a_tuner_begins_anew_in_a_new_regime(tmp_path: Path) -> None:
 
 def test_nobody_shows_the_best_of_a_regime_that_is_gone(tmp_path: Path) -> None:
     """The score, the snapshot, the table and the scalars are of one regime, whoever noticed that it changed."""
-    run = Run(tmp_path, manager(bank=False), scalars=True).begin()
+    run = Run(tmp_path, manager(store_policies=False), scalars=True).begin()
     run.windows(6)
     run.toy.target = run.toy.aim = 6.0
     run.toy.values["learning_rate"] = 1e-9  # nothing is good enough to be the best there, but what acts

@@ -54,7 +54,7 @@ def test_worlds_are_counted_and_left_with_their_best(tmp_path: Path) -> None:
     regimes.enter("regime 1")
     assert [name for name, _ in regimes.leave(third)] == ["regime 2"]
     assert regimes.snapshot_ids == (second.snapshot_id, third.snapshot_id)  # a newer one for regime 1
-    assert regimes.scalars() == {"policies/bank": 2.0, "policies/regime": 0.0}
+    assert regimes.scalars() == {"policies/stored": 2.0, "policies/regime": 0.0}
 
 
 def test_a_detector_s_regime_has_a_policy_at_once_and_is_offered_it_once(tmp_path: Path) -> None:

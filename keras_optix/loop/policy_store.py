@@ -10,7 +10,7 @@ from keras_optix.store.registry import CheckpointRegistry
 _HOLDER = "regime:"  # followed by the regime's name, this is the holder of the snapshot
 
 
-class PolicyBank:
+class PolicyStore:
     """Protects one snapshot for each regime from being pruned.
 
     Args:
