@@ -195,7 +195,7 @@ class EnsembleAgent(Agent):
         Raises:
             StateError: Always.
         """
-        problem = "An ensemble has only the networks of its members."
+        problem = "An ensemble has no networks of its own, only those of its members."
         fix = "Register the network in `__init__` or `build_networks` of a member's class."
         raise StateError(describe(problem, fix=fix, name=name))
 
@@ -462,7 +462,7 @@ class EnsembleAgent(Agent):
         super().check_run(values)
         saved = values["members"]
         if not isinstance(saved, list | tuple) or len(saved) != len(self.members):
-            problem = "The resume point is of an ensemble with other members."
+            problem = "The resume point belongs to an ensemble with other members."
             fix = "Resume with the members that the run had."
             raise StateError(describe(problem, fix=fix, members=len(self.members), saved=saved))
         for member, member_values in zip(self.members, saved, strict=True):
