@@ -24,6 +24,9 @@ RETIRED = {
     r"auditions?": "screening",
     r"in force": "current",
     r"recipes?": "env_fn",
+    r"banks?": "stored policies",
+    r"nobody|somebody|whoever": "a sentence that names who or what",
+    r"of one's own": "of your own",
     r"publish(es|ed)?": "push, policy parameters",
 }
 PATTERN = re.compile(rf"\b({'|'.join(RETIRED)})\b", re.IGNORECASE)

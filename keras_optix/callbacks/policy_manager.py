@@ -62,8 +62,8 @@ class PolicyManager(NamesChecked, ManagedPolicies):
         regime_detector: Names the regime after each evaluation. When the name changes, the policy that is stored for
             that regime is tried. None: each change of the environment that an alarm reveals begins a new regime.
         store_policies: Whether the loop stores a policy for each regime, and the initial weights, to continue from
-            when the environment has changed. Defaults to True. Without it, a policy that has become almost deterministic may
-            never learn another one.
+            when the environment has changed. Defaults to True. Without it, a policy that has become almost
+            deterministic may never learn another one.
         max_regimes: Greatest number of stored policies, at least 1. Defaults to 8.
         after_shift: What the agent keeps of its statistics after a change point. None: `AfterShift` with its defaults.
         seed: Seeds variants and evaluations. None: they differ from run to run.

@@ -194,7 +194,7 @@ class Collector(WindowSource):
 
     def check_saved(self, arrays: Mapping[str, np.ndarray], values: Any) -> None:
         """See `WindowSource.check_saved`."""
-        read_collector_state(arrays, values, self.envs.layout, self.num_envs)
+        read_collector_state(arrays, values, self.envs.layout, self.num_envs, self.carry_specs)
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
         """Continues where the saved collector was, which may have had another `window_size`.

@@ -219,7 +219,7 @@ def test_weights_files_and_states(tmp_path: Path) -> None:
 class Collapse(optix.BaseEvaluator):
     """Scores that climb, and fall at the sixth window."""
 
-    min_episodes = 1
+    plan = optix.evaluators.WindowPlan(min_episodes=1)
 
     def __init__(self) -> None:
         self.last = 0.0

@@ -154,10 +154,11 @@ class Recorder:
             datetime.now(UTC).isoformat(),
             tuple((tuple(spec.shape), spec.dtype) for spec in carry_specs),
         )
+        about = to_json(header)
+        if not carry_specs:
+            del about["carry"]  # so that releases without carries can read it
         self._path = Path(path)
-        self._file = _create(
-            self._path, MAGIC + VERSION.pack(FORMAT) + record(HEADER, json.dumps(to_json(header)).encode())
-        )
+        self._file = _create(self._path, MAGIC + VERSION.pack(FORMAT) + record(HEADER, json.dumps(about).encode()))
         self._began = clock.monotonic()
         size = 64 + sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in self._layout.leaves)
         size += sum(spec.initial.nbytes for spec in carry_specs)

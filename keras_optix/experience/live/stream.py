@@ -343,7 +343,7 @@ class StreamCollector(WindowSource):
 
     def check_saved(self, arrays: Mapping[str, np.ndarray], values: Any) -> None:
         """See `WindowSource.check_saved`."""
-        read_collector_state(arrays, values, self.layout, 1)
+        read_collector_state(arrays, values, self.layout, 1, self.carry_specs)
 
     def restore(self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any]) -> bool:
         """See `WindowSource`. Returns False, because the feed continues where it is, with a new episode."""
