@@ -250,7 +250,7 @@ def test_several_steps_at_once_are_refused(small_ppo: MakeAgent) -> None:
     agent = small_ppo(steps_per_execution=2)
     feed = CountingFeed()
     dataset = optix.dataset_from_stream(feed, agent)
-    with pytest.raises(ConfigurationError, match=r"each window is waited for.*steps_per_execution=2.*Compile with"):
+    with pytest.raises(ConfigurationError, match=r"waits for each window.*steps_per_execution=2.*Compile with"):
         agent.fit(dataset, verbose=0)
     assert agent.sources[0].counts.observations == 0
 
