@@ -106,7 +106,7 @@ def test_an_object_that_its_spec_does_not_make_is_not_made_again() -> None:
 
     env = Heavier()
     env.spec = gymnasium.spec("CartPole-v1")
-    assert obstacle_to(env) == "it is a Heavier, and 'CartPole-v1' makes a CartPoleEnv"
+    assert obstacle_to(env) == "it is a Heavier, but 'CartPole-v1' makes a CartPoleEnv"
     assert obstacle_to(gymnasium.make("CartPole-v1")) == ""
 
 
