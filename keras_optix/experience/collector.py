@@ -1,4 +1,4 @@
-"""Steps environments with the current policy and hands out windows."""
+"""Steps environments with the current policy and delivers windows."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from keras_optix.validation import check_agent, check_bool, check_int, check_see
 
 
 class Learner(PolicyOwner, Protocol):
-    """What a dataset of windows needs of an agent."""
+    """The part of an agent that a dataset of windows uses."""
 
     def bind(self, observation_space: Any, action_space: Any) -> None:
         """Fits the agent to the spaces of an environment, or raises an error if its networks do not fit."""

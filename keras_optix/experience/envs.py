@@ -104,7 +104,7 @@ class Envs(Protocol):
         ...
 
     def release(self) -> None:
-        """Gives the environments back, open and without what was attached to them."""
+        """Leaves the environments open, and removes everything that was attached to them."""
         ...
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ MAX_EPISODE_STEPS = 100_000
 
 
 class Evaluable(Protocol):
-    """What `evaluate_policy` needs of an agent."""
+    """The part of an agent that `evaluate_policy` uses."""
 
     def bind(self, observation_space: Any, action_space: Any) -> None:
         """Fits the agent to the spaces of an environment, or raises an error if its networks do not fit."""

@@ -47,7 +47,7 @@ class CollectingOwner(Protocol):
 
 
 class WindowSource(OneLineRepr, abc.ABC):
-    """Hands out windows, one after the other, each collected by one version of a policy.
+    """Delivers windows, one after the other, each collected by one version of a policy.
 
     Args:
         owner: Gives the policy and its actor; see also `CollectingOwner` and `WindowListener`.

@@ -58,8 +58,8 @@ class Feed(Protocol):
       ends `fit` and reaches the caller.
     - **Closing.** `close`, if the feed has it, is called from another thread when `fit` ends. It must make a waiting
       `stream` return or raise. Without `close`, `stream` is closed (``GeneratorExit``) when it next yields.
-    - **Spaces.** `observation_space` and `action_space` are gymnasium spaces. A feed without them needs the arguments
-      of `dataset_from_stream` with the same names.
+    - **Spaces.** `observation_space` and `action_space` are Gymnasium spaces. If a feed has none, they are taken from
+      the arguments of `dataset_from_stream`, or from the agent.
     """
 
     def stream(self) -> Iterator[Any]:
@@ -291,7 +291,7 @@ def every_n_seconds(seconds: float) -> Boundary:
 
 
 def on_done() -> Boundary:
-    """Closes each window when an episode ends, so that every window is one episode."""
+    """Closes each window when an episode ends; an episode longer than `window_size` takes several windows."""
     return Boundary(closes=_is_done)
 
 

@@ -111,7 +111,7 @@ class RecordedWindow:
 
 @dataclass
 class _Batch:
-    """What waits for the writer thread; the marks are written after the items."""
+    """The notes that wait for the writer thread; the marks are written after the items."""
 
     items: list[Item] = field(default_factory=list)
     actions: list[Action] = field(default_factory=list)

@@ -39,7 +39,7 @@ _DEFAULT_ROWS = 1024  # of windows that do not close after a number of steps
 
 
 class FeedLearner(Learner, Protocol):
-    """What a dataset of a live feed needs of an agent, which may know the spaces."""
+    """The part of an agent that a dataset of a live feed uses. The agent may know the spaces."""
 
     def known_spaces(self) -> tuple[Any, Any] | None:
         """Returns observation and action space if the agent is bound to them or its policy implies them, else None."""
@@ -114,7 +114,7 @@ def dataset_from_stream(
             the same action earned. If the item ends an episode, it still completes its step; an observation that is not
             finite is replaced by the last finite one. But if its reward is not finite, the episode is cut off as by a
             disconnect. Before the first finite observation the neutral action is sent: 0 if the space contains it. A
-            recording keeps the items without what was left out.
+            recording keeps the items as they are after this.
         record: Path of a file that records the items and the actions, for `replay_feed`. It must not exist yet.
 
     Returns:
