@@ -178,7 +178,7 @@ def test_a_replay_waits_and_keeps_its_windows(small_ppo: MakeAgent, tmp_path: Pa
     feed = optix.live.replay_feed(path)
     with pytest.raises(optix.ConfigurationError, match=r"`overflow` cannot drop windows.*overflow='latest'"):
         optix.dataset_from_stream(feed, small_ppo(), overflow="latest")
-    with pytest.raises(optix.ConfigurationError, match="has the windows of the recording.*window_size=64"):
+    with pytest.raises(optix.ConfigurationError, match=r"has the windows of the recording.*window_size=64"):
         optix.dataset_from_stream(feed, small_ppo(), window_size=64)
     with pytest.raises(optix.ConfigurationError, match=r"run\.rec"):
         optix.dataset_from_stream(Moody(), small_ppo(), record=path)

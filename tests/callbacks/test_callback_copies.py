@@ -46,7 +46,7 @@ def tuners() -> dict[str, Callable[[], Any]]:
     }
 
 
-@pytest.mark.parametrize("name", tuners())
+@pytest.mark.parametrize("name", ["backoff", pytest.param("population", marks=pytest.mark.slow)])
 def test_two_callbacks_may_share_a_scheduler_and_a_tuner(name: str) -> None:
     """One fit after the other, and one in the middle of the other."""
     make = tuners()[name]

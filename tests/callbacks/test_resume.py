@@ -136,7 +136,7 @@ class Drifting(optix.PPOAgent):
         return choices, log_probs, (count + 1.0,)
 
 
-@pytest.mark.parametrize("in_place", [False, True], ids=["copies", "in_place"])
+@pytest.mark.parametrize("in_place", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["copies", "in_place"])
 def test_a_policy_that_remembers_goes_on_in_the_middle_of_an_episode(
     small_network: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_place: bool
 ) -> None:
