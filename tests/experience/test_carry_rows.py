@@ -150,7 +150,7 @@ def test_a_runner_takes_no_state_of_another_policy() -> None:
 # Somebody else, and environments that are used
 
 
-@pytest.mark.filterwarnings("ignore:An environment that is trained on was reset")
+@pytest.mark.filterwarnings("ignore:A training environment was reset")
 def test_an_episode_that_was_cut_leaves_nothing_behind() -> None:
     """One of two environments is reset by somebody else between two windows."""
     made = [CountingEnv(50), CountingEnv(50)]

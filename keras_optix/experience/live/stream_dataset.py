@@ -257,7 +257,7 @@ def _windows_of(feed: Feed, boundary: Any, window_size: int | None) -> tuple[Bou
 def _overflow_of(feed: Feed, overflow: str | None) -> str:
     if isinstance(feed, ReplayFeed):
         if overflow not in (None, "block"):
-            problem = "A replay waits for the learner, so `overflow` cannot drop windows."
+            problem = "A replay waits for the learner, so nothing is dropped."
             raise ConfigurationError(describe(problem, fix="Leave `overflow` out.", overflow=overflow))
         return "block"
     return "drop_oldest" if overflow is None else check_choice("overflow", overflow, OVERFLOW)
