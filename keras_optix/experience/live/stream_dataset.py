@@ -232,7 +232,7 @@ def _windows_of(feed: Feed, boundary: Any, window_size: int | None) -> tuple[Bou
         if window_size is not None:
             raise ConfigurationError(
                 describe(
-                    "Without `boundary`, a replay has the windows of the recording.",
+                    "Without `boundary`, the windows of a replay are those of the recording.",
                     fix="Leave `window_size` out, or give a `boundary` to make other windows.",
                     window_size=window_size,
                 )
