@@ -23,7 +23,7 @@ _REFUSED = {
     "cache": (_AGAIN, _ALONE),
     "snapshot": (_AGAIN, _ALONE),
     "save": (
-        "it would never end",
+        "it would collect windows without end",
         "Take some windows first and save their arrays, or record a live feed: dataset_from_stream(..., record=path).",
     ),
     "shuffle": (_STALE, "Leave it out; PPOAgent shuffles the transitions of each window itself."),

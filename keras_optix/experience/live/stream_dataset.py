@@ -232,7 +232,7 @@ def _windows_of(feed: Feed, boundary: Any, window_size: int | None) -> tuple[Bou
         if window_size is not None:
             raise ConfigurationError(
                 describe(
-                    "Without `boundary`, a replay has the windows of the recording.",
+                    "Without `boundary`, the windows of a replay are those of the recording.",
                     fix="Leave `window_size` out, or give a `boundary` to make other windows.",
                     window_size=window_size,
                 )
@@ -257,7 +257,7 @@ def _windows_of(feed: Feed, boundary: Any, window_size: int | None) -> tuple[Bou
 def _overflow_of(feed: Feed, overflow: str | None) -> str:
     if isinstance(feed, ReplayFeed):
         if overflow not in (None, "block"):
-            problem = "A replay waits for the learner, so `overflow` cannot drop windows."
+            problem = "A replay waits for the learner, so nothing is dropped."
             raise ConfigurationError(describe(problem, fix="Leave `overflow` out.", overflow=overflow))
         return "block"
     return "drop_oldest" if overflow is None else check_choice("overflow", overflow, OVERFLOW)

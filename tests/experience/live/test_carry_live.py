@@ -25,7 +25,9 @@ def windows_of(feed: Any, agent: Any, **options: Any) -> list[optix.Window]:
     """All windows of a feed that ends, and drops nothing."""
     if not hasattr(feed, "path"):
         options = {"boundary": every_n_steps(ROWS), "overflow": "block", **options}
-    return list(optix.dataset_from_stream(feed, agent, reconnect=Reconnect(first_delay=0.0), **options))
+    windows = list(optix.dataset_from_stream(feed, agent, reconnect=Reconnect(first_delay=0.0), **options))
+    agent.sources[-1].close()  # outside of `fit` the thread that reads the feed waits for another window
+    return windows
 
 
 def check_against_feed(windows: list[optix.Window]) -> None:
@@ -114,9 +116,7 @@ def test_a_feed_that_is_opened_again_begins_anew() -> None:
 
 
 def recorded(path: Path, agent: Any) -> list[optix.Window]:
-    windows = windows_of(CountingFeed(5, items=60), agent, record=path, seed=0)
-    agent.sources[-1].close()
-    return windows
+    return windows_of(CountingFeed(5, items=60), agent, record=path, seed=0)
 
 
 def check_same(windows: list[optix.Window], others: list[optix.Window]) -> None:
