@@ -289,7 +289,7 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     "dataset: concatenate": (lambda w: w.dataset.concatenate(w.other), VALUE, r"belong to one agent"),
     "dataset: zip": (lambda w: w.dataset.zip(w.other), VALUE, r"belong to one agent"),
     "dataset: reduce": (lambda w: w.dataset.reduce(0, max), VALUE, r"would never return"),
-    "dataset: save": (lambda w: w.dataset.save(str(w.path / "windows")), VALUE, r"it would never end"),
+    "dataset: save": (lambda w: w.dataset.save(str(w.path / "windows")), VALUE, r"without end"),
     # Callbacks of `fit`
     "callbacks: class": (
         lambda w: w.agent.fit(w.dataset, callbacks=optix.OptixCallback),

@@ -176,9 +176,9 @@ def test_a_replay_waits_and_keeps_its_windows(small_ppo: MakeAgent, tmp_path: Pa
     path = tmp_path / "run.rec"
     trained(small_ppo(), Moody(), False, boundary=optix.live.every_n_steps(16), record=path)
     feed = optix.live.replay_feed(path)
-    with pytest.raises(optix.ConfigurationError, match=r"`overflow` cannot drop windows.*overflow='latest'"):
+    with pytest.raises(optix.ConfigurationError, match="nothing is dropped"):
         optix.dataset_from_stream(feed, small_ppo(), overflow="latest")
-    with pytest.raises(optix.ConfigurationError, match=r"has the windows of the recording.*window_size=64"):
+    with pytest.raises(optix.ConfigurationError, match="those of the recording"):
         optix.dataset_from_stream(feed, small_ppo(), window_size=64)
     with pytest.raises(optix.ConfigurationError, match=r"run\.rec"):
         optix.dataset_from_stream(Moody(), small_ppo(), record=path)

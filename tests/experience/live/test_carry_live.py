@@ -110,6 +110,7 @@ def test_a_feed_that_is_opened_again_begins_anew() -> None:
         logs = agent.fit(dataset, steps_per_epoch=2, epochs=1, verbose=0).history
         assert logs["wrong_counts"] == [0.0]
     check_counts(next(iter(dataset)))
+    agent.sources[-1].close()
 
 
 # Recordings
