@@ -50,3 +50,5 @@ def test_attributes_that_keras_asks_for_cost_no_search_for_a_like_name() -> None
         arguments.nearest = original
     with pytest.raises(UnknownNameError, match=r"no attribute 'polcy'. Did you mean 'policy'\?"):
         agent.polcy  # noqa: B018
+    with pytest.raises(UnknownNameError, match=r"no attribute 'gama'. Did you mean 'gamma'\?"):
+        agent.gama  # noqa: B018

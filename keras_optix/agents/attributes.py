@@ -72,6 +72,7 @@ def _missing(agent: Any, name: str) -> UnknownNameError:
     def known() -> Iterator[str]:
         yield from (own for own in dir(type(agent)) if not own.startswith("_"))
         yield from vars(agent)
+        yield from hyperparams
 
     return unknown_attribute(owner, name, known(), ATTRIBUTES)
 
