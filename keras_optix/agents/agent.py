@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar
 
 import gymnasium
 import keras
 import numpy as np
 
-from keras_optix.agents.acting import ActActors, PolicyHead, begun
-from keras_optix.agents.attributes import AgentAttributes
+from keras_optix.agents.acting import ActActors, PolicyHead
+from keras_optix.agents.acting_agent import ActingAgent
 from keras_optix.agents.checks import check_carry, check_compile, check_hyperparams, check_optimizer
 from keras_optix.agents.default_networks import default_network
 from keras_optix.agents.distributions import ActionDistribution, check_distribution, distribution_for
 from keras_optix.agents.fit_checks import check_evaluate, check_fit
 from keras_optix.agents.gradient_step import averages_weights, complete, gradient_step, scaling_where_needed
-from keras_optix.agents.hyperparams import Hyperparam, Hyperparams, learning_rate_of
+from keras_optix.agents.hyperparams import Hyperparam, Hyperparams
 from keras_optix.agents.jit import AUTO, JitChoice, apply_choice, check_jit, choose_jit
 from keras_optix.agents.live import LiveSource, WarmUp, feeds_may_end
 from keras_optix.agents.network_checks import check_kind, check_network
@@ -27,7 +27,7 @@ from keras_optix.agents.normalization import RunningMoments, moments_in
 from keras_optix.agents.progress import FitProgress, ProgressReporter
 from keras_optix.agents.registered_networks import RegisteredNetworks, networks_of
 from keras_optix.agents.saving import agent_of, config_of
-from keras_optix.agents.state import PolicyClock, StateReader, check_saved_agent, in_acting_dtype, load_arrays
+from keras_optix.agents.state import PolicyClock, StateReader
 from keras_optix.agents.stepping import (
     ByWindow,
     FitFailureListener,
@@ -40,13 +40,10 @@ from keras_optix.agents.stepping import (
 )
 from keras_optix.agents.trainer import WindowTrainer, as_numbers, refuse_distribution, refuse_losses
 from keras_optix.arguments import names_checked
-from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
+from keras_optix.errors import ConfigurationError, SpaceError, describe
 from keras_optix.experience.actions import Actions, actions_for
-from keras_optix.experience.actor import Actor, LoweredPolicy
-from keras_optix.experience.carry import Carry, CarrySpec, initial_carry
-from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
+from keras_optix.experience.lowering import Lowered
 from keras_optix.experience.observations import ObservationLayout
-from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import Window
 from keras_optix.loop.after_shift import AfterShift
@@ -56,7 +53,7 @@ from keras_optix.validation import check_bool, check_int, check_name, check_seed
 
 
 @keras.saving.register_keras_serializable("keras_optix")
-class Agent(AgentAttributes, WindowTrainer):
+class Agent(ActingAgent, WindowTrainer):
     """A `keras.Model` that acts in an environment and learns from windows of experience.
 
     For an algorithm of your own, subclass it and override `train_step(window)`. This method gets a `Window` of tensors,
@@ -95,7 +92,6 @@ class Agent(AgentAttributes, WindowTrainer):
     fixed_when_bound = frozenset({"policy", "value", "normalize_observations", "distribution"})
     prefers_jit = False
     default_spaces: ClassVar[Mapping[str, SearchSpace | tuple[float, float]]] = {LEARNING_RATE: Log(1e-5, 1e-1)}
-    carry_specs: tuple[CarrySpec, ...] = ()
     supported_action_spaces: tuple[type[Any], ...] = (
         gymnasium.spaces.Discrete,
         gymnasium.spaces.MultiDiscrete,
@@ -305,20 +301,6 @@ class Agent(AgentAttributes, WindowTrainer):
         """
         layout = self.head.layout
         return layout.pack([leaf.shape for leaf in layout.leaves])
-
-    @property
-    def head(self) -> PolicyHead:
-        """The policy as a function, which combines the network, the normalisation and the distribution.
-
-        Raises:
-            StateError: The agent is not bound yet.
-        """
-        if self._head is None:
-            raise StateError(
-                "The agent knows no environment yet. Make its dataset with `dataset_from_env`, or call "
-                "`agent.bind(observation_space, action_space)`."
-            )
-        return self._head
 
     def call(self, observations: Any, training: bool | None = None) -> Any:
         """Computes the parameters of the distribution over actions, ``[B, P]`` (Discrete: logits).
@@ -658,153 +640,7 @@ class Agent(AgentAttributes, WindowTrainer):
         mine = self._hyperparams
         return {name: space for name, space in spaces.items() if name in mine and mine[name] in space}
 
-    # Acting
-
-    @overload
-    def act(
-        self, observations: Any, deterministic: bool = False, carry: None = None
-    ) -> np.ndarray | np.integer[Any]: ...
-
-    @overload
-    def act(
-        self, observations: Any, deterministic: bool = False, *, carry: Sequence[Any]
-    ) -> tuple[np.ndarray | np.integer[Any], Carry]: ...
-
-    def act(self, observations: Any, deterministic: bool = False, carry: Sequence[Any] | None = None) -> Any:
-        """Chooses actions, in the form that the environment's action space needs.
-
-        Args:
-            observations: One observation ``[...]`` or a batch ``[B, ...]``; dicts or tuples of these if the environment
-                has dict or tuple observations.
-            deterministic: Take the most likely action instead of sampling. Defaults to False.
-            carry: What the policy remembers of the episodes, arrays ``[B, ...]`` (B is 1 for one observation): at the
-                beginning of an episode `initial_carry`, then the carry that the last call returned. Leave it out if the
-                policy has no carry (see `carry_specs`); most policies have none.
-
-        Returns:
-            One action, or a batch of actions ``[B, ...]``. If a carry was given, ``(actions, carry)``.
-
-        Raises:
-            StateError: The agent is not bound yet.
-            ConfigurationError: The policy has a carry, and `carry` is missing or of another shape; or the policy has no
-                carry, and `carry` was given.
-            SpaceError: The shape is neither that of one observation nor that of a batch.
-            EnvError: A part of the observation is missing, or has a dtype that its space does not allow.
-        """
-        head = self.head
-        batch, single = head.batch_of(observations)
-        size = len(batch[0])
-        before = begun(self.carry_specs, carry, size)
-        actor = self._act_actors.get(self, size)
-        actor.set_weights(self.policy_params().arrays)
-        noise = actor.noise.zeros((size,)) if deterministic else actor.noise.draw(self._act_rng, (size,))
-        choices, _, after = actor.act(batch, noise, before)
-        chosen = head.actions.to_env(choices)
-        actions = chosen[0] if single else chosen
-        return actions if carry is None else (actions, after)
-
-    def initial_carry(self, batch_size: int = 1) -> Carry:
-        """Returns the carry with which an episode begins, for `act`; ``()`` if the policy has no carry.
-
-        Args:
-            batch_size: B, the number of observations in a call. Defaults to 1, which also fits a single observation.
-
-        Returns:
-            Arrays ``[B, ...]``, one for each of `carry_specs`.
-
-        Raises:
-            StateError: The agent is not bound yet.
-            ConfigurationError: `batch_size` is not a positive integer.
-        """
-        _ = self.head  # raises if there is none yet
-        return initial_carry(self.carry_specs, check_int("batch_size", batch_size, minimum=1))
-
-    def choose(
-        self, observations: Any, noise: Any, weights: Sequence[Any], carry: tuple[Any, ...] = ()
-    ) -> tuple[Any, Any, tuple[Any, ...]]:
-        """Chooses actions from observations, noise and weights, as a pure function that is lowered to the actor.
-
-        Override it for a policy that remembers (see `carry_specs`), or that does not choose as its distribution does.
-
-        Args:
-            observations: ``[N, ...]``, in the structure of the observation space.
-            noise: ``[N, ...]``, zeros for the most likely action; see `ActionDistribution.sample`.
-            weights: Values of ``head.variables``, in their order.
-            carry: A tensor ``[N, ...]`` for each of `carry_specs`: the carry that the step before returned, or the
-                initial value in the first step of an episode. ``()`` for a policy without a carry.
-
-        Returns:
-            ``(choices [N, ...], log_probs [N], carry [N, ...] each)``; a choice is int64 (Discrete), ``[k]`` int64
-            (MultiDiscrete, MultiBinary) or ``[k]`` float32 (Box, unclipped). The next step is given this carry.
-        """
-        return self.head.choose(observations, noise, weights, carry)
-
-    def policy_params(self) -> PolicyParams:
-        """Copies the current version of the policy for actors, as plain data that can be sent to any process.
-
-        Raises:
-            StateError: The agent is not bound yet.
-        """
-        return self.policy_record().params
-
-    def policy_record(self) -> PolicyRecord:
-        """Copies the current version of the policy for actors, together with the state that a snapshot saves.
-
-        Raises:
-            StateError: The agent is not bound yet.
-        """
-        if self._reader is None:
-            self._reader = StateReader(self.head.variables, self._state_variables(), self._clock)
-        return self._reader.read()
-
-    def lowerable(self) -> Lowerable:
-        """Returns the policy in the form that `make_actor` lowers."""
-        head = self.head
-        arrays, network = self.policy_params().arrays, head.acting().network
-        return Lowerable(self.choose, arrays, head.layout, head.noise, network, self.carry_specs)
-
-    def lowered_policy(self, batch_size: int) -> LoweredPolicy:
-        """Lowers the policy for `batch_size` observations per call, to plain data that a `LiteRTActor` can run.
-
-        Raises:
-            StateError: The agent is not bound yet.
-            LoweringError: The policy cannot be lowered.
-        """
-        return self._lowered.get(self.lowerable(), batch_size)
-
-    def make_actor(self, batch_size: int) -> Actor:
-        """Makes an actor for `batch_size` observations per call.
-
-        If the policy cannot be lowered, the actor is a compiled function, and a warning says why.
-        """
-        return make_actor(self.lowerable(), batch_size, self._lowered)
-
     # State
-
-    @property
-    def policy_version(self) -> int:
-        """The number of updates of the weights. It never decreases, even when older weights are restored."""
-        return self._clock.now()
-
-    def get_state(self) -> dict[str, np.ndarray]:
-        """Returns the weights and optimizer slots by name. Hyperparameters are not among them."""
-        return self.state_of(self.policy_record())
-
-    def state_of(self, policy: PolicyRecord) -> dict[str, np.ndarray]:
-        """Returns what `get_state` would have returned when `policy` was copied."""
-        return dict(policy.state())
-
-    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restores a state that `get_state` returned. Hyperparameters stay as they are.
-
-        Raises:
-            StateError: The agent is not bound yet, or names or shapes disagree; in both cases nothing is changed.
-        """
-        _ = self.head  # raises if there is none yet
-        before = self.policy_version
-        load_arrays(self._state_variables(), state)
-        self._clock.move_past(before)
-        self._clock.forgive()
 
     def set_weights(self, weights: Sequence[np.ndarray]) -> None:
         """Sets the weights, which begins a new policy version; see `keras.Model.set_weights`."""
@@ -824,57 +660,6 @@ class Agent(AgentAttributes, WindowTrainer):
         before = self.policy_version
         super().load_weights(filepath, skip_mismatch=skip_mismatch, **kwargs)
         self._replaced(before)
-
-    def params_from_state(self, state: Mapping[str, np.ndarray], version: int) -> PolicyParams:
-        """Extracts the policy from a state that `get_state` returned, for actors.
-
-        Args:
-            state: The state.
-            version: The policy version of the state.
-
-        Raises:
-            StateError: The agent is not bound yet, or the state is of another architecture.
-        """
-        names = {id(variable): name for name, variable in self._state_variables().items()}
-        wanted = [names[id(variable)] for variable in self.head.variables]
-        missing = [name for name in wanted if name not in state]
-        if missing:
-            raise StateError(describe("The state is of another architecture.", missing=missing[:5]))
-        return PolicyParams(version, tuple(in_acting_dtype(state[name]) for name in wanted))
-
-    def save_run(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Returns all that an interrupted run needs to continue: arrays by name, and values for JSON."""
-        return self.get_state(), {"clock": self._clock.save(), "act": self._act_rng.bit_generator.state}
-
-    def check_run(self, values: Any) -> None:
-        """Checks that `restore_run` can read the values that `save_run` returned, without changing the agent.
-
-        Args:
-            values: As returned.
-
-        Raises:
-            StateError: A value is missing, is unknown, or is of another kind.
-        """
-        # A subclass may save further values.
-        beside = [name for name in self.save_run()[1] if name not in ("clock", "act")]
-        check_saved_agent(values, f"resume point of agent {self.name}", beside)
-
-    def restore_run(
-        self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], *, same_episodes: bool = True
-    ) -> None:
-        """Restores what `save_run` returned, including the policy version.
-
-        Args:
-            arrays: As returned.
-            values: As returned.
-            same_episodes: Whether the environments continue the episodes that they were in. Defaults to True.
-
-        Raises:
-            StateError: The arrays are of another architecture; in this case nothing is changed.
-        """
-        load_arrays(self._state_variables(), arrays)
-        self._clock.restore(values["clock"])
-        self._act_rng.bit_generator.state = values["act"]
 
     def pause_updates(self, paused: bool) -> None:
         """Switches learning off or on. A paused agent acts and logs, but its weights do not change."""
@@ -950,16 +735,6 @@ class Agent(AgentAttributes, WindowTrainer):
     def last_update(self) -> tuple[int, bool]:
         """The number of the last window of `fit`, or -1, and whether all was finite since the last `set_state`."""
         return self._clock.last_window()
-
-    def _state_variables(self) -> dict[str, Any]:
-        """Returns every variable that a snapshot holds, under a name that does not depend on the names of layers."""
-        named = {f"model/{k:03d}": variable for k, variable in enumerate(self.variables)}
-        if self.compiled and self.optimizer.built:
-            # Restoring weights must not undo a decision of the tuner, so the learning rate is left out.
-            rate = learning_rate_of(self.optimizer)
-            slots = [v for v in self.optimizer.variables if v is not rate]
-            named |= {f"optimizer/{k:03d}": variable for k, variable in enumerate(slots)}
-        return named
 
     def _replaced(self, before: int) -> None:
         """Notes that the weights were replaced from outside, after version `before`."""
