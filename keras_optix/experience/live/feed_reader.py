@@ -106,6 +106,23 @@ class FeedReader:
             if not self._thread.is_alive():
                 return
 
+    @property
+    def running(self) -> bool:
+        """Whether the thread that reads the feed is still alive."""
+        return self._thread.is_alive()
+
+    def wait(self, timeout: float) -> bool:
+        """Waits until the thread has ended, without asking it to end.
+
+        Args:
+            timeout: The longest wait in seconds.
+
+        Returns:
+            Whether it has ended.
+        """
+        self._thread.join(timeout)
+        return not self.running
+
     def _run(self) -> None:
         error: BaseException | None = None
         try:

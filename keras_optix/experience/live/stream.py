@@ -186,6 +186,16 @@ class StreamCollector(WindowSource):
         return 1
 
     @property
+    def feed_ended(self) -> bool:
+        """Whether the feed has ended or failed. Windows that wait are still delivered."""
+        return self._ending is not None
+
+    @property
+    def windows_waiting(self) -> int:
+        """Number of closed windows that the learner has not asked for yet."""
+        return len(self._closed_windows)
+
+    @property
     def windows_in_flight(self) -> int:
         """See `WindowSource`: the windows that wait, and the current one."""
         with self._changed:

@@ -80,8 +80,7 @@ def read(feed: Any, handler: FeedHandler, **options: Any) -> FeedReader:
     reader = reader_of(feed, handler, **options)
     reader.start()
     assert handler.done.wait(PATIENCE)
-    reader._thread.join(PATIENCE)
-    assert not reader._thread.is_alive()
+    assert reader.wait(PATIENCE)
     return reader
 
 
@@ -182,7 +181,7 @@ def test_stop_closes_a_feed_that_waits_once() -> None:
         time.sleep(0.001)
     reader.stop()
     reader.stop()
-    assert not reader._thread.is_alive()
+    assert not reader.running
     assert (feed.closed, feed.finished, feed.connections) == (1, 1, 1)
     assert (handler.error, handler.told) == (None, [])  # what a closed feed raises is no loss
 
@@ -194,7 +193,7 @@ def test_stop_ends_a_wait_between_two_tries() -> None:
     while not handler.told:
         time.sleep(0.001)
     reader.stop()
-    assert not reader._thread.is_alive()
+    assert not reader.running
     assert feed.connections == 1
 
 
@@ -217,7 +216,7 @@ def test_a_feed_that_was_closed_while_it_connected_is_closed_once_more() -> None
     reader.start()
     assert connecting.wait(PATIENCE)
     reader.stop()
-    assert not reader._thread.is_alive()
+    assert not reader.running
     assert feed.finished == 1
 
 
@@ -233,7 +232,7 @@ def test_a_close_that_fails_as_a_connection_does_is_left_alone_and_another_error
     reader = reader_of(feed, handler)
     reader.start()
     reader.stop()
-    assert not reader._thread.is_alive()
+    assert not reader.running
     feed = Feed(1)
     feed.error = TypeError("a bug in close")
     reader = read(feed, FeedHandler())
@@ -261,8 +260,7 @@ def test_it_does_not_keep_the_desk() -> None:
     gc.collect()
     feed.lines, feed.waits = iter([2]), False
     feed.close()
-    reader._thread.join(PATIENCE)
-    assert not reader._thread.is_alive()
+    assert reader.wait(PATIENCE)
 
 
 def test_only_late_answers_are_late_and_percentiles_are_of_the_latest() -> None:

@@ -341,7 +341,7 @@ def test_what_a_busy_learner_misses_is_counted_exactly(stream: MakeStream, overf
     collector = stream(feed, window_size=4, overflow=overflow, buffer=3)
     assert collector.prepare()
     gate.set()
-    until(lambda: collector._ending is not None)  # all this time nobody asked for a window
+    until(lambda: collector.feed_ended)  # all this time nobody asked for a window
     assert len(feed.taken) == 47  # and all actions went out
     size = {k: 4 for k in range(11)} | {11: 2}
     waiting = sum(size[k] for k in kept)
@@ -384,7 +384,7 @@ def test_counts_add_up_after_a_reader_was_stopped_while_it_waited_for_room(strea
     collector = stream(feed, every_n_seconds(0.01), window_size=1000, buffer=1)
     take(collector)
     collector.prepare()
-    until(lambda: len(collector._closed_windows) == 1)
+    until(lambda: collector.windows_waiting == 1)
     time.sleep(0.03)  # so that the next window is due, and the reader waits; if it does not, nothing is tested
     collector.drain()
     adds_up(collector.counts)
@@ -396,7 +396,7 @@ def test_what_was_promised_is_handed_out_whatever_comes_meanwhile(stream: MakeSt
     collector = stream(feed, window_size=4, overflow="latest")
     assert collector.prepare()  # True: there is something to learn from in window 0
     gate.set()
-    until(lambda: collector._ending is not None)
+    until(lambda: collector.feed_ended)
     assert collector.collect().window_id == 0
 
 
@@ -412,7 +412,7 @@ def test_a_recording_of_a_reader_that_was_stopped_while_it_waited_is_replayed_wh
     for _ in range(3):
         collected += [take(collector) for _ in range(3)]
         collector.prepare()
-        until(lambda: len(collector._closed_windows) == 1)
+        until(lambda: collector.windows_waiting == 1)
         time.sleep(0.02)  # so that the reader waits for room; if it does not, less is tested
         collector.drain()
     collector.close()
@@ -603,7 +603,7 @@ def test_actions_go_on_with_the_last_version_while_the_learner_is_busy(stream: M
     collector = stream(feed, window_size=4, owner=trainer, overflow="drop_oldest", buffer=99)
     collector.prepare()
     trainer.version = 7  # never pushed
-    until(lambda: collector._ending is not None)
+    until(lambda: collector.feed_ended)
     assert len(feed.taken) == 41
     collected = [collector.collect()]
     collected += take_all(collector)
