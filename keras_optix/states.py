@@ -74,7 +74,15 @@ class Generator(State, frozen=True):
         Args:
             bit_generator: A `numpy.random.PCG64`, such as ``numpy.random.default_rng().bit_generator``.
         """
-        values = bit_generator.state
+        return cls.from_values(bit_generator.state)
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any]) -> Generator:
+        """Makes the state from the values that ``bit_generator.state`` has.
+
+        Args:
+            values: These values.
+        """
         return cls(**{**values, "state": Words(**values["state"])})
 
     def put_into(self, bit_generator: Any) -> None:

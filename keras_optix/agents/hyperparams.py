@@ -135,9 +135,7 @@ class Hyperparams(MutableMapping[str, float]):
         Raises:
             HyperparamError: A name is unknown or a value is not legal.
         """
-        for name, value in values.items():
-            self._variable(name)
-            self._check(name, value)
+        self.check(values)
         for name, value in values.items():
             self._variables[name].assign(float(value))
 

@@ -65,6 +65,7 @@ class ReturnEvaluator(BaseEvaluator):
         self._in_place = check_bool("in_place", in_place)
         self.rate_after = check_int("rate_after", rate_after, minimum=1)
         self.plan = WindowPlan(self._min_episodes, self._in_place)
+        self._rate_plan = WindowPlan(in_place=self._in_place)  # every window with a score is an evaluation
 
     def initial_state(self) -> ReturnState:
         """See `BaseEvaluator.initial_state`."""
@@ -72,7 +73,7 @@ class ReturnEvaluator(BaseEvaluator):
 
     def plan_in(self, state: ReturnState) -> EvaluationPlan:
         """See `BaseEvaluator.plan_in`. While the reward rate is scored, every window is an evaluation."""
-        return replace(self.plan, min_episodes=0) if state.measure is Measure.RATE else self.plan
+        return self._rate_plan if state.measure is Measure.RATE else self.plan
 
     def plays_in(self, state: ReturnState) -> bool:
         """See `BaseEvaluator.plays_in`. False while the reward rate is scored."""

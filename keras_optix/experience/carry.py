@@ -81,9 +81,9 @@ class CarrySpec(OneLineRepr):
         return hash((self.shape, self.dtype))
 
     @property
-    def kind(self) -> list[Any]:
-        """Shape and dtype, as JSON values."""
-        return [list(self.shape), self.dtype]
+    def kind(self) -> tuple[tuple[int, ...], str]:
+        """Shape and dtype."""
+        return self.shape, self.dtype
 
 
 def initial_carry(specs: Sequence[CarrySpec], batch_size: int) -> Carry:
@@ -112,9 +112,9 @@ def renewed(specs: Sequence[CarrySpec], carry: Carry, begins: np.ndarray) -> Car
     )
 
 
-def kinds_of(specs: Sequence[CarrySpec]) -> list[list[Any]]:
-    """Returns shape and dtype of each array, as JSON values."""
-    return [spec.kind for spec in specs]
+def kinds_of(specs: Sequence[CarrySpec]) -> tuple[tuple[tuple[int, ...], str], ...]:
+    """Returns shape and dtype of each array."""
+    return tuple(spec.kind for spec in specs)
 
 
 def misfit(specs: Sequence[CarrySpec], carry: Any, batch_size: int | None) -> str:

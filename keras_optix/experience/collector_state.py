@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from keras_optix.errors import StateError, describe
-from keras_optix.experience.carry import Carry, CarrySpec
+from keras_optix.experience.carry import Carry, CarrySpec, kinds_of
 from keras_optix.experience.episodes import EpisodeTracker
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.savable import join_state, split_state
 from keras_optix.records import EpisodeRecord
-from keras_optix.states import Count, Generator, State, Words, read_state, to_json
+from keras_optix.states import Count, Generator, State, read_state, to_json
 from keras_optix.store.files import Saved
 
 _OLD_FIELDS = 4  # fields of an episode before `env` and `first_window` were added
@@ -126,10 +126,10 @@ class CollectorState:
         saved = SavedCollector(
             num_envs=len(tracker.returns),
             observations=_leaves(layout),
-            carry=_kinds(carry_specs),
+            carry=kinds_of(carry_specs),
             window_id=at.window_id,
             env_steps=at.env_steps,
-            rng=Generator(**{**at.rng, "state": Words(**at.rng["state"])}),
+            rng=Generator.from_values(at.rng),
             interrupted=self.current is not None and states is None,
             environments=None if states is None else tuple(environments),
         )
@@ -165,7 +165,7 @@ def read_collector_state(
     if not isinstance(values, Mapping):
         read_state(SavedCollector, values, "state of the collector", part=True)  # raises an error that says why
     values = {"carry": [], **values}  # older states do not have this field
-    kind = {"num_envs": num_envs, "observations": to_json(_leaves(layout)), "carry": to_json(_kinds(carry_specs))}
+    kind = {"num_envs": num_envs, "observations": to_json(_leaves(layout)), "carry": to_json(kinds_of(carry_specs))}
     for name, wanted in kind.items():
         if values.get(name) != wanted:
             raise StateError(
@@ -222,8 +222,3 @@ def read_collector_state(
 def _leaves(layout: ObservationLayout) -> tuple[tuple[str, tuple[int, ...], str], ...]:
     """Returns path, shape and dtype of each leaf, which must be the same when the state is read."""
     return tuple((leaf.path, tuple(leaf.shape), leaf.dtype.name) for leaf in layout.leaves)
-
-
-def _kinds(carry_specs: Sequence[CarrySpec]) -> tuple[tuple[tuple[int, ...], str], ...]:
-    """Returns shape and dtype of each array of the carry, which must be the same when the state is read."""
-    return tuple((tuple(spec.shape), spec.dtype) for spec in carry_specs)

@@ -20,7 +20,7 @@ import numpy as np
 from gymnasium import spaces
 
 from keras_optix.errors import ConfigurationError, StateError, describe
-from keras_optix.experience.carry import Carry, CarrySpec
+from keras_optix.experience.carry import Carry, CarrySpec, kinds_of
 from keras_optix.experience.live.recording_file import (
     CHUNK,
     DROPPED,
@@ -152,7 +152,7 @@ class Recorder:
             space_to_json(action_space),
             window_size,
             datetime.now(UTC).isoformat(),
-            tuple((tuple(spec.shape), spec.dtype) for spec in carry_specs),
+            kinds_of(carry_specs),
         )
         about = to_json(header)
         if not carry_specs:

@@ -22,6 +22,7 @@ from keras_optix.experience.live.replay import ReplayFeed
 from keras_optix.experience.live.stream import StreamCollector, StreamOptions
 from keras_optix.experience.window import Window
 from keras_optix.kinds import kind_of, with_kind
+from keras_optix.states import to_json
 from keras_optix.validation import (
     check_agent,
     check_bool,
@@ -162,11 +163,13 @@ def dataset_from_stream(
         isinstance(feed, ReplayFeed)
         and feed.actions == "recorded"
         and carry_specs
-        and feed.carry != kinds_of(carry_specs)
+        and feed.carry != to_json(kinds_of(carry_specs))
     ):
         problem = "The recording does not have the carry of this policy: another policy chose its actions."
         fix = 'Let this agent choose the actions: replay_feed(path, actions="agent").'
-        raise ConfigurationError(describe(problem, fix=fix, recorded=feed.carry, carry_specs=kinds_of(carry_specs)))
+        raise ConfigurationError(
+            describe(problem, fix=fix, recorded=feed.carry, carry_specs=to_json(kinds_of(carry_specs)))
+        )
     recorder = None if record is None else Recorder(record, seen, played, options.window_size, carry_specs)
     collector = StreamCollector(feed, agent, seen, played, options, recorder)
     agent.attach_source(collector)
