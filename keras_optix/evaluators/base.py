@@ -178,6 +178,16 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
         """
         return self.plays_episodes
 
+    def scores_returns_in(self, state: Any) -> bool:
+        """Returns whether the score is the mean return of episodes in a state of the evaluator. By default False.
+
+        Only then can it be compared with the environment's `reward_threshold`.
+
+        Args:
+            state: The state.
+        """
+        return False
+
     def finish(self, state: Any) -> Any:
         """Warns at the end of a run of anything that the user should know. By default it does nothing.
 

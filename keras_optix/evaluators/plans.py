@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from keras_optix.validation import check_bool, check_int
 
+FEWEST = 4  # episodes of an evaluation that the loop may end early
+
 
 class EvaluationPlan:
     """Defines what the loop evaluates. A plan is a `WindowPlan`, an `EpisodePlan` or a `LogPlan`."""
@@ -37,6 +39,16 @@ class EvaluationPlan:
     @property
     def deterministic(self) -> bool:
         """Whether the episodes that the loop plays take the most likely actions. Otherwise actions are sampled."""
+        return False
+
+    @property
+    def acting(self) -> str:
+        """How actions are chosen in the scored episodes: ``"greedy"``, ``"sampled"``, or empty if it is not known."""
+        return ""
+
+    @property
+    def when_needed(self) -> bool:
+        """Whether the loop decides when it plays an evaluation, within its evaluation budget."""
         return False
 
     @property
@@ -86,6 +98,11 @@ class WindowPlan(EvaluationPlan):
         return not self.in_place
 
     @property
+    def acting(self) -> str:
+        """See `EvaluationPlan`: training samples its actions."""
+        return "sampled"
+
+    @property
     def comparable(self) -> bool:
         """See `EvaluationPlan`."""
         return True
@@ -96,8 +113,11 @@ class EpisodePlan(EvaluationPlan):
     """The loop plays episodes outside training and scores these; it does not score windows.
 
     Attributes:
-        episodes: Episodes in one evaluation, at least 1.
-        every: Windows from one evaluation to the next, at least 1. Defaults to 10.
+        episodes: Episodes in one evaluation, at least 1. If `every` is None: the largest number; an evaluation ends
+            earlier, after at least 4, if it is clear by then that the score lies below the best.
+        every: Windows from one evaluation to the next, at least 1. None: the loop decides when it evaluates, by the
+            interval of its state, as soon as the returns of training have moved, and within its evaluation budget.
+            Defaults to 10.
         deterministic: Take the most likely actions (default) instead of sampling them as in training.
 
     Raises:
@@ -105,23 +125,34 @@ class EpisodePlan(EvaluationPlan):
     """
 
     episodes: int
-    every: int = 10
+    every: int | None = 10
     deterministic: bool = True
 
     def __post_init__(self) -> None:
         check_int("episodes", self.episodes, minimum=1)
-        check_int("every", self.every, minimum=1)
+        if self.every is not None:
+            check_int("every", self.every, minimum=1)
         check_bool("deterministic", self.deterministic)
 
     @property
     def episodes_needed(self) -> int:
         """See `EvaluationPlan`."""
-        return self.episodes
+        return min(self.episodes, FEWEST) if self.when_needed else self.episodes
 
     @property
     def must_play(self) -> bool:
         """See `EvaluationPlan`."""
         return True
+
+    @property
+    def acting(self) -> str:
+        """See `EvaluationPlan`."""
+        return "greedy" if self.deterministic else "sampled"
+
+    @property
+    def when_needed(self) -> bool:
+        """See `EvaluationPlan`."""
+        return self.every is None
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,10 @@ class ReturnEvaluator(BaseEvaluator):
         """See `BaseEvaluator.plays_in`. False while the reward rate is scored."""
         return state.measure is not Measure.RATE
 
+    def scores_returns_in(self, state: ReturnState) -> bool:
+        """See `BaseEvaluator.scores_returns_in`. False while the reward rate is scored."""
+        return state.measure is not Measure.RATE
+
     def observe(self, state: ReturnState, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> Scored:
         """See `BaseEvaluator.observe`."""
         notice = None
@@ -119,15 +123,21 @@ class ReturnEvaluator(BaseEvaluator):
 
 
 class GreedyEvaluator(BaseEvaluator):
-    """Scores the policy when it takes the most likely actions: the loop plays whole episodes in another environment.
+    """Scores the policy as it is deployed: with the most likely actions, in episodes that are played outside training.
 
-    Training windows are not scored. The episodes cost environment steps in addition to training, and measure the same
-    as `evaluate_policy`.
+    It measures the same as `evaluate_policy`, and is the default for an agent whose environment can be made a second
+    time. Training windows are not scored, because their actions were sampled: a policy can earn much less, or much
+    more, with its most likely actions. The episodes cost environment steps in addition to training.
 
     Args:
-        episodes: Episodes in one evaluation, at least 2 (one episode has no standard error). Defaults to 20.
-        every: Windows from one evaluation to the next, at least 1. Defaults to 10. While COOLING, the scheduler's
-            interval, which counts windows too, can be longer.
+        episodes: Episodes in one evaluation, at least 2 (one episode has no standard error). If `every` is None, this
+            is the largest number: an evaluation ends earlier, after at least 4 episodes, if it is clear by then that
+            the score lies below the best. A candidate plays further episodes until it is decided whether it is better.
+            Defaults to 10.
+        every: Windows from one evaluation to the next, at least 1. While COOLING, the scheduler's interval, which counts
+            windows too, can be longer. None (the default): the loop evaluates by the scheduler's interval, or as soon
+            as the returns of training have moved, within ``OptixCallback(evaluation_budget=...)``. A tuner then
+            compares the returns of training, which cost nothing.
 
     Raises:
         ConfigurationError: An argument is not an integer or too small.
@@ -135,10 +145,14 @@ class GreedyEvaluator(BaseEvaluator):
 
     plan: EpisodePlan
 
-    def __init__(self, episodes: int = 20, every: int = 10) -> None:
+    def __init__(self, episodes: int = 10, every: int | None = None) -> None:
         self._episodes = check_int("episodes", episodes, minimum=2)
-        self._every = check_int("every", every, minimum=1)
+        self._every = None if every is None else check_int("every", every, minimum=1)
         self.plan = EpisodePlan(self._episodes, self._every)
+
+    def scores_returns_in(self, state: None) -> bool:
+        """See `BaseEvaluator.scores_returns_in`."""
+        return True
 
     def score(self, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
         """See `BaseEvaluator.score`. A window is no evidence, because its actions were sampled."""

@@ -33,7 +33,7 @@ class Scorer(OneLineRepr):
     """Scores the windows of a run with an evaluator. Only this class changes the evaluator's state.
 
     Args:
-        evaluator: The evaluator. It is never changed.
+        evaluator: The evaluator, whose configuration is never changed.
 
     Attributes:
         state: The evaluator's state in this run.
@@ -52,6 +52,20 @@ class Scorer(OneLineRepr):
     def plays_episodes(self) -> bool:
         """Whether whole episodes can be scored without a window in the evaluator's current state."""
         return self.evaluator.plays_in(self.state)
+
+    @property
+    def acting(self) -> str:
+        """How actions are chosen in the scored episodes: ``"greedy"``, ``"sampled"``, or empty if it is not known."""
+        return self.plan.acting
+
+    @property
+    def scores_returns(self) -> bool:
+        """Whether the score is the mean return of episodes."""
+        return self.evaluator.scores_returns_in(self.state)
+
+    def change(self, evaluator: BaseEvaluator) -> None:
+        """Uses another evaluator from now on, with a new state. Messages that were not shown yet are kept."""
+        self.evaluator, self.state = evaluator, evaluator.initial_state()
 
     def reset(self) -> None:
         """Clears the state, because a new run begins."""
