@@ -1,0 +1,157 @@
+"""A watch over the scores of training windows, which cost no env steps: have they moved since the last evaluation?
+
+Training goes on between two evaluations, and its windows show returns. While evaluations are rare, these returns are the
+first sign that the policy has changed. The watch is a two-sided CUSUM (Page 1954) of standardised differences: an alarm
+up says that an evaluation may find a better policy, an alarm down that the policy may have degraded. An alarm is a
+reason to evaluate, not a decision, because returns of training and of an evaluation need not measure the same.
+
+Its reference is the level of training at the last evaluation. The level is estimated from few scores, so it is estimated
+further while the watch runs (a self-starting CUSUM, Hawkins 1987), and its standard error adds to the slack: otherwise
+false alarms would be many times as frequent as in the table of the CUSUM (`benchmarks/loop.py` measures both).
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from keras_optix.states import Count, Finite, State, Unbounded
+from keras_optix.statistics.estimates import Estimate, Evidence, compare, pool
+from keras_optix.validation import check_float, check_int
+
+_HISTORY = 64  # scores from which the noise is estimated if scores have no standard error
+
+
+class Alarm(enum.Enum):
+    """The direction in which the scores of training have moved."""
+
+    UP = "up"
+    DOWN = "down"
+
+
+class WatchState(State, frozen=True):
+    """The memory of a `Watch`.
+
+    Attributes:
+        level: Mean of the scores with which new ones are compared; None until there is a score.
+        latest: The latest scores, oldest first, from which the level begins anew after an evaluation.
+        waiting: How many of the latest scores are not yet part of the level.
+        up: Cumulative sum of rises, in standard errors.
+        down: Cumulative sum of falls, in standard errors.
+        risen: Mean of the scores since `up` was last 0; None while it is 0.
+        fallen: Mean of the scores since `down` was last 0; None while it is 0.
+        history: Means of earlier scores, oldest first, for the noise of scores without a standard error.
+    """
+
+    level: Estimate | None = None
+    latest: tuple[Estimate, ...] = ()
+    waiting: Count = 0
+    up: Unbounded = 0.0
+    down: Unbounded = 0.0
+    risen: Estimate | None = None
+    fallen: Estimate | None = None
+    history: tuple[Finite, ...] = ()
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Detects that the scores of training have moved since the last evaluation.
+
+    A score is the mean return of the episodes (ten, for example) that ended in the latest training windows, with the
+    standard error that these episodes give. A watch is configuration only; what it has seen is its state. Shifting or
+    scaling all scores changes no alarm.
+
+    Attributes:
+        slack: Slack `k` of both sums in standard errors of a score, at least 0. Defaults to 0.5, which detects moves of
+            one standard error fastest.
+        up_limit: Limit `h` of the sum of rises in standard errors, above 0.
+        down_limit: Limit `h` of the sum of falls in standard errors, above 0.
+        lag: Number of scores after which a score becomes part of the level, and of the latest scores from which the
+            level begins anew after an evaluation, at least 1. Defaults to 8.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+    """
+
+    slack: float = 0.5
+    up_limit: float = 4.0
+    down_limit: float = 5.0
+    lag: int = 8
+
+    def __post_init__(self) -> None:
+        check_float("slack", self.slack, low=0.0)
+        check_float("up_limit", self.up_limit, low=0.0, low_open=True)
+        check_float("down_limit", self.down_limit, low=0.0, low_open=True)
+        check_int("lag", self.lag, minimum=1)
+
+    def initial_state(self) -> WatchState:
+        """Returns the state before the first score."""
+        return WatchState()
+
+    def observe(
+        self, state: WatchState, score: Estimate, history: Sequence[float] = ()
+    ) -> tuple[WatchState, tuple[Alarm, Evidence] | None]:
+        """Adds a score.
+
+        Args:
+            state: The state so far.
+            score: A score; its mean is finite. Its standard error may be infinite (unknown).
+            history: Earlier scores, from whose noise an unknown standard error is estimated (see `compare`). Defaults
+                to the scores that the watch has seen.
+
+        Returns:
+            The next state; and the alarm with its evidence, or None. The evidence compares the mean of the scores since
+            the sum was last 0 with the level. These scores were selected by the alarm, so their difference is larger
+            than the true one on average. After an alarm the state holds no level: the next score begins it.
+        """
+        noise = history or state.history
+        state = replace(state, history=(*state.history, score.mean)[-_HISTORY:])
+        if state.level is None:
+            return replace(state, level=score, latest=(score,)), None
+        level = state.level
+        z = compare(score, level, "", history=noise).z
+        # The error of the level shifts all of these comparisons alike. While it is large, it adds to the slack.
+        slack = self.slack + 0.5 * math.sqrt(score.n / (score.n + level.n))
+        state = replace(state, **_sum("up", "risen", state.up, state.risen, z - slack, score))
+        state = replace(state, **_sum("down", "fallen", state.down, state.fallen, -z - slack, score))
+        for alarm, total, limit, moved in (
+            (Alarm.UP, state.up, self.up_limit, state.risen),
+            (Alarm.DOWN, state.down, self.down_limit, state.fallen),
+        ):
+            if total > limit and moved is not None:
+                verb = "above" if alarm is Alarm.UP else "below"
+                reason = f"training returns {verb} their level at the last evaluation"
+                evidence = compare(moved, level, reason, history=noise).evidence
+                # The scores that led to the alarm were selected for being high or low. As a level they would be too far
+                # from the mean of the scores to come, and would cause an alarm in the other direction.
+                return WatchState(history=state.history), (alarm, evidence)
+        return self._learn(state, score), None
+
+    def restart(self, state: WatchState) -> WatchState:
+        """Begins anew after an evaluation: what training has reached by now is its new level.
+
+        The level becomes the mean of the latest `lag` scores, because the question is what moves from now on. Both sums
+        begin at 0, because the evaluation has answered what they asked. The latest scores are kept, so that the level
+        is known at once and evaluations in quick succession do not leave it to a single score; and so is the history,
+        because the noise of a score does not depend on the level.
+
+        Args:
+            state: The state so far.
+        """
+        level = functools.reduce(pool, state.latest) if state.latest else None
+        return WatchState(level=level, latest=state.latest, history=state.history)
+
+    def _learn(self, state: WatchState, score: Estimate) -> WatchState:
+        """Adds the score to the latest ones, and the one from `lag` scores ago to the level.
+
+        A score enters the level late, because otherwise a drop would soon be half of its own reference.
+        """
+        latest, waiting, level = (*state.latest, score), state.waiting + 1, state.level
+        if waiting > self.lag and level is not None:
+            level, waiting = pool(level, latest[-waiting]), self.lag
+        return replace(state, latest=latest[-self.lag :], waiting=waiting, level=level)
