@@ -123,6 +123,11 @@ class AgentAdapter(FitAdapter):
         return [notice for source in told for notice in source.drain_notices()]
 
     @property
+    def reward_threshold(self) -> float | None:  # type: ignore[override]
+        """See `Adapter`."""
+        return self._sources[0].reward_threshold
+
+    @property
     def evaluation_steps(self) -> int:  # type: ignore[override]
         """See `Adapter`."""
         return self._played_before + (0 if self._player is None else self._player.env_steps)
@@ -183,9 +188,10 @@ class AgentAdapter(FitAdapter):
         """See `Adapter`."""
         self._agent.stop_training = True
 
+    @property
     def can_play(self) -> bool:
-        """Whether a second environment can be created."""
-        return self._sources[0].env_fn is not None
+        """See `Adapter`: whether a second environment can be created."""
+        return self._sources[0].env_fn is not None and not self._in_place
 
     def draw_seed(self) -> int:
         """See `Adapter`."""

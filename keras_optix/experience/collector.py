@@ -79,6 +79,7 @@ class Collector(WindowSource):
         )
         self.envs = envs
         self.episode_limit = getattr(envs, "episode_limit", None)
+        self.reward_threshold = getattr(envs, "reward_threshold", None)
         self.prefetch = prefetch
         self._check_bounds = check_bounds
         self._copies_statistics = copies_statistics

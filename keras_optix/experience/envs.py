@@ -154,6 +154,7 @@ class SequentialEnvs(OneLineRepr):
                 )
             )
         self.episode_limit = _episode_limit(envs[0])
+        self.reward_threshold = _reward_threshold(envs[0])
         self._scalar_box = isinstance(self.action_space, spaces.Box) and self.action_space.shape == ()
         self.layout = ObservationLayout(self.observation_space)
         self._single = self.layout.single
@@ -290,6 +291,7 @@ class VectorEnvs(OneLineRepr):
     def __init__(self, env: VectorEnv) -> None:
         self._env = env
         self.episode_limit = _episode_limit(env)
+        self.reward_threshold = _reward_threshold(env)
         self.num_envs = env.num_envs
         self.observation_space = env.single_observation_space
         self.action_space = env.single_action_space
@@ -459,3 +461,9 @@ def _episode_limit(env: Any) -> int | None:
 def _write(observations: Leaves, t: int, i: int, leaves: Leaves) -> None:
     for target, value in zip(observations, leaves, strict=True):
         target[t, i] = value
+
+
+def _reward_threshold(env: Any) -> float | None:
+    """Returns the mean return at which an environment counts as solved, according to its spec."""
+    threshold = getattr(getattr(env, "spec", None), "reward_threshold", None)
+    return float(threshold) if isinstance(threshold, int | float) else None

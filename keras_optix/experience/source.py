@@ -61,6 +61,7 @@ class WindowSource(OneLineRepr, abc.ABC):
         endless: Whether the source continues until it is stopped from outside, as a live feed does.
         notices_are_of: The subject of `drain_notices`: ``"environment"`` or ``"feed"``.
         episode_limit: Env steps after which an environment truncates an episode, if its spec has them; else None.
+        reward_threshold: Mean return at which the environment counts as solved, if its spec has one; else None.
         error: The exception that ended the collecting, until it is taken from here.
         waited_for: Whether a learner is between two of its steps and only waits for a window.
     """
@@ -69,6 +70,7 @@ class WindowSource(OneLineRepr, abc.ABC):
     waited_for = False
     notices_are_of = "environment"
     episode_limit: int | None = None
+    reward_threshold: float | None = None
 
     def __init__(
         self,

@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.loop.contender import Contender
+from keras_optix.loop.ending import Ending
 from keras_optix.loop.record import EventKind
 from keras_optix.loop.scheduler import Decision
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.statistics.estimates import Estimate, Evidence
+from keras_optix.statistics.sequential import SequentialState
 from keras_optix.store.manifest import PolicySnapshot
 
 
@@ -133,12 +136,67 @@ class Confirm(Action):
         first: The evaluation that made the candidate.
         second: The second evaluation of the same weights.
         hyperparams: Hyperparameters with which the candidate was trained.
+        better: Whether a sequential test found the candidate better, or None if the state machine decides.
+        evidence: The evidence of the sequential test, or None.
     """
 
     result: ClassVar[Any] = tuple[Decision, ...]
     first: Evaluation
     second: EvaluationResult
     hyperparams: dict[str, float]
+    better: bool | None = None
+    evidence: Evidence | None = None
+
+
+@dataclass(frozen=True)
+class MayEvaluate(Action):
+    """Get whether the evaluation budget allows further episodes."""
+
+    result: ClassVar[Any] = bool
+
+
+@dataclass(frozen=True)
+class ReadContender(Action):
+    """Get the weights whose comparison with the best ended undecided, or None."""
+
+    result: ClassVar[Any] = Contender | None
+
+
+@dataclass(frozen=True)
+class KeepContender(Action):
+    """Keep weights whose comparison with the best ended undecided, instead of an earlier contender.
+
+    Attributes:
+        policy: The weights: those of the current evaluation, or the snapshot of the contender.
+        fresh: Their score in all fresh episodes so far.
+        test: The state of the sequential test.
+        hyperparams: Hyperparameters with which they were trained.
+    """
+
+    policy: Policy
+    fresh: Estimate
+    test: SequentialState
+    hyperparams: dict[str, float]
+
+
+@dataclass(frozen=True)
+class DropContender(Action):
+    """Give up the contender. If there is none, nothing happens."""
+
+
+@dataclass(frozen=True)
+class PromoteContender(Action):
+    """Make the contender the best.
+
+    Attributes:
+        score: Its score in all fresh episodes.
+        evidence: Evidence that it is better than the best.
+        progress: Whether this is progress, after which the loop is ACTIVE. Otherwise the state of the loop stays.
+    """
+
+    score: Estimate
+    evidence: Evidence
+    progress: bool
 
 
 @dataclass(frozen=True)
@@ -196,6 +254,13 @@ class ReadBest(Action):
     """Get the best snapshot of this regime, or None."""
 
     result: ClassVar[Any] = PolicySnapshot | None
+
+
+@dataclass(frozen=True)
+class ReadBestScore(Action):
+    """Get the score of the best of this regime, or None."""
+
+    result: ClassVar[Any] = Estimate | None
 
 
 @dataclass(frozen=True)
@@ -372,7 +437,20 @@ class PauseLearning(Action):
 
 @dataclass(frozen=True)
 class Stop(Action):
-    """End `fit` after this step."""
+    """End `fit` after this step.
+
+    Attributes:
+        ending: Why; None if a decision has said it.
+    """
+
+    ending: Ending | None = None
+
+
+@dataclass(frozen=True)
+class Announce(Action):
+    """Make the score of the best in fresh episodes the score that is announced."""
+
+    score: Estimate
 
 
 @dataclass(frozen=True)

@@ -112,6 +112,7 @@ class Adapter(abc.ABC):
         ready: Whether there is a state to read. A model has none before its first batch has built it.
         hyperparams: The hyperparameters that a tuner may change.
         evaluation_steps: Environment steps of evaluations outside training.
+        reward_threshold: Mean return at which the environment counts as solved, if its spec has one; else None.
     """
 
     unit_name = "window"
@@ -120,6 +121,7 @@ class Adapter(abc.ABC):
     metrics: Sequence[str] = ()
     ready = True
     evaluation_steps = 0
+    reward_threshold: float | None = None
 
     @property
     @abc.abstractmethod
@@ -166,6 +168,11 @@ class Adapter(abc.ABC):
     def environment_notices(self) -> list[str]:
         """Returns messages for the user about the environments of evaluations since the last call."""
         return []
+
+    @property
+    def can_play(self) -> bool:
+        """Whether `play` is possible, as far as is known."""
+        return False
 
     @property
     def plays_copies(self) -> bool:

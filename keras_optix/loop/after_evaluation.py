@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.loop import actions as do
 from keras_optix.loop.actions import KnownPolicy
-from keras_optix.loop.procedures import Procedure, Situation, confirm, reassess, recover, rest, was_watched
+from keras_optix.loop.confirmation import compare_contender, confirm
+from keras_optix.loop.final import reach_target
+from keras_optix.loop.procedures import Procedure, Situation, reassess, recover, rest, was_watched
 from keras_optix.loop.regime_procedures import after_alarm, after_return, at_dormant
 from keras_optix.loop.scheduler import Decision, LoopEvent
 
 _ENDINGS = (LoopEvent.DORMANT, LoopEvent.DEGRADATION)  # events after which the loop may restore other weights
+_UNDECIDED = (LoopEvent.NONE, LoopEvent.PLATEAU)  # events that leave time for the contender
 
 
 def after_evaluation(evaluation: Evaluation, at: Situation, values: Mapping[str, float]) -> Procedure:
@@ -22,7 +25,8 @@ def after_evaluation(evaluation: Evaluation, at: Situation, values: Mapping[str,
         at: The situation.
         values: Hyperparameters with which the evaluated weights were trained.
     """
-    yield from reassess(evaluation.score)
+    if not evaluation.cheap_to_confirm:
+        yield from reassess(evaluation.score)  # otherwise the comparison of a candidate evaluates the best if need be
     decision: Decision = yield do.Observe(evaluation)
     decisions: tuple[Decision, ...] = (decision,)
     later = gone = False
@@ -33,9 +37,11 @@ def after_evaluation(evaluation: Evaluation, at: Situation, values: Mapping[str,
         yield do.SaveIfHigher()
     for decided in decisions:
         yield do.Follow(decided)
+        if decided.event is LoopEvent.IMPROVEMENT and (yield from reach_target(at)):
+            return
         if decided.event in _ENDINGS:
             yield from _after_ending(decided, at)
-            gone = at.managed  # the evaluated weights, or their regime, may no longer be current
+            gone = at.managed or at.rolls_back  # the evaluated weights, or their regime, may no longer be current
     if later:
         return
     if at.managed:
@@ -47,11 +53,15 @@ def after_evaluation(evaluation: Evaluation, at: Situation, values: Mapping[str,
             gone = True
     if not gone:
         yield do.Tune(evaluation)
+        if decisions[0].event in _UNDECIDED:
+            yield from compare_contender(at, progress=True)
 
 
 def _after_ending(decision: Decision, at: Situation) -> Procedure:
     """Does what follows when the loop becomes DORMANT, or after a degradation."""
     dormant = decision.event is LoopEvent.DORMANT
+    if dormant:
+        yield from compare_contender(at, progress=False)
     if not at.managed:
         yield from rest(at, announce=True) if dormant else recover(at)
         return

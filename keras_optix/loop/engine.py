@@ -13,14 +13,15 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
-from keras_optix.errors import NonFiniteError, describe
+from keras_optix.errors import ConfigurationError, NonFiniteError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.evaluation import Evaluation, estimate_of
-from keras_optix.evaluators.plans import EpisodePlan
-from keras_optix.evaluators.score_pool import ScorePool
 from keras_optix.evaluators.scorer import Scorer
 from keras_optix.loop.actions import Action, Evaluate
 from keras_optix.loop.adapter import Adapter, PolicyRef, TrainingUnit
+from keras_optix.loop.ending import Ending
+from keras_optix.loop.evaluations import Evaluations, Scored
+from keras_optix.loop.final import announce
 from keras_optix.loop.guard import NonFiniteGuard
 from keras_optix.loop.history import LoopHistory
 from keras_optix.loop.hooks import LoopHooks, RunLog
@@ -32,7 +33,7 @@ from keras_optix.loop.procedures import Situation
 from keras_optix.loop.record import EventKind
 from keras_optix.loop.reports import add_row, scalars, summary
 from keras_optix.loop.run_state import Begun, EngineState, ProcedureState, Reading, RunState, read_parts
-from keras_optix.loop.runner import Runner
+from keras_optix.loop.runner import Runner, run_at_once
 from keras_optix.loop.scheduler import BackoffScheduler
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.loop.state_machine import StateMachine
@@ -40,9 +41,11 @@ from keras_optix.loop.tuning import Tuning
 from keras_optix.records import LEARNING_RATE, EvalMetrics
 from keras_optix.states import to_json
 from keras_optix.store.files import Arrays, Saved, prefixed, under
+from keras_optix.statistics.estimates import Evidence
 from keras_optix.store.registry import CheckpointRegistry
 from keras_optix.tuners.base_optimizer import BaseOptimizer
 
+_ANNOUNCED = 20  # least episodes whose score is announced when the loop has ended a run
 _OTHER_COPIES = (
     "the copies of the environment that were used for evaluations differ from the training environments: from now on "
     "second evaluations take place in the training environments, while learning pauses, and the best so far no longer "
@@ -63,11 +66,14 @@ class Engine:
         hooks: Objects whose hooks are called.
         log: Keeps the records.
         manager: The policy manager, or None.
+        fallback: An evaluator of training windows, which is used instead if `evaluator` plays episodes outside training
+            and that is not possible. None: that is an error.
 
     Attributes:
         scheduler: The state machine, with the state of this run.
         units: Number of windows (epochs) taken.
         scorer: The evaluator with its state.
+        evaluations: Makes the evaluations.
         journal: Writes records, and knows the number of the window and of env steps.
         tuning: The tuner, with its stored states and schedules.
         history: The table of the run, with a row for each evaluation (epoch).
@@ -87,29 +93,33 @@ class Engine:
         hooks: Sequence[LoopHooks],
         log: RunLog,
         manager: Manager | None = None,
+        fallback: BaseEvaluator | None = None,
     ) -> None:
         manager = NoManager() if manager is None else manager
         scorer, machine = Scorer(evaluator), StateMachine(scheduler)
-        pool, journal = ScorePool(scorer.plan.episodes_needed), Journal(log, machine)
+        journal = Journal(log, machine)
+        evaluations = Evaluations(
+            adapter, scorer, machine, journal, options.evaluation_budget, fallback, manager.forget_scores
+        )
 
         def drop_scores() -> None:
             # The next window is still collected by weights from before the new values.
-            pool.drop_until(
+            evaluations.drop_until(
                 journal.window_id + (0 if adapter.scores_are_deterministic else 1) + adapter.windows_in_flight
             )
 
         self.adapter, self.scorer, self.scheduler, self.registry = adapter, scorer, machine, registry
         self.options, self.log, self.journal, self.manager = options, log, journal, manager
+        self.evaluations = evaluations
         self.units = 0
         self.history = LoopHistory()
         self.guard = NonFiniteGuard()
         self.latest: Evaluation | None = None
         self.tuning = Tuning(tuner, adapter, hooks, journal.note, drop_scores)
         self.performer = Performer(
-            adapter, scorer, machine, registry, options, hooks, journal, self.tuning, manager, pool
+            adapter, evaluations, machine, registry, options, hooks, journal, self.tuning, manager
         )
         self._hooks = hooks
-        self._pool = pool
         self._runner = Runner(self.performer.perform)
         self._begun: Begun | None = None  # the beginning of the procedure that runs
         self._scored_under: Mapping[str, float] = MappingProxyType({})  # hyperparameters at the latest evaluation
@@ -142,8 +152,7 @@ class Engine:
     def begin(self) -> None:
         """Begins a new run, and resets everything that belongs to an earlier one."""
         self._started = time.monotonic()
-        self.scorer.reset()
-        self.performer.agreement.reset()
+        self.evaluations.begin()
         self.registry.begin_run()
         self.tuning.begin()
         self.performer.keep_untrained()
@@ -163,13 +172,32 @@ class Engine:
             if self.state is not LoopState.WATCHDOG:
                 self.tuning.take_update(unit, journal.env_steps)
             self._take_member_scores(unit)
-            self.judge(unit.candidate, self._score(unit), unit.logs)
+            self._take_scores(unit)
         for notice in self.adapter.environment_notices():
             journal.note(EventKind.ENVIRONMENT, notice)
         if self.log.writes:
             self._write_scalars(unit.logs)
-        if self.options.max_windows is not None and self.units >= self.options.max_windows:
-            self.adapter.stop()
+        self._stop_at_limits()
+
+    def _stop_at_limits(self) -> None:
+        options, performer = self.options, self.performer
+        if options.max_windows is not None and self.units >= options.max_windows:
+            performer.stop(Ending.MAX_WINDOWS)
+        if options.max_env_steps is not None and self.journal.env_steps >= options.max_env_steps:
+            performer.stop(Ending.MAX_ENV_STEPS)
+
+    def _take_scores(self, unit: TrainingUnit) -> None:
+        """Scores a window; then gives the score of training to the tuner, unless other weights act by now."""
+        scored, before = self.evaluations.score(unit), self.performer.replacements
+        self._judge(unit.candidate, scored, unit.logs)
+        if scored.training is None:
+            return
+        changed = self.performer.replacements != before or self._runner.busy
+        different = None if changed else self.evaluations.compare_places(scored.training.score)
+        if different is not None:
+            self._evaluate_in_place_from_now_on(different)
+        elif not changed and self.state is LoopState.ACTIVE:
+            self.tuning.observe(self.tuning.flagged(scored.training), unit.candidate)
 
     def judge(self, candidate: PolicyRef, metrics: EvalMetrics, logs: Mapping[str, Any]) -> None:
         """Adds the score that some weights earned, and decides if an evaluation is due.
@@ -179,58 +207,66 @@ class Engine:
             metrics: The score of these weights.
             logs: Logs of the window (epoch), by name.
         """
-        for notice in self.scorer.take_notices():
+        due = self.evaluations.due(candidate.window_id)
+        self._judge(candidate, Scored(metrics, metrics, due), logs)
+
+    def _judge(self, candidate: PolicyRef, scored: Scored, logs: Mapping[str, Any]) -> None:
+        for notice in [*self.scorer.take_notices(), *self.evaluations.training.scorer.take_notices()]:
             self.journal.note(EventKind.NOTICE, notice)
-        score = metrics.primary_score
+        metrics, score = scored.metrics, scored.metrics.primary_score
         if score is not None and not math.isfinite(score):
             # It comes from a user's evaluator: a log that is not finite is no evidence, see `MonitorEvaluator`.
             self.recover_from_nan(candidate.window_id, "A score", self._last_good())
             return
-        evaluated = self._judge(candidate, metrics)
+        evaluated = self._take_score(candidate, scored)
         if evaluated is not None or self.adapter.scores_are_deterministic:
             hyperparams = self.adapter.hyperparams.snapshot() if evaluated is None else self._scored_under
             add_row(self, candidate.window_id, evaluated, metrics, hyperparams, logs)
 
-    def _judge(self, candidate: PolicyRef, metrics: EvalMetrics) -> Evaluation | None:
-        if self._pool.min_episodes != self.scorer.plan.episodes_needed:
-            # The evaluator now measures another quantity, and the two must not be mixed.
-            self._pool.min_episodes = self.scorer.plan.episodes_needed
-            self._pool.drop_until(self._pool.skip_until)
-            self.manager.forget_scores()
+    def _take_score(self, candidate: PolicyRef, scored: Scored) -> Evaluation | None:
+        """Takes the score of a window; if this makes an evaluation, starts the procedure that follows from it."""
         for hook in self._hooks:
-            hook.on_window_end(candidate.window_id, metrics)
-        due = self.scheduler.due(candidate.window_id)
-        if due or not self.performer.single:
-            self._pool.add(metrics, candidate.window_id)
-        return self._evaluate(candidate, metrics) if due and self._pool.ready and not self._runner.busy else None
-
-    def _evaluate(self, candidate: PolicyRef, metrics: EvalMetrics) -> Evaluation:
-        """Makes an evaluation and starts the procedure that follows from it."""
-        adapter, performer = self.adapter, self.performer
-        evaluation = self._pool.take(
-            window_id=candidate.window_id,
-            policy_version=candidate.policy_version,
-            env_steps=self.journal.env_steps,
-            at_end=adapter.scores_are_deterministic or self.scorer.plan.per_epoch,
-        )
-        evaluation = self.tuning.flagged(replace(evaluation, scores_are_deterministic=adapter.scores_are_deterministic))
-        self.latest, self._scored_under = evaluation, adapter.hyperparams.snapshot()
-        self._compare_places(evaluation)
+            hook.on_window_end(candidate.window_id, scored.shown)
+        evaluations, performer, busy = self.evaluations, self.performer, self._runner.busy
+        evaluation = evaluations.take(candidate, scored.metrics, due=scored.due and not busy)
+        if evaluation is None:
+            return None
+        evaluation = self.tuning.flagged(evaluation)
+        self.latest, self._scored_under = evaluation, self.adapter.hyperparams.snapshot()
+        notice = evaluations.compare_ways(evaluation, candidate)
+        if notice:
+            self.journal.note(EventKind.NOTICE, notice)
+        different = None if evaluations.when_needed else evaluations.compare_places(evaluation.score)
+        if different is not None:
+            self._evaluate_in_place_from_now_on(different)
+        if performer.first_score is None:
+            performer.first_score = evaluation.score
         regime = performer.regimes.see(evaluation)
         if regime is not None:
             self.journal.note(EventKind.REGIME, regime)
-        performer.candidate, performer.metrics = candidate, metrics
+        performer.candidate, performer.metrics = candidate, scored.metrics
         self._begun = Begun(evaluation, self._situation(), dict(self._scored_under))
         self._runner.start(self._begun.procedure())
         return evaluation
 
+    def _evaluate_in_place_from_now_on(self, evidence: Evidence) -> None:
+        """Evaluates only in the training environments, because the copies used for evaluations differ from them."""
+        self.journal.note(EventKind.ENVIRONMENT, _OTHER_COPIES, evidence)
+        self.evaluations.stay_in_place("copies were other environments")
+        # The best so far was the best in the copies only.
+        self.performer.best.latest = None
+        self.scheduler.shifted()
+        self.manager.forget_scores()
+
     def _situation(self) -> Situation:
         options, manager, performer = self.options, self.manager, self.performer
         return Situation(
-            single=performer.single,
+            single=self.evaluations.single,
             scores_are_deterministic=self.adapter.scores_are_deterministic,
             watches=options.when_dormant == "watch",
-            rolls_back=options.rollback_on_degradation,
+            rolls_back=not self.evaluations.single
+            if options.rollback_on_degradation is None
+            else options.rollback_on_degradation,
             managed=manager.evolves,
             stores=manager.store_policies,
             spawns=manager.max_variants if manager.auto_spawn else 0,
@@ -238,7 +274,37 @@ class Engine:
             mutates=manager.mutation_fn is not None,
             best=performer.best.snapshot,
             scores=tuple(performer.regimes.scores),
+            target=self.target,
+            first_score=performer.first_score,
+            margin=self.scheduler.scheduler.improvement_margin or 0.0,
         )
+
+    @property
+    def target(self) -> float | None:
+        """`target_score` as the loop counts scores (higher is better); None if there is none.
+
+        Raises:
+            ConfigurationError: The environment has no threshold, or the score is not a return.
+        """
+        target = self.options.target_score
+        if target is None:
+            return None
+        if isinstance(target, str):
+            target = self.threshold
+            if target is None:
+                problem = '`target_score="threshold"` needs an environment whose spec has a `reward_threshold`.'
+                if not self.scorer.scores_returns:
+                    problem = f"{problem[:-1]}, and an evaluator that scores returns."
+                fix = "Give the score itself, such as target_score=200."
+                raise ConfigurationError(describe(problem, fix=fix, evaluator=type(self.scorer.evaluator).__name__))
+        shown = self.scorer.evaluator.shown
+        zero = shown(0.0)
+        return (target - zero) / (shown(1.0) - zero)
+
+    @property
+    def threshold(self) -> float | None:
+        """Return at which the environment counts as solved; None if it is not known, or the score is not a return."""
+        return self.adapter.reward_threshold if self.scorer.scores_returns else None
 
     def _take_for_procedure(self, unit: TrainingUnit) -> None:
         """Gives a window to the procedure that waits: for its evaluation in place, or as one to learn from."""
@@ -266,31 +332,6 @@ class Engine:
         if any(score is not None for score in scores):
             # This does not wait for the next evaluation, which may be far away while the loop is COOLING.
             manager.auto_update_weights()
-
-    def _score(self, unit: TrainingUnit) -> EvalMetrics:
-        """Returns the score of a window. With an `EpisodePlan`, plays and scores episodes every `every` windows."""
-        plan = self.scorer.plan
-        if not isinstance(plan, EpisodePlan):
-            return unit.score(self.scorer)
-        nothing = EvalMetrics(None, window_id=unit.candidate.window_id)
-        if (self.units - 1) % plan.every or not self.scheduler.due(unit.candidate.window_id):
-            return nothing
-        played = self.performer.play(unit.candidate)
-        return (None if played is None else self.scorer.evaluator.measure_episodes(played)) or nothing
-
-    def _compare_places(self, evaluation: Evaluation) -> None:
-        """Tests whether the copies that are used for evaluations differ from the training environments."""
-        performer = self.performer
-        evidence = performer.agreement.observe(evaluation.score) if performer.comparable else None
-        if evidence is None:
-            return
-        self.journal.note(EventKind.ENVIRONMENT, _OTHER_COPIES, evidence)
-        self.adapter.stay_in_place("copies were other environments")
-        performer.agreement.reset()
-        # The best so far was the best in the copies only.
-        performer.best.latest = None
-        self.scheduler.shifted()
-        self.manager.forget_scores()
 
     # Values that are not finite
 
@@ -347,6 +388,9 @@ class Engine:
         self._runner.interrupt("fit ended before it was compared")
         self.adapter.pause_updates(False)
         self.tuning.pause()
+        if best.snapshot is not None and performer.ending is not Ending.STOPPED:
+            least = 0 if performer.ending in (None, Ending.MAX_WINDOWS, Ending.MAX_ENV_STEPS) else _ANNOUNCED
+            run_at_once(announce(self._situation(), least=least), performer.perform)
         if self.options.restore_best_weights and best.snapshot is not None:
             performer.restore(best.snapshot)
             self.journal.note(EventKind.RESTORED, f"restored snapshot {best.snapshot.snapshot_id}")
@@ -403,14 +447,20 @@ class Engine:
             recoveries=self.guard.recoveries,
             scheduler=self.scheduler.state,
             evaluator=self.scorer.save(),
-            agreement=performer.agreement.state,
+            fell_back=self.evaluations.fell_back,
+            training=self.evaluations.training.save(),
+            first_evaluation=self.evaluations.budget.first,
+            differences=self.evaluations.differences,
+            first_score=performer.first_score,
+            contender=performer.contender,
+            agreement=self.evaluations.agreement.state,
             tuning=tuning,
             manager=self.manager.save(),
             regimes=performer.regimes.save(),
             variants=performer.variants,
             procedure=None if waiting is None else ProcedureState(waiting, self._runner.save()),
             windows_left=performer.windows_left,
-            pool=self._pool.state,
+            pool=self.evaluations.pool.state,
             best=None if latest is None else latest.snapshot_id,
             records=tuple(self.log.records),
         )
@@ -426,8 +476,14 @@ class Engine:
         Raises:
             StateError: A part does not fit this run. The message names it.
         """
-        adapter, scorer = self.adapter, self.scorer
-        return read_parts(arrays, saved, adapter=adapter, scorer=scorer, tuning=self.tuning, manager=self.manager)
+        return read_parts(
+            arrays,
+            saved,
+            adapter=self.adapter,
+            evaluations=self.evaluations,
+            tuning=self.tuning,
+            manager=self.manager,
+        )
 
     def resume(self, arrays: Arrays, reading: Reading, *, weights: bool = True) -> None:
         """Continues the run that `save` returned.
@@ -444,11 +500,9 @@ class Engine:
         self.journal.window_id, self.journal.env_steps = loop.window_id, loop.env_steps
         self.guard.recoveries = loop.recoveries
         self.scheduler.state = loop.scheduler
-        self.scorer.restore(reading.evaluator)
-        performer.agreement.state = loop.agreement
+        self.evaluations.restore(loop, reading.evaluator, reading.training)
+        performer.first_score, performer.contender = loop.first_score, loop.contender
         self.tuning.restore(under("tuning/", arrays), loop.tuning, reading.tuner)
-        self._pool.min_episodes = self.scorer.plan.episodes_needed
-        self._pool.state = loop.pool
         if reading.manager is not None:
             # This sets the weights of an ensemble, which makes a new version; the adapter restores the saved one next.
             self.manager.restore(reading.manager)

@@ -11,7 +11,10 @@ class LoopOptions:
 
     when_dormant: str = "stop"  # or "watch", or "auto" until the trained agent or model is known
     max_windows: int | None = None
-    rollback_on_degradation: bool = False
+    max_env_steps: int | None = None
+    target_score: float | str | None = None  # a number, or "threshold" until the environment is known
+    evaluation_budget: float = 0.2
+    rollback_on_degradation: bool | None = None  # None: where a best is confirmed
     restore_best_weights: bool = True
     restore_hyperparams: bool = False
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras_optix.errors import RegistryError, StateError, describe
-from keras_optix.evaluators.evaluation import Evaluation, metrics_of
-from keras_optix.evaluators.score_pool import ScorePool
-from keras_optix.evaluators.scorer import Scorer
+from keras_optix.evaluators.evaluation import Evaluation, estimate_of, metrics_of
 from keras_optix.formatting import format_estimate
 from keras_optix.loop import actions as do
 from keras_optix.loop.actions import Action, KnownPolicy, Policy, Variant
 from keras_optix.loop.adapter import Adapter, InPlaceEvaluation, PolicyRef
 from keras_optix.loop.best import Best
+from keras_optix.loop.contender import Contender
+from keras_optix.loop.ending import Ending
+from keras_optix.loop.evaluations import Evaluations
 from keras_optix.loop.hooks import LoopHooks
 from keras_optix.loop.journal import Journal
 from keras_optix.loop.manager import Manager
@@ -26,15 +28,14 @@ from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.loop.state_machine import StateMachine
 from keras_optix.loop.tuning import Tuning
 from keras_optix.records import EpisodeRecord, EvalMetrics, HyperparamSet
-from keras_optix.statistics.agreement import Agreement
 from keras_optix.statistics.comparisons import EvaluationResult
-from keras_optix.statistics.estimates import Estimate
+from keras_optix.statistics.estimates import Estimate, compare
 from keras_optix.store.files import UNREADABLE, Arrays, read_arrays, write_arrays
 from keras_optix.store.manifest import PolicySnapshot
 from keras_optix.store.registry import CheckpointRegistry
 
 _UNTRAINED_FILE = "untrained.npz"
-_EPISODES = 10  # for an evaluator that scores episodes without giving their number
+_CONTENDER = "contender"  # holds its snapshot in the registry
 
 
 class Performer:
@@ -42,7 +43,7 @@ class Performer:
 
     Args:
         adapter: Access to the trained agent or model.
-        scorer: The evaluator with its state.
+        evaluations: Makes the evaluations.
         scheduler: The state machine.
         registry: Stores snapshots.
         options: The user's options.
@@ -50,23 +51,26 @@ class Performer:
         journal: Keeps records.
         tuning: The tuner, with its stored states and schedules.
         manager: The policy manager.
-        pool: Scores that wait for the next evaluation.
 
     Attributes:
         best: The best policy of the present regime.
         regimes: The regimes seen so far, and their policies.
-        agreement: Tests whether the same weights earn the same in training and in copies of the environments.
         candidate: The weights of the current evaluation.
         metrics: The score of these weights.
         in_place: The evaluation that takes the next windows, or None.
         windows_left: Windows of learning left before the procedure goes on.
         variants: Number of variants tried in this regime.
+        contender: Weights of which it is not decided yet whether they are better than the best, or None.
+        first_score: The score with which the run began, that of the untrained policy; None before the first evaluation.
+        ending: Why the loop ended the run; None as long as it has not.
+        announced: The score of the best in fresh episodes at the end of the run; None if none were played.
+        replacements: How often the current weights were replaced by others.
     """
 
     def __init__(
         self,
         adapter: Adapter,
-        scorer: Scorer,
+        evaluations: Evaluations,
         scheduler: StateMachine,
         registry: CheckpointRegistry,
         options: LoopOptions,
@@ -74,21 +78,24 @@ class Performer:
         journal: Journal,
         tuning: Tuning,
         manager: Manager,
-        pool: ScorePool,
     ) -> None:
-        self.adapter, self.scorer, self.scheduler, self.registry = adapter, scorer, scheduler, registry
+        self.adapter, self.scorer, self.scheduler, self.registry = adapter, evaluations.scorer, scheduler, registry
         self.options, self.hooks, self.journal, self.tuning = options, hooks, journal, tuning
-        self.manager, self.pool = manager, pool
+        self.manager, self.evaluations = manager, evaluations
         self.best = Best(scheduler)
         keeps, most = manager.store_policies, manager.max_regimes
         history = ScoreHistory() if manager.evolves else NoScoreHistory()
         self.regimes = RegimeLibrary(registry, manager.regime_detector, keeps=keeps, max_regimes=most, history=history)
-        self.agreement = Agreement()
         self.candidate: PolicyRef | None = None
         self.metrics = EvalMetrics(None)
         self.in_place: InPlaceEvaluation | None = None
         self.windows_left = 0
         self.variants = 0
+        self.contender: Contender | None = None
+        self.first_score: Estimate | None = None
+        self.ending: Ending | None = None
+        self.announced: Estimate | None = None
+        self.replacements = 0
         self._left_open: InPlaceEvaluation | None = None  # its weights continue to act until it is ended
 
     def perform(self, action: Action) -> Any:
@@ -110,27 +117,7 @@ class Performer:
         return LATER
 
     def _at_once(self, policy: PolicyRef, action: do.Evaluate) -> EvaluationResult | None:
-        return self.scorer.result(self.play(policy, action.episodes, action.seed), paired=action.seed is not None)
-
-    def play(self, policy: PolicyRef, episodes: int = 0, seed: int | None = None) -> Sequence[EpisodeRecord] | None:
-        """Plays episodes outside training, according to the evaluator's plan. None if this is not possible.
-
-        Args:
-            policy: The weights that play.
-            episodes: Number of episodes, if more than the evaluator asks for.
-            seed: Seed of the episodes; equal seeds give equal episodes. None: a seed from the generator of the run.
-        """
-        plan = self.scorer.plan
-        if not plan.may_play or not self.scorer.plays_episodes:
-            return None
-        episodes = max(episodes, plan.episodes_needed or _EPISODES)
-        return self.adapter.play(
-            policy,
-            episodes,
-            deterministic=plan.deterministic,
-            seed=seed,
-            needed_by=type(self.scorer.evaluator).__name__ if plan.must_play else "",
-        )
+        return self.evaluations.result(policy, action.episodes, action.seed)
 
     def finish_in_place(self, *, leave: bool) -> EvaluationResult:
         """Ends an evaluation in place that has enough evidence, and returns its result.
@@ -190,20 +177,62 @@ class Performer:
 
     def _confirm(self, action: do.Confirm) -> tuple[Decision, ...]:
         candidate, second = self._the_candidate, action.second
-        if self.comparable and self.in_place is None and self._left_open is None:
-            self.agreement.played(action.first.score, second.estimate)
+        if self.evaluations.comparable and self.in_place is None and self._left_open is None:
+            self.evaluations.agreement.played(action.first.score, second.estimate)
         evaluation = Evaluation(
             second.estimate, self.journal.window_id, candidate.policy_version, self.journal.env_steps
         )
-        decisions = self.scheduler.confirm(self.tuning.flagged(evaluation))
+        verdict = None if action.better is None or action.evidence is None else (action.better, action.evidence)
+        decisions = self.scheduler.confirm(self.tuning.flagged(evaluation), verdict)
         if decisions[0].event is LoopEvent.IMPROVEMENT:
             self._save(candidate, second.metrics or metrics_of(second.estimate), HyperparamSet(action.hyperparams))
         return decisions
 
-    @property
-    def comparable(self) -> bool:
-        """Whether episodes in copies should earn the same as training windows, for the same weights."""
-        return self.adapter.plays_copies and self.scorer.plan.comparable
+    def _keep_contender(self, action: do.KeepContender) -> None:
+        before, policy = self.contender, action.policy
+        if isinstance(policy, PolicySnapshot):
+            snapshot = self.registry.rescore(policy, metrics_of(action.fresh, policy.window_id))
+            self.contender = Contender(snapshot, action.fresh, action.test)
+            return
+        weights = self.policy(policy)
+        snapshot = self.registry.save(
+            weights.state(),
+            eval_metrics=metrics_of(action.fresh, weights.window_id),
+            hyperparams=HyperparamSet(action.hyperparams),
+            policy_version=weights.policy_version,
+            window_id=weights.window_id,
+            env_steps=weights.env_steps,
+            regime_index=self.scheduler.state.regime_index,
+        )
+        self.contender = Contender(self.registry.hold(snapshot, _CONTENDER), action.fresh, action.test)
+        self._release(before)
+
+    def _drop_contender(self) -> None:
+        contender, self.contender = self.contender, None
+        self._release(contender)
+
+    def _release(self, contender: Contender | None) -> None:
+        if contender is not None:
+            with contextlib.suppress(RegistryError):  # it costs only space until the next save
+                self.registry.release(contender.snapshot, _CONTENDER)
+
+    def _promote_contender(self, action: do.PromoteContender) -> None:
+        contender = self.contender
+        if contender is None:
+            raise StateError("There is no contender to promote.")
+        snapshot = contender.snapshot
+        if action.progress:
+            decision = self.scheduler.promote(action.score, action.evidence, env_steps=self.journal.env_steps)
+        else:
+            self.scheduler.adopt(action.score, env_steps=snapshot.env_steps)
+        metrics = metrics_of(action.score, snapshot.window_id)
+        self._save(self.policy(snapshot), metrics, snapshot.hyperparams)
+        self._drop_contender()
+        if action.progress:
+            self._follow(decision)
+        else:
+            found = f"the contender, snapshot {snapshot.snapshot_id}, is the best"
+            self.journal.note(EventKind.IMPROVEMENT, f"{found}: {self.shown_best()}", action.evidence)
 
     def _accept(self, action: do.Accept) -> Decision:
         decision = self.scheduler.accept(action.evaluation, action.evidence)
@@ -217,6 +246,8 @@ class Performer:
         if decision.event is LoopEvent.NONE:
             return
         self._record_decision(decision)
+        if decision.ending is not None:
+            self.ending = decision.ending
         if decision.after is not LoopState.ACTIVE:
             self.tuning.pause()
         best = self.best.snapshot
@@ -236,23 +267,39 @@ class Performer:
         self.journal.note(EventKind(decision.event.value), decision.event.value + reached + change, decision.evidence)
 
     def shown(self, snapshot: PolicySnapshot) -> str:
-        """Returns the score of a snapshot as logs show it: for a loss, the loss itself and not its negative."""
-        return format_estimate(self.scorer.evaluator.shown(snapshot.score), snapshot.eval_metrics.stderr)
+        """Returns the score of a snapshot as logs show it, with how actions were chosen.
+
+        For a loss, it is the loss itself and not its negative.
+        """
+        text = format_estimate(self.scorer.evaluator.shown(snapshot.score), snapshot.eval_metrics.stderr)
+        return f"{text} {self.scorer.acting}".rstrip() if not self.adapter.scores_are_deterministic else text
+
+    def shown_best(self) -> str:
+        """Returns the score of the best as logs show it; empty if there is none."""
+        best = self.best.snapshot
+        return "" if best is None else self.shown(best)
+
+    def in_units_shown(self, score: Estimate) -> str:
+        """Returns a score as logs show it, with how actions were chosen."""
+        text = format_estimate(self.scorer.evaluator.shown(score.mean), score.stderr)
+        return f"{text} {self.scorer.acting}".rstrip() if not self.adapter.scores_are_deterministic else text
+
+    def _watch(self, action: do.Watch) -> Decision:
+        self.ending = None  # the run goes on
+        decision = self.scheduler.watch(learn_level=self.scorer.plan.when_needed)
+        self.evaluations.training.forget()
+        return decision
 
     def _tune(self, action: do.Tune) -> None:
-        if self.scheduler.loop_state is LoopState.ACTIVE:
+        # If evaluations are played only when they are needed, the tuner compares the returns of training instead.
+        if self.scheduler.loop_state is LoopState.ACTIVE and not self.scorer.plan.when_needed:
             self.tuning.observe(action.evaluation, self._the_candidate)
 
     # The best
 
     def _doubt_best(self, action: do.DoubtBest) -> PolicySnapshot | None:
         best = self.best.snapshot
-        return best if not self.single and best is not None and self.scheduler.doubts_best(action.score) else None
-
-    @property
-    def single(self) -> bool:
-        """Whether a score cannot be measured again for the same weights. Then scores are not pooled or confirmed."""
-        return self.adapter.scores_are_deterministic or not self.scorer.plan.repeatable
+        return best if not self.evaluations.single and best is not None and self.scheduler.doubts_best(action.score) else None
 
     def _reassess(self, score: Estimate) -> None:
         best, journal = self.best.snapshot, self.journal
@@ -316,6 +363,7 @@ class Performer:
 
     def replaced(self) -> None:
         """Drops scores that belong to the weights before, because other weights act now."""
+        self.replacements += 1
         self._follow_members()
         self.forget_scores()
 
@@ -327,8 +375,8 @@ class Performer:
 
     def forget_scores(self) -> None:
         """Drops the scores of all windows that have begun."""
-        self.pool.drop_until(self.journal.window_id + self.adapter.windows_in_flight)
-        self.agreement.cancel()
+        self.evaluations.drop_until(self.journal.window_id + self.adapter.windows_in_flight)
+        self.evaluations.agreement.cancel()
 
     def keep_untrained(self) -> None:
         """Stores the initial weights of the run, if a policy is stored for each regime."""
@@ -384,6 +432,30 @@ class Performer:
         offered, regime = self.regimes.offer(self.best.snapshot), self.regimes.regime
         return None if offered is None or regime is None else KnownPolicy(regime, offered)
 
+    # The end
+
+    def stop(self, ending: Ending | None) -> None:
+        """Ends `fit` after this step.
+
+        Args:
+            ending: Why; None if it is known already.
+        """
+        if self.ending is None:
+            self.ending = ending
+        self.adapter.stop()
+
+    def _announce(self, action: do.Announce) -> None:
+        best, score = self.best.snapshot, action.score
+        if best is None:
+            return
+        known = estimate_of(best.eval_metrics)
+        reason = "compared with its score so far"
+        evidence = None if known is None else compare(score, known, reason).evidence
+        self.announced = score
+        self.best.latest = self.registry.rescore(best, metrics_of(score, best.window_id))
+        message = f"played {score.n} fresh episodes with snapshot {best.snapshot_id}: {self.in_units_shown(score)}"
+        self.journal.note(EventKind.FINAL, message, evidence)
+
     # Hooks
 
     def _announce_dormant(self, action: do.AnnounceDormant) -> None:
@@ -405,7 +477,7 @@ _PERFORMERS: dict[type[Action], Callable[[Performer, Any], Any]] = {
     do.Accept: Performer._accept,
     do.Follow: lambda self, action: self._follow(action.decision),
     do.RecordDecision: lambda self, action: self._record_decision(action.decision),
-    do.Watch: lambda self, action: self.scheduler.watch(),
+    do.Watch: Performer._watch,
     do.Tune: Performer._tune,
     do.PauseTuner: lambda self, action: self.tuning.pause(),
     do.RestartTuner: lambda self, action: self.tuning.shifted(),
@@ -431,6 +503,13 @@ _PERFORMERS: dict[type[Action], Callable[[Performer, Any], Any]] = {
     do.AnnounceDormant: Performer._announce_dormant,
     do.LearnAgain: Performer._learn_again,
     do.PauseLearning: lambda self, action: self.adapter.pause_updates(True),
-    do.Stop: lambda self, action: self.adapter.stop(),
+    do.Stop: lambda self, action: self.stop(action.ending),
+    do.Announce: Performer._announce,
+    do.MayEvaluate: lambda self, action: self.evaluations.budget.allows(),
+    do.ReadContender: lambda self, action: self.contender,
+    do.KeepContender: Performer._keep_contender,
+    do.DropContender: lambda self, action: self._drop_contender(),
+    do.PromoteContender: Performer._promote_contender,
+    do.ReadBestScore: lambda self, action: self.scheduler.state.best,
     do.Finish: Performer._finish,
 }

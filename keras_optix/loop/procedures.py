@@ -7,21 +7,23 @@ decides how an action is performed: at once, or during the next windows.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.loop import actions as do
-from keras_optix.loop.actions import CANDIDATE, Action
+from keras_optix.loop.actions import Action
 from keras_optix.loop.record import EventKind
-from keras_optix.loop.scheduler import Decision, LoopEvent
+from keras_optix.loop.scheduler import Decision
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.statistics.comparisons import EvaluationResult
-from keras_optix.statistics.estimates import Estimate
+from keras_optix.statistics.estimates import Estimate, compare
+from keras_optix.statistics.levels import LIKELY_Z
 from keras_optix.store.manifest import PolicySnapshot
 
 MOST_EPISODES = 100  # of a second evaluation
+_PROOF = 20  # episodes of the current weights that show whether they are worse than the best
+_FALLEN = "the current weights in fresh episodes, compared with the best"
 
 _R = TypeVar("_R")
 Asking = Generator[Action, Any, _R]
@@ -52,6 +54,9 @@ class Situation:
         mutates: Whether a function of the user changes each variant.
         best: The best before the current evaluation.
         scores: The latest scores, oldest first.
+        target: Score at which the run ends, as the loop counts it (higher is better); None for no target.
+        first_score: The score with which the run began, that of the untrained policy; None if there is none.
+        margin: By how much a candidate must exceed the best.
     """
 
     single: bool = False
@@ -65,35 +70,9 @@ class Situation:
     mutates: bool = False
     best: PolicySnapshot | None = None
     scores: Sequence[float] = ()
-
-
-def confirm(
-    evaluation: Evaluation, decision: Decision, at: Situation, values: Mapping[str, float]
-) -> Asking[tuple[tuple[Decision, ...], bool]]:
-    """Evaluates a candidate a second time, independently, and promotes it if this evaluation lies above the best too.
-
-    Args:
-        evaluation: The evaluation that made the candidate.
-        decision: The decision that it is a candidate.
-        at: The situation.
-        values: Hyperparameters with which the candidate was trained.
-
-    Returns:
-        The decisions, and whether the second evaluation took place in the training environments.
-    """
-    if at.single:
-        accepted = yield do.Accept(evaluation, decision.evidence)
-        return (accepted,), False
-    # Play as many episodes as in the first evaluation, because fewer could not detect the same difference.
-    again: Any = yield do.Evaluate(CANDIDATE, min(evaluation.score.n, MOST_EPISODES), at_once=True)
-    in_place = again is None
-    if in_place:
-        again = yield do.Evaluate(CANDIDATE, leave=True)
-    yield from reassess(again.estimate)
-    decisions: tuple[Decision, ...] = yield do.Confirm(evaluation, again, dict(values))
-    # This comes before the decisions are followed, because one of them may pause learning or restore weights itself.
-    yield do.EndEvaluation(keep=decisions[0].event is LoopEvent.IMPROVEMENT)
-    return decisions, in_place
+    target: float | None = None
+    first_score: Estimate | None = None
+    margin: float = 0.0
 
 
 def reassess(score: Estimate) -> Procedure:
@@ -136,13 +115,26 @@ def rest(at: Situation, *, announce: bool) -> Procedure:
 
 
 def recover(at: Situation) -> Procedure:
-    """Learns again after a degradation, without a policy manager, and rolls back first if this was asked for."""
+    """Learns again after a degradation, without a policy manager, and rolls back first if the fall is proven.
+
+    Fresh episodes prove it where they can be played at once. Elsewhere the alarm has to do.
+    """
     present: PolicySnapshot | None = yield do.ReadBest()
     best = present or at.best  # an alarm in WATCHDOG has already begun a regime without a best
     if at.rolls_back and best is not None:
-        yield do.PauseTuner()
-        yield do.Restore(best, rolled_back=True)
-        yield do.Record(EventKind.ROLLBACK, f"rolled back to snapshot {best.snapshot_id}")
+        known: Estimate | None = yield do.ReadBestScore()
+        again: EvaluationResult | None = None
+        if known is not None:
+            again = yield do.Evaluate(do.CURRENT, _PROOF, at_once=True)
+        compared = None if again is None or known is None else compare(again.estimate, known, _FALLEN)
+        if compared is not None and compared.z > -LIKELY_Z:
+            message = f"kept the weights: they are not proven to be worse than snapshot {best.snapshot_id}"
+            yield do.Record(EventKind.KEPT, message, compared.evidence)
+        else:
+            yield do.PauseTuner()
+            yield do.Restore(best, rolled_back=True)
+            evidence = None if compared is None else compared.evidence
+            yield do.Record(EventKind.ROLLBACK, f"rolled back to snapshot {best.snapshot_id}", evidence)
     yield do.LearnAgain()
 
 

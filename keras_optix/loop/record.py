@@ -26,6 +26,7 @@ class EventKind(enum.StrEnum):
         KEPT: The current weights stay, after a comparison of policies, or at the end of `fit` because the best belongs
             to an earlier regime.
         RESTORED: `fit` ended and restored the best weights.
+        FINAL: `fit` ended and played fresh episodes with the best, whose score is the one that is announced.
         HYPERPARAMS: The tuner changed hyperparameters, or decided to leave them.
         VARIANT: A variant of the best began to learn, was adopted, or was discarded.
         REGIME: The detector named another regime, or a known regime has returned.
@@ -48,6 +49,7 @@ class EventKind(enum.StrEnum):
     ROLLBACK = "rollback"
     KEPT = "kept"
     RESTORED = "restored"
+    FINAL = "final"
     HYPERPARAMS = "hyperparams"
     VARIANT = "variant"
     REGIME = "regime"

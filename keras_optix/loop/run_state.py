@@ -10,9 +10,11 @@ import msgspec
 
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.evaluators.score_pool import PoolState
-from keras_optix.evaluators.scorer import Scorer, ScorerState
+from keras_optix.evaluators.scorer import ScorerState
 from keras_optix.loop.adapter import Adapter
 from keras_optix.loop.after_evaluation import after_evaluation
+from keras_optix.loop.contender import Contender
+from keras_optix.loop.evaluations import Evaluations
 from keras_optix.loop.history import LoopHistory
 from keras_optix.loop.lineage import TuningState
 from keras_optix.loop.manager import Manager
@@ -21,9 +23,11 @@ from keras_optix.loop.record import LoopRecord
 from keras_optix.loop.regime_library import RegimesState
 from keras_optix.loop.runner import Runner
 from keras_optix.loop.scheduler_state import SchedulerState
+from keras_optix.loop.training_returns import TrainingReturnsState
 from keras_optix.loop.tuning import Tuning
 from keras_optix.states import FIX, Count, NonNegative, Positive, State, read_state
 from keras_optix.statistics.agreement import AgreementState
+from keras_optix.statistics.estimates import Estimate
 from keras_optix.store.files import Arrays, under
 
 
@@ -69,6 +73,12 @@ class EngineState(State, frozen=True):
         recoveries: Number of recoveries from values that were not finite.
         scheduler: The state of the scheduler.
         evaluator: The state of the evaluator, of a type that the evaluator defines.
+        fell_back: Whether training windows are scored because episodes could not be played elsewhere.
+        training: The state of the returns of training.
+        first_evaluation: Environment steps of the evaluation with which the run began.
+        differences: Evaluations in a row that differed from the returns of training.
+        first_score: The score with which the run began, or None.
+        contender: Weights of which it is not decided yet whether they are better than the best, or None.
         agreement: The state of the test whether copies of the environment earn the same as the environment.
         tuning: The state of the tuner, its stored states, and schedules.
         manager: The state of the policy manager; None without one.
@@ -89,6 +99,12 @@ class EngineState(State, frozen=True):
     recoveries: Count
     scheduler: SchedulerState
     evaluator: ScorerState
+    fell_back: bool
+    training: TrainingReturnsState
+    first_evaluation: Count
+    differences: Count
+    first_score: Estimate | None
+    contender: Contender | None
     agreement: AgreementState
     tuning: TuningState
     manager: Any
@@ -136,6 +152,7 @@ class Reading:
         saved: The state as `read_run` returned it.
         history: The table of the run.
         evaluator: The state of the evaluator.
+        training: The state of the evaluator that scores the windows of training.
         tuner: The state of the tuner.
         manager: The state of the policy manager; None if there was none.
         adapter: The state of the adapter.
@@ -145,6 +162,7 @@ class Reading:
     saved: RunState
     history: LoopHistory
     evaluator: ScorerState
+    training: ScorerState
     tuner: Any
     manager: Any
     adapter: Any
@@ -152,7 +170,7 @@ class Reading:
 
 
 def read_parts(
-    arrays: Arrays, saved: RunState, *, adapter: Adapter, scorer: Scorer, tuning: Tuning, manager: Manager
+    arrays: Arrays, saved: RunState, *, adapter: Adapter, evaluations: Evaluations, tuning: Tuning, manager: Manager
 ) -> Reading:
     """Lets every object read its part of a state, so that all errors are found before anything is changed.
 
@@ -160,7 +178,7 @@ def read_parts(
         arrays: The saved arrays.
         saved: The rest, read by `read_run`.
         adapter: Access to the trained agent or model.
-        scorer: The evaluator with its state.
+        evaluations: Makes the evaluations.
         tuning: The tuner, with its stored states and schedules.
         manager: The policy manager.
 
@@ -174,7 +192,8 @@ def read_parts(
     return Reading(
         saved,
         history,
-        evaluator=scorer.read(loop.evaluator),
+        evaluator=evaluations.read_scorer(loop.evaluator, fell_back=loop.fell_back),
+        training=evaluations.training.read(loop.training),
         tuner=tuning.read_tuner(loop.tuning.tuner),
         manager=None if loop.manager is None else manager.read(loop.manager),
         adapter=adapter.read(under("adapter/", arrays), saved.adapter),

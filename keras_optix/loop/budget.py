@@ -1,0 +1,48 @@
+"""The share of the env steps of training that evaluations outside training may take."""
+
+from __future__ import annotations
+
+from keras_optix.loop.adapter import Adapter
+from keras_optix.loop.journal import Journal
+
+_REGULAR = 0.5  # share of the budget for evaluations whose turn it is; the rest is for what training or a test asks for
+
+
+class EvaluationBudget:
+    """Knows whether the loop may play another evaluation.
+
+    The episodes of the untrained policy, with which a run begins, are outside the budget. An evaluation begins as long
+    as the budget is not spent, so the last one may exceed it.
+
+    Args:
+        share: Largest env steps of evaluations as a share of the env steps of training.
+        adapter: Counts the env steps of evaluations.
+        journal: Counts the env steps of training.
+
+    Attributes:
+        first: Env steps of the evaluation with which the run began.
+    """
+
+    def __init__(self, share: float, adapter: Adapter, journal: Journal) -> None:
+        self.first = 0
+        self._share, self._adapter, self._journal = share, adapter, journal
+
+    @property
+    def left(self) -> float:
+        """Env steps that evaluations may still take; negative if they took more."""
+        return self._share * self._journal.env_steps - self.spent
+
+    @property
+    def spent(self) -> int:
+        """Env steps that evaluations took since the first one."""
+        return self._adapter.evaluation_steps - self.first
+
+    def allows(self, *, regular: bool = False) -> bool:
+        """Returns whether an evaluation may begin.
+
+        Args:
+            regular: Whether it is an evaluation whose turn it is. Half of the budget is kept for others: evaluations
+                that the returns of training ask for, and comparisons that are not decided yet.
+        """
+        share = self._share * (_REGULAR if regular else 1.0)
+        return self.spent <= share * self._journal.env_steps

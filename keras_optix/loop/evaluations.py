@@ -1,0 +1,392 @@
+"""Makes evaluations: decides when one is due, pools the scores of windows or plays episodes, and knows how they acted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.evaluation import Evaluation, estimate_of
+from keras_optix.evaluators.plans import EpisodePlan
+from keras_optix.evaluators.score_pool import ScorePool
+from keras_optix.evaluators.scorer import Scorer, ScorerState
+from keras_optix.formatting import format_estimate
+from keras_optix.loop.adapter import Adapter, PolicyRef, TrainingUnit
+from keras_optix.loop.budget import EvaluationBudget
+from keras_optix.loop.journal import Journal
+from keras_optix.loop.scheduler_state import LoopState
+from keras_optix.loop.state_machine import StateMachine
+from keras_optix.loop.training_returns import TrainingReturns
+from keras_optix.records import EpisodeRecord, EvalMetrics
+from keras_optix.statistics.agreement import Agreement
+from keras_optix.statistics.comparisons import EvaluationResult
+from keras_optix.statistics.estimates import Estimate, Evidence, compare
+from keras_optix.statistics.levels import one_sided
+from keras_optix.statistics.watch import Alarm
+
+if TYPE_CHECKING:
+    from keras_optix.loop.run_state import EngineState
+
+_EPISODES = 10  # for an evaluator that scores episodes without giving their number
+_BELOW_Z = one_sided(0.8)  # a score so far below the best needs no further episodes
+_DIFFERENT_Z = 2.0  # greedy and sampled episodes differ
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a window gave.
+
+    Attributes:
+        metrics: The score of the window, or of the episodes that were played after it; no score if there is none.
+        shown: The score that the hooks get: that of the window itself.
+        due: Whether an evaluation is due.
+        training: A score of training for the tuner; None unless evaluations are played when they are needed.
+    """
+
+    metrics: EvalMetrics
+    shown: EvalMetrics
+    due: bool
+    training: Evaluation | None = None
+
+
+class Evaluations:
+    """Makes the evaluations of a run.
+
+    Args:
+        adapter: Access to the trained agent or model.
+        scorer: The evaluator with its state.
+        scheduler: The state machine.
+        journal: Knows how far the run is.
+        budget: The share of the env steps of training that evaluations may take.
+        fallback: The evaluator that scores training windows if episodes cannot be played elsewhere; None: that is an
+            error.
+        changed: Called when scores measure another quantity from now on.
+
+    Attributes:
+        pool: Scores that wait for the next evaluation.
+        training: The returns of training windows.
+        agreement: Tests whether the same weights earn the same in training and in copies of the environments.
+        fell_back: Whether the fallback is used.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        scorer: Scorer,
+        scheduler: StateMachine,
+        journal: Journal,
+        budget: float,
+        fallback: BaseEvaluator | None,
+        changed: Callable[[], None],
+    ) -> None:
+        self.pool = ScorePool(scorer.plan.episodes_needed)
+        self.training = TrainingReturns()
+        self.agreement = Agreement()
+        self.budget = EvaluationBudget(budget, adapter, journal)
+        self.scorer = scorer
+        self.fell_back = False
+        self._fallback = fallback
+        self._first_evaluator = scorer.evaluator
+        self._adapter, self._scheduler, self._journal, self._changed = adapter, scheduler, journal, changed
+        self._units = 0
+        self._differences = 0  # evaluations in a row that differ from training
+
+    def begin(self) -> None:
+        """Begins a new run."""
+        self.scorer.change(self._first_evaluator)
+        self.scorer.reset()
+        self.fell_back = False
+        self.training.reset()
+        self.agreement.reset()
+        self.budget.first = self._units = self._differences = 0
+
+    @property
+    def single(self) -> bool:
+        """Whether a score cannot be measured again for the same weights. Then scores are not pooled or confirmed."""
+        return self._adapter.scores_are_deterministic or not self.scorer.plan.repeatable
+
+    @property
+    def when_needed(self) -> bool:
+        """Whether evaluations are episodes that are played when they are needed. Not while the loop is in WATCHDOG.
+
+        There, the windows are scored, because only the training environments show that they have changed.
+        """
+        return self.scorer.plan.when_needed and self._scheduler.loop_state is not LoopState.WATCHDOG
+
+    @property
+    def acting(self) -> str:
+        """How actions are chosen in the scored episodes: ``"greedy"``, ``"sampled"``, or empty if it is not known."""
+        if self.scorer.plan.when_needed and not self.when_needed:
+            return self.training.scorer.acting
+        return "" if self._adapter.scores_are_deterministic else self.scorer.acting
+
+    @property
+    def plays_at_once(self) -> bool:
+        """Whether weights can be evaluated outside training, as far as is known."""
+        return self.scorer.plan.may_play and self.scorer.plays_episodes and self._adapter.can_play
+
+    @property
+    def comparable(self) -> bool:
+        """Whether episodes in copies should earn the same as training windows, for the same weights."""
+        return self._adapter.plays_copies and self.scorer.plan.comparable
+
+    # A window
+
+    def score(self, unit: TrainingUnit) -> Scored:
+        """Scores a window; plays episodes if the evaluator scores these and an evaluation is due."""
+        self._units += 1
+        candidate, plan = unit.candidate, self.scorer.plan
+        if not plan.when_needed:
+            due = self.due(candidate.window_id)
+            metrics = self._score_as_planned(unit, due=due)
+            return Scored(metrics, metrics, due)
+        window, training = self._score_training(unit)
+        if not self.when_needed:
+            return Scored(window, window, self.due(candidate.window_id))
+        due = self.due(candidate.window_id)
+        played = self._play_evaluation(candidate) if due else None
+        if due and played is None and self.fell_back:
+            return Scored(window, window, due)
+        return Scored(played or _nothing(candidate.window_id), window, due and played is not None, training)
+
+    def due(self, window_id: int) -> bool:
+        """Returns whether an evaluation is due: it is its turn, or the returns of training have moved."""
+        asked, turn = self.training.alarm is not None, self._scheduler.due(window_id, self._journal.env_steps)
+        if not self.when_needed:
+            return turn or asked
+        return self.budget.allows() if asked else turn and self.budget.allows(regular=True)
+
+    def take(self, candidate: PolicyRef, metrics: EvalMetrics, *, due: bool) -> Evaluation | None:
+        """Adds a score, and returns the evaluation that it completes, if one is due.
+
+        Args:
+            candidate: The weights that earned the score.
+            metrics: The score.
+            due: Whether an evaluation is due.
+        """
+        window_id, needed = candidate.window_id, self._episodes_needed
+        if self.pool.min_episodes != needed:
+            # Another quantity is measured from now on, and the two must not be mixed.
+            self.pool.min_episodes = needed
+            self.pool.drop_until(self.pool.skip_until)
+            self._changed()
+        turn = self._scheduler.due(window_id, self._journal.env_steps)
+        if due or not self.single:
+            self.pool.add(metrics, window_id)
+        if not due and not self.single and not self.scorer.plan.when_needed:
+            self.training.pool.min_episodes = needed
+            self.training.add(metrics, window_id, self._journal.env_steps, candidate.policy_version)
+        if not due or not self.pool.ready:
+            return None
+        evaluation = self.pool.take(
+            window_id=window_id,
+            policy_version=candidate.policy_version,
+            env_steps=self._journal.env_steps,
+            at_end=self._adapter.scores_are_deterministic or self.scorer.plan.per_epoch,
+        )
+        if not turn and not self.when_needed and self.training.latest is not None:
+            # The pool holds windows from before the returns moved.
+            evaluation = replace(evaluation, score=self.training.latest)
+        evaluation = replace(
+            evaluation,
+            scores_are_deterministic=self._adapter.scores_are_deterministic,
+            cheap_to_confirm=self.plays_at_once,
+            alarmed=self.training.alarm is Alarm.DOWN,
+        )
+        self.training.answered()
+        return evaluation
+
+    @property
+    def _episodes_needed(self) -> int:
+        if self.scorer.plan.when_needed and not self.when_needed:
+            return self.training.pool.min_episodes
+        return self.scorer.plan.episodes_needed
+
+    def _score_as_planned(self, unit: TrainingUnit, *, due: bool) -> EvalMetrics:
+        plan = self.scorer.plan
+        if not isinstance(plan, EpisodePlan):
+            return unit.score(self.scorer)
+        if (plan.every is not None and (self._units - 1) % plan.every) or not due:
+            return _nothing(unit.candidate.window_id)
+        played = self.play(unit.candidate)
+        return (None if played is None else self.scorer.evaluator.measure_episodes(played)) or _nothing(
+            unit.candidate.window_id
+        )
+
+    def _score_training(self, unit: TrainingUnit) -> tuple[EvalMetrics, Evaluation | None]:
+        """Scores the window of a run whose evaluations are played when they are needed."""
+        candidate, training = unit.candidate, self.training
+        metrics = training.score(unit)
+        if metrics.primary_score is None or not self.when_needed:
+            return metrics, None
+        return metrics, training.add(metrics, candidate.window_id, self._journal.env_steps, candidate.policy_version)
+
+    # Episodes
+
+    def play(
+        self, policy: PolicyRef, episodes: int = 0, seed: int | None = None, *, deterministic: bool | None = None
+    ) -> Sequence[EpisodeRecord] | None:
+        """Plays episodes outside training, according to the evaluator's plan. None if this is not possible.
+
+        Args:
+            policy: The weights that play.
+            episodes: Number of episodes, if more than the evaluator asks for.
+            seed: Seed of the episodes; equal seeds give equal episodes. None: a seed from the generator of the run.
+            deterministic: Whether to take the most likely actions. None: as the evaluator's plan says.
+        """
+        plan = self.scorer.plan
+        if not plan.may_play or not self.scorer.plays_episodes:
+            return None
+        needed_by = type(self.scorer.evaluator).__name__ if plan.must_play and self._fallback is None else ""
+        return self._adapter.play(
+            policy,
+            max(episodes, plan.episodes_needed or _EPISODES),
+            deterministic=plan.deterministic if deterministic is None else deterministic,
+            seed=seed,
+            needed_by=needed_by,
+        )
+
+    def result(self, policy: PolicyRef, episodes: int, seed: int | None) -> EvaluationResult | None:
+        """Plays episodes and scores them. None if this is not possible.
+
+        Args:
+            policy: The weights that play.
+            episodes: Number of episodes, if more than the evaluator asks for.
+            seed: Seed of the episodes of policies that are compared. None: any episodes.
+        """
+        return self.scorer.result(self.play(policy, episodes, seed), paired=seed is not None)
+
+    def _play_evaluation(self, candidate: PolicyRef) -> EvalMetrics | None:
+        """Plays an evaluation. It ends early if the score is clearly below the best."""
+        plan, evaluator, played = self.scorer.plan, self.scorer.evaluator, list[EpisodeRecord]()
+        most = plan.episodes if isinstance(plan, EpisodePlan) else _EPISODES
+        first = self._scheduler.state.evaluations == 0
+        metrics: EvalMetrics | None = None
+        while len(played) < most:
+            more = self.play(candidate, most if first else (most - len(played) if played else plan.episodes_needed))
+            if more is None:
+                self._fall_back()
+                return None
+            played += more
+            metrics = evaluator.measure_episodes(played)
+            if metrics is None or self._is_below(metrics):
+                break
+        if first:
+            self.budget.first = self._adapter.evaluation_steps
+        return None if metrics is None else replace(metrics, window_id=candidate.window_id)
+
+    def _is_below(self, metrics: EvalMetrics) -> bool:
+        best, score = self._scheduler.state.best, estimate_of(metrics)
+        if best is None or score is None:
+            return False
+        return score.mean <= best.mean and compare(score, best, "").z < -_BELOW_Z or score.stderr == 0.0 == best.stderr
+
+    def _fall_back(self) -> None:
+        """Scores the windows of training from now on, because no episodes can be played elsewhere."""
+        if self._fallback is None or self.fell_back:
+            return
+        self.fell_back = True
+        self.scorer.change(self._fallback)
+        self.training.forget()
+
+    # Where and how the episodes were played
+
+    def compare_ways(self, evaluation: Evaluation, candidate: PolicyRef) -> str:
+        """Compares an evaluation with the returns of training, and returns a notice for the user, or nothing.
+
+        Args:
+            evaluation: The evaluation of greedy episodes.
+            candidate: The evaluated weights.
+        """
+        sampled = self.training.latest
+        if not self.when_needed or sampled is None:
+            return ""
+        compared = compare(evaluation.score, sampled, "")
+        if abs(compared.z) <= _DIFFERENT_Z:
+            self._differences = 0
+            return ""
+        self._differences += 1
+        if self._adapter.plays_copies and self._differences > 1 and self.budget.allows():
+            again = self.scorer.result(self.play(candidate, sampled.n, deterministic=False))
+            if again is not None:
+                self.agreement.played(sampled, again.estimate)
+        if self._differences != 2:
+            return ""
+        return _different(evaluation.score, sampled)
+
+    def compare_places(self, score: Estimate) -> Evidence | None:
+        """Returns evidence that the copies used for evaluations differ from the training environments, or None.
+
+        Args:
+            score: The latest score of training.
+        """
+        compared = self.comparable or (self.when_needed and self._adapter.plays_copies)
+        return self.agreement.observe(score) if compared else None
+
+    def stay_in_place(self, why: str) -> None:
+        """Evaluates only in the training environments from now on.
+
+        Args:
+            why: The reason, one sentence.
+        """
+        self._adapter.stay_in_place(why)
+        self.agreement.reset()
+        self._fall_back()
+
+    # Resuming
+
+    def read_scorer(self, saved: ScorerState, *, fell_back: bool) -> ScorerState:
+        """Reads the state of the evaluator, without changing anything.
+
+        Args:
+            saved: The saved state, with the evaluator's part as JSON values.
+            fell_back: Whether the fallback was used.
+
+        Raises:
+            StateError: The values are not a state of this evaluator.
+        """
+        evaluator = self._fallback if fell_back and self._fallback is not None else self._first_evaluator
+        return Scorer(evaluator).read(saved)
+
+    def restore(self, saved: EngineState, evaluator: ScorerState, training: ScorerState) -> None:
+        """Restores the state of a run.
+
+        Args:
+            saved: The state of the engine.
+            evaluator: The state of the evaluator.
+            training: The state of the evaluator that scores the windows of training.
+        """
+        self.fell_back = saved.fell_back
+        if self.fell_back and self._fallback is not None:
+            self.scorer.change(self._fallback)
+        self.scorer.restore(evaluator)
+        self.training.restore(saved.training, training)
+        self.agreement.state = saved.agreement
+        self.budget.first, self._differences = saved.first_evaluation, saved.differences
+        self.pool.min_episodes = self._episodes_needed
+        self.pool.state = saved.pool
+
+    @property
+    def differences(self) -> int:
+        """Evaluations in a row that differed from the returns of training."""
+        return self._differences
+
+    # Scores that belong to other weights
+
+    def drop_until(self, window_id: int) -> None:
+        """Ignores the scores of windows up to and including `window_id`."""
+        self.pool.drop_until(window_id)
+        self.training.drop_until(window_id)
+
+
+def _nothing(window_id: int) -> EvalMetrics:
+    return EvalMetrics(None, window_id=window_id)
+
+
+def _different(greedy: Estimate, sampled: Estimate) -> str:
+    return (
+        f"greedy episodes, as the policy is deployed, score {format_estimate(greedy.mean, greedy.stderr)}, and the "
+        f"sampled episodes of training {format_estimate(sampled.mean, sampled.stderr)}: they differ by more than two "
+        "standard errors"
+    )
