@@ -199,7 +199,7 @@ class Engine:
             self.manager.forget_scores()
         for hook in self._hooks:
             hook.on_window_end(candidate.window_id, metrics)
-        due = self.scheduler.due(candidate.window_id)
+        due = self.scheduler.due(candidate.window_id, self.journal.env_steps)
         if due or not self.performer.single:
             self._pool.add(metrics, candidate.window_id)
         return self._evaluate(candidate, metrics) if due and self._pool.ready and not self._runner.busy else None
@@ -273,7 +273,7 @@ class Engine:
         if not isinstance(plan, EpisodePlan):
             return unit.score(self.scorer)
         nothing = EvalMetrics(None, window_id=unit.candidate.window_id)
-        if (self.units - 1) % plan.every or not self.scheduler.due(unit.candidate.window_id):
+        if (self.units - 1) % plan.every or not self.scheduler.due(unit.candidate.window_id, self.journal.env_steps):
             return nothing
         played = self.performer.play(unit.candidate)
         return (None if played is None else self.scorer.evaluator.measure_episodes(played)) or nothing
@@ -473,4 +473,4 @@ class Engine:
         best = self.performer.best.latest = self.registry.best
         estimate = None if best is None else estimate_of(best.eval_metrics)
         if best is not None and estimate is not None and best.snapshot_id != snapshot_id:
-            self.scheduler.adopt(estimate)
+            self.scheduler.adopt(estimate, env_steps=best.env_steps)

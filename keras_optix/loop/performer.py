@@ -274,7 +274,7 @@ class Performer:
     def _promote(self, action: do.Promote) -> None:
         candidate = self.policy(do.CURRENT)
         score, window_id = action.score, self.journal.window_id
-        decision = self.scheduler.promote(score, action.evidence)
+        decision = self.scheduler.promote(score, action.evidence, env_steps=self.journal.env_steps)
         self._save(candidate, metrics_of(score, window_id), self.adapter.get_hyperparams(), current=True)
         self._follow(decision)
 
