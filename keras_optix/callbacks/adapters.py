@@ -15,6 +15,7 @@ from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.monitors import MonitorEvaluator
+from keras_optix.evaluators.returns import ReturnEvaluator
 
 
 def is_agent(model: Any) -> bool:
@@ -24,7 +25,7 @@ def is_agent(model: Any) -> bool:
 
 def agent_adapter(
     agent: Any,
-    evaluator: BaseEvaluator,
+    evaluator: BaseEvaluator | None,
     variables: Mapping[str, Any],
     manager: PolicyManager | None,
     callbacks: Sequence[LoopCallback],
@@ -33,7 +34,7 @@ def agent_adapter(
 
     Args:
         agent: The agent that `fit` trains.
-        evaluator: Scores the agent.
+        evaluator: Scores the agent; None: the default.
         variables: Hyperparameters by name; must be empty, because an agent has its own.
         manager: The policy manager, or None.
         callbacks: The callbacks of the loop.
@@ -46,12 +47,12 @@ def agent_adapter(
         problem = "An agent has its hyperparameters itself. The option `hyperparams` is for ordinary models."
         raise ConfigurationError(describe(problem, fix="Leave `hyperparams` out.", hyperparams=sorted(variables)))
     adapter = AgentAdapter(agent)
-    if evaluator.plan.must_play and not adapter.can_play():
+    if evaluator is not None and evaluator.plan.must_play and not adapter.can_play:
         problem = "This evaluator plays on a second environment, and no second one can be made from the dataset."
         fix = "Give the dataset an id or a factory of environments, or score its windows with ReturnEvaluator."
         raise ConfigurationError(describe(problem, fix=fix, evaluator=type(evaluator).__name__))
     if manager is not None:
-        check_fits(manager, callbacks, agent, evaluator)
+        check_fits(manager, callbacks, agent, evaluator or ReturnEvaluator())
     return adapter
 
 

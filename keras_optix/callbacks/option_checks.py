@@ -22,7 +22,7 @@ from keras_optix.loop.scheduler import BackoffScheduler
 from keras_optix.records import LEARNING_RATE
 from keras_optix.store.registry import CheckpointRegistry
 from keras_optix.tuners.base_optimizer import BaseOptimizer
-from keras_optix.validation import check_kind, check_mapping, check_path, refuse_kind
+from keras_optix.validation import check_choice, check_float, check_kind, check_mapping, check_path, refuse_kind
 
 _OWNERS = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 _NOT_HERE = {
@@ -125,6 +125,17 @@ def tuner_of(given: Any) -> BaseOptimizer | None:
                 f"tuner={shown(tuner)} ({error})."
             ) from None
     return tuner
+
+
+def target_of(given: Any) -> float | str | None:
+    """Returns the score at which a run ends: a number, ``"threshold"``, or None.
+
+    Raises:
+        ConfigurationError: `given` is neither a finite number nor ``"threshold"``.
+    """
+    if given is None or isinstance(given, str):
+        return None if given is None else check_choice("target_score", given, ("threshold",))
+    return check_float("target_score", given)
 
 
 def directory_of(name: str, given: Any) -> str | None:

@@ -14,6 +14,7 @@ from keras_optix.callbacks.option_checks import (
     loop_callbacks_of,
     refuse_contradictions,
     scheduler_of,
+    target_of,
     tuner_of,
     variables_of,
 )
@@ -60,7 +61,10 @@ class CallbackOptions:
     policy_manager: PolicyManager | None
     when_dormant: str
     max_windows: int | None
-    rollback_on_degradation: bool
+    max_env_steps: int | None
+    target_score: float | str | None
+    evaluation_budget: float
+    rollback_on_degradation: bool | None
     restore_best_weights: bool
     restore_hyperparams: bool
     hyperparams: Mapping[str, Any]
@@ -85,11 +89,14 @@ class CallbackOptions:
         become("tuner", tuner_of(self.tuner))
         become("registry", registry_of(self.registry))
         become("checkpoint_dir", directory_of("checkpoint_dir", self.checkpoint_dir))
-        most = self.max_windows
+        most, steps, rolls_back = self.max_windows, self.max_env_steps, self.rollback_on_degradation
         loop = LoopOptions(
             when_dormant=check_choice("when_dormant", self.when_dormant, ("auto", "stop", "watch")),
             max_windows=None if most is None else check_int("max_windows", most, minimum=1),
-            rollback_on_degradation=check_bool("rollback_on_degradation", self.rollback_on_degradation),
+            max_env_steps=None if steps is None else check_int("max_env_steps", steps, minimum=1),
+            target_score=target_of(self.target_score),
+            evaluation_budget=check_float("evaluation_budget", self.evaluation_budget, low=0.0),
+            rollback_on_degradation=None if rolls_back is None else check_bool("rollback_on_degradation", rolls_back),
             restore_best_weights=check_bool("restore_best_weights", self.restore_best_weights),
             restore_hyperparams=check_bool("restore_hyperparams", self.restore_hyperparams),
         )
@@ -109,7 +116,9 @@ class CallbackOptions:
             self._become("registry", manager.own_registry)
         self._become("persistent", self.registry is not None or self.checkpoint_dir is not None)
         given = {each.name: getattr(self, each.name) for each in fields(self)}
-        restores = self.rollback_on_degradation or self.restore_best_weights or self.when_dormant == "watch"
+        restores = (
+            self.rollback_on_degradation is not False or self.restore_best_weights or self.when_dormant == "watch"
+        )
         refuse_contradictions(given | {"hyperparams": sorted(self.hyperparams)}, restores=restores)
         if self.monitor is not None:
             self._become("evaluator", MonitorEvaluator(self.monitor, self.mode))

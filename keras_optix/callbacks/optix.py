@@ -24,9 +24,10 @@ from keras_optix.errors import ConfigurationError, FeedError, StateError, descri
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.function import EvaluatorFunction
 from keras_optix.evaluators.monitors import MonitorEvaluator
-from keras_optix.evaluators.returns import ReturnEvaluator
+from keras_optix.evaluators.returns import GreedyEvaluator, ReturnEvaluator
 from keras_optix.loggers.base import Logger
 from keras_optix.loggers.loop_log import LoopLog
+from keras_optix.loop.ending import Ending
 from keras_optix.loop.engine import Engine
 from keras_optix.loop.history import spread
 from keras_optix.loop.scheduler import BackoffScheduler
@@ -54,8 +55,10 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
 
     Args:
         evaluator: Scores a window: an evaluator, or a function ``(window_data, train_diagnostics)`` that returns a
-            number; higher is better. None (without `monitor`) means `ReturnEvaluator`, the mean return of the episodes
-            that ended, for an agent, and ``monitor="val_loss"`` for an ordinary model.
+            number; higher is better. None (without `monitor`) means for an agent `GreedyEvaluator`, the mean return of
+            episodes with the most likely actions, if a second environment can be made from the dataset; otherwise (a
+            live feed, an environment that exists once), and with a `policy_manager`, `ReturnEvaluator`, the mean return
+            of the training episodes, whose actions are sampled. For an ordinary model it means ``monitor="val_loss"``.
         monitor: Name of a log to score instead of using an evaluator: ``"val_accuracy"``, ``"val_episode_return"`` or
             any other key of the logs. A log whose name begins with ``val_`` is read at the end of each epoch; other
             logs of an agent are read after each window.
@@ -78,8 +81,16 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             are scored, and a significant degradation starts learning again. ``"auto"`` (the default) watches on a live
             feed and stops otherwise.
         max_windows: Stop after this many windows (epochs) in any case. None: no limit.
-        rollback_on_degradation: Restore the best snapshot (weights, optimizer slots, statistics) after a degradation.
-            Defaults to False.
+        max_env_steps: Stop after this many env steps (batches) of training in any case. None: no limit.
+        target_score: Stop as soon as the best has reached this score, confirmed by fresh episodes. ``"threshold"`` is
+            the `reward_threshold` of the environment's spec. None: no target.
+        evaluation_budget: Env steps that evaluations outside training may take, as a share of the env steps of
+            training. The episodes of the untrained policy at the beginning, and 20 of the best at the end, are outside
+            it, and the last evaluation may exceed it. Evaluations in every so many windows (`GreedyEvaluator(every=)`)
+            are played in any case. Defaults to 0.2.
+        rollback_on_degradation: Restore the best snapshot (weights, optimizer slots, statistics) after a degradation,
+            if fresh episodes of the current weights prove that they are worse (where such episodes can be played).
+            None (the default): where the best was confirmed, which is not so for an ordinary model.
         restore_best_weights: Restore the best snapshot when `fit` ends. Defaults to True.
         restore_hyperparams: Whenever a snapshot is restored, restore its hyperparameters too. Defaults to False.
         hyperparams: Variables of an ordinary model that the tuner may set, by the names that its bounds use. The
@@ -101,6 +112,8 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         scheduler_state: State of the scheduler in this run, a `SchedulerState`.
         tuner_state: State of the tuner in this run; each tuner has its own class of states. None without a tuner.
         search_spaces: Search spaces of the hyperparameters that the tuner sets in this run, by name.
+        ending: Why the loop ended the run, an `Ending`: ``"target"``, ``"plateau"``, ``"futile"``, ``"unstable"``,
+            ``"max_env_steps"``, ``"max_windows"`` or ``"stopped"``; None if `fit` ended for another reason.
         best_snapshot: The best `PolicySnapshot` of the present regime, or None.
         events: What the loop did and why, a list of `LoopRecord`.
         history: The run as a table, a `LoopHistory`: arrays by column (env steps, score, best, state, hyperparameters,
@@ -123,7 +136,10 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         policy_manager: PolicyManager | None = None,
         when_dormant: Literal["auto", "stop", "watch"] = "auto",
         max_windows: int | None = None,
-        rollback_on_degradation: bool = False,
+        max_env_steps: int | None = None,
+        target_score: float | Literal["threshold"] | None = None,
+        evaluation_budget: float = 0.2,
+        rollback_on_degradation: bool | None = None,
         restore_best_weights: bool = True,
         restore_hyperparams: bool = False,
         hyperparams: Mapping[str, Any] | None = None,
@@ -146,6 +162,9 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             "policy_manager": policy_manager,
             "when_dormant": when_dormant,
             "max_windows": max_windows,
+            "max_env_steps": max_env_steps,
+            "target_score": target_score,
+            "evaluation_budget": evaluation_budget,
             "rollback_on_degradation": rollback_on_degradation,
             "restore_best_weights": restore_best_weights,
             "restore_hyperparams": restore_hyperparams,
@@ -161,7 +180,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         self._persistent, self._registry, self._variables = options.persistent, options.registry, options.hyperparams
         self.verbose, self.tuner, self.policy_manager = options.verbose, options.tuner, options.policy_manager
         self.callbacks, self.loggers = list(options.callbacks), list(options.loggers)
-        self.evaluator: BaseEvaluator = ReturnEvaluator() if options.evaluator is None else options.evaluator
+        self.evaluator: BaseEvaluator = GreedyEvaluator() if options.evaluator is None else options.evaluator
         self.scheduler = BackoffScheduler() if options.scheduler is None else options.scheduler
         self._loop: Engine | None = None
         self._adapter: FitAdapter
@@ -243,7 +262,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             first=(LEARNING_RATE, *loop.tuning.names),
         )
         if self._stop_asked:
-            adapter.stop()
+            loop.performer.stop(Ending.STOPPED)
         super().on_train_begin(logs)
         for callback in self.callbacks:
             callback.on_loop_start()
@@ -257,7 +276,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
     def on_train_batch_end(self, batch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Passes the windows that were collected since the last call to the loop."""
         if self._stop_asked:
-            self._adapter.stop()
+            self._running().performer.stop(Ending.STOPPED)
         if self._adapter.after_batch(self._running(), batch, logs or {}):
             self._after_unit()
         super().on_train_batch_end(batch, logs)
@@ -299,9 +318,16 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
 
     def _make_adapter(self) -> FitAdapter:
         """Returns the adapter for an agent or for an ordinary model; refuses options that do not apply to it."""
+        given = self._options.evaluator
         if is_agent(self.model):
-            return agent_adapter(self.model, self.evaluator, self._variables, self.policy_manager, self.callbacks)
-        if self._options.evaluator is None:
+            adapter = agent_adapter(self.model, given, self._variables, self.policy_manager, self.callbacks)
+            if given is None:
+                plays = adapter.can_play and self.policy_manager is None
+                self.evaluator = GreedyEvaluator() if plays else ReturnEvaluator()
+            if self._options.scheduler is None:
+                self.scheduler = BackoffScheduler()
+            return adapter
+        if given is None:
             self.evaluator = MonitorEvaluator("val_loss")
         if self._options.scheduler is None:
             self.scheduler = BackoffScheduler(max_interval=1)
@@ -322,6 +348,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             self.callbacks,
             log,
             self.policy_manager,
+            ReturnEvaluator() if self._options.evaluator is None else None,
         )
 
     def _after_unit(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_optix.formatting import UNKNOWN
+from keras_optix.loop.ending import Ending
 from keras_optix.loop.engine import Engine
 from keras_optix.loop.history import LoopHistory
 from keras_optix.loop.record import LoopRecord
@@ -34,6 +35,11 @@ class RunView(OneLineRepr):
     def state(self) -> LoopState:
         """State of the loop."""
         return self.scheduler_state.loop_state
+
+    @property
+    def ending(self) -> Ending | None:
+        """Why the loop ended the run; None before its end, and if `fit` ended for another reason, such as `epochs`."""
+        return None if self._loop is None else self._loop.performer.ending
 
     @property
     def scheduler_state(self) -> SchedulerState:

@@ -29,6 +29,9 @@ class Evaluation:
             purpose.
         scores_are_deterministic: Whether the same weights would get exactly the same score again, as on a validation
             set. Two such scores are compared without error, although the scores of a run are noisy.
+        cheap_to_confirm: Whether fresh episodes of the same weights can be played at once elsewhere, so that a
+            sequential test follows if this score suggests an improvement.
+        alarmed: Whether the evaluation was made because the returns of training fell.
     """
 
     score: Estimate
@@ -39,6 +42,8 @@ class Evaluation:
     counts_towards_plateau: bool = True
     monitored: bool = True
     scores_are_deterministic: bool = False
+    cheap_to_confirm: bool = False
+    alarmed: bool = False
 
 
 def estimate_of(metrics: EvalMetrics) -> Estimate | None:

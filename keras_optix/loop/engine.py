@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -31,17 +30,18 @@ from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.performer import Performer
 from keras_optix.loop.procedures import Situation
 from keras_optix.loop.record import EventKind
-from keras_optix.loop.reports import add_row, scalars, summary
+from keras_optix.loop.reports import add_row, scalars
 from keras_optix.loop.run_state import Begun, EngineState, ProcedureState, Reading, RunState, read_parts
 from keras_optix.loop.runner import Runner, run_at_once
 from keras_optix.loop.scheduler import BackoffScheduler
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.loop.state_machine import StateMachine
+from keras_optix.loop.summary import summary
 from keras_optix.loop.tuning import Tuning
 from keras_optix.records import LEARNING_RATE, EvalMetrics
 from keras_optix.states import to_json
-from keras_optix.store.files import Arrays, Saved, prefixed, under
 from keras_optix.statistics.estimates import Evidence
+from keras_optix.store.files import Arrays, Saved, prefixed, under
 from keras_optix.store.registry import CheckpointRegistry
 from keras_optix.tuners.base_optimizer import BaseOptimizer
 
@@ -527,4 +527,4 @@ class Engine:
         best = self.performer.best.latest = self.registry.best
         estimate = None if best is None else estimate_of(best.eval_metrics)
         if best is not None and estimate is not None and best.snapshot_id != snapshot_id:
-            self.scheduler.adopt(estimate)
+            self.scheduler.adopt(estimate, env_steps=best.env_steps)

@@ -280,7 +280,9 @@ class Evaluations:
         best, score = self._scheduler.state.best, estimate_of(metrics)
         if best is None or score is None:
             return False
-        return score.mean <= best.mean and compare(score, best, "").z < -_BELOW_Z or score.stderr == 0.0 == best.stderr
+        return (
+            score.mean <= best.mean and compare(score, best, "").z < -_BELOW_Z
+        ) or score.stderr == 0.0 == best.stderr
 
     def _fall_back(self) -> None:
         """Scores the windows of training from now on, because no episodes can be played elsewhere."""

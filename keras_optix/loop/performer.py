@@ -27,7 +27,7 @@ from keras_optix.loop.scheduler import Decision, LoopEvent
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.loop.state_machine import StateMachine
 from keras_optix.loop.tuning import Tuning
-from keras_optix.records import EpisodeRecord, EvalMetrics, HyperparamSet
+from keras_optix.records import EvalMetrics, HyperparamSet
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.statistics.estimates import Estimate, compare
 from keras_optix.store.files import UNREADABLE, Arrays, read_arrays, write_arrays
@@ -63,6 +63,7 @@ class Performer:
         contender: Weights of which it is not decided yet whether they are better than the best, or None.
         first_score: The score with which the run began, that of the untrained policy; None before the first evaluation.
         ending: Why the loop ended the run; None as long as it has not.
+        why: A sentence about `ending`; empty if the ending says it all.
         announced: The score of the best in fresh episodes at the end of the run; None if none were played.
         replacements: How often the current weights were replaced by others.
     """
@@ -94,6 +95,7 @@ class Performer:
         self.contender: Contender | None = None
         self.first_score: Estimate | None = None
         self.ending: Ending | None = None
+        self.why = ""
         self.announced: Estimate | None = None
         self.replacements = 0
         self._left_open: InPlaceEvaluation | None = None  # its weights continue to act until it is ended
@@ -183,7 +185,7 @@ class Performer:
             second.estimate, self.journal.window_id, candidate.policy_version, self.journal.env_steps
         )
         verdict = None if action.better is None or action.evidence is None else (action.better, action.evidence)
-        decisions = self.scheduler.confirm(self.tuning.flagged(evaluation), verdict)
+        decisions = self.scheduler.confirm(self.tuning.flagged(evaluation), verdict=verdict)
         if decisions[0].event is LoopEvent.IMPROVEMENT:
             self._save(candidate, second.metrics or metrics_of(second.estimate), HyperparamSet(action.hyperparams))
         return decisions
@@ -247,7 +249,7 @@ class Performer:
             return
         self._record_decision(decision)
         if decision.ending is not None:
-            self.ending = decision.ending
+            self.ending, self.why = decision.ending, decision.evidence.reason
         if decision.after is not LoopState.ACTIVE:
             self.tuning.pause()
         best = self.best.snapshot
@@ -299,7 +301,11 @@ class Performer:
 
     def _doubt_best(self, action: do.DoubtBest) -> PolicySnapshot | None:
         best = self.best.snapshot
-        return best if not self.evaluations.single and best is not None and self.scheduler.doubts_best(action.score) else None
+        return (
+            best
+            if not self.evaluations.single and best is not None and self.scheduler.doubts_best(action.score)
+            else None
+        )
 
     def _reassess(self, score: Estimate) -> None:
         best, journal = self.best.snapshot, self.journal
@@ -321,7 +327,7 @@ class Performer:
     def _promote(self, action: do.Promote) -> None:
         candidate = self.policy(do.CURRENT)
         score, window_id = action.score, self.journal.window_id
-        decision = self.scheduler.promote(score, action.evidence)
+        decision = self.scheduler.promote(score, action.evidence, env_steps=self.journal.env_steps)
         self._save(candidate, metrics_of(score, window_id), self.adapter.get_hyperparams(), current=True)
         self._follow(decision)
 

@@ -122,25 +122,3 @@ def _policies(run: Reported) -> dict[str, float]:
         if scores:
             values[f"policies/score_{k}"] = run.scorer.evaluator.shown(sum(scores) / len(scores))
     return values
-
-
-def summary(run: Reported, *, where: bool = True) -> str:
-    """Returns one line that says how a run ended.
-
-    Args:
-        run: The run.
-        where: Whether to name the file of the best snapshot.
-    """
-    best, steps, name = run.performer.best, run.adapter.step_name, run.adapter.unit_name
-    units = name if run.units == 1 else f"{name}s"
-    ended = f"{run.scheduler.loop_state.name} after {run.units:,} {units}, {run.journal.env_steps:,} {steps}"
-    latest = best.latest
-    if latest is None:
-        return f"{ended}. No evaluation was made: too few episodes ended, or there was no log to score."
-    found = f"{run.performer.shown(latest)} at {latest.env_steps:,} {steps}"
-    found = (
-        f"Best {found}"
-        if best.snapshot is not None
-        else f"No best since the environment changed; before it was {found}"
-    )
-    return f"{ended}. {found}: {run.registry.directory / latest.path}" if where else f"{ended}. {found}."

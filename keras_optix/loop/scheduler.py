@@ -10,57 +10,33 @@
 
 Improvement and degradation are decided by tests. An improvement begins as a *candidate*: an evaluation significantly
 above the best. It is promoted only by `confirm`, with a second evaluation of the same weights, because the maximum of
-many noisy scores lies far above the true mean. Degradation is detected by a one-sided CUSUM (Page 1954) of standardised
-scores, with a margin measured in progress made, so that shifting or scaling all scores changes no decision. The
-reference of the CUSUM is estimated during the run (a self-starting CUSUM, Hawkins 1987), and a standard error from few
-samples gets less weight (`as_normal_score`). Without both, false alarms are up to four times as frequent as in its
-table.
+many noisy scores lies far above the true mean. `loop/degradation.py` has the test for degradation, `loop/stopping.py`
+the rules by which training ends.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 import functools
 import math
-from dataclasses import dataclass
 
 from msgspec.structs import replace
 
 from keras_optix.arguments import NamesChecked
 from keras_optix.errors import ConfigurationError, NonFiniteError, StateError, describe
 from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.loop import stopping
+from keras_optix.loop.decisions import Decision, LoopEvent
+from keras_optix.loop.degradation import Cusum
+from keras_optix.loop.ending import Ending
 from keras_optix.loop.scheduler_state import LoopState, SchedulerState
+from keras_optix.loop.stopping import HISTORY, StoppingRule
 from keras_optix.reprs import OneLineRepr
-from keras_optix.statistics.estimates import Comparison, Estimate, Evidence, compare, pool, trend
+from keras_optix.statistics.estimates import Comparison, Estimate, Evidence, compare, pool
 from keras_optix.statistics.levels import one_sided
 from keras_optix.validation import check_float, check_int
 
-_REFERENCE_LAG = 8  # evaluations after which a score becomes part of the reference of the CUSUM
-_HISTORY = 64  # evaluations from which the noise is estimated if scores have no standard error
-
-
-class LoopEvent(enum.Enum):
-    """The result of an evaluation for the state machine."""
-
-    NONE = "none"
-    CANDIDATE = "candidate"  # significantly above the best: confirm it with a second evaluation of the same weights
-    IMPROVEMENT = "improvement"  # a candidate was confirmed and is now the best
-    REJECTED = "rejected"  # a candidate was not confirmed
-    PLATEAU = "plateau"
-    DORMANT = "dormant"
-    WATCHDOG = "watchdog"
-    DEGRADATION = "degradation"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """A transition with its evidence; `LoopEvent.NONE` if there is no transition."""
-
-    event: LoopEvent
-    before: LoopState
-    after: LoopState
-    evidence: Evidence
+__all__ = ["BackoffScheduler", "Decision", "Ending", "LoopEvent", "LoopState", "SchedulerState"]
 
 
 class BackoffScheduler(NamesChecked, OneLineRepr):
@@ -87,8 +63,9 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             not a plateau, even if no single score stands out. Defaults to 20.
         degradation_threshold: Share of the progress (best minus first score) that must be kept: only a shortfall below
             it counts in the CUSUM. Defaults to 0.95.
-        improvement_margin: By how much, in units of the score, an improvement must exceed the best, >= 0. Defaults
-            to 0: any significant improvement counts.
+        improvement_margin: By how much, in units of the score, an improvement must exceed the best, >= 0, and what a
+            gain must be to be worth more training. Defaults to None: any significant improvement counts, and a gain is
+            worth more training from 5 % of the progress.
         confidence: One-sided confidence of both tests of an improvement, between 0.5 and 1. Defaults to 0.95.
         cusum_slack: Slack `k` of the CUSUM in standard errors. Defaults to 0.5.
         cusum_limit: Limit `h` of the CUSUM in standard errors. Defaults to 5: with the slack, one false alarm in about
@@ -96,6 +73,22 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             in the first evaluations after a promotion takes longer, because the reference itself is still uncertain.
         degradation_cooldown: Evaluations after a degradation during which the CUSUM does not accumulate, which gives
             time to recover. Defaults to 3; 0 means no cooldown.
+        max_interval_share: The next evaluation is due at the latest after this share of the env steps so far, but not
+            before `base_interval`. Defaults to 0.05. None means no such bound.
+        max_interval_env_steps: The next evaluation is due at the latest after this many env steps, >= 1. Defaults to
+            100,000. None means no such bound.
+        max_degradations: Degradations since the best was promoted, at which the loop becomes DORMANT, >= 1. Each one
+            before gives time to recover: patience begins anew. Defaults to 5.
+        best_multiple: Neither futility nor patience ends a run that has learned before its env steps are this multiple
+            of those of the best (counted from the last degradation, as long as before it), >= 1. Defaults to 2.5.
+        patience_env_steps: Env steps without improvement after which patience may end although the intervals of
+            `max_interval` would make it longer, >= 0. Defaults to 250,000.
+        futility_confidence: One-sided confidence of the test for futility, between 0.5 and 1: whether a line through
+            the scores since the best was promoted stays below the best plus the margin. Defaults to 0.9. None turns it
+            off.
+        futility_evaluations: Evaluations since the best was promoted that futility needs, >= 3. Defaults to 5.
+        screening_confidence: Takes the place of `confidence` in the first test of an improvement if many fresh episodes
+            can be played for the second one (`Evaluation.cheap_to_confirm`), between 0.5 and 1. Defaults to 0.8.
 
     Raises:
         ConfigurationError: An argument is out of range, or two contradict each other.
@@ -109,11 +102,19 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         plateau_threshold: int = 5,
         dormant_threshold: int = 20,
         degradation_threshold: float = 0.95,
-        improvement_margin: float = 0.0,
+        improvement_margin: float | None = None,
         confidence: float = 0.95,
         cusum_slack: float = 0.5,
         cusum_limit: float = 5.0,
         degradation_cooldown: int = 3,
+        max_interval_share: float | None = 0.05,
+        max_interval_env_steps: int | None = 100_000,
+        max_degradations: int = 5,
+        best_multiple: float = 2.5,
+        patience_env_steps: int = 250_000,
+        futility_confidence: float | None = 0.9,
+        futility_evaluations: int = 5,
+        screening_confidence: float = 0.8,
     ) -> None:
         self.base_interval = check_int("base_interval", base_interval, minimum=1)
         self.backoff_factor = check_float("backoff_factor", backoff_factor, low=1.0, low_open=True)
@@ -121,42 +122,95 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         self.plateau_threshold = check_int("plateau_threshold", plateau_threshold, minimum=1)
         self.dormant_threshold = check_int("dormant_threshold", dormant_threshold, minimum=1)
         self.degradation_threshold = check_float("degradation_threshold", degradation_threshold, low=0.0, high=1.0)
-        self.improvement_margin = check_float("improvement_margin", improvement_margin, low=0.0)
-        self.confidence = check_float("confidence", confidence, low=0.5, high=1.0)
-        if confidence in (0.5, 1.0):
-            problem = (
-                "`confidence` must lie between 0.5 and 1: at 0.5 noise alone would pass, and no test reaches certainty."
-            )
-            raise ConfigurationError(describe(problem, fix="Such as 0.95.", confidence=confidence))
-        self._limit = one_sided(self.confidence)
+        self.improvement_margin = None
+        if improvement_margin is not None:
+            self.improvement_margin = check_float("improvement_margin", improvement_margin, low=0.0)
+        self.confidence = _confidence("confidence", confidence)
         self.cusum_slack = check_float("cusum_slack", cusum_slack, low=0.0)
         self.cusum_limit = check_float("cusum_limit", cusum_limit, low=0.0, low_open=True)
         self.degradation_cooldown = check_int("degradation_cooldown", degradation_cooldown, minimum=0)
+        self.max_interval_share = None
+        if max_interval_share is not None:
+            self.max_interval_share = check_float("max_interval_share", max_interval_share, low=0.0, low_open=True)
+        self.max_interval_env_steps = None
+        if max_interval_env_steps is not None:
+            self.max_interval_env_steps = check_int("max_interval_env_steps", max_interval_env_steps, minimum=1)
+        self.max_degradations = check_int("max_degradations", max_degradations, minimum=1)
+        self.best_multiple = check_float("best_multiple", best_multiple, low=1.0)
+        self.patience_env_steps = check_int("patience_env_steps", patience_env_steps, minimum=0)
+        self.futility_confidence = None
+        if futility_confidence is not None:
+            self.futility_confidence = _confidence("futility_confidence", futility_confidence)
+        self.futility_evaluations = check_int("futility_evaluations", futility_evaluations, minimum=3)
+        self.screening_confidence = _confidence("screening_confidence", screening_confidence)
+        self._check_order()
+        self._limit = one_sided(self.confidence)
+        self._screening_limit = one_sided(self.screening_confidence)
+        self._margin = self.improvement_margin or 0.0
+        self._cusum = Cusum(self.degradation_threshold, self.cusum_slack, self.cusum_limit)
+        self._stopping = StoppingRule(
+            evaluations=self.dormant_threshold,
+            windows=self._windows_of_patience(),
+            env_steps=self.patience_env_steps,
+            multiple=self.best_multiple,
+            trend_limit=self._limit,
+            futility_evaluations=self.futility_evaluations,
+            futility_limit=None if self.futility_confidence is None else one_sided(self.futility_confidence),
+            margin=self.improvement_margin,
+        )
+
+    def _check_order(self) -> None:
+        """Raises if two arguments contradict each other."""
         if self.max_interval < self.base_interval:
             raise ConfigurationError(
                 describe(
                     "`max_interval` must not be below `base_interval`.",
-                    base_interval=base_interval,
-                    max_interval=max_interval,
+                    base_interval=self.base_interval,
+                    max_interval=self.max_interval,
                 )
             )
         if self.dormant_threshold <= self.plateau_threshold:
             raise ConfigurationError(
                 describe(
                     "`dormant_threshold` must be above `plateau_threshold`, because COOLING comes before DORMANT.",
-                    plateau_threshold=plateau_threshold,
-                    dormant_threshold=dormant_threshold,
+                    plateau_threshold=self.plateau_threshold,
+                    dormant_threshold=self.dormant_threshold,
                 )
             )
+
+    def _windows_of_patience(self) -> float:
+        """Returns the windows that `dormant_threshold` evaluations without improvement take, if each comes in time."""
+        interval, windows = float(self.base_interval), 0.0
+        for evaluations in range(self.dormant_threshold):
+            if evaluations >= self.plateau_threshold:
+                interval = min(interval * self.backoff_factor, float(self.max_interval))
+                if interval == self.max_interval:  # it stays so, and the number of evaluations may be in millions
+                    return windows + interval * (self.dormant_threshold - evaluations)
+            windows += interval
+        return windows
 
     def initial_state(self) -> SchedulerState:
         """Returns the state at the beginning of a run."""
         return SchedulerState(interval=float(self.base_interval))
 
-    def due(self, state: SchedulerState, window_id: int) -> bool:
-        """Returns whether an evaluation is due at window `window_id`, `interval` windows after the last one."""
-        last = state.last_window
-        return last is None or window_id - last >= state.interval
+    def due(self, state: SchedulerState, window_id: int, env_steps: int = 0) -> bool:
+        """Returns whether an evaluation is due.
+
+        Args:
+            state: The state so far.
+            window_id: Number of the window.
+            env_steps: Env steps of the run until then. Defaults to 0: they are not known, and only windows count.
+        """
+        if state.last_window is None or window_id - state.last_window >= state.interval:
+            return True
+        if not env_steps:
+            return False
+        waited = env_steps - state.last_env_steps
+        if self.max_interval_env_steps is not None and waited >= self.max_interval_env_steps:
+            return True
+        if self.max_interval_share is None or window_id - state.last_window < self.base_interval:
+            return False
+        return waited >= self.max_interval_share * (env_steps - state.regime_env_steps)
 
     def observe(self, state: SchedulerState, evaluation: Evaluation) -> tuple[SchedulerState, Decision]:
         """Adds an evaluation and decides what follows.
@@ -179,28 +233,34 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         state = replace(
             state,
             last_window=evaluation.window_id,
+            last_env_steps=stopping.now(evaluation),
             evaluations=state.evaluations + 1,
-            history=(*state.history, score.mean)[-_HISTORY:],
+            history=(*state.history, score.mean)[-HISTORY:],
             baseline=score.mean if state.baseline is None else state.baseline,
         )
         if state.loop_state is LoopState.WATCHDOG:
-            return self._watch(state, score)
-        candidate = self._candidate(state, score)
+            return self._watch(state, score, alarmed=evaluation.alarmed)
+        limit = self._screening_limit if evaluation.cheap_to_confirm else self._limit
+        candidate = self._candidate(state, score, limit)
         if candidate is not None:
             decision = Decision(LoopEvent.CANDIDATE, state.loop_state, state.loop_state, candidate)
             return replace(state, pending=True), decision
         return self._no_improvement(state, score, evaluation)
 
-    def confirm(self, state: SchedulerState, evaluation: Evaluation) -> tuple[SchedulerState, tuple[Decision, ...]]:
+    def confirm(
+        self, state: SchedulerState, evaluation: Evaluation, *, verdict: tuple[bool, Evidence] | None = None
+    ) -> tuple[SchedulerState, tuple[Decision, ...]]:
         """Adds the second, independent evaluation of the candidate's weights.
 
         Args:
             state: The state so far.
-            evaluation: A finite score.
+            evaluation: A finite score. If a sequential test has decided, all fresh episodes of the candidate together.
+            verdict: Whether a sequential test has confirmed the candidate, and its evidence, whose reason is kept.
+                Defaults to None: the score is compared with the best.
 
         Returns:
             The next state, and the decisions: an IMPROVEMENT; or REJECTED and any transition after one more evaluation
-            without improvement.
+            without improvement. The reason of a rejection says whether there was too little evidence.
 
         Raises:
             NonFiniteError: The score is NaN or infinite.
@@ -210,18 +270,25 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             raise StateError("There is no candidate to confirm; call `observe` first.")
         score = _finite(evaluation)
         state = replace(state, pending=False)
-        if state.best is None:
-            evidence = Evidence(0.0, score.stderr, score.n, "first confirmed score")
+        confirmed, evidence = self._own_verdict(state, score) if verdict is None else verdict
+        if confirmed:
             state, promoted = self._promote(state, score, evidence)
             return state, (promoted,)
-        evidence, z = self._above_best(state, score, state.best, "confirmed better than the best")
-        if z > self._limit:
-            state, promoted = self._promote(state, score, evidence)
-            return state, (promoted,)
-        rejected = dataclasses.replace(evidence, reason="a second evaluation did not confirm the improvement")
-        decision = Decision(LoopEvent.REJECTED, state.loop_state, state.loop_state, rejected)
+        decision = Decision(LoopEvent.REJECTED, state.loop_state, state.loop_state, evidence)
         state, follow_up = self._no_improvement(state, score, evaluation)
         return state, (decision,) if follow_up.event is LoopEvent.NONE else (decision, follow_up)
+
+    def _own_verdict(self, state: SchedulerState, score: Estimate) -> tuple[bool, Evidence]:
+        """Decides by one comparison with the best whether a candidate is confirmed."""
+        if state.best is None:
+            return True, Evidence(0.0, score.stderr, score.n, "first confirmed score")
+        evidence, z = self._above_best(state, score, state.best, "confirmed better than the best")
+        if z > self._limit:
+            return True, evidence
+        reason = "a second evaluation did not confirm the improvement"
+        if evidence.difference > 0.0:
+            reason = "undecided: a second evaluation was better, but not significantly; kept as a contender"
+        return False, dataclasses.replace(evidence, reason=reason)
 
     def accept(
         self, state: SchedulerState, evaluation: Evaluation, evidence: Evidence
@@ -276,21 +343,29 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         level = pooled if state.level == state.best else state.level
         return replace(state, best=pooled, level=level), comparison.evidence
 
-    def adopt(self, state: SchedulerState, score: Estimate) -> SchedulerState:
-        """Sets the score of the best, for a resumed run whose best was promoted after its state was written."""
-        return replace(
-            state, best=score, level=score, recent=(), cusum=0.0, since_best=0, since_active=0, pending=False
-        )
+    def adopt(self, state: SchedulerState, score: Estimate, *, env_steps: int = 0) -> SchedulerState:
+        """Sets the score of the best, for a resumed run whose best was promoted after its state was written.
 
-    def promote(self, state: SchedulerState, score: Estimate, evidence: Evidence) -> tuple[SchedulerState, Decision]:
+        Args:
+            state: The state so far.
+            score: Score of the best.
+            env_steps: Env steps of the run when the best was found. Defaults to 0: those of the last evaluation.
+        """
+        state = replace(state, best=score, level=score, recent=(), cusum=0.0, pending=False)
+        return self._begin_patience(state, env_steps)
+
+    def promote(
+        self, state: SchedulerState, score: Estimate, evidence: Evidence, *, env_steps: int = 0
+    ) -> tuple[SchedulerState, Decision]:
         """Promotes weights that were not found by a candidate's evaluation; the loop becomes ACTIVE.
 
         Args:
             state: The state so far.
             score: Score of an evaluation that is independent of the one by which the weights were chosen.
             evidence: Why the weights are the best.
+            env_steps: Env steps of the run now. Defaults to 0: those of the last evaluation.
         """
-        return self._promote(replace(state, pending=False), score, evidence)
+        return self._promote(replace(state, pending=False), score, evidence, env_steps)
 
     def rolled_back(self, state: SchedulerState) -> SchedulerState:
         """Makes the score of the best the reference of the CUSUM, after a rollback to the best weights."""
@@ -323,16 +398,17 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         return SchedulerState(
             interval=float(self.base_interval),
             last_window=state.last_window,
+            last_env_steps=state.last_env_steps,
+            regime_env_steps=state.last_env_steps,
             evaluations=state.evaluations,
             regime_index=state.regime_index + 1,
             cooldown_until=state.evaluations + self.degradation_cooldown,
         )
 
-    def _candidate(self, state: SchedulerState, score: Estimate) -> Evidence | None:
+    def _candidate(self, state: SchedulerState, score: Estimate, limit: float) -> Evidence | None:
         """Returns evidence that this evaluation, or the mean since the promotion of the best, is above the best."""
         if state.best is None:
             return Evidence(0.0, score.stderr, score.n, "first evaluation")
-        limit = self._limit
         evidence, z = self._above_best(state, score, state.best, "better than the best")
         if z > limit:
             return evidence
@@ -341,63 +417,85 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             # lie above the best too, because its weights would be promoted.
             together = functools.reduce(pool, (*state.recent, score), state.level)
             evidence, z = self._above_best(state, together, state.best, "better than the best on average")
-            if z > limit and score.mean > state.best.mean + self.improvement_margin:
+            if z > limit and score.mean > state.best.mean + self._margin:
                 return evidence
         return None
 
     def _above_best(self, state: SchedulerState, score: Estimate, best: Estimate, reason: str) -> Comparison:
-        return compare(score, best, reason, margin=self.improvement_margin, history=state.history)
+        return compare(score, best, reason, margin=self._margin, history=state.history)
 
-    def _promote(self, state: SchedulerState, score: Estimate, evidence: Evidence) -> tuple[SchedulerState, Decision]:
+    def _promote(
+        self, state: SchedulerState, score: Estimate, evidence: Evidence, env_steps: int = 0
+    ) -> tuple[SchedulerState, Decision]:
         promoted = replace(
             state,
             loop_state=LoopState.ACTIVE,
             interval=float(self.base_interval),
-            since_best=0,
-            since_active=0,
             best=score,
             level=score,
             recent=(),
             cusum=0.0,
         )
+        promoted = self._begin_patience(promoted, env_steps)
         return promoted, Decision(LoopEvent.IMPROVEMENT, state.loop_state, LoopState.ACTIVE, evidence)
+
+    @staticmethod
+    def _begin_patience(state: SchedulerState, env_steps: int = 0) -> SchedulerState:
+        """Returns the state with patience beginning at a new best, of the last evaluation if `env_steps` is 0."""
+        at = env_steps or state.last_env_steps
+        window_id = 0 if state.last_window is None else state.last_window
+        return replace(stopping.begun_anew(state, at, window_id), best_env_steps=at, degradations=0)
 
     def _no_improvement(
         self, state: SchedulerState, score: Estimate, evaluation: Evaluation
     ) -> tuple[SchedulerState, Decision]:
         before, fall, alarm = state.loop_state, self._plateau_evidence(state, score), False
         if evaluation.monitored:
-            state, fall, alarm = self._update_cusum(state, score)
+            state, fall, alarm = self._cusum.update(state, score, alarmed=evaluation.alarmed)
         if evaluation.counts_towards_plateau:
-            state = replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1)
-        rising = trend(state.history[-min(state.since_best, _HISTORY) :]) > self._limit
-        if evaluation.counts_towards_plateau and state.since_best >= self.dormant_threshold and not rising:
-            # Counted since the promotion of the best, so that repeated degradations cannot put DORMANT off for ever.
-            decision = Decision(LoopEvent.DORMANT, before, LoopState.DORMANT, self._plateau_evidence(state, score))
-            return replace(state, loop_state=LoopState.DORMANT), decision
+            state = stopping.with_score(state, score, evaluation)
         if alarm:
-            degraded = replace(
-                state,
-                loop_state=LoopState.ACTIVE,
-                interval=float(self.base_interval),
-                since_active=0,
-                cusum=0.0,
-                level=score,
-                recent=(),
-                cooldown_until=state.evaluations + self.degradation_cooldown,
-            )
-            return degraded, Decision(LoopEvent.DEGRADATION, before, LoopState.ACTIVE, fall)
-        if (
-            evaluation.counts_towards_plateau
-            and before is LoopState.ACTIVE
-            and state.since_active >= self.plateau_threshold
-        ):
-            cooling = replace(state, loop_state=LoopState.COOLING, interval=self._next_interval(state))
-            evidence = self._plateau_evidence(cooling, score)
-            return cooling, Decision(LoopEvent.PLATEAU, before, LoopState.COOLING, evidence)
+            return self._degraded(state, score, evaluation, fall)
+        if evaluation.counts_towards_plateau:
+            ending = self._stopping.ending(state, evaluation)
+            if ending is not None:
+                return self._dormant(state, *ending, self._plateau_evidence(state, score))
+            if before is LoopState.ACTIVE and state.since_active >= self.plateau_threshold:
+                cooling = replace(state, loop_state=LoopState.COOLING, interval=self._next_interval(state))
+                evidence = self._plateau_evidence(cooling, score)
+                return cooling, Decision(LoopEvent.PLATEAU, before, LoopState.COOLING, evidence)
         if before is LoopState.COOLING:
             state = replace(state, interval=self._next_interval(state))
         return state, Decision(LoopEvent.NONE, before, before, self._plateau_evidence(state, score))
+
+    def _degraded(
+        self, state: SchedulerState, score: Estimate, evaluation: Evaluation, fall: Evidence
+    ) -> tuple[SchedulerState, Decision]:
+        """Gives time to recover: what counts since the best begins anew. After too many degradations training ends."""
+        before = state.loop_state
+        state = replace(state, degradations=state.degradations + 1)
+        if state.degradations >= self.max_degradations:
+            times = "once" if state.degradations == 1 else f"{state.degradations} times"
+            reason = f"degraded {times} in {stopping.since_best(state, evaluation)} since the best"
+            return self._dormant(state, Ending.UNSTABLE, reason, fall)
+        degraded = replace(
+            stopping.begun_anew(state, stopping.now(evaluation), evaluation.window_id),
+            loop_state=LoopState.ACTIVE,
+            interval=float(self.base_interval),
+            cusum=0.0,
+            level=score,
+            recent=(),
+            cooldown_until=state.evaluations + self.degradation_cooldown,
+        )
+        return degraded, Decision(LoopEvent.DEGRADATION, before, LoopState.ACTIVE, fall)
+
+    @staticmethod
+    def _dormant(
+        state: SchedulerState, ending: Ending, reason: str, evidence: Evidence
+    ) -> tuple[SchedulerState, Decision]:
+        evidence = dataclasses.replace(evidence, reason=reason)
+        dormant = replace(state, loop_state=LoopState.DORMANT)
+        return dormant, Decision(LoopEvent.DORMANT, state.loop_state, LoopState.DORMANT, evidence, ending)
 
     def _next_interval(self, state: SchedulerState) -> float:
         return min(state.interval * self.backoff_factor, float(self.max_interval))
@@ -409,32 +507,8 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             return Evidence(0.0, recent.stderr, recent.n, reason)
         return compare(recent, state.best, reason, history=state.history).evidence
 
-    def _update_cusum(self, state: SchedulerState, score: Estimate) -> tuple[SchedulerState, Evidence, bool]:
-        """Computes ``S = max(0, S + (level - margin - score) / stderr - k)``; there is an alarm if ``S > h``."""
-        if state.level is None or state.best is None:
-            evidence = Evidence(0.0, score.stderr, score.n, "no level to compare with")
-            return replace(state, level=score), evidence, False
-        progress = max(state.best.mean - (state.best.mean if state.baseline is None else state.baseline), 0.0)
-        margin = (1.0 - self.degradation_threshold) * progress
-        reason = "compared with the level since the best was promoted"
-        evidence, z = compare(score, state.level, reason, margin=-margin, history=state.history)
-        if state.evaluations <= state.cooldown_until:
-            # After a rollback the score of the best is the reference. Otherwise the latest score is, because scores
-            # may go on falling during the cooldown.
-            level = state.level if state.level == state.best else score
-            return replace(state, level=level, recent=()), evidence, False
-        # The error of the reference shifts all of these comparisons alike. While it is large, it adds to the slack.
-        shared = 0.5 * math.sqrt(score.n / (score.n + state.level.n))
-        cusum = max(0.0, state.cusum - z - self.cusum_slack - shared)
-        # All scores enter the level, because leaving out low ones would raise it and cause false alarms. They enter it
-        # late, because otherwise a drop right after a promotion would soon be half of its own reference.
-        level, recent = state.level, (*state.recent, score)
-        if len(recent) > _REFERENCE_LAG:
-            level, recent = pool(level, recent[0]), recent[1:]
-        return replace(state, cusum=cusum, level=level, recent=recent), evidence, cusum > self.cusum_limit
-
-    def _watch(self, state: SchedulerState, score: Estimate) -> tuple[SchedulerState, Decision]:
-        state, evidence, alarm = self._update_cusum(state, score)
+    def _watch(self, state: SchedulerState, score: Estimate, *, alarmed: bool) -> tuple[SchedulerState, Decision]:
+        state, evidence, alarm = self._cusum.update(state, score, alarmed=alarmed)
         if not alarm:
             return state, Decision(LoopEvent.NONE, state.loop_state, state.loop_state, evidence)
         return self.shifted(state), Decision(LoopEvent.DEGRADATION, LoopState.WATCHDOG, LoopState.ACTIVE, evidence)
@@ -454,3 +528,12 @@ def _finite(evaluation: Evaluation) -> Estimate:
             window_id=evaluation.window_id,
         )
     )
+
+
+def _confidence(name: str, value: float) -> float:
+    """Returns a one-sided confidence; raises if it does not lie between 0.5 and 1."""
+    checked = check_float(name, value, low=0.5, high=1.0)
+    if checked in (0.5, 1.0):
+        problem = f"`{name}` must lie between 0.5 and 1: at 0.5 noise alone would pass, and no test reaches certainty."
+        raise ConfigurationError(describe(problem, fix="Such as 0.95.", **{name: value}))
+    return checked

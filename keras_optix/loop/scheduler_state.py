@@ -21,17 +21,38 @@ class LoopState(enum.Enum):
     WATCHDOG = "watchdog"
 
 
+class TimedScore(State, frozen=True):
+    """A score, and when it was earned.
+
+    Attributes:
+        env_steps: Env steps of the run until then.
+        score: The score.
+    """
+
+    env_steps: Count
+    score: Estimate
+
+
 class SchedulerState(State, frozen=True):
     """The state of a `BackoffScheduler` in a run.
+
+    Env steps are those of the run, as evaluations have them (`Evaluation.env_steps`; of an ordinary model batches). If
+    evaluations have none (0), windows are counted instead.
 
     Attributes:
         loop_state: The state of the loop.
         interval: Windows between evaluations. It is a float, so that a backoff factor such as 1.5 lets it grow from 1.
         last_window: Window of the last evaluation, or None.
+        last_env_steps: Env steps at the last evaluation.
         evaluations: Evaluations so far.
-        since_best: Evaluations since the best was promoted.
+        since_best: Evaluations since the best was promoted or the scores degraded.
         since_active: Evaluations without improvement since the loop last became ACTIVE.
+        since_window: Window from which `since_best` counts.
+        since_env_steps: Env steps from which `since_best` counts.
+        scores: The latest of these scores, oldest first.
+        degradations: Degradations since the best was promoted.
         best: Confirmed score of the best weights of this regime.
+        best_env_steps: Env steps at the evaluation that found the best.
         baseline: First score of this regime; progress is measured from it.
         level: Mean of the scores since the promotion of the best or a degradation, except the `recent` ones. It is the
             reference of the CUSUM.
@@ -41,15 +62,22 @@ class SchedulerState(State, frozen=True):
         history: The latest scores, oldest first.
         pending: Whether a candidate waits for `confirm`.
         regime_index: Number of change points so far. After each one there is no best.
+        regime_env_steps: Env steps at the latest change point, 0 before the first one.
     """
 
     loop_state: LoopState = LoopState.ACTIVE
     interval: Annotated[float, msgspec.Meta(ge=1.0, le=sys.float_info.max)] = 1.0
     last_window: Count | None = None
+    last_env_steps: Count = 0
     evaluations: Count = 0
     since_best: Count = 0
     since_active: Count = 0
+    since_window: Count = 0
+    since_env_steps: Count = 0
+    scores: tuple[TimedScore, ...] = ()
+    degradations: Count = 0
     best: Estimate | None = None
+    best_env_steps: Count = 0
     baseline: Finite | None = None
     level: Estimate | None = None
     recent: tuple[Estimate, ...] = ()
@@ -58,3 +86,4 @@ class SchedulerState(State, frozen=True):
     history: tuple[Finite, ...] = ()
     pending: bool = False
     regime_index: Count = 0
+    regime_env_steps: Count = 0

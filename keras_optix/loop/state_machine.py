@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.formatting import format_estimate
 from keras_optix.loop.scheduler import BackoffScheduler, Decision
@@ -40,18 +42,18 @@ class StateMachine:
         """Resets the state, because a new run begins."""
         self.state = self.scheduler.initial_state()
 
-    def due(self, window_id: int) -> bool:
+    def due(self, window_id: int, env_steps: int = 0) -> bool:
         """Returns whether an evaluation is due."""
-        return self.scheduler.due(self.state, window_id)
+        return self.scheduler.due(self.state, window_id, env_steps)
 
     def observe(self, evaluation: Evaluation) -> Decision:
         """Adds an evaluation and decides what follows."""
         self.state, decision = self.scheduler.observe(self.state, evaluation)
         return decision
 
-    def confirm(self, evaluation: Evaluation) -> tuple[Decision, ...]:
+    def confirm(self, evaluation: Evaluation, *, verdict: tuple[bool, Evidence] | None = None) -> tuple[Decision, ...]:
         """Adds the second evaluation of a candidate."""
-        self.state, decisions = self.scheduler.confirm(self.state, evaluation)
+        self.state, decisions = self.scheduler.confirm(self.state, evaluation, verdict=verdict)
         return decisions
 
     def accept(self, evaluation: Evaluation, evidence: Evidence) -> Decision:
@@ -68,22 +70,29 @@ class StateMachine:
         self.state, evidence = self.scheduler.reassess(self.state, evaluation)
         return evidence
 
-    def adopt(self, score: Estimate) -> None:
+    def adopt(self, score: Estimate, *, env_steps: int = 0) -> None:
         """Sets the score of the best."""
-        self.state = self.scheduler.adopt(self.state, score)
+        self.state = self.scheduler.adopt(self.state, score, env_steps=env_steps)
 
-    def promote(self, score: Estimate, evidence: Evidence) -> Decision:
+    def promote(self, score: Estimate, evidence: Evidence, *, env_steps: int = 0) -> Decision:
         """Promotes weights that were not found by a candidate's evaluation."""
-        self.state, decision = self.scheduler.promote(self.state, score, evidence)
+        self.state, decision = self.scheduler.promote(self.state, score, evidence, env_steps=env_steps)
         return decision
 
     def rolled_back(self) -> None:
         """Makes the score of the best the reference for degradation, after a rollback to it."""
         self.state = self.scheduler.rolled_back(self.state)
 
-    def watch(self) -> Decision:
-        """Moves from DORMANT to WATCHDOG."""
+    def watch(self, *, learn_level: bool = False) -> Decision:
+        """Moves from DORMANT to WATCHDOG.
+
+        Args:
+            learn_level: Whether the level that scores are compared with begins with the next score, because the score
+                of the best was measured in another way.
+        """
         self.state, decision = self.scheduler.watch(self.state)
+        if learn_level:
+            self.state = replace(self.state, level=None)
         return decision
 
     def shifted(self) -> None:

@@ -22,6 +22,7 @@ from keras_optix.loop.scheduler import (
     LoopState,
     SchedulerState,
 )
+from keras_optix.loop.scheduler_state import TimedScore
 from keras_optix.loop.state_machine import StateMachine
 from keras_optix.states import read_state, to_json
 from keras_optix.statistics.estimates import Estimate, Evidence, estimate_from_samples
@@ -216,10 +217,10 @@ def test_patience_in_env_steps_is_what_the_docstring_says() -> None:
     doc = BackoffScheduler.__doc__ or ""
     for text in ("5 windows (1,280 env", "1,026 windows (262,656 env steps)", "134 windows (34,304 env steps)"):
         assert text in " ".join(doc.split())
-    reached = env_steps_of_patience(machine(), 32 * 8)
+    reached = env_steps_of_patience(machine(futility_confidence=None), 32 * 8)
     assert reached[COOLING] == 1_280
     assert reached[DORMANT] - reached[COOLING] == 262_656
-    reached = env_steps_of_patience(machine(max_interval=10), 32 * 8)
+    reached = env_steps_of_patience(machine(max_interval=10, futility_confidence=None), 32 * 8)
     assert reached[DORMANT] - reached[COOLING] == 34_304
 
 
@@ -237,10 +238,16 @@ def test_every_field_survives_json() -> None:
         loop_state=WATCHDOG,
         interval=2.8,
         last_window=9,
+        last_env_steps=900,
         evaluations=8,
         since_best=7,
         since_active=6,
+        since_window=2,
+        since_env_steps=200,
+        scores=(TimedScore(900, Estimate(2.0, 0.5, 10)),),
+        degradations=1,
         best=Estimate(5.0, math.inf, 1),
+        best_env_steps=100,
         baseline=-4.0,
         level=Estimate(3.0, 0.5, 20),
         recent=(Estimate(1.5, 0.5, 4), Estimate(2.5, math.inf, 1)),
@@ -249,6 +256,7 @@ def test_every_field_survives_json() -> None:
         history=(1.0, 2.0),
         pending=True,
         regime_index=3,
+        regime_env_steps=50,
     )
     default = SchedulerState()
     assert all(value != asdict(default)[name] for name, value in asdict(state).items())

@@ -212,6 +212,13 @@ class Written(LoopLog):
         self.written.append(dict(values))
 
 
+def patient() -> optix.BackoffScheduler:
+    """A scheduler that is DORMANT after 8 evaluations, whatever their scores and env steps."""
+    return optix.BackoffScheduler(
+        max_interval=2, plateau_threshold=3, dormant_threshold=8, max_interval_share=None, futility_confidence=None
+    )
+
+
 class Run:
     """A loop over the toy."""
 
@@ -234,7 +241,7 @@ class Run:
         self.loop = Engine(
             self.toy,
             optix.ReturnEvaluator(EPISODES),
-            scheduler or optix.BackoffScheduler(max_interval=2, plateau_threshold=3, dormant_threshold=8),
+            scheduler or patient(),
             tuner,
             self.registry,
             LoopOptions(when_dormant=when_dormant, rollback_on_degradation=rollback),

@@ -1,0 +1,123 @@
+"""When training ends: nothing was better for as long as patience lasts, or the scores show that more is not worth it.
+
+Both conclusions wait until the run is a multiple of the env steps that it took to find the best, because progress in
+training takes about as long as it took before, whatever the task. Neither can be drawn from the scores of a policy that
+has not learned yet; then only patience ends the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.loop.ending import Ending
+from keras_optix.loop.scheduler_state import SchedulerState, TimedScore
+from keras_optix.statistics.estimates import Estimate, noise_from_differences, standardised, trend
+from keras_optix.statistics.levels import CERTAIN_Z
+from keras_optix.statistics.lines import forecast
+
+HISTORY = 64  # scores that are kept: to estimate the noise if scores have no standard error, and for the trend
+PROGRESS_SHARE = 0.05  # of the progress (best minus first score): gains below it are not worth more training
+
+
+def now(evaluation: Evaluation) -> int:
+    """Returns the env steps at an evaluation; the number of windows if it has none."""
+    return evaluation.env_steps or evaluation.window_id + 1
+
+
+def with_score(state: SchedulerState, score: Estimate, evaluation: Evaluation) -> SchedulerState:
+    """Counts an evaluation without improvement, and keeps its score."""
+    scores = state.scores
+    if evaluation.monitored:
+        scores = (*scores, TimedScore(now(evaluation), score))[-HISTORY:]
+    return replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1, scores=scores)
+
+
+def begun_anew(state: SchedulerState, env_steps: int, window_id: int) -> SchedulerState:
+    """Returns the state with patience, trend and futility beginning at this time."""
+    return replace(state, since_best=0, since_active=0, since_env_steps=env_steps, since_window=window_id, scores=())
+
+
+@dataclass(frozen=True)
+class StoppingRule:
+    """Decides after each evaluation without improvement whether training ends.
+
+    Attributes:
+        evaluations: Evaluations without improvement until patience ends.
+        windows: Windows without improvement until patience ends, if the best is less than `multiple` old.
+        env_steps: Env steps without improvement that do instead of `windows`.
+        multiple: Multiple of the env steps of the best that the run must have had.
+        trend_limit: Significance (a standard normal score) of a rise that puts the end of patience off.
+        futility_evaluations: Evaluations without improvement that futility needs.
+        futility_limit: Significance of futility as a standard normal score; None for no test.
+        margin: Gain that is worth more training, in units of the score; None for a share of the progress.
+    """
+
+    evaluations: int
+    windows: float
+    env_steps: int
+    multiple: float
+    trend_limit: float
+    futility_evaluations: int
+    futility_limit: float | None
+    margin: float | None
+
+    def ending(self, state: SchedulerState, evaluation: Evaluation) -> tuple[Ending, str] | None:
+        """Returns why training ends, with a sentence for logs; None if it goes on."""
+        elapsed, waited = now(evaluation) - state.since_env_steps, since_best(state, evaluation)
+        ripe = self._is_ripe(state, evaluation)
+        if ripe and self._is_futile(state, evaluation):
+            worth = "5 % of the progress" if self.margin is None else "`improvement_margin`"
+            return Ending.FUTILE, f"nothing better in {waited}, and as many again would bring less than {worth}"
+        enough = (
+            evaluation.env_steps == 0
+            or ripe
+            or evaluation.window_id - state.since_window >= self.windows
+            or elapsed >= self.env_steps
+        )
+        rising = trend(state.history[-min(state.since_best, HISTORY) :]) > self.trend_limit
+        if state.since_best >= self.evaluations and enough and not rising:
+            return Ending.PLATEAU, f"nothing better in {waited}"
+        return None
+
+    def _is_ripe(self, state: SchedulerState, evaluation: Evaluation) -> bool:
+        """Returns whether the policy has learned, and the run was long enough since then for a conclusion."""
+        took = state.best_env_steps - state.regime_env_steps
+        return now(evaluation) - state.since_env_steps >= (self.multiple - 1.0) * took and _has_learned(state)
+
+    def _is_futile(self, state: SchedulerState, evaluation: Evaluation) -> bool:
+        """Returns whether a line through the scores stays below the best plus the margin."""
+        if self.futility_limit is None or state.best is None or state.baseline is None:
+            return False
+        if state.since_best < self.futility_evaluations:
+            return False
+        scores: Sequence[TimedScore] = state.scores
+        if not state.degradations:
+            scores = (TimedScore(state.best_env_steps, state.best), *scores)
+        ahead = now(evaluation) - state.since_env_steps
+        line = forecast([one.env_steps for one in scores], [one.score for one in scores], now(evaluation) + ahead)
+        margin = PROGRESS_SHARE * (state.best.mean - state.baseline) if self.margin is None else self.margin
+        return line is not None and line.below(state.best.mean + margin) > self.futility_limit
+
+
+def since_best(state: SchedulerState, evaluation: Evaluation) -> str:
+    """Returns how long ago the best was found, with the unit: ``"150,000 env steps"``."""
+    count = max(now(evaluation) - state.best_env_steps, 0)
+    if not evaluation.env_steps:
+        return f"{count:,} window" if count == 1 else f"{count:,} windows"
+    if evaluation.scores_are_deterministic:
+        return f"{count:,} batch" if count == 1 else f"{count:,} batches"
+    return f"{count:,} env step" if count == 1 else f"{count:,} env steps"
+
+
+def _has_learned(state: SchedulerState) -> bool:
+    """Returns whether the best is clearly better than the first score, so that progress is not noise."""
+    if state.best is None or state.baseline is None:
+        return False
+    noise = noise_from_differences(state.history)
+    of_best = state.best.stderr if math.isfinite(state.best.stderr) else noise
+    return standardised(state.best.mean - state.baseline, math.hypot(noise, of_best)) > CERTAIN_Z
