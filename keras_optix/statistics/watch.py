@@ -5,9 +5,11 @@ first sign that the policy has changed. The watch is a two-sided CUSUM (Page 195
 up says that an evaluation may find a better policy, an alarm down that the policy may have degraded. An alarm is a
 reason to evaluate, not a decision, because returns of training and of an evaluation need not measure the same.
 
-Its reference is the level of training at the last evaluation. The level is estimated from few scores, so it is estimated
-further while the watch runs (a self-starting CUSUM, Hawkins 1987), and its standard error adds to the slack: otherwise
-false alarms would be many times as frequent as in the table of the CUSUM (`benchmarks/loop.py` measures both).
+Its reference is the level of training at the last evaluation: the mean of the latest scores then. A level of fewer than
+`lag` scores is estimated further while the watch runs (a self-starting CUSUM, Hawkins 1987), and the standard error of
+the level adds to the slack. Otherwise false alarms would be several times as frequent as with a known level. A level of
+`lag` scores does not change any more: training may change slowly, and a level that follows would hide that, and would
+take in a fall that was not noticed at once. `benchmarks/loop.py` measures the run lengths.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from keras_optix.states import Count, Finite, State, Unbounded
-from keras_optix.statistics.estimates import Estimate, Evidence, compare, pool
+from keras_optix.statistics.estimates import Estimate, Evidence, as_normal_score, compare, pool, standardised
 from keras_optix.validation import check_float, check_int
 
 _HISTORY = 64  # scores from which the noise is estimated if scores have no standard error
@@ -40,7 +42,8 @@ class WatchState(State, frozen=True):
     Attributes:
         level: Mean of the scores with which new ones are compared; None until there is a score.
         latest: The latest scores, oldest first, from which the level begins anew after an evaluation.
-        waiting: How many of the latest scores are not yet part of the level.
+        held: How many scores the level is the mean of.
+        waiting: How many of the latest scores are not part of the level.
         up: Cumulative sum of rises, in standard errors.
         down: Cumulative sum of falls, in standard errors.
         risen: Mean of the scores since `up` was last 0; None while it is 0.
@@ -50,6 +53,7 @@ class WatchState(State, frozen=True):
 
     level: Estimate | None = None
     latest: tuple[Estimate, ...] = ()
+    held: Count = 0
     waiting: Count = 0
     up: Unbounded = 0.0
     down: Unbounded = 0.0
@@ -63,16 +67,16 @@ class Watch:
     """Detects that the scores of training have moved since the last evaluation.
 
     A score is the mean return of the episodes (ten, for example) that ended in the latest training windows, with the
-    standard error that these episodes give. A watch is configuration only; what it has seen is its state. Shifting or
-    scaling all scores changes no alarm.
+    standard error that these episodes give; each episode belongs to one score. A watch is configuration only; what it
+    has seen is its state. Shifting or scaling all scores changes no alarm.
 
     Attributes:
         slack: Slack `k` of both sums in standard errors of a score, at least 0. Defaults to 0.5, which detects moves of
             one standard error fastest.
         up_limit: Limit `h` of the sum of rises in standard errors, above 0.
         down_limit: Limit `h` of the sum of falls in standard errors, above 0.
-        lag: Number of scores after which a score becomes part of the level, and of the latest scores from which the
-            level begins anew after an evaluation, at least 1. Defaults to 8.
+        lag: Number of scores that make a level, at least 1: the latest so many scores at an evaluation. While the level
+            holds fewer, scores are added to it so many scores late. Defaults to 8.
 
     Raises:
         ConfigurationError: A value is out of range.
@@ -112,16 +116,16 @@ class Watch:
         noise = history or state.history
         state = replace(state, history=(*state.history, score.mean)[-_HISTORY:])
         if state.level is None:
-            return replace(state, level=score, latest=(score,)), None
+            return replace(state, level=score, latest=(score,), held=1), None
         level = state.level
-        z = compare(score, level, "", history=noise).z
+        z = _normal_score(score, level, noise)
         # The error of the level shifts all of these comparisons alike. While it is large, it adds to the slack.
         slack = self.slack + 0.5 * math.sqrt(score.n / (score.n + level.n))
-        state = replace(state, **_sum("up", "risen", state.up, state.risen, z - slack, score))
-        state = replace(state, **_sum("down", "fallen", state.down, state.fallen, -z - slack, score))
+        up, risen = _added(state.up, state.risen, z - slack, score)
+        down, fallen = _added(state.down, state.fallen, -z - slack, score)
         for alarm, total, limit, moved in (
-            (Alarm.UP, state.up, self.up_limit, state.risen),
-            (Alarm.DOWN, state.down, self.down_limit, state.fallen),
+            (Alarm.UP, up, self.up_limit, risen),
+            (Alarm.DOWN, down, self.down_limit, fallen),
         ):
             if total > limit and moved is not None:
                 verb = "above" if alarm is Alarm.UP else "below"
@@ -130,7 +134,7 @@ class Watch:
                 # The scores that led to the alarm were selected for being high or low. As a level they would be too far
                 # from the mean of the scores to come, and would cause an alarm in the other direction.
                 return WatchState(history=state.history), (alarm, evidence)
-        return self._learn(state, score), None
+        return self._learn(replace(state, up=up, down=down, risen=risen, fallen=fallen), score), None
 
     def restart(self, state: WatchState) -> WatchState:
         """Begins anew after an evaluation: what training has reached by now is its new level.
@@ -144,14 +148,39 @@ class Watch:
             state: The state so far.
         """
         level = functools.reduce(pool, state.latest) if state.latest else None
-        return WatchState(level=level, latest=state.latest, history=state.history)
+        return WatchState(level=level, latest=state.latest, held=len(state.latest), history=state.history)
 
     def _learn(self, state: WatchState, score: Estimate) -> WatchState:
-        """Adds the score to the latest ones, and the one from `lag` scores ago to the level.
+        """Adds the score to the latest ones; and the one from `lag` scores ago to the level, if that holds too few.
 
         A score enters the level late, because otherwise a drop would soon be half of its own reference.
         """
-        latest, waiting, level = (*state.latest, score), state.waiting + 1, state.level
-        if waiting > self.lag and level is not None:
-            level, waiting = pool(level, latest[-waiting]), self.lag
-        return replace(state, latest=latest[-self.lag :], waiting=waiting, level=level)
+        latest, waiting = (*state.latest, score), state.waiting + 1
+        state = replace(state, latest=latest[-self.lag :], waiting=min(waiting, self.lag))
+        if state.level is None or state.held >= self.lag or waiting <= self.lag:
+            return state
+        return replace(state, level=pool(state.level, latest[-waiting]), held=state.held + 1)
+
+
+def _normal_score(score: Estimate, level: Estimate, history: Sequence[float]) -> float:
+    """Returns the difference between a score and the level as a standard normal score.
+
+    This is Student's test with one deviation for both, because the question is whether anything has changed. Welch's
+    test would estimate the error of a score from its own ten episodes. Where returns are skewed, that error depends on
+    the mean: ten episodes of CartPole that all reach 500 would have no error, and look significantly better than a level
+    of 480. In simulations, such a watch has a false alarm after 14 scores.
+    """
+    comparison = compare(score, level, "", history=history)
+    dof = score.n + level.n - 2
+    if min(score.n, level.n) < 2 or math.isinf(score.stderr) or math.isinf(level.stderr):
+        return comparison.z  # the errors are known, or they are those of the history
+    squares = sum(each.stderr**2 * each.n * (each.n - 1) for each in (score, level))
+    stderr = math.sqrt(squares / dof * (1.0 / score.n + 1.0 / level.n))
+    return as_normal_score(standardised(comparison.evidence.difference, stderr), dof)
+
+
+def _added(total: float, moved: Estimate | None, step: float, score: Estimate) -> tuple[float, Estimate | None]:
+    """Adds a step to a sum, and the score to the mean of the scores since the sum was last 0."""
+    if step == -math.inf or total + step <= 0.0:  # an infinite sum and an infinite step back have no sum
+        return 0.0, None
+    return total + step, score if moved is None else pool(moved, score)
