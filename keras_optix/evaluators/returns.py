@@ -134,9 +134,9 @@ class GreedyEvaluator(BaseEvaluator):
             is the largest number: an evaluation ends earlier, after at least 4 episodes, if it is clear by then that
             the score lies below the best. A candidate plays further episodes until it is decided whether it is better.
             Defaults to 10.
-        every: Windows from one evaluation to the next, at least 1. While COOLING, the scheduler's interval, which counts
-            windows too, can be longer. None (the default): the loop evaluates by the scheduler's interval, or as soon
-            as the returns of training have moved, within ``OptixCallback(evaluation_budget=...)``. A tuner then
+        every: Windows from one evaluation to the next, at least 1. While COOLING, the scheduler's interval, which
+            counts windows too, can be longer. None (the default): the loop evaluates by the scheduler's interval, or as
+            soon as the returns of training have moved, within ``OptixCallback(evaluation_budget=...)``. A tuner then
             compares the returns of training, which cost nothing.
 
     Raises:

@@ -9,7 +9,7 @@ from keras_optix.loop import actions as do
 from keras_optix.loop.actions import KnownPolicy
 from keras_optix.loop.confirmation import compare_contender, confirm
 from keras_optix.loop.final import reach_target
-from keras_optix.loop.procedures import Procedure, Situation, reassess, recover, rest, was_watched
+from keras_optix.loop.procedures import Asking, Procedure, Situation, reassess, recover, rest, was_watched
 from keras_optix.loop.regime_procedures import after_alarm, after_return, at_dormant
 from keras_optix.loop.scheduler import Decision, LoopEvent
 
@@ -44,17 +44,23 @@ def after_evaluation(evaluation: Evaluation, at: Situation, values: Mapping[str,
             gone = at.managed or at.rolls_back  # the evaluated weights, or their regime, may no longer be current
     if later:
         return
-    if at.managed:
-        known: KnownPolicy | None = yield do.OfferPolicy()
-        if known is not None:
-            yield do.PauseTuner()
-            yield from after_return(known, at)
-            yield do.Finish()
-            gone = True
+    if at.managed and (yield from _return_to_known_regime(at)):
+        gone = True
     if not gone:
         yield do.Tune(evaluation)
         if decisions[0].event in _UNDECIDED:
             yield from compare_contender(at, progress=True)
+
+
+def _return_to_known_regime(at: Situation) -> Asking[bool]:
+    """Returns whether the detector named a known regime, after its policy was compared with the current weights."""
+    known: KnownPolicy | None = yield do.OfferPolicy()
+    if known is None:
+        return False
+    yield do.PauseTuner()
+    yield from after_return(known, at)
+    yield do.Finish()
+    return True
 
 
 def _after_ending(decision: Decision, at: Situation) -> Procedure:

@@ -447,13 +447,9 @@ class Engine:
             recoveries=self.guard.recoveries,
             scheduler=self.scheduler.state,
             evaluator=self.scorer.save(),
-            fell_back=self.evaluations.fell_back,
-            training=self.evaluations.training.save(),
-            first_evaluation=self.evaluations.budget.first,
-            differences=self.evaluations.differences,
+            evaluations=self.evaluations.save(),
             first_score=performer.first_score,
             contender=performer.contender,
-            agreement=self.evaluations.agreement.state,
             tuning=tuning,
             manager=self.manager.save(),
             regimes=performer.regimes.save(),
@@ -500,7 +496,7 @@ class Engine:
         self.journal.window_id, self.journal.env_steps = loop.window_id, loop.env_steps
         self.guard.recoveries = loop.recoveries
         self.scheduler.state = loop.scheduler
-        self.evaluations.restore(loop, reading.evaluator, reading.training)
+        self.evaluations.restore(loop.evaluations, loop.pool, reading.evaluator, reading.training)
         performer.first_score, performer.contender = loop.first_score, loop.contender
         self.tuning.restore(under("tuning/", arrays), loop.tuning, reading.tuner)
         if reading.manager is not None:

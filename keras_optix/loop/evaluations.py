@@ -1,15 +1,14 @@
-"""Makes evaluations: decides when one is due, pools the scores of windows or plays episodes, and knows how they acted."""
+"""Makes evaluations: decides when one is due, and pools the scores of windows or plays episodes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.evaluation import Evaluation, estimate_of
 from keras_optix.evaluators.plans import EpisodePlan
-from keras_optix.evaluators.score_pool import ScorePool
+from keras_optix.evaluators.score_pool import PoolState, ScorePool
 from keras_optix.evaluators.scorer import Scorer, ScorerState
 from keras_optix.formatting import format_estimate
 from keras_optix.loop.adapter import Adapter, PolicyRef, TrainingUnit
@@ -17,20 +16,36 @@ from keras_optix.loop.budget import EvaluationBudget
 from keras_optix.loop.journal import Journal
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.loop.state_machine import StateMachine
-from keras_optix.loop.training_returns import TrainingReturns
+from keras_optix.loop.training_returns import TrainingReturns, TrainingReturnsState
 from keras_optix.records import EpisodeRecord, EvalMetrics
-from keras_optix.statistics.agreement import Agreement
+from keras_optix.states import Count, State
+from keras_optix.statistics.agreement import Agreement, AgreementState
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.statistics.estimates import Estimate, Evidence, compare
 from keras_optix.statistics.levels import one_sided
 from keras_optix.statistics.watch import Alarm
 
-if TYPE_CHECKING:
-    from keras_optix.loop.run_state import EngineState
-
 _EPISODES = 10  # for an evaluator that scores episodes without giving their number
 _BELOW_Z = one_sided(0.8)  # a score so far below the best needs no further episodes
 _DIFFERENT_Z = 2.0  # greedy and sampled episodes differ
+
+
+class EvaluationsState(State, frozen=True):
+    """The saved state of `Evaluations`, except that of the evaluator and of the pool.
+
+    Attributes:
+        fell_back: Whether training windows are scored because episodes could not be played elsewhere.
+        training: The state of the returns of training.
+        first: Environment steps of the evaluation with which the run began.
+        differences: Evaluations in a row that differed from the returns of training.
+        agreement: The state of the test whether copies of the environment earn the same as the environment.
+    """
+
+    fell_back: bool
+    training: TrainingReturnsState
+    first: Count
+    differences: Count
+    agreement: AgreementState
 
 
 @dataclass(frozen=True)
@@ -351,11 +366,17 @@ class Evaluations:
         evaluator = self._fallback if fell_back and self._fallback is not None else self._first_evaluator
         return Scorer(evaluator).read(saved)
 
-    def restore(self, saved: EngineState, evaluator: ScorerState, training: ScorerState) -> None:
+    def save(self) -> EvaluationsState:
+        """Returns what a resumed run needs, except the states of the evaluator and of the pool."""
+        first, training = self.budget.first, self.training.save()
+        return EvaluationsState(self.fell_back, training, first, self._differences, self.agreement.state)
+
+    def restore(self, saved: EvaluationsState, pool: PoolState, evaluator: ScorerState, training: ScorerState) -> None:
         """Restores the state of a run.
 
         Args:
-            saved: The state of the engine.
+            saved: The state that `save` returned.
+            pool: The state of the pool.
             evaluator: The state of the evaluator.
             training: The state of the evaluator that scores the windows of training.
         """
@@ -365,14 +386,9 @@ class Evaluations:
         self.scorer.restore(evaluator)
         self.training.restore(saved.training, training)
         self.agreement.state = saved.agreement
-        self.budget.first, self._differences = saved.first_evaluation, saved.differences
+        self.budget.first, self._differences = saved.first, saved.differences
         self.pool.min_episodes = self._episodes_needed
-        self.pool.state = saved.pool
-
-    @property
-    def differences(self) -> int:
-        """Evaluations in a row that differed from the returns of training."""
-        return self._differences
+        self.pool.state = pool
 
     # Scores that belong to other weights
 

@@ -14,7 +14,7 @@ from keras_optix.evaluators.scorer import ScorerState
 from keras_optix.loop.adapter import Adapter
 from keras_optix.loop.after_evaluation import after_evaluation
 from keras_optix.loop.contender import Contender
-from keras_optix.loop.evaluations import Evaluations
+from keras_optix.loop.evaluations import Evaluations, EvaluationsState
 from keras_optix.loop.history import LoopHistory
 from keras_optix.loop.lineage import TuningState
 from keras_optix.loop.manager import Manager
@@ -23,10 +23,8 @@ from keras_optix.loop.record import LoopRecord
 from keras_optix.loop.regime_library import RegimesState
 from keras_optix.loop.runner import Runner
 from keras_optix.loop.scheduler_state import SchedulerState
-from keras_optix.loop.training_returns import TrainingReturnsState
 from keras_optix.loop.tuning import Tuning
 from keras_optix.states import FIX, Count, NonNegative, Positive, State, read_state
-from keras_optix.statistics.agreement import AgreementState
 from keras_optix.statistics.estimates import Estimate
 from keras_optix.store.files import Arrays, under
 
@@ -73,13 +71,9 @@ class EngineState(State, frozen=True):
         recoveries: Number of recoveries from values that were not finite.
         scheduler: The state of the scheduler.
         evaluator: The state of the evaluator, of a type that the evaluator defines.
-        fell_back: Whether training windows are scored because episodes could not be played elsewhere.
-        training: The state of the returns of training.
-        first_evaluation: Environment steps of the evaluation with which the run began.
-        differences: Evaluations in a row that differed from the returns of training.
+        evaluations: The rest of the state of evaluations.
         first_score: The score with which the run began, or None.
         contender: Weights of which it is not decided yet whether they are better than the best, or None.
-        agreement: The state of the test whether copies of the environment earn the same as the environment.
         tuning: The state of the tuner, its stored states, and schedules.
         manager: The state of the policy manager; None without one.
         regimes: The state of the library of regimes.
@@ -99,13 +93,9 @@ class EngineState(State, frozen=True):
     recoveries: Count
     scheduler: SchedulerState
     evaluator: ScorerState
-    fell_back: bool
-    training: TrainingReturnsState
-    first_evaluation: Count
-    differences: Count
+    evaluations: EvaluationsState
     first_score: Estimate | None
     contender: Contender | None
-    agreement: AgreementState
     tuning: TuningState
     manager: Any
     regimes: RegimesState
@@ -192,8 +182,8 @@ def read_parts(
     return Reading(
         saved,
         history,
-        evaluator=evaluations.read_scorer(loop.evaluator, fell_back=loop.fell_back),
-        training=evaluations.training.read(loop.training),
+        evaluator=evaluations.read_scorer(loop.evaluator, fell_back=loop.evaluations.fell_back),
+        training=evaluations.training.read(loop.evaluations.training),
         tuner=tuning.read_tuner(loop.tuning.tuner),
         manager=None if loop.manager is None else manager.read(loop.manager),
         adapter=adapter.read(under("adapter/", arrays), saved.adapter),
