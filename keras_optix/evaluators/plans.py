@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from keras_optix.validation import check_bool, check_int
 
-FEWEST = 4  # episodes of an evaluation that the loop may end early
+FEWEST = 2  # episodes of an evaluation that the loop may end early
 
 
 class EvaluationPlan:
@@ -114,7 +114,7 @@ class EpisodePlan(EvaluationPlan):
 
     Attributes:
         episodes: Episodes in one evaluation, at least 1. If `every` is None: the largest number; an evaluation ends
-            earlier, after at least 4, if it is clear by then that the score lies below the best.
+            earlier if it is clear by then that the score is not above the best.
         every: Windows from one evaluation to the next, at least 1. None: the loop decides when it evaluates, by the
             interval of its state, as soon as the returns of training have moved, and within its evaluation budget.
             Defaults to 10.

@@ -44,12 +44,12 @@ def after_evaluation(evaluation: Evaluation, at: Situation, values: Mapping[str,
             gone = at.managed or at.rolls_back  # the evaluated weights, or their regime, may no longer be current
     if later:
         return
-    if at.managed and (yield from _return_to_known_regime(at)):
-        gone = True
-    if not gone:
-        yield do.Tune(evaluation)
-        if decisions[0].event in _UNDECIDED:
-            yield from compare_contender(at, progress=True)
+    gone = gone or (at.managed and (yield from _return_to_known_regime(at)))
+    if gone:
+        return
+    yield do.Tune(evaluation)
+    if decisions[0].event in _UNDECIDED:
+        yield from compare_contender(at, progress=True)
 
 
 def _return_to_known_regime(at: Situation) -> Asking[bool]:

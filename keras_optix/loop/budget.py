@@ -5,7 +5,9 @@ from __future__ import annotations
 from keras_optix.loop.adapter import Adapter
 from keras_optix.loop.journal import Journal
 
-_REGULAR = 0.5  # share of the budget for evaluations whose turn it is; the rest is for what training or a test asks for
+_REGULAR = (
+    0.75  # share of the budget for evaluations whose turn it is; the rest is for what training or a test asks for
+)
 
 
 class EvaluationBudget:
@@ -41,8 +43,8 @@ class EvaluationBudget:
         """Returns whether an evaluation may begin.
 
         Args:
-            regular: Whether it is an evaluation whose turn it is. Half of the budget is kept for others: evaluations
-                that the returns of training ask for, and comparisons that are not decided yet.
+            regular: Whether it is an evaluation whose turn it is. A quarter of the budget is kept for others:
+                evaluations that the returns of training ask for, and comparisons that are not decided yet.
         """
         share = self._share * (_REGULAR if regular else 1.0)
         return self.spent <= share * self._journal.env_steps

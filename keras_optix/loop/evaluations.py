@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.evaluation import Evaluation, estimate_of
-from keras_optix.evaluators.plans import EpisodePlan
+from keras_optix.evaluators.plans import FEWEST, EpisodePlan
 from keras_optix.evaluators.score_pool import PoolState, ScorePool
 from keras_optix.evaluators.scorer import Scorer, ScorerState
 from keras_optix.formatting import format_estimate
@@ -26,6 +26,7 @@ from keras_optix.statistics.levels import one_sided
 from keras_optix.statistics.watch import Alarm
 
 _EPISODES = 10  # for an evaluator that scores episodes without giving their number
+_FEWEST_WITH_NOISE = 4
 _BELOW_Z = one_sided(0.8)  # a score so far below the best needs no further episodes
 _DIFFERENT_Z = 2.0  # greedy and sampled episodes differ
 
@@ -246,17 +247,22 @@ class Evaluations:
 
         Args:
             policy: The weights that play.
-            episodes: Number of episodes, if more than the evaluator asks for.
+            episodes: Number of episodes; 0 for as many as the evaluator asks for. It is a least number unless the loop
+                decides when and how much it evaluates.
             seed: Seed of the episodes; equal seeds give equal episodes. None: a seed from the generator of the run.
             deterministic: Whether to take the most likely actions. None: as the evaluator's plan says.
         """
         plan = self.scorer.plan
         if not plan.may_play or not self.scorer.plays_episodes:
             return None
+        if isinstance(plan, EpisodePlan) and plan.when_needed:
+            episodes = episodes or plan.episodes
+        else:
+            episodes = max(episodes, plan.episodes_needed or _EPISODES)
         needed_by = type(self.scorer.evaluator).__name__ if plan.must_play and self._fallback is None else ""
         return self._adapter.play(
             policy,
-            max(episodes, plan.episodes_needed or _EPISODES),
+            episodes,
             deterministic=plan.deterministic if deterministic is None else deterministic,
             seed=seed,
             needed_by=needed_by,
@@ -276,10 +282,13 @@ class Evaluations:
         """Plays an evaluation. It ends early if the score is clearly below the best."""
         plan, evaluator, played = self.scorer.plan, self.scorer.evaluator, list[EpisodeRecord]()
         most = plan.episodes if isinstance(plan, EpisodePlan) else _EPISODES
-        first = self._scheduler.state.evaluations == 0
+        best, first = self._scheduler.state.best, self._scheduler.state.evaluations == 0
+        # Without noise, two episodes tell as much as ten.
+        fewest = most if best is None else FEWEST if best.stderr == 0.0 else _FEWEST_WITH_NOISE
         metrics: EvalMetrics | None = None
         while len(played) < most:
-            more = self.play(candidate, most if first else (most - len(played) if played else plan.episodes_needed))
+            batch = fewest if len(played) < fewest else _FEWEST_WITH_NOISE - len(played)
+            more = self.play(candidate, min(batch if batch > 0 else most, most - len(played)))
             if more is None:
                 self._fall_back()
                 return None
