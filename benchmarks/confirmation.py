@@ -1,0 +1,187 @@
+"""The sequential test that confirms a candidate, on synthetic policies: error rates, power and episodes.
+
+Each simulated candidate is a policy whose true mean lies 0, 0.25, 0.5 or 1 standard deviations of an episode above the
+best's. The returns are normal, heavy-tailed (Student's t with 3 degrees of freedom) or those of a lander that crashes
+in a tenth of the episodes (two values). The candidate was chosen by an independent evaluation, so its fresh episodes
+are unbiased. The same episodes are given to the sequential test, and to today's test with a fixed number of episodes
+(`compare` at 95 %): 10, and the most that the sequential test plays.
+
+The constants of the test were chosen with other seeds. The rates have a standard error of at most 0.5 points for 10,000
+candidates.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from _report import commit_in_force, print_table, write_results
+
+from keras_optix.statistics.estimates import Estimate, compare, compare_pairs, estimate_from_samples
+from keras_optix.statistics.levels import LIKELY_Z
+from keras_optix.statistics.sequential import Outcome, SequentialTest
+
+DIFFERENCES = (0.0, 0.25, 0.5, 1.0)
+KINDS = ("normal", "t3", "crash")
+BEST_EPISODES = (10, 40, 160)
+CORRELATIONS = (0.0, 0.5, 0.9)
+FIRST = 10  # fresh episodes at the first look, and of the small fixed test
+MOST = 80
+CRASH = 0.1  # share of the episodes
+CURED = "no crash"
+
+
+@dataclass(frozen=True)
+class Episodes:
+    """Returns of many candidates and of the best of each, in standard deviations of an episode of the best.
+
+    Attributes:
+        challenger: Shape [candidates, MOST].
+        best: Shape [candidates, episodes].
+        known: Episodes of the best before the first look.
+    """
+
+    challenger: np.ndarray
+    best: np.ndarray
+    known: int
+
+
+def returns(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Returns of mean 0 and standard deviation 1."""
+    if kind == "normal":
+        return rng.standard_normal(shape)
+    if kind == "t3":
+        return rng.standard_t(3, shape) / math.sqrt(3.0)
+    return (CRASH - (rng.random(shape) < CRASH)) / math.sqrt(CRASH * (1.0 - CRASH))
+
+
+def independent(kind: str, difference: float | str, known: int, candidates: int, rng: np.random.Generator) -> Episodes:
+    """Episodes on seeds of their own."""
+    best = returns(kind, (candidates, max(known, 2 * MOST)), rng)
+    if difference == CURED:  # never crashes, and is otherwise the same
+        return Episodes(np.full((candidates, MOST), math.sqrt(CRASH / (1.0 - CRASH))), best, known)
+    return Episodes(returns(kind, (candidates, MOST), rng) + float(difference), best, known)
+
+
+def same_seeds(kind: str, difference: float, correlation: float, candidates: int, rng: np.random.Generator) -> Episodes:
+    """Episodes of which those in the same column correlate as given."""
+    shape = (candidates, MOST)
+    if kind == "crash":  # a share of the seeds ends equally for both
+        best = returns(kind, shape, rng)
+        challenger = np.where(rng.random(shape) < correlation, best, returns(kind, shape, rng))
+    else:
+        first, second = rng.standard_normal((2, *shape))
+        challenger, best = correlation * first + math.sqrt(1.0 - correlation**2) * second, first
+        if kind == "t3":  # the bivariate t, whose two values share their scale
+            scale = np.sqrt(3.0 / rng.chisquare(3, shape)) / math.sqrt(3.0)
+            challenger, best = challenger * scale, best * scale
+    return Episodes(challenger + difference, best, FIRST)
+
+
+def sequential(episodes: Episodes, *, replay: bool, paired: bool) -> dict[str, float]:
+    """Outcomes of the sequential test, and the episodes that it used."""
+    test = SequentialTest(max_episodes=MOST)
+    counts = dict.fromkeys(Outcome, 0)
+    used = again = pairs_chosen = looks = 0
+    for scores, references in zip(episodes.challenger, episodes.best, strict=True):
+        state, n, m = test.initial_state(), FIRST, episodes.known
+        while True:
+            challenger, best = estimate_from_samples(scores[:n]), estimate_from_samples(references[:m])
+            pairs = (scores[:n], references[:n]) if paired else None
+            state, verdict = test.observe(state, challenger, best, pairs=pairs)
+            batch = test.next_batch(challenger, best, paired=paired)
+            looks += 1
+            pairs_chosen += verdict.paired
+            if verdict.outcome is not Outcome.OPEN or batch.challenger == 0:
+                break
+            n += batch.challenger
+            m += batch.best if replay else 0
+        counts[verdict.outcome] += 1
+        used, again = used + n, again + m - episodes.known
+    total = len(episodes.challenger)
+    found = {outcome.name.lower(): count / total for outcome, count in counts.items()}
+    return found | {"episodes": used / total, "best again": again / total, "looks paired": pairs_chosen / looks}
+
+
+def fixed(episodes: Episodes, n: int, *, paired: bool) -> float:
+    """Share that passes today's test with `n` fresh episodes."""
+
+    def z(scores: np.ndarray, references: np.ndarray) -> float:
+        if paired:
+            return compare_pairs(scores[:n], references[:n], "").z
+        best: Estimate = estimate_from_samples(references[: episodes.known])
+        return compare(estimate_from_samples(scores[:n]), best, "").z
+
+    rows = zip(episodes.challenger, episodes.best, strict=True)
+    return sum(z(scores, references) > LIKELY_Z for scores, references in rows) / len(episodes.challenger)
+
+
+def measured(episodes: Episodes, *, replay: bool = False, paired: bool = False) -> dict[str, float]:
+    """What a row shows."""
+    row = sequential(episodes, replay=replay, paired=paired)
+    return row | {f"fixed {n}": fixed(episodes, n, paired=paired) for n in (FIRST, MOST)}
+
+
+def unpaired_cases() -> Iterator[tuple[str, float | str, int]]:
+    """Returns, difference, and episodes behind the best."""
+    for kind, known in itertools.product(KINDS, BEST_EPISODES):
+        for difference in (*DIFFERENCES, CURED) if kind == "crash" else DIFFERENCES:
+            yield kind, difference, known
+
+
+def table(title: str, names: tuple[str, ...], rows: list[tuple[tuple[Any, ...], dict[str, float]]]) -> None:
+    """Prints one table."""
+    print(f"\n{title}")
+    shares = ("better", "not_better", "open", "fixed 10", f"fixed {MOST}", "looks paired")
+    columns = list(rows[0][1])
+    cells = [
+        [
+            " ".join(map(str, case)),
+            *(f"{row[name]:.1%}" if name in shares else f"{row[name]:.1f}" for name in columns),
+        ]
+        for case, row in rows
+    ]
+    print_table((" / ".join(names), *columns), cells)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candidates", type=int, default=10_000, help="simulated candidates of each row")
+    parser.add_argument("--seed", type=int, default=16)
+    options = parser.parse_args()
+    start, results = time.perf_counter(), {}
+
+    for replay in (False, True):
+        rows: list[tuple[tuple[Any, ...], dict[str, float]]] = []
+        for number, (kind, difference, known) in enumerate(unpaired_cases()):
+            if replay and known >= 2 * MOST:
+                continue  # the best needs no more episodes
+            rng = np.random.default_rng((options.seed, 0, number))
+            episodes = independent(kind, difference, known, options.candidates, rng)
+            rows.append(((kind, difference, known), measured(episodes, replay=replay)))
+        title = "the best plays again where that pays" if replay else "the best keeps its score"
+        title = f"Independent episodes; {title} ({options.candidates} candidates a row)"
+        table(title, ("returns", "difference", "episodes of the best"), rows)
+        results[title] = [{"case": case, **row} for case, row in rows]
+
+    rows = []
+    for number, (kind, correlation, difference) in enumerate(itertools.product(KINDS, CORRELATIONS, DIFFERENCES)):
+        rng = np.random.default_rng((options.seed, 1, number))
+        episodes = same_seeds(kind, difference, correlation, options.candidates, rng)
+        rows.append(((kind, correlation, difference), measured(episodes, replay=True, paired=True)))
+    title = f"Equal seeds: the best plays each seed as well ({options.candidates} candidates a row)"
+    table(title, ("returns", "correlation", "difference"), rows)
+    results[title] = [{"case": case, **row} for case, row in rows]
+
+    write_results("confirmation", {"commit": commit_in_force(), "options": vars(options), "tables": results})
+    print(f"\n{time.perf_counter() - start:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
