@@ -30,6 +30,7 @@ from keras_optix.validation import check_float, check_int
 _BETTER_EXPONENT = 1.5  # between the boundaries of Pocock (about 1) and of O'Brien and Fleming (about 3)
 _NOT_BETTER_EXPONENT = 1.0
 _WORTHWHILE_SHARE = 0.4  # of the standard deviation of an episode
+_LEAST_SHARE_OF_SD = 0.5  # the noise of pairs counts as at least this share of the standard deviation of an episode
 _GROWTH = 2  # of the number of episodes from look to look
 _NO_STUB = 0.25  # a last batch below this share of the episodes before it is played with the batch before it
 
@@ -180,7 +181,9 @@ class SequentialTest(OneLineRepr):
                 no episodes share a seed.
             margin: By how much the challenger must be better, in units of the score. Defaults to 0.
             worthwhile: The smallest difference beyond `margin` that matters, in units of the score. Defaults to None:
-                0.4 standard deviations of an episode.
+                0.4 standard deviations of an episode (of the episodes of both). If pairs are compared, 0.4 standard
+                deviations of a pair's difference divided by sqrt(2), which is the same if the seed does not matter, but
+                at least 0.2 standard deviations of an episode.
 
         Returns:
             The next state, and the verdict.
@@ -195,10 +198,12 @@ class SequentialTest(OneLineRepr):
         if worthwhile is not None:
             worthwhile = check_float("worthwhile", worthwhile, low=0.0)
         first, second, sd = _with_common_spread(_without_rounding(challenger), _without_rounding(best))
-        smallest = _WORTHWHILE_SHARE * sd if worthwhile is None else worthwhile
         paired = None if pairs is None else _paired(pairs, challenger.n, sd)
         if paired is not None and paired.stderr < math.hypot(first.stderr, second.stderr):
             first, second = paired, Estimate(0.0, 0.0, 1)
+            # Pairs can show smaller differences than single episodes, and these matter as well, down to a limit.
+            sd = max(paired.stderr * math.sqrt(paired.n / 2.0), _LEAST_SHARE_OF_SD * sd)
+        smallest = _WORTHWHILE_SHARE * sd if worthwhile is None else worthwhile
         state = SequentialState((*state.looks, look))
         up, down = self._limits(state, _share(first, second))
 
