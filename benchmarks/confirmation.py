@@ -13,11 +13,12 @@ candidates.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,9 @@ MOST = 80
 CRASH = 0.1  # share of the episodes
 CURED = "no crash"
 
+
+Rows = list[tuple[tuple[Any, ...], dict[str, float]]]
+"""The case of each row, and what was measured."""
 
 Returns = Callable[[tuple[int, ...], np.random.Generator], np.ndarray]
 
@@ -185,10 +189,19 @@ def unpaired_cases() -> Iterator[tuple[str, float | str, int]]:
             yield kind, difference, known
 
 
-def table(title: str, names: tuple[str, ...], rows: list[tuple[tuple[Any, ...], dict[str, float]]]) -> None:
+def table(title: str, names: tuple[str, ...], rows: Rows) -> None:
     """Prints one table."""
     print(f"\n{title}")
-    shares = ("better", "not_better", "open", "fixed 10", f"fixed {MOST}", "looks paired", "better, best again")
+    shares = (
+        "better",
+        "not_better",
+        "open",
+        "fixed 10",
+        f"fixed {MOST}",
+        f"fixed {MOST}, best {MOST}",
+        "looks paired",
+        "better, best again",
+    )
     columns = list(rows[0][1])
     cells = [
         [
@@ -200,46 +213,76 @@ def table(title: str, names: tuple[str, ...], rows: list[tuple[tuple[Any, ...], 
     print_table((" / ".join(names), *columns), cells)
 
 
+def of_independent_episodes(count: int, seed: int, *, replay: bool) -> Rows:
+    """The best keeps its score, or plays again where `next_batch` says so."""
+    rows: Rows = []
+    for number, (kind, difference, known) in enumerate(unpaired_cases()):
+        if replay and known >= 2 * MOST:
+            continue  # the best needs no more episodes
+        episodes = independent(kind, difference, known, count, np.random.default_rng((seed, 0, number)))
+        row = measured(episodes, replay=replay)
+        if replay:
+            row[f"fixed {MOST}, best {MOST}"] = fixed(replace(episodes, known=max(known, MOST)), MOST, paired=False)
+        rows.append(((kind, difference, known), row))
+    return rows
+
+
+def of_equal_seeds(count: int, seed: int) -> Rows:
+    """The best plays each seed as well."""
+    rows: Rows = []
+    for number, (kind, correlation, difference) in enumerate(itertools.product(KINDS, CORRELATIONS, DIFFERENCES)):
+        episodes = same_seeds(kind, difference, correlation, count, np.random.default_rng((seed, 1, number)))
+        rows.append(((kind, correlation, difference), measured(episodes, replay=True, paired=True)))
+    return rows
+
+
+def of_hard_cases(count: int, seed: int) -> Rows:
+    """Equal means where few episodes mislead."""
+    rows: Rows = []
+    for number, ((name, (challenger, best)), known) in enumerate(itertools.product(HARD.items(), BEST_EPISODES)):
+        rng = np.random.default_rng((seed, 2, number))
+        episodes = Episodes(challenger((count, MOST), rng), best((count, max(known, 2 * MOST)), rng), known)
+        again = sequential(episodes, replay=True, paired=False)["better"]
+        rows.append(((name, known), measured(episodes) | {"better, best again": again}))
+    return rows
+
+
+TABLES: dict[str, tuple[str, tuple[str, ...], Callable[[int, int], Rows]]] = {
+    "independent": (
+        "Independent episodes; the best keeps its score",
+        ("returns", "difference", "episodes of the best"),
+        functools.partial(of_independent_episodes, replay=False),
+    ),
+    "again": (
+        "Independent episodes; the best plays again where that pays",
+        ("returns", "difference", "episodes of the best"),
+        functools.partial(of_independent_episodes, replay=True),
+    ),
+    "seeds": (
+        "Equal seeds; the best is known from 10 of them and plays the others as well",
+        ("returns", "correlation", "difference"),
+        of_equal_seeds,
+    ),
+    "hard": ("Equal means where few episodes mislead", ("returns", "episodes of the best"), of_hard_cases),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidates", type=int, default=10_000, help="simulated candidates of each row")
     parser.add_argument("--seed", type=int, default=16)
+    parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     options = parser.parse_args()
     start, results = time.perf_counter(), {}
-
-    for replay in (False, True):
-        rows: list[tuple[tuple[Any, ...], dict[str, float]]] = []
-        for number, (kind, difference, known) in enumerate(unpaired_cases()):
-            if replay and known >= 2 * MOST:
-                continue  # the best needs no more episodes
-            rng = np.random.default_rng((options.seed, 0, number))
-            episodes = independent(kind, difference, known, options.candidates, rng)
-            rows.append(((kind, difference, known), measured(episodes, replay=replay)))
-        title = "the best plays again where that pays" if replay else "the best keeps its score"
-        title = f"Independent episodes; {title} ({options.candidates} candidates a row)"
-        table(title, ("returns", "difference", "episodes of the best"), rows)
-        results[title] = [{"case": case, **row} for case, row in rows]
-
-    rows = []
-    for number, (kind, correlation, difference) in enumerate(itertools.product(KINDS, CORRELATIONS, DIFFERENCES)):
-        rng = np.random.default_rng((options.seed, 1, number))
-        episodes = same_seeds(kind, difference, correlation, options.candidates, rng)
-        rows.append(((kind, correlation, difference), measured(episodes, replay=True, paired=True)))
-    title = f"Equal seeds: the best plays each seed as well ({options.candidates} candidates a row)"
-    table(title, ("returns", "correlation", "difference"), rows)
-    results[title] = [{"case": case, **row} for case, row in rows]
-
-    rows = []
-    for number, ((name, (challenger, best)), known) in enumerate(itertools.product(HARD.items(), BEST_EPISODES)):
-        rng, count = np.random.default_rng((options.seed, 2, number)), options.candidates
-        episodes = Episodes(challenger((count, MOST), rng), best((count, max(known, 2 * MOST)), rng), known)
-        again = measured(episodes, replay=True)
-        rows.append(((name, known), measured(episodes) | {"better, best again": again["better"]}))
-    title = f"Equal means where few episodes mislead ({options.candidates} candidates a row)"
-    table(title, ("returns", "episodes of the best"), rows)
-    results[title] = [{"case": case, **row} for case, row in rows]
-
-    write_results("confirmation", {"commit": commit_in_force(), "options": vars(options), "tables": results})
+    for name in options.tables:
+        title, names, rows_of = TABLES[name]
+        rows = rows_of(options.candidates, options.seed)
+        table(f"{title} ({options.candidates} candidates a row)", names, rows)
+        results[name] = [{"case": case, **row} for case, row in rows]
+        written = {"commit": commit_in_force(), "options": vars(options), "tables": results}
+        write_results(
+            "_".join(("confirmation", *(options.tables if len(options.tables) < len(TABLES) else ()))), written
+        )
     print(f"\n{time.perf_counter() - start:.0f} s")
 
 
