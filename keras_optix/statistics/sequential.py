@@ -142,8 +142,9 @@ class SequentialTest(OneLineRepr):
 
     Args:
         confidence: One-sided confidence that a challenger is better, in (0.5, 1). Defaults to 0.95.
-        max_episodes: Largest number of fresh episodes of the challenger, at which the whole error is spent. Defaults
-            to 80.
+        max_episodes: Largest number of fresh episodes of the challenger, at which the whole error is spent. Where a
+            budget allows fewer, give that number: a test that is broken off earlier keeps its error rates, but has
+            not spent all of them. Defaults to 80.
         not_better_error: Probability that a worthwhile challenger is called NOT_BETTER, in (0, 0.5). Defaults to 0.1.
 
     Raises:
