@@ -14,7 +14,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .PHONY: help demo test test-all test-numerics test-oldest test-versions newest test-backends lint format bench \
 	bench-collect bench-prefetch bench-memory bench-loop bench-overhead bench-compile bench-crash bench-registry \
 	bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-normalized bench-policies bench-live \
-	bench-live-restarts bench-live-interrupts clean
+	bench-live-restarts bench-live-interrupts bench-confirmation clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -140,6 +140,9 @@ bench-swap: $(VENV)/.installed $(BENCH_VENV)/.installed ## CartPole whose action
 
 bench-market: $(VENV)/.installed ## an ensemble of specialists in a market of changing regimes, ten seeds (an hour)
 	$(BIN)/python benchmarks/market.py
+
+bench-confirmation: $(VENV)/.installed ## the sequential test of candidates: error rates, power, episodes used (ten minutes)
+	$(BIN)/python benchmarks/confirmation.py
 
 bench-normalized: $(VENV)/.installed ## wrappers with running statistics: what training reached, what fit left (half an hour)
 	$(BIN)/python benchmarks/normalized.py

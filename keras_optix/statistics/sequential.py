@@ -26,10 +26,11 @@ from keras_optix.statistics.estimates import Estimate, Evidence, compare, estima
 from keras_optix.statistics.levels import one_sided
 from keras_optix.validation import check_float, check_int
 
-# Found by simulation, see benchmarks/confirmation.py: the error spent after a share t of the episodes is error * t ** k.
+# Found by simulation (benchmarks/confirmation.py): after a share t of the episodes, error * t**exponent is spent.
 _BETTER_EXPONENT = 1.5  # between the boundaries of Pocock (about 1) and of O'Brien and Fleming (about 3)
 _NOT_BETTER_EXPONENT = 1.0
 _WORTHWHILE_SHARE = 0.4  # of the standard deviation of an episode
+_LEAST_SHARE_OF_SD = 0.5  # the noise of pairs counts as at least this share of the standard deviation of an episode
 _GROWTH = 2  # of the number of episodes from look to look
 _NO_STUB = 0.25  # a last batch below this share of the episodes before it is played with the batch before it
 
@@ -38,6 +39,7 @@ _LEAST_GAIN = 1.005  # growth of the information between looks; a smaller one is
 _SHARES = 20  # the share of the best in the variance is rounded to a twentieth, so that limits can be cached
 _BEYOND = 8.5  # standard deviations below zero at which a normal density ends
 _HIGHEST = 40.0  # standard deviations above which no limit is searched
+_BISECTIONS = 36  # to 1e-9 of a standard deviation
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(160)
 
 
@@ -136,12 +138,13 @@ class SequentialTest(OneLineRepr):
     A variance that is estimated from few episodes misses rare ones: ten landings without the crash that happens in a
     tenth of them look like a better policy. So neither policy's variance is taken to be lower than that of the
     episodes of both together. With that, the error holds for equal policies with rare crashes; without it, a third of
-    them passed.
+    them passed. What neither policy has shown yet is not covered: without any noise, every difference decides at once.
 
     Args:
         confidence: One-sided confidence that a challenger is better, in (0.5, 1). Defaults to 0.95.
-        max_episodes: Largest number of fresh episodes of the challenger, at which the whole error is spent. Defaults
-            to 80.
+        max_episodes: Largest number of fresh episodes of the challenger, at which the whole error is spent. Where a
+            budget allows fewer, give that number: a test that is broken off earlier keeps its error rates, but has
+            not spent all of them. Defaults to 80.
         not_better_error: Probability that a worthwhile challenger is called NOT_BETTER, in (0, 0.5). Defaults to 0.1.
 
     Raises:
@@ -180,7 +183,9 @@ class SequentialTest(OneLineRepr):
                 no episodes share a seed.
             margin: By how much the challenger must be better, in units of the score. Defaults to 0.
             worthwhile: The smallest difference beyond `margin` that matters, in units of the score. Defaults to None:
-                0.4 standard deviations of an episode.
+                0.4 standard deviations of an episode (of the episodes of both). If pairs are compared, 0.4 standard
+                deviations of a pair's difference divided by sqrt(2), which is the same if the seed does not matter, but
+                at least 0.2 standard deviations of an episode.
 
         Returns:
             The next state, and the verdict.
@@ -195,10 +200,12 @@ class SequentialTest(OneLineRepr):
         if worthwhile is not None:
             worthwhile = check_float("worthwhile", worthwhile, low=0.0)
         first, second, sd = _with_common_spread(_without_rounding(challenger), _without_rounding(best))
-        smallest = _WORTHWHILE_SHARE * sd if worthwhile is None else worthwhile
         paired = None if pairs is None else _paired(pairs, challenger.n, sd)
         if paired is not None and paired.stderr < math.hypot(first.stderr, second.stderr):
             first, second = paired, Estimate(0.0, 0.0, 1)
+            # Pairs can show smaller differences than single episodes, and these matter as well, down to a limit.
+            sd = max(paired.stderr * math.sqrt(paired.n / 2.0), _LEAST_SHARE_OF_SD * sd)
+        smallest = _WORTHWHILE_SHARE * sd if worthwhile is None else worthwhile
         state = SequentialState((*state.looks, look))
         up, down = self._limits(state, _share(first, second))
 
@@ -255,7 +262,7 @@ class SequentialTest(OneLineRepr):
         """Returns the look, if it follows the looks before."""
         for name, estimate in (("challenger", challenger), ("best", best)):
             if not math.isfinite(estimate.mean) or math.isnan(estimate.stderr):
-                raise NonFiniteError(describe(f"The score of `{name}` is not a finite number.", **{name: estimate}))
+                raise NonFiniteError(describe(f"The score of `{name}` is not a finite number.", score=estimate))
         before = state.looks[-1] if state.looks else None
         if before is not None and before.challenger >= self.max_episodes:
             problem = "The sequential test has ended: its whole error is spent, so another look cannot decide anything."
@@ -329,7 +336,7 @@ def _below(limit: float, scale: float) -> tuple[np.ndarray, np.ndarray]:
 def _solve(nodes: np.ndarray, mass: np.ndarray, sd: float, scale: float, error: float) -> float:
     """Returns the limit that the next sum exceeds with probability `error`, by bisection."""
     low, high = -_BEYOND * scale, _HIGHEST * scale
-    for _ in range(50):
+    for _ in range(_BISECTIONS):
         middle = (low + high) / 2.0
         tails = [math.erfc(step) for step in (middle - nodes) / (sd * math.sqrt(2.0))]
         above = float(mass @ np.asarray(tails)) / 2.0
