@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from keras_optix.states import Count, Finite, State, Unbounded
-from keras_optix.statistics.estimates import Estimate, Evidence, as_normal_score, compare, pool, standardised
+from keras_optix.statistics.estimates import Estimate, Evidence, compare, compare_alike, pool
 from keras_optix.validation import check_float, check_int
 
 _HISTORY = 64  # scores from which the noise is estimated if scores have no standard error
@@ -123,7 +123,7 @@ class Watch:
         if state.level is None:
             return replace(state, level=score, latest=(score,), held=1), None
         level = state.level
-        z = _normal_score(score, level, noise)
+        z = compare_alike(score, level, "", history=noise).z
         # The error of the level shifts all of these comparisons alike. While it is large, it adds to the slack.
         slack = self.slack + 0.5 * math.sqrt(score.n / (score.n + level.n))
         up, risen = _added(state.up, state.risen, z - slack, score)
@@ -165,23 +165,6 @@ class Watch:
         if state.level is None or state.held >= self.lag or waiting <= self.lag:
             return state
         return replace(state, level=pool(state.level, latest[-waiting]), held=state.held + 1)
-
-
-def _normal_score(score: Estimate, level: Estimate, history: Sequence[float]) -> float:
-    """Returns the difference between a score and the level as a standard normal score.
-
-    This is Student's test with one deviation for both, because the question is whether anything has changed. Welch's
-    test would estimate the error of a score from its own ten episodes. Where returns are skewed, that error depends on
-    the mean: ten episodes of CartPole that all reach 500 would have no error, and look significantly better than a
-    level of 480. In simulations, such a watch has a false alarm after 14 scores.
-    """
-    comparison = compare(score, level, "", history=history)
-    dof = score.n + level.n - 2
-    if min(score.n, level.n) < 2 or math.isinf(score.stderr) or math.isinf(level.stderr):
-        return comparison.z  # the errors are known, or they are those of the history
-    squares = sum(each.stderr**2 * each.n * (each.n - 1) for each in (score, level))
-    stderr = math.sqrt(squares / dof * (1.0 / score.n + 1.0 / level.n))
-    return as_normal_score(standardised(comparison.evidence.difference, stderr), dof)
 
 
 def _added(total: float, moved: Estimate | None, step: float, score: Estimate) -> tuple[float, Estimate | None]:

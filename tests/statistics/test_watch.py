@@ -285,7 +285,7 @@ def test_false_alarms_are_rare_whatever_the_returns(returns: Returns) -> None:
 def test_control_an_error_from_the_score_alone_would_alarm_in_most_runs(
     returns: Returns, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_normal_score", lambda score, level, history: compare(score, level, "").z)
+    monkeypatch.setattr(module, "compare_alike", compare)
     assert share_with_an_alarm(returns, 60) > 0.6
 
 
