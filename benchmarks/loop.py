@@ -7,7 +7,9 @@ every update moves along a script; the environment pays it with noise. So it is 
 been. The original's numbers are those of its versions 0.3.0 and 1.17.9 on the same scripts.
 
 The second table is by simulation: the state machine alone, as WATCHDOG over scores around a level that does not change,
-and around one that drops. The reference numbers are those of a plain CUSUM whose mean and error are known.
+and around one that drops. The reference is a plain CUSUM whose mean and error are known; its numbers are exact (Brook
+and Evans 1972, `_run_lengths.py`). Three more tables show run lengths where level and deviation are estimated from few
+scores (`_watch_tables.py`): of one sum, and of the two sums of the watch over the scores of training windows.
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 from _report import ok, write_results
+from _run_lengths import average_run_length
 from _scripted import EPISODES, Run, every_window, run
+from _watch_tables import DELAYS, ONE_SUM, TWO_SUMS, one_sum, two_sums_moved, two_sums_still
 
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.loop.scheduler import BackoffScheduler, LoopEvent
 from keras_optix.loop.scheduler_state import LoopState, SchedulerState
 from keras_optix.statistics.estimates import Estimate
+from keras_optix.statistics.watch import Watch
 
 PEAK = 290.0
 CLIMB_AND_COLLAPSE = [*np.arange(0.0, PEAK + 10.0, 10.0).tolist(), 0.0]
@@ -69,6 +74,17 @@ def print_row(cells: Sequence[str]) -> None:
 def print_header(cells: Sequence[str]) -> None:
     print_row(cells)
     print_row(["---"] * len(cells))
+
+
+def print_lines(title: str, header: Sequence[str], lines: Iterator[list[str]]) -> list[list[str]]:
+    """Prints a table as it is made, and returns its lines."""
+    print(f"\n### {title}\n")
+    print_header(header)
+    made = []
+    for line in lines:
+        print_row(line)
+        made.append(line)
+    return made
 
 
 # The original's defects
@@ -256,9 +272,10 @@ def cusum(runs: int) -> list[list[str]]:
     known, default = "N(0, 1), best and error known", f"mean of {EPISODES} episodes, best and error estimated"
     header = ["scores", "h", "false alarms in 1,000", "delay after a drop of 1 sd", "2 sd", "3 sd"]
     print_header(header)
-    reference = {5.0: ["1.03", "10.5", "4.0", "2.6"], 4.0: ["2.84", "8.4", "3.3", "2.2"]}
     lines = []
-    for limit, numbers in reference.items():
+    for limit in (5.0, 4.0):
+        numbers = [f"{1000.0 / average_run_length(limit):.2f}"]
+        numbers += [f"{average_run_length(limit, drop):.1f}" for drop in (1.0, 2.0, 3.0)]
         cells = [["reference: plain CUSUM", f"{limit:g}", *numbers]]
         for name, make, learned, at in (
             (known, known_errors, False, 0),
@@ -286,20 +303,14 @@ def early_drops(runs: int) -> str:
     return "; ".join(texts)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each mock that has noise")
-    parser.add_argument("--quick", action="store_true", help="one seed, fewer windows, and no run with all defaults")
-    arguments = parser.parse_args()
-    if arguments.seeds < 1:
-        parser.error("--seeds must be at least 1")
+def defects(seeds: range, *, quick: bool) -> list[Row]:
+    """Prints the first table as it is made, and returns its lines."""
     # Every run traces a new agent, which TensorFlow takes for a mistake.
     tf.get_logger().setLevel("ERROR")
-    seeds = range(1 if arguments.quick else arguments.seeds)
     parts = [
         collapse(seeds),
-        flat(seeds, 150 if arguments.quick else WINDOWS),
-        iter(()) if arguments.quick else flat_by_default(),
+        flat(seeds, 150 if quick else WINDOWS),
+        iter(()) if quick else flat_by_default(),
         straight(),
         shifted(seeds),
     ]
@@ -310,6 +321,19 @@ def main() -> None:
         for row in part:
             print_row([*row[:-1], ok(row.reached)])
             rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each mock that has noise")
+    parser.add_argument("--run-lengths", action="store_true", help="only the tables of run lengths")
+    parser.add_argument("--quick", action="store_true", help="one seed, fewer windows, and no run with all defaults")
+    arguments = parser.parse_args()
+    if arguments.seeds < 1:
+        parser.error("--seeds must be at least 1")
+    seeds = range(1 if arguments.quick else arguments.seeds)
+    rows = [] if arguments.run_lengths else defects(seeds, quick=arguments.quick)
     runs = 20 if arguments.quick else 300
     print(f"\n### The CUSUM, k = 0.5 ({runs} runs each, ± standard errors)\n")
     lines = cusum(runs)
@@ -317,7 +341,19 @@ def main() -> None:
         f"\nWhere the level has to be learned, the drop comes {SETTLED} evaluations later; a delay above {PATIENCE} "
         f"counts as {PATIENCE}. Where it comes at once, the median delay at h = 5 is: {early_drops(runs)}."
     )
-    write_results("loop", {"defects": [row._asdict() for row in rows], "cusum": lines})
+    tables = {
+        "one sum": print_lines("Run lengths of one sum, k = 0.5", ONE_SUM, one_sum(runs)),
+        "watch": print_lines(
+            f"The watch between evaluations ({Watch()!r}), nothing moves", TWO_SUMS, two_sums_still(runs)
+        ),
+        "watch, moved": print_lines(
+            "The watch after a move of so many standard errors: median delay in scores (not seen in 100)",
+            DELAYS,
+            two_sums_moved(runs),
+        ),
+    }
+    if not arguments.run_lengths:
+        write_results("loop", {"defects": [row._asdict() for row in rows], "cusum": lines, "run lengths": tables})
 
 
 if __name__ == "__main__":

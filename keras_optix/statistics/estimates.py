@@ -159,6 +159,34 @@ def compare(
     return Comparison(evidence, as_normal_score(evidence.z, dof))
 
 
+def compare_alike(
+    score: Estimate, reference: Estimate, reason: str, *, margin: float = 0.0, history: Sequence[float] = ()
+) -> Comparison:
+    """Tests whether a score exceeds a reference, where both come from one distribution if nothing has changed.
+
+    This is Student's test with one deviation for both. Use it for a score of few samples that is compared again and
+    again with a reference of many. Welch's test would estimate the error of the score from its own samples alone, and
+    where returns are skewed, that error depends on the mean: ten episodes of CartPole that all reach 500 would have no
+    error, and look significantly better than a reference of 480. Errors that are known (of a single sample), and those
+    that are estimated from the history, are used as in `compare`.
+
+    Args:
+        score: The score.
+        reference: The score with which it is compared.
+        reason: One sentence for logs.
+        margin: Margin in units of the score. Defaults to 0.
+        history: Earlier scores; see `compare`.
+    """
+    comparison = compare(score, reference, reason, margin=margin, history=history)
+    if min(score.n, reference.n) < 2 or math.isinf(score.stderr) or math.isinf(reference.stderr):
+        return comparison
+    dof = score.n + reference.n - 2
+    squares = sum(each.stderr**2 * each.n * (each.n - 1) for each in (score, reference))
+    stderr = math.sqrt(squares / dof * (1.0 / score.n + 1.0 / reference.n))
+    evidence = Evidence(comparison.evidence.difference, stderr, score.n, reason)
+    return Comparison(evidence, as_normal_score(evidence.z, dof))
+
+
 def compare_pairs(scores: Sequence[float], references: Sequence[float], reason: str) -> Comparison:
     """Tests whether scores exceed the references that they are paired with, such as episodes of the same seeds.
 

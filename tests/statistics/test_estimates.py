@@ -19,6 +19,7 @@ from keras_optix.statistics.estimates import (
     Evidence,
     as_normal_score,
     compare,
+    compare_alike,
     compare_pairs,
     estimate_from_samples,
     noise_from_differences,
@@ -174,3 +175,31 @@ def test_equal_pairs_are_found_different_as_often_as_asked_for() -> None:
             )
         ]
         assert np.mean(np.array(found) > 1.645) == pytest.approx(0.05, abs=0.012)
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20), st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=20))
+def test_comparing_alike_is_students_test_with_one_deviation(first: list[float], second: list[float]) -> None:
+    evidence, z = compare_alike(estimate_from_samples(first), estimate_from_samples(second), "why", margin=1.0)
+    a, b = np.array(first), np.array(second)
+    dof = len(a) + len(b) - 2
+    squares = np.square(a - a.mean()).sum() + np.square(b - b.mean()).sum()
+    stderr = math.sqrt(squares / dof * (1 / len(a) + 1 / len(b)))
+    assert evidence.difference == pytest.approx(a.mean() - b.mean() - 1.0, abs=1e-6)
+    assert evidence.stderr == pytest.approx(stderr, rel=1e-6, abs=1e-9)
+    assert (evidence.n, evidence.reason) == (len(a), "why")
+    assert z == as_normal_score(evidence.z, dof)
+
+
+@pytest.mark.parametrize("first", [Estimate(3.0, 1.0, 1), Estimate(3.0, math.inf, 10), Estimate(3.0, math.inf, 1)])
+def test_comparing_alike_uses_errors_that_are_known_or_of_the_history_as_they_are(first: Estimate) -> None:
+    other, history = Estimate(1.0, 0.5, 20), [0.0, 2.0, -1.0, 1.0, 0.5]
+    assert compare_alike(first, other, "", history=history) == compare(first, other, "", history=history)
+    assert compare_alike(other, first, "", history=history) == compare(other, first, "", history=history)
+
+
+def test_equal_samples_at_a_limit_are_not_significant_when_compared_alike() -> None:
+    """All of ten episodes reach 500, of a reference whose episodes reach it nine times of ten."""
+    reference = estimate_from_samples([*[500.0] * 72, *[300.0] * 8])
+    score = estimate_from_samples([500.0] * 10)
+    assert compare(score, reference, "").z > 2.5
+    assert compare_alike(score, reference, "").z < 1.5
