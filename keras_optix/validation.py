@@ -257,6 +257,20 @@ def check_float(
     return number
 
 
+def check_confidence(name: str, value: object) -> float:
+    """Returns `value` as a `float` if it is a one-sided confidence: above 0.5 and below 1.
+
+    Raises:
+        ConfigurationError: `value` is not a real number (an `ArgumentError`), or out of range.
+    """
+    confidence = check_float(name, value, low=0.5, high=1.0)
+    if confidence in (0.5, 1.0):
+        problem = f"`{name}` must lie between 0.5 and 1: at 0.5 noise alone would pass, and no test reaches certainty."
+        received: dict[str, Any] = {name: value}
+        raise ConfigurationError(describe(problem, fix="Such as 0.95.", **received))
+    return confidence
+
+
 def is_finite_number(value: object) -> bool:
     """Whether `value` is a finite real number. A `bool` does not count as a number."""
     try:

@@ -263,7 +263,7 @@ def test_a_generator_goes_on_where_it_was() -> None:
 
 def test_a_run_that_fell_without_noise_can_be_resumed() -> None:
     """The CUSUM is infinite then, which could be written once but not be read."""
-    exact, scheduler = Estimate(100.0, 0.0, 10), machine(plateau_threshold=1, dormant_threshold=2)
+    exact, scheduler = Estimate(100.0, 0.0, 10), machine(plateau_threshold=1, dormant_threshold=2, max_degradations=1)
     scheduler.state = SchedulerState(best=exact, level=exact, baseline=0.0, since_best=1)
     assert scheduler.observe(Evaluation(Estimate(1.0, 0.0, 10), 1)).after is LoopState.DORMANT
     assert math.isinf(scheduler.state.cusum)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from keras_optix.errors import NonFiniteError, describe
 from keras_optix.records import EvalMetrics
 from keras_optix.statistics.estimates import Estimate
 
@@ -71,3 +72,23 @@ def metrics_of(score: Estimate, window_id: int = 0, *, of_episodes: bool = True)
     """
     stderr = score.stderr if math.isfinite(score.stderr) else None
     return EvalMetrics(score.mean, window_id=window_id, stderr=stderr, episodes=score.n if of_episodes else None)
+
+
+def finite_score(evaluation: Evaluation) -> Estimate:
+    """Returns the score of an evaluation.
+
+    Raises:
+        NonFiniteError: The score is NaN or infinite, or its standard error is NaN.
+    """
+    score = evaluation.score
+    if math.isfinite(score.mean) and not math.isnan(score.stderr):
+        return score
+    raise NonFiniteError(
+        describe(
+            "A score must be finite.",
+            fix="Check the rewards, the evaluator and the losses of that window.",
+            score=score.mean,
+            stderr=score.stderr,
+            window_id=evaluation.window_id,
+        )
+    )

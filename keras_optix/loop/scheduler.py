@@ -18,23 +18,23 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 
 from msgspec.structs import replace
 
 from keras_optix.arguments import NamesChecked
-from keras_optix.errors import ConfigurationError, NonFiniteError, StateError, describe
-from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.errors import ConfigurationError, StateError, describe
+from keras_optix.evaluators.evaluation import Evaluation, finite_score
 from keras_optix.loop import stopping
 from keras_optix.loop.decisions import Decision, LoopEvent
 from keras_optix.loop.degradation import Cusum
 from keras_optix.loop.ending import Ending
+from keras_optix.loop.improvement import ImprovementTest
 from keras_optix.loop.scheduler_state import LoopState, SchedulerState
 from keras_optix.loop.stopping import HISTORY, StoppingRule
 from keras_optix.reprs import OneLineRepr
-from keras_optix.statistics.estimates import Comparison, Estimate, Evidence, compare, pool
+from keras_optix.statistics.estimates import Estimate, Evidence, compare, pool
 from keras_optix.statistics.levels import one_sided
-from keras_optix.validation import check_float, check_int
+from keras_optix.validation import check_confidence, check_float, check_int
 
 __all__ = ["BackoffScheduler", "Decision", "Ending", "LoopEvent", "LoopState", "SchedulerState"]
 
@@ -46,12 +46,17 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
     the state: `initial_state` makes the first one, and each method takes the state before and returns the state after.
     The state of a run is `OptixCallback.scheduler_state`.
 
-    Patience counts evaluations. In env steps: an evaluation takes as many windows as it takes for `min_episodes`
-    episodes (of the evaluator) to end, and at least `interval` windows; a window is ``window_size * num_envs`` env
+    Patience counts evaluations. A run that has learned (its best is clearly better than its first score) ends after
+    `dormant_threshold` evaluations without improvement, or earlier if the scores show that more training is futile, but
+    neither before it has had `best_multiple` times the env steps of its best. A run that has not learned also waits
+    until so many evaluations would have come at the intervals of COOLING. A window is ``window_size * num_envs`` env
     steps. With ``window_size=32``, ``num_envs=8`` (256 env steps) and the defaults, COOLING begins at least 5 windows
-    (1,280 env steps) after the last improvement. The 15 evaluations from there to DORMANT have the intervals 2, 4, 8,
-    16, 32, 64 and nine times 100, in sum 1,026 windows (262,656 env steps). A smaller `max_interval` shortens this
-    most: with 10 it is 134 windows (34,304 env steps).
+    (1,280 env steps) after the last improvement, and the 15 intervals from there are 2, 4, 8, 16, 32, 64 and nine times
+    100, in sum 1,026 windows (262,656 env steps). With ``max_interval=10`` they are 134 windows (34,304 env steps). If
+    windows are large, `patience_env_steps` is enough.
+
+    Evaluations come more often than at these intervals: see `max_interval_share`. They may also come later, because an
+    evaluation takes as many windows as it takes for `min_episodes` episodes (of the evaluator) to end.
 
     Args:
         base_interval: Windows between evaluations while ACTIVE. Defaults to 1.
@@ -80,13 +85,13 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         max_degradations: Degradations since the best was promoted, at which the loop becomes DORMANT, >= 1. Each one
             before gives time to recover: patience begins anew. Defaults to 5.
         best_multiple: Neither futility nor patience ends a run that has learned before its env steps are this multiple
-            of those of the best (counted from the last degradation, as long as before it), >= 1. Defaults to 2.5.
+            of those of the best (counted from the last degradation, as long as before it), >= 1. Defaults to 2.8.
         patience_env_steps: Env steps without improvement after which patience may end although the intervals of
-            `max_interval` would make it longer, >= 0. Defaults to 250,000.
+            `max_interval` would make it longer, >= 0. Defaults to 500,000.
         futility_confidence: One-sided confidence of the test for futility, between 0.5 and 1: whether a line through
-            the scores since the best was promoted stays below the best plus the margin. Defaults to 0.9. None turns it
+            the scores since the best was promoted stays below the best plus the margin. Defaults to 0.8. None turns it
             off.
-        futility_evaluations: Evaluations since the best was promoted that futility needs, >= 3. Defaults to 5.
+        futility_evaluations: Evaluations since the best was promoted that futility needs, >= 3. Defaults to 4.
         screening_confidence: Takes the place of `confidence` in the first test of an improvement if many fresh episodes
             can be played for the second one (`Evaluation.cheap_to_confirm`), between 0.5 and 1. Defaults to 0.8.
 
@@ -110,10 +115,10 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         max_interval_share: float | None = 0.05,
         max_interval_env_steps: int | None = 100_000,
         max_degradations: int = 5,
-        best_multiple: float = 2.5,
-        patience_env_steps: int = 250_000,
-        futility_confidence: float | None = 0.9,
-        futility_evaluations: int = 5,
+        best_multiple: float = 2.8,
+        patience_env_steps: int = 500_000,
+        futility_confidence: float | None = 0.8,
+        futility_evaluations: int = 4,
         screening_confidence: float = 0.8,
     ) -> None:
         self.base_interval = check_int("base_interval", base_interval, minimum=1)
@@ -125,7 +130,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         self.improvement_margin = None
         if improvement_margin is not None:
             self.improvement_margin = check_float("improvement_margin", improvement_margin, low=0.0)
-        self.confidence = _confidence("confidence", confidence)
+        self.confidence = check_confidence("confidence", confidence)
         self.cusum_slack = check_float("cusum_slack", cusum_slack, low=0.0)
         self.cusum_limit = check_float("cusum_limit", cusum_limit, low=0.0, low_open=True)
         self.degradation_cooldown = check_int("degradation_cooldown", degradation_cooldown, minimum=0)
@@ -140,20 +145,25 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         self.patience_env_steps = check_int("patience_env_steps", patience_env_steps, minimum=0)
         self.futility_confidence = None
         if futility_confidence is not None:
-            self.futility_confidence = _confidence("futility_confidence", futility_confidence)
+            self.futility_confidence = check_confidence("futility_confidence", futility_confidence)
         self.futility_evaluations = check_int("futility_evaluations", futility_evaluations, minimum=3)
-        self.screening_confidence = _confidence("screening_confidence", screening_confidence)
+        self.screening_confidence = check_confidence("screening_confidence", screening_confidence)
         self._check_order()
-        self._limit = one_sided(self.confidence)
-        self._screening_limit = one_sided(self.screening_confidence)
-        self._margin = self.improvement_margin or 0.0
+        limit = one_sided(self.confidence)
+        self._improvement = ImprovementTest(limit, one_sided(self.screening_confidence), self.improvement_margin or 0.0)
         self._cusum = Cusum(self.degradation_threshold, self.cusum_slack, self.cusum_limit)
         self._stopping = StoppingRule(
             evaluations=self.dormant_threshold,
-            windows=self._windows_of_patience(),
+            windows=stopping.windows_of_patience(
+                self.dormant_threshold,
+                self.base_interval,
+                self.backoff_factor,
+                self.max_interval,
+                active=self.plateau_threshold,
+            ),
             env_steps=self.patience_env_steps,
             multiple=self.best_multiple,
-            trend_limit=self._limit,
+            trend_limit=limit,
             futility_evaluations=self.futility_evaluations,
             futility_limit=None if self.futility_confidence is None else one_sided(self.futility_confidence),
             margin=self.improvement_margin,
@@ -177,17 +187,6 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
                     dormant_threshold=self.dormant_threshold,
                 )
             )
-
-    def _windows_of_patience(self) -> float:
-        """Returns the windows that `dormant_threshold` evaluations without improvement take, if each comes in time."""
-        interval, windows = float(self.base_interval), 0.0
-        for evaluations in range(self.dormant_threshold):
-            if evaluations >= self.plateau_threshold:
-                interval = min(interval * self.backoff_factor, float(self.max_interval))
-                if interval == self.max_interval:  # it stays so, and the number of evaluations may be in millions
-                    return windows + interval * (self.dormant_threshold - evaluations)
-            windows += interval
-        return windows
 
     def initial_state(self) -> SchedulerState:
         """Returns the state at the beginning of a run."""
@@ -229,7 +228,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         """
         if state.pending:
             raise StateError("A candidate waits for `confirm`. Call `confirm` before the next `observe`.")
-        score = _finite(evaluation)
+        score = finite_score(evaluation)
         state = replace(
             state,
             last_window=evaluation.window_id,
@@ -240,8 +239,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         )
         if state.loop_state is LoopState.WATCHDOG:
             return self._watch(state, score, alarmed=evaluation.alarmed)
-        limit = self._screening_limit if evaluation.cheap_to_confirm else self._limit
-        candidate = self._candidate(state, score, limit)
+        candidate = self._improvement.candidate(state, score, screening=evaluation.cheap_to_confirm)
         if candidate is not None:
             decision = Decision(LoopEvent.CANDIDATE, state.loop_state, state.loop_state, candidate)
             return replace(state, pending=True), decision
@@ -268,27 +266,15 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         """
         if not state.pending:
             raise StateError("There is no candidate to confirm; call `observe` first.")
-        score = _finite(evaluation)
+        score = finite_score(evaluation)
         state = replace(state, pending=False)
-        confirmed, evidence = self._own_verdict(state, score) if verdict is None else verdict
+        confirmed, evidence = self._improvement.confirmed(state, score) if verdict is None else verdict
         if confirmed:
             state, promoted = self._promote(state, score, evidence)
             return state, (promoted,)
         decision = Decision(LoopEvent.REJECTED, state.loop_state, state.loop_state, evidence)
         state, follow_up = self._no_improvement(state, score, evaluation)
         return state, (decision,) if follow_up.event is LoopEvent.NONE else (decision, follow_up)
-
-    def _own_verdict(self, state: SchedulerState, score: Estimate) -> tuple[bool, Evidence]:
-        """Decides by one comparison with the best whether a candidate is confirmed."""
-        if state.best is None:
-            return True, Evidence(0.0, score.stderr, score.n, "first confirmed score")
-        evidence, z = self._above_best(state, score, state.best, "confirmed better than the best")
-        if z > self._limit:
-            return True, evidence
-        reason = "a second evaluation did not confirm the improvement"
-        if evidence.difference > 0.0:
-            reason = "undecided: a second evaluation was better, but not significantly; kept as a contender"
-        return False, dataclasses.replace(evidence, reason=reason)
 
     def accept(
         self, state: SchedulerState, evaluation: Evaluation, evidence: Evidence
@@ -306,7 +292,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         """
         if not state.pending:
             raise StateError("There is no candidate to accept; call `observe` first.")
-        return self._promote(replace(state, pending=False), _finite(evaluation), evidence)
+        return self._promote(replace(state, pending=False), finite_score(evaluation), evidence)
 
     def doubts_best(self, state: SchedulerState, score: Estimate) -> bool:
         """Returns whether a score misses significance only because the best was measured too roughly.
@@ -314,12 +300,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         Then it is worth evaluating the best again. On CartPole, for example, no score can be significantly above
         480 +- 15.
         """
-        best = state.best
-        if best is None or state.loop_state is LoopState.WATCHDOG or best.stderr <= score.stderr:
-            return False
-        well_known = dataclasses.replace(best, stderr=0.0)
-        alone = self._above_best(state, score, well_known, "")
-        return alone.z > self._limit >= self._above_best(state, score, best, "").z
+        return self._improvement.doubts_best(state, score)
 
     def reassess(self, state: SchedulerState, evaluation: Evaluation) -> tuple[SchedulerState, Evidence]:
         """Pools another evaluation of the best weights with their score so far.
@@ -337,7 +318,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         """
         if state.best is None:
             raise StateError("There is no best to evaluate again.")
-        score = _finite(evaluation)
+        score = finite_score(evaluation)
         comparison = compare(score, state.best, "another evaluation of the best", history=state.history)
         pooled = pool(state.best, score)
         level = pooled if state.level == state.best else state.level
@@ -404,25 +385,6 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             regime_index=state.regime_index + 1,
             cooldown_until=state.evaluations + self.degradation_cooldown,
         )
-
-    def _candidate(self, state: SchedulerState, score: Estimate, limit: float) -> Evidence | None:
-        """Returns evidence that this evaluation, or the mean since the promotion of the best, is above the best."""
-        if state.best is None:
-            return Evidence(0.0, score.stderr, score.n, "first evaluation")
-        evidence, z = self._above_best(state, score, state.best, "better than the best")
-        if z > limit:
-            return evidence
-        if state.level is not None and (state.since_best > 0 or state.recent):
-            # Several small rises can be significant together although no single one is. The current evaluation must
-            # lie above the best too, because its weights would be promoted.
-            together = functools.reduce(pool, (*state.recent, score), state.level)
-            evidence, z = self._above_best(state, together, state.best, "better than the best on average")
-            if z > limit and score.mean > state.best.mean + self._margin:
-                return evidence
-        return None
-
-    def _above_best(self, state: SchedulerState, score: Estimate, best: Estimate, reason: str) -> Comparison:
-        return compare(score, best, reason, margin=self._margin, history=state.history)
 
     def _promote(
         self, state: SchedulerState, score: Estimate, evidence: Evidence, env_steps: int = 0
@@ -512,28 +474,3 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         if not alarm:
             return state, Decision(LoopEvent.NONE, state.loop_state, state.loop_state, evidence)
         return self.shifted(state), Decision(LoopEvent.DEGRADATION, LoopState.WATCHDOG, LoopState.ACTIVE, evidence)
-
-
-def _finite(evaluation: Evaluation) -> Estimate:
-    """Returns the score of an evaluation; raises if it is not finite."""
-    score = evaluation.score
-    if math.isfinite(score.mean) and not math.isnan(score.stderr):
-        return score
-    raise NonFiniteError(
-        describe(
-            "A score must be finite.",
-            fix="Check the rewards, the evaluator and the losses of that window.",
-            score=score.mean,
-            stderr=score.stderr,
-            window_id=evaluation.window_id,
-        )
-    )
-
-
-def _confidence(name: str, value: float) -> float:
-    """Returns a one-sided confidence; raises if it does not lie between 0.5 and 1."""
-    checked = check_float(name, value, low=0.5, high=1.0)
-    if checked in (0.5, 1.0):
-        problem = f"`{name}` must lie between 0.5 and 1: at 0.5 noise alone would pass, and no test reaches certainty."
-        raise ConfigurationError(describe(problem, fix="Such as 0.95.", **{name: value}))
-    return checked

@@ -24,6 +24,25 @@ HISTORY = 64  # scores that are kept: to estimate the noise if scores have no st
 PROGRESS_SHARE = 0.05  # of the progress (best minus first score): gains below it are not worth more training
 
 
+def windows_of_patience(evaluations: int, base: int, factor: float, largest: int, *, active: int) -> float:
+    """Returns the windows that evaluations without improvement take, if each comes when its interval is over.
+
+    Args:
+        evaluations: Number of evaluations.
+        base: Windows between evaluations while ACTIVE.
+        factor: Growth of the interval while COOLING.
+        largest: Largest interval.
+        active: Evaluations until COOLING.
+    """
+    interval, windows = float(base), float(base * min(active, evaluations))
+    for done in range(active, evaluations):
+        interval = min(interval * factor, float(largest))
+        if interval == largest:  # it stays so, and there may be millions of evaluations
+            return windows + interval * (evaluations - done)
+        windows += interval
+    return windows
+
+
 def now(evaluation: Evaluation) -> int:
     """Returns the env steps at an evaluation; the number of windows if it has none."""
     return evaluation.env_steps or evaluation.window_id + 1
@@ -98,7 +117,7 @@ class StoppingRule:
         scores: Sequence[TimedScore] = state.scores
         if not state.degradations:
             scores = (TimedScore(state.best_env_steps, state.best), *scores)
-        ahead = now(evaluation) - state.since_env_steps
+        ahead = now(evaluation) - state.since_env_steps  # as long again as nothing was better
         line = forecast([one.env_steps for one in scores], [one.score for one in scores], now(evaluation) + ahead)
         margin = PROGRESS_SHARE * (state.best.mean - state.baseline) if self.margin is None else self.margin
         return line is not None and line.below(state.best.mean + margin) > self.futility_limit

@@ -212,10 +212,15 @@ class Written(LoopLog):
         self.written.append(dict(values))
 
 
-def patient() -> optix.BackoffScheduler:
+def patient(**options: Any) -> optix.BackoffScheduler:
     """A scheduler that is DORMANT after 8 evaluations, whatever their scores and env steps."""
     return optix.BackoffScheduler(
-        max_interval=2, plateau_threshold=3, dormant_threshold=8, max_interval_share=None, futility_confidence=None
+        max_interval=2,
+        plateau_threshold=3,
+        dormant_threshold=8,
+        max_interval_share=None,
+        futility_confidence=None,
+        **options,
     )
 
 
