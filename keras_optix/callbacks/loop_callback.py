@@ -65,7 +65,9 @@ class LoopCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # type
 
         Args:
             window_id: Number of the window.
-            eval_metrics: Its score; `primary_score` is None if no episode ended in it.
+            eval_metrics: Its score; `primary_score` is None if no episode ended in it. If the loop plays evaluations
+                elsewhere when they are needed (`GreedyEvaluator()`), this is the score of the window, whose actions
+                were sampled.
         """
         self.on_episode_end(window_id, eval_metrics)
 

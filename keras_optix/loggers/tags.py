@@ -39,6 +39,12 @@ TAGS = (
     Tag("loop/state", "State of the loop: 0 ACTIVE, 1 COOLING, 2 DORMANT, 3 WATCHDOG", _LATEST, _WINDOW),
     Tag("loop/score", "Score of the evaluated weights", "mean of the episodes (windows) pooled", _EVALUATION),
     Tag("loop/stderr", "Standard error of `loop/score`", "of these episodes", "every evaluation, where known"),
+    Tag(
+        "loop/score_sampled",
+        "Return of the training episodes around an evaluation of greedy ones",
+        "mean of the latest ten or more",
+        "every such evaluation",
+    ),
     Tag("loop/best", "Score of the best weights", _LATEST, "every window while the regime has one"),
     Tag("loop/since_best", "Evaluations since the best was promoted", "count", _WINDOW),
     Tag("loop/interval", "Windows between evaluations", _LATEST, _WINDOW),

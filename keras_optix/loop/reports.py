@@ -100,6 +100,9 @@ def scalars(run: Reported, logs: Mapping[str, Any]) -> tuple[dict[str, float], d
         values["loop/score"] = shown(run.latest.score.mean)
         if math.isfinite(run.latest.score.stderr):
             values["loop/stderr"] = run.latest.score.stderr
+        sampled = run.performer.evaluations.training.latest
+        if sampled is not None and run.performer.evaluations.when_needed:
+            values["loop/score_sampled"] = shown(sampled.mean)
     if best is not None:
         values["loop/best"] = shown(best.score)
     if run.manager.evolves:
