@@ -54,6 +54,10 @@ class Toy(Adapter):
         self.updates = 0
         self.kept: list[optix.AfterShift] = []
         self.played: list[tuple[float, int]] = []  # weights and seed of each evaluation
+        self.evaluation_steps = 0
+        self.steps = 1  # of a window
+        self.episode_steps = 1  # of an episode, in training and elsewhere
+        self.greedy = 0.0  # by how much greedy episodes return more than sampled ones
         self.values = Values(learning_rate=0.5)
         self.rng = np.random.default_rng(seed)
         self.seeds = np.random.default_rng((seed, 1))
@@ -68,7 +72,7 @@ class Toy(Adapter):
         if not self.paused:
             self.updates += 1
             self.p += self.values["learning_rate"] * (self.aim - self.p)
-        return TrainingUnit(candidate, 1, {}, lambda scorer: score)
+        return TrainingUnit(candidate, self.steps, {}, lambda scorer: score)
 
     @property
     def hyperparams(self) -> Any:
@@ -101,11 +105,13 @@ class Toy(Adapter):
     ) -> list[optix.EpisodeRecord] | None:
         if not self.copyable:
             return None
+        self.evaluation_steps += episodes * self.episode_steps
         p, rng = float(candidate.state()["p"]), self.rng
         if seed is not None:
             self.played.append((p, seed))
             rng = np.random.default_rng(seed)
-        return [optix.EpisodeRecord(score, 1, 0, 0) for score in self.returns(p, rng, episodes)]
+        more = self.greedy if deterministic else 0.0
+        return [optix.EpisodeRecord(more + score, 1, 0, 0) for score in self.returns(p, rng, episodes)]
 
     def draw_seed(self) -> int:
         return int(self.seeds.integers(2**31))
@@ -238,6 +244,9 @@ class Run:
         tuner: optix.tuners.BaseOptimizer | None = None,
         scalars: bool = False,
         scheduler: optix.BackoffScheduler | None = None,
+        evaluator: optix.BaseEvaluator | None = None,
+        fallback: optix.BaseEvaluator | None = None,
+        options: LoopOptions | None = None,
     ) -> None:
         self.toy = Toy(copyable=copyable)
         self.log = Written() if scalars else LoopLog((), 0)
@@ -245,14 +254,15 @@ class Run:
         self.registry = optix.CheckpointRegistry(directory)
         self.loop = Engine(
             self.toy,
-            optix.ReturnEvaluator(EPISODES),
+            evaluator or optix.ReturnEvaluator(EPISODES),
             scheduler or patient(),
             tuner,
             self.registry,
-            LoopOptions(when_dormant=when_dormant, rollback_on_degradation=rollback),
+            options or LoopOptions(when_dormant=when_dormant, rollback_on_degradation=rollback),
             [self.hooks],
             self.log,
             manager,
+            fallback,
         )
         self.number = 0
 

@@ -1,0 +1,194 @@
+"""When the loop plays evaluations, what they cost, and what happens where none can be played."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import keras_optix as optix
+from keras_optix.loop.options import LoopOptions
+from keras_optix.loop.run_state import read_run
+from keras_optix.loop.scheduler_state import LoopState
+from keras_optix.states import to_json
+from tests.drivers import through_json
+from tests.loop.toy_run import Run
+
+BUDGET = 0.2
+
+
+def endless() -> optix.BackoffScheduler:
+    """Never finds an improvement, and never ends."""
+    certain = 0.9999999
+    return optix.BackoffScheduler(
+        max_interval=1,
+        dormant_threshold=10**6,
+        futility_confidence=None,
+        confidence=certain,
+        screening_confidence=certain,
+    )
+
+
+def greedy(directory: Path, **options: Any) -> Run:
+    """A run whose evaluations are played when they are needed; a window has as many steps as 40 episodes."""
+    fallback = options.pop("fallback", optix.ReturnEvaluator(10))
+    loop = LoopOptions(evaluation_budget=BUDGET, **options.pop("loop", {}))
+    run = Run(directory, None, evaluator=optix.GreedyEvaluator(), fallback=fallback, options=loop, **options)
+    run.toy.steps = 40
+    run.loop.begin()
+    return run
+
+
+def scores(run: Run) -> np.ndarray:
+    return run.loop.history["score"]
+
+
+def test_evaluations_stay_within_their_budget(tmp_path: Path) -> None:
+    run = greedy(tmp_path, scheduler=endless())
+    run.toy.aim = 1.0
+    run.windows(60)
+    toy, journal = run.toy, run.loop.journal
+    first = 10
+    assert 0.1 * journal.env_steps < toy.evaluation_steps - first <= BUDGET * journal.env_steps + 10
+    assert run.loop.history.num_rows > 10
+
+
+def test_a_smaller_budget_makes_fewer_evaluations(tmp_path: Path) -> None:
+    rows = []
+    for k, steps in enumerate((40, 8)):
+        run = greedy(tmp_path / str(k), scheduler=endless())
+        run.toy.steps = steps
+        run.windows(60)
+        rows.append(run.loop.history.num_rows)
+    assert rows[1] < rows[0] / 2
+
+
+def test_the_first_evaluation_is_that_of_the_untrained_policy(tmp_path: Path) -> None:
+    run = greedy(tmp_path)
+    run.toy.target = 5.0
+    run.windows(1)
+    first = run.loop.performer.first_score
+    assert first is not None
+    assert first.n == 10
+    assert first.mean == pytest.approx(50.0, abs=5.0)  # noise of 3 over 10 episodes
+
+
+def test_what_is_scored_is_greedy_and_training_is_shown_beside_it(tmp_path: Path) -> None:
+    run = greedy(tmp_path, scalars=True)
+    run.toy.greedy = 30.0
+    run.windows(12)
+    assert scores(run).min() > 120.0
+    shown = [values for values in run.log.written if "loop/score" in values]  # type: ignore[union-attr]
+    assert shown[-1]["loop/score"] == pytest.approx(130.0, abs=6.0)
+    assert shown[-1]["loop/score_sampled"] == pytest.approx(100.0, abs=6.0)
+    (notice,) = run.told("notice")  # once, although all evaluations differ
+    assert "greedy" in notice
+    assert "differ by more than two standard errors" in notice
+    assert all("greedy" in message for message in run.told("improvement"))
+
+
+def test_equal_ways_of_acting_are_not_said_to_differ(tmp_path: Path) -> None:
+    run = greedy(tmp_path)
+    run.windows(40)
+    assert run.told("notice") == []
+
+
+def test_returns_of_training_that_move_ask_for_an_evaluation(tmp_path: Path) -> None:
+    """COOLING with an interval of 100 windows: only the watch can see the change."""
+    lazy = optix.BackoffScheduler(
+        max_interval=100,
+        plateau_threshold=2,
+        dormant_threshold=10**6,
+        backoff_factor=100.0,
+        max_interval_share=None,
+        max_interval_env_steps=None,
+        futility_confidence=None,
+    )
+    for move in (6.0, -6.0):
+        run = greedy(tmp_path / str(move), scheduler=lazy)
+        run.toy.target = run.toy.aim = 0.0
+        run.until(lambda run=run: run.loop.state is LoopState.COOLING)
+        run.windows(15)
+        rows = run.loop.history.num_rows
+        if move > 0.0:
+            run.toy.offset += 60.0  # all returns rise
+        else:
+            run.toy.p, run.toy.aim = 6.0, 6.0
+        run.windows(12)
+        assert run.loop.history.num_rows > rows, move
+        assert run.told("improvement" if move > 0.0 else "degradation")
+    control = greedy(tmp_path / "control", scheduler=lazy)
+    control.until(lambda: control.loop.state is LoopState.COOLING)
+    control.windows(15)
+    rows = control.loop.history.num_rows
+    control.windows(12)
+    assert control.loop.history.num_rows == rows
+
+
+def test_a_proven_fall_is_rolled_back_by_default_and_not_if_it_is_switched_off(tmp_path: Path) -> None:
+    for switch in (None, False):
+        run = greedy(tmp_path / str(switch), loop={"rollback_on_degradation": switch})
+        run.windows(20)
+        run.toy.p = run.toy.aim = 8.0
+        run.until(lambda run=run: bool(run.told("degradation")))
+        if switch is None:
+            assert run.told("rollback") == ["rolled back to snapshot 1"]
+            assert abs(run.evidence("rollback").difference + 80.0) < 10.0
+            assert abs(run.toy.p) < 1e-6
+        else:
+            assert run.told("rollback") == []
+            assert run.toy.p == 8.0
+
+
+def test_where_no_episode_can_be_played_the_windows_are_scored(tmp_path: Path) -> None:
+    run = greedy(tmp_path, copyable=False)
+    run.windows(30)
+    assert run.loop.evaluations.fell_back
+    assert run.loop.evaluations.acting == "sampled"
+    assert run.loop.history.num_rows > 5
+    assert all("sampled" in message for message in run.told("improvement"))
+
+
+def test_a_resumed_run_goes_on_with_the_fallback(tmp_path: Path) -> None:
+    run = greedy(tmp_path / "a", copyable=False)
+    run.windows(8)
+    arrays, values = run.loop.save()
+    again = greedy(tmp_path / "b", copyable=False)
+    again.registry.continue_run(str(run.registry.run_id))
+    again.loop.resume(arrays, again.loop.read(arrays, read_run(through_json(values))))
+    assert again.loop.evaluations.fell_back
+    assert to_json(again.loop.evaluations.save()) == to_json(run.loop.evaluations.save())
+
+
+def test_while_it_is_watched_the_windows_are_scored(tmp_path: Path) -> None:
+    """Only the training environments show that they have changed: copies may not."""
+    run = greedy(tmp_path, loop={"when_dormant": "watch"})
+    run.toy.greedy = 50.0  # would be a fall if the windows were compared with the score of greedy episodes
+    run.until(lambda: run.loop.state is LoopState.WATCHDOG)
+    played = run.toy.evaluation_steps
+    run.windows(40)
+    assert run.loop.state is LoopState.WATCHDOG
+    assert run.toy.evaluation_steps == played
+    assert run.loop.evaluations.acting == "sampled"
+    run.toy.target = 5.0
+    run.until(lambda: bool(run.told("degradation")))
+
+
+def test_the_tuner_compares_the_returns_of_training(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    class Listening(optix.tuners.BaseOptimizer):
+        def initial_state(self) -> Any:
+            return {}
+
+        def observe(self, state: Any, evaluation: Any, current: Any) -> Any:
+            seen.append(evaluation.score.mean)
+            return state, None
+
+    run = greedy(tmp_path, tuner=Listening({"learning_rate": (1e-3, 1.0)}))
+    run.toy.greedy = 500.0
+    run.windows(10)
+    assert len(seen) == 10  # ten episodes end in each window
+    assert max(seen) < 200.0
