@@ -146,8 +146,16 @@ def share(flags: Sequence[bool]) -> str:
     return f"{sum(flags)} of {len(flags)}"
 
 
-def show_left(label: str, ours: Runs, theirs: Runs) -> dict[str, Any]:
-    """The table of what `fit` leaves, beside Stable-Baselines3 at equal steps and at the whole budget."""
+def show_left(label: str, ours: Runs, theirs: Runs, other: str, others: Runs) -> dict[str, Any]:
+    """The table of what `fit` leaves, beside Stable-Baselines3 at equal steps and at the whole budget.
+
+    Args:
+        label: Names the runs.
+        ours: The runs.
+        theirs: Runs of Stable-Baselines3.
+        other: Names further runs of ours.
+        others: These, of another commit for example; may be empty.
+    """
     rows, written = [], {}
     for task, results in ours.items():
         fresh = [result["left"]["score"] for result in results]

@@ -3,7 +3,7 @@
     make bench-autopilot
     python benchmarks/autopilot.py --players ours --tasks CartPole-v1,Pendulum-v1 --seeds 3 --workers 2
     python benchmarks/autopilot.py --continue
-    python benchmarks/autopilot.py --tree ../another-checkout --label before
+    python benchmarks/autopilot.py --tree ../another-checkout
     python benchmarks/autopilot.py --table
 
 A run of ours is the program of the README: it ends by itself, or at twice the env steps of the public zoo. Then 100
@@ -18,7 +18,8 @@ the budget of the zoo, for which its hyperparameters are made.
 they would have gained. The rules about the end of a run are in `_autopilot_truth.py`.
 
 Each run is a process with one thread, and has a file in the folder of the results. A run that has one is not run again,
-unless it is of another commit (or, with `--any-commit`, in no case).
+unless it is of another commit (or, with `--any-commit`, in no case). Runs of another checkout (`--tree`) are named
+"before" and shown beside those of this one.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,7 @@ def continued(place: Place, specs: Sequence[Spec]) -> list[Spec]:
     for spec in specs:
         result = read(place, spec)
         if result is not None and result["env_steps"] < result["limit"]:
-            values = {"player": "continued", "env_steps": 2 * result["env_steps"]}
-            found.append(Spec(**{**vars(spec), **values}))
+            found.append(replace(spec, player="continued", env_steps=2 * result["env_steps"]))
     return found
 
 
@@ -77,7 +78,9 @@ def show(arguments: argparse.Namespace, place: Place) -> None:
         return
     label = arguments.label
     commits = sorted({result["commit"] for results in ours.values() for result in results})
-    written: dict[str, Any] = {"commits": commits, "left": show_left(label, ours, theirs)}
+    earlier = by_task(place, [replace(spec, label=arguments.beside) for spec in specs])
+    beside = {} if label == arguments.beside else earlier
+    written: dict[str, Any] = {"commits": commits, "left": show_left(label, ours, theirs, arguments.beside, beside)}
     written["steps"] = show_steps(label, ours)
     written["later"] = show_later(label, ours, by_task(place, continued(place, specs)))
     written["truth"] = show_truth(label, ours)
@@ -99,6 +102,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--sb3-out", type=Path, help="folder of those of Stable-Baselines3, if it is another one")
     parser.add_argument("--tree", type=Path, help="measure another checkout")
     parser.add_argument("--label", help='names the runs of a checkout (default: "ours", or "before" with --tree)')
+    parser.add_argument("--beside", default="before", help="label of runs to show beside these (default: before)")
     parser.add_argument("--continue", dest="further", action="store_true", help="run what ended, for as long again")
     parser.add_argument("--any-commit", action="store_true", help="keep runs of other commits")
     parser.add_argument("--table", action="store_true", help="run nothing, print the tables of what was run")
@@ -108,6 +112,8 @@ def parsed() -> argparse.Namespace:
         setattr(arguments, name, given)
         if {*given} - {*known}:
             parser.error(f"unknown: {', '.join(sorted({*given} - {*known}))}; there are {', '.join(known)}")
+    if arguments.tree is not None and not (arguments.tree / "keras_optix").is_dir():
+        parser.error(f"--tree must be a checkout of keras_optix, and {arguments.tree} is none")
     if arguments.episodes < 2 or not 0.0 < arguments.scale <= 1.0:
         parser.error("--episodes must be at least 2, and --scale above 0 and at most 1")
     arguments.label = arguments.label or ("before" if arguments.tree else "ours")

@@ -1,30 +1,27 @@
-"""The rules by which `make bench-autopilot` judges the end of a run: runs made by hand, and lines that lie."""
+"""The rules of `make bench-autopilot`: ends of runs made by hand, lines that lie, and comparisons at equal steps."""
 
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
+import importlib
 import math
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
-def _load(path: Path) -> ModuleType:
+
+def _load(name: str) -> ModuleType:
     """A module of the benchmarks, which are scripts and no package."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look for their module there
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        return importlib.import_module(name)
 
 
-truth = _load(Path(__file__).parents[1] / "benchmarks" / "_autopilot_truth.py")
+truth, table = _load("_autopilot_truth"), _load("_autopilot_table")
 Score, Verdict = truth.Score, truth.Verdict
 
 
@@ -143,3 +140,80 @@ def test_unknown_errors_are_estimated_from_the_scatter() -> None:
 def test_numbers_are_read_with_either_minus_sign() -> None:
     assert truth.number("-1,234.5") == -1234.5
     assert truth.number("\N{MINUS SIGN}160") == -160.0
+
+
+# Comparisons
+
+
+def evaluated(env_steps: int, evaluation_steps: int, fresh: float | None) -> dict[str, Any]:
+    """An evaluation of Stable-Baselines3; a new best has played fresh episodes."""
+    row: dict[str, Any] = {"env_steps": env_steps, "evaluation_steps": evaluation_steps}
+    return row if fresh is None else row | {"fresh": {"score": fresh, "stderr": 1.0, "n": 100}}
+
+
+THEIRS = {
+    "spec": {"seed": 0},
+    "evaluations": {
+        "zoo": [evaluated(500, 10, 1.0), evaluated(1000, 20, None), evaluated(1500, 30, 5.0)],
+        "fine": [evaluated(100, 100, 2.0), evaluated(200, 200, 4.0), evaluated(1400, 1400, 3.0)],
+    },
+}
+
+
+def ended(end: int, evaluation: int = 0, **changes: Any) -> dict[str, Any]:
+    """A run of ours that ended at `end` and was best at 100 env steps."""
+    values = {
+        "spec": {"seed": 0},
+        "env_steps": end,
+        "evaluation_steps": evaluation,
+        "announced": {"score": 10.0, "stderr": 0.3, "n": 20, "env_steps": 100},
+        "left": {"score": 10.0, "stderr": 0.4, "n": 100},
+        "untrained": {"score": 0.0, "stderr": 0.1, "n": 100},
+    }
+    return values | changes
+
+
+@pytest.mark.parametrize(
+    ("total", "protocol", "score"),
+    [
+        (math.inf, "zoo", 5.0),
+        (1529, "zoo", 1.0),  # the evaluations count, too
+        (1530, "zoo", 5.0),
+        (1100, "zoo", 1.0),  # an evaluation without a new best changes nothing
+        (10, "zoo", 1.0),  # before the first evaluation, that one
+        (math.inf, "fine", 3.0),  # the newest best, even if it is worth less
+    ],
+)
+def test_the_best_model_until_then(total: float, protocol: str, score: float) -> None:
+    assert table.best_until(THEIRS, total, protocol).mean == score
+
+
+@pytest.mark.parametrize(("end", "evaluation", "found"), [(600, 0, ("fine", 4.0)), (1500, 30, ("zoo", 5.0))])
+def test_equal_steps_with_the_evaluations_that_serve_it_better(
+    end: int, evaluation: int, found: tuple[str, float]
+) -> None:
+    assert table.at_equal_steps([ended(end, evaluation)], [THEIRS]) == (found[0], [found[1]])
+
+
+def test_runs_without_the_same_seed_are_not_compared() -> None:
+    assert table.at_equal_steps([ended(600, spec={"seed": 1})], [THEIRS]) == ("", [])
+
+
+@pytest.mark.parametrize(("left", "agrees"), [(11.0, True), (9.0, True), (11.01, False), (8.99, False)])
+def test_agreement_is_within_two_standard_errors_of_the_difference(left: float, agrees: bool) -> None:
+    result = ended(500, left={"score": left, "stderr": 0.4, "n": 100})
+    assert table.agrees(result) is agrees
+
+
+def test_no_best_agrees_with_nothing_and_was_never_found() -> None:
+    result = ended(500, announced=None)
+    assert not table.agrees(result)
+    assert table.ratio_of(result) == math.inf
+    assert table.ratio_of(ended(500)) == 5.0
+
+
+def test_a_gain_is_a_share_of_the_progress() -> None:
+    continued = ended(1000, left={"score": 10.4, "stderr": 0.4, "n": 100}, best_point={"score": 11.0})
+    assert table.gains(ended(500), continued) == pytest.approx((0.04, 0.1))
+    unplayed = ended(1000, left={"score": 12.0, "stderr": 0.4, "n": 100}, best_point=None)
+    assert table.gains(ended(500), unplayed) == pytest.approx((0.2, 0.2))
