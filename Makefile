@@ -14,7 +14,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .PHONY: help demo test test-all test-numerics test-oldest test-versions newest test-backends lint format bench \
 	bench-collect bench-prefetch bench-memory bench-loop bench-overhead bench-compile bench-crash bench-registry \
 	bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-normalized bench-policies bench-live \
-	bench-live-restarts bench-live-interrupts bench-confirmation clean
+	bench-live-restarts bench-live-interrupts bench-confirmation bench-autopilot bench-watch-swap clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -113,6 +113,9 @@ bench-memory: $(VENV)/.installed ## whether memory grows over a million env step
 bench-loop: $(VENV)/.installed ## the original's defects and the run lengths of the CUSUM (some minutes)
 	$(BIN)/python benchmarks/loop.py
 
+bench-watch-swap: $(VENV)/.installed ## how long a swap goes unnoticed where evaluations are rarest (some minutes)
+	$(BIN)/python benchmarks/watch_swap.py
+
 bench-overhead: $(VENV)/.installed ## what the callback costs in an ordinary fit and an agent's (some minutes)
 	$(BIN)/python benchmarks/overhead.py
 
@@ -158,6 +161,11 @@ bench-live-restarts: $(VENV)/.installed ## kills the server of a live feed ten t
 
 bench-live-interrupts: $(VENV)/.installed ## Ctrl-C at twenty random moments of a live run (ten minutes)
 	$(BIN)/python benchmarks/live_interrupts.py
+
+bench-autopilot: $(VENV)/.installed $(BENCH_VENV)/.installed ## whether trained means trained: six tasks, beside Stable-Baselines3 (a day)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt box2d pygame
+	$(BIN)/python benchmarks/autopilot.py --sb3-python $(BENCH_VENV)/bin/python
+	$(BIN)/python benchmarks/autopilot.py --continue
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(BENCH_VENV) $(BACKENDS_VENV) $(OLDEST_VENV) $(NEWEST_VENV) checkpoints runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -62,9 +62,13 @@ def ok(reached: bool) -> str:
     return "OK" if reached else "short"
 
 
-def commit_in_force() -> str:
-    """The commit, with a plus sign if files of the library are not as they were then."""
-    root = Path(__file__).resolve().parents[1]
+def commit_in_force(tree: Path | None = None) -> str:
+    """The commit, with a plus sign if files of the library are not as they were then.
+
+    Args:
+        tree: Another checkout; None means the one of this file.
+    """
+    root = Path(__file__).resolve().parents[1] if tree is None else tree
 
     def git(*arguments: str) -> str:
         # Without locks: somebody may be committing.

@@ -1,0 +1,130 @@
+"""Starts the runs of `autopilot.py`, each in a process of its own, and keeps one JSON file for each."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from _autopilot_tasks import Spec
+
+HERE = Path(__file__).resolve().parent
+ONE_THREAD = {
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+SCRIPTS = {"ours": "_autopilot_ours.py", "continued": "_autopilot_ours.py", "sb3": "_autopilot_sb3.py"}
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs are played and kept.
+
+    Attributes:
+        out: Folder of the results of ours.
+        sb3_out: Folder of the results of Stable-Baselines3.
+        tree: Checkout whose `keras_optix` is measured.
+        commit: Its commit; of no consequence for Stable-Baselines3.
+        sb3_python: Python of an environment with Stable-Baselines3.
+    """
+
+    out: Path
+    sb3_out: Path
+    tree: Path
+    commit: str
+    sb3_python: str
+
+
+def path_of(place: Place, spec: Spec) -> Path:
+    """The file of a run."""
+    return (place.sb3_out if spec.player == "sb3" else place.out) / f"{spec.name}.json"
+
+
+def read(place: Place, spec: Spec) -> Result | None:
+    """The result of a run, or None if there is none yet."""
+    path = path_of(place, spec)
+    if not path.exists():
+        return None
+    result: Result = json.loads(path.read_text())
+    return result
+
+
+def missing(place: Place, specs: Sequence[Spec], *, any_commit: bool) -> list[Spec]:
+    """The runs that are not there yet.
+
+    Args:
+        place: Where they would be.
+        specs: What is wanted.
+        any_commit: Whether a run of another commit will do.
+    """
+
+    def wanted(spec: Spec) -> bool:
+        result = read(place, spec)
+        if result is None:
+            return True
+        ran = Spec(**result["spec"])
+        if (ran.episodes, ran.env_steps) != (spec.episodes, spec.env_steps):
+            return True
+        return not (spec.player == "sb3" or any_commit or result["commit"] == place.commit)
+
+    return [spec for spec in specs if wanted(spec)]
+
+
+def play(place: Place, spec: Spec) -> Result:
+    """Plays one run and writes its file, which appears whole or not at all.
+
+    Raises:
+        RuntimeError: The process failed.
+    """
+    python = place.sb3_python if spec.player == "sb3" else sys.executable
+    begin = time.perf_counter()
+    done = subprocess.run(
+        [python, str(HERE / SCRIPTS[spec.player]), json.dumps(asdict(spec))],
+        capture_output=True,
+        text=True,
+        check=False,
+        # The environment of Stable-Baselines3 has no keras_optix, and must not have ours.
+        env=os.environ | ONE_THREAD | {"PYTHONPATH": "" if spec.player == "sb3" else str(place.tree)},
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr[-3000:])
+    result = {"spec": asdict(spec), "commit": "" if spec.player == "sb3" else place.commit}
+    result |= json.loads(done.stdout.splitlines()[-1]) | {"wall_seconds": round(time.perf_counter() - begin, 1)}
+    path = path_of(place, spec)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(f".{os.getpid()}.part")
+    aside.write_text(json.dumps(result))
+    aside.replace(path)
+    return result
+
+
+def play_all(place: Place, specs: Sequence[Spec], workers: int) -> int:
+    """Plays the runs, so many at a time, in their order.
+
+    Returns:
+        How many failed. They have no file, so the next call tries them again.
+    """
+    failed = 0
+    with ThreadPoolExecutor(workers) as pool:
+        futures = {pool.submit(play, place, spec): spec for spec in specs}
+        for number, future in enumerate(as_completed(futures), start=1):
+            name = f"{number}/{len(specs)} {futures[future].name}"
+            try:
+                result = future.result()
+            except RuntimeError as error:
+                failed += 1
+                print(f"{name}: failed\n{error}", file=sys.stderr, flush=True)
+                continue
+            print(f"{name}: {result['wall_seconds']:.0f} s", flush=True)
+    return failed
