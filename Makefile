@@ -14,7 +14,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .PHONY: help demo test test-all test-numerics test-oldest test-versions newest test-backends lint format bench \
 	bench-collect bench-prefetch bench-memory bench-loop bench-overhead bench-compile bench-crash bench-registry \
 	bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-normalized bench-policies bench-live \
-	bench-live-restarts bench-live-interrupts clean
+	bench-live-restarts bench-live-interrupts bench-stopping clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -112,6 +112,9 @@ bench-memory: $(VENV)/.installed ## whether memory grows over a million env step
 
 bench-loop: $(VENV)/.installed ## the original's defects and the run lengths of the CUSUM (some minutes)
 	$(BIN)/python benchmarks/loop.py
+
+bench-stopping: $(VENV)/.installed ## when training ends, and whether that was right, on curves that are known (half an hour)
+	$(BIN)/python benchmarks/stopping.py
 
 bench-overhead: $(VENV)/.installed ## what the callback costs in an ordinary fit and an agent's (some minutes)
 	$(BIN)/python benchmarks/overhead.py
