@@ -241,10 +241,10 @@ class StateDependentNoise(_OverActions):
     Generalised state-dependent exploration (Raffin, Kober and Stulp 2021, "Smooth Exploration for Robotic Reinforcement
     Learning", arXiv 2005.05719), known as ``use_sde=True`` from Stable-Baselines3. The noise of an action is the
     features that the policy network gives, times a random matrix ``[features, k]`` for k axes. The matrix is held for
-    `resample_every` env steps, in which the same state gets the same noise. Noise that is independent in each step
-    averages out in a task such as MountainCarContinuous-v0; this noise pushes in one direction for a while. Each
-    environment has its own matrix. The log-probability and the entropy are those of a choice over all matrices: a
-    Gaussian with independent axes (see `keras_optix.ops.distributions.StateDependentGaussian`).
+    `resample_every` env steps, in which the same state gets the same noise, so that actions do not jitter as with noise
+    that is independent in each step. Each environment has its own matrix. The log-probability and the entropy are those
+    of a choice over all matrices: a Gaussian with independent axes (see
+    `keras_optix.ops.distributions.StateDependentGaussian`).
 
     The standard deviations of the matrix's entries are a trainable weight of the agent (`log_std`), which is saved with
     it. Until the next draw, a matrix is scaled by the standard deviations of the current policy version.

@@ -157,8 +157,8 @@ class StateDependentGaussian:
     Learning", arXiv 2005.05719): ``choice = mean + features @ matrix``, where each entry of the matrix ``[f, d]`` is
     drawn from ``N(0, std[j, k] ** 2)``. With the same matrix, the noise is a function of the observation. Over all
     matrices, a choice is Gaussian with independent axes, and the variance of axis k is
-    ``sum_j features[j] ** 2 * std[j, k] ** 2`` (equation 9), to which 1e-6 is added here, as in Stable-Baselines3, so
-    that features of zero do not give a density without bound.
+    ``sum_j features[j] ** 2 * std[j, k] ** 2``, to which 1e-6 is added here, as in Stable-Baselines3, so that features
+    of zero do not give a density without bound.
 
     The parameters ``[B, d + f + f * d]`` are the means, the features, and the log standard deviations of the matrix row
     by row.
