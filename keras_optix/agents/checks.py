@@ -67,6 +67,23 @@ def check_carry(agent: Any) -> None:
         check_kind(f"carry_specs[{k}]", spec, CarrySpec, fix="Such as CarrySpec((64,)).")
 
 
+def refuse_two_carries(agent: Any, distribution: Any) -> None:
+    """Refuses a distribution with a carry in an agent with a carry of its own.
+
+    Args:
+        agent: An `Agent`, which may be of a user's own class.
+        distribution: The distribution over its actions, which has a carry.
+
+    Raises:
+        ConfigurationError: The agent has a carry of its own.
+    """
+    if agent.carry_specs:
+        name, kind = type(distribution).__name__, type(agent).__name__
+        problem = f"{name} keeps its noise in the carry, but {kind} has a carry of its own."
+        fix = "Give the agent a distribution without a carry, such as the default of the action space."
+        raise ConfigurationError(describe(problem, fix=fix, distribution=distribution, carry_specs=agent.carry_specs))
+
+
 def check_optimizer(optimizer: Any) -> Any:
     """Returns the optimizer that `compile` was given, made from its name if it is a name.
 
