@@ -181,8 +181,9 @@ class SequentialTest(OneLineRepr):
                 result is OPEN.
             pairs: Scores of episodes of the challenger, and of the best on the same seeds, in the same order. They are
                 compared in pairs if the standard error of their mean difference is below 0.8 of the one without
-                pairs. Choosing the smaller of two estimated errors lets more equal policies pass: where the seed does not
-                matter, 4.5 % of 12,000 without pairs, 4.7 % with 0.8, 5.1 % with 0.9. Defaults to None: no episodes share a seed.
+                pairs. Choosing the smaller of two estimated errors lets more equal policies pass: where the seed does
+                not matter, 4.5 % of 12,000 without pairs, 4.7 % with 0.8, 5.1 % with 0.9. Defaults to None: no episodes
+                share a seed.
             margin: By how much the challenger must be better, in units of the score. Defaults to 0.
             worthwhile: The smallest difference beyond `margin` that matters, in units of the score. Defaults to None:
                 0.4 standard deviations of an episode (of the episodes of both). If pairs are compared, 0.4 standard
