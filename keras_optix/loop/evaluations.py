@@ -18,7 +18,7 @@ from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.loop.state_machine import StateMachine
 from keras_optix.loop.training_returns import TrainingReturns, TrainingReturnsState
 from keras_optix.records import EpisodeRecord, EvalMetrics
-from keras_optix.states import Count, State
+from keras_optix.states import Count, NonNegative, State
 from keras_optix.statistics.agreement import Agreement, AgreementState
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.statistics.estimates import Estimate, Evidence, compare
@@ -27,7 +27,7 @@ from keras_optix.statistics.watch import Alarm
 
 _EPISODES = 10  # for an evaluator that scores episodes without giving their number
 _FEWEST_WITH_NOISE = 4
-_BELOW_Z = one_sided(0.8)  # a score so far below the best needs no further episodes
+_CLEAR_Z = one_sided(0.8)  # a score so far from the best needs no further episodes
 _DIFFERENT_Z = 2.0  # greedy and sampled episodes differ
 
 
@@ -39,6 +39,7 @@ class EvaluationsState(State, frozen=True):
         training: The state of the returns of training.
         first: Environment steps of the evaluation with which the run began.
         differences: Evaluations in a row that differed from the returns of training.
+        episode_steps: Env steps of an episode, in the latest episodes that were played.
         agreement: The state of the test whether copies of the environment earn the same as the environment.
     """
 
@@ -46,6 +47,7 @@ class EvaluationsState(State, frozen=True):
     training: TrainingReturnsState
     first: Count
     differences: Count
+    episode_steps: NonNegative
     agreement: AgreementState
 
 
@@ -106,6 +108,7 @@ class Evaluations:
         self._first_evaluator = scorer.evaluator
         self._adapter, self._scheduler, self._journal, self._changed = adapter, scheduler, journal, changed
         self._units = 0
+        self._episode_steps = 0.0  # of the latest episodes that were played, on average
         self._differences = 0  # evaluations in a row that differ from training
 
     def begin(self) -> None:
@@ -260,13 +263,17 @@ class Evaluations:
         else:
             episodes = max(episodes, plan.episodes_needed or _EPISODES)
         needed_by = type(self.scorer.evaluator).__name__ if plan.must_play and self._fallback is None else ""
-        return self._adapter.play(
+        before = self._adapter.evaluation_steps
+        played = self._adapter.play(
             policy,
             episodes,
             deterministic=plan.deterministic if deterministic is None else deterministic,
             seed=seed,
             needed_by=needed_by,
         )
+        if played:
+            self._episode_steps = (self._adapter.evaluation_steps - before) / len(played)
+        return played
 
     def result(self, policy: PolicyRef, episodes: int, seed: int | None) -> EvaluationResult | None:
         """Plays episodes and scores them. None if this is not possible.
@@ -294,19 +301,24 @@ class Evaluations:
                 return None
             played += more
             metrics = evaluator.measure_episodes(played)
-            if metrics is None or self._is_below(metrics):
+            if metrics is None or self._is_clear(metrics):
                 break
         if first:
             self.budget.first = self._adapter.evaluation_steps
         return None if metrics is None else replace(metrics, window_id=candidate.window_id)
 
-    def _is_below(self, metrics: EvalMetrics) -> bool:
+    def _is_clear(self, metrics: EvalMetrics) -> bool:
+        """Returns whether it is clear that the score lies below the best, or that it makes a candidate."""
         best, score = self._scheduler.state.best, estimate_of(metrics)
         if best is None or score is None:
             return False
-        return (
-            score.mean <= best.mean and compare(score, best, "").z < -_BELOW_Z
-        ) or score.stderr == 0.0 == best.stderr
+        if score.stderr == 0.0 == best.stderr:
+            return True
+        return abs(compare(score, best, "").z) > _CLEAR_Z
+
+    def episodes_left(self) -> int:
+        """Returns about how many episodes the budget still allows."""
+        return int(max(self.budget.left, 0.0) / max(self._episode_steps, 1.0))
 
     def _fall_back(self) -> None:
         """Scores the windows of training from now on, because no episodes can be played elsewhere."""
@@ -378,7 +390,9 @@ class Evaluations:
     def save(self) -> EvaluationsState:
         """Returns what a resumed run needs, except the states of the evaluator and of the pool."""
         first, training = self.budget.first, self.training.save()
-        return EvaluationsState(self.fell_back, training, first, self._differences, self.agreement.state)
+        return EvaluationsState(
+            self.fell_back, training, first, self._differences, self._episode_steps, self.agreement.state
+        )
 
     def restore(self, saved: EvaluationsState, pool: PoolState, evaluator: ScorerState, training: ScorerState) -> None:
         """Restores the state of a run.
@@ -396,6 +410,7 @@ class Evaluations:
         self.training.restore(saved.training, training)
         self.agreement.state = saved.agreement
         self.budget.first, self._differences = saved.first, saved.differences
+        self._episode_steps = saved.episode_steps
         self.pool.min_episodes = self._episodes_needed
         self.pool.state = pool
 
