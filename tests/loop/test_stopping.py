@@ -217,7 +217,7 @@ def test_a_flat_run_ends_at_a_multiple_of_the_env_steps_of_its_best() -> None:
     assert decision is not None
     assert decision.ending is Ending.FUTILE
     assert ended_at(one) == 28 * WINDOW
-    words = "nothing better in 18,000 env steps, and as many again would bring less than 5 % of the progress"
+    words = "nothing better in 18,000 env steps, and another 18,000 would bring less than 5 % of the progress"
     assert decision.evidence.reason == words
 
 
