@@ -3,10 +3,10 @@
 Source: Antonin Raffin, "RL Baselines3 Zoo" (2020), https://github.com/DLR-RM/rl-baselines3-zoo, MIT licence:
 hyperparams/ppo.yml, commit 208b6fdf3a9aa24de44b2e068c6e5f6a07d97fcc. What a row leaves out has the default of
 Stable-Baselines3's PPO: a learning rate of 3e-4, minibatches of 64, 10 epochs, discount 0.99, lambda 0.95, clip range
-0.2, no entropy bonus, value coefficient 0.5, gradient norm 0.5. Of these, the last three are defaults of `PPOAgent`, too.
-Its networks are the default networks of this package: two layers of 64 tanh units each for policy and value, orthogonal
-with gains sqrt(2), and 0.01 and 1 in the last layers. `normalize` there is `normalize_observations` and
-`normalize_rewards` here. The returns are those of the zoo's benchmark.md.
+0.2, no entropy bonus, value coefficient 0.5, gradient norm 0.5. These are the defaults of `PPOAgent`, too. Its networks
+are the default networks of this package: two layers of 64 tanh units each for policy and value, orthogonal with gains
+sqrt(2), and 0.01 and 1 in the last layers. `normalize` there is `normalize_observations` and `normalize_rewards` here.
+The returns are those of the zoo's benchmark.md.
 """
 
 from __future__ import annotations

@@ -55,6 +55,9 @@ class AgentSettings:
     def overridden(self, cls: type[Any], overrides: Mapping[str, Any], *, called: str) -> AgentSettings:
         """Returns these settings with some replaced.
 
+        A policy network of your own gets the default distribution of its action space, because it need not give what
+        another distribution needs.
+
         Args:
             cls: The class of the agent.
             overrides: Arguments of the class, `learning_rate`, `window_size` and `num_envs`, by name.
@@ -71,7 +74,10 @@ class AgentSettings:
                 raise unknown_argument(called, name, value, known, _FOREIGN)
         collection = {name: given.pop(name) for name in _COLLECTION if name in given}
         learning_rate = _checked_rate(given.pop(LEARNING_RATE, self.learning_rate))
-        return AgentSettings({**self.arguments, **given}, learning_rate, replace(self.collection, **collection))
+        arguments = {**self.arguments, **given}
+        if given.get("policy") is not None and "distribution" not in given:
+            arguments.pop("distribution", None)
+        return AgentSettings(arguments, learning_rate, replace(self.collection, **collection))
 
     def for_num_envs(self, num_envs: int) -> AgentSettings:
         """Returns these settings for a number of environments that cannot be chosen.
