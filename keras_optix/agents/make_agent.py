@@ -17,7 +17,7 @@ from keras_optix.agents.ppo_presets import PPO_PRESETS
 from keras_optix.agents.presets import AgentSettings, find_preset
 from keras_optix.arguments import names_checked
 from keras_optix.experience.env_kinds import check_env, check_env_kwargs
-from keras_optix.experience.making import EnvLike, make_envs
+from keras_optix.experience.making import EnvLike, check_takes_kwargs, make_envs
 from keras_optix.terminal import STATUS
 from keras_optix.validation import check_int
 
@@ -87,7 +87,9 @@ def make_agent(
     """
     check_env("env", env, swapped="make_agent(env) makes an agent; give it the environment.")
     verbose = check_int("verbose", verbose, minimum=0)
-    task = _task_of(env, check_env_kwargs(env_kwargs))
+    env_kwargs = check_env_kwargs(env_kwargs)
+    check_takes_kwargs(env, env_kwargs)
+    task = _task_of(env, env_kwargs)
     algorithm, settings, reason = _choose(task)
     if task.num_envs is not None:
         settings = settings.for_num_envs(task.num_envs)
