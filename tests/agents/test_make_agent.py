@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +21,6 @@ from keras_optix.testing import CountingEnv, RandomEnv
 VECTOR = spaces.Box(-1.0, 1.0, (24,), np.float32)
 IMAGE = spaces.Box(0, 255, (84, 84, 4), np.uint8)
 TORQUES = spaces.Box(-1.0, 1.0, (4,), np.float32)
-with_box2d = pytest.mark.skipif(importlib.util.find_spec("Box2D") is None, reason="needs keras_optix[box2d]")
 
 
 def random_env(observations: Any, actions: Any) -> Callable[[], gymnasium.Env[Any, Any]]:
@@ -100,12 +98,18 @@ def test_a_preset_is_not_used_for_other_spaces(capsys: pytest.CaptureFixture[str
     assert agent.collection_defaults == CollectionDefaults(window_size=128, num_envs=8)
 
 
-@with_box2d
-@pytest.mark.filterwarnings("ignore:builtin type.*has no __module__ attribute:DeprecationWarning")  # Box2D's own
-def test_arguments_of_the_environment_reach_it() -> None:
-    agent = optix.make_agent("LunarLander-v3", env_kwargs={"continuous": True}, verbose=0)
-    assert shape_of("LunarLander-v3", agent, env_kwargs={"continuous": True}) == (1024, 16)
-    assert isinstance(agent.env_spaces[1], spaces.Box)
+def test_arguments_of_the_environment_reach_it(capsys: pytest.CaptureFixture[str]) -> None:
+    def make(size: int) -> RandomEnv:
+        return RandomEnv(spaces.Box(-1.0, 1.0, (size,)), TORQUES)
+
+    gymnasium.register("OfSize-v0", make, disable_env_checker=True)
+    try:
+        optix.make_agent("OfSize-v0", env_kwargs={"size": 7})
+        assert "defaults for a Box of 7 numbers" in capsys.readouterr().out
+        with pytest.raises(optix.ConfigurationError, match="does not take these arguments.*colour"):
+            optix.make_agent("OfSize-v0", env_kwargs={"colour": 7})
+    finally:
+        del gymnasium.registry["OfSize-v0"]
 
 
 # Without a preset
@@ -195,7 +199,6 @@ def test_it_survives_a_file(tmp_path: Path) -> None:
         (lambda: optix.make_agent(optix.PPOAgent()), r"`env` must be a Gymnasium id.*an agent"),
         (lambda: optix.make_agent(lambda: 3), "The factory must return a gymnasium.Env or VectorEnv"),
         (lambda: optix.make_agent(CountingEnv(), env_kwargs={"a": 1}), "`env_kwargs` goes with the id"),
-        (lambda: optix.make_agent("CartPole-v1", env_kwargs={"colour": 1}), "does not take these arguments.*colour"),
         (lambda: optix.make_agent(random_env(spaces.Text(5), TORQUES)), "Text"),
     ],
 )

@@ -405,6 +405,10 @@ def test_a_preset_is_for_vectors_of_numbers_only() -> None:
     vector, torque = spaces.Box(-1.0, 1.0, (3,)), spaces.Box(-2.0, 2.0, (1,))
     assert preset.fits(vector, torque)
     assert not preset.fits(vector, spaces.Discrete(3))  # a wrapper that makes actions discrete
+    lander = find_preset(PPO_PRESETS, "LunarLander-v3")
+    assert lander is not None
+    assert lander.fits(vector, spaces.Discrete(4))
+    assert lander.fits(vector, torque)  # LunarLander-v3 with continuous=True
     assert not preset.fits(spaces.Box(0, 255, (64, 64, 3), np.uint8), torque)
     assert not preset.fits(spaces.Box(0, 255, (3,), np.uint8), torque)
     assert not preset.fits(spaces.Dict(a=vector), torque)
