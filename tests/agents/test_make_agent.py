@@ -106,7 +106,7 @@ def test_arguments_of_the_environment_reach_it(capsys: pytest.CaptureFixture[str
     try:
         optix.make_agent("OfSize-v0", env_kwargs={"size": 7})
         assert "defaults for a Box of 7 numbers" in capsys.readouterr().out
-        with pytest.raises(optix.ConfigurationError, match="does not take these arguments.*colour"):
+        with pytest.raises(optix.ConfigurationError, match=r"does not take these arguments.*colour"):
             optix.make_agent("OfSize-v0", env_kwargs={"colour": 7})
     finally:
         del gymnasium.registry["OfSize-v0"]
