@@ -21,6 +21,8 @@ from keras_optix.experience.making import EnvLike, check_takes_kwargs, make_envs
 from keras_optix.terminal import STATUS
 from keras_optix.validation import check_int
 
+_NO_SETTINGS = ("seed", "name")  # arguments that change nothing about how the agent learns
+
 
 class _Task(NamedTuple):
     """What is known about an environment before an agent plays it.
@@ -134,6 +136,7 @@ def _id_of(env: gymnasium.Env | VectorEnv) -> str:
 def _notice(algorithm: type[Agent], settings: AgentSettings, reason: str, overrides: Mapping[str, Any]) -> str:
     """Returns the line that says what the agent was made with."""
     size, number = settings.collection.window_size, settings.collection.num_envs
-    changed = f"; changed: {', '.join(overrides)}" if overrides else ""
+    different = [name for name in overrides if name not in _NO_SETTINGS]
+    changed = f"; changed: {', '.join(different)}" if different else ""
     environments = f"{number} environment{'s' * (number != 1)} x {size:,} env steps in a window"
     return f"make_agent: {algorithm.__name__} with {reason}; {environments}{changed}"

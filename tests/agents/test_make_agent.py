@@ -51,7 +51,7 @@ def test_an_id_with_a_preset_gets_it_and_a_line_says_so(capsys: pytest.CaptureFi
 
 
 def test_overrides_replace_what_was_chosen_and_are_named(capsys: pytest.CaptureFixture[str]) -> None:
-    agent = optix.make_agent("CartPole-v1", gamma=0.9, window_size=64, num_envs=1, learning_rate=5e-4)
+    agent = optix.make_agent("CartPole-v1", gamma=0.9, window_size=64, num_envs=1, learning_rate=5e-4, seed=3)
     assert capsys.readouterr().out.endswith(
         "; 1 environment x 64 env steps in a window; changed: gamma, window_size, num_envs, learning_rate\n"
     )
