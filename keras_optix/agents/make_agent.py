@@ -16,6 +16,7 @@ from keras_optix.agents.ppo import PPOAgent
 from keras_optix.agents.ppo_presets import PPO_PRESETS
 from keras_optix.agents.presets import AgentSettings, find_preset
 from keras_optix.arguments import names_checked
+from keras_optix.errors import ConfigurationError, describe
 from keras_optix.experience.env_kinds import check_env, check_env_kwargs
 from keras_optix.experience.making import EnvLike, check_takes_kwargs, make_envs
 from keras_optix.terminal import STATUS
@@ -96,6 +97,7 @@ def make_agent(
     if task.num_envs is not None:
         settings = settings.for_num_envs(task.num_envs)
     settings = settings.overridden(algorithm, overrides, called="make_agent")
+    _check_number(task, settings.collection.num_envs)
     agent: Agent = settings.make(algorithm)
     if verbose:
         STATUS.say(_notice(algorithm, settings, reason, overrides))
@@ -126,6 +128,14 @@ def _task_of(env: EnvLike, env_kwargs: Mapping[str, Any] | None) -> _Task:
         source = lambda: made  # noqa: E731
     with contextlib.closing(make_envs(source, 1, env_kwargs)) as envs:
         return _Task(_id_of(envs.members()[0]), envs.observation_space, envs.action_space, None)
+
+
+def _check_number(task: _Task, num_envs: int) -> None:
+    """Checks that a number of environments was not given if it is fixed to another one."""
+    if task.num_envs is not None and num_envs != task.num_envs:
+        problem = f"`env` is or makes {task.num_envs} environment{'s' * (task.num_envs != 1)} and cannot be multiplied."
+        fix = "Leave `num_envs` out, or give the id of the environment or a factory of one environment."
+        raise ConfigurationError(describe(problem, fix=fix, num_envs=num_envs))
 
 
 def _id_of(env: gymnasium.Env | VectorEnv) -> str:

@@ -194,6 +194,11 @@ def test_it_survives_a_file(tmp_path: Path) -> None:
         (lambda: optix.make_agent("CartPole-v1", gama=1.0), r"make_agent has no argument `gama`.*Did you mean 'gamma'"),
         (lambda: optix.make_agent("CartPole-v1", n_steps=8), "make_agent has no argument `n_steps`.*`window_size`"),
         (lambda: optix.make_agent("CartPole-v1", num_envs=0), "`num_envs` must be an integer >= 1"),
+        (
+            lambda: optix.make_agent(CountingEnv(), num_envs=8),
+            r"`env` is or makes 1 environment and cannot .*num_envs=8",
+        ),
+        (lambda: optix.make_agent(lambda: SyncVectorEnv([CountingEnv] * 2), num_envs=8), "makes 2 environments"),
         (lambda: optix.make_agent("CartPole-v1", verbose=-1), "`verbose` must be an integer >= 0"),
         (lambda: optix.make_agent("CartPole-v9"), "not registered"),
         (lambda: optix.make_agent(optix.PPOAgent()), r"`env` must be a Gymnasium id.*an agent"),
