@@ -196,7 +196,7 @@ def test_it_survives_a_file(tmp_path: Path) -> None:
         (lambda: optix.make_agent("CartPole-v1", num_envs=0), "`num_envs` must be an integer >= 1"),
         (
             lambda: optix.make_agent(CountingEnv(), num_envs=8),
-            r"`env` is or makes 1 environment and cannot .*num_envs=8",
+            "`env` is or makes 1 environment and cannot",
         ),
         (lambda: optix.make_agent(lambda: SyncVectorEnv([CountingEnv] * 2), num_envs=8), "makes 2 environments"),
         (lambda: optix.make_agent("CartPole-v1", verbose=-1), "`verbose` must be an integer >= 0"),
