@@ -27,6 +27,9 @@ def ppo_settings(observation_space: Any, action_space: Any) -> AgentSettings:
     - Actions that are choices (Discrete, MultiDiscrete, MultiBinary) have an entropy bonus of weight 0.01, and Box
       actions have none: a Gaussian's entropy has no upper limit.
 
+    On LunarLander-v3 with vectors, three seeds play greedily at 258, 240 and 272 after 300,000 env steps. Without the
+    entropy bonus two of these seeds reached 189 and 232, and the first reached 139 with neither it nor scaled rewards.
+
     Args:
         observation_space: Observation space of one environment.
         action_space: Action space of one environment.
