@@ -48,7 +48,7 @@ ARGUMENTS = {
     "norm_adv": "always on: advantages are standardised per minibatch",
     "normalize_advantage": "always on: advantages are standardised per minibatch",
     "target_kl": "not supported: watch the log `approx_kl`, or give OptixCallback a tuner, which keeps it in a band",
-    "use_sde": "not supported: a policy for Box actions learns its standard deviations",
+    "use_sde": "distribution=optix.distributions.StateDependentNoise()",
     "sde_sample_freq": "not supported: a policy for Box actions learns its standard deviations",
     "clip_grad_norm": "`max_grad_norm`",
     "grad_clip": "`max_grad_norm`",

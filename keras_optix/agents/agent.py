@@ -15,6 +15,7 @@ from keras_optix.agents.acting import ActActors, PolicyHead
 from keras_optix.agents.acting_agent import ActingAgent
 from keras_optix.agents.checks import (
     check_carry,
+    check_collection_defaults,
     check_compile,
     check_hyperparams,
     check_optimizer,
@@ -53,7 +54,7 @@ from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import Window
 from keras_optix.loop.after_shift import AfterShift
-from keras_optix.records import LEARNING_RATE, HyperparamSet
+from keras_optix.records import LEARNING_RATE, CollectionDefaults, HyperparamSet
 from keras_optix.tuners.search_space import Log, SearchSpace, infer_space
 from keras_optix.validation import check_bool, check_int, check_name, check_seed
 
@@ -135,6 +136,7 @@ class Agent(ActingAgent, WindowTrainer):
         self._act_actors = ActActors()
         self._lowered = Lowered()
         self._seed = check_seed("seed", seed)
+        self._collection_defaults = CollectionDefaults()
         self._registered = RegisteredNetworks()
         self._act_rng = np.random.default_rng(seed)
         self._updates_paused = False
@@ -159,6 +161,18 @@ class Agent(ActingAgent, WindowTrainer):
     def seed(self) -> int | None:
         """The seed of `act`, as it was given."""
         return self._seed
+
+    @property
+    def collection_defaults(self) -> CollectionDefaults:
+        """The window size and the number of environments that `dataset_from_env` takes where its call leaves them out.
+
+        They are saved with the agent. A preset and `make_agent` set them.
+        """
+        return self._collection_defaults
+
+    @collection_defaults.setter
+    def collection_defaults(self, defaults: CollectionDefaults) -> None:
+        self._collection_defaults = check_collection_defaults(defaults)
 
     # Spaces and networks
 

@@ -12,6 +12,7 @@ from keras_optix.agents.hyperparams import Hyperparam
 from keras_optix.arguments import unknown_argument
 from keras_optix.errors import ArgumentError, ConfigurationError, describe
 from keras_optix.experience.carry import CarrySpec
+from keras_optix.records import CollectionDefaults
 from keras_optix.validation import check_bool, check_kind, check_mapping, refuse_kind
 
 _COMPILE = ("run_eagerly", "steps_per_execution", "auto_scale_loss")
@@ -38,6 +39,17 @@ def check_hyperparams(hyperparams: Any) -> dict[str, Hyperparam]:
         fix = f'Write {{"{name}": Hyperparam(value, low, high)}}.'
         check_kind(f"hyperparams[{name!r}]", spec, Hyperparam, fix=fix)
     return dict(checked)
+
+
+def check_collection_defaults(defaults: Any) -> CollectionDefaults:
+    """Returns the defaults of `dataset_from_env` for an agent.
+
+    Raises:
+        ArgumentError: They are something else.
+    """
+    fix = "Such as keras_optix.records.CollectionDefaults(window_size=32, num_envs=8)."
+    checked: CollectionDefaults = check_kind("collection_defaults", defaults, CollectionDefaults, fix=fix)
+    return checked
 
 
 def check_carry(agent: Any) -> None:
