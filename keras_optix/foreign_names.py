@@ -49,7 +49,7 @@ ARGUMENTS = {
     "normalize_advantage": "always on: advantages are standardised per minibatch",
     "target_kl": "not supported: watch the log `approx_kl`, or give OptixCallback a tuner, which keeps it in a band",
     "use_sde": "distribution=optix.distributions.StateDependentNoise()",
-    "sde_sample_freq": "not supported: a policy for Box actions learns its standard deviations",
+    "sde_sample_freq": "distribution=optix.distributions.StateDependentNoise(resample_every=...)",
     "clip_grad_norm": "`max_grad_norm`",
     "grad_clip": "`max_grad_norm`",
     "clipnorm": "`max_grad_norm`",

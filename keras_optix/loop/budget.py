@@ -5,7 +5,7 @@ from __future__ import annotations
 from keras_optix.loop.adapter import Adapter
 from keras_optix.loop.journal import Journal
 
-_FLOOR = 10_000  # env steps that evaluations may take in any case, because a short run could not be judged otherwise
+_EXTRA = 5_000  # env steps beside the share, because a short run could not be judged otherwise
 # Share of the budget for evaluations whose turn it is; the rest is for what training or a test asks for.
 _REGULAR = 0.75
 
@@ -14,7 +14,7 @@ class EvaluationBudget:
     """Knows whether the loop may play another evaluation.
 
     The episodes of the untrained policy, with which a run begins, are outside the budget. An evaluation begins as long
-    as the budget is not spent, so the last one may exceed it. The budget is 10,000 env steps at least.
+    as the budget is not spent, so the last one may exceed it. There are 5,000 env steps beside the share.
 
     Args:
         share: Largest env steps of evaluations as a share of the env steps of training.
@@ -49,4 +49,4 @@ class EvaluationBudget:
         return self.spent <= self._allowed(self._share * (_REGULAR if regular else 1.0))
 
     def _allowed(self, share: float) -> float:
-        return max(share * self._journal.env_steps, _FLOOR if self._share else 0.0)
+        return share * self._journal.env_steps + (_EXTRA * share / self._share if self._share else 0.0)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.evaluation import Evaluation, estimate_of
-from keras_optix.evaluators.plans import FEWEST, EpisodePlan
+from keras_optix.evaluators.plans import FEWEST, EpisodePlan, WindowPlan
 from keras_optix.evaluators.score_pool import PoolState, ScorePool
 from keras_optix.evaluators.scorer import Scorer, ScorerState
 from keras_optix.formatting import format_estimate
@@ -211,10 +211,19 @@ class Evaluations:
             evaluation,
             scores_are_deterministic=self._adapter.scores_are_deterministic,
             cheap_to_confirm=self.plays_at_once,
+            training_rises=self._training_rises(evaluation),
             alarmed=self.training.alarm is Alarm.DOWN,
         )
         self.training.answered()
         return evaluation
+
+    def _training_rises(self, evaluation: Evaluation) -> bool:
+        if self.single or not self._journal.env_steps:
+            return False
+        if isinstance(self.scorer.plan, WindowPlan):
+            # What the evaluator makes of the windows is the course of training.
+            self.training.course = self.training.course.add(evaluation.env_steps, evaluation.score)
+        return self.training.course.may_rise()
 
     @property
     def _episodes_needed(self) -> int:

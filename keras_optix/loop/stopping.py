@@ -87,6 +87,8 @@ class StoppingRule:
 
     def ending(self, state: SchedulerState, evaluation: Evaluation) -> tuple[Ending, str] | None:
         """Returns why training ends, with a sentence for logs; None if it goes on."""
+        if evaluation.training_rises:
+            return None
         elapsed, waited = now(evaluation) - state.since_env_steps, since_best(state, evaluation)
         ripe = self._is_ripe(state, evaluation)
         if ripe and self._is_futile(state, evaluation):
