@@ -5,7 +5,8 @@ from __future__ import annotations
 from keras_optix.loop.adapter import Adapter
 from keras_optix.loop.journal import Journal
 
-_EXTRA = 5_000  # env steps beside the share, because a short run could not be judged otherwise
+# Env steps beside the share, so that a short run can be judged too; at most this share of those of training.
+_EXTRA, _EXTRA_SHARE = 20_000, 0.5
 # Share of the budget for evaluations whose turn it is; the rest is for what training or a test asks for.
 _REGULAR = 0.75
 
@@ -14,7 +15,8 @@ class EvaluationBudget:
     """Knows whether the loop may play another evaluation.
 
     The episodes of the untrained policy, with which a run begins, are outside the budget. An evaluation begins as long
-    as the budget is not spent, so the last one may exceed it. There are 5,000 env steps beside the share.
+    as the budget is not spent, so the last one may exceed it. Beside the share there are 20,000 env
+    steps, at most half of those of training.
 
     Args:
         share: Largest env steps of evaluations as a share of the env steps of training.
@@ -49,4 +51,7 @@ class EvaluationBudget:
         return self.spent <= self._allowed(self._share * (_REGULAR if regular else 1.0))
 
     def _allowed(self, share: float) -> float:
-        return share * self._journal.env_steps + (_EXTRA * share / self._share if self._share else 0.0)
+        if not self._share:
+            return 0.0
+        trained = self._journal.env_steps
+        return share * trained + share / self._share * min(_EXTRA, _EXTRA_SHARE * trained)

@@ -66,7 +66,7 @@ def confirm(
         accepted = yield do.Accept(evaluation, decision.evidence)
         return (accepted,), False
     # Play as many episodes as in the first evaluation, because fewer could not detect the same difference.
-    compared = yield from compare_fresh(CANDIDATE, None, at, first=min(evaluation.score.n, MOST_EPISODES))
+    compared = yield from compare_fresh(CANDIDATE, None, at, first=min(max(evaluation.score.n, _FEWEST), MOST_EPISODES))
     in_place = compared is None
     if compared is None:
         again: Any = yield do.Evaluate(CANDIDATE, leave=True)
