@@ -207,12 +207,15 @@ class Evaluations:
         if not turn and not self.when_needed and self.training.latest is not None:
             # The pool holds windows from before the returns moved.
             evaluation = replace(evaluation, score=self.training.latest)
+        rises, alarmed = self._training_rises(evaluation), self.training.alarm is Alarm.DOWN
         evaluation = replace(
             evaluation,
             scores_are_deterministic=self._adapter.scores_are_deterministic,
             cheap_to_confirm=self.plays_at_once,
-            training_rises=self._training_rises(evaluation),
-            alarmed=self.training.alarm is Alarm.DOWN,
+            training_rises=rises,
+            alarmed=alarmed,
+            # Greedy episodes can fail for a while although training makes progress. That is no degradation.
+            monitored=alarmed or not (rises and self.when_needed),
         )
         self.training.answered()
         return evaluation
