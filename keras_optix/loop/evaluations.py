@@ -350,7 +350,8 @@ class Evaluations:
             candidate: The evaluated weights.
         """
         sampled = self.training.latest
-        if not self.when_needed or sampled is None:
+        if not self.when_needed or sampled is None or evaluation.training_rises:
+            # While training makes progress, its episodes are of earlier weights than those that were evaluated.
             return ""
         compared = compare(evaluation.score, sampled, "")
         if abs(compared.z) <= _DIFFERENT_Z:
