@@ -226,7 +226,7 @@ class Evaluations:
         if isinstance(self.scorer.plan, WindowPlan):
             # What the evaluator makes of the windows is the course of training.
             self.training.course = self.training.course.add(evaluation.env_steps, evaluation.score)
-        return self.training.course.may_rise()
+        return self.training.course.rises()
 
     @property
     def _episodes_needed(self) -> int:

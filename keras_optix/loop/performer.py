@@ -211,6 +211,12 @@ class Performer:
         self.contender = Contender(self.registry.hold(snapshot, _CONTENDER), action.fresh, action.test)
         self._release(before)
 
+    def _read_contender(self) -> Contender | None:
+        contender = self.contender
+        if contender is not None and contender.snapshot.regime_index != self.scheduler.state.regime_index:
+            self._drop_contender()  # there is another best, or none, in another regime
+        return self.contender
+
     def _drop_contender(self) -> None:
         contender, self.contender = self.contender, None
         self._release(contender)
@@ -519,7 +525,7 @@ _PERFORMERS: dict[type[Action], Callable[[Performer, Any], Any]] = {
     do.Announce: Performer._announce,
     do.MayEvaluate: lambda self, action: self.evaluations.budget.allows(),
     do.CountEpisodes: lambda self, action: self.evaluations.episodes_left(),
-    do.ReadContender: lambda self, action: self.contender,
+    do.ReadContender: lambda self, action: self._read_contender(),
     do.KeepContender: Performer._keep_contender,
     do.DropContender: lambda self, action: self._drop_contender(),
     do.PromoteContender: Performer._promote_contender,
