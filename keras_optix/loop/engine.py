@@ -392,7 +392,7 @@ class Engine:
         self._runner.interrupt("fit ended before it was compared")
         self.adapter.pause_updates(False)
         self.tuning.pause()
-        if best.snapshot is not None and performer.ending is not Ending.STOPPED:
+        if best.snapshot is not None and performer.ending is not Ending.STOPPED and self.options.evaluation_budget:
             least = 0 if performer.ending is None else _ANNOUNCED
             run_at_once(announce(self._situation(), least=least), performer.perform)
         if self.options.restore_best_weights and best.snapshot is not None:

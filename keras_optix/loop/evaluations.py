@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.evaluation import Evaluation, estimate_of
-from keras_optix.evaluators.plans import FEWEST, EpisodePlan, WindowPlan
+from keras_optix.evaluators.plans import FEWEST, EpisodePlan
 from keras_optix.evaluators.score_pool import PoolState, ScorePool
 from keras_optix.evaluators.scorer import Scorer, ScorerState
 from keras_optix.formatting import format_estimate
@@ -207,7 +207,8 @@ class Evaluations:
         if not turn and not self.when_needed and self.training.latest is not None:
             # The pool holds windows from before the returns moved.
             evaluation = replace(evaluation, score=self.training.latest)
-        rises, alarmed = self._training_rises(evaluation), self.training.alarm is Alarm.DOWN
+        # Where the windows are scored, the scheduler sees by itself whether they rise.
+        rises, alarmed = self.when_needed and self.training.course.rises(), self.training.alarm is Alarm.DOWN
         evaluation = replace(
             evaluation,
             scores_are_deterministic=self._adapter.scores_are_deterministic,
@@ -215,18 +216,10 @@ class Evaluations:
             training_rises=rises,
             alarmed=alarmed,
             # Greedy episodes can fail for a while although training makes progress. That is no degradation.
-            monitored=alarmed or not (rises and self.when_needed),
+            monitored=alarmed or not rises,
         )
         self.training.answered()
         return evaluation
-
-    def _training_rises(self, evaluation: Evaluation) -> bool:
-        if self.single or not self._journal.env_steps:
-            return False
-        if isinstance(self.scorer.plan, WindowPlan):
-            # What the evaluator makes of the windows is the course of training.
-            self.training.course = self.training.course.add(evaluation.env_steps, evaluation.score)
-        return self.training.course.rises()
 
     @property
     def _episodes_needed(self) -> int:

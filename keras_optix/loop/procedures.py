@@ -124,7 +124,7 @@ def recover(at: Situation) -> Procedure:
     if at.rolls_back and best is not None:
         known: Estimate | None = yield do.ReadBestScore()
         again: EvaluationResult | None = None
-        if known is not None:
+        if known is not None and not at.single:
             again = yield do.Evaluate(do.CURRENT, _PROOF, at_once=True)
         compared = None if again is None or known is None else compare(again.estimate, known, _FALLEN)
         if compared is not None and compared.z > -LIKELY_Z:

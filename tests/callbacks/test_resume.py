@@ -195,7 +195,13 @@ def test_it_is_the_same_run_in_the_middle_of_a_variant(small_ppo: MakeAgent, tmp
         manager = optix.PolicyManager(auto_spawn=True, max_variants=1, variant_windows=5, seed=0)
         settings: dict[str, Any] = {
             "env": IdentityEnv(4) if in_place else lambda: IdentityEnv(4),
-            "scheduler": optix.BackoffScheduler(max_interval=1, plateau_threshold=2, dormant_threshold=4),
+            "scheduler": optix.BackoffScheduler(
+                max_interval=1,
+                plateau_threshold=2,
+                dormant_threshold=4,
+                futility_confidence=None,
+                patience_env_steps=0,
+            ),
             "policy_manager": manager,
             "max_windows": 300 if in_place else 90,
             "callbacks": [] if waiting is None else [waiting],

@@ -28,7 +28,8 @@ def fit(
 
 
 def short(**options: Any) -> optix.BackoffScheduler:
-    return optix.BackoffScheduler(**({"plateau_threshold": 2, "dormant_threshold": 4, "max_interval": 1} | options))
+    fixed = {"plateau_threshold": 2, "dormant_threshold": 4, "max_interval": 1, "patience_env_steps": 0}
+    return optix.BackoffScheduler(**(fixed | options))
 
 
 class Endless(ConstantRewardEnv):
@@ -68,6 +69,7 @@ def test_a_greedy_evaluator_plays_every_so_many_windows(small_ppo: MakeAgent) ->
     # A policy that always prefers action 0, but samples all: greedy episodes tell it from a uniform one.
     callback = optix.OptixCallback(
         optix.GreedyEvaluator(episodes=8, every=3),
+        evaluation_budget=0.0,
         callbacks=[Notes()],
         max_windows=10,
         restore_best_weights=False,
@@ -187,11 +189,14 @@ def test_hooks_come_in_the_documented_order(small_ppo: MakeAgent) -> None:
 
 def test_a_rollback_restores_hyperparameters_where_that_is_asked_for(small_ppo: MakeAgent) -> None:
     class Falls(optix.BaseEvaluator):
+        fallen = False
+
         def score(self, window_data: optix.WindowData, train_diagnostics: Any) -> optix.EvalMetrics:
-            return optix.EvalMetrics(100.0 if window_data.window_id < 12 else -900.0, stderr=1.0)
+            self.fallen = window_data.window_id >= 12
+            return self.score_episodes(())
 
         def score_episodes(self, episodes: Any) -> optix.EvalMetrics:
-            return optix.EvalMetrics(100.0, stderr=1.0)
+            return optix.EvalMetrics(-900.0 if self.fallen else 100.0, stderr=1.0)
 
     class Change(optix.LoopCallback):
         def on_window_end(self, window_id: int, eval_metrics: optix.EvalMetrics) -> None:
@@ -234,7 +239,10 @@ def test_a_score_that_is_not_finite_goes_back_to_the_best_and_ends_with_an_error
         ({"evaluator": optix.ReturnEvaluator(), "monitor": "loss"}, "`evaluator` and `monitor`.*only one"),
         ({"mode": "min"}, "`mode` says"),
         ({"monitor": "loss", "mode": "less"}, "mode"),
-        ({"restore_hyperparams": True, "restore_best_weights": False}, "no option restores one"),
+        (
+            {"restore_hyperparams": True, "restore_best_weights": False, "rollback_on_degradation": False},
+            "no option restores one",
+        ),
         ({"hyperparams": {"x": 1}}, "no tuner was given"),
         ({"verbose": 3}, "0, 1 or 2"),
     ],
