@@ -114,9 +114,7 @@ class Scorer(OneLineRepr):
         """
         if not self.plan.repeatable:
             return None
-        if self.plays_episodes:
-            return self.evaluator.measure_episodes(data.episodes) if data.episodes else None
-        return self.evaluator.observe(self.state, data, logs).metrics
+        return self.evaluator.measure_member(self.state, data, logs)
 
     def result(self, episodes: Sequence[EpisodeRecord] | None, *, paired: bool = False) -> EvaluationResult | None:
         """Scores a policy by whole episodes.

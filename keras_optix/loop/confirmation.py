@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,9 @@ def confirm(
         accepted = yield do.Accept(evaluation, decision.evidence)
         return (accepted,), False
     # Play as many episodes as in the first evaluation, because fewer could not detect the same difference.
-    compared = yield from compare_fresh(CANDIDATE, None, at, first=min(evaluation.score.n, MOST_EPISODES))
+    compared: FreshComparison | None = None
+    if math.isfinite(evaluation.score.stderr):  # otherwise the noise of the scores so far has to do
+        compared = yield from compare_fresh(CANDIDATE, None, at, first=min(evaluation.score.n, MOST_EPISODES))
     in_place = compared is None
     if compared is None:
         again: Any = yield do.Evaluate(CANDIDATE, leave=True)

@@ -236,6 +236,9 @@ class Engine:
         notice = evaluations.compare_ways(evaluation, candidate)
         if notice:
             self.journal.note(EventKind.NOTICE, notice)
+        notice, evidence = evaluations.compare_training(evaluation)
+        if notice:
+            self.journal.note(EventKind.NOTICE, notice, evidence)
         different = None if evaluations.when_needed else evaluations.compare_places(evaluation.score)
         if different is not None:
             self._evaluate_in_place_from_now_on(different)
@@ -389,7 +392,8 @@ class Engine:
         self.adapter.pause_updates(False)
         self.tuning.pause()
         if best.snapshot is not None and performer.ending is not Ending.STOPPED:
-            least = 0 if performer.ending in (None, Ending.MAX_WINDOWS, Ending.MAX_ENV_STEPS) else _ANNOUNCED
+            limited = performer.ending in (None, Ending.MAX_WINDOWS, Ending.MAX_ENV_STEPS)
+            least = 0 if limited or self.scorer.plan.together else _ANNOUNCED
             run_at_once(announce(self._situation(), least=least), performer.perform)
         if self.options.restore_best_weights and best.snapshot is not None:
             performer.restore(best.snapshot)

@@ -1,0 +1,82 @@
+"""Measures by how much returns of training exceed held-out scores: what was learned may not hold outside training."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from keras_optix.formatting import format_estimate
+from keras_optix.states import Count, State
+from keras_optix.statistics.estimates import Estimate, Evidence, compare, pool
+from keras_optix.statistics.levels import one_sided
+
+_LARGE_Z = 2.0  # standard errors
+_IN_A_ROW = 2  # evaluations with a large gap that has grown, before there is a notice
+_GROWN_Z = one_sided(0.95)
+
+
+class GapState(State, frozen=True):
+    """The state of a `TrainingGap`.
+
+    Attributes:
+        latest: The gap at the latest evaluation, or None.
+        earlier: The mean of the gaps before, as an estimate; None until there is one.
+        grown: Evaluations in a row with a large gap that has grown.
+        told: Whether the user was told.
+    """
+
+    latest: float | None = None
+    earlier: Estimate | None = None
+    grown: Count = 0
+    told: bool = False
+
+
+class TrainingGap:
+    """The gap between the returns of training and held-out scores.
+
+    A gap that is always there says only that the held-out environment is harder. One that grows says that the agent
+    learns what does not hold there. A gap counts as grown if it exceeds the mean of all earlier gaps at a one-sided
+    confidence of 95 %, in two evaluations in a row, and is larger than two standard errors in both. If the gap stays
+    the same, a given pair of evaluations gives a notice with a probability of at most 1/400, as far as its noise is
+    normal and independent; the gaps of both are also compared with the same earlier ones, which is why this is a bound
+    for many earlier gaps only.
+
+    Attributes:
+        state: The state.
+    """
+
+    def __init__(self) -> None:
+        self.state = GapState()
+
+    def reset(self) -> None:
+        """Forgets all gaps, because a new run begins."""
+        self.state = GapState()
+
+    def skip(self) -> None:
+        """Notes that there is no gap at an evaluation, because too few episodes of training have ended."""
+        self.state = replace(self.state, latest=None)
+
+    def observe(self, training: Estimate, held_out: Estimate) -> tuple[str, Evidence | None]:
+        """Adds an evaluation; returns a notice for the user and its evidence, the first time that a gap has grown.
+
+        Args:
+            training: The latest return of training.
+            held_out: The score of the held-out episodes.
+        """
+        state, compared = self.state, compare(training, held_out, "training return minus held-out score")
+        difference, stderr = compared.evidence.difference, compared.evidence.stderr
+        gap = Estimate(difference, stderr, min(training.n, held_out.n))
+        large = compared.z > _LARGE_Z
+        grown = large and state.earlier is not None and compare(gap, state.earlier, "").z > _GROWN_Z
+        count = state.grown + 1 if grown else 0
+        tells = count >= _IN_A_ROW and not state.told
+        # A gap that may have grown is not part of what it is compared with.
+        earlier = state.earlier if grown else gap if state.earlier is None else pool(state.earlier, gap)
+        self.state = GapState(difference, earlier, count, state.told or tells)
+        if not tells:
+            return "", None
+        shown = [format_estimate(each.mean, each.stderr) for each in (training, held_out)]
+        message = (
+            f"the gap between training ({shown[0]}) and held-out episodes ({shown[1]}) is larger than two standard "
+            "errors, and has grown: what is learned now does not hold outside training"
+        )
+        return message, compared.evidence
