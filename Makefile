@@ -14,7 +14,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .PHONY: help demo test test-all test-numerics test-oldest test-versions newest test-backends lint format bench \
 	bench-collect bench-prefetch bench-memory bench-loop bench-overhead bench-compile bench-crash bench-registry \
 	bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-normalized bench-policies bench-live \
-	bench-live-restarts bench-live-interrupts bench-confirmation bench-autopilot bench-watch-swap clean
+	bench-live-restarts bench-live-interrupts bench-confirmation bench-stopping bench-autopilot \
+	bench-watch-swap clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'

@@ -304,6 +304,10 @@ class Engine:
         zero = shown(0.0)
         return (target - zero) / (shown(1.0) - zero)
 
+    def check_target(self) -> None:
+        """Raises `ConfigurationError` if `target_score` cannot be reached by the score of this run."""
+        _ = self.target
+
     @property
     def threshold(self) -> float | None:
         """Return at which the environment counts as solved; None if it is not known, or the score is not a return."""

@@ -48,12 +48,13 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
 
     Patience counts evaluations. A run that has learned (its best is clearly better than its first score) ends after
     `dormant_threshold` evaluations without improvement, or earlier if the scores show that more training is futile, but
-    neither before it has had `best_multiple` times the env steps of its best. A run that has not learned also waits
-    until so many evaluations would have come at the intervals of COOLING. A window is ``window_size * num_envs`` env
-    steps. With ``window_size=32``, ``num_envs=8`` (256 env steps) and the defaults, COOLING begins at least 5 windows
-    (1,280 env steps) after the last improvement, and the 15 intervals from there are 2, 4, 8, 16, 32, 64 and nine times
-    100, in sum 1,026 windows (262,656 env steps). With ``max_interval=10`` they are 134 windows (34,304 env steps). If
-    windows are large, `patience_env_steps` is enough.
+    neither before it has had `best_multiple` times the env steps of its best. A run that has not learned, or whose
+    scores are deterministic, also waits until so many evaluations would have come at the intervals of COOLING.
+
+    A window is ``window_size * num_envs`` env steps. With ``window_size=32``, ``num_envs=8`` (256 env steps) and the
+    defaults, COOLING begins at least 5 windows (1,280 env steps) after the last improvement, and the 15 intervals from
+    there are 2, 4, 8, 16, 32, 64 and nine times 100, in sum 1,026 windows (262,656 env steps). With ``max_interval=10``
+    they are 134 windows (34,304 env steps). After `patience_env_steps` the number of evaluations is enough.
 
     Evaluations come more often than at these intervals: see `max_interval_share`. They may also come later, because an
     evaluation takes as many windows as it takes for `min_episodes` episodes (of the evaluator) to end.
@@ -85,9 +86,9 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         max_degradations: Degradations since the best was promoted, at which the loop becomes DORMANT, >= 1. Each one
             before gives time to recover: patience begins anew. Defaults to 5.
         best_multiple: Neither futility nor patience ends a run that has learned before its env steps are this multiple
-            of those of the best (counted from the last degradation, as long as before it), >= 1. Defaults to 2.8.
-        patience_env_steps: Env steps without improvement after which patience may end although the intervals of
-            `max_interval` would make it longer, >= 0. Defaults to 500,000.
+            of those of the best, >= 1. After a degradation it gets as many env steps again. Defaults to 2.8.
+        patience_env_steps: Env steps without improvement after which patience need not wait any longer for windows or
+            `best_multiple`, >= 0. Defaults to 500,000.
         futility_confidence: One-sided confidence of the test for futility, between 0.5 and 1: whether a line through
             the scores since the best was promoted stays below the best plus the margin. Defaults to 0.8. None turns it
             off.

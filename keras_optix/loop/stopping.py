@@ -16,11 +16,11 @@ from msgspec.structs import replace
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.loop.ending import Ending
 from keras_optix.loop.scheduler_state import SchedulerState, TimedScore
-from keras_optix.statistics.estimates import Estimate, noise_from_differences, standardised, trend
-from keras_optix.statistics.levels import CERTAIN_Z
+from keras_optix.statistics.estimates import Estimate, compare, trend
 from keras_optix.statistics.lines import forecast
 
 HISTORY = 64  # scores that are kept: to estimate the noise if scores have no standard error, and for the trend
+_LEARNED_Z = 3.0  # by how many standard errors the best of a policy that has learned exceeds the first score
 PROGRESS_SHARE = 0.05  # of the progress (best minus first score): gains below it are not worth more training
 
 
@@ -67,8 +67,8 @@ class StoppingRule:
 
     Attributes:
         evaluations: Evaluations without improvement until patience ends.
-        windows: Windows without improvement until patience ends, if the best is less than `multiple` old.
-        env_steps: Env steps without improvement that do instead of `windows`.
+        windows: Windows without improvement until patience ends, if the policy has not learned.
+        env_steps: Env steps without improvement that are always enough for patience to end.
         multiple: Multiple of the env steps of the best that the run must have had.
         trend_limit: Significance (a standard normal score) of a rise that puts the end of patience off.
         futility_evaluations: Evaluations without improvement that futility needs.
@@ -92,12 +92,12 @@ class StoppingRule:
         if ripe and self._is_futile(state, evaluation):
             worth = "5 % of the progress" if self.margin is None else "`improvement_margin`"
             return Ending.FUTILE, f"nothing better in {waited}, and as many again would bring less than {worth}"
-        enough = (
-            evaluation.env_steps == 0
-            or ripe
-            or evaluation.window_id - state.since_window >= self.windows
-            or elapsed >= self.env_steps
-        )
+        # Patience of an ordinary fit counts epochs, as in Keras' EarlyStopping.
+        if evaluation.scores_are_deterministic or not _has_learned(state):
+            enough = evaluation.window_id - state.since_window >= self.windows
+        else:
+            enough = ripe
+        enough = enough or evaluation.env_steps == 0 or elapsed >= self.env_steps
         rising = trend(state.history[-min(state.since_best, HISTORY) :]) > self.trend_limit
         if state.since_best >= self.evaluations and enough and not rising:
             return Ending.PLATEAU, f"nothing better in {waited}"
@@ -137,6 +137,5 @@ def _has_learned(state: SchedulerState) -> bool:
     """Returns whether the best is clearly better than the first score, so that progress is not noise."""
     if state.best is None or state.baseline is None:
         return False
-    noise = noise_from_differences(state.history)
-    of_best = state.best.stderr if math.isfinite(state.best.stderr) else noise
-    return standardised(state.best.mean - state.baseline, math.hypot(noise, of_best)) > CERTAIN_Z
+    first = Estimate(state.baseline, math.inf, 1)  # its error is found from the history
+    return compare(state.best, first, "progress", history=state.history).z > _LEARNED_Z

@@ -31,6 +31,7 @@ _BETTER_EXPONENT = 1.5  # between the boundaries of Pocock (about 1) and of O'Br
 _NOT_BETTER_EXPONENT = 1.0
 _WORTHWHILE_SHARE = 0.4  # of the standard deviation of an episode
 _LEAST_SHARE_OF_SD = 0.5  # the noise of pairs counts as at least this share of the standard deviation of an episode
+_PAIRED_SHARE = 0.9  # the error of pairs must lie below this share of the error without pairs; see `observe`
 _GROWTH = 2  # of the number of episodes from look to look
 _NO_STUB = 0.25  # a last batch below this share of the episodes before it is played with the batch before it
 
@@ -179,8 +180,9 @@ class SequentialTest(OneLineRepr):
             best: Score of the best from independent episodes. While its standard error is unknown (infinite), the
                 result is OPEN.
             pairs: Scores of episodes of the challenger, and of the best on the same seeds, in the same order. They are
-                compared in pairs if the standard error of their mean difference is the smaller one. Defaults to None:
-                no episodes share a seed.
+                compared in pairs if the standard error of their mean difference is below 0.9 of the one without
+                pairs. (Choosing the smaller of the two errors raised the share of equal policies that pass from 5 % to
+                between 5.3 % and 5.6 %; with 0.9 it was 4.9 % of 6,000.) Defaults to None: no episodes share a seed.
             margin: By how much the challenger must be better, in units of the score. Defaults to 0.
             worthwhile: The smallest difference beyond `margin` that matters, in units of the score. Defaults to None:
                 0.4 standard deviations of an episode (of the episodes of both). If pairs are compared, 0.4 standard
@@ -201,7 +203,7 @@ class SequentialTest(OneLineRepr):
             worthwhile = check_float("worthwhile", worthwhile, low=0.0)
         first, second, sd = _with_common_spread(_without_rounding(challenger), _without_rounding(best))
         paired = None if pairs is None else _paired(pairs, challenger.n, sd)
-        if paired is not None and paired.stderr < math.hypot(first.stderr, second.stderr):
+        if paired is not None and paired.stderr < _PAIRED_SHARE * math.hypot(first.stderr, second.stderr):
             first, second = paired, Estimate(0.0, 0.0, 1)
             # Pairs can show smaller differences than single episodes, and these matter as well, down to a limit.
             sd = max(paired.stderr * math.sqrt(paired.n / 2.0), _LEAST_SHARE_OF_SD * sd)
