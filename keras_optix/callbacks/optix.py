@@ -266,9 +266,9 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         log = LoopLog(loggers, self.verbose, resuming.env_steps, unit=adapter.unit_name, steps=adapter.step_name)
         self._adapter, self._loop = adapter, self._make_engine(adapter, log)
         loop = self._loop
-        loop.check_target()
         resuming.read(loop)
         adapter.open()
+        loop.check_target()
         if self.tuner is not None:
             loop.tuning.warn_of_other_owners = not name_owners(self.tuner, self._siblings)
         resuming.begin(loop)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gymnasium import spaces
+
 from keras_optix.errors import ConfigurationError, EnvError, SpaceError, StateError, describe
 from keras_optix.experience.env_kinds import check_env
 from keras_optix.experience.envs import Envs
@@ -124,9 +126,9 @@ class HeldOutEnvs(EvaluationEnvs):
             option = f"eval_env[{name!r}]" if name else "eval_env"
             envs = self._envs[name] = self._made(option, given, wanted)
             found = (envs.observation_space, envs.action_space)
-            if found != self._spaces:
+            if not _alike(found[0], self._spaces[0]) or found[1] != self._spaces[1]:
                 problem = f"`{option}` has other spaces than the agent, which was made for its training environments."
-                fix = "Give an environment whose spaces equal those of training."
+                fix = "Give an environment with the spaces of training; only the bounds of observations may differ."
                 raise SpaceError(describe(problem, fix=fix, eval_env=found, training=self._spaces))
             innermost = {id(innermost_of(env)) for env in envs.members()}
             if any(source.trains_on(envs) for source in self._sources):
@@ -221,6 +223,17 @@ class HeldOutEnvs(EvaluationEnvs):
         envs, self._envs, self._players = self._envs, {}, {}
         for name, made in envs.items():
             made.close() if is_env_fn(self._given[name]) else made.release()
+
+
+def _alike(space: Any, other: Any) -> bool:
+    """Returns whether observations of one space can take the place of those of another: only bounds may differ."""
+    if isinstance(space, spaces.Box) and isinstance(other, spaces.Box):
+        return bool(space.shape == other.shape and space.dtype == other.dtype)
+    if isinstance(space, spaces.Dict) and isinstance(other, spaces.Dict):
+        return space.keys() == other.keys() and all(_alike(space[key], other[key]) for key in space)
+    if isinstance(space, spaces.Tuple) and isinstance(other, spaces.Tuple):
+        return len(space) == len(other) and all(map(_alike, space, other))
+    return bool(space == other)
 
 
 def held_out_names(given: HeldOut) -> tuple[str, ...]:
