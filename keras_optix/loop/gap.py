@@ -20,12 +20,14 @@ class GapState(State, frozen=True):
         earlier: The mean of the gaps before, as an estimate; None until there is one.
         grown: Evaluations in a row with a large gap that has grown.
         told: Whether the user was told.
+        training: The return of training at the latest evaluation, or None.
     """
 
     latest: float | None = None
     earlier: Estimate | None = None
     grown: Count = 0
     told: bool = False
+    training: Estimate | None = None
 
 
 class TrainingGap:
@@ -60,6 +62,10 @@ class TrainingGap:
         """
         state, compared = self.state, compare(training, held_out, "training return minus held-out score")
         difference, stderr = compared.evidence.difference, compared.evidence.stderr
+        if training == state.training:
+            # Without new episodes of training, this gap would confirm the one before by the same noise.
+            self.state = replace(state, latest=difference)
+            return "", None
         gap = Estimate(difference, stderr, min(training.n, held_out.n))
         large = compared.z > _Z
         grown = large and state.earlier is not None and compare(gap, state.earlier, "").z > _Z
@@ -67,7 +73,7 @@ class TrainingGap:
         tells = count >= _IN_A_ROW and not state.told
         # A gap that may have grown is not part of what it is compared with.
         earlier = state.earlier if grown else gap if state.earlier is None else pool(state.earlier, gap)
-        self.state = GapState(difference, earlier, count, state.told or tells)
+        self.state = GapState(difference, earlier, count, state.told or tells, training)
         if not tells:
             return "", None
         shown = [format_estimate(each.mean, each.stderr) for each in (training, held_out)]

@@ -17,7 +17,7 @@ def told(gaps: list[float], stderr: float = 1.0) -> list[int]:
     return [
         k
         for k, mean in enumerate(gaps)
-        if gap.observe(Estimate(100.0 + mean, stderr, 50), Estimate(100.0, stderr, 50))[0]
+        if gap.observe(Estimate(100.0 + mean, stderr, 50 + k), Estimate(100.0, stderr, 50))[0]
     ]
 
 
@@ -38,7 +38,7 @@ def test_without_noise_every_growth_counts() -> None:
 
 def test_the_numbers_and_the_words() -> None:
     gap = TrainingGap()
-    for training in (10.0, 10.0, 90.0):
+    for training in (10.0, 10.5, 90.0):
         assert gap.observe(Estimate(training, 1.0, 50), Estimate(9.5, 1.0, 50)) == ("", None)
     words, evidence = gap.observe(Estimate(95.0, 1.0, 50), Estimate(9.5, 1.0, 50))
     assert "training (95.0 ± 1) and held-out episodes (9.5 ± 1)" in words.replace("1.0", "1")
@@ -61,6 +61,15 @@ def test_a_gap_that_stays_is_seldom_told() -> None:
             training = estimate_from_samples(rng.normal(3.0 * np.sqrt(0.2), 1.0, 10))
             found += bool(gap.observe(training, estimate_from_samples(rng.normal(0.0, 1.0, 10)))[0])
     assert found <= 20
+
+
+def test_the_same_returns_of_training_confirm_nothing() -> None:
+    gap, held_out = TrainingGap(), Estimate(0.0, 1.0, 50)
+    gap.observe(Estimate(0.0, 1.0, 50), held_out)
+    new = Estimate(9.0, 1.0, 50)
+    assert not any(gap.observe(new, held_out)[0] for _ in range(5))
+    assert gap.state.latest == 9.0
+    assert gap.observe(Estimate(9.0, 1.0, 51), held_out)[0]  # a control: new episodes that earned as much
 
 
 def test_its_state_goes_through_json() -> None:
