@@ -12,8 +12,8 @@ half of the time. As the feature is small in the observations, networks learn th
 - ``held-out``: `OptixCallback(eval_env=...)` with the second part.
 
 Both begin with the same weights, and have the same limits of env steps for training and for evaluations. The table is
-of greedy episodes of the policy that `fit` leaves, 50 for each part, all with seeds that no run used. The third part
-was used for nothing else. Returns are in percent per episode. Over seeds: the interquartile mean with its 95 % bootstrap
+of greedy episodes of the policy that `fit` leaves, 50 for each part, with seeds that no run used. The third part was
+used for nothing else. Returns are in percent per episode. Over seeds: the interquartile mean with its 95 % bootstrap
 percentile interval. The sizes of the pattern were chosen with seed 0, by the returns in the first two parts.
 """
 

@@ -20,6 +20,7 @@ _MODULES = {
     "keras_optix.agents.agent": ("Agent",),
     "keras_optix.agents.ensemble": ("EnsembleAgent",),
     "keras_optix.agents.hyperparams": ("Hyperparam",),
+    "keras_optix.agents.make_agent": ("make_agent",),
     "keras_optix.agents.ppo": ("PPOAgent",),
     "keras_optix.agents.reinforce": ("ReinforceAgent",),
     "keras_optix.callbacks.loop_callback": ("LoopCallback",),

@@ -97,7 +97,9 @@ def under_our_names(called: str, arguments: Mapping[str, Any], names: Mapping[st
     return {names.get(name, name): value for name, value in arguments.items()}
 
 
-def unknown_argument(called: str, name: str, value: object, known: Iterable[str]) -> ArgumentError:
+def unknown_argument(
+    called: str, name: str, value: object, known: Iterable[str], foreign: Mapping[str, str] = ARGUMENTS
+) -> ArgumentError:
     """Returns the error for an argument that does not exist.
 
     Args:
@@ -105,11 +107,12 @@ def unknown_argument(called: str, name: str, value: object, known: Iterable[str]
         name: The argument.
         value: The value that was given for it.
         known: The arguments that exist.
+        foreign: By the names of other libraries, what to use here.
     """
     listed = list(known)
     hint = nearest(name, listed)
-    if name in ARGUMENTS:
-        hint = f" Here it is {ARGUMENTS[name]}."
+    if name in foreign:
+        hint = f" Here it is {foreign[name]}."
     elif not hint:
         hint = f" It takes: {', '.join(listed)}."
     return ArgumentError(f"{called} has no argument `{name}`. Received: {name}={with_kind(value)}.{hint}")

@@ -8,6 +8,7 @@ from keras_optix.agents.distributions import (
     CategoricalDistribution,
     GaussianDistribution,
     MultiCategoricalDistribution,
+    StateDependentNoise,
 )
 from keras_optix.experience.actor import NoiseSpec
 from keras_optix.experience.carry import CarrySpec
@@ -20,4 +21,5 @@ __all__ = [
     "GaussianDistribution",
     "MultiCategoricalDistribution",
     "NoiseSpec",
+    "StateDependentNoise",
 ]

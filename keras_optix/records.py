@@ -13,7 +13,7 @@ from keras_optix.aliases import other_names
 from keras_optix.arguments import NamesChecked
 from keras_optix.formatting import format_any, format_estimate, format_number
 from keras_optix.reprs import call_repr
-from keras_optix.validation import refuse_kind
+from keras_optix.validation import check_int, refuse_kind
 
 LEARNING_RATE = "learning_rate"  # the one hyperparameter that every optimizer has
 
@@ -158,6 +158,28 @@ class HyperparamSet(NamesChecked):
             if isinstance(value, bool) or not (isinstance(value, numbers.Real) or getattr(value, "shape", None) == ()):
                 refuse_kind(f"params[{name!r}]", value, "a number")
         object.__setattr__(self, "params", {str(name): float(value) for name, value in self.params.items()})
+
+
+@dataclass(frozen=True)
+class CollectionDefaults(NamesChecked):
+    """How `dataset_from_env` collects the experience of an agent, where its call does not say it.
+
+    A preset and `make_agent` give an agent those that go with its hyperparameters.
+
+    Attributes:
+        window_size: `T`, env steps of each environment in a window. Defaults to 200.
+        num_envs: `N`, the number of environments. Defaults to 1.
+
+    Raises:
+        ConfigurationError: One of them is not an integer >= 1.
+    """
+
+    window_size: int = 200
+    num_envs: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("window_size", "num_envs"):
+            object.__setattr__(self, name, check_int(name, getattr(self, name), minimum=1))
 
 
 def shortest(value: Any) -> float:

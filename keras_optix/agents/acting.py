@@ -33,7 +33,8 @@ class PolicyHead(OneLineRepr):
         actions: Converts choices into actions of the environment.
         distribution: The distribution over the actions.
         normalizers: One for each leaf of the observations, None if the leaf is not normalised.
-        log_std: ``[d]`` variable for a network that gives only the means of a Gaussian, otherwise None.
+        log_std: Variable with the parameters of the distribution that the network does not give, such as the log
+            standard deviations of a Gaussian; None if the network gives all parameters.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class PolicyHead(OneLineRepr):
         outputs = ops.cast(outputs, "float32")
         if self._log_std is None:
             return outputs
-        log_std = ops.zeros_like(outputs) + ops.cast(self._log_std.value, "float32")
+        log_std = ops.zeros_like(outputs[:, :1]) + ops.cast(self._log_std.value, "float32")
         return ops.concatenate([outputs, log_std], axis=-1)
 
     def acting(self) -> PolicyHead:
@@ -97,12 +98,12 @@ class PolicyHead(OneLineRepr):
     def choose(
         self, observations: Any, noise: Any, weights: Sequence[Any], carry: tuple[Any, ...] = ()
     ) -> tuple[Any, Any, tuple[Any, ...]]:
-        """See `Agent.choose`. The carry is returned unchanged, because the network remembers nothing."""
+        """See `Agent.choose`. The carry is that of the distribution; the network remembers nothing."""
         head = self.acting()
         with keras.StatelessScope(state_mapping=mapped(head.variables, weights)):
             parameters = head.parameters(observations, training=False)
-        choices = self.distribution.sample(parameters, noise)
-        return choices, self.distribution.log_prob(parameters, choices), carry
+        choices, after = self.distribution.sample_next(parameters, noise, carry)
+        return choices, self.distribution.log_prob(parameters, choices), after
 
     def update_statistics(self, observations: Any, weights: Any) -> None:
         """Updates the normalisers with observations ``[B, ...]``; weights ``[B]`` are 0 for rows that do not count."""

@@ -13,7 +13,14 @@ import numpy as np
 
 from keras_optix.agents.acting import ActActors, PolicyHead
 from keras_optix.agents.acting_agent import ActingAgent
-from keras_optix.agents.checks import check_carry, check_compile, check_hyperparams, check_optimizer
+from keras_optix.agents.checks import (
+    check_carry,
+    check_collection_defaults,
+    check_compile,
+    check_hyperparams,
+    check_optimizer,
+    refuse_two_carries,
+)
 from keras_optix.agents.default_networks import default_network
 from keras_optix.agents.distributions import ActionDistribution, check_distribution, distribution_for
 from keras_optix.agents.fit_checks import check_evaluate, check_fit
@@ -47,7 +54,7 @@ from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import Window
 from keras_optix.loop.after_shift import AfterShift
-from keras_optix.records import LEARNING_RATE, HyperparamSet
+from keras_optix.records import LEARNING_RATE, CollectionDefaults, HyperparamSet
 from keras_optix.tuners.search_space import Log, SearchSpace, infer_space
 from keras_optix.validation import check_bool, check_int, check_name, check_seed
 
@@ -81,7 +88,8 @@ class Agent(ActingAgent, WindowTrainer):
             own may use operations that XLA cannot compile.
         supported_action_spaces: Kinds of action spaces that the algorithm can play.
         carry_specs: What the policy remembers between two steps of an episode, a `CarrySpec` for each array of its
-            carry. Empty here: the policy acts on the observation alone. An agent that remembers overrides this with an
+            carry. Empty here: the policy acts on the observation alone, unless the distribution over actions has a
+            carry, which becomes that of the agent when it is bound. An agent that remembers overrides this with an
             attribute or a property, and overrides `choose` too. It may be read at any time, and no longer changes once
             the agent is bound.
         default_spaces: Where a tuner that is given no bounds searches, by name: search spaces, or pairs as in
@@ -128,6 +136,7 @@ class Agent(ActingAgent, WindowTrainer):
         self._act_actors = ActActors()
         self._lowered = Lowered()
         self._seed = check_seed("seed", seed)
+        self._collection_defaults = CollectionDefaults()
         self._registered = RegisteredNetworks()
         self._act_rng = np.random.default_rng(seed)
         self._updates_paused = False
@@ -152,6 +161,18 @@ class Agent(ActingAgent, WindowTrainer):
     def seed(self) -> int | None:
         """The seed of `act`, as it was given."""
         return self._seed
+
+    @property
+    def collection_defaults(self) -> CollectionDefaults:
+        """The window size and the number of environments that `dataset_from_env` takes where its call leaves them out.
+
+        They are saved with the agent. A preset and `make_agent` set them.
+        """
+        return self._collection_defaults
+
+    @collection_defaults.setter
+    def collection_defaults(self, defaults: CollectionDefaults) -> None:
+        self._collection_defaults = check_collection_defaults(defaults)
 
     # Spaces and networks
 
@@ -197,6 +218,9 @@ class Agent(ActingAgent, WindowTrainer):
             self._registered.binding = False
         self._head = head
         self._observation_space, self._action_space = observation_space, action_space
+        if distribution.carry_specs:
+            refuse_two_carries(self, distribution)
+            self.carry_specs = distribution.carry_specs
         check_carry(self)
         # Otherwise, Keras would call the model on a window to build it.
         self.built = True
@@ -208,8 +232,8 @@ class Agent(ActingAgent, WindowTrainer):
         """Builds the missing networks and checks all networks, for `bind`."""
         if self.policy is None:
             saved = self._registered.waiting.get("policy")
-            gives = distribution.outputs[0]
-            self.add_network("policy", saved or default_network(layout, gives, output_gain=0.01, name="policy"))
+            sizes: dict[str, Any] = {"output_gain": 0.01, "features": distribution.features, "name": "policy"}
+            self.add_network("policy", saved or default_network(layout, distribution.outputs[0], **sizes))
         outputs = check_network(
             self.policy,
             "policy",
@@ -783,7 +807,8 @@ class Agent(ActingAgent, WindowTrainer):
         missing = distribution.parameters - outputs
         self.log_std = None
         if missing:
-            self.log_std = self.add_weight(shape=(missing,), initializer="zeros", dtype="float32", name="log_std")
+            begins = keras.initializers.Constant(distribution.initial_weight)
+            self.log_std = self.add_weight(shape=(missing,), initializer=begins, dtype="float32", name="log_std")
         return PolicyHead(self.policy, layout, actions, distribution, normalizers, self.log_std)
 
 

@@ -12,6 +12,7 @@ from keras_optix.agents.hyperparams import Hyperparam
 from keras_optix.arguments import unknown_argument
 from keras_optix.errors import ArgumentError, ConfigurationError, describe
 from keras_optix.experience.carry import CarrySpec
+from keras_optix.records import CollectionDefaults
 from keras_optix.validation import check_bool, check_kind, check_mapping, refuse_kind
 
 _COMPILE = ("run_eagerly", "steps_per_execution", "auto_scale_loss")
@@ -40,6 +41,17 @@ def check_hyperparams(hyperparams: Any) -> dict[str, Hyperparam]:
     return dict(checked)
 
 
+def check_collection_defaults(defaults: Any) -> CollectionDefaults:
+    """Returns the defaults of `dataset_from_env` for an agent.
+
+    Raises:
+        ArgumentError: They are something else.
+    """
+    fix = "Such as keras_optix.records.CollectionDefaults(window_size=32, num_envs=8)."
+    checked: CollectionDefaults = check_kind("collection_defaults", defaults, CollectionDefaults, fix=fix)
+    return checked
+
+
 def check_carry(agent: Any) -> None:
     """Checks that an agent's `choose` takes a carry, and that its `carry_specs` describe one.
 
@@ -65,6 +77,23 @@ def check_carry(agent: Any) -> None:
     check_kind("carry_specs", specs, tuple, wanted=wanted, fix="Such as (CarrySpec((64,)),); () means no carry.")
     for k, spec in enumerate(specs):
         check_kind(f"carry_specs[{k}]", spec, CarrySpec, fix="Such as CarrySpec((64,)).")
+
+
+def refuse_two_carries(agent: Any, distribution: Any) -> None:
+    """Refuses a distribution with a carry in an agent with a carry of its own.
+
+    Args:
+        agent: An `Agent`, which may be of a user's own class.
+        distribution: The distribution over its actions, which has a carry.
+
+    Raises:
+        ConfigurationError: The agent has a carry of its own.
+    """
+    if agent.carry_specs:
+        name, kind = type(distribution).__name__, type(agent).__name__
+        problem = f"{name} keeps its noise in the carry, but {kind} has a carry of its own."
+        fix = "Give the agent a distribution without a carry, such as the default of the action space."
+        raise ConfigurationError(describe(problem, fix=fix, distribution=distribution, carry_specs=agent.carry_specs))
 
 
 def check_optimizer(optimizer: Any) -> Any:

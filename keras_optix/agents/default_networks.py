@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_optix.agents.initializers import orthogonal
 from keras_optix.agents.networks import names_may_differ, network_dtype
+from keras_optix.errors import SpaceError, describe
 from keras_optix.experience.observations import Leaf, ObservationLayout
 
 _HIDDEN = 64
@@ -24,7 +25,9 @@ _OURS = re.compile(  # names that Keras gives to the layers and operations of a 
 )
 
 
-def default_network(layout: ObservationLayout, outputs: int, *, output_gain: float, name: str) -> Any:
+def default_network(
+    layout: ObservationLayout, outputs: int, *, output_gain: float, name: str, features: int = 0
+) -> Any:
     """Builds a network for a space.
 
     - A vector: two hidden layers of 64 tanh units. Bytes are divided by 255.
@@ -41,12 +44,16 @@ def default_network(layout: ObservationLayout, outputs: int, *, output_gain: flo
 
     Args:
         layout: Layout of the observations.
-        outputs: Size of the last layer.
+        outputs: Number of outputs.
         output_gain: Gain of the last layer: 0.01 for a policy, 1 for a value.
         name: Name of the model.
+        features: How many of the outputs, the last ones, are the units of the last hidden layer. Defaults to 0.
 
     Returns:
         A built `keras.Model` that maps observations ``[B, ...]`` to ``[B, outputs]``.
+
+    Raises:
+        SpaceError: `features` is not 0, and the last hidden layer has another number of units.
     """
     inputs = [
         # Images stay bytes until they are scaled.
@@ -55,9 +62,9 @@ def default_network(layout: ObservationLayout, outputs: int, *, output_gain: flo
     ]
     parts = [_encoded(leaf, tensor) for leaf, tensor in zip(layout.leaves, inputs, strict=True)]
     # This layer only gives the features a name, so that another head can be put on them.
-    features = keras.layers.Identity(name=_FEATURES)(parts[0] if len(parts) == 1 else keras.layers.Concatenate()(parts))
+    encoded = keras.layers.Identity(name=_FEATURES)(parts[0] if len(parts) == 1 else keras.layers.Concatenate()(parts))
     with names_may_differ():
-        return keras.Model(layout.pack(inputs), _head(layout, features, outputs, output_gain), name=name)
+        return keras.Model(layout.pack(inputs), _head(layout, encoded, outputs, output_gain, features), name=name)
 
 
 def default_network_beside(
@@ -104,11 +111,19 @@ def _input_names(layout: ObservationLayout) -> list[str]:
     return names
 
 
-def _head(layout: ObservationLayout, features: Any, outputs: int, gain: float) -> Any:
+def _head(layout: ObservationLayout, hidden: Any, outputs: int, gain: float, features: int = 0) -> Any:
     if len(layout.leaves) > 1 or not layout.leaves[0].image:
         for _ in range(2):
-            features = _dense(_HIDDEN, "tanh")(features)
-    return _dense(outputs, None, gain)(features)
+            hidden = _dense(_HIDDEN, "tanh")(hidden)
+    last = _dense(outputs - features, None, gain)(hidden)
+    if not features:
+        return last
+    units = int(hidden.shape[-1])
+    if units != features:
+        problem = f"The last hidden layer of the default network for these observations has {units} units."
+        fix = f"Give the distribution features={units}, or give the agent a network of your own."
+        raise SpaceError(describe(problem, fix=fix, features=features))
+    return keras.layers.Concatenate()([last, hidden])
 
 
 def _dense(units: int, activation: str | None, gain: float = math.sqrt(2.0)) -> Any:

@@ -23,11 +23,20 @@ from keras_optix.experience.actions import (
     actions_for,
 )
 from keras_optix.experience.actor import NoiseSpec
-from keras_optix.ops.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution, MultiCategorical
+from keras_optix.experience.carry import CarrySpec, initial_carry, misfit
+from keras_optix.ops.distributions import (
+    Bernoulli,
+    Categorical,
+    DiagonalGaussian,
+    Distribution,
+    MultiCategorical,
+    StateDependentGaussian,
+)
 from keras_optix.reprs import OneLineRepr
-from keras_optix.validation import check_kind
+from keras_optix.validation import check_bool, check_float, check_int, check_kind
 
 _ROWS = 2  # rows of the example that a user's own distribution is tried on
+_ALWAYS = 2**31 - 1  # more env steps than an episode has
 
 
 class ActionDistribution(OneLineRepr, abc.ABC):
@@ -46,10 +55,19 @@ class ActionDistribution(OneLineRepr, abc.ABC):
         parameters: The number of parameters per observation: `P`. Set by `build`.
         noise: The noise that it is sampled with; zeros must give the most likely choice. Set by `build`.
         takes_logits: Whether the parameters are logits, so that a network that ends in softmax is refused. False here.
+        carry_specs: What it remembers between two steps of an episode, such as noise that lasts for several steps: a
+            `CarrySpec` for each array. ``()`` here. Set by `build`; see `sample_next`.
+        features: How many of the outputs of a default network, the last ones, are the units of its last hidden layer.
+            0 here. Set by `build`.
+        initial_weight: The value with which those parameters begin that the network does not give; see `outputs`. 0
+            here.
     """
 
     parameters: int
     noise: NoiseSpec
+    carry_specs: tuple[CarrySpec, ...] = ()
+    features: int = 0
+    initial_weight: float = 0.0
     takes_logits: ClassVar[bool] = False
 
     @abc.abstractmethod
@@ -76,6 +94,20 @@ class ActionDistribution(OneLineRepr, abc.ABC):
             MultiBinary), ``[B, k]`` float32 (Box; bounded axes are -1 .. 1).
         """
 
+    def sample_next(self, parameters: Any, noise: Any, carry: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+        """Chooses actions in the next step of an episode. Override it for a distribution with `carry_specs`.
+
+        Args:
+            parameters: ``[B, P]`` float32.
+            noise: As for `sample`.
+            carry: A tensor ``[B, ...]`` for each of `carry_specs`: what the call for the step before returned, or the
+                initial value in the first step of an episode.
+
+        Returns:
+            The choices, as from `sample`, and the carry for the next step. Here the carry is returned unchanged.
+        """
+        return self.sample(parameters, noise), carry
+
     @abc.abstractmethod
     def log_prob(self, parameters: Any, choices: Any) -> Any:
         """Computes the log-probability (log-density if continuous) ``[B]`` of choices ``[B, ...]``."""
@@ -86,10 +118,10 @@ class ActionDistribution(OneLineRepr, abc.ABC):
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """The numbers of outputs that a policy network may have, first that of a default network: `P`, `P` / 2 or both.
+        """The numbers of outputs that a policy network may have, first that of a default network: `P` or fewer.
 
-        If a network gives only the first half of the parameters, the other half is a weight of the agent, which is the
-        same for all observations and zero at first.
+        If a network gives only the first of the parameters, the others are a weight of the agent, which is the same for
+        all observations and begins with `initial_weight`.
         """
         return (self.parameters,)
 
@@ -202,6 +234,101 @@ class GaussianDistribution(_OverActions):
         return f"the mean of each axis of {action_space}, or means and log standard deviations"
 
 
+@keras.saving.register_keras_serializable("keras_optix")
+class StateDependentNoise(_OverActions):
+    """A Gaussian over Box actions whose noise is smooth: a function of the state, drawn anew every few steps.
+
+    Generalised state-dependent exploration (Raffin, Kober and Stulp 2021, "Smooth Exploration for Robotic Reinforcement
+    Learning", arXiv 2005.05719), known as ``use_sde=True`` from Stable-Baselines3. The noise of an action is the
+    features that the policy network gives, times a random matrix ``[features, k]`` for k axes. The matrix is held for
+    `resample_every` env steps, in which the same state gets the same noise, so that actions do not jitter as with noise
+    that is independent in each step. Each environment has its own matrix. The log-probability and the entropy are those
+    of a choice over all matrices: a Gaussian with independent axes (see
+    `keras_optix.ops.distributions.StateDependentGaussian`).
+
+    The standard deviations of the matrix's entries are a trainable weight of the agent (`log_std`), which is saved with
+    it. Until the next draw, a matrix is scaled by the standard deviations of the current policy version.
+
+    A network of your own must give the mean of each axis and then the features, ``[B, k + features]``. The features
+    are usually its last hidden layer::
+
+        inputs = keras.layers.Input((3,))
+        hidden = keras.layers.Dense(64, activation="tanh")(inputs)
+        mean = keras.layers.Dense(1)(hidden)
+        policy = keras.Model(inputs, keras.layers.Concatenate()([mean, hidden]))
+        agent = optix.PPOAgent(policy, distribution=optix.distributions.StateDependentNoise(features=64))
+
+    The agent has a carry (the matrix, and for how many steps it still holds), so `Agent.act` must be given one. With
+    noise of zeros, as in evaluations, the action is the mean and the carry stays as it is. Its noise is standard normal
+    ``[features, k]``.
+
+    Args:
+        resample_every: Env steps for which a matrix is held; it is also drawn anew when an episode begins. None draws
+            only then. Choose at most the window size: a matrix that is held over many updates is no longer independent
+            of the policy that has learned from it. Stable-Baselines3 calls it ``sde_sample_freq``; its value of -1 is
+            ``resample_every=window_size`` here. Defaults to 4.
+        features: The number of features. Defaults to 64, the last hidden layer of a default network. For images it is
+            512 (from 36 pixels) or 128.
+        log_std: The log standard deviation of the matrix's entries at first (``log_std_init``). The standard deviation
+            of an action is larger, by the root of the sum of the squared features. Defaults to -2.
+        learn_features: Whether the features learn from the variance of the noise, too. If False, the default, their
+            gradients come from the means alone.
+
+    Raises:
+        ConfigurationError: An argument is out of range.
+    """
+
+    _kind = ContinuousActions
+
+    def __init__(
+        self,
+        resample_every: int | None = 4,
+        *,
+        features: int = 64,
+        log_std: float = -2.0,
+        learn_features: bool = False,
+    ) -> None:
+        if resample_every is not None:
+            check_int("resample_every", resample_every, minimum=1, fix="None draws anew only when an episode begins.")
+        self.resample_every = resample_every
+        self.features = check_int("features", features, minimum=1)
+        self.log_std = check_float("log_std", log_std)
+        self.learn_features = check_bool("learn_features", learn_features)
+        self.initial_weight = self.log_std
+
+    def _parts(self, actions: Any) -> tuple[Distribution, NoiseSpec]:
+        axes = actions.shape[0]
+        matrix = (self.features, axes)
+        self.carry_specs = (CarrySpec(matrix), CarrySpec((), "int32"))
+        return StateDependentGaussian(axes, self.features, self.learn_features), NoiseSpec("normal", matrix)
+
+    def sample_next(self, parameters: Any, noise: Any, carry: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
+        """See `ActionDistribution.sample_next`. The carry is the matrix, and the steps for which it still holds."""
+        matrix, left = carry
+        random = ops.max(ops.abs(noise), axis=(1, 2)) > 0.0  # False for the zeros that ask for the mean
+        drawn = ops.logical_and(random, left <= 0)
+        matrix = ops.where(drawn[:, None, None], noise, matrix)
+        lasts = _ALWAYS if self.resample_every is None else self.resample_every
+        left = ops.where(drawn, ops.full_like(left, lasts), left) - ops.cast(random, left.dtype)
+        used = matrix * ops.cast(random, matrix.dtype)[:, None, None]
+        return self.sample(parameters, used), (matrix, left)
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """See `ActionDistribution.outputs`: the means and the features."""
+        return (self.noise.shape[1] + self.features,)
+
+    def meaning(self, action_space: Any) -> str:
+        """See `ActionDistribution.meaning`."""
+        features = f"{self.features} features (usually the last hidden layer)"
+        return f"the mean of each axis of {action_space}, then {features}"
+
+    def get_config(self) -> dict[str, Any]:
+        """See `ActionDistribution.get_config`."""
+        names = ("resample_every", "features", "log_std", "learn_features")
+        return {name: getattr(self, name) for name in names}
+
+
 _DEFAULTS: tuple[type[_OverActions], ...] = (
     CategoricalDistribution,
     MultiCategoricalDistribution,
@@ -279,15 +406,18 @@ def _try(distribution: ActionDistribution, actions: Actions) -> None:
     if not isinstance(size, int) or not isinstance(noise, NoiseSpec):
         problem = f"`{name}.build` must set `parameters`, an integer, and `noise`, a NoiseSpec."
         raise SpaceError(describe(problem, parameters=size, noise=noise))
-    if not distribution.outputs or not set(distribution.outputs) <= {size, size / 2}:
-        problem = f"`{name}.outputs` must be {size}, the number of parameters, or half of it, or both."
+    if not distribution.outputs or not all(1 <= count <= size for count in distribution.outputs):
+        problem = f"`{name}.outputs` must be {size}, the number of parameters, or fewer, or several such numbers."
         raise SpaceError(describe(problem, outputs=distribution.outputs))
     try:
-        drawn = noise.draw(np.random.default_rng(0), (_ROWS,))
+        drawn = ops.convert_to_tensor(noise.draw(np.random.default_rng(0), (_ROWS,)))
         parameters = ops.zeros((_ROWS, size))
-        choices = distribution.sample(parameters, ops.convert_to_tensor(drawn))
+        choices = distribution.sample(parameters, drawn)
+        carry = tuple(map(ops.convert_to_tensor, initial_carry(distribution.carry_specs, _ROWS)))
+        following, after = distribution.sample_next(parameters, drawn, carry)
         found = {
             "sample": choices,
+            "sample_next": following,
             "log_prob": distribution.log_prob(parameters, choices),
             "entropy": distribution.entropy(parameters),
         }
@@ -295,10 +425,15 @@ def _try(distribution: ActionDistribution, actions: Actions) -> None:
         problem = f"{name} cannot be called on {_ROWS} observations: {type(error).__name__}: {error}"
         raise SpaceError(problem) from error
     number = ((_ROWS,), "float32")
-    wanted = {"sample": ((_ROWS, *actions.shape), np.dtype(actions.dtype).name), "log_prob": number, "entropy": number}
+    choice = ((_ROWS, *actions.shape), np.dtype(actions.dtype).name)
+    wanted = {"sample": choice, "sample_next": choice, "log_prob": number, "entropy": number}
     for method, value in found.items():
         given = (tuple(np.shape(value)), keras.backend.standardize_dtype(value.dtype))
         if given != wanted[method]:
             shape, dtype = wanted[method]
             problem = f"`{name}.{method}` must return {dtype} of shape {shape} for {_ROWS} observations."
             raise SpaceError(describe(problem, shape=given[0], dtype=given[1]))
+    wrong = misfit(distribution.carry_specs, after, _ROWS)
+    if wrong:
+        problem = f"`{name}.sample_next` must return choices and the carry as `carry_specs` says, but {wrong}."
+        raise SpaceError(describe(problem, carry_specs=distribution.carry_specs))

@@ -46,7 +46,7 @@ from keras_optix.experience.actor import Actor
 from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import CollectedWindow, Window
-from keras_optix.records import EvalMetrics
+from keras_optix.records import CollectionDefaults, EvalMetrics
 from keras_optix.tuners.search_space import SearchSpace
 from keras_optix.validation import check_choice, check_int, check_kind
 
@@ -165,6 +165,15 @@ class EnsembleAgent(Agent):
         spaces = spaces_of_members(members)
         if spaces is not None:
             self.bind(*spaces)
+
+    @property
+    def collection_defaults(self) -> CollectionDefaults:
+        """Those of the primary agent, which learns; see `Agent.collection_defaults`."""
+        return self.primary_agent.collection_defaults
+
+    @collection_defaults.setter
+    def collection_defaults(self, defaults: CollectionDefaults) -> None:
+        self.primary_agent.collection_defaults = defaults
 
     # Weights of the members
 

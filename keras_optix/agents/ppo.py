@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import keras
 import tensorflow as tf
@@ -13,6 +13,8 @@ from keras_optix.agents.actor_critic import ActorCriticAgent, Rows, flatten
 from keras_optix.agents.distributions import ActionDistribution
 from keras_optix.agents.gradient_step import REGULARIZATION
 from keras_optix.agents.hyperparams import declared
+from keras_optix.agents.ppo_presets import PPO_PRESETS
+from keras_optix.agents.presets import preset_for
 from keras_optix.aliases import other_names
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses
@@ -122,6 +124,40 @@ class PPOAgent(ActorCriticAgent):
         self.update_epochs = update_epochs
         self.minibatch_size = minibatch_size
         self._regularized = False
+
+    @classmethod
+    def preset(cls, env_id: str, **overrides: Any) -> Self:
+        """Makes an agent with hyperparameters that were tuned for a task, compiled and ready for `fit`.
+
+        They are those of the RL Baselines3 Zoo (Raffin 2020), hyperparams/ppo.yml, for CartPole-v1, Acrobot-v1,
+        MountainCar-v0, MountainCarContinuous-v0, Pendulum-v1, LunarLander-v3, LunarLanderContinuous-v3,
+        BipedalWalker-v3 and BipedalWalkerHardcore-v3. Other versions of an id have the same preset.
+        `keras_optix.agents.ppo_presets` holds them, with the commit of the file and with what is different here.
+
+        The optimizer is ``Adam(learning_rate, epsilon=1e-5)``. `dataset_from_env` takes the size of the windows and the
+        number of environments from the agent if they are left out.
+
+        Args:
+            env_id: The id of the task.
+            **overrides: What shall be different: arguments of this class, `learning_rate`, `window_size` (env steps of
+                each environment in a window) and `num_envs`.
+
+        Returns:
+            The agent.
+
+        Raises:
+            ConfigurationError: There is no preset of this id, or an override is unknown or out of range.
+
+        Example:
+            >>> agent = optix.PPOAgent.preset("CartPole-v1", gamma=0.99)
+            >>> dataset = optix.dataset_from_env("CartPole-v1", agent)
+            >>> next(iter(dataset)).observations.shape
+            TensorShape([32, 8, 4])
+        """
+        called = f"{cls.__name__}.preset"
+        settings = preset_for(PPO_PRESETS, env_id, called=called).agent_settings()
+        agent: Self = settings.overridden(cls, overrides, called=called).make(cls)
+        return agent
 
     @property
     def update_epochs(self) -> int:

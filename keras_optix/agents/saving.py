@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import keras
@@ -27,7 +28,7 @@ from keras_optix.agents.registered_networks import ROLES
 from keras_optix.agents.shared_layers import shared_layers, tie
 from keras_optix.errors import StateError, describe
 from keras_optix.experience.spaces_json import from_json, to_json
-from keras_optix.records import LEARNING_RATE
+from keras_optix.records import LEARNING_RATE, CollectionDefaults
 
 _SPACES = ("observation_space", "action_space")
 _ADDED = "added_networks"  # names of the networks in the config that were built when the agent was bound
@@ -37,6 +38,7 @@ _GIVEN = "given_arguments"  # names of the arguments that the constructor of a u
 _OWN = "own_arguments"  # names of those arguments whose values are serialised objects
 _REST = "other_hyperparams"
 _DISTRIBUTION = "distribution"
+_COLLECTION = "collection_defaults"
 
 
 def config_of(agent: Any) -> dict[str, Any]:
@@ -66,6 +68,8 @@ def config_of(agent: Any) -> dict[str, Any]:
     config |= spaces_config((agent._observation_space, agent._action_space))
     if has_own_constructor(cls):
         config[_GIVEN] = sorted(agent._given)
+    if agent.collection_defaults != CollectionDefaults():
+        config[_COLLECTION] = asdict(agent.collection_defaults)
     if agent.distribution is not None:  # a user's own constructor may lack such an argument
         config[_DISTRIBUTION] = serialized(agent.distribution)
     return config | _networks_and_own_arguments(agent, arguments_of_package(cls) | set(values))
@@ -144,6 +148,7 @@ def agent_of(cls: Any, config: Mapping[str, Any], custom_objects: Mapping[str, A
     rest, given = arguments.pop(_REST, {}), arguments.pop(_GIVEN, None)
     added, registered = arguments.pop(_ADDED, ()), arguments.pop(_NETWORKS, ())
     own, shared = arguments.pop(_OWN, ()), arguments.pop(_SHARED, {})
+    collection = arguments.pop(_COLLECTION, {})
     if not isinstance(shared, Mapping):  # older files, when only policy and value could share layers
         shared = {"value": {"policy": shared}} if shared else {}
     for name in (*ROLES, _DISTRIBUTION, *own):
@@ -156,6 +161,8 @@ def agent_of(cls: Any, config: Mapping[str, Any], custom_objects: Mapping[str, A
     passed, others = _divided(cls, arguments, given)
     agent = cls(**passed)
     agent._registered.waiting = waiting
+    if collection:
+        agent.collection_defaults = CollectionDefaults(**collection)
     for name, value in others.items():
         _set_where_other(agent, name, value)
     agent.hyperparams.assign(rest)

@@ -32,6 +32,8 @@ class Evaluation:
             set. Two such scores are compared without error, although the scores of a run are noisy.
         cheap_to_confirm: Whether fresh episodes of the same weights can be played at once elsewhere, so that a
             sequential test follows if this score suggests an improvement.
+        training_rises: Whether the returns of training may still rise by a share of their progress that matters. Then
+            the run does not end, however long nothing was better.
         alarmed: Whether the evaluation was made because the returns of training fell.
     """
 
@@ -44,6 +46,7 @@ class Evaluation:
     monitored: bool = True
     scores_are_deterministic: bool = False
     cheap_to_confirm: bool = False
+    training_rises: bool = False
     alarmed: bool = False
 
 

@@ -23,6 +23,7 @@ from keras_optix.experience.second import obstacle_to
 from keras_optix.experience.source import PolicyOwner, WindowSource
 from keras_optix.experience.transformations import marked
 from keras_optix.experience.window import Window
+from keras_optix.records import CollectionDefaults
 from keras_optix.validation import check_agent, check_bool, check_int, check_seed
 
 
@@ -43,8 +44,8 @@ def dataset_from_env(
     env: EnvLike,
     agent: Learner,
     *,
-    window_size: int = 200,
-    num_envs: int = 1,
+    window_size: int | None = None,
+    num_envs: int | None = None,
     seed: int | None = None,
     deterministic: bool = False,
     prefetch: int = 0,
@@ -70,9 +71,11 @@ def dataset_from_env(
         env: A Gymnasium id or spec, a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` or a factory of an `Env`.
         agent: The agent whose policy acts. This call binds it to the environment's spaces and checks that its networks
             fit them. The agent may be compiled before or after this call.
-        window_size: `T`, environment steps of each environment in a window. Defaults to 200.
-        num_envs: `N`, the number of environments. Leave it out for a `VectorEnv`, which has a number of its own.
-            Defaults to 1.
+        window_size: `T`, environment steps of each environment in a window. None, the default, takes the number of
+            the agent, ``agent.collection_defaults.window_size``: 200, unless a preset or `make_agent` chose another.
+        num_envs: `N`, the number of environments. Leave it out for a `VectorEnv`, which has a number of its own. None,
+            the default, takes the number of the agent, ``agent.collection_defaults.num_envs``: 1, unless a preset or
+            `make_agent` chose another. An environment that is given as an object is stepped alone in any case.
         seed: Seeds the environments (environment i with ``seed + i``), the actions and the learner's shuffling.
         deterministic: Take the most likely action instead of sampling: for `validation_data`. `episode_return` then
             describes the current weights only: it is the mean over the episodes that began and ended with them, and NaN
@@ -102,8 +105,11 @@ def dataset_from_env(
     """
     check_env("env", env, swapped="The arguments are swapped: dataset_from_env(env, agent).")
     check_agent("agent", agent, "bind", "attach_source", fix=f"Such as dataset_from_env({_named(env)}, PPOAgent()).")
-    check_int("window_size", window_size, minimum=1)
-    check_int("num_envs", num_envs, minimum=1)
+    defaults = getattr(agent, "collection_defaults", CollectionDefaults())
+    window_size = defaults.window_size if window_size is None else check_int("window_size", window_size, minimum=1)
+    # A default must not contradict an environment, or a vector environment, that exists already.
+    number = (defaults.num_envs if is_env_fn(env) else 1) if num_envs is None else num_envs
+    check_int("num_envs", number, minimum=1)
     seed = check_seed("seed", seed)
     env_kwargs = check_env_kwargs(env_kwargs)
     deterministic, check_bounds = check_bool("deterministic", deterministic), check_bool("check_bounds", check_bounds)
@@ -116,7 +122,7 @@ def dataset_from_env(
             )
         )
     made_here = is_env_fn(env)
-    envs = make_envs(env, num_envs, env_kwargs)
+    envs = make_envs(env, number, env_kwargs, exactly=num_envs is not None)
     try:
         agent.bind(envs.observation_space, envs.action_space)
         collector = Collector(

@@ -45,15 +45,7 @@ def make_envs(
         ConfigurationError: `env` is not one of these, cannot be made, or is one environment and several are wanted.
         SpaceError: The observation space is not supported.
     """
-    if env_kwargs and not isinstance(env, str | EnvSpec):
-        raise ConfigurationError(
-            describe(
-                "`env_kwargs` goes with the id of an environment, or with its spec.",
-                fix="Pass the arguments in the call that makes your environment.",
-                env=type(env).__name__,
-                env_kwargs=dict(env_kwargs),
-            )
-        )
+    check_takes_kwargs(env, env_kwargs)
     if isinstance(env, VectorEnv):
         if num_envs not in (1, env.num_envs):
             raise ConfigurationError(
@@ -82,6 +74,23 @@ def make_envs(
         return _by_factory(env, num_envs, exactly)
     check_env("env", env)
     raise TypeError(f"unreachable: {env!r}")
+
+
+def check_takes_kwargs(env: EnvLike, env_kwargs: Mapping[str, Any] | None) -> None:
+    """Checks that keyword arguments are given only together with an id or a spec.
+
+    Raises:
+        ConfigurationError: They are given with an environment or a factory.
+    """
+    if env_kwargs and not isinstance(env, str | EnvSpec):
+        raise ConfigurationError(
+            describe(
+                "`env_kwargs` goes with the id of an environment, or with its spec.",
+                fix="Pass the arguments in the call that makes your environment.",
+                env=type(env).__name__,
+                env_kwargs=dict(env_kwargs),
+            )
+        )
 
 
 def is_env_fn(env: EnvLike) -> bool:

@@ -156,6 +156,13 @@ class MayEvaluate(Action):
 
 
 @dataclass(frozen=True)
+class CountEpisodes(Action):
+    """Get about how many further episodes the evaluation budget allows."""
+
+    result: ClassVar[Any] = int
+
+
+@dataclass(frozen=True)
 class ReadContender(Action):
     """Get the weights whose comparison with the best ended undecided, or None."""
 

@@ -18,7 +18,7 @@ from keras_optix.statistics.estimates import Estimate, Evidence, pool
 from keras_optix.statistics.sequential import Batch, Outcome, SequentialState, SequentialTest
 from keras_optix.store.manifest import PolicySnapshot
 
-_TEST = SequentialTest()
+_FEWEST, _MOST = 10, 80  # fresh episodes after which a comparison is over at the earliest, and at the latest
 _WELL_KNOWN = 4  # times as many episodes of the best as of the candidate: then its score is known well enough
 
 _FIRST = "first confirmed score"
@@ -69,7 +69,8 @@ def confirm(
     # Play as many episodes as in the first evaluation, because fewer could not detect the same difference.
     compared: FreshComparison | None = None
     if math.isfinite(evaluation.score.stderr):  # otherwise the noise of the scores so far has to do
-        compared = yield from compare_fresh(CANDIDATE, None, at, first=min(evaluation.score.n, MOST_EPISODES))
+        first = min(max(evaluation.score.n, _FEWEST), MOST_EPISODES)
+        compared = yield from compare_fresh(CANDIDATE, None, at, first=first)
     in_place = compared is None
     if compared is None:
         again: Any = yield do.Evaluate(CANDIDATE, leave=True)
@@ -127,13 +128,17 @@ def compare_fresh(
     Returns:
         The comparison; None if no episodes can be played at once.
     """
-    fresh, test, pairs, paired = None, _TEST.initial_state(), _Pairs(), False
-    if earlier is not None and earlier.fresh.n < _TEST.max_episodes:
-        fresh, test = earlier.fresh, earlier.test
+    fresh, state, pairs, paired = None, SequentialState(), _Pairs(), False
+    if earlier is not None and earlier.fresh.n < _MOST:
+        fresh, state = earlier.fresh, earlier.test
+    # What the budget does not allow is not planned: the test then decides with the episodes that there are. Half of
+    # them are for the best.
+    left: int = yield do.CountEpisodes()
+    test = SequentialTest(max_episodes=min(max(left // 2, _FEWEST, 2 * (0 if fresh is None else fresh.n)), _MOST))
     while True:
         known: Estimate | None = yield do.ReadBestScore()
         best: PolicySnapshot | None = yield do.ReadBest()
-        batch = Batch(first, 0) if known is None else _TEST.next_batch(fresh, known, paired=paired)
+        batch = Batch(first, 0) if known is None else test.next_batch(fresh, known, paired=paired)
         mine = max(batch.challenger, first if fresh is None else 0)
         seed: int | None = None
         if best is not None and known is not None and (batch.best or (fresh is None and known.n < _WELL_KNOWN * mine)):
@@ -145,17 +150,17 @@ def compare_fresh(
         fresh = result.estimate
         if known is None:
             evidence = Evidence(0.0, fresh.stderr, fresh.n, _FIRST)
-            return FreshComparison(result, Outcome.BETTER, evidence, test)
+            return FreshComparison(result, Outcome.BETTER, evidence, state)
         if seed is not None and best is not None:
             other: EvaluationResult | None = yield do.Evaluate(best, mine, seed, at_once=True)
             if other is not None:
                 pairs.add(played, other)
                 yield do.Reassess(other.estimate)
                 known = yield do.ReadBestScore()
-        test, verdict = _TEST.observe(test, fresh, known or fresh, pairs=pairs.scores, margin=at.margin)
-        open_still = verdict.outcome is Outcome.OPEN and fresh.n < _TEST.max_episodes
+        state, verdict = test.observe(state, fresh, known or fresh, pairs=pairs.scores, margin=at.margin)
+        open_still = verdict.outcome is Outcome.OPEN and fresh.n < test.max_episodes
         if not open_still or not (yield do.MayEvaluate()):
-            return FreshComparison(result, verdict.outcome, verdict.evidence, test)
+            return FreshComparison(result, verdict.outcome, verdict.evidence, state)
         paired = verdict.paired
 
 

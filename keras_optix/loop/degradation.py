@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from keras_optix.loop.scheduler_state import SchedulerState
-from keras_optix.statistics.estimates import Estimate, Evidence, compare, pool
+from keras_optix.statistics.estimates import Estimate, Evidence, compare_alike, pool
 from keras_optix.statistics.levels import LIKELY_Z
 
 _REFERENCE_LAG = 8  # evaluations after which a score becomes part of the reference
@@ -53,7 +53,7 @@ class Cusum:
         progress = max(state.best.mean - (state.best.mean if state.baseline is None else state.baseline), 0.0)
         margin = (1.0 - self.threshold) * progress
         reason = "compared with the level since the best was promoted"
-        evidence, z = compare(score, state.level, reason, margin=-margin, history=state.history)
+        evidence, z = compare_alike(score, state.level, reason, margin=-margin, history=state.history)
         if state.evaluations <= state.cooldown_until:
             # After a rollback the score of the best is the reference. Otherwise the latest score is, because scores
             # may go on falling during the cooldown.

@@ -396,8 +396,7 @@ class Engine:
         self.adapter.pause_updates(False)
         self.tuning.pause()
         if best.snapshot is not None and performer.ending is not Ending.STOPPED:
-            limited = performer.ending in (None, Ending.MAX_WINDOWS, Ending.MAX_ENV_STEPS)
-            least = 0 if limited or self.scorer.plan.together else _ANNOUNCED
+            least = 0 if performer.ending is None or self.scorer.plan.together else _ANNOUNCED
             run_at_once(announce(self._situation(), least=least), performer.perform)
         if self.options.restore_best_weights and best.snapshot is not None:
             performer.restore(best.snapshot)

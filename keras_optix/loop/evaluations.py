@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.evaluation import Evaluation, estimate_of
-from keras_optix.evaluators.plans import FEWEST, EpisodePlan
+from keras_optix.evaluators.plans import FEWEST, EpisodePlan, WindowPlan
 from keras_optix.evaluators.score_pool import PoolState, ScorePool
 from keras_optix.evaluators.scorer import Scorer, ScorerState
 from keras_optix.formatting import format_estimate
@@ -19,7 +19,7 @@ from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.loop.state_machine import StateMachine
 from keras_optix.loop.training_returns import TrainingReturns, TrainingReturnsState
 from keras_optix.records import EpisodeRecord, EvalMetrics
-from keras_optix.states import Count, State
+from keras_optix.states import Count, NonNegative, State
 from keras_optix.statistics.agreement import Agreement, AgreementState
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.statistics.estimates import Estimate, Evidence, compare
@@ -28,7 +28,7 @@ from keras_optix.statistics.watch import Alarm
 
 _EPISODES = 10  # for an evaluator that scores episodes without giving their number
 _FEWEST_WITH_NOISE = 4
-_BELOW_Z = one_sided(0.8)  # a score so far below the best needs no further episodes
+_CLEAR_Z = one_sided(0.8)  # a score so far from the best needs no further episodes
 _DIFFERENT_Z = 2.0  # greedy and sampled episodes differ
 
 
@@ -40,6 +40,7 @@ class EvaluationsState(State, frozen=True):
         training: The state of the returns of training.
         first: Environment steps of the evaluation with which the run began.
         differences: Evaluations in a row that differed from the returns of training.
+        episode_steps: Env steps of an episode, in the latest episodes that were played.
         agreement: The state of the test whether copies of the environment earn the same as the environment.
         gap: The gap between training and held-out scores.
     """
@@ -48,6 +49,7 @@ class EvaluationsState(State, frozen=True):
     training: TrainingReturnsState
     first: Count
     differences: Count
+    episode_steps: NonNegative
     agreement: AgreementState
     gap: GapState = GapState()
 
@@ -111,6 +113,7 @@ class Evaluations:
         self._first_evaluator = scorer.evaluator
         self._adapter, self._scheduler, self._journal, self._changed = adapter, scheduler, journal, changed
         self._units = 0
+        self._episode_steps = 0.0  # of the latest episodes that were played, on average
         self._differences = 0  # evaluations in a row that differ from training
 
     def begin(self) -> None:
@@ -211,14 +214,26 @@ class Evaluations:
         if not turn and not self.when_needed and self.training.latest is not None:
             # The pool holds windows from before the returns moved.
             evaluation = replace(evaluation, score=self.training.latest)
+        rises, alarmed = self._training_rises(evaluation), self.training.alarm is Alarm.DOWN
         evaluation = replace(
             evaluation,
             scores_are_deterministic=self._adapter.scores_are_deterministic,
             cheap_to_confirm=self.plays_at_once,
-            alarmed=self.training.alarm is Alarm.DOWN,
+            training_rises=rises,
+            alarmed=alarmed,
+            # Greedy episodes can fail for a while although training makes progress. That is no degradation.
+            monitored=alarmed or not (rises and self.when_needed),
         )
         self.training.answered()
         return evaluation
+
+    def _training_rises(self, evaluation: Evaluation) -> bool:
+        if self.single or not self._journal.env_steps:
+            return False
+        if isinstance(self.scorer.plan, WindowPlan):
+            # What the evaluator makes of the windows is the course of training.
+            self.training.course = self.training.course.add(evaluation.env_steps, evaluation.score)
+        return self.training.course.may_rise()
 
     @property
     def _episodes_needed(self) -> int:
@@ -267,13 +282,17 @@ class Evaluations:
         else:
             episodes = max(episodes, plan.episodes_needed or _EPISODES)
         needed_by = type(self.scorer.evaluator).__name__ if plan.must_play and self._fallback is None else ""
-        return self._adapter.play(
+        before = self._adapter.evaluation_steps
+        played = self._adapter.play(
             policy,
             episodes,
             deterministic=plan.deterministic if deterministic is None else deterministic,
             seed=seed,
             needed_by=needed_by,
         )
+        if played:
+            self._episode_steps = (self._adapter.evaluation_steps - before) / len(played)
+        return played
 
     def result(self, policy: PolicyRef, episodes: int, seed: int | None) -> EvaluationResult | None:
         """Plays episodes and scores them. None if this is not possible.
@@ -301,19 +320,24 @@ class Evaluations:
                 return None
             played += more
             metrics = evaluator.measure_episodes(played)
-            if metrics is None or self._is_below(metrics):
+            if metrics is None or self._is_clear(metrics):
                 break
         if first:
             self.budget.first = self._adapter.evaluation_steps
         return None if metrics is None else replace(metrics, window_id=candidate.window_id)
 
-    def _is_below(self, metrics: EvalMetrics) -> bool:
+    def _is_clear(self, metrics: EvalMetrics) -> bool:
+        """Returns whether it is clear that the score lies below the best, or that it makes a candidate."""
         best, score = self._scheduler.state.best, estimate_of(metrics)
         if best is None or score is None:
             return False
-        return (
-            score.mean <= best.mean and compare(score, best, "").z < -_BELOW_Z
-        ) or score.stderr == 0.0 == best.stderr
+        if score.stderr == 0.0 == best.stderr:
+            return True
+        return abs(compare(score, best, "").z) > _CLEAR_Z
+
+    def episodes_left(self) -> int:
+        """Returns about how many episodes the budget still allows."""
+        return int(max(self.budget.left, 0.0) / max(self._episode_steps, 1.0))
 
     def _fall_back(self) -> None:
         """Scores the windows of training from now on, because no episodes can be played elsewhere."""
@@ -398,7 +422,13 @@ class Evaluations:
         """Returns what a resumed run needs, except the states of the evaluator and of the pool."""
         first, training = self.budget.first, self.training.save()
         return EvaluationsState(
-            self.fell_back, training, first, self._differences, self.agreement.state, self.gap.state
+            fell_back=self.fell_back,
+            training=training,
+            first=first,
+            differences=self._differences,
+            episode_steps=self._episode_steps,
+            agreement=self.agreement.state,
+            gap=self.gap.state,
         )
 
     def restore(self, saved: EvaluationsState, pool: PoolState, evaluator: ScorerState, training: ScorerState) -> None:
@@ -417,6 +447,7 @@ class Evaluations:
         self.training.restore(saved.training, training)
         self.agreement.state, self.gap.state = saved.agreement, saved.gap
         self.budget.first, self._differences = saved.first, saved.differences
+        self._episode_steps = saved.episode_steps
         self.pool.min_episodes = self._episodes_needed
         self.pool.state = pool
 

@@ -512,6 +512,7 @@ _PERFORMERS: dict[type[Action], Callable[[Performer, Any], Any]] = {
     do.Stop: lambda self, action: self.stop(action.ending),
     do.Announce: Performer._announce,
     do.MayEvaluate: lambda self, action: self.evaluations.budget.allows(),
+    do.CountEpisodes: lambda self, action: self.evaluations.episodes_left(),
     do.ReadContender: lambda self, action: self.contender,
     do.KeepContender: Performer._keep_contender,
     do.DropContender: lambda self, action: self._drop_contender(),

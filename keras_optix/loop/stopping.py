@@ -87,11 +87,13 @@ class StoppingRule:
 
     def ending(self, state: SchedulerState, evaluation: Evaluation) -> tuple[Ending, str] | None:
         """Returns why training ends, with a sentence for logs; None if it goes on."""
+        if evaluation.training_rises:
+            return None
         elapsed, waited = now(evaluation) - state.since_env_steps, since_best(state, evaluation)
         ripe = self._is_ripe(state, evaluation)
         if ripe and self._is_futile(state, evaluation):
             worth = "5 % of the progress" if self.margin is None else "`improvement_margin`"
-            return Ending.FUTILE, f"nothing better in {waited}, and as many again would bring less than {worth}"
+            return Ending.FUTILE, f"nothing better in {waited}, and another {elapsed:,} would bring less than {worth}"
         # Patience of an ordinary fit counts epochs, as in Keras' EarlyStopping.
         if evaluation.scores_are_deterministic or not _has_learned(state):
             enough = evaluation.window_id - state.since_window >= self.windows

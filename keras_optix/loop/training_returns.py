@@ -8,6 +8,7 @@ from keras_optix.evaluators.returns import ReturnEvaluator
 from keras_optix.evaluators.score_pool import PoolState, ScorePool
 from keras_optix.evaluators.scorer import Scorer, ScorerState
 from keras_optix.loop.adapter import TrainingUnit
+from keras_optix.loop.course import Course
 from keras_optix.records import EvalMetrics
 from keras_optix.states import State
 from keras_optix.statistics.estimates import Estimate, Evidence
@@ -26,6 +27,7 @@ class TrainingReturnsState(State, frozen=True):
         alarm: The alarm that no evaluation has answered yet, or None.
         evidence: Its evidence.
         latest: The latest score, or None.
+        course: The scores of the whole run.
     """
 
     scorer: ScorerState
@@ -34,6 +36,7 @@ class TrainingReturnsState(State, frozen=True):
     alarm: Alarm | None = None
     evidence: Evidence | None = None
     latest: Estimate | None = None
+    course: Course = Course()
 
 
 class TrainingReturns:
@@ -48,6 +51,7 @@ class TrainingReturns:
         alarm: The alarm that no evaluation has answered yet, or None.
         evidence: Its evidence.
         latest: The latest score since the last evaluation, or None.
+        course: The scores of the whole run.
     """
 
     def __init__(self, evaluator: BaseEvaluator | None = None) -> None:
@@ -56,6 +60,7 @@ class TrainingReturns:
         self.alarm: Alarm | None = None
         self.evidence: Evidence | None = None
         self.latest: Estimate | None = None
+        self.course = Course()
         self._watch = Watch()
         self._state = self._watch.initial_state()
 
@@ -85,6 +90,7 @@ class TrainingReturns:
             return None
         score = self.pool.take(window_id=window_id, policy_version=policy_version, env_steps=env_steps)
         self.latest = score.score
+        self.course = self.course.add(env_steps, score.score)
         self._state, found = self._watch.observe(self._state, score.score)
         if found is not None:
             self.alarm, self.evidence = found
@@ -101,14 +107,15 @@ class TrainingReturns:
         self.latest = None
 
     def forget(self) -> None:
-        """Forgets the level, because it belongs to other weights or to another regime."""
+        """Forgets the scores so far, because they belong to other weights or to another regime."""
+        self.course = Course()
         self.alarm = self.evidence = self.latest = None
         self._state = self._watch.initial_state()
 
     def save(self) -> TrainingReturnsState:
         """Returns everything that a resumed run needs."""
         return TrainingReturnsState(
-            self.scorer.save(), self.pool.state, self._state, self.alarm, self.evidence, self.latest
+            self.scorer.save(), self.pool.state, self._state, self.alarm, self.evidence, self.latest, self.course
         )
 
     def read(self, saved: TrainingReturnsState) -> ScorerState:
@@ -121,3 +128,4 @@ class TrainingReturns:
         self.pool.min_episodes = self.scorer.plan.episodes_needed
         self.pool.state, self._state = saved.pool, saved.watch
         self.alarm, self.evidence, self.latest = saved.alarm, saved.evidence, saved.latest
+        self.course = saved.course

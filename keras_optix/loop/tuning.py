@@ -97,7 +97,7 @@ class Tuning:
         return dataclasses.replace(
             evaluation,
             counts_towards_plateau=not self._tuner.probe_running(self.state),
-            monitored=self._tuner.monitored(self.state),
+            monitored=evaluation.monitored and self._tuner.monitored(self.state),
         )
 
     def begin(self) -> None:

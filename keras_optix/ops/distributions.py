@@ -16,6 +16,8 @@ from keras_optix.ops.choices import argmax, as_choices
 
 Tensor = Any
 
+_LEAST_VARIANCE = 1e-6  # of `StateDependentGaussian`
+
 
 class Distribution(Protocol):
     """A distribution over choices.
@@ -146,3 +148,57 @@ class DiagonalGaussian:
     def entropy(self, parameters: Tensor) -> Tensor:
         """See `Distribution.entropy`."""
         return ops.sum(parameters[:, self._d :], axis=-1) + 0.5 * self._d * math.log(2.0 * math.pi * math.e)
+
+
+class StateDependentGaussian:
+    """A Gaussian whose noise is a random linear function of features of the observation.
+
+    Generalised state-dependent exploration (Raffin, Kober and Stulp 2021, "Smooth Exploration for Robotic Reinforcement
+    Learning", arXiv 2005.05719): ``choice = mean + features @ matrix``, where each entry of the matrix ``[f, d]`` is
+    drawn from ``N(0, std[j, k] ** 2)``. With the same matrix, the noise is a function of the observation. Over all
+    matrices, a choice is Gaussian with independent axes, and the variance of axis k is
+    ``sum_j features[j] ** 2 * std[j, k] ** 2``, to which 1e-6 is added here, as in Stable-Baselines3, so that features
+    of zero do not give a density without bound.
+
+    The parameters ``[B, d + f + f * d]`` are the means, the features, and the log standard deviations of the matrix row
+    by row.
+
+    Args:
+        d: Number of axes.
+        features: f, the number of features.
+        learn_features: Whether the log-probability and the entropy have gradients with respect to the features.
+    """
+
+    def __init__(self, d: int, features: int, learn_features: bool) -> None:
+        self.parameters = d + features + features * d
+        self._shape = (features, d)
+        self._learn_features = learn_features
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """See `Distribution.sample`; noise ``[B, f, d]`` is standard normal; choices are ``[B, d]`` float32."""
+        mean, features, log_std = self._parts(parameters)
+        return mean + ops.sum(features * ops.exp(log_std) * noise, axis=1)
+
+    def log_prob(self, parameters: Tensor, choices: Tensor) -> Tensor:
+        """See `Distribution.log_prob`; the log-density over all matrices."""
+        mean, variance = self.moments(parameters)
+        each = ops.square(choices - mean) / variance + ops.log(2.0 * math.pi * variance)
+        return -0.5 * ops.sum(each, axis=-1)
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """See `Distribution.entropy`; the entropy over all matrices."""
+        _, variance = self.moments(parameters)
+        return 0.5 * ops.sum(ops.log(2.0 * math.pi * math.e * variance), axis=-1)
+
+    def moments(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Computes mean and variance of the choices over all matrices, ``[B, d]`` each."""
+        mean, features, log_std = self._parts(parameters)
+        if not self._learn_features:
+            features = ops.stop_gradient(features)
+        return mean, ops.sum(ops.square(features) * ops.exp(2.0 * log_std), axis=1) + _LEAST_VARIANCE
+
+    def _parts(self, parameters: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns means ``[B, d]``, features ``[B, f, 1]``, and log standard deviations ``[B, f, d]``."""
+        f, d = self._shape
+        mean, features, log_std = parameters[:, :d], parameters[:, d : d + f], parameters[:, d + f :]
+        return mean, features[:, :, None], ops.reshape(log_std, (-1, f, d))

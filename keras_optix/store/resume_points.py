@@ -22,7 +22,7 @@ from keras_optix.store.registry import CheckpointRegistry
 
 _FILE = "resume.npz"
 _JSON = "json"
-_SCHEMA = 4
+_SCHEMA = 5
 
 
 @dataclass(frozen=True)

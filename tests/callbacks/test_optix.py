@@ -209,7 +209,8 @@ def test_watching_begins_on_the_best_weights_after_a_rejected_confirmation_in_pl
             return optix.EvalMetrics(next(scores, 10.0), window_id=window_data.window_id, stderr=1.0)
 
     agent = small_ppo()
-    scheduler = optix.BackoffScheduler(plateau_threshold=1, dormant_threshold=2, max_interval=1)
+    # The CUSUM is off: a degradation comes before the end of patience, and the rejected score is one.
+    scheduler = optix.BackoffScheduler(plateau_threshold=1, dormant_threshold=2, max_interval=1, cusum_limit=1e6)
     options: dict[str, Any] = {"when_dormant": "watch", "restore_best_weights": False, "verbose": 0}
     callback = optix.OptixCallback(Notes(), scheduler=scheduler, max_windows=8, **options)
     fit(agent, CountingEnv(5), callback, num_envs=1)

@@ -49,8 +49,9 @@ def test_climb_then_collapse_ends_with_the_weights_of_the_peak(rollback: bool) -
     if rollback:
         assert 1 <= run.count("rollback") <= 10
         assert set(run.notes.after_degradations) == {PEAK}
-        # Degradations do not put DORMANT off: the original counts from zero after each.
-        assert run.windows_of("dormant") == [10 + 20]
+        # Degradations do not put DORMANT off for ever: the original counts from zero after each. The fifth one is the
+        # end, and between two of them is a cooldown of 3 evaluations.
+        assert run.windows_of("dormant") == [10 + 1 + 4 * (3 + 1)]
     else:
         assert set(run.notes.after_degradations) == {0.0}
 
@@ -97,7 +98,9 @@ def test_a_straight_line_without_noise_is_not_trained() -> None:
 
 def test_dormant_comes_when_the_intervals_say() -> None:
     """The original counts to it with intervals of its own, until window 1300."""
-    run = scripted.run([1000.0], scheduler=optix.BackoffScheduler(max_interval=10), max_windows=300)
+    run = scripted.run(
+        [1000.0], scheduler=optix.BackoffScheduler(max_interval=10, max_interval_share=None), max_windows=300
+    )
     # The first window is promoted; 5 evaluations until COOLING, at intervals of 1; then 15 more.
     assert run.windows_of("plateau") == [6]
     assert run.windows_of("dormant") == [6 + 2 + 4 + 8 + 12 * 10]

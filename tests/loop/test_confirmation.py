@@ -48,6 +48,7 @@ class World:
         self.rng = np.random.default_rng(0)
         self.mean, self.best, self.known, self.batches = mean, best, known, batches
         self.contender: Contender | None = None
+        self.episodes = 1000
 
     def evaluate(self, action: do.Evaluate) -> EvaluationResult:
         mean = self.best if action.policy is BEST else self.mean
@@ -65,6 +66,7 @@ class World:
             do.ReadBestScore: lambda action: self.known,
             do.Evaluate: self.evaluate,
             do.MayEvaluate: self.may,
+            do.CountEpisodes: lambda action: self.episodes,
             do.DrawSeed: lambda action: 7,
             do.ReadContender: lambda action: self.contender,
             do.Confirm: self.confirm,

@@ -105,7 +105,9 @@ def test_the_first_best_needs_a_confirmation_too() -> None:
 
 
 def test_the_interval_grows_also_by_a_fraction_and_up_to_its_maximum() -> None:
-    scheduler = machine(backoff_factor=1.4, max_interval=3, plateau_threshold=1, dormant_threshold=50)
+    scheduler = machine(
+        backoff_factor=1.4, max_interval=3, plateau_threshold=1, dormant_threshold=50, futility_confidence=None
+    )
     scheduler.state = replace(scheduler.state, best=BEST, level=BEST, baseline=0.0)
     window, gaps = 0, []
     for _ in range(8):

@@ -217,7 +217,7 @@ def test_a_flat_run_ends_at_a_multiple_of_the_env_steps_of_its_best() -> None:
     assert decision is not None
     assert decision.ending is Ending.FUTILE
     assert ended_at(one) == 28 * WINDOW
-    words = "nothing better in 18,000 env steps, and as many again would bring less than 5 % of the progress"
+    words = "nothing better in 18,000 env steps, and another 18,000 would bring less than 5 % of the progress"
     assert decision.evidence.reason == words
 
 
@@ -238,13 +238,13 @@ def test_futility_needs_its_evaluations_however_late_they_come() -> None:
 
 
 def test_a_gain_that_is_worth_it_is_not_futile() -> None:
-    """No score is significantly above the best, but the line through them rises by more than the margin of 5."""
+    """No score is above the best at the confidence that is asked for, but the line through them rises by the margin."""
 
     def endings(slope: float) -> set[Ending | None]:
-        one = learned()
-        return {one.observe(at(20 + 2 * k, 99.0 + slope * k, 2.5)).ending for k in range(10)}
+        one = learned(confidence=0.9999)
+        return {one.observe(at(12 + 2 * k, 99.0 + slope * k, 2.0)).ending for k in range(12)}
 
-    assert endings(0.5) == {None}
+    assert endings(0.4) == {None}
     assert Ending.FUTILE in endings(0.0)
 
 

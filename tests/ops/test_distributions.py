@@ -9,9 +9,17 @@ from typing import Any
 import numpy as np
 import pytest
 from arrays import WithArrays
+from scipy import stats
 
 from keras_optix.experience.actor import NoiseSpec
-from keras_optix.ops.distributions import Bernoulli, Categorical, DiagonalGaussian, Distribution, MultiCategorical
+from keras_optix.ops.distributions import (
+    Bernoulli,
+    Categorical,
+    DiagonalGaussian,
+    Distribution,
+    MultiCategorical,
+    StateDependentGaussian,
+)
 
 RNG = np.random.default_rng(0)
 FINITE: dict[str, tuple[Distribution, NoiseSpec, list[Any]]] = {
@@ -80,3 +88,53 @@ def test_gaussian_density_entropy_and_samples() -> None:
     np.testing.assert_allclose(samples.mean(0), mean, atol=0.05)
     np.testing.assert_allclose(samples.std(0), std, rtol=0.02)
     np.testing.assert_allclose(distribution.sample(parameters, np.zeros((1, 2), np.float32))[0], mean, atol=1e-6)
+
+
+FEATURES, AXES = 5, 2
+
+
+def state_dependent(rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Random parameters, and the means, features and standard deviations in them."""
+    mean = RNG.normal(size=(rows, AXES)).astype(np.float32)
+    features = RNG.uniform(-1.0, 1.0, (rows, FEATURES)).astype(np.float32)
+    log_std = RNG.normal(-1.0, 0.5, (FEATURES, AXES)).astype(np.float32)
+    flat = np.repeat(log_std.reshape(1, -1), rows, 0)
+    return np.concatenate([mean, features, flat], -1), mean, features, np.exp(log_std)
+
+
+@pytest.mark.parametrize("learn_features", [False, True])
+def test_state_dependent_density_and_entropy_are_those_over_all_matrices(learn_features: bool) -> None:
+    distribution = WithArrays(StateDependentGaussian(AXES, FEATURES, learn_features))
+    parameters, mean, features, std = state_dependent(4)
+    assert parameters.shape[1] == distribution.parameters
+    choices = (mean + RNG.normal(size=mean.shape)).astype(np.float32)
+    marginal = stats.norm(mean, np.sqrt(features**2 @ std**2 + 1e-6))
+    np.testing.assert_allclose(distribution.log_prob(parameters, choices), marginal.logpdf(choices).sum(-1), rtol=1e-4)
+    np.testing.assert_allclose(distribution.entropy(parameters), marginal.entropy().sum(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_state_dependent_features_of_zero_have_a_density() -> None:
+    distribution = WithArrays(StateDependentGaussian(AXES, FEATURES, False))
+    parameters, mean, _, _ = state_dependent(1)
+    parameters[:, AXES : AXES + FEATURES] = 0.0
+    wanted = AXES * stats.norm.logpdf(0.0, scale=1e-3)
+    np.testing.assert_allclose(distribution.log_prob(parameters, mean), [wanted], rtol=1e-4)
+
+
+def test_state_dependent_noise_is_linear_in_the_features_and_has_the_closed_variance() -> None:
+    """A sample variance of Gaussian noise follows a chi-squared distribution.
+
+    Each of the four bounds fails for one generator in a million.
+    """
+    distribution = WithArrays(StateDependentGaussian(AXES, FEATURES, False))
+    parameters, mean, features, std = state_dependent(2)
+    n = 20_000
+    matrices = NoiseSpec("normal", (FEATURES, AXES)).draw(np.random.default_rng(2), (n,))
+    for row in range(2):
+        noise = distribution.sample(np.repeat(parameters[row : row + 1], n, 0), matrices) - mean[row]
+        np.testing.assert_allclose(noise, np.einsum("f,nfd->nd", features[row], std * matrices), atol=1e-5)
+        ratios = np.sum(np.square(noise), 0) / (features[row] ** 2 @ std**2)
+        low, high = stats.chi2.ppf([5e-7, 1 - 5e-7], n)
+        assert np.all((low < ratios) & (ratios < high))
+    zeros = np.zeros((2, FEATURES, AXES), np.float32)
+    np.testing.assert_array_equal(distribution.sample(parameters, zeros), mean)
