@@ -100,7 +100,8 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
         pauses learning and lets the candidate act in the training environments instead.
 
         Args:
-            episodes: At least one episode, all played by one version of the policy.
+            episodes: At least one episode, all played by one version of the policy. If the loop played them outside
+                training, they are `PlayedEpisode`s, which have the info of their last step.
         """
         return None
 

@@ -59,6 +59,11 @@ class Scorer(OneLineRepr):
         return self.plan.acting
 
     @property
+    def samples(self) -> str:
+        """What the samples of a score are: ``"episodes"``, or ``"evaluations"`` whose episodes are scored together."""
+        return "evaluations" if self.plan.together else "episodes"
+
+    @property
     def scores_returns(self) -> bool:
         """Whether the score is the mean return of episodes."""
         return self.evaluator.scores_returns_in(self.state)

@@ -73,7 +73,7 @@ def _judgements(run: Ended) -> Iterator[str]:
     if score is None or run.adapter.scores_are_deterministic:
         return
     if performer.announced is not None:
-        yield f"{score.n} fresh episodes"
+        yield f"{score.n} fresh {run.scorer.samples}"
     threshold, first = run.threshold, performer.first_score
     if threshold is not None:
         reached = "reached" if score.mean >= threshold else "not reached"

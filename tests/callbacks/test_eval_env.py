@@ -186,6 +186,7 @@ def test_without_a_standard_error_the_noise_of_the_scores_decides(small_network:
     assert callback.best_snapshot.score == 40.0  # ten episodes of four steps
     assert prefers(agent) == 1
     assert "nothing was learned" not in callback._loop.summary()
+    assert "fresh evaluations" in callback._loop.summary()
 
 
 def test_an_evaluator_that_stops_answering_is_an_error(small_ppo: MakeAgent) -> None:
