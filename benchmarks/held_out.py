@@ -60,6 +60,7 @@ class CalendarMarket(MarketEnv):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         """Begins an episode of this part: seeds of different parts differ for equal `seed`."""
         own = None if seed is None else self._num_parts * seed + self._part
+        self._calendar = 1.0  # otherwise the first return would depend on the episode before
         return super().reset(seed=own, options=options)
 
     def _advance(self, regime: Any) -> float:
