@@ -264,6 +264,13 @@ class ReadBest(Action):
 
 
 @dataclass(frozen=True)
+class ReadReplayed(Action):
+    """Get the score of the best in the episodes that it played after it was promoted, or None."""
+
+    result: ClassVar[Any] = Estimate | None
+
+
+@dataclass(frozen=True)
 class ReadBestScore(Action):
     """Get the score of the best of this regime, or None."""
 
@@ -455,7 +462,7 @@ class Stop(Action):
 
 @dataclass(frozen=True)
 class Announce(Action):
-    """Make the score of the best in fresh episodes the score that is announced."""
+    """Make the score of the best in fresh episodes, and in those since it was promoted, the one that is announced."""
 
     score: Estimate
 

@@ -6,14 +6,14 @@ from msgspec.structs import replace
 
 from keras_optix.loop.scheduler_state import TimedScore
 from keras_optix.states import State
-from keras_optix.statistics.estimates import Estimate, pool
+from keras_optix.statistics.estimates import Estimate, pool, trend
 from keras_optix.statistics.levels import one_sided
 from keras_optix.statistics.lines import forecast
 
 _MOST = 128  # scores that are kept; beyond that, neighbours are pooled
 _FEWEST = 6  # scores in the second half of the run from which a line is drawn
 _SHARE = 0.05  # of the progress of training: a gain below it does not matter
-_SURE_Z = one_sided(0.8)
+_SURE_Z = one_sided(0.9)
 
 
 class Course(State, frozen=True):
@@ -39,12 +39,11 @@ class Course(State, frozen=True):
             scores = (*pooled, *scores[2 * len(pooled) :])
         return replace(self, scores=scores)
 
-    def may_rise(self) -> bool:
-        """Returns whether training may still gain what matters in as many env steps again.
+    def rises(self) -> bool:
+        """Returns whether training still rises by what matters, or whether it is too early to tell.
 
-        A line through the second half of the run is extended by as many env steps as the run has had. What matters is
-        5 % of the progress of training so far. Training may rise unless the line stays below that at a one-sided
-        confidence of 80 %. It may also rise while there are too few scores for a line.
+        A line through the second half of the run is extended by as many env steps as the run has had. Training rises if
+        the line goes up at a one-sided confidence of 90 %, and gains more than 5 % of the progress of training so far.
         """
         if not self.scores:
             return False  # nothing is known, and nothing will be: the environment has no episodes, for example
@@ -57,4 +56,5 @@ class Course(State, frozen=True):
         here, there = forecast(times, scores, now), forecast(times, scores, 2 * now - begin)
         if here is None or there is None:
             return True
-        return there.below(here.mean + _SHARE * abs(here.mean - first.score.mean)) <= _SURE_Z
+        matters = there.mean - here.mean > _SHARE * abs(here.mean - first.score.mean)
+        return matters and trend([score.mean for score in scores]) > _SURE_Z

@@ -456,6 +456,7 @@ class Engine:
             evaluator=self.scorer.save(),
             evaluations=self.evaluations.save(),
             first_score=performer.first_score,
+            replayed=performer.replayed,
             contender=performer.contender,
             tuning=tuning,
             manager=self.manager.save(),
@@ -505,6 +506,7 @@ class Engine:
         self.scheduler.state = loop.scheduler
         self.evaluations.restore(loop.evaluations, loop.pool, reading.evaluator, reading.training)
         performer.first_score, performer.contender = loop.first_score, loop.contender
+        performer.replayed = loop.replayed
         self.tuning.restore(under("tuning/", arrays), loop.tuning, reading.tuner)
         if reading.manager is not None:
             # This sets the weights of an ensemble, which makes a new version; the adapter restores the saved one next.

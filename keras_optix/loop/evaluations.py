@@ -233,7 +233,7 @@ class Evaluations:
         if isinstance(self.scorer.plan, WindowPlan):
             # What the evaluator makes of the windows is the course of training.
             self.training.course = self.training.course.add(evaluation.env_steps, evaluation.score)
-        return self.training.course.may_rise()
+        return self.training.course.rises()
 
     @property
     def _episodes_needed(self) -> int:
@@ -357,7 +357,8 @@ class Evaluations:
             candidate: The evaluated weights.
         """
         sampled = self.training.latest
-        if not self.when_needed or sampled is None or self._adapter.held_out:
+        if not self.when_needed or sampled is None or evaluation.training_rises or self._adapter.held_out:
+            # While training makes progress, its episodes are of earlier weights than those that were evaluated.
             return ""
         compared = compare(evaluation.score, sampled, "")
         if abs(compared.z) <= _DIFFERENT_Z:

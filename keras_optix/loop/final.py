@@ -13,6 +13,7 @@ from keras_optix.statistics.levels import LIKELY_Z
 from keras_optix.store.manifest import PolicySnapshot
 
 _BATCH = 20  # episodes
+_ENOUGH = 60  # episodes
 _PRECISE = 0.01  # share of the progress: a standard error below it needs no further episodes
 
 
@@ -65,10 +66,10 @@ def announce(at: Situation, *, least: int) -> Procedure:
     if at.single or best is None or score is None:
         return
     progress = 0.0 if at.first_score is None else abs(score.mean - at.first_score.mean)
+    replayed: Estimate | None = yield do.ReadReplayed()
     fresh: Estimate | None = None
-    while fresh is None or (fresh.n < MOST_EPISODES and fresh.stderr > _PRECISE * progress):
-        played_already = 0 if fresh is None else fresh.n
-        if played_already >= least and not (yield do.MayEvaluate()):
+    while fresh is None or _is_rough(fresh if replayed is None else pool(replayed, fresh), progress):
+        if (0 if fresh is None else fresh.n) >= least and not (yield do.MayEvaluate()):
             break
         played: EvaluationResult | None = yield do.Evaluate(best, _BATCH, at_once=True)
         if played is None or not math.isfinite(played.estimate.mean):
@@ -76,3 +77,8 @@ def announce(at: Situation, *, least: int) -> Procedure:
         fresh = played.estimate if fresh is None else pool(fresh, played.estimate)
     if fresh is not None:
         yield do.Announce(fresh)
+
+
+def _is_rough(score: Estimate, progress: float) -> bool:
+    """Returns whether further episodes would say more. Few episodes without a failure do not show how rare it is."""
+    return score.n < _ENOUGH or (score.n < MOST_EPISODES and score.stderr > _PRECISE * progress)

@@ -29,7 +29,7 @@ from keras_optix.loop.state_machine import StateMachine
 from keras_optix.loop.tuning import Tuning
 from keras_optix.records import EvalMetrics, HyperparamSet
 from keras_optix.statistics.comparisons import EvaluationResult
-from keras_optix.statistics.estimates import Estimate, compare
+from keras_optix.statistics.estimates import Estimate, compare, pool
 from keras_optix.store.files import UNREADABLE, Arrays, read_arrays, write_arrays
 from keras_optix.store.manifest import PolicySnapshot
 from keras_optix.store.registry import CheckpointRegistry
@@ -64,6 +64,7 @@ class Performer:
         first_score: The score with which the run began, that of the untrained policy; None before the first evaluation.
         ending: Why the loop ended the run; None as long as it has not.
         why: A sentence about `ending`; empty if the ending says it all.
+        replayed: The score of the best in episodes that it played after it was promoted; None if there were none.
         announced: The score of the best in fresh episodes at the end of the run; None if none were played.
         replacements: How often the current weights were replaced by others.
     """
@@ -96,6 +97,7 @@ class Performer:
         self.first_score: Estimate | None = None
         self.ending: Ending | None = None
         self.why = ""
+        self.replayed: Estimate | None = None
         self.announced: Estimate | None = None
         self.replacements = 0
         self._left_open: InPlaceEvaluation | None = None  # its weights continue to act until it is ended
@@ -209,6 +211,12 @@ class Performer:
         self.contender = Contender(self.registry.hold(snapshot, _CONTENDER), action.fresh, action.test)
         self._release(before)
 
+    def _read_contender(self) -> Contender | None:
+        contender = self.contender
+        if contender is not None and contender.snapshot.regime_index != self.scheduler.state.regime_index:
+            self._drop_contender()  # there is another best, or none, in another regime
+        return self.contender
+
     def _drop_contender(self) -> None:
         contender, self.contender = self.contender, None
         self._release(contender)
@@ -313,6 +321,7 @@ class Performer:
             return
         evaluation = Evaluation(score, journal.window_id, best.policy_version, journal.env_steps)
         evidence = self.scheduler.reassess(evaluation)
+        self.replayed = score if self.replayed is None else pool(self.replayed, score)
         pooled = self.scheduler.state.best
         if pooled is not None:
             self.best.latest = self.registry.rescore(best, metrics_of(pooled, best.window_id))
@@ -344,6 +353,7 @@ class Performer:
             regime_index=self.scheduler.state.regime_index,
             promoted=True,
         )
+        self.replayed = None
         self.regimes.promoted(saved)
         self.tuning.promoted(saved.snapshot_id, self.regimes.snapshot_ids, current=current)
 
@@ -454,13 +464,15 @@ class Performer:
         best, score = self.best.snapshot, action.score
         if best is None:
             return
+        if self.replayed is not None:
+            score = pool(self.replayed, score)  # by which it was not promoted either
         known = estimate_of(best.eval_metrics)
         reason = "compared with its score so far"
         evidence = None if known is None else compare(score, known, reason).evidence
         self.announced = score
         self.best.latest = self.registry.rescore(best, metrics_of(score, best.window_id))
         fresh = f"{score.n} fresh {self.scorer.samples}"
-        message = f"played {fresh} with snapshot {best.snapshot_id}: {self.in_units_shown(score)}"
+        message = f"{fresh} with snapshot {best.snapshot_id}: {self.in_units_shown(score)}"
         self.journal.note(EventKind.FINAL, message, evidence)
 
     # Hooks
@@ -514,10 +526,11 @@ _PERFORMERS: dict[type[Action], Callable[[Performer, Any], Any]] = {
     do.Announce: Performer._announce,
     do.MayEvaluate: lambda self, action: self.evaluations.budget.allows(),
     do.CountEpisodes: lambda self, action: self.evaluations.episodes_left(),
-    do.ReadContender: lambda self, action: self.contender,
+    do.ReadContender: lambda self, action: self._read_contender(),
     do.KeepContender: Performer._keep_contender,
     do.DropContender: lambda self, action: self._drop_contender(),
     do.PromoteContender: Performer._promote_contender,
+    do.ReadReplayed: lambda self, action: self.replayed,
     do.ReadBestScore: lambda self, action: self.scheduler.state.best,
     do.Finish: Performer._finish,
 }

@@ -81,7 +81,7 @@ def test_what_is_announced_is_what_fresh_episodes_find() -> None:
     asked, _ = play(announce(Situation(first_score=Estimate(0.0, 0.5, 10)), least=20), answers(8.0, sd=0.1))
     announced = asked[-1]
     assert isinstance(announced, do.Announce)
-    assert announced.score.n == 20
+    assert announced.score.n == 60
     assert announced.score.mean == pytest.approx(8.0, abs=0.2)  # and not the 10 for which it was promoted
 
 

@@ -133,11 +133,12 @@ class Toy(Adapter):
 
     def save(self) -> Any:
         generators = {"seeds": self.seeds.bit_generator.state, "rng": self.rng.bit_generator.state}
-        return self.get_state(), {"values": dict(self.values), **generators}
+        return self.get_state(), {"values": dict(self.values), "played": self.evaluation_steps, **generators}
 
     def restore(self, arrays: Any, values: Any, *, weights: bool) -> str:
         self.set_state(arrays)
         self.values.update(values["values"])
+        self.evaluation_steps = values["played"]
         self.seeds.bit_generator.state, self.rng.bit_generator.state = values["seeds"], values["rng"]
         return ""
 
@@ -277,7 +278,7 @@ class Run:
             self.loop.take(self.toy.window(self.number))
             self.number += 1
 
-    def until(self, condition: Callable[[], bool], limit: int = 400) -> int:
+    def until(self, condition: Callable[[], bool], limit: int = 1200) -> int:
         """Windows until something is the case."""
         for k in range(limit):
             if condition():
