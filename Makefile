@@ -14,7 +14,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .PHONY: help demo test test-all test-numerics test-oldest test-versions newest test-backends lint format bench \
 	bench-collect bench-prefetch bench-memory bench-loop bench-overhead bench-compile bench-crash bench-registry \
 	bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-normalized bench-policies bench-live \
-	bench-live-restarts bench-live-interrupts bench-confirmation bench-stopping bench-autopilot \
+	bench-live-restarts bench-live-interrupts bench-confirmation bench-held-out bench-stopping bench-autopilot \
 	bench-watch-swap clean
 
 help: ## show this list
@@ -144,6 +144,9 @@ bench-swap: $(VENV)/.installed $(BENCH_VENV)/.installed ## CartPole whose action
 
 bench-market: $(VENV)/.installed ## an ensemble of specialists in a market of changing regimes, ten seeds (an hour)
 	$(BIN)/python benchmarks/market.py
+
+bench-held-out: $(VENV)/.installed ## a pattern that later data lack: chosen on training scores and by eval_env (a quarter of an hour)
+	$(BIN)/python benchmarks/held_out.py
 
 bench-confirmation: $(VENV)/.installed ## the sequential test of candidates: error rates, power, episodes used (ten minutes)
 	$(BIN)/python benchmarks/confirmation.py

@@ -68,7 +68,7 @@ ARGUMENTS = {
     "env_id": _ENV,
     "gym_id": _ENV,
     "training_env": _ENV,
-    "eval_env": "made by the loop itself. To score greedy episodes, give OptixCallback(evaluator=GreedyEvaluator())",
+    "eval_env": "`eval_env` of OptixCallback",
     "n_steps": _PER_WINDOW,
     "num_steps": _PER_WINDOW,
     "rollout_length": _PER_WINDOW,

@@ -342,6 +342,36 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     ),
     "callbacks: twice": (lambda w: fit_with_twice(w), VALUE, r"each of its methods would be called twice"),
     # OptixCallback
+    "eval_env: an agent": (
+        lambda w: optix.OptixCallback(eval_env=w.agent),
+        ARGUMENT,
+        r"`eval_env`.*Give an environment",
+    ),
+    "eval_env: a dataset": (
+        lambda w: optix.OptixCallback(eval_env=w.dataset),
+        ARGUMENT,
+        r"Give the environment itself",
+    ),
+    "eval_env: a list": (
+        lambda w: optix.OptixCallback(eval_env=[w.env]),
+        ARGUMENT,
+        r"`eval_env` must be a Gymnasium id",
+    ),
+    "eval_env: a factory with arguments": (
+        lambda w: optix.OptixCallback(eval_env=lambda seed: w.env),
+        ARGUMENT,
+        r"factory that needs no arguments",
+    ),
+    "eval_env: no environment": (lambda w: optix.OptixCallback(eval_env={}), VALUE, r"at least one environment"),
+    "eval_env: a log": (lambda w: optix.OptixCallback(eval_env=w.env, monitor="val_loss"), VALUE, r"Give only one"),
+    "eval_env: in place": (
+        lambda w: optix.OptixCallback(optix.ReturnEvaluator(in_place=True), eval_env=w.env),
+        VALUE,
+        r"Leave one of them out",
+    ),
+    "eval_env: to an agent": (lambda w: optix.PPOAgent(eval_env=w.env), ARGUMENT, r"`eval_env` of OptixCallback"),
+    "metric: a number": (lambda w: optix.GreedyEvaluator(metric=3), ARGUMENT, r'For example metric="profit"'),
+    "metric: a list": (lambda w: optix.ReturnEvaluator(metric=["a"]), ARGUMENT, r"a key of the info dict"),
     "loop: evaluator class": (
         lambda w: optix.OptixCallback(optix.ReturnEvaluator),
         ARGUMENT,

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_optix.errors import ConfigurationError, describe
+from keras_optix.evaluators.played import with_infos
 from keras_optix.evaluators.scorer import Scorer
 from keras_optix.experience.window import CollectedWindow
 from keras_optix.records import EvalMetrics, WindowData
@@ -116,7 +117,7 @@ def split_window(collected: CollectedWindow, assignment: Assignment) -> SplitWin
     window_id, num_envs = collected.window_id, data.rewards.shape[1]
     players = assignment.players(window_id, num_envs)
     since = assignment.unchanged_since(window_id, num_envs)
-    whole = replace(data, episodes=tuple(episode for episode in data.episodes if episode.first_window >= since))
+    whole = replace(data, episodes=tuple(episode for episode in with_infos(data) if episode.first_window >= since))
 
     def of(player: int) -> WindowData | None:
         mine = np.flatnonzero(players == player)

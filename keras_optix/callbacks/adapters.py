@@ -14,8 +14,10 @@ from keras_optix.callbacks.policies import check_fits
 from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.held_out import HeldOutEvaluator
 from keras_optix.evaluators.monitors import MonitorEvaluator
-from keras_optix.evaluators.returns import ReturnEvaluator
+from keras_optix.evaluators.returns import GreedyEvaluator, ReturnEvaluator
+from keras_optix.experience.held_out import HeldOut
 
 
 def is_agent(model: Any) -> bool:
@@ -29,6 +31,7 @@ def agent_adapter(
     variables: Mapping[str, Any],
     manager: PolicyManager | None,
     callbacks: Sequence[LoopCallback],
+    eval_env: HeldOut | None = None,
 ) -> FitAdapter:
     """Returns the adapter of an agent.
 
@@ -38,6 +41,7 @@ def agent_adapter(
         variables: Hyperparameters by name; must be empty, because an agent has its own.
         manager: The policy manager, or None.
         callbacks: The callbacks of the loop.
+        eval_env: The held-out environments of evaluations; None: evaluations are not held out.
 
     Raises:
         ConfigurationError: An option does not apply to agents, or does not fit this one.
@@ -47,6 +51,9 @@ def agent_adapter(
         problem = "An agent has its hyperparameters itself. The option `hyperparams` is for ordinary models."
         raise ConfigurationError(describe(problem, fix="Leave `hyperparams` out.", hyperparams=sorted(variables)))
     adapter = AgentAdapter(agent)
+    if eval_env is not None:
+        scored = HeldOutEvaluator(GreedyEvaluator() if evaluator is None else evaluator)
+        adapter.hold_out(eval_env, episodes=scored.plan.episodes, steps=scored.plan.together)
     if evaluator is not None and evaluator.plan.must_play and not adapter.can_play:
         problem = "This evaluator plays on a second environment, and no second one can be made from the dataset."
         fix = "Give the dataset an id or a factory of environments, or score its windows with ReturnEvaluator."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,9 +12,11 @@ from keras_optix.callbacks.fit_adapter import FitAdapter
 from keras_optix.callbacks.loop_agent import LoopAgent, MixedAgent
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.evaluators.scorer import Scorer
-from keras_optix.experience.copies import Copies
-from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
+from keras_optix.experience.evaluation import MAX_ENVS
+from keras_optix.experience.evaluation_envs import EvaluationEnvs, TrainingCopies
+from keras_optix.experience.held_out import HeldOut, HeldOutEnvs
 from keras_optix.experience.policy_params import PolicyRecord
+from keras_optix.experience.seeds import draw_evaluation_seed
 from keras_optix.experience.window import CollectedWindow
 from keras_optix.loggers.tags import HPARAM_METRICS
 from keras_optix.loop.adapter import HyperparamAccess, InPlaceEvaluation, PolicyRef, TrainingUnit
@@ -25,8 +26,6 @@ from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
 from keras_optix.states import Count, Generator, State, read_state
 from keras_optix.store.files import Arrays, Saved, prefixed, under
 from keras_optix.tuners.search_space import SearchSpace
-
-_SEVERAL = 4
 
 
 class AgentRunState(State, frozen=True):
@@ -40,6 +39,7 @@ class AgentRunState(State, frozen=True):
         in_place: Why evaluations take place in the training environments; empty if they do not.
         evaluation_envs: Number of environments for evaluations; 0 until they are created.
         hyperparams: Values by name.
+        held_out: Whether evaluations are played in held-out environments.
     """
 
     agent: Any
@@ -49,6 +49,7 @@ class AgentRunState(State, frozen=True):
     in_place: str
     evaluation_envs: Count
     hyperparams: dict[str, float]
+    held_out: bool = False
 
 
 class AgentAdapter(FitAdapter):
@@ -69,17 +70,30 @@ class AgentAdapter(FitAdapter):
         self._sources = [source for source in known if not source.deterministic]
         if not self._sources:
             raise StateError("The agent has no training data. Make a dataset with `dataset_from_env(env, agent, ...)`.")
-        self._copies: Copies | None = None
-        self._player: EpisodePlayer | None = None
-        self._in_place = ""  # why evaluations take place in the training environments
-        self._notices: list[str] = []
-        self._played_before = 0
-        self._evaluation_envs = 0  # 0 until they are created
+        self._environments: EvaluationEnvs = TrainingCopies(self._sources[0], agent.make_actor)
         seed = self._sources[0].seed
         self._seeds = np.random.default_rng(None if seed is None else (seed, 3))
 
+    def hold_out(self, given: HeldOut, *, episodes: int, steps: bool) -> None:
+        """Plays all evaluations in held-out environments.
+
+        Args:
+            given: The environments, or what makes them.
+            episodes: Number of episodes of an evaluation.
+            steps: Whether the evaluator needs all steps of the episodes.
+        """
+        self._environments = HeldOutEnvs(
+            given,
+            self._sources,
+            spaces=self._agent.env_spaces,
+            make_actor=self._agent.make_actor,
+            episodes=episodes,
+            records="steps" if steps else "info",
+        )
+
     def open(self) -> None:
         """See `Adapter`."""
+        self._environments.open()
         for source in self._sources:
             source.keep_delivered(True)
 
@@ -115,8 +129,7 @@ class AgentAdapter(FitAdapter):
 
     def environment_notices(self) -> list[str]:
         """See `Adapter`."""
-        taken, self._notices = self._notices, []
-        return self._notices_of("environment") + taken
+        return self._notices_of("environment") + self._environments.take_notices()
 
     def _notices_of(self, kind: str) -> list[str]:
         told = (source for source in self._sources if source.notices_are_of == kind)
@@ -125,12 +138,12 @@ class AgentAdapter(FitAdapter):
     @property
     def reward_threshold(self) -> float | None:  # type: ignore[override]
         """See `Adapter`."""
-        return self._sources[0].reward_threshold
+        return self._environments.reward_threshold
 
     @property
     def evaluation_steps(self) -> int:  # type: ignore[override]
         """See `Adapter`."""
-        return self._played_before + (0 if self._player is None else self._player.env_steps)
+        return self._environments.env_steps
 
     def begin_epoch(self, number: int) -> None:
         """See `FitAdapter`. Does nothing, because the unit of an agent is a window."""
@@ -190,110 +203,52 @@ class AgentAdapter(FitAdapter):
 
     @property
     def can_play(self) -> bool:
-        """See `Adapter`: whether a second environment can be created."""
-        return self._sources[0].env_fn is not None and not self._in_place
+        """See `Adapter`."""
+        return self._environments.can_play
 
     def draw_seed(self) -> int:
         """See `Adapter`."""
-        return int(self._seeds.integers(2**31))
+        trained = [(source.seed, source.num_envs) for source in self._sources]
+        return draw_evaluation_seed(self._seeds, trained, max(self._environments.num_envs, MAX_ENVS))
 
     @property
     def plays_copies(self) -> bool:
         """See `Adapter`."""
-        return self._player is not None
+        return self._environments.plays_copies
+
+    @property
+    def held_out(self) -> bool:
+        """See `Adapter`."""
+        return self._environments.held_out
 
     def stay_in_place(self, why: str) -> None:
         """See `Adapter`."""
-        self._in_place = why
-        self._close_copies()
+        self._environments.stay_in_place(why)
 
     def play(
         self, candidate: PolicyRef, episodes: int, *, deterministic: bool, seed: int | None = None, needed_by: str = ""
     ) -> Sequence[EpisodeRecord] | None:
         """See `Adapter`: plays on environments that are not used for training."""
-        if candidate.policy is None:
+        if candidate.policy is None or not (candidate.known or not self.held_out):
             return None
-        new = self._player is None
-        player = self._player or self._new_player(episodes, needed_by)
-        if player is None:
-            return None
-        copies = self._copies
-        try:
-            if copies is not None:
-                if new:
-                    copies.begin_looking()
-                copies.copy_statistics()
-            played = player.play(
-                candidate.policy.params,
-                episodes,
-                seed=self.draw_seed() if seed is None else seed,
-                deterministic=deterministic,
-            )
-        except Exception as error:
-            self._refuse(needed_by, f"a second environment failed when it was played ({_in_words(error)})", error)
-            return None
-        why = copies.suspicion() if copies is not None and new else ""
-        if why and needed_by:
-            # All scores of this evaluator come from copies, so they can be compared with each other.
-            self._notices.append(f"evaluations play copies of the training environment, which may differ: {why}")
-        elif why:
-            self._refuse(needed_by, f"a copy may be another environment: {why}", None)
-            return None
-        return played
-
-    def _new_player(self, episodes: int, needed_by: str) -> EpisodePlayer | None:
-        """Creates environments for evaluations. If that fails, returns None, and evaluates in place from now on."""
-        source = self._sources[0]
-        if self._in_place:
-            return None
-        if source.env_fn is None:
-            if source.obstacle:
-                self._refuse(needed_by, source.obstacle, None)
-            return None
-        # As many as in training, if these are several: the policy is already lowered for that batch size.
-        several = source.num_envs
-        chosen = several if _SEVERAL <= several <= MAX_ENVS else min(episodes, MAX_ENVS)
-        # A resumed run keeps its number: with another number of environments the same seed gives other episodes.
-        n = self._evaluation_envs = self._evaluation_envs or chosen
-        try:
-            self._copies = source.make_copies(n)
-        except Exception as error:
-            self._refuse(needed_by, f"no second environment can be made ({_in_words(error)})", error)
-            return None
-        copies = self._copies
-        if copies.shortage:
-            made = copies.envs.num_envs
-            self._notices.append(f"evaluations use {made} environments instead of {n}: {copies.shortage}")
-        taken = copies.copy_statistics()
-        if taken:
-            self._notices.append(
-                f"evaluations use {', '.join(taken)} of the training environments, and do not update these statistics"
-            )
-        self._player = EpisodePlayer(copies.envs, self._agent.make_actor(copies.envs.num_envs))
-        return self._player
-
-    def _refuse(self, needed_by: str, why: str, cause: BaseException | None) -> None:
-        """Evaluates in place from now on, with a notice; raises if the evaluator needs a second environment."""
-        if needed_by:
-            problem = f"This evaluator plays on a second environment, but {why}."
-            fix = "Use ReturnEvaluator, which can evaluate in the training environments."
-            raise ConfigurationError(describe(problem, fix=fix, evaluator=needed_by)) from cause
-        self._notices.append(
-            f"second evaluations take place in the training environments, while learning pauses: {why}"
+        return self._environments.play(
+            candidate.policy.params,
+            episodes,
+            seed=self.draw_seed() if seed is None else seed,
+            deterministic=deterministic,
+            needed_by=needed_by,
         )
-        self.stay_in_place(why)
-
-    def _close_copies(self) -> None:
-        self._played_before = self.evaluation_steps
-        player, copies, self._player, self._copies = self._player, self._copies, None, None
-        if player is not None:
-            with contextlib.suppress(Exception):  # a copy that failed may fail again
-                player.close()
-        elif copies is not None:
-            copies.close()
 
     def evaluate_in_place(self, candidate: PolicyRef, scorer: Scorer, episodes: int = 0) -> InPlaceEvaluation:
-        """See `Adapter`."""
+        """See `Adapter`.
+
+        Raises:
+            ConfigurationError: The run has held-out environments, and the evaluator gave no score for their episodes.
+        """
+        if self.held_out:
+            problem = "The evaluator gave no finite score for episodes of `eval_env`, which it scored before."
+            fix = "Let it return a finite number for each evaluation."
+            raise ConfigurationError(describe(problem, fix=fix, evaluator=repr(scorer.evaluator)))
         return AgentInPlaceEvaluation(self._agent, candidate, scorer, self._agent.get_state(), episodes=episodes)
 
     def mutate(self, change: Callable[[Any], None]) -> None:
@@ -350,9 +305,10 @@ class AgentAdapter(FitAdapter):
             sources=tuple(sources),
             evaluation_steps=self.evaluation_steps,
             seeds=Generator.of(self._seeds.bit_generator),
-            in_place=self._in_place,
-            evaluation_envs=self._evaluation_envs,
+            in_place=self._environments.in_place,
+            evaluation_envs=self._environments.num_envs,
             hyperparams=self.hyperparams.snapshot(),
+            held_out=self.held_out,
         )
         return saved, state
 
@@ -368,6 +324,10 @@ class AgentAdapter(FitAdapter):
                     now=len(self._sources),
                 )
             )
+        if saved.held_out is not self.held_out:
+            problem = "The run to resume played its evaluations in other environments."
+            fix = "Give the same `eval_env` as before, or start a new run."
+            raise StateError(describe(problem, fix=fix, saved_with_eval_env=saved.held_out, now=self.held_out))
         for k, (source, mine) in enumerate(zip(self._sources, saved.sources, strict=True)):
             source.check_saved(under(f"source{k}/", arrays), mine)
         self._agent.check_run(saved.agent)
@@ -382,10 +342,10 @@ class AgentAdapter(FitAdapter):
         if weights:
             self._agent.restore_run(under("agent/", arrays), saved.agent, same_episodes=all(exact))
         self.hyperparams.assign(saved.hyperparams)
-        self._played_before = saved.evaluation_steps
+        self._environments.restore(
+            num_envs=saved.evaluation_envs, env_steps=saved.evaluation_steps, in_place=saved.in_place
+        )
         saved.seeds.put_into(self._seeds.bit_generator)
-        self._in_place = saved.in_place
-        self._evaluation_envs = saved.evaluation_envs
         return "" if all(exact) else "the environments begin new episodes"
 
     def close(self) -> None:
@@ -393,7 +353,7 @@ class AgentAdapter(FitAdapter):
         self._agent.pause_updates(False)
         for source in self._sources:
             source.keep_delivered(False)
-        self._close_copies()
+        self._environments.close()
 
     def _unit(self, collected: CollectedWindow, logs: Mapping[str, Any]) -> TrainingUnit:
         agent = self._agent
@@ -420,7 +380,3 @@ class AgentAdapter(FitAdapter):
             return self._agent.state_of(policy)
 
         return PolicyRef(window_id, env_steps, policy.version, state, policy)
-
-
-def _in_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -24,6 +24,11 @@ class LoopAgent(Protocol):
 
     stop_training: bool
 
+    @property
+    def env_spaces(self) -> tuple[Any, Any]:
+        """Observation space and action space of one environment."""
+        ...
+
     def policy_record(self) -> PolicyRecord:
         """Returns the current version of the policy."""
         ...

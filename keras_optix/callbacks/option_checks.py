@@ -229,6 +229,12 @@ def refuse_contradictions(options: Mapping[str, Any], *, restores: bool) -> None
             ("evaluator", "monitor"),
         ),
         (
+            options["eval_env"] is not None and options["monitor"] is not None,
+            "`eval_env` says where policies are evaluated, and `monitor` scores a log of `fit` instead. Give only one "
+            "of them.",
+            ("eval_env", "monitor"),
+        ),
+        (
             options["monitor"] is None and options["mode"] != "auto",
             "`mode` says whether a monitored log should fall or rise, and no log is monitored. A higher score of an "
             "evaluator is always better. Give `monitor`, or leave `mode` out.",

@@ -22,7 +22,9 @@ from keras_optix.callbacks.policies import manager_among
 from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.callbacks.registry_option import registry_of
 from keras_optix.evaluators.base import BaseEvaluator
+from keras_optix.evaluators.held_out import refuse_contradiction
 from keras_optix.evaluators.monitors import MonitorEvaluator
+from keras_optix.experience.held_out import HeldOut, check_held_out
 from keras_optix.loggers.base import Logger
 from keras_optix.loggers.tensorboard import TensorBoardLogger
 from keras_optix.loop.options import LoopOptions
@@ -41,6 +43,7 @@ class CallbackOptions:
         scheduler: None: likewise.
         registry: None: a temporary registry.
         hyperparams: Variables of an ordinary model by name; empty if none were given.
+        eval_env: None: evaluations are not held out.
         loggers: The given loggers, and one for TensorBoard if `log_dir` was given.
         callbacks: A list, even if a single callback was given.
         policy_manager: The manager, even if it was given as a callback.
@@ -52,6 +55,7 @@ class CallbackOptions:
     """
 
     evaluator: BaseEvaluator | None
+    eval_env: HeldOut | None
     monitor: str | None
     mode: Any
     scheduler: BackoffScheduler | None
@@ -85,6 +89,7 @@ class CallbackOptions:
         """Checks and converts each option by itself."""
         become = self._become
         become("evaluator", evaluator_of(self.evaluator))
+        become("eval_env", check_held_out(self.eval_env))
         become("scheduler", scheduler_of(self.scheduler))
         become("tuner", tuner_of(self.tuner))
         become("registry", registry_of(self.registry))
@@ -120,6 +125,8 @@ class CallbackOptions:
             self.rollback_on_degradation is not False or self.restore_best_weights or self.when_dormant == "watch"
         )
         refuse_contradictions(given | {"hyperparams": sorted(self.hyperparams)}, restores=restores)
+        if self.eval_env is not None and self.evaluator is not None:
+            refuse_contradiction(self.evaluator)
         if self.monitor is not None:
             self._become("evaluator", MonitorEvaluator(self.monitor, self.mode))
         if self.registry is None and self.checkpoint_dir is not None:

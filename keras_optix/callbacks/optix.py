@@ -23,8 +23,10 @@ from keras_optix.callbacks.run_view import RunView
 from keras_optix.errors import ConfigurationError, FeedError, StateError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.function import EvaluatorFunction
+from keras_optix.evaluators.held_out import HeldOutEvaluator
 from keras_optix.evaluators.monitors import MonitorEvaluator
 from keras_optix.evaluators.returns import GreedyEvaluator, ReturnEvaluator
+from keras_optix.experience.held_out import HeldOut, held_out_names
 from keras_optix.loggers.base import Logger
 from keras_optix.loggers.loop_log import LoopLog
 from keras_optix.loop.ending import Ending
@@ -59,6 +61,17 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             episodes with the most likely actions, if a second environment can be made from the dataset; otherwise (a
             live feed, an environment that exists once), and with a `policy_manager`, `ReturnEvaluator`, the mean return
             of the training episodes, whose actions are sampled. For an ordinary model it means ``monitor="val_loss"``.
+        eval_env: Held-out environments (agents only): a Gymnasium id, a factory, an environment, a vector environment,
+            or a dict of names to these. They decide which policy is the best, and thereby on plateau, rollback,
+            variants and regimes: every evaluation is played there, and none in copies of the training environments.
+            Without an `evaluator`, the mean return of greedy episodes is scored. Episodes are greedy with other
+            evaluators too, unless their `EpisodePlan` says otherwise. An evaluator that scores only windows gets the
+            episodes of an evaluation as one window: column j is episode j, `valid` is False after the end of a shorter
+            one, and there are no diagnostics. With a dict, each environment plays the same number of episodes (at least
+            two), and the score is the mean of their scores; each score is logged as ``eval/<name>``. Wrappers with
+            running statistics get those of training, and do not update them. Environments that are made from an id or
+            a factory are closed at the end; yours are left open. The seeds of evaluations differ from all seeds of
+            training. None (the default): evaluations are not held out.
         monitor: Name of a log to score instead of using an evaluator: ``"val_accuracy"``, ``"val_episode_return"`` or
             any other key of the logs. A log whose name begins with ``val_`` is read at the end of each epoch; other
             logs of an agent are read after each window.
@@ -128,6 +141,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         self,
         evaluator: BaseEvaluator | EvaluatorFunction | None = None,
         *,
+        eval_env: HeldOut | None = None,
         monitor: str | None = None,
         mode: Literal["auto", "min", "max"] = "auto",
         scheduler: BackoffScheduler | None = None,
@@ -154,6 +168,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         super().__init__()
         given: dict[str, Any] = {
             "evaluator": evaluator,
+            "eval_env": eval_env,
             "monitor": monitor,
             "mode": mode,
             "scheduler": scheduler,
@@ -252,9 +267,9 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         log = LoopLog(loggers, self.verbose, resuming.env_steps, unit=adapter.unit_name, steps=adapter.step_name)
         self._adapter, self._loop = adapter, self._make_engine(adapter, log)
         loop = self._loop
-        loop.check_target()
         resuming.read(loop)
         adapter.open()
+        loop.check_target()
         if self.tuner is not None:
             loop.tuning.warn_of_other_owners = not name_owners(self.tuner, self._siblings)
         resuming.begin(loop)
@@ -320,11 +335,11 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
 
     def _make_adapter(self) -> FitAdapter:
         """Returns the adapter for an agent or for an ordinary model; refuses options that do not apply to it."""
-        given = self._options.evaluator
+        given, held_out = self._options.evaluator, self._options.eval_env
         if is_agent(self.model):
-            adapter = agent_adapter(self.model, given, self._variables, self.policy_manager, self.callbacks)
+            adapter = agent_adapter(self.model, given, self._variables, self.policy_manager, self.callbacks, held_out)
             if given is None:
-                plays = adapter.can_play and self.policy_manager is None
+                plays = held_out is not None or (adapter.can_play and self.policy_manager is None)
                 self.evaluator = GreedyEvaluator() if plays else ReturnEvaluator()
             if self._options.scheduler is None:
                 self.scheduler = BackoffScheduler()
@@ -334,15 +349,19 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         if self._options.scheduler is None:
             self.scheduler = BackoffScheduler(max_interval=1)
         dormant, resumed = self._options.loop.when_dormant, self._resuming.adapter_values
+        if held_out is not None:
+            problem, fix = "`eval_env` needs an agent, and this is an ordinary model.", "Leave `eval_env` out."
+            raise ConfigurationError(describe(problem, fix=fix, model=type(self.model).__name__))
         return model_adapter(lambda: self.model, self.evaluator, self._variables, self.policy_manager, dormant, resumed)
 
     def _make_engine(self, adapter: FitAdapter, log: LoopLog) -> Engine:
         options = self._options.loop.decided(endless=adapter.endless)
         if self.policy_manager is not None:
             self.policy_manager.use_registry(self.registry)
+        held_out = self._options.eval_env
         return Engine(
             adapter,
-            self.evaluator,
+            self.evaluator if held_out is None else HeldOutEvaluator(self.evaluator, held_out_names(held_out)),
             self.scheduler,
             self.tuner,
             self.registry,
@@ -350,7 +369,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             self.callbacks,
             log,
             self.policy_manager,
-            ReturnEvaluator() if self._options.evaluator is None else None,
+            ReturnEvaluator() if self._options.evaluator is None and held_out is None else None,
         )
 
     def _after_unit(self) -> None:

@@ -100,7 +100,8 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
         pauses learning and lets the candidate act in the training environments instead.
 
         Args:
-            episodes: At least one episode, all played by one version of the policy.
+            episodes: At least one episode, all played by one version of the policy. If the loop played them outside
+                training, they are `PlayedEpisode`s, which have the info of their last step.
         """
         return None
 
@@ -213,6 +214,28 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
         """
         answer = self.score(window_data, train_diagnostics)
         return as_metrics(answer, f"{type(self).__name__}.score", window_data.window_id)
+
+    def measure_member(self, state: Any, data: WindowData, logs: Mapping[str, float]) -> EvalMetrics | None:
+        """Scores what one member of an ensemble played: its episodes if these can be scored, otherwise its steps.
+
+        Args:
+            state: The state of the evaluator, which does not change.
+            data: The steps and episodes of the member.
+            logs: The logs of the train step on this window.
+
+        Returns:
+            The score; None if the window is no evidence.
+        """
+        if self.plays_in(state):
+            return self.measure_episodes(data.episodes) if data.episodes else None
+        return self.observe(state, data, logs).metrics
+
+    def in_training(self) -> BaseEvaluator | None:
+        """Returns the evaluator of training windows in a run whose evaluations are played elsewhere.
+
+        Its scores are compared with the evaluations, watched and given to a tuner. None (the default): the mean return.
+        """
+        return None
 
     def measure_episodes(self, episodes: Sequence[EpisodeRecord]) -> EvalMetrics | None:
         """Calls `score_episodes` and converts its answer, which may be a plain number, to `EvalMetrics`.

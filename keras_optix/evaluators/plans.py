@@ -52,6 +52,11 @@ class EvaluationPlan:
         return False
 
     @property
+    def together(self) -> bool:
+        """Whether the episodes of an evaluation are scored together, as one sample, so that their number is fixed."""
+        return False
+
+    @property
     def per_epoch(self) -> bool:
         """Whether epochs are scored when they end, instead of windows."""
         return False

@@ -5,11 +5,14 @@ from __future__ import annotations
 import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from keras_optix.evaluators.base import BaseEvaluator, Scored
+from keras_optix.evaluators.info_metrics import InfoMetric, check_metric, metric_values
 from keras_optix.evaluators.plans import EpisodePlan, EvaluationPlan, WindowPlan
+from keras_optix.evaluators.played import with_infos
 from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
 from keras_optix.states import NonNegative, State
 from keras_optix.statistics.estimates import estimate_from_samples
@@ -54,16 +57,31 @@ class ReturnEvaluator(BaseEvaluator):
         in_place: Evaluate only in the training environments, with learning paused. Use it for an environment that
             cannot be copied. Defaults to False.
 
+        metric: A key of the info dict of an episode's last step (``"profit"``), or a function of this dict that returns
+            a number: the mean of this metric is scored instead of the mean return. There is then no reward rate. None
+            (the default): the return.
+
+    With ``OptixCallback(eval_env=...)``, `min_episodes` episodes with the most likely actions are played there, and
+    their returns (or their metric) are scored.
+
     Raises:
-        ConfigurationError: An argument is not an integer or too small.
+        ConfigurationError: An argument has the wrong type or is too small.
     """
 
     plan: WindowPlan
 
-    def __init__(self, min_episodes: int = 10, rate_after: int = 10_000, in_place: bool = False) -> None:
+    def __init__(
+        self,
+        min_episodes: int = 10,
+        rate_after: int = 10_000,
+        in_place: bool = False,
+        *,
+        metric: InfoMetric | None = None,
+    ) -> None:
         self._min_episodes = check_int("min_episodes", min_episodes, minimum=2)
         self._in_place = check_bool("in_place", in_place)
         self.rate_after = check_int("rate_after", rate_after, minimum=1)
+        self.metric = check_metric(metric)
         self.plan = WindowPlan(self._min_episodes, self._in_place)
         self._rate_plan = WindowPlan(in_place=self._in_place)  # every window with a score is an evaluation
 
@@ -80,8 +98,8 @@ class ReturnEvaluator(BaseEvaluator):
         return state.measure is not Measure.RATE
 
     def scores_returns_in(self, state: ReturnState) -> bool:
-        """See `BaseEvaluator.scores_returns_in`. False while the reward rate is scored."""
-        return state.measure is not Measure.RATE
+        """See `BaseEvaluator.scores_returns_in`. False while the reward rate is scored, and with a `metric`."""
+        return state.measure is not Measure.RATE and self.metric is None
 
     def observe(self, state: ReturnState, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> Scored:
         """See `BaseEvaluator.observe`."""
@@ -91,7 +109,8 @@ class ReturnEvaluator(BaseEvaluator):
         if state.measure is Measure.RATE:
             metrics = _reward_rate(window_data)
         elif window_data.episodes:
-            metrics = replace(self.score_episodes(window_data.episodes), window_id=window_data.window_id)
+            episodes = window_data.episodes if self.metric is None else with_infos(window_data)
+            metrics = replace(self.score_episodes(episodes), window_id=window_data.window_id)
         else:
             metrics = EvalMetrics(None, {}, window_data.window_id, episodes=0)
         return Scored(metrics, state, notice)
@@ -102,11 +121,15 @@ class ReturnEvaluator(BaseEvaluator):
 
     def score_episodes(self, episodes: Sequence[EpisodeRecord]) -> EvalMetrics:
         """See `BaseEvaluator.score_episodes`."""
-        return _mean_return(episodes)
+        return _mean_score(episodes, self.metric)
 
     def episode_scores(self, episodes: Sequence[EpisodeRecord]) -> Sequence[float]:
         """See `BaseEvaluator.episode_scores`."""
-        return [episode.total_reward for episode in episodes]
+        return _scores(episodes, self.metric)
+
+    def measure_member(self, state: Any, data: WindowData, logs: Mapping[str, float]) -> EvalMetrics | None:
+        """See `BaseEvaluator.measure_member`."""
+        return super().measure_member(state, data if self.metric is None else _with_infos(data), logs)
 
     def _decide(self, state: ReturnState, window_data: WindowData) -> tuple[ReturnState, str | None]:
         """Decides what is scored, if this window allows a decision; also returns the notice for the user."""
@@ -115,6 +138,12 @@ class ReturnEvaluator(BaseEvaluator):
             return ReturnState(Measure.RETURN, steps), None
         if steps < self.rate_after:
             return ReturnState(None, steps), None
+        if self.metric is not None:
+            notice = (
+                f"No episode ended in {steps:,.0f} steps of each environment. A metric is read when an episode ends, "
+                "so nothing has been scored."
+            )
+            return ReturnState(None, steps), notice if state.steps < self.rate_after else None
         notice = (
             f"No episode ended in {steps:,.0f} steps of each environment, so the mean reward per step is the score "
             "from now on. If episodes are longer than that, set ReturnEvaluator(rate_after=...)."
@@ -138,21 +167,29 @@ class GreedyEvaluator(BaseEvaluator):
             counts windows too, can be longer. None (the default): the loop evaluates by the scheduler's interval, or as
             soon as the returns of training have moved, within ``OptixCallback(evaluation_budget=...)``. A tuner then
             compares the returns of training, which cost nothing.
+        metric: A key of the info dict of an episode's last step (``"sharpe"``), or a function of this dict that returns
+            a number: the mean of this metric is scored instead of the mean return, in training windows as well. None
+            (the default): the return.
 
     Raises:
-        ConfigurationError: An argument is not an integer or too small.
+        ConfigurationError: An argument has the wrong type or is too small.
     """
 
     plan: EpisodePlan
 
-    def __init__(self, episodes: int = 10, every: int | None = None) -> None:
+    def __init__(self, episodes: int = 10, every: int | None = None, *, metric: InfoMetric | None = None) -> None:
         self._episodes = check_int("episodes", episodes, minimum=2)
+        self.metric = check_metric(metric)
         self._every = None if every is None else check_int("every", every, minimum=1)
         self.plan = EpisodePlan(self._episodes, self._every)
 
     def scores_returns_in(self, state: None) -> bool:
-        """See `BaseEvaluator.scores_returns_in`."""
-        return True
+        """See `BaseEvaluator.scores_returns_in`. False with a `metric`."""
+        return self.metric is None
+
+    def in_training(self) -> BaseEvaluator | None:
+        """See `BaseEvaluator.in_training`."""
+        return None if self.metric is None else ReturnEvaluator(metric=self.metric)
 
     def score(self, window_data: WindowData, train_diagnostics: Mapping[str, float]) -> EvalMetrics:
         """See `BaseEvaluator.score`. A window is no evidence, because its actions were sampled."""
@@ -160,21 +197,36 @@ class GreedyEvaluator(BaseEvaluator):
 
     def score_episodes(self, episodes: Sequence[EpisodeRecord]) -> EvalMetrics:
         """See `BaseEvaluator.score_episodes`."""
-        return _mean_return(episodes)
+        return _mean_score(episodes, self.metric)
 
     def episode_scores(self, episodes: Sequence[EpisodeRecord]) -> Sequence[float]:
         """See `BaseEvaluator.episode_scores`."""
-        return [episode.total_reward for episode in episodes]
+        return _scores(episodes, self.metric)
+
+    def measure_member(self, state: Any, data: WindowData, logs: Mapping[str, float]) -> EvalMetrics | None:
+        """See `BaseEvaluator.measure_member`."""
+        return super().measure_member(state, data if self.metric is None else _with_infos(data), logs)
 
 
-def _mean_return(episodes: Sequence[EpisodeRecord]) -> EvalMetrics:
-    """Returns the mean return of episodes, with its standard error."""
+def _with_infos(data: WindowData) -> WindowData:
+    return replace(data, episodes=with_infos(data))
+
+
+def _scores(episodes: Sequence[EpisodeRecord], metric: InfoMetric | None) -> list[float]:
+    """Returns the return, or the metric, of each episode."""
+    return [episode.total_reward for episode in episodes] if metric is None else metric_values(metric, episodes)
+
+
+def _mean_score(episodes: Sequence[EpisodeRecord], metric: InfoMetric | None) -> EvalMetrics:
+    """Returns the mean return (or the mean of a metric) of episodes, with its standard error."""
     returns = np.array([episode.total_reward for episode in episodes], np.float64)
     lengths = np.array([episode.length for episode in episodes], np.int64)
-    estimate = estimate_from_samples(returns)
+    estimate = estimate_from_samples(_scores(episodes, metric))
+    scored: dict[str, float] = {} if metric is None else {"episode_return": float(returns.mean())}
     return EvalMetrics(
         primary_score=estimate.mean,
-        metrics={
+        metrics=scored
+        | {
             "episode_return_std": float(returns.std(ddof=1)) if estimate.n > 1 else 0.0,
             "episode_return_min": float(returns.min()),
             "episode_return_max": float(returns.max()),

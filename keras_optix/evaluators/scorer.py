@@ -59,6 +59,11 @@ class Scorer(OneLineRepr):
         return self.plan.acting
 
     @property
+    def samples(self) -> str:
+        """What the samples of a score are: ``"episodes"``, or ``"evaluations"`` whose episodes are scored together."""
+        return "evaluations" if self.plan.together else "episodes"
+
+    @property
     def scores_returns(self) -> bool:
         """Whether the score is the mean return of episodes."""
         return self.evaluator.scores_returns_in(self.state)
@@ -114,9 +119,7 @@ class Scorer(OneLineRepr):
         """
         if not self.plan.repeatable:
             return None
-        if self.plays_episodes:
-            return self.evaluator.measure_episodes(data.episodes) if data.episodes else None
-        return self.evaluator.observe(self.state, data, logs).metrics
+        return self.evaluator.measure_member(self.state, data, logs)
 
     def result(self, episodes: Sequence[EpisodeRecord] | None, *, paired: bool = False) -> EvaluationResult | None:
         """Scores a policy by whole episodes.

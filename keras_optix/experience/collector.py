@@ -163,9 +163,13 @@ class Collector(WindowSource):
             return super().make_copies(num_envs)
         return Copies(self.env_fn, num_envs, self.envs)
 
-    def give_statistics(self, envs: Envs) -> bool:
+    def members(self) -> list[Any]:
         """See `WindowSource`."""
-        return bool(copy_statistics(self.envs.members(), envs.members()))
+        return self.envs.members()
+
+    def give_statistics(self, envs: Envs) -> list[str]:
+        """See `WindowSource`."""
+        return copy_statistics(self.envs.members(), envs.members())
 
     def drain_notices(self) -> list[str]:
         """See `WindowSource`: notices on other code that used the environments, and on what is scored."""

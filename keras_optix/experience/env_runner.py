@@ -24,6 +24,7 @@ from keras_optix.experience.envs import Envs
 from keras_optix.experience.observations import check_finite
 from keras_optix.experience.policy_params import PolicyParams, unknown_policy
 from keras_optix.experience.rollout import EpisodeStarts, Rollout
+from keras_optix.experience.seeds import draw_reset_seed
 from keras_optix.experience.window import CollectedWindow, Window
 from keras_optix.reprs import OneLineRepr
 
@@ -179,7 +180,7 @@ class EnvRunner(OneLineRepr):
         """Returns the seed for environments that are reset at the beginning of a window."""
         if self._seed is None or window_id == 0:
             return self._seed
-        return int(np.random.default_rng((self._seed, 4, window_id)).integers(2**31))
+        return draw_reset_seed(self._seed, window_id)
 
     def _check(self, rollout: Rollout, following: list[np.ndarray], window_id: int) -> None:
         where = f"window {window_id}"

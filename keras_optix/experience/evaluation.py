@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from keras_optix.experience.actor import Actor
 from keras_optix.experience.carry import initial_carry, renewed
 from keras_optix.experience.env_kinds import check_env, check_env_kwargs
 from keras_optix.experience.envs import Envs
+from keras_optix.experience.episode_recorder import EpisodeRecorder
 from keras_optix.experience.making import EnvLike, is_env_fn, make_envs
 from keras_optix.experience.policy_params import PolicyParams
 from keras_optix.experience.rollout import Rollout, ends
@@ -68,12 +69,25 @@ class EpisodePlayer:
         actor: An actor for as many environments.
         max_steps: Environment steps after which an episode is cut off, because an environment without a time limit may
             never end one. Its return so far counts, as with Gymnasium's `TimeLimit`. Defaults to 100,000.
+        records: Whether the episodes are `PlayedEpisode`s: with the info of the last step (``"info"``), or also with
+            all steps (``"steps"``). Defaults to ``""``: only returns and lengths are known.
+        env_name: Name of the environment, which recorded episodes have.
     """
 
-    def __init__(self, envs: Envs, actor: Actor, *, max_steps: int = MAX_EPISODE_STEPS) -> None:
+    def __init__(
+        self,
+        envs: Envs,
+        actor: Actor,
+        *,
+        max_steps: int = MAX_EPISODE_STEPS,
+        records: Literal["", "info", "steps"] = "",
+        env_name: str = "",
+    ) -> None:
         self._envs = envs
         self._actor = actor
         self._max_steps = max_steps
+        recorder = EpisodeRecorder(envs.layout, envs.num_envs, env_name, steps=records == "steps")
+        self._recorder = recorder if records else None
         self._actions = actions_for(envs.action_space)
         self.env_steps = 0
 
@@ -103,6 +117,7 @@ class EpisodePlayer:
         rollout = Rollout(self._envs.layout, 1, n, own_rewards=self._envs.own_rewards)
         self._actor.set_weights(params.arrays)
         played: list[list[EpisodeRecord]] = [[] for _ in range(n)]
+        recorder = self._recorder
         still = noise_of.zeros((n,))
         # One round plays all episodes unless one is cut off. Some environments cannot be reset one by one, so an
         # environment whose episode was cut off waits until the others are done, and the next round resets them all.
@@ -110,22 +125,27 @@ class EpisodePlayer:
             while left.any():
                 self._envs.reset(seed, rollout.observations)
                 seed = None  # later rounds continue with the same generators
+                if recorder is not None:
+                    recorder.begin()
                 returns, lengths = np.zeros(n), np.zeros(n, np.int64)
                 wanted = left > 0
                 carry = initial_carry(self._actor.carry, n)
                 while wanted.any():
                     noise = still if deterministic else noise_of.draw(rng, (n,))
                     chosen, _, carry = self._actor.act([leaf[0] for leaf in rollout.observations], noise, carry)
-                    self._envs.step(self._actions.to_env(chosen), rollout, 0, wanted)
+                    infos = self._envs.step(self._actions.to_env(chosen), rollout, 0, wanted)
                     self._envs.finish(rollout)
                     counted = np.logical_and(rollout.valid[0], wanted)
+                    if recorder is not None:
+                        recorder.add(rollout, chosen, infos, wanted, counted)
                     returns[counted] += rollout.own_rewards[0, counted]
                     lengths += counted
                     self.env_steps += int(np.count_nonzero(counted))
                     ended = np.logical_and(counted, ends(rollout)[0])
                     cut = np.logical_and(counted, ~ended & (lengths >= self._max_steps))
                     for i in np.flatnonzero(ended | cut):
-                        played[i].append(EpisodeRecord(float(returns[i]), int(lengths[i]), version, version))
+                        record = EpisodeRecord(float(returns[i]), int(lengths[i]), version, version)
+                        played[i].append(record if recorder is None else recorder.take(int(i), record))
                         returns[i], lengths[i] = 0.0, 0
                         left[i] -= 1
                     wanted &= (left > 0) & ~cut

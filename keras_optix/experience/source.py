@@ -15,6 +15,7 @@ from keras_optix.experience.carry import CarrySpec
 from keras_optix.experience.copies import Copies
 from keras_optix.experience.envs import Envs
 from keras_optix.experience.policy_params import PolicyRecord
+from keras_optix.experience.usage import innermost_of
 from keras_optix.experience.window import CollectedWindow
 from keras_optix.reprs import OneLineRepr
 from keras_optix.store.files import Saved
@@ -149,9 +150,18 @@ class WindowSource(OneLineRepr, abc.ABC):
         """
         raise StateError("This source has no function that makes a second environment.")
 
-    def give_statistics(self, envs: Envs) -> bool:
-        """Copies the running statistics of the wrappers to other environments; returns whether there were any."""
-        return False
+    def members(self) -> list[Any]:
+        """Returns the environments that are stepped here: single ones, or a vector environment. Empty for a feed."""
+        return []
+
+    def trains_on(self, envs: Envs) -> bool:
+        """Returns whether one of some environments is stepped here, too."""
+        mine = {id(innermost_of(env)) for env in self.members()}
+        return any(id(innermost_of(env)) in mine for env in envs.members())
+
+    def give_statistics(self, envs: Envs) -> list[str]:
+        """Copies the running statistics of the wrappers to other environments; returns their names."""
+        return []
 
     def drain_notices(self) -> list[str]:
         """Returns and forgets the notices for the user. By default there are none."""

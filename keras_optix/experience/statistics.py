@@ -106,6 +106,28 @@ def copy_statistics(trained: Sequence[Any], copies: Sequence[Any]) -> list[str]:
     return sorted(set(named))
 
 
+def differing_statistics(trained: Sequence[Any], others: Sequence[Any]) -> str:
+    """Says which running statistics of observations only one of two kinds of environments keeps.
+
+    Args:
+        trained: The training environments; empty if there are none.
+        others: Environments in which policies are evaluated.
+
+    Returns:
+        One sentence without a full stop; empty if there is no difference.
+    """
+    mine, theirs = (_of_observations(envs) for envs in (trained, others))
+    if mine - theirs:
+        names = ", ".join(sorted(mine - theirs))
+        return (
+            f"`eval_env` lacks {names} of the training environments, so the policy gets observations on another scale"
+        )
+    if theirs - mine:
+        names = ", ".join(sorted(theirs - mine))
+        return f"`eval_env` has {names}, which the training environments lack, so its statistics are its own"
+    return ""
+
+
 class RewardsBeneath:
     """Collects the rewards before the innermost wrapper that normalises rewards changes them.
 
@@ -173,6 +195,10 @@ def write_all(envs: Sequence[Any], arrays: Mapping[str, np.ndarray]) -> None:
             known = {field: value for field, value in fields.items() if value is not None}
             if len(known) == len(_FIELDS) and _shapes(known) == _shapes(found.read()):
                 found.write(known)
+
+
+def _of_observations(envs: Sequence[Any]) -> set[str]:
+    return {str(found) for env in envs for found in statistics_of(env) if found.name not in _RETURNS}
 
 
 def _shapes(fields: Mapping[str, np.ndarray]) -> list[tuple[int, ...]]:

@@ -45,6 +45,18 @@ TAGS = (
         "mean of the latest ten or more",
         "every such evaluation",
     ),
+    Tag(
+        "loop/gap",
+        "Return of training minus the score in `eval_env`",
+        "difference of two means",
+        "every evaluation in `eval_env` of returns",
+    ),
+    Tag(
+        "eval/<name>",
+        "Score in the environment of that name in `eval_env`",
+        "mean of its episodes",
+        "every evaluation with a dict as `eval_env`",
+    ),
     Tag("loop/best", "Score of the best weights", _LATEST, "every window while the regime has one"),
     Tag("loop/since_best", "Evaluations since the best was promoted", "count", _WINDOW),
     Tag("loop/interval", "Windows between evaluations", _LATEST, _WINDOW),

@@ -179,6 +179,11 @@ class Adapter(abc.ABC):
         """Whether `play` used copies of the environments, whose scores may differ from those of training."""
         return False
 
+    @property
+    def held_out(self) -> bool:
+        """Whether `play` uses other environments than those of training, so that their scores need not agree."""
+        return False
+
     def stay_in_place(self, why: str) -> None:  # noqa: B027 (not abstract: nothing but an agent plays copies)
         """Evaluates only in the training environments from now on.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -74,7 +75,10 @@ def confirm(
         decisions: tuple[Decision, ...] = yield rejected
         return decisions, False
     # Play as many episodes as in the first evaluation, because fewer could not detect the same difference.
-    compared = yield from compare_fresh(CANDIDATE, None, at, first=min(max(evaluation.score.n, _FEWEST), MOST_EPISODES))
+    compared: FreshComparison | None = None
+    if math.isfinite(evaluation.score.stderr):  # otherwise the noise of the scores so far has to do
+        first = min(max(evaluation.score.n, _FEWEST), MOST_EPISODES)
+        compared = yield from compare_fresh(CANDIDATE, None, at, first=first)
     in_place = compared is None
     if compared is None:
         again: Any = yield do.Evaluate(CANDIDATE, leave=True)

@@ -236,6 +236,9 @@ class Engine:
         notice = evaluations.compare_ways(evaluation, candidate)
         if notice:
             self.journal.note(EventKind.NOTICE, notice)
+        notice, evidence = evaluations.compare_training(evaluation)
+        if notice:
+            self.journal.note(EventKind.NOTICE, notice, evidence)
         different = None if evaluations.when_needed else evaluations.compare_places(evaluation.score)
         if different is not None:
             self._evaluate_in_place_from_now_on(different)
@@ -393,7 +396,7 @@ class Engine:
         self.adapter.pause_updates(False)
         self.tuning.pause()
         if best.snapshot is not None and performer.ending is not Ending.STOPPED and self.options.evaluation_budget:
-            least = 0 if performer.ending is None else _ANNOUNCED
+            least = 0 if performer.ending is None or self.scorer.plan.together else _ANNOUNCED
             run_at_once(announce(self._situation(), least=least), performer.perform)
         if self.options.restore_best_weights and best.snapshot is not None:
             performer.restore(best.snapshot)

@@ -13,6 +13,7 @@ from keras_optix.evaluators.scorer import Scorer, ScorerState
 from keras_optix.formatting import format_estimate
 from keras_optix.loop.adapter import Adapter, PolicyRef, TrainingUnit
 from keras_optix.loop.budget import EvaluationBudget
+from keras_optix.loop.gap import GapState, TrainingGap
 from keras_optix.loop.journal import Journal
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.loop.state_machine import StateMachine
@@ -41,6 +42,7 @@ class EvaluationsState(State, frozen=True):
         differences: Evaluations in a row that differed from the returns of training.
         episode_steps: Env steps of an episode, in the latest episodes that were played.
         agreement: The state of the test whether copies of the environment earn the same as the environment.
+        gap: The gap between training and held-out scores.
     """
 
     fell_back: bool
@@ -49,6 +51,7 @@ class EvaluationsState(State, frozen=True):
     differences: Count
     episode_steps: NonNegative
     agreement: AgreementState
+    gap: GapState = GapState()
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Evaluations:
     Attributes:
         pool: Scores that wait for the next evaluation.
         training: The returns of training windows.
+        gap: The gap between these and the scores of held-out environments.
         agreement: Tests whether the same weights earn the same in training and in copies of the environments.
         fell_back: Whether the fallback is used.
     """
@@ -99,7 +103,8 @@ class Evaluations:
         changed: Callable[[], None],
     ) -> None:
         self.pool = ScorePool(scorer.plan.episodes_needed)
-        self.training = TrainingReturns()
+        self.training = TrainingReturns(scorer.evaluator.in_training())
+        self.gap = TrainingGap()
         self.agreement = Agreement()
         self.budget = EvaluationBudget(budget, adapter, journal)
         self.scorer = scorer
@@ -118,6 +123,7 @@ class Evaluations:
         self.fell_back = False
         self.training.reset()
         self.agreement.reset()
+        self.gap.reset()
         self.budget.first = self._units = self._differences = 0
 
     @property
@@ -143,7 +149,8 @@ class Evaluations:
     @property
     def plays_at_once(self) -> bool:
         """Whether weights can be evaluated outside training, as far as is known."""
-        return self.scorer.plan.may_play and self.scorer.plays_episodes and self._adapter.can_play
+        plan = self.scorer.plan
+        return plan.may_play and not plan.together and self.scorer.plays_episodes and self._adapter.can_play
 
     @property
     def comparable(self) -> bool:
@@ -263,8 +270,8 @@ class Evaluations:
         plan = self.scorer.plan
         if not plan.may_play or not self.scorer.plays_episodes:
             return None
-        if isinstance(plan, EpisodePlan) and plan.when_needed:
-            episodes = episodes or plan.episodes
+        if isinstance(plan, EpisodePlan) and (plan.when_needed or plan.together):
+            episodes = plan.episodes if plan.together else episodes or plan.episodes
         else:
             episodes = max(episodes, plan.episodes_needed or _EPISODES)
         needed_by = type(self.scorer.evaluator).__name__ if plan.must_play and self._fallback is None else ""
@@ -296,7 +303,7 @@ class Evaluations:
         most = plan.episodes if isinstance(plan, EpisodePlan) else _EPISODES
         best, first = self._scheduler.state.best, self._scheduler.state.evaluations == 0
         # Without noise, two episodes tell as much as ten.
-        fewest = most if best is None else FEWEST if best.stderr == 0.0 else _FEWEST_WITH_NOISE
+        fewest = most if best is None or plan.together else FEWEST if best.stderr == 0.0 else _FEWEST_WITH_NOISE
         metrics: EvalMetrics | None = None
         while len(played) < most:
             batch = fewest if len(played) < fewest else _FEWEST_WITH_NOISE - len(played)
@@ -343,7 +350,7 @@ class Evaluations:
             candidate: The evaluated weights.
         """
         sampled = self.training.latest
-        if not self.when_needed or sampled is None or evaluation.training_rises:
+        if not self.when_needed or sampled is None or evaluation.training_rises or self._adapter.held_out:
             # While training makes progress, its episodes are of earlier weights than those that were evaluated.
             return ""
         compared = compare(evaluation.score, sampled, "")
@@ -358,6 +365,18 @@ class Evaluations:
         if self._differences != 2:
             return ""
         return _different(evaluation.score, sampled)
+
+    def compare_training(self, evaluation: Evaluation) -> tuple[str, Evidence | None]:
+        """Measures the gap to training; returns a notice for the user with its evidence, or nothing.
+
+        Args:
+            evaluation: The evaluation of held-out episodes.
+        """
+        training = self.training.latest
+        if training is None or not (self._adapter.held_out and self.when_needed and self.scorer.scores_returns):
+            self.gap.skip()
+            return "", None
+        return self.gap.observe(training, evaluation.score)
 
     def compare_places(self, score: Estimate) -> Evidence | None:
         """Returns evidence that the copies used for evaluations differ from the training environments, or None.
@@ -397,7 +416,13 @@ class Evaluations:
         """Returns what a resumed run needs, except the states of the evaluator and of the pool."""
         first, training = self.budget.first, self.training.save()
         return EvaluationsState(
-            self.fell_back, training, first, self._differences, self._episode_steps, self.agreement.state
+            fell_back=self.fell_back,
+            training=training,
+            first=first,
+            differences=self._differences,
+            episode_steps=self._episode_steps,
+            agreement=self.agreement.state,
+            gap=self.gap.state,
         )
 
     def restore(self, saved: EvaluationsState, pool: PoolState, evaluator: ScorerState, training: ScorerState) -> None:
@@ -414,7 +439,7 @@ class Evaluations:
             self.scorer.change(self._fallback)
         self.scorer.restore(evaluator)
         self.training.restore(saved.training, training)
-        self.agreement.state = saved.agreement
+        self.agreement.state, self.gap.state = saved.agreement, saved.gap
         self.budget.first, self._differences = saved.first, saved.differences
         self._episode_steps = saved.episode_steps
         self.pool.min_episodes = self._episodes_needed

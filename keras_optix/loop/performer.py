@@ -471,7 +471,8 @@ class Performer:
         evidence = None if known is None else compare(score, known, reason).evidence
         self.announced = score
         self.best.latest = self.registry.rescore(best, metrics_of(score, best.window_id))
-        message = f"{score.n} fresh episodes with snapshot {best.snapshot_id}: {self.in_units_shown(score)}"
+        fresh = f"{score.n} fresh {self.scorer.samples}"
+        message = f"{fresh} with snapshot {best.snapshot_id}: {self.in_units_shown(score)}"
         self.journal.note(EventKind.FINAL, message, evidence)
 
     # Hooks

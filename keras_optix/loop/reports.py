@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from keras_optix.evaluators.evaluation import Evaluation
+from keras_optix.evaluators.held_out import PREFIX
 from keras_optix.evaluators.log_values import kind_of, numbers_in
 from keras_optix.evaluators.scorer import Scorer
 from keras_optix.loop.adapter import Adapter
@@ -73,7 +74,7 @@ def add_row(
         "n": estimate.n,
         "best": math.nan if best is None else shown(best.score),
     }
-    run.history.append(row, hyperparams, logs)
+    run.history.append(row, hyperparams, {**logs, **_held_out(run, metrics)} if evaluation is not None else logs)
 
 
 def scalars(run: Reported, logs: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float], dict[str, str]]:
@@ -103,6 +104,7 @@ def scalars(run: Reported, logs: Mapping[str, Any]) -> tuple[dict[str, float], d
         sampled = run.performer.evaluations.training.latest
         if sampled is not None and run.performer.evaluations.when_needed:
             values["loop/score_sampled"] = shown(sampled.mean)
+        values |= _held_out(run, run.performer.metrics)
     if best is not None:
         values["loop/best"] = shown(best.score)
     if run.manager.evolves:
@@ -112,6 +114,13 @@ def scalars(run: Reported, logs: Mapping[str, Any]) -> tuple[dict[str, float], d
         values |= {f"hyperparams/{name}": v for name, v in run.adapter.hyperparams.snapshot().items()}
     numbers = numbers_in(logs)
     return values, numbers, {name: kind_of(logs[name]) for name in sorted(logs) if name not in numbers}
+
+
+def _held_out(run: Reported, metrics: EvalMetrics) -> dict[str, float]:
+    """Returns the scores of an evaluation in each of several held-out environments, and the gap to training, by tag."""
+    shown, gap = run.scorer.evaluator.shown, run.performer.evaluations.gap.state.latest
+    values = {name: shown(score) for name, score in metrics.metrics.items() if name.startswith(PREFIX)}
+    return values if gap is None else values | {"loop/gap": gap}
 
 
 def _policies(run: Reported) -> dict[str, float]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from keras_optix.formatting import format_estimate, format_number
@@ -72,15 +73,17 @@ def _judgements(run: Ended) -> Iterator[str]:
     if score is None or run.adapter.scores_are_deterministic:
         return
     if performer.announced is not None:
-        yield f"{score.n} fresh episodes"
+        yield f"{score.n} fresh {run.scorer.samples}"
     threshold, first = run.threshold, performer.first_score
     if threshold is not None:
         reached = "reached" if score.mean >= threshold else "not reached"
         yield f"the environment counts as solved at {format_number(threshold)}: {reached}"
-    if first is not None and not _is_better(score, first):
+    if first is not None and not _is_better(score, first, run.scheduler.state.history):
         beginning = format_estimate(run.scorer.evaluator.shown(first.mean), first.stderr)
         yield f"nothing was learned: the best is not better than the policy at the beginning ({beginning})"
 
 
-def _is_better(score: Estimate, first: Estimate) -> bool:
-    return compare(score, first, "").z > LIKELY_Z
+def _is_better(score: Estimate, first: Estimate, history: Sequence[float]) -> bool:
+    """Returns whether a score is significantly above the first one, or whether that cannot be known."""
+    evidence, z = compare(score, first, "", history=history)
+    return z > LIKELY_Z or math.isinf(evidence.stderr)

@@ -206,7 +206,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
 
         Args:
             snapshot: The snapshot; an older copy will do.
-            eval_metrics: The new score.
+            eval_metrics: The new score. If it has no further metrics, the snapshot keeps those that it has.
 
         Returns:
             The snapshot with the new score.
@@ -215,7 +215,10 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
             RegistryError: The snapshot is not (or no longer) in the registry, or the manifest cannot be written.
         """
         with self._locked():
-            return self._replace(replace(self._current(snapshot), eval_metrics=plain_metrics(eval_metrics)))
+            current, metrics = self._current(snapshot), plain_metrics(eval_metrics)
+            if not metrics.metrics:
+                metrics = replace(metrics, metrics=current.eval_metrics.metrics)
+            return self._replace(replace(current, eval_metrics=metrics))
 
     def hold(self, snapshot: PolicySnapshot, holder: str) -> PolicySnapshot:
         """Protects a snapshot from being pruned until `release`, even in later processes.
