@@ -77,7 +77,7 @@ def confirm(
     # Play as many episodes as in the first evaluation, because fewer could not detect the same difference.
     compared: FreshComparison | None = None
     if math.isfinite(evaluation.score.stderr):  # otherwise the noise of the scores so far has to do
-        first = min(max(evaluation.score.n, _FEWEST), MOST_EPISODES)
+        first = min(max(evaluation.score.n, at.fewest), MOST_EPISODES)
         compared = yield from compare_fresh(CANDIDATE, None, at, first=first)
     in_place = compared is None
     if compared is None:

@@ -45,6 +45,7 @@ from keras_optix.store.files import Arrays, Saved, prefixed, under
 from keras_optix.store.registry import CheckpointRegistry
 from keras_optix.tuners.base_optimizer import BaseOptimizer
 
+_COMPARED = 10  # least episodes of a first comparison, where the loop decides how many an evaluation has
 _ANNOUNCED = 20  # least episodes whose score is announced when the loop has ended a run
 _OTHER_COPIES = (
     "the copies of the environment that were used for evaluations differ from the training environments: from now on "
@@ -279,6 +280,7 @@ class Engine:
             scores=tuple(performer.regimes.scores),
             target=self.target,
             first_score=performer.first_score,
+            fewest=_COMPARED if self.evaluations.when_needed else 0,
             margin=self.scheduler.scheduler.improvement_margin or 0.0,
         )
 

@@ -56,6 +56,7 @@ class Situation:
         scores: The latest scores, oldest first.
         target: Score at which the run ends, as the loop counts it (higher is better); None for no target.
         first_score: The score with which the run began, that of the untrained policy; None if there is none.
+        fewest: Least number of episodes of the first comparison of a candidate.
         margin: By how much a candidate must exceed the best.
     """
 
@@ -72,6 +73,7 @@ class Situation:
     scores: Sequence[float] = ()
     target: float | None = None
     first_score: Estimate | None = None
+    fewest: int = 0
     margin: float = 0.0
 
 

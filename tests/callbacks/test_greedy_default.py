@@ -139,8 +139,8 @@ def test_the_announced_score_is_that_of_fresh_episodes(small_ppo: MakeAgent) -> 
     (final,) = [event for event in callback.events if event.kind == "final"]
     best = callback.best_snapshot
     assert best is not None
-    assert best.eval_metrics.episodes == 80  # 20 of them for the target
-    assert "80 fresh episodes" in final.message
+    assert best.eval_metrics.episodes == 40  # 20 of them for the target
+    assert "40 fresh episodes" in final.message
     assert final.evidence is not None
     assert optix.CheckpointRegistry(callback.registry.directory).best == best
 

@@ -300,7 +300,8 @@ def test_collecting_ahead_keeps_scores_with_the_weights_that_earned_them(small_p
             return optix.EvalMetrics(scores[window_data.window_id], window_id=window_data.window_id, stderr=0.1)
 
         def score_episodes(self, records: Any) -> optix.EvalMetrics:
-            return optix.EvalMetrics(scores[len(lags)], stderr=0.1)
+            # The weights that collected window k were updated k - 1 times, by four versions each time.
+            return optix.EvalMetrics(scores[records[0].first_version // 4 + 1], stderr=0.1)
 
     lags: list[float] = []
     scores = [*range(20), *[0.0] * 20]

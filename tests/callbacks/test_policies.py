@@ -229,7 +229,7 @@ def test_an_ensemble_follows_the_regime_by_itself(small_ppo: MakeAgent, tmp_path
     callback = optix.OptixCallback(
         optix.ReturnEvaluator(in_place=True),
         policy_manager=manager,
-        scheduler=optix.BackoffScheduler(max_interval=2, dormant_threshold=1000),
+        scheduler=optix.BackoffScheduler(max_interval=2, dormant_threshold=1000, futility_confidence=None),
         max_windows=3 * period // 40,
         restore_best_weights=False,
         log_dir=tmp_path,
