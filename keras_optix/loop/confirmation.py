@@ -75,13 +75,17 @@ def confirm(
         decisions: tuple[Decision, ...] = yield rejected
         return decisions, False
     # Play as many episodes as in the first evaluation, because fewer could not detect the same difference.
+    first = min(max(evaluation.score.n, at.fewest), MOST_EPISODES)
     compared: FreshComparison | None = None
-    if math.isfinite(evaluation.score.stderr):  # otherwise the noise of the scores so far has to do
-        first = min(max(evaluation.score.n, at.fewest), MOST_EPISODES)
+    again: Any = None
+    if math.isfinite(evaluation.score.stderr):
         compared = yield from compare_fresh(CANDIDATE, None, at, first=first)
-    in_place = compared is None
+    else:
+        again = yield do.Evaluate(CANDIDATE, first, at_once=True)  # the noise of the scores so far has to do
+    in_place = compared is None and again is None
     if compared is None:
-        again: Any = yield do.Evaluate(CANDIDATE, leave=True)
+        if in_place:
+            again = yield do.Evaluate(CANDIDATE, leave=True)
         yield from reassess(again.estimate)
         confirmed = do.Confirm(evaluation, again, dict(values))
     else:
