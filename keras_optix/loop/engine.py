@@ -459,7 +459,7 @@ class Engine:
             evaluations=self.evaluations.save(),
             first_score=performer.first_score,
             replayed=performer.replayed,
-            contender=performer.contender,
+            contender=performer.contenders.latest,
             tuning=tuning,
             manager=self.manager.save(),
             regimes=performer.regimes.save(),
@@ -507,7 +507,7 @@ class Engine:
         self.guard.recoveries = loop.recoveries
         self.scheduler.state = loop.scheduler
         self.evaluations.restore(loop.evaluations, loop.pool, reading.evaluator, reading.training)
-        performer.first_score, performer.contender = loop.first_score, loop.contender
+        performer.first_score, performer.contenders.latest = loop.first_score, loop.contender
         performer.replayed = loop.replayed
         self.tuning.restore(under("tuning/", arrays), loop.tuning, reading.tuner)
         if reading.manager is not None:

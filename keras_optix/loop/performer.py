@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from keras_optix.loop import actions as do
 from keras_optix.loop.actions import Action, KnownPolicy, Policy, Variant
 from keras_optix.loop.adapter import Adapter, InPlaceEvaluation, PolicyRef
 from keras_optix.loop.best import Best
-from keras_optix.loop.contender import Contender
+from keras_optix.loop.contender import ContenderStore
 from keras_optix.loop.ending import Ending
 from keras_optix.loop.evaluations import Evaluations
 from keras_optix.loop.hooks import LoopHooks
@@ -35,7 +34,6 @@ from keras_optix.store.manifest import PolicySnapshot
 from keras_optix.store.registry import CheckpointRegistry
 
 _UNTRAINED_FILE = "untrained.npz"
-_CONTENDER = "contender"  # holds its snapshot in the registry
 
 
 class Performer:
@@ -60,7 +58,7 @@ class Performer:
         in_place: The evaluation that takes the next windows, or None.
         windows_left: Windows of learning left before the procedure goes on.
         variants: Number of variants tried in this regime.
-        contender: Weights of which it is not decided yet whether they are better than the best, or None.
+        contenders: Keeps weights of which it is not decided yet whether they are better than the best.
         first_score: The score with which the run began, that of the untrained policy; None before the first evaluation.
         ending: Why the loop ended the run; None as long as it has not.
         why: A sentence about `ending`; empty if the ending says it all.
@@ -93,7 +91,7 @@ class Performer:
         self.in_place: InPlaceEvaluation | None = None
         self.windows_left = 0
         self.variants = 0
-        self.contender: Contender | None = None
+        self.contenders = ContenderStore(registry, scheduler)
         self.first_score: Estimate | None = None
         self.ending: Ending | None = None
         self.why = ""
@@ -193,41 +191,13 @@ class Performer:
         return decisions
 
     def _keep_contender(self, action: do.KeepContender) -> None:
-        before, policy = self.contender, action.policy
-        if isinstance(policy, PolicySnapshot):
-            snapshot = self.registry.rescore(policy, metrics_of(action.fresh, policy.window_id))
-            self.contender = Contender(snapshot, action.fresh, action.test)
-            return
-        weights = self.policy(policy)
-        snapshot = self.registry.save(
-            weights.state(),
-            eval_metrics=metrics_of(action.fresh, weights.window_id),
-            hyperparams=HyperparamSet(action.hyperparams),
-            policy_version=weights.policy_version,
-            window_id=weights.window_id,
-            env_steps=weights.env_steps,
-            regime_index=self.scheduler.state.regime_index,
-        )
-        self.contender = Contender(self.registry.hold(snapshot, _CONTENDER), action.fresh, action.test)
-        self._release(before)
-
-    def _read_contender(self) -> Contender | None:
-        contender = self.contender
-        if contender is not None and contender.snapshot.regime_index != self.scheduler.state.regime_index:
-            self._drop_contender()  # there is another best, or none, in another regime
-        return self.contender
-
-    def _drop_contender(self) -> None:
-        contender, self.contender = self.contender, None
-        self._release(contender)
-
-    def _release(self, contender: Contender | None) -> None:
-        if contender is not None:
-            with contextlib.suppress(RegistryError):  # it costs only space until the next save
-                self.registry.release(contender.snapshot, _CONTENDER)
+        if isinstance(action.policy, PolicySnapshot):
+            self.contenders.rescore(action.fresh, action.test)
+        else:
+            self.contenders.keep(self.policy(action.policy), action.fresh, action.test, action.hyperparams)
 
     def _promote_contender(self, action: do.PromoteContender) -> None:
-        contender = self.contender
+        contender = self.contenders.read()
         if contender is None:
             raise StateError("There is no contender to promote.")
         snapshot = contender.snapshot
@@ -237,7 +207,7 @@ class Performer:
             self.scheduler.adopt(action.score, env_steps=snapshot.env_steps)
         metrics = metrics_of(action.score, snapshot.window_id)
         self._save(self.policy(snapshot), metrics, snapshot.hyperparams)
-        self._drop_contender()
+        self.contenders.drop()
         if action.progress:
             self._follow(decision)
         else:
@@ -526,9 +496,9 @@ _PERFORMERS: dict[type[Action], Callable[[Performer, Any], Any]] = {
     do.Announce: Performer._announce,
     do.MayEvaluate: lambda self, action: self.evaluations.budget.allows(),
     do.CountEpisodes: lambda self, action: self.evaluations.episodes_left(),
-    do.ReadContender: lambda self, action: self._read_contender(),
+    do.ReadContender: lambda self, action: self.contenders.read(),
     do.KeepContender: Performer._keep_contender,
-    do.DropContender: lambda self, action: self._drop_contender(),
+    do.DropContender: lambda self, action: self.contenders.drop(),
     do.PromoteContender: Performer._promote_contender,
     do.ReadReplayed: lambda self, action: self.replayed,
     do.ReadBestScore: lambda self, action: self.scheduler.state.best,
