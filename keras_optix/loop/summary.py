@@ -13,6 +13,8 @@ from keras_optix.loop.reports import Reported
 from keras_optix.statistics.estimates import Estimate, compare
 from keras_optix.statistics.levels import LIKELY_Z
 
+_FALLEN = 1.0 / 3.0  # of the progress
+
 
 class Ended(Reported, Protocol):
     """The part of the engine that the line is about."""
@@ -78,6 +80,9 @@ def _judgements(run: Ended) -> Iterator[str]:
     if threshold is not None:
         reached = "reached" if score.mean >= threshold else "not reached"
         yield f"the environment counts as solved at {format_number(threshold)}: {reached}"
+    if first is not None and run.latest is not None and _has_fallen(run.latest.score, score, first):
+        latest = format_estimate(run.scorer.evaluator.shown(run.latest.score.mean), run.latest.score.stderr)
+        yield f"training had degraded since then: its latest evaluation scored {latest}"
     if first is not None and not _is_better(score, first, run.scheduler.state.history):
         beginning = format_estimate(run.scorer.evaluator.shown(first.mean), first.stderr)
         yield f"nothing was learned: the best is not better than the policy at the beginning ({beginning})"
@@ -87,3 +92,9 @@ def _is_better(score: Estimate, first: Estimate, history: Sequence[float]) -> bo
     """Returns whether a score is significantly above the first one, or whether that cannot be known."""
     evidence, z = compare(score, first, "", history=history)
     return z > LIKELY_Z or math.isinf(evidence.stderr)
+
+
+def _has_fallen(latest: Estimate, best: Estimate, first: Estimate) -> bool:
+    """Returns whether the latest evaluation lies below the best by a third of the progress, and not by chance."""
+    fallen = best.mean - latest.mean > _FALLEN * (best.mean - first.mean) > 0.0
+    return fallen and compare(latest, best, "").z < -LIKELY_Z
