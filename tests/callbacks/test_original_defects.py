@@ -30,6 +30,9 @@ scripted = _load(Path(__file__).parents[2] / "benchmarks" / "_scripted.py")
 
 PEAK = 90.0
 CLIMB_AND_COLLAPSE = [10.0 * k for k in range(10)] + [0.0]
+# The original scores each window. Played evaluations come more rarely: the evaluation budget is less than one of ten
+# episodes for each window of ten env steps.
+SCORED_WINDOWS: dict[str, Any] = {"evaluator": optix.ReturnEvaluator()}
 
 
 def per_episode(noise: float) -> float:
@@ -40,7 +43,7 @@ def per_episode(noise: float) -> float:
 @pytest.mark.parametrize("rollback", [False, True])
 def test_climb_then_collapse_ends_with_the_weights_of_the_peak(rollback: bool) -> None:
     """The original saves the weights after the update: it ends at 0, and rolls back to 0 fifty times."""
-    run = scripted.run(CLIMB_AND_COLLAPSE, rollback_on_degradation=rollback, max_windows=40)
+    run = scripted.run(CLIMB_AND_COLLAPSE, rollback_on_degradation=rollback, max_windows=40, **SCORED_WINDOWS)
     assert run.agent.true_score == PEAK
     assert run.loop.best_snapshot.score == pytest.approx(PEAK)
     assert [truth for _, truth in run.notes.improvements] == CLIMB_AND_COLLAPSE[:-1]
@@ -67,7 +70,8 @@ def test_the_score_of_a_snapshot_is_that_of_its_weights_under_noise() -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_flat_noisy_score_is_trained_and_not_degraded(seed: int) -> None:
     """The original sees 522 to 544 degradations in 599 windows, and is never DORMANT."""
-    run = scripted.run([1000.0], noise=per_episode(50.0), seed=seed, scheduler=scripted.every_window(), max_windows=100)
+    options: dict[str, Any] = {"scheduler": scripted.every_window(), "max_windows": 100, **SCORED_WINDOWS}
+    run = scripted.run([1000.0], noise=per_episode(50.0), seed=seed, **options)
     assert run.loop.state is optix.LoopState.DORMANT
     assert run.windows_of("dormant")[0] < 60
     assert run.count("degradation") <= 1
@@ -91,7 +95,7 @@ def test_dormant_is_called_once_without_noise() -> None:
 def test_a_straight_line_without_noise_is_not_trained() -> None:
     """The original (1.17.9) is DORMANT at window 30: its test of a slope takes the line itself for noise."""
     windows = 60
-    run = scripted.run([float(k) for k in range(windows + 1)], max_windows=windows)
+    run = scripted.run([float(k) for k in range(windows + 1)], max_windows=windows, **SCORED_WINDOWS)
     assert run.loop.state is optix.LoopState.ACTIVE
     assert run.count("improvement") == windows
 
@@ -111,7 +115,8 @@ def test_negative_and_small_scores_lead_to_the_same_events() -> None:
     events = []
     for shift in (-160.0, 0.0, 1000.0):
         options: dict[str, Any] = {"scheduler": scripted.every_window(), "rollback_on_degradation": True}
-        run = scripted.run([shift + score for score in curve], noise=per_episode(10.0), max_windows=45, **options)
+        options |= {"noise": per_episode(10.0), "max_windows": 45, **SCORED_WINDOWS}
+        run = scripted.run([shift + score for score in curve], **options)
         events.append([(record.kind, record.window_id) for record in run.loop.events])
     assert events[0] == events[1] == events[2]
     assert {"improvement", "plateau", "degradation", "rollback"} <= {event for event, _ in events[0]}
