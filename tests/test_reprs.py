@@ -112,7 +112,7 @@ def test_nothing_is_an_address(objects: dict[str, Any]) -> None:
         ("fresh", r"<PPOAgent name=ppo_agent\w*, bound to no environment>"),
         ("idle", r"OptixCallback\(evaluator=Kept\(.*tuner=BackoffOptimizer.*state=has not run\)"),
         ("agent", r"<PPOAgent .*actions=Discrete\(2\), policy_version=\d+, gamma=0\.99, .*learning_rate=0\.001>"),
-        ("callback", r"OptixCallback\(.*windows=3, env_steps=24, best=\d\.0, state=ACTIVE\)"),
+        ("callback", r"OptixCallback\(.*windows=3, env_steps=24, best=\d\.0 sampled, state=ACTIVE\)"),
         ("scheduler", r"BackoffScheduler\(state=ACTIVE, evaluations=\d, best=\d\.0\)"),
         ("snapshot", r"PolicySnapshot\(score=\d\.0, episodes=None, window_id=\d, env_steps=\d+, .*\.npz'\)"),
         ("event", r"LoopRecord\(candidate: window 0, 8 env steps, ACTIVE: candidate: first evaluation .*\)"),

@@ -97,7 +97,9 @@ def states_equal(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
 @pytest.fixture(params=["alone", "with the loop"])
 def loop(request: pytest.FixtureRequest) -> list[optix.OptixCallback]:
     """Nothing, or the loop, to be put in the same list; it changes no weights."""
-    return [] if request.param == "alone" else [optix.OptixCallback(restore_best_weights=False, verbose=0)]
+    if request.param == "alone":
+        return []
+    return [optix.OptixCallback(rollback_on_degradation=False, restore_best_weights=False, verbose=0)]
 
 
 # History

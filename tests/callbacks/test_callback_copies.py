@@ -154,7 +154,7 @@ def test_a_damaged_point_is_refused_before_anything_is_changed(small_ppo: MakeAg
         np.savez(point, **arrays | {"json": np.frombuffer(json.dumps(values).encode(), np.uint8)})
         with pytest.raises((optix.errors.StateError, optix.errors.HyperparamError), match=name):
             start()
-    older = json.loads(arrays["json"].tobytes()) | {"schema": 3}
+    older = json.loads(arrays["json"].tobytes()) | {"schema": 4}
     np.savez(point, **arrays | {"json": np.frombuffer(json.dumps(older).encode(), np.uint8)})
-    with pytest.raises(optix.errors.RegistryError, match=r"schema 3 is not 4.*Delete it to begin a new run"):
+    with pytest.raises(optix.errors.RegistryError, match=r"schema 4 is not 5.*Delete it to begin a new run"):
         start()

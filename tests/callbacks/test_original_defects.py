@@ -30,6 +30,11 @@ scripted = _load(Path(__file__).parents[2] / "benchmarks" / "_scripted.py")
 
 PEAK = 90.0
 CLIMB_AND_COLLAPSE = [10.0 * k for k in range(10)] + [0.0]
+# The original scores each window of these scripts. The default plays episodes, and the same must hold if it may do so
+# as often. With its own budget it may not: that is less than one evaluation for each of these small windows.
+SCORED_WINDOWS: dict[str, Any] = {"evaluator": optix.ReturnEvaluator()}
+PLAYED_EPISODES: dict[str, Any] = {"evaluation_budget": 100.0}
+each_way = pytest.mark.parametrize("scored", [SCORED_WINDOWS, PLAYED_EPISODES], ids=["windows", "episodes"])
 
 
 def per_episode(noise: float) -> float:
@@ -37,10 +42,11 @@ def per_episode(noise: float) -> float:
     return noise * math.sqrt(scripted.EPISODES)
 
 
+@each_way
 @pytest.mark.parametrize("rollback", [False, True])
-def test_climb_then_collapse_ends_with_the_weights_of_the_peak(rollback: bool) -> None:
+def test_climb_then_collapse_ends_with_the_weights_of_the_peak(rollback: bool, scored: dict[str, Any]) -> None:
     """The original saves the weights after the update: it ends at 0, and rolls back to 0 fifty times."""
-    run = scripted.run(CLIMB_AND_COLLAPSE, rollback_on_degradation=rollback, max_windows=40)
+    run = scripted.run(CLIMB_AND_COLLAPSE, rollback_on_degradation=rollback, max_windows=40, **scored)
     assert run.agent.true_score == PEAK
     assert run.loop.best_snapshot.score == pytest.approx(PEAK)
     assert [truth for _, truth in run.notes.improvements] == CLIMB_AND_COLLAPSE[:-1]
@@ -67,7 +73,8 @@ def test_the_score_of_a_snapshot_is_that_of_its_weights_under_noise() -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_flat_noisy_score_is_trained_and_not_degraded(seed: int) -> None:
     """The original sees 522 to 544 degradations in 599 windows, and is never DORMANT."""
-    run = scripted.run([1000.0], noise=per_episode(50.0), seed=seed, scheduler=scripted.every_window(), max_windows=100)
+    options: dict[str, Any] = {"scheduler": scripted.every_window(), "max_windows": 100, **SCORED_WINDOWS}
+    run = scripted.run([1000.0], noise=per_episode(50.0), seed=seed, **options)
     assert run.loop.state is optix.LoopState.DORMANT
     assert run.windows_of("dormant")[0] < 60
     assert run.count("degradation") <= 1
@@ -88,10 +95,11 @@ def test_dormant_is_called_once_without_noise() -> None:
     assert run.notes.dormant == 1
 
 
-def test_a_straight_line_without_noise_is_not_trained() -> None:
+@each_way
+def test_a_straight_line_without_noise_is_not_trained(scored: dict[str, Any]) -> None:
     """The original (1.17.9) is DORMANT at window 30: its test of a slope takes the line itself for noise."""
     windows = 60
-    run = scripted.run([float(k) for k in range(windows + 1)], max_windows=windows)
+    run = scripted.run([float(k) for k in range(windows + 1)], max_windows=windows, **scored)
     assert run.loop.state is optix.LoopState.ACTIVE
     assert run.count("improvement") == windows
 
@@ -106,12 +114,14 @@ def test_dormant_comes_when_the_intervals_say() -> None:
     assert run.windows_of("dormant") == [6 + 2 + 4 + 8 + 12 * 10]
 
 
-def test_negative_and_small_scores_lead_to_the_same_events() -> None:
+@each_way
+def test_negative_and_small_scores_lead_to_the_same_events(scored: dict[str, Any]) -> None:
     curve = [100.0 * math.tanh(k / 8.0) if k < 25 else -50.0 for k in range(100)]
     events = []
     for shift in (-160.0, 0.0, 1000.0):
         options: dict[str, Any] = {"scheduler": scripted.every_window(), "rollback_on_degradation": True}
-        run = scripted.run([shift + score for score in curve], noise=per_episode(10.0), max_windows=45, **options)
+        options |= {"noise": per_episode(10.0), "max_windows": 45, **scored}
+        run = scripted.run([shift + score for score in curve], **options)
         events.append([(record.kind, record.window_id) for record in run.loop.events])
     assert events[0] == events[1] == events[2]
     assert {"improvement", "plateau", "degradation", "rollback"} <= {event for event, _ in events[0]}
