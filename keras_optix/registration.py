@@ -28,6 +28,7 @@ _MODULES = {
     "PPOAgent": "keras_optix.agents.ppo",
     "ReinforceAgent": "keras_optix.agents.reinforce",
     "RunningMoments": "keras_optix.agents.normalization",
+    "StateDependentNoise": "keras_optix.agents.distributions",
 }
 
 

@@ -85,11 +85,17 @@ class AgentAdapter(FitAdapter):
         self._environments = HeldOutEnvs(
             given,
             self._sources,
-            spaces=self._agent.env_spaces,
+            spaces=self._spaces(),
             make_actor=self._agent.make_actor,
             episodes=episodes,
             records="steps" if steps else "info",
         )
+
+    def _spaces(self) -> tuple[Any, Any]:
+        spaces = self._agent.known_spaces()
+        if spaces is None:
+            raise StateError("The agent knows no environment yet. Make its dataset with `dataset_from_env`.")
+        return spaces
 
     def open(self) -> None:
         """See `Adapter`."""

@@ -24,9 +24,8 @@ class LoopAgent(Protocol):
 
     stop_training: bool
 
-    @property
-    def env_spaces(self) -> tuple[Any, Any]:
-        """Observation space and action space of one environment."""
+    def known_spaces(self) -> tuple[Any, Any] | None:
+        """Returns the observation and action space of one environment; None as long as the agent does not know them."""
         ...
 
     def policy_record(self) -> PolicyRecord:

@@ -83,8 +83,9 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             before `base_interval`. Defaults to 0.05. None means no such bound.
         max_interval_env_steps: The next evaluation is due at the latest after this many env steps, >= 1. Defaults to
             100,000. None means no such bound.
-        max_degradations: Degradations since the best was promoted, at which the loop becomes DORMANT, >= 1. Each one
-            before gives time to recover: patience begins anew. Defaults to 5.
+        max_degradations: Degradations since the best was promoted, at which the loop becomes DORMANT if the run is
+            `best_multiple` times as long as that of the best, >= 1. Each one before gives time to recover: patience
+            begins anew. Defaults to 5.
         best_multiple: Neither futility nor patience ends a run that has learned before its env steps are this multiple
             of those of the best, >= 1. After a degradation it gets as many env steps again. Defaults to 2.8.
         patience_env_steps: Env steps without improvement after which patience need not wait any longer for windows or
@@ -92,7 +93,8 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         futility_confidence: One-sided confidence of the test for futility, between 0.5 and 1: whether a line through
             the scores since the best was promoted stays below the best plus the margin. Defaults to 0.8. None turns it
             off.
-        futility_evaluations: Evaluations since the best was promoted that futility needs, >= 3. Defaults to 4.
+        futility_evaluations: Evaluations since the best was promoted that futility needs, >= 3. Defaults to None: a
+            fifth of `dormant_threshold`, at least 3.
         screening_confidence: Takes the place of `confidence` in the first test of an improvement if many fresh episodes
             can be played for the second one (`Evaluation.cheap_to_confirm`), between 0.5 and 1. Defaults to 0.8.
 
@@ -119,7 +121,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         best_multiple: float = 2.8,
         patience_env_steps: int = 500_000,
         futility_confidence: float | None = 0.8,
-        futility_evaluations: int = 4,
+        futility_evaluations: int | None = None,
         screening_confidence: float = 0.8,
     ) -> None:
         self.base_interval = check_int("base_interval", base_interval, minimum=1)
@@ -147,7 +149,10 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         self.futility_confidence = None
         if futility_confidence is not None:
             self.futility_confidence = check_confidence("futility_confidence", futility_confidence)
-        self.futility_evaluations = check_int("futility_evaluations", futility_evaluations, minimum=3)
+        fifth = max(self.dormant_threshold // 5, 3)
+        self.futility_evaluations = None
+        if futility_evaluations is not None:
+            self.futility_evaluations = fifth = check_int("futility_evaluations", futility_evaluations, minimum=3)
         self.screening_confidence = check_confidence("screening_confidence", screening_confidence)
         self._check_order()
         limit = one_sided(self.confidence)
@@ -165,7 +170,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             env_steps=self.patience_env_steps,
             multiple=self.best_multiple,
             trend_limit=limit,
-            futility_evaluations=self.futility_evaluations,
+            futility_evaluations=fifth,
             futility_limit=None if self.futility_confidence is None else one_sided(self.futility_confidence),
             margin=self.improvement_margin,
         )
@@ -437,7 +442,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         """Gives time to recover: what counts since the best begins anew. After too many degradations training ends."""
         before = state.loop_state
         state = replace(state, degradations=state.degradations + 1)
-        if state.degradations >= self.max_degradations:
+        if state.degradations >= self.max_degradations and self._stopping.is_old(state, evaluation):
             times = "once" if state.degradations == 1 else f"{state.degradations} times"
             reason = f"degraded {times} in {stopping.since_best(state, evaluation)} since the best"
             return self._dormant(state, Ending.UNSTABLE, reason, fall)

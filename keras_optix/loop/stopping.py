@@ -105,6 +105,11 @@ class StoppingRule:
             return Ending.PLATEAU, f"nothing better in {waited}"
         return None
 
+    def is_old(self, state: SchedulerState, evaluation: Evaluation) -> bool:
+        """Returns whether the run has had `multiple` times the env steps of the best."""
+        took = state.best_env_steps - state.regime_env_steps
+        return now(evaluation) - state.regime_env_steps >= self.multiple * took
+
     def _is_ripe(self, state: SchedulerState, evaluation: Evaluation) -> bool:
         """Returns whether the policy has learned, and the run was long enough since then for a conclusion."""
         took = state.best_env_steps - state.regime_env_steps

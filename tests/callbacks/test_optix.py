@@ -305,7 +305,9 @@ def test_collecting_ahead_keeps_scores_with_the_weights_that_earned_them(small_p
 
     lags: list[float] = []
     scores = [*range(20), *[0.0] * 20]
-    callback = optix.OptixCallback(Climb(), max_windows=26, evaluation_budget=0.0, verbose=0)
+    callback = optix.OptixCallback(
+        Climb(), max_windows=26, evaluation_budget=0.0, rollback_on_degradation=False, verbose=0
+    )
     fit(agent, lambda: CountingEnv(5), callback, prefetch=1)
     best = callback.best_snapshot
     assert best is not None

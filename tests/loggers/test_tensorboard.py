@@ -368,7 +368,9 @@ def test_fit_writes_the_declared_tags_and_no_others(small_ppo: Callable[..., opt
     written = set(read(tmp_path).Tags()["scalars"])
     assert not tags.undeclared(written)
     missing = {tag.name for tag in tags.TAGS if not any(map(tag.matches, written))}
-    # Those of ordinary models, of a policy manager (see test_policies) and of a live feed (see test_live).
-    assert {name for name in missing if not name.startswith(("policies/", "feed/"))} == {"epoch/<log>"}
+    # Those of ordinary models, of a policy manager (see test_policies), of a live feed (see test_live), of held-out
+    # environments (see test_eval_env), and of greedy evaluations (see test_evaluations).
+    elsewhere = ("policies/", "feed/", "eval/", "loop/gap", "loop/score_sampled")
+    assert {name for name in missing if not name.startswith(elsewhere)} == {"epoch/<log>"}
     (drawn,) = texts(tmp_path, "loop/timeline")[-1:]
     assert [row[0] for row in rows_of(drawn)] == ["ACTIVE", "COOLING", "DORMANT"]
