@@ -15,6 +15,7 @@ from keras_optix.loop.options import LoopOptions
 
 GIVEN: dict[str, Any] = {
     **dict.fromkeys(("evaluator", "monitor", "scheduler", "tuner", "registry", "checkpoint_dir", "policy_manager")),
+    "eval_env": None,
     **dict.fromkeys(("max_windows", "max_env_steps", "target_score", "hyperparams", "log_dir", "resume_interval")),
     **dict.fromkeys(("rollback_on_degradation", "restore_best_weights", "restore_hyperparams", "resume"), False),
     **{"mode": "auto", "when_dormant": "auto", "loggers": (), "callbacks": (), "verbose": 1, "evaluation_budget": 0.2},

@@ -55,9 +55,9 @@ def test_climb_then_collapse_ends_with_the_weights_of_the_peak(rollback: bool, s
     if rollback:
         assert 1 <= run.count("rollback") <= 10
         assert set(run.notes.after_degradations) == {PEAK}
-        # Degradations do not put DORMANT off for ever: the original counts from zero after each. The fifth one is the
-        # end, and between two of them is a cooldown of 3 evaluations.
-        assert run.windows_of("dormant") == [10 + 1 + 4 * (3 + 1)]
+        # Degradations do not put DORMANT off for ever: the original counts from zero after each. The end is the first
+        # one from the fifth on after 2.8 times the windows of the peak; between two of them is a cooldown of 3.
+        assert run.windows_of("dormant") == [10 + 1 + 5 * (3 + 1)]
     else:
         assert set(run.notes.after_degradations) == {0.0}
 

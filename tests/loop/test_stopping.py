@@ -136,12 +136,14 @@ def test_a_degradation_gives_time_to_recover() -> None:
 
 
 def test_repeated_degradations_end_the_run_as_unstable() -> None:
-    one = learned(max_degradations=3, degradation_cooldown=0)
+    one = learned(max_degradations=3, degradation_cooldown=0, best_multiple=1.0)
     events = [one.observe(at(10 + k, 80.0 - 20.0 * k)) for k in range(3)]
     assert [decision.event for decision in events] == [LoopEvent.DEGRADATION] * 2 + [LoopEvent.DORMANT]
     assert [decision.ending for decision in events] == [None, None, Ending.UNSTABLE]
     assert events[-1].evidence.reason == "degraded 3 times in 3,000 env steps since the best"
     assert events[-1].evidence.difference < 0.0
+    young = learned(max_degradations=3, degradation_cooldown=0, best_multiple=10.0)
+    assert [young.observe(at(10 + k, 80.0 - 20.0 * k)).event for k in range(3)] == [LoopEvent.DEGRADATION] * 3
 
 
 def test_an_alarmed_evaluation_needs_no_cusum_but_significance() -> None:
@@ -250,7 +252,7 @@ def test_a_gain_that_is_worth_it_is_not_futile() -> None:
 
 def test_the_margin_in_units_of_the_score_is_that_of_futility() -> None:
     def events(margin: float | None) -> list[LoopEvent]:
-        one = learned(improvement_margin=margin, dormant_threshold=100)
+        one = learned(improvement_margin=margin, dormant_threshold=100, futility_evaluations=4)
         return [one.observe(at(window, 100.0 + (-1.0) ** window)).event for window in range(30, 45)]
 
     assert LoopEvent.DORMANT in events(None)
