@@ -146,7 +146,7 @@ def run(
         **options: Of `OptixCallback`.
     """
     agent, notes = ScriptedAgent(script), Notes()
-    loop = optix.OptixCallback(**({"callbacks": [notes], "verbose": 0} | options))
+    loop = optix.OptixCallback(**({"evaluator": optix.ReturnEvaluator(), "callbacks": [notes], "verbose": 0} | options))
     notes.registry = loop.registry
     dataset = optix.dataset_from_env(
         lambda: PayingEnv(noise, episode_length), agent, window_size=window_size, seed=seed

@@ -83,7 +83,8 @@ def _judgements(run: Ended) -> Iterator[str]:
     if first is not None and run.latest is not None and _has_fallen(run.latest.score, score, first):
         latest = format_estimate(run.scorer.evaluator.shown(run.latest.score.mean), run.latest.score.stderr)
         yield f"training had degraded since then: its latest evaluation scored {latest}"
-    if first is not None and not _is_better(score, first, run.scheduler.state.history):
+    solved = threshold is not None and score.mean >= threshold  # however well the policy did at the beginning
+    if first is not None and not solved and not _is_better(score, first, run.scheduler.state.history):
         beginning = format_estimate(run.scorer.evaluator.shown(first.mean), first.stderr)
         yield f"nothing was learned: the best is not better than the policy at the beginning ({beginning})"
 

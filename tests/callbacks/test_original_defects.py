@@ -32,8 +32,8 @@ PEAK = 90.0
 CLIMB_AND_COLLAPSE = [10.0 * k for k in range(10)] + [0.0]
 # The original scores each window of these scripts. The default plays episodes, and the same must hold if it may do so
 # as often. With its own budget it may not: that is less than one evaluation for each of these small windows.
-SCORED_WINDOWS: dict[str, Any] = {"evaluator": optix.ReturnEvaluator()}
-PLAYED_EPISODES: dict[str, Any] = {"evaluation_budget": 100.0}
+SCORED_WINDOWS: dict[str, Any] = {}
+PLAYED_EPISODES: dict[str, Any] = {"evaluator": None, "evaluation_budget": 100.0}
 each_way = pytest.mark.parametrize("scored", [SCORED_WINDOWS, PLAYED_EPISODES], ids=["windows", "episodes"])
 
 
