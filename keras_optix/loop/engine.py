@@ -189,7 +189,7 @@ class Engine:
 
     def _take_scores(self, unit: TrainingUnit) -> None:
         """Scores a window; then gives the score of training to the tuner, unless other weights act by now."""
-        scored, before = self.evaluations.score(unit), self.performer.replacements
+        scored, before = self.evaluations.score(unit, self.units), self.performer.replacements
         self._judge(unit.candidate, scored, unit.logs)
         if scored.training is None:
             return
@@ -395,6 +395,7 @@ class Engine:
         performer, best = self.performer, self.performer.best
         performer.cancel_in_place()
         self._runner.interrupt("fit ended before it was compared")
+        performer.contenders.drop()
         self.adapter.pause_updates(False)
         self.tuning.pause()
         if best.snapshot is not None and performer.ending is not Ending.STOPPED and self.options.evaluation_budget:

@@ -112,7 +112,6 @@ class Evaluations:
         self._fallback = fallback
         self._first_evaluator = scorer.evaluator
         self._adapter, self._scheduler, self._journal, self._changed = adapter, scheduler, journal, changed
-        self._units = 0
         self._episode_steps = 0.0  # of the latest episodes that were played, on average
         self._differences = 0  # evaluations in a row that differ from training
 
@@ -124,7 +123,7 @@ class Evaluations:
         self.training.reset()
         self.agreement.reset()
         self.gap.reset()
-        self.budget.first = self._units = self._differences = 0
+        self.budget.first = self._differences = 0
 
     @property
     def single(self) -> bool:
@@ -159,13 +158,17 @@ class Evaluations:
 
     # A window
 
-    def score(self, unit: TrainingUnit) -> Scored:
-        """Scores a window; plays episodes if the evaluator scores these and an evaluation is due."""
-        self._units += 1
+    def score(self, unit: TrainingUnit, number: int) -> Scored:
+        """Scores a window; plays episodes if the evaluator scores these and an evaluation is due.
+
+        Args:
+            unit: The window.
+            number: How many windows the run has had, with this one.
+        """
         candidate, plan = unit.candidate, self.scorer.plan
         if not plan.when_needed:
             due = self.due(candidate.window_id)
-            metrics = self._score_as_planned(unit, due=due)
+            metrics = self._score_as_planned(unit, number, due=due)
             return Scored(metrics, metrics, due)
         window, training = self._score_training(unit)
         if not self.when_needed:
@@ -234,11 +237,11 @@ class Evaluations:
             return self.training.pool.min_episodes
         return self.scorer.plan.episodes_needed
 
-    def _score_as_planned(self, unit: TrainingUnit, *, due: bool) -> EvalMetrics:
+    def _score_as_planned(self, unit: TrainingUnit, number: int, *, due: bool) -> EvalMetrics:
         plan = self.scorer.plan
         if not isinstance(plan, EpisodePlan):
             return unit.score(self.scorer)
-        if (plan.every is not None and (self._units - 1) % plan.every) or not due:
+        if (plan.every is not None and (number - 1) % plan.every) or not due:
             return _nothing(unit.candidate.window_id)
         played = self.play(unit.candidate)
         return (None if played is None else self.scorer.evaluator.measure_episodes(played)) or _nothing(

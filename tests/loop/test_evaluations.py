@@ -221,3 +221,29 @@ def test_a_contender_of_an_earlier_regime_is_given_up(tmp_path: Path) -> None:
     run.loop.scheduler.shifted()
     assert performer.perform(do.ReadContender()) is None
     assert run.registry.held_by("contender") == []
+
+
+def test_the_end_of_a_run_leaves_no_contender(tmp_path: Path) -> None:
+    run = greedy(tmp_path, scheduler=endless())
+    run.windows(3)
+    state = SequentialTest().initial_state()
+    run.loop.performer.perform(do.KeepContender(do.CANDIDATE, Estimate(1e6, 1.0, 10), state, {}))
+    assert len(run.registry.held_by("contender")) == 1
+    run.loop.end()
+    assert run.registry.held_by("contender") == []
+
+
+def test_evaluations_in_every_so_many_windows_keep_their_time_in_a_resumed_run(tmp_path: Path) -> None:
+    def make(name: str) -> Run:
+        return Run(tmp_path / name, None, evaluator=optix.GreedyEvaluator(8, every=3), scheduler=endless())
+
+    whole = make("a").begin()
+    whole.windows(8)
+    arrays, values = whole.loop.save()
+    again = make("b").begin()
+    again.registry.continue_run(str(whole.registry.run_id))
+    again.loop.resume(arrays, again.loop.read(arrays, read_run(through_json(values))))
+    again.number = whole.number
+    for run in (whole, again):
+        run.windows(10)
+        assert run.loop.history["window"].tolist() == [0, 3, 6, 9, 12, 15]
