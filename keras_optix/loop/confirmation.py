@@ -174,6 +174,8 @@ def compare_fresh(
                 pairs.add(played, other)
                 yield do.Reassess(other.estimate)
                 known = yield do.ReadBestScore()
+        if state.looks and known is not None and known.n < state.looks[-1].best:
+            state = SequentialState()  # there is another best by now
         state, verdict = test.observe(state, fresh, known or fresh, pairs=pairs.scores, margin=at.margin)
         open_still = verdict.outcome is Outcome.OPEN and fresh.n < test.max_episodes
         if not open_still or not (yield do.MayEvaluate()):

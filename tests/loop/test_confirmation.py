@@ -154,6 +154,13 @@ def test_a_contender_whose_test_has_ended_begins_another_one() -> None:
     assert promoted.score.n == 10  # episodes of a test that has spent its error do not count in the next one
 
 
+def test_a_contender_is_compared_with_another_best_that_played_less() -> None:
+    world = World(2.0, known=Estimate(1.0, 0.3, 10))
+    world.contender = contender_after(10, 1.4)  # its test knows a best of 400 episodes
+    asked, _ = play(compare_contender(Situation(), progress=True), world.answers())
+    assert isinstance(asked[-1], do.PromoteContender | do.KeepContender)
+
+
 def test_without_budget_a_contender_waits() -> None:
     world = World(2.0, batches=0)
     world.contender = contender_after(10, 0.4)
