@@ -25,3 +25,6 @@ class Ending(enum.StrEnum):
     MAX_ENV_STEPS = "max_env_steps"
     MAX_WINDOWS = "max_windows"
     STOPPED = "stopped"
+
+
+DORMANT_ENDINGS = (Ending.PLATEAU, Ending.FUTILE, Ending.UNSTABLE)  # those of a loop that became DORMANT

@@ -13,7 +13,7 @@ from keras_optix.loop.actions import Action, KnownPolicy, Policy, Variant
 from keras_optix.loop.adapter import Adapter, InPlaceEvaluation, PolicyRef
 from keras_optix.loop.best import Best
 from keras_optix.loop.contender import ContenderStore
-from keras_optix.loop.ending import Ending
+from keras_optix.loop.ending import DORMANT_ENDINGS, Ending
 from keras_optix.loop.evaluations import Evaluations
 from keras_optix.loop.hooks import LoopHooks
 from keras_optix.loop.journal import Journal
@@ -228,6 +228,8 @@ class Performer:
         self._record_decision(decision)
         if decision.ending is not None:
             self.ending, self.why = decision.ending, decision.evidence.reason
+        elif decision.after is LoopState.ACTIVE and self.ending in DORMANT_ENDINGS:
+            self.ending = None  # a comparison at DORMANT found a better policy, and the run goes on
         if decision.after is not LoopState.ACTIVE:
             self.tuning.pause()
         best = self.best.snapshot

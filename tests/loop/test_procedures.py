@@ -451,3 +451,13 @@ def test_newer_weights_stay_where_a_run_is_resumed_in_the_middle_of_an_evaluatio
     again.number = run.number
     again.until(lambda: not again.loop.evaluates_in_place)
     assert again.told("improvement")
+
+
+def test_a_run_that_goes_on_after_dormant_has_not_ended(tmp_path: Path) -> None:
+    run = Run(tmp_path, manager(auto_spawn=True, variant_windows=6, mutation_fn=better), when_dormant="stop").begin()
+    run.toy.p = run.toy.aim = 2.0
+    run.until(lambda: any("adopted" in message for message in run.told("variant")))
+    assert run.told("dormant")
+    assert run.loop.performer.ending is None
+    run.until(lambda: run.toy.stopped)
+    assert run.loop.performer.ending == "plateau"
