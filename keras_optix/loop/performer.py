@@ -253,8 +253,7 @@ class Performer:
 
         For a loss, it is the loss itself and not its negative.
         """
-        text = format_estimate(self.scorer.evaluator.shown(snapshot.score), snapshot.eval_metrics.stderr)
-        return f"{text} {self.scorer.acting}".rstrip() if not self.adapter.scores_are_deterministic else text
+        return self._in_words(snapshot.score, snapshot.eval_metrics.stderr)
 
     def shown_best(self) -> str:
         """Returns the score of the best as logs show it; empty if there is none."""
@@ -263,8 +262,11 @@ class Performer:
 
     def in_units_shown(self, score: Estimate) -> str:
         """Returns a score as logs show it, with how actions were chosen."""
-        text = format_estimate(self.scorer.evaluator.shown(score.mean), score.stderr)
-        return f"{text} {self.scorer.acting}".rstrip() if not self.adapter.scores_are_deterministic else text
+        return self._in_words(score.mean, score.stderr)
+
+    def _in_words(self, mean: float, stderr: float | None) -> str:
+        text = format_estimate(self.scorer.evaluator.shown(mean), stderr)
+        return text if self.adapter.scores_are_deterministic else f"{text} {self.scorer.acting}".rstrip()
 
     def _watch(self, action: do.Watch) -> Decision:
         self.ending = None  # the run goes on
@@ -280,12 +282,8 @@ class Performer:
     # The best
 
     def _doubt_best(self, action: do.DoubtBest) -> PolicySnapshot | None:
-        best = self.best.snapshot
-        return (
-            best
-            if not self.evaluations.single and best is not None and self.scheduler.doubts_best(action.score)
-            else None
-        )
+        best = None if self.evaluations.single else self.best.snapshot
+        return best if best is not None and self.scheduler.doubts_best(action.score) else None
 
     def _reassess(self, score: Estimate) -> None:
         best, journal = self.best.snapshot, self.journal
