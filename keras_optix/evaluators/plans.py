@@ -119,7 +119,7 @@ class EpisodePlan(EvaluationPlan):
 
     Attributes:
         episodes: Episodes in one evaluation, at least 1. If `every` is None: the largest number; an evaluation ends
-            earlier if it is clear by then that the score is not above the best.
+            earlier if it is clear by then that the score lies below the best, or that it makes a candidate.
         every: Windows from one evaluation to the next, at least 1. None: the loop decides when it evaluates, by the
             interval of its state, as soon as the returns of training have moved, and within its evaluation budget.
             Defaults to 10.
