@@ -22,7 +22,7 @@ _FEWEST, _MOST = 10, 80  # fresh episodes after which a comparison is over at th
 _WELL_KNOWN = 4  # times as many episodes of the best as of the candidate: then its score is known well enough
 
 _FIRST = "first confirmed score"
-_INSTEAD = "the contender scored as high before, and plays on instead"
+INSTEAD = "the contender scored as high before, and plays on instead"
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ def confirm(
         accepted = yield do.Accept(evaluation, decision.evidence)
         return (accepted,), False
     if (yield from _contender_scored_as_high(evaluation)):
-        # The episodes that the contender has played already would be lost on another candidate.
-        yield from compare_contender(at, progress=True)
-        evidence = replace(decision.evidence, reason=_INSTEAD)
+        # The episodes that the contender has played already would be lost on another candidate. It plays on once this
+        # decision was followed, because promoting it is another decision.
+        evidence = replace(decision.evidence, reason=INSTEAD)
         rejected = do.Confirm(evaluation, EvaluationResult(evaluation.score), dict(values), False, evidence)
         decisions: tuple[Decision, ...] = yield rejected
         return decisions, False

@@ -10,6 +10,7 @@ import pytest
 
 import keras_optix as optix
 from keras_optix.loop import actions as do
+from keras_optix.loop.confirmation import INSTEAD
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.run_state import read_run
 from keras_optix.loop.scheduler_state import LoopState
@@ -247,3 +248,20 @@ def test_evaluations_in_every_so_many_windows_keep_their_time_in_a_resumed_run(t
     for run in (whole, again):
         run.windows(10)
         assert run.loop.history["window"].tolist() == [0, 3, 6, 9, 12, 15]
+
+
+def test_a_contender_that_plays_on_instead_of_a_candidate_can_be_promoted(tmp_path: Path) -> None:
+    run = greedy(tmp_path, scheduler=optix.BackoffScheduler(dormant_threshold=10**6))
+    run.toy.target = 5.0
+    run.windows(1)
+    run.toy.p = run.toy.aim = 4.5  # returns 95, where the best returns 50
+    state = SequentialTest().initial_state()
+    run.loop.performer.perform(do.KeepContender(do.CURRENT, Estimate(120.0, 1.0, 10), state, {}))
+    run.until(lambda: bool(run.told("rejected")))
+    assert run.evidence("rejected").reason == INSTEAD
+    assert len(run.told("improvement")) == 2  # it was promoted in the same window
+    best = run.loop.performer.best.snapshot
+    assert best is not None
+    assert best.score > 90.0
+    assert run.loop.performer.contenders.read() is None
+    run.windows(20)
