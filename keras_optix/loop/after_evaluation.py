@@ -49,7 +49,14 @@ def after_evaluation(evaluation: Evaluation, at: Situation, values: Mapping[str,
         return
     yield do.Tune(evaluation)
     if decisions[0].event in _UNDECIDED or decisions[0].evidence.reason == INSTEAD:
-        yield from compare_contender(at, progress=True)
+        yield from _let_contender_play(at)
+
+
+def _let_contender_play(at: Situation) -> Procedure:
+    """Compares the contender with the best again, and ends the run if it is promoted and has reached the target."""
+    promoted = yield from compare_contender(at, progress=True)
+    if promoted:
+        yield from reach_target(at)
 
 
 def _return_to_known_regime(at: Situation) -> Asking[bool]:

@@ -109,23 +109,28 @@ def _contender_scored_as_high(evaluation: Evaluation) -> Asking[bool]:
     return contender is not None and evaluation.score.mean <= contender.fresh.mean
 
 
-def compare_contender(at: Situation, *, progress: bool) -> Procedure:
+def compare_contender(at: Situation, *, progress: bool) -> Asking[bool]:
     """Lets the contender play further episodes if the budget allows it, and promotes it if they show that it is better.
 
     Args:
         at: The situation.
         progress: Whether a new best counts as progress, after which the loop is ACTIVE.
+
+    Returns:
+        Whether it was promoted.
     """
     contender: Contender | None = yield do.ReadContender()
     if contender is None or not (yield do.MayEvaluate()):
-        return
+        return False
     compared = yield from compare_fresh(contender.snapshot, contender, at)
     if compared is None or compared.outcome is Outcome.NOT_BETTER:
         yield do.DropContender()
     elif compared.outcome is Outcome.BETTER:
         yield do.PromoteContender(compared.fresh, compared.evidence, progress)
+        return True
     else:
         yield do.KeepContender(contender.snapshot, compared.fresh, compared.test, {})
+    return False
 
 
 def compare_fresh(

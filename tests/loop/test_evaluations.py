@@ -265,3 +265,15 @@ def test_a_contender_that_plays_on_instead_of_a_candidate_can_be_promoted(tmp_pa
     assert best.score > 90.0
     assert run.loop.performer.contenders.read() is None
     run.windows(20)
+
+
+def test_a_contender_that_reaches_the_target_ends_the_run(tmp_path: Path) -> None:
+    scheduler = optix.BackoffScheduler(dormant_threshold=10**6)
+    run = greedy(tmp_path, scheduler=scheduler, loop={"target_score": 90.0})
+    run.toy.target = 5.0
+    run.windows(1)
+    run.toy.p = run.toy.aim = 4.5  # returns 95
+    state = SequentialTest().initial_state()
+    run.loop.performer.perform(do.KeepContender(do.CURRENT, Estimate(120.0, 1.0, 10), state, {}))
+    run.until(lambda: run.toy.stopped)
+    assert run.loop.performer.ending == "target"
