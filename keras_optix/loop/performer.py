@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from keras_optix.errors import RegistryError, StateError, describe
@@ -179,10 +180,16 @@ class Performer:
 
     def _confirm(self, action: do.Confirm) -> tuple[Decision, ...]:
         candidate, second = self._the_candidate, action.second
-        if self.evaluations.comparable and self.in_place is None and self._left_open is None:
+        played = second.estimate != action.first.score  # not if a contender plays on instead of the candidate
+        if self.evaluations.comparable and played and self.in_place is None and self._left_open is None:
             self.evaluations.agreement.played(action.first.score, second.estimate)
-        evaluation = Evaluation(
-            second.estimate, self.journal.window_id, candidate.policy_version, self.journal.env_steps
+        # What is known beside the score, such as whether training still rises, holds for the second evaluation too.
+        evaluation = replace(
+            action.first,
+            score=second.estimate,
+            window_id=self.journal.window_id,
+            env_steps=self.journal.env_steps,
+            training_lag_windows=0.0,
         )
         verdict = None if action.better is None or action.evidence is None else (action.better, action.evidence)
         decisions = self.scheduler.confirm(self.tuning.flagged(evaluation), verdict=verdict)

@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 import keras_optix as optix
+from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.loop import actions as do
 from keras_optix.loop.confirmation import INSTEAD
+from keras_optix.loop.decisions import LoopEvent
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.run_state import read_run
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.states import to_json
-from keras_optix.statistics.estimates import Estimate
+from keras_optix.statistics.comparisons import EvaluationResult
+from keras_optix.statistics.estimates import Estimate, Evidence
 from keras_optix.statistics.sequential import SequentialTest
 from tests.drivers import through_json
 from tests.loop.toy_run import Run
@@ -277,3 +281,17 @@ def test_a_contender_that_reaches_the_target_ends_the_run(tmp_path: Path) -> Non
     run.loop.performer.perform(do.KeepContender(do.CURRENT, Estimate(120.0, 1.0, 10), state, {}))
     run.until(lambda: run.toy.stopped)
     assert run.loop.performer.ending == "target"
+
+
+def test_a_rejected_candidate_does_not_end_a_run_whose_training_rises(tmp_path: Path) -> None:
+    for rises in (True, False):
+        scheduler = optix.BackoffScheduler(plateau_threshold=1, dormant_threshold=3, patience_env_steps=0)
+        run = greedy(tmp_path / str(rises), scheduler=scheduler)
+        run.windows(1)
+        machine = run.loop.scheduler
+        machine.state = replace(machine.state, pending=True, since_best=10)
+        first = Evaluation(Estimate(90.0, 1.0, 10), 1, env_steps=40, training_rises=rises)
+        second = EvaluationResult(Estimate(89.0, 1.0, 10))
+        evidence = Evidence(-10.0, 1.0, 10, "not better")
+        decisions = run.loop.performer.perform(do.Confirm(first, second, {}, False, evidence))
+        assert (decisions[-1].event is LoopEvent.DORMANT) is not rises
