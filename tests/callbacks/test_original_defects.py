@@ -5,28 +5,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
 import keras_optix as optix
+from tests.benchmark_modules import load_benchmark
 
-
-def _load(path: Path) -> ModuleType:
-    """A module of the benchmarks, which are scripts and no package."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-scripted = _load(Path(__file__).parents[2] / "benchmarks" / "_scripted.py")
+scripted = load_benchmark("_scripted")
 
 PEAK = 90.0
 CLIMB_AND_COLLAPSE = [10.0 * k for k in range(10)] + [0.0]

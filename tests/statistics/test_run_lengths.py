@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
 import pytest
 
+from tests.benchmark_modules import load_benchmark
 
-def _load(path: Path) -> ModuleType:
-    """A module of the benchmarks, which are scripts and no package."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-exact = _load(Path(__file__).parents[2] / "benchmarks" / "_run_lengths.py")
+exact = load_benchmark("_run_lengths")
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,19 +21,9 @@ from keras_optix.tuners.base_optimizer import TunerDecision
 from keras_optix.tuners.pbt_optimizer import PBTOptimizer
 from keras_optix.tuners.pbt_selection import Selection
 from keras_optix.tuners.search_space import Int, Linear, Log, OneMinusLog, SearchSpace
+from tests.benchmark_modules import load_benchmark
 
-
-def _load(path: Path) -> ModuleType:
-    """A module of the benchmarks, which are scripts and no package."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-toy = _load(Path(__file__).parents[2] / "benchmarks" / "_pbt_toy.py")
+toy = load_benchmark("_pbt_toy")
 
 BOUNDS: dict[str, SearchSpace] = {
     "learning_rate": Log(1e-5, 1e-1),
