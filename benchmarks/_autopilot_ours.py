@@ -24,7 +24,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from _autopilot_tasks import FRESH_SEED, OVERTIME, Spec
+from _autopilot_tasks import FRESH_SEED, OVERTIME, SEEDS_APART, Spec
 
 import keras_optix as optix
 
@@ -62,7 +62,7 @@ def unstoppable() -> Any:
 
 def play(agent: Any, spec: Spec, first_seed: int = FRESH_SEED) -> dict[str, Any]:
     """Mean return of fresh greedy episodes, its standard error and n."""
-    found = optix.evaluate_policy(agent, spec.task, episodes=spec.episodes, seed=first_seed + spec.seed)
+    found = optix.evaluate_policy(agent, spec.task, episodes=spec.episodes, seed=first_seed + SEEDS_APART * spec.seed)
     return {"score": found.primary_score, "stderr": found.stderr, "n": found.episodes}
 
 

@@ -22,7 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _autopilot_tasks import FINE_SHARE, FRESH_SEED, TASKS, ZOO_EVAL_EPISODES, ZOO_EVAL_FREQ, Spec, Task
+from _autopilot_tasks import (
+    FINE_SHARE,
+    FRESH_SEED,
+    SEEDS_APART,
+    TASKS,
+    ZOO_EVAL_EPISODES,
+    ZOO_EVAL_FREQ,
+    Spec,
+    Task,
+)
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -61,7 +70,7 @@ class Fresh:
         """Mean return with the most likely actions, its standard error and n."""
         if self._model.get_vec_normalize_env() is not None:
             sync_envs_normalization(self._model.get_env(), self._env)
-        self._env.seed(FRESH_SEED + self._spec.seed)
+        self._env.seed(FRESH_SEED + SEEDS_APART * self._spec.seed)
         returns, _ = evaluate_policy(
             self._model, self._env, self._spec.episodes, deterministic=True, return_episode_rewards=True
         )

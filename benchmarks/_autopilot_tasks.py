@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 FRESH_EPISODES = 100
-FRESH_SEED = 10_000  # plus the seed of the run: the first seed of the fresh episodes
+# The first seed of the fresh episodes of the run with seed 0, and how far apart those of other runs are. Equal episodes
+# in all runs would give the mean over the runs an error that does not get smaller with more runs.
+FRESH_SEED, SEEDS_APART = 10_000, 1000
 ZOO_EVAL_FREQ, ZOO_EVAL_EPISODES = 25_000, 5  # rl_zoo3/train.py: --eval-freq, --eval-episodes
 FINE_SHARE = 20  # the finer evaluations divide a budget into so many parts
 OVERTIME = 2  # how many budgets a run of ours may use if it does not end by itself

@@ -35,6 +35,8 @@ class Evaluation:
         training_rises: Whether the returns of training may still rise by a share of their progress that matters. Then
             the run does not end, however long nothing was better.
         alarmed: Whether the evaluation was made because the returns of training fell.
+        contender: Score of a candidate whose comparison with the best is not decided yet; None if there is none.
+        contender_env_steps: Env steps of the run when the contender was trained.
     """
 
     score: Estimate
@@ -48,6 +50,8 @@ class Evaluation:
     cheap_to_confirm: bool = False
     training_rises: bool = False
     alarmed: bool = False
+    contender: Estimate | None = None
+    contender_env_steps: int = 0
 
 
 def estimate_of(metrics: EvalMetrics) -> Estimate | None:

@@ -150,7 +150,13 @@ class Confirm(Action):
 
 @dataclass(frozen=True)
 class MayEvaluate(Action):
-    """Get whether the evaluation budget allows further episodes."""
+    """Get whether the evaluation budget allows further episodes.
+
+    Attributes:
+        insists: Whether a budget that is spent allows them too.
+    """
+
+    insists: bool = False
 
     result: ClassVar[Any] = bool
 

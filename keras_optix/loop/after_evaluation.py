@@ -74,7 +74,7 @@ def _after_ending(decision: Decision, at: Situation) -> Procedure:
     """Does what follows when the loop becomes DORMANT, or after a degradation."""
     dormant = decision.event is LoopEvent.DORMANT
     if dormant:
-        yield from compare_contender(at, progress=False)
+        yield from compare_contender(at, progress=False, insists=True)
     if not at.managed:
         yield from rest(at, announce=True) if dormant else recover(at)
         return

@@ -7,8 +7,9 @@ from keras_optix.loop.journal import Journal
 
 # Env steps beside the share, so that a short run can be judged too; at most this share of those of training.
 _EXTRA, _EXTRA_SHARE = 20_000, 0.5
-# Share of the budget for evaluations whose turn it is; the rest is for what training or a test asks for.
-_REGULAR = 0.75
+# Share of the budget for evaluations whose turn it is; the rest is for comparisons. Neither can use up the other's: a
+# noisy score makes many candidates, and their comparisons would leave nothing to see whether training still improves.
+_REGULAR = 0.4
 
 
 class EvaluationBudget:
@@ -16,7 +17,8 @@ class EvaluationBudget:
 
     The episodes of the untrained policy, with which a run begins, are outside the budget. An evaluation begins as long
     as the budget is not spent, so the last one may exceed it. Beside the share there are 20,000 env
-    steps, at most half of those of training.
+    steps, at most half of those of training. Evaluations whose turn it is take at most two fifths of the budget, and
+    what a test asks for (fresh episodes of a candidate, of the best, of the contender) the other three fifths.
 
     Args:
         share: Largest env steps of evaluations as a share of the env steps of training.
@@ -25,33 +27,36 @@ class EvaluationBudget:
 
     Attributes:
         first: Env steps of the evaluation with which the run began.
+        regular: Env steps since then of evaluations whose turn it was.
     """
 
     def __init__(self, share: float, adapter: Adapter, journal: Journal) -> None:
-        self.first = 0
+        self.first = self.regular = 0
         self._share, self._adapter, self._journal = share, adapter, journal
 
     @property
     def left(self) -> float:
-        """Env steps that evaluations may still take; negative if they took more."""
-        return self._allowed(self._share) - self.spent
+        """Env steps that comparisons may still take; negative if they took more."""
+        return self._allowed(1.0 - _REGULAR) - (self.spent - self.regular)
 
     @property
     def spent(self) -> int:
         """Env steps that evaluations took since the first one."""
         return self._adapter.evaluation_steps - self.first
 
-    def allows(self, *, regular: bool = False) -> bool:
+    def allows(self, *, regular: bool = False, insists: bool = False) -> bool:
         """Returns whether an evaluation may begin.
 
         Args:
-            regular: Whether it is an evaluation whose turn it is. A quarter of the budget is kept for others:
-                evaluations that the returns of training ask for, and comparisons that are not decided yet.
+            regular: Whether it is an evaluation whose turn it is.
+            insists: Whether it takes place even if the budget is spent, unless there is none.
         """
-        return self.spent <= self._allowed(self._share * (_REGULAR if regular else 1.0))
-
-    def _allowed(self, share: float) -> float:
         if not self._share:
-            return 0.0
+            return not self.spent  # the evaluation with which the run begins
+        if regular:
+            return self.regular <= self._allowed(_REGULAR)
+        return insists or self.left >= 0.0
+
+    def _allowed(self, part: float) -> float:
         trained = self._journal.env_steps
-        return share * trained + share / self._share * min(_EXTRA, _EXTRA_SHARE * trained)
+        return part * (self._share * trained + min(_EXTRA, _EXTRA_SHARE * trained))

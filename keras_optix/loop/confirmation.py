@@ -109,18 +109,20 @@ def _contender_scored_as_high(evaluation: Evaluation) -> Asking[bool]:
     return contender is not None and evaluation.score.mean <= contender.fresh.mean
 
 
-def compare_contender(at: Situation, *, progress: bool) -> Asking[bool]:
-    """Lets the contender play further episodes if the budget allows it, and promotes it if they show that it is better.
+def compare_contender(at: Situation, *, progress: bool, insists: bool = False) -> Asking[bool]:
+    """Lets the contender play further episodes, and promotes it if they show that it is better.
 
     Args:
         at: The situation.
         progress: Whether a new best counts as progress, after which the loop is ACTIVE.
+        insists: Whether one batch of episodes is played even if the budget is spent (but not if it is 0): at the end of
+            a run, after which nothing would be known of the contender. Defaults to False.
 
     Returns:
         Whether it was promoted.
     """
     contender: Contender | None = yield do.ReadContender()
-    if contender is None or not (yield do.MayEvaluate()):
+    if contender is None or not (yield do.MayEvaluate(insists)):
         return False
     compared = yield from compare_fresh(contender.snapshot, contender, at)
     if compared is None or compared.outcome is Outcome.NOT_BETTER:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 from keras_optix.errors import RegistryError
-from keras_optix.evaluators.evaluation import metrics_of
+from keras_optix.evaluators.evaluation import Evaluation, metrics_of
 from keras_optix.loop.adapter import PolicyRef
 from keras_optix.loop.state_machine import StateMachine
 from keras_optix.records import HyperparamSet
@@ -56,6 +57,13 @@ class ContenderStore:
         if latest is not None and latest.snapshot.regime_index != self._scheduler.state.regime_index:
             self.drop()  # there is another best, or none, in another regime
         return self.latest
+
+    def stated(self, evaluation: Evaluation) -> Evaluation:
+        """Returns an evaluation that states the score of the contender, if there is one."""
+        contender = self.read()
+        if contender is None:
+            return evaluation
+        return replace(evaluation, contender=contender.fresh, contender_env_steps=contender.snapshot.env_steps)
 
     def keep(
         self, weights: PolicyRef, fresh: Estimate, test: SequentialState, hyperparams: Mapping[str, float]

@@ -18,7 +18,8 @@ from keras_optix.evaluators.evaluation import Evaluation, estimate_of
 from keras_optix.evaluators.scorer import Scorer
 from keras_optix.loop.actions import Action, Evaluate
 from keras_optix.loop.adapter import Adapter, PolicyRef, TrainingUnit
-from keras_optix.loop.ending import Ending
+from keras_optix.loop.confirmation import compare_contender
+from keras_optix.loop.ending import DORMANT_ENDINGS, Ending
 from keras_optix.loop.evaluations import Evaluations, Scored
 from keras_optix.loop.final import announce
 from keras_optix.loop.guard import NonFiniteGuard
@@ -232,7 +233,7 @@ class Engine:
         evaluation = evaluations.take(candidate, scored.metrics, due=scored.due and not busy)
         if evaluation is None:
             return None
-        evaluation = self.tuning.flagged(evaluation)
+        evaluation = performer.contenders.stated(self.tuning.flagged(evaluation))
         self.latest, self._scored_under = evaluation, self.adapter.hyperparams.snapshot()
         notice = evaluations.compare_ways(evaluation, candidate)
         if notice:
@@ -395,12 +396,16 @@ class Engine:
         performer, best = self.performer, self.performer.best
         performer.cancel_in_place()
         self._runner.interrupt("fit ended before it was compared")
-        performer.contenders.drop()
         self.adapter.pause_updates(False)
         self.tuning.pause()
         if best.snapshot is not None and performer.ending is not Ending.STOPPED and self.options.evaluation_budget:
-            least = 0 if performer.ending is None or self.scorer.plan.together else _ANNOUNCED
-            run_at_once(announce(self._situation(), least=least), performer.perform)
+            at, least = self._situation(), _ANNOUNCED
+            if performer.ending is None or self.scorer.plan.together:
+                least = 0
+            insists = least > 0 and performer.ending not in DORMANT_ENDINGS  # there it was compared before
+            run_at_once(compare_contender(at, progress=False, insists=insists), performer.perform)
+            run_at_once(announce(at, least=least), performer.perform)
+        performer.contenders.drop()
         if self.options.restore_best_weights and best.snapshot is not None:
             performer.restore(best.snapshot)
             self.journal.note(EventKind.RESTORED, f"restored snapshot {best.snapshot.snapshot_id}")

@@ -39,6 +39,7 @@ class EvaluationsState(State, frozen=True):
         fell_back: Whether training windows are scored because episodes could not be played elsewhere.
         training: The state of the returns of training.
         first: Environment steps of the evaluation with which the run began.
+        regular: Environment steps since then of evaluations whose turn it was.
         differences: Evaluations in a row that differed from the returns of training.
         episode_steps: Env steps of an episode, in the latest episodes that were played.
         agreement: The state of the test whether copies of the environment earn the same as the environment.
@@ -52,6 +53,7 @@ class EvaluationsState(State, frozen=True):
     episode_steps: NonNegative
     agreement: AgreementState
     gap: GapState = GapState()
+    regular: Count = 0
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ class Evaluations:
         self.training.reset()
         self.agreement.reset()
         self.gap.reset()
-        self.budget.first = self._differences = 0
+        self.budget.first = self.budget.regular = self._differences = 0
 
     @property
     def single(self) -> bool:
@@ -184,7 +186,7 @@ class Evaluations:
         asked, turn = self.training.alarm is not None, self._scheduler.due(window_id, self._journal.env_steps)
         if not self.when_needed:
             return turn or asked
-        return self.budget.allows() if asked else turn and self.budget.allows(regular=True)
+        return (asked or turn) and (self.budget.allows(regular=True) or (asked and self.budget.allows()))
 
     def take(self, candidate: PolicyRef, metrics: EvalMetrics, *, due: bool) -> Evaluation | None:
         """Adds a score, and returns the evaluation that it completes, if one is due.
@@ -308,6 +310,7 @@ class Evaluations:
         # Without noise, two episodes tell as much as ten.
         fewest = most if best is None or plan.together else FEWEST if best.stderr == 0.0 else _FEWEST_WITH_NOISE
         metrics: EvalMetrics | None = None
+        before = self._adapter.evaluation_steps
         while len(played) < most:
             batch = fewest if len(played) < fewest else _FEWEST_WITH_NOISE - len(played)
             more = self.play(candidate, min(batch if batch > 0 else most, most - len(played)))
@@ -320,6 +323,8 @@ class Evaluations:
                 break
         if first:
             self.budget.first = self._adapter.evaluation_steps
+        else:
+            self.budget.regular += self._adapter.evaluation_steps - before
         return None if metrics is None else replace(metrics, window_id=candidate.window_id)
 
     def _is_clear(self, metrics: EvalMetrics) -> bool:
@@ -332,7 +337,7 @@ class Evaluations:
         return abs(compare(score, best, "").z) > _CLEAR_Z
 
     def episodes_left(self) -> int:
-        """Returns about how many episodes the budget still allows."""
+        """Returns about how many episodes of comparisons the budget still allows."""
         return int(max(self.budget.left, 0.0) / max(self._episode_steps, 1.0))
 
     def _fall_back(self) -> None:
@@ -417,11 +422,12 @@ class Evaluations:
 
     def save(self) -> EvaluationsState:
         """Returns what a resumed run needs, except the states of the evaluator and of the pool."""
-        first, training = self.budget.first, self.training.save()
+        training = self.training.save()
         return EvaluationsState(
             fell_back=self.fell_back,
             training=training,
-            first=first,
+            first=self.budget.first,
+            regular=self.budget.regular,
             differences=self._differences,
             episode_steps=self._episode_steps,
             agreement=self.agreement.state,
@@ -443,7 +449,8 @@ class Evaluations:
         self.scorer.restore(evaluator)
         self.training.restore(saved.training, training)
         self.agreement.state, self.gap.state = saved.agreement, saved.gap
-        self.budget.first, self._differences = saved.first, saved.differences
+        self.budget.first, self.budget.regular = saved.first, saved.regular
+        self._differences = saved.differences
         self._episode_steps = saved.episode_steps
         self.pool.min_episodes = self._episodes_needed
         self.pool.state = pool

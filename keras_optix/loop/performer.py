@@ -209,7 +209,7 @@ class Performer:
             raise StateError("There is no contender to promote.")
         snapshot = contender.snapshot
         if action.progress:
-            decision = self.scheduler.promote(action.score, action.evidence, env_steps=self.journal.env_steps)
+            decision = self.scheduler.promote(action.score, action.evidence, env_steps=snapshot.env_steps)
         else:
             self.scheduler.adopt(action.score, env_steps=snapshot.env_steps)
         metrics = metrics_of(action.score, snapshot.window_id)
@@ -501,7 +501,7 @@ _PERFORMERS: dict[type[Action], Callable[[Performer, Any], Any]] = {
     do.PauseLearning: lambda self, action: self.adapter.pause_updates(True),
     do.Stop: lambda self, action: self.stop(action.ending),
     do.Announce: Performer._announce,
-    do.MayEvaluate: lambda self, action: self.evaluations.budget.allows(),
+    do.MayEvaluate: lambda self, action: self.evaluations.budget.allows(insists=action.insists),
     do.CountEpisodes: lambda self, action: self.evaluations.episodes_left(),
     do.ReadContender: lambda self, action: self.contenders.read(),
     do.KeepContender: Performer._keep_contender,

@@ -412,7 +412,10 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         """Returns the state with patience beginning at a new best, of the last evaluation if `env_steps` is 0."""
         at = env_steps or state.last_env_steps
         window_id = 0 if state.last_window is None else state.last_window
-        return replace(stopping.begun_anew(state, at, window_id), best_env_steps=at, degradations=0)
+        anew = stopping.begun_anew(state, at, window_id)
+        # The best may have been trained a while ago, and compared only now: evaluations since then were not better.
+        later = tuple(one for one in state.scores if one.env_steps > at)
+        return replace(anew, since_best=len(later), scores=later, best_env_steps=at, degradations=0)
 
     def _no_improvement(
         self, state: SchedulerState, score: Estimate, evaluation: Evaluation

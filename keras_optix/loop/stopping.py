@@ -8,7 +8,6 @@ has not learned yet; then only patience ends the run.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -89,9 +88,11 @@ class StoppingRule:
         """Returns why training ends, with a sentence for logs; None if it goes on."""
         if evaluation.training_rises:
             return None
-        elapsed, waited = now(evaluation) - state.since_env_steps, since_best(state, evaluation)
-        ripe = self._is_ripe(state, evaluation)
-        if ripe and self._is_futile(state, evaluation):
+        known = _best_known(state, evaluation)
+        elapsed = now(evaluation) - max(state.since_env_steps, known.env_steps)
+        waited = time_since(known.env_steps, evaluation)
+        ripe = self._is_ripe(state, known, elapsed)
+        if ripe and self._is_futile(state, evaluation, known, elapsed):
             worth = "5 % of the progress" if self.margin is None else "`improvement_margin`"
             return Ending.FUTILE, f"nothing better in {waited}, and another {elapsed:,} would bring less than {worth}"
         # Patience of an ordinary fit counts epochs, as in Keras' EarlyStopping.
@@ -110,29 +111,46 @@ class StoppingRule:
         took = state.best_env_steps - state.regime_env_steps
         return now(evaluation) - state.regime_env_steps >= self.multiple * took
 
-    def _is_ripe(self, state: SchedulerState, evaluation: Evaluation) -> bool:
+    def _is_ripe(self, state: SchedulerState, known: TimedScore, elapsed: int) -> bool:
         """Returns whether the policy has learned, and the run was long enough since then for a conclusion."""
-        took = state.best_env_steps - state.regime_env_steps
-        return now(evaluation) - state.since_env_steps >= (self.multiple - 1.0) * took and _has_learned(state)
+        took = known.env_steps - state.regime_env_steps
+        return elapsed >= (self.multiple - 1.0) * took and _has_learned(state)
 
-    def _is_futile(self, state: SchedulerState, evaluation: Evaluation) -> bool:
-        """Returns whether a line through the scores stays below the best plus the margin."""
+    def _is_futile(self, state: SchedulerState, evaluation: Evaluation, known: TimedScore, elapsed: int) -> bool:
+        """Returns whether a line through the scores stays below the best that is known plus the margin."""
         if self.futility_limit is None or state.best is None or state.baseline is None:
             return False
-        if state.since_best < self.futility_evaluations:
+        of_best = known.env_steps == state.best_env_steps
+        scores = state.scores if of_best else tuple(one for one in state.scores if one.env_steps > known.env_steps)
+        if (state.since_best if of_best else len(scores)) < self.futility_evaluations:
             return False
-        scores: Sequence[TimedScore] = state.scores
         if not state.degradations:
-            scores = (TimedScore(state.best_env_steps, state.best), *scores)
-        ahead = now(evaluation) - state.since_env_steps  # as long again as nothing was better
-        line = forecast([one.env_steps for one in scores], [one.score for one in scores], now(evaluation) + ahead)
-        margin = PROGRESS_SHARE * (state.best.mean - state.baseline) if self.margin is None else self.margin
-        return line is not None and line.below(state.best.mean + margin) > self.futility_limit
+            scores = (known, *scores)
+        # As long again as nothing was better.
+        line = forecast([one.env_steps for one in scores], [one.score for one in scores], now(evaluation) + elapsed)
+        margin = PROGRESS_SHARE * (known.score.mean - state.baseline) if self.margin is None else self.margin
+        return line is not None and line.below(known.score.mean + margin) > self.futility_limit
+
+
+def _best_known(state: SchedulerState, evaluation: Evaluation) -> TimedScore:
+    """Returns the score of the best, or of a contender that scored higher: it is compared again when training ends.
+
+    Otherwise a run would wait for scores to fall below a best that is known to be passed.
+    """
+    best, contender = state.best, evaluation.contender
+    if contender is not None and best is not None and contender.mean > best.mean:
+        return TimedScore(evaluation.contender_env_steps, contender)
+    return TimedScore(state.best_env_steps, best if best is not None else evaluation.score)
 
 
 def since_best(state: SchedulerState, evaluation: Evaluation) -> str:
     """Returns how long ago the best was found, with the unit: ``"150,000 env steps"``."""
-    count = max(now(evaluation) - state.best_env_steps, 0)
+    return time_since(state.best_env_steps, evaluation)
+
+
+def time_since(env_steps: int, evaluation: Evaluation) -> str:
+    """Returns the time from some env steps to an evaluation, with the unit: ``"150,000 env steps"``."""
+    count = max(now(evaluation) - env_steps, 0)
     if not evaluation.env_steps:
         return f"{count:,} window" if count == 1 else f"{count:,} windows"
     if evaluation.scores_are_deterministic:

@@ -168,6 +168,17 @@ def test_without_budget_a_contender_waits() -> None:
     assert names(asked) == ["ReadContender", "MayEvaluate"]
 
 
+def test_at_the_end_of_a_run_a_contender_does_not_wait_for_budget() -> None:
+    world = World(2.0)
+    world.contender = contender_after(10, 0.4)
+    answers = world.answers(MayEvaluate=lambda action: action.insists)
+    asked, promoted = play(compare_contender(Situation(), progress=False, insists=True), answers)
+    assert promoted
+    assert names(asked).count("Evaluate") == 1  # and no more than one batch
+    asked, promoted = play(compare_contender(Situation(), progress=False), answers)
+    assert not promoted
+
+
 def test_the_best_plays_the_same_seeds_while_its_score_is_rough() -> None:
     asked, _ = play(
         compare_fresh(do.CANDIDATE, None, Situation(), first=10), World(3.0, known=Estimate(0.0, 0.3, 10)).answers()

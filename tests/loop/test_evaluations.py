@@ -71,6 +71,39 @@ def test_a_short_run_may_spend_more_but_not_more_than_half(tmp_path: Path) -> No
     assert 0.3 * 10_000 < spent <= 0.7 * 10_000 + 500
 
 
+def test_comparisons_do_not_use_up_what_evaluations_may_take_and_the_other_way_round(tmp_path: Path) -> None:
+    run = greedy(tmp_path)
+    budget, toy, journal = run.loop.evaluations.budget, run.toy, run.loop.journal
+    journal.env_steps = 100_000  # the budget is 40,000: two fifths for evaluations, three fifths for comparisons
+    budget.first = toy.evaluation_steps
+    toy.evaluation_steps += 24_000
+    assert budget.allows()
+    toy.evaluation_steps += 1
+    assert not budget.allows()
+    assert budget.left == pytest.approx(-1.0)
+    assert budget.allows(insists=True)
+    assert budget.allows(regular=True)
+    toy.evaluation_steps += 16_000
+    budget.regular = 16_000
+    assert budget.allows(regular=True)
+    toy.evaluation_steps += 1
+    budget.regular += 1
+    assert not budget.allows(regular=True)
+    assert budget.left == pytest.approx(-1.0)
+
+
+def test_what_evaluations_took_is_known_in_a_resumed_run(tmp_path: Path) -> None:
+    run = greedy(tmp_path / "a", scheduler=endless())
+    run.windows(20)
+    budget = run.loop.evaluations.budget
+    assert budget.regular == budget.spent - 10 > 0  # beside the ten episodes that confirmed the first score
+    arrays, values = run.loop.save()
+    again = greedy(tmp_path / "b", scheduler=endless())
+    again.registry.continue_run(str(run.registry.run_id))
+    again.loop.resume(arrays, again.loop.read(arrays, read_run(through_json(values))))
+    assert again.loop.evaluations.budget.regular == budget.regular
+
+
 def test_without_a_budget_only_the_untrained_policy_is_played(tmp_path: Path) -> None:
     run = Run(
         tmp_path,
@@ -225,6 +258,27 @@ def test_a_contender_of_an_earlier_regime_is_given_up(tmp_path: Path) -> None:
     assert len(held) == 1
     run.loop.scheduler.shifted()
     assert performer.perform(do.ReadContender()) is None
+    assert run.registry.held_by("contender") == []
+
+
+@pytest.mark.parametrize("how", ["better", "not better"])
+def test_the_contender_is_compared_before_fit_returns(tmp_path: Path, how: str) -> None:
+    """Although the budget is spent: nothing would be known of it otherwise."""
+    run = greedy(tmp_path, scheduler=endless(), loop={"max_windows": 3})
+    run.toy.target = 5.0
+    run.windows(2)
+    state = SequentialTest().initial_state()
+    run.toy.p = run.toy.aim = 4.5 if how == "better" else 0.0  # returns 95 or 50, where the best returns 50
+    run.loop.performer.perform(do.KeepContender(do.CURRENT, Estimate(95.0, 1.0, 10), state, {}))
+    kept = run.loop.performer.contenders.read()
+    assert kept is not None
+    run.toy.evaluation_steps += 10**6
+    run.windows(1)
+    run.loop.end()
+    best = run.loop.performer.best.snapshot
+    assert best is not None
+    assert (best.score > 90.0) is (how == "better")
+    assert run.told("improvement")[-1].startswith("the contender") is (how == "better")
     assert run.registry.held_by("contender") == []
 
 

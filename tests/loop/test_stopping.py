@@ -239,6 +239,48 @@ def test_futility_needs_its_evaluations_however_late_they_come() -> None:
     assert [decision.ending for decision in decisions] == [None, None, None, Ending.FUTILE]
 
 
+CONTENDER = {"contender": Estimate(106.0, 1.0, 10), "contender_env_steps": 20 * WINDOW}
+
+
+def test_scores_as_high_as_the_contender_are_futile() -> None:
+    """They lie above the best plus the margin, and it takes episodes that the budget may not have to promote it."""
+
+    def ended(**known: Any) -> int | None:
+        one = learned(dormant_threshold=1000, futility_evaluations=4)
+        for window in range(10, 100):
+            decision = one.observe(at(window, 106.0 + 0.5 * (-1.0) ** window, **(known if window >= 20 else {})))
+            if decision.event is LoopEvent.CANDIDATE:
+                again = at(window, 106.0, **(known if window >= 20 else {}))
+                decision = one.confirm(again, verdict=(False, decision.evidence))[-1]
+            if decision.event is LoopEvent.DORMANT:
+                words = "nothing better in 36,000 env steps, and another 36,000 would bring less than"
+                assert decision.evidence.reason.startswith(words)  # since the contender, and not since the best
+                return window + 1
+        return None
+
+    assert ended() is None
+    assert ended(**CONTENDER) == 56  # 2.8 times the env steps of the contender
+
+
+def test_a_contender_below_the_best_changes_nothing() -> None:
+    one = learned()
+    lower = CONTENDER | {"contender": Estimate(99.0, 1.0, 10)}
+    decision = until_dormant(one, lambda window: at(window, 100.0 + 0.5 * (-1.0) ** window, **lower))
+    assert decision is not None
+    assert ended_at(one) == 28 * WINDOW
+
+
+def test_evaluations_since_a_late_best_was_trained_count() -> None:
+    """A contender is promoted long after it was trained."""
+    one = learned()
+    for window in range(10, 20):
+        one.observe(at(window, 100.0 + 0.5 * (-1.0) ** window))
+    one.promote(Estimate(101.0, 1.0, 10), Evidence(1.0, 0.1, 80, "the contender"), env_steps=15 * WINDOW)
+    assert one.state.since_best == 5
+    assert [score.env_steps for score in one.state.scores] == [WINDOW * k for k in range(16, 21)]
+    assert one.state.best_env_steps == 15 * WINDOW
+
+
 def test_a_gain_that_is_worth_it_is_not_futile() -> None:
     """No score is above the best at the confidence that is asked for, but the line through them rises by the margin."""
 
