@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import _processes
 from _autopilot_tasks import Spec
 
 HERE = Path(__file__).resolve().parent
-ONE_THREAD = {
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-}
 SCRIPTS = {"ours": "_autopilot_ours.py", "continued": "_autopilot_ours.py", "sb3": "_autopilot_sb3.py"}
 
 Result = dict[str, Any]
@@ -81,32 +73,30 @@ def missing(place: Place, specs: Sequence[Spec], *, any_commit: bool) -> list[Sp
     return [spec for spec in specs if wanted(spec)]
 
 
-def play(place: Place, spec: Spec) -> Result:
+def play(place: Place, spec: Spec) -> str:
     """Plays one run and writes its file, which appears whole or not at all.
+
+    Returns:
+        What is said of it.
 
     Raises:
         RuntimeError: The process failed.
     """
-    python = place.sb3_python if spec.player == "sb3" else sys.executable
-    begin = time.perf_counter()
-    done = subprocess.run(
-        [python, str(HERE / SCRIPTS[spec.player]), json.dumps(asdict(spec))],
-        capture_output=True,
-        text=True,
-        check=False,
-        # The environment of Stable-Baselines3 has no keras_optix, and must not have ours.
-        env=os.environ | ONE_THREAD | {"PYTHONPATH": "" if spec.player == "sb3" else str(place.tree)},
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
-    result = {"spec": asdict(spec), "commit": "" if spec.player == "sb3" else place.commit}
-    result |= json.loads(done.stdout.splitlines()[-1]) | {"wall_seconds": round(time.perf_counter() - begin, 1)}
+    rival = spec.player == "sb3"
+    command = [
+        place.sb3_python if rival else sys.executable,
+        str(HERE / SCRIPTS[spec.player]),
+        json.dumps(asdict(spec)),
+    ]
+    # The environment of Stable-Baselines3 has no keras_optix, and must not have ours.
+    played, seconds = _processes.play(command, None if rival else place.tree)
+    result = {"spec": asdict(spec), "commit": "" if rival else place.commit} | played | {"wall_seconds": seconds}
     path = path_of(place, spec)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(f".{os.getpid()}.part")
     aside.write_text(json.dumps(result))
     aside.replace(path)
-    return result
+    return f"{seconds:.0f} s"
 
 
 def play_all(place: Place, specs: Sequence[Spec], workers: int) -> int:
@@ -115,16 +105,4 @@ def play_all(place: Place, specs: Sequence[Spec], workers: int) -> int:
     Returns:
         How many failed. They have no file, so the next call tries them again.
     """
-    failed = 0
-    with ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(play, place, spec): spec for spec in specs}
-        for number, future in enumerate(as_completed(futures), start=1):
-            name = f"{number}/{len(specs)} {futures[future].name}"
-            try:
-                result = future.result()
-            except RuntimeError as error:
-                failed += 1
-                print(f"{name}: failed\n{error}", file=sys.stderr, flush=True)
-                continue
-            print(f"{name}: {result['wall_seconds']:.0f} s", flush=True)
-    return failed
+    return _processes.play_all(specs, lambda spec: play(place, spec), lambda spec: spec.name, workers)

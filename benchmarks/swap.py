@@ -26,18 +26,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import _processes
 import numpy as np
 import scipy.stats
 from _report import commit_in_force, interquartile_mean, interval, ok, print_table, write_results
@@ -46,13 +43,6 @@ from _swap_world import Spec
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "swap.jsonl"
-ONE_THREAD = {
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-    "PYTHONPATH": str(HERE.parent),  # the environment of Stable-Baselines3 has no keras_optix
-}
 SB3 = "sb3"
 BEFORE = 10_000  # env steps before a change whose returns are the ones to get back to
 SHARE, HOLD = 0.9, 3  # of them, in so many successive points
@@ -64,43 +54,29 @@ GOAL_RATIO, GOAL_ALARMS = 5.0, 1
 Result = dict[str, Any]
 
 
-def run(spec: Spec, sb3_python: str) -> Result:
-    """A run, in a process of its own.
+def run(spec: Spec, sb3_python: str) -> str:
+    """Plays a run and appends it to the file of results; returns what is said of it.
 
     Raises:
         RuntimeError: It failed.
     """
     python, script = (sb3_python, "_swap_sb3.py") if spec.player == SB3 else (sys.executable, "_swap_ours.py")
-    begin = time.perf_counter()
-    command = [python, str(HERE / script), json.dumps(asdict(spec))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | ONE_THREAD)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
-    return asdict(spec) | json.loads(done.stdout.splitlines()[-1]) | {"seconds": round(time.perf_counter() - begin, 1)}
+    # The environment of Stable-Baselines3 has no keras_optix.
+    played, seconds = _processes.play([python, str(HERE / script), json.dumps(asdict(spec))], HERE.parent)
+    result = asdict(spec) | played | {"seconds": seconds}
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open("a") as file:
+        file.write(json.dumps(result) + "\n")
+    return f"{len(alarms(result))} alarms, {seconds:.0f} s"
 
 
 def run_all(specs: Sequence[Spec], workers: int, sb3_python: str) -> int:
-    """Runs what is asked for and appends what comes out to the file of results.
+    """Runs what is asked for.
 
     Returns:
         How many runs failed; they are not in the file.
     """
-    RESULTS.parent.mkdir(exist_ok=True)
-    failed = 0
-    with ThreadPoolExecutor(workers) as pool:
-        futures = {pool.submit(run, spec, sb3_python): spec for spec in specs}
-        for done, future in enumerate(as_completed(futures), start=1):
-            name = f"{done}/{len(specs)} {futures[future].name}"
-            try:
-                result = future.result()
-            except RuntimeError as error:
-                failed += 1
-                print(f"{name}: failed\n{error}", file=sys.stderr, flush=True)
-                continue
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(result) + "\n")
-            print(f"{name}: {len(alarms(result))} alarms, {result['seconds']:.0f} s", flush=True)
-    return failed
+    return _processes.play_all(specs, lambda spec: run(spec, sb3_python), lambda spec: spec.name, workers)
 
 
 def read_results() -> list[Result]:

@@ -37,17 +37,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _naive import NaiveOptimizer
+from _processes import ONE_THREAD
 from _report import commit_in_force, interquartile_mean, interval, ok, print_table, write_results
 
 import keras_optix as optix
 
 RESULTS = Path(__file__).parent / "results" / "tuning_agents.jsonl"
-ONE_THREAD = {
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "3",  # its remarks on start-up would come with every run
-}
 
 BOUNDS = (1e-5, 1e-1)
 GOOD_START, BAD_STARTS = 1e-3, (1e-5, 3e-2)

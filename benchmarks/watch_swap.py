@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -27,15 +25,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import _processes
 from _report import print_table, write_results
 
 HERE = Path(__file__).resolve().parent
-ONE_THREAD = {
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-}
 DEGRADATION = "degradation"
 SCHEDULER = {"dormant_threshold": 10**6}  # COOLING does not end before the swap
 
@@ -126,11 +119,7 @@ def run(tree: Path, spec: Mapping[str, Any]) -> Result:
         RuntimeError: The run failed, or it imported the library from another place.
     """
     command = [sys.executable, str(HERE / "watch_swap.py"), "--run", json.dumps(spec)]
-    environment = os.environ | ONE_THREAD | {"PYTHONPATH": str(tree)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode:
-        raise RuntimeError(done.stderr[-3000:])
-    result: Result = json.loads(done.stdout.splitlines()[-1])
+    result, _ = _processes.play(command, tree)
     if not Path(result["library"]).is_relative_to(tree):
         raise RuntimeError(f"The library came from {result['library']} and not from {tree}.")
     return result | {"seed": spec["seed"], "control": spec["control"]}
