@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.loop import actions as do
 from keras_optix.loop.actions import KnownPolicy
-from keras_optix.loop.confirmation import INSTEAD, compare_contender, confirm
+from keras_optix.loop.confirmation import compare_contender, confirm
 from keras_optix.loop.final import reach_target
 from keras_optix.loop.procedures import Asking, Procedure, Situation, reassess, recover, rest, was_watched
 from keras_optix.loop.regime_procedures import after_alarm, after_return, at_dormant
@@ -48,7 +48,7 @@ def after_evaluation(evaluation: Evaluation, at: Situation, values: Mapping[str,
     if gone:
         return
     yield do.Tune(evaluation)
-    if decisions[0].event in _UNDECIDED or decisions[0].evidence.reason == INSTEAD:
+    if decisions[0].event in _UNDECIDED:
         yield from _let_contender_play(at)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from keras_optix.evaluators.evaluation import Evaluation
@@ -22,7 +22,6 @@ _FEWEST, _MOST = 10, 80  # fresh episodes after which a comparison is over at th
 _WELL_KNOWN = 4  # times as many episodes of the best as of the candidate: then its score is known well enough
 
 _FIRST = "first confirmed score"
-INSTEAD = "the contender scored as high before, and plays on instead"
 
 
 @dataclass(frozen=True)
@@ -67,13 +66,6 @@ def confirm(
     if at.single:
         accepted = yield do.Accept(evaluation, decision.evidence)
         return (accepted,), False
-    if (yield from _contender_scored_as_high(evaluation)):
-        # The episodes that the contender has played already would be lost on another candidate. It plays on once this
-        # decision was followed, because promoting it is another decision.
-        evidence = replace(decision.evidence, reason=INSTEAD)
-        rejected = do.Confirm(evaluation, EvaluationResult(evaluation.score), dict(values), False, evidence)
-        decisions: tuple[Decision, ...] = yield rejected
-        return decisions, False
     # Play as many episodes as in the first evaluation, because fewer could not detect the same difference.
     first = min(max(evaluation.score.n, at.fewest), MOST_EPISODES)
     compared: FreshComparison | None = None
@@ -91,7 +83,7 @@ def confirm(
     else:
         better = compared.outcome is Outcome.BETTER
         confirmed = do.Confirm(evaluation, compared.result, dict(values), better, compared.evidence)
-    decisions = yield confirmed
+    decisions: tuple[Decision, ...] = yield confirmed
     # This comes before the decisions are followed, because one of them may pause learning or restore weights itself.
     promoted = decisions[0].event is LoopEvent.IMPROVEMENT
     yield do.EndEvaluation(keep=promoted)
@@ -102,11 +94,6 @@ def confirm(
         if contender is None or compared.fresh.mean > contender.fresh.mean:
             yield do.KeepContender(CANDIDATE, compared.fresh, compared.test, dict(values))
     return decisions, in_place
-
-
-def _contender_scored_as_high(evaluation: Evaluation) -> Asking[bool]:
-    contender: Contender | None = yield do.ReadContender()
-    return contender is not None and evaluation.score.mean <= contender.fresh.mean
 
 
 def compare_contender(at: Situation, *, progress: bool, insists: bool = False) -> Asking[bool]:

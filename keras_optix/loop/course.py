@@ -8,12 +8,14 @@ from keras_optix.loop.scheduler_state import TimedScore
 from keras_optix.states import State
 from keras_optix.statistics.estimates import Estimate, pool, trend
 from keras_optix.statistics.levels import one_sided
-from keras_optix.statistics.lines import forecast
+from keras_optix.statistics.lines import Forecast, forecast
 
 _MOST = 128  # scores that are kept; beyond that, neighbours are pooled
-_FEWEST = 6  # scores in the second half of the run from which a line is drawn
+_FEWEST = 6  # scores from which a line is drawn
+_LATE, _LATEST = 0.5, 0.25  # shares of the run, up to now, from which lines are drawn
 _SHARE = 0.05  # of the progress of training: a gain below it does not matter
 _SURE_Z = one_sided(0.9)
+_FLAT_Z = one_sided(0.8)
 
 
 class Course(State, frozen=True):
@@ -43,18 +45,32 @@ class Course(State, frozen=True):
         """Returns whether training still rises by what matters, or whether it is too early to tell.
 
         A line through the second half of the run is extended by as many env steps as the run has had. Training rises if
-        the line goes up at a one-sided confidence of 90 %, and gains more than 5 % of the progress of training so far.
+        the line goes up at a one-sided confidence of 90 %, and gains more than 5 % of the progress of training so far,
+        unless the last quarter of the run rules out such a gain at 80 %: returns that were rising and are flat now.
         """
         if not self.scores:
             return False  # nothing is known, and nothing will be: the environment has no episodes, for example
-        first, now = self.scores[0], self.scores[-1].env_steps
-        begin = first.env_steps
-        late = [one for one in self.scores if one.env_steps - begin >= (now - begin) / 2.0]
-        if len(late) < _FEWEST or now == begin:
+        late = self._since(_LATE)
+        ends = self._ends(late)
+        if ends is None:
             return True
-        times, scores = [one.env_steps for one in late], [one.score for one in late]
-        here, there = forecast(times, scores, now), forecast(times, scores, 2 * now - begin)
-        if here is None or there is None:
-            return True
-        matters = there.mean - here.mean > _SHARE * abs(here.mean - first.score.mean)
-        return matters and trend([score.mean for score in scores]) > _SURE_Z
+        here, there = ends
+        worth = _SHARE * abs(here.mean - self.scores[0].score.mean)
+        if there.mean - here.mean <= worth or trend([one.score.mean for one in late]) <= _SURE_Z:
+            return False
+        latest = self._ends(self._since(_LATEST))
+        return latest is None or latest[1].below(latest[0].mean + worth) < _FLAT_Z
+
+    def _since(self, share: float) -> list[TimedScore]:
+        """Returns the scores of the last share of the run."""
+        begin, now = self.scores[0].env_steps, self.scores[-1].env_steps
+        return [one for one in self.scores if now - one.env_steps <= share * (now - begin)]
+
+    def _ends(self, scores: list[TimedScore]) -> tuple[Forecast, Forecast] | None:
+        """Returns a line through scores now, and after as many env steps as the run has had; None if there are few."""
+        if len(scores) < _FEWEST:
+            return None
+        begin, now = self.scores[0].env_steps, self.scores[-1].env_steps
+        times, estimates = [one.env_steps for one in scores], [one.score for one in scores]
+        here, there = forecast(times, estimates, now), forecast(times, estimates, 2 * now - begin)
+        return None if here is None or there is None else (here, there)

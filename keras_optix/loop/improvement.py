@@ -24,10 +24,18 @@ class ImprovementTest:
     screening_limit: float
     margin: float
 
-    def candidate(self, state: SchedulerState, score: Estimate, *, screening: bool) -> Evidence | None:
-        """Returns evidence that this score, or the mean since the promotion of the best, is above the best."""
+    def candidate(
+        self, state: SchedulerState, score: Estimate, *, screening: bool, contender: Estimate | None = None
+    ) -> Evidence | None:
+        """Returns evidence that this score, or the mean since the promotion of the best, is above the best.
+
+        A score that is not above that of the contender makes no candidate: the contender has played episodes already
+        that would be lost on another one.
+        """
         if state.best is None:
             return Evidence(0.0, score.stderr, score.n, "first evaluation")
+        if contender is not None and score.mean <= contender.mean:
+            return None
         limit = self.screening_limit if screening else self.limit
         evidence, z = self._compare(state, score, state.best, "better than the best")
         if z > limit:

@@ -180,8 +180,7 @@ class Performer:
 
     def _confirm(self, action: do.Confirm) -> tuple[Decision, ...]:
         candidate, second = self._the_candidate, action.second
-        played = second.estimate != action.first.score  # not if a contender plays on instead of the candidate
-        if self.evaluations.comparable and played and self.in_place is None and self._left_open is None:
+        if self.evaluations.comparable and self.in_place is None and self._left_open is None:
             self.evaluations.agreement.played(action.first.score, second.estimate)
         # What is known beside the score, such as whether training still rises, holds for the second evaluation too.
         evaluation = replace(
@@ -219,7 +218,7 @@ class Performer:
             self._follow(decision)
         else:
             found = f"the contender, snapshot {snapshot.snapshot_id}, is the best"
-            self.journal.note(EventKind.IMPROVEMENT, f"{found}: {self.shown_best()}", action.evidence)
+            self.journal.note(EventKind.IMPROVEMENT, f"{found}: {self.in_units_shown(action.score)}", action.evidence)
 
     def _accept(self, action: do.Accept) -> Decision:
         decision = self.scheduler.accept(action.evaluation, action.evidence)
@@ -261,11 +260,6 @@ class Performer:
         For a loss, it is the loss itself and not its negative.
         """
         return self._in_words(snapshot.score, snapshot.eval_metrics.stderr)
-
-    def shown_best(self) -> str:
-        """Returns the score of the best as logs show it; empty if there is none."""
-        best = self.best.snapshot
-        return "" if best is None else self.shown(best)
 
     def in_units_shown(self, score: Estimate) -> str:
         """Returns a score as logs show it, with how actions were chosen."""

@@ -245,7 +245,8 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         )
         if state.loop_state is LoopState.WATCHDOG:
             return self._watch(state, score, alarmed=evaluation.alarmed)
-        candidate = self._improvement.candidate(state, score, screening=evaluation.cheap_to_confirm)
+        screening, contender = evaluation.cheap_to_confirm, evaluation.contender
+        candidate = self._improvement.candidate(state, score, screening=screening, contender=contender)
         if candidate is not None:
             decision = Decision(LoopEvent.CANDIDATE, state.loop_state, state.loop_state, candidate)
             return replace(state, pending=True), decision
