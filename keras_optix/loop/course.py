@@ -11,7 +11,7 @@ from keras_optix.statistics.levels import one_sided
 from keras_optix.statistics.lines import Forecast, forecast
 
 _MOST = 128  # scores that are kept; beyond that, neighbours are pooled
-_FEWEST = 6  # scores from which a line is drawn
+_FEWEST, _FEWEST_LATEST = 6, 4  # scores from which lines are drawn
 _LATE, _LATEST = 0.5, 0.25  # shares of the run, up to now, from which lines are drawn
 _SHARE = 0.05  # of the progress of training: a gain below it does not matter
 _SURE_Z = one_sided(0.9)
@@ -51,14 +51,14 @@ class Course(State, frozen=True):
         if not self.scores:
             return False  # nothing is known, and nothing will be: the environment has no episodes, for example
         late = self._since(_LATE)
-        ends = self._ends(late)
+        ends = self._ends(late, _FEWEST)
         if ends is None:
             return True
         here, there = ends
         worth = _SHARE * abs(here.mean - self.scores[0].score.mean)
         if there.mean - here.mean <= worth or trend([one.score.mean for one in late]) <= _SURE_Z:
             return False
-        latest = self._ends(self._since(_LATEST))
+        latest = self._ends(self._since(_LATEST), _FEWEST_LATEST)
         return latest is None or latest[1].below(latest[0].mean + worth) < _FLAT_Z
 
     def _since(self, share: float) -> list[TimedScore]:
@@ -66,9 +66,9 @@ class Course(State, frozen=True):
         begin, now = self.scores[0].env_steps, self.scores[-1].env_steps
         return [one for one in self.scores if now - one.env_steps <= share * (now - begin)]
 
-    def _ends(self, scores: list[TimedScore]) -> tuple[Forecast, Forecast] | None:
+    def _ends(self, scores: list[TimedScore], fewest: int) -> tuple[Forecast, Forecast] | None:
         """Returns a line through scores now, and after as many env steps as the run has had; None if there are few."""
-        if len(scores) < _FEWEST:
+        if len(scores) < fewest:
             return None
         begin, now = self.scores[0].env_steps, self.scores[-1].env_steps
         times, estimates = [one.env_steps for one in scores], [one.score for one in scores]
