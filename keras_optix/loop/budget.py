@@ -9,7 +9,7 @@ from keras_optix.loop.journal import Journal
 _EXTRA, _EXTRA_SHARE = 20_000, 0.5
 # Share of the budget for evaluations whose turn it is; the rest is for comparisons. Neither can use up the other's: a
 # noisy score makes many candidates, and their comparisons would leave nothing to see whether training still improves.
-_REGULAR = 0.4
+_REGULAR = 0.5
 
 
 class EvaluationBudget:
@@ -17,8 +17,8 @@ class EvaluationBudget:
 
     The episodes of the untrained policy, with which a run begins, are outside the budget. An evaluation begins as long
     as the budget is not spent, so the last one may exceed it. Beside the share there are 20,000 env
-    steps, at most half of those of training. Evaluations whose turn it is take at most two fifths of the budget, and
-    what a test asks for (fresh episodes of a candidate, of the best, of the contender) the other three fifths.
+    steps, at most half of those of training. Evaluations whose turn it is take at most half of the budget, and
+    what a test asks for (fresh episodes of a candidate, of the best, of the contender) the other half.
 
     Args:
         share: Largest env steps of evaluations as a share of the env steps of training.

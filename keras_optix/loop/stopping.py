@@ -120,10 +120,9 @@ class StoppingRule:
         """Returns whether a line through the scores stays below the best that is known plus the margin."""
         if self.futility_limit is None or state.best is None or state.baseline is None:
             return False
-        of_best = known.env_steps == state.best_env_steps
-        scores = state.scores if of_best else tuple(one for one in state.scores if one.env_steps > known.env_steps)
-        if (state.since_best if of_best else len(scores)) < self.futility_evaluations:
+        if state.since_best < self.futility_evaluations:
             return False
+        scores = tuple(one for one in state.scores if one.env_steps > known.env_steps)
         if not state.degradations:
             scores = (known, *scores)
         # As long again as nothing was better.

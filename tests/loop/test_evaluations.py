@@ -73,17 +73,17 @@ def test_a_short_run_may_spend_more_but_not_more_than_half(tmp_path: Path) -> No
 def test_comparisons_do_not_use_up_what_evaluations_may_take_and_the_other_way_round(tmp_path: Path) -> None:
     run = greedy(tmp_path)
     budget, toy, journal = run.loop.evaluations.budget, run.toy, run.loop.journal
-    journal.env_steps = 100_000  # the budget is 40,000: two fifths for evaluations, three fifths for comparisons
+    journal.env_steps = 100_000  # the budget is 40,000: half for evaluations, half for comparisons
     budget.first = toy.evaluation_steps
-    toy.evaluation_steps += 24_000
+    toy.evaluation_steps += 20_000
     assert budget.allows()
     toy.evaluation_steps += 1
     assert not budget.allows()
     assert budget.left == pytest.approx(-1.0)
     assert budget.allows(insists=True)
     assert budget.allows(regular=True)
-    toy.evaluation_steps += 16_000
-    budget.regular = 16_000
+    toy.evaluation_steps += 20_000
+    budget.regular = 20_000
     assert budget.allows(regular=True)
     toy.evaluation_steps += 1
     budget.regular += 1
