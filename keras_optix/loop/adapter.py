@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from keras_optix.evaluators.scorer import Scorer
 from keras_optix.loop.after_shift import AfterShift
+from keras_optix.loop.finite import not_finite_in
 from keras_optix.records import LEARNING_RATE, EpisodeRecord, EvalMetrics, HyperparamSet, WindowData
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.store.files import Arrays, Saved
@@ -195,9 +196,17 @@ class Adapter(abc.ABC):
         """Returns the last state that is known to be finite, if the adapter keeps one."""
         return None
 
+    def not_finite_in(self, state: Arrays) -> str:
+        """Returns the name of the first array of a state with NaN or an infinity; empty if there is none.
+
+        Args:
+            state: What `get_state` returned.
+        """
+        return not_finite_in(state)
+
     def is_finite(self) -> bool:
-        """Returns whether all weights are finite. By default True, because an agent's train step checks them itself."""
-        return True
+        """Returns whether all weights, optimizer slots and statistics are finite."""
+        return not self.not_finite_in(self.get_state())
 
     @abc.abstractmethod
     def get_state(self) -> Arrays:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from keras_optix.errors import ConfigurationError, NonFiniteError, describe
+from keras_optix.errors import ConfigurationError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.evaluation import Evaluation, estimate_of
 from keras_optix.evaluators.scorer import Scorer
@@ -30,7 +30,9 @@ from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.performer import Performer
 from keras_optix.loop.procedures import Situation
 from keras_optix.loop.record import EventKind
+from keras_optix.loop.recovery import Recovery
 from keras_optix.loop.reports import add_row, scalars
+from keras_optix.loop.run_snapshots import RunSnapshots
 from keras_optix.loop.run_state import Begun, EngineState, ProcedureState, Reading, RunState, read_parts
 from keras_optix.loop.runner import Runner, run_at_once
 from keras_optix.loop.scheduler import BackoffScheduler
@@ -38,7 +40,7 @@ from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.loop.state_machine import StateMachine
 from keras_optix.loop.summary import summary
 from keras_optix.loop.tuning import Tuning
-from keras_optix.records import LEARNING_RATE, EvalMetrics
+from keras_optix.records import EvalMetrics
 from keras_optix.states import to_json
 from keras_optix.statistics.estimates import Evidence
 from keras_optix.store.files import Arrays, Saved, prefixed, under
@@ -78,7 +80,9 @@ class Engine:
         journal: Writes records, and knows the number of the window and of env steps.
         tuning: The tuner, with its stored states and schedules.
         history: The table of the run, with a row for each evaluation (epoch).
+        registry: The snapshots of the run, which are in memory while the registry cannot be written.
         guard: Counts the recoveries from values that were not finite.
+        recovery: Makes these recoveries.
         performer: Performs actions, and holds the best.
         latest: The latest evaluation, or None.
     """
@@ -109,7 +113,8 @@ class Engine:
                 journal.window_id + (0 if adapter.scores_are_deterministic else 1) + adapter.windows_in_flight
             )
 
-        self.adapter, self.scorer, self.scheduler, self.registry = adapter, scorer, machine, registry
+        snapshots = RunSnapshots(registry, log.aids, adapter.not_finite_in)
+        self.adapter, self.scorer, self.scheduler, self.registry = adapter, scorer, machine, snapshots
         self.options, self.log, self.journal, self.manager = options, log, journal, manager
         self.evaluations = evaluations
         self.units = 0
@@ -118,8 +123,9 @@ class Engine:
         self.latest: Evaluation | None = None
         self.tuning = Tuning(tuner, adapter, hooks, journal.note, drop_scores)
         self.performer = Performer(
-            adapter, evaluations, machine, registry, options, hooks, journal, self.tuning, manager
+            adapter, evaluations, machine, snapshots, options, hooks, journal, self.tuning, manager
         )
+        self.recovery = Recovery(adapter, self.guard, self.tuning, journal, self.performer)
         self._hooks = hooks
         self._runner = Runner(self.performer.perform)
         self._begun: Begun | None = None  # the beginning of the procedure that runs
@@ -157,6 +163,7 @@ class Engine:
         self.registry.begin_run()
         self.tuning.begin()
         self.performer.keep_untrained()
+        self.recovery.keep_beginning()
 
     def take(self, unit: TrainingUnit) -> None:
         """Takes one window or epoch through the loop: scores it, evaluates if due, decides, and acts."""
@@ -167,6 +174,7 @@ class Engine:
         self.log.tick(journal.env_steps, journal.window_id)
         for notice in self.adapter.notices():
             journal.note(EventKind.FEED, notice)
+        self.registry.write_missing()
         if self._runner.busy:
             self._take_for_procedure(unit)
         else:
@@ -176,6 +184,7 @@ class Engine:
             self._take_scores(unit)
         for notice in self.adapter.environment_notices():
             journal.note(EventKind.ENVIRONMENT, notice)
+        self._tell_of_aids()
         if self.log.writes:
             self._write_scalars(unit.logs)
         self._stop_at_limits()
@@ -217,7 +226,7 @@ class Engine:
         metrics, score = scored.metrics, scored.metrics.primary_score
         if score is not None and not math.isfinite(score):
             # It comes from a user's evaluator: a log that is not finite is no evidence, see `MonitorEvaluator`.
-            self.recover_from_nan(candidate.window_id, "A score", self._last_good())
+            self.recover_from_nan(candidate.window_id, "A score", None)
             return
         evaluated = self._take_score(candidate, scored)
         if evaluated is not None or self.adapter.scores_are_deterministic:
@@ -231,6 +240,8 @@ class Engine:
         evaluations, performer, busy = self.evaluations, self.performer, self._runner.busy
         evaluation = evaluations.take(candidate, scored.metrics, due=scored.due and not busy)
         if evaluation is None:
+            return None
+        if not self._is_usable(candidate, evaluation.score.mean):
             return None
         evaluation = self.tuning.flagged(evaluation)
         self.latest, self._scored_under = evaluation, self.adapter.hyperparams.snapshot()
@@ -345,48 +356,22 @@ class Engine:
     # Values that are not finite
 
     def recover_from_nan(self, window_id: int, what: str, before: Arrays | None) -> None:
-        """Restores the state from before a value was not finite, with half the learning rate.
+        """Restores a finite state, with half the learning rate; see `Recovery.recover`."""
+        self.recovery.recover(window_id, what, before)
 
-        Args:
-            window_id: Number of the window (epoch).
-            what: The value that is not finite, such as ``"A loss"``.
-            before: The state to restore, or None.
+    def _is_usable(self, candidate: PolicyRef, score: float) -> bool:
+        """Returns whether weights that may become the best are finite; if they are not, goes back to finite ones.
 
-        Raises:
-            NonFiniteError: This happened too often, or there is no finite state.
+        A finite score proves nothing about the weights: some kernels turn NaN into 0.
         """
-        adapter = self.adapter
-        if before is not None:
-            adapter.set_state(before)
-        if not adapter.is_finite():
-            raise NonFiniteError(
-                describe(
-                    f"{what} is not finite, and there was no finite update before: there are no finite weights to go "
-                    "back to.",
-                    fix="Check the first batches of the data (NaN, infinities, labels that the loss does not accept), "
-                    "the learning rate, and your own loss functions.",
-                    window_id=window_id,
-                )
-            )
-        self.journal.window_id = window_id
-        self.tuning.pause()
-        values = adapter.hyperparams.snapshot()
-        # A learning rate that is itself not finite (0 / 0 in a schedule) cannot be halved.
-        rates = {name: values[name] for name in adapter.rates if math.isfinite(values[name])}
-        after = self.guard.recover_all(window_id, what, rates)
-        if after:
-            self.tuning.set(after, "recovery")
-        words = {LEARNING_RATE: "learning rate"}
-        change = "".join(f", {words.get(name, name)} {rates[name]:.4g} -> {rate:.4g}" for name, rate in after.items())
-        times = f"{self.guard.recoveries} of at most {self.guard.max_recoveries}"
-        lowered = what[0].lower() + what[1:]
-        restored = "no weights to go back to" if before is None else "restored the weights before"
-        self.journal.note(EventKind.NON_FINITE, f"{lowered} was not finite; {restored}{change} ({times})")
-        self.performer.replaced()
-
-    def _last_good(self) -> Arrays | None:
-        good, best = self.adapter.last_good(), self.performer.best.latest
-        return self.registry.load(best) if good is None and best is not None else good
+        best = self.performer.best.snapshot
+        if best is not None and score <= best.score:
+            return True
+        state = candidate.state()
+        wrong = self.adapter.not_finite_in(state)
+        if wrong:
+            self.recover_from_nan(candidate.window_id, f"A weight, optimizer slot or statistic ({wrong})", None)
+        return not wrong
 
     # The end
 
@@ -402,17 +387,36 @@ class Engine:
             least = 0 if performer.ending is None or self.scorer.plan.together else _ANNOUNCED
             run_at_once(announce(self._situation(), least=least), performer.perform)
         if self.options.restore_best_weights and best.snapshot is not None:
-            performer.restore(best.snapshot)
-            self.journal.note(EventKind.RESTORED, f"restored snapshot {best.snapshot.snapshot_id}")
+            restored = performer.restore(best.snapshot)
+            if restored is None:
+                self.journal.note(EventKind.KEPT, f"kept the weights: {best.snapshot.path} cannot be read, nor another")
+            else:
+                self.journal.note(EventKind.RESTORED, f"restored snapshot {restored.snapshot_id}")
         elif self.options.restore_best_weights and best.latest is not None:
             of = f"snapshot {best.latest.snapshot_id} belongs to a regime that has ended"
             self.journal.note(EventKind.KEPT, f"kept the weights: {of}")
+        self.registry.write_missing(at_once=True)
+        self._tell_of_aids()
+
+    def _tell_of_aids(self) -> None:
+        for notice in self.log.aids.take_notices():
+            self.journal.note(EventKind.NOTICE, notice)
+
+    def tell_what_is_missing(self) -> None:
+        """Writes a record if a file or a log could not be written until the end."""
+        missing = self.log.aids.missing
+        if missing:
+            self.journal.note(EventKind.NOTICE, f"not written until the end: {missing}")
 
     def write_schedule(self) -> None:
         """Writes the schedule of the current weights to the folder with the snapshots of the run."""
         folder = self.registry.run_folder
-        folder.mkdir(exist_ok=True)
-        self.tuning.schedule.save(folder / "schedule.json")
+
+        def write() -> None:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.tuning.schedule.save(folder / "schedule.json")
+
+        self.log.aids.of("the schedule").attempt(write)
 
     def summary(self, *, where: bool = True) -> str:
         """Returns one line that says how the run ended.
@@ -527,6 +531,7 @@ class Engine:
             self._runner.replay(self._begun.procedure(), loop.procedure.sent)
         self.adapter.pause_updates(performer.in_place is not None or self.state is LoopState.WATCHDOG)
         self.log.restore(list(loop.records))
+        self.recovery.keep_beginning()
         kept = "" if weights else "; newer weights were restored already and stay"
         self.journal.note(EventKind.RESUMED, f"resumed run {self.registry.run_id}{kept}{'; ' if lost else ''}{lost}")
 

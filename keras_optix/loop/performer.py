@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from keras_optix.errors import RegistryError, StateError, describe
+from keras_optix.errors import StateError
 from keras_optix.evaluators.evaluation import Evaluation, estimate_of, metrics_of
 from keras_optix.formatting import format_estimate
 from keras_optix.loop import actions as do
@@ -22,19 +22,18 @@ from keras_optix.loop.manager import Manager
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.record import EventKind
 from keras_optix.loop.regime_library import NoScoreHistory, RegimeLibrary, ScoreHistory
+from keras_optix.loop.run_snapshots import RunSnapshots
 from keras_optix.loop.runner import LATER
 from keras_optix.loop.scheduler import Decision, LoopEvent
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.loop.state_machine import StateMachine
 from keras_optix.loop.tuning import Tuning
+from keras_optix.loop.untrained import Untrained
 from keras_optix.records import EvalMetrics, HyperparamSet
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.statistics.estimates import Estimate, compare, pool
-from keras_optix.store.files import UNREADABLE, Arrays, read_arrays, write_arrays
+from keras_optix.store.files import Arrays
 from keras_optix.store.manifest import PolicySnapshot
-from keras_optix.store.registry import CheckpointRegistry
-
-_UNTRAINED_FILE = "untrained.npz"
 
 
 class Performer:
@@ -44,7 +43,7 @@ class Performer:
         adapter: Access to the trained agent or model.
         evaluations: Makes the evaluations.
         scheduler: The state machine.
-        registry: Stores snapshots.
+        registry: Stores the snapshots of the run.
         options: The user's options.
         hooks: Objects whose hooks are called.
         journal: Keeps records.
@@ -73,7 +72,7 @@ class Performer:
         adapter: Adapter,
         evaluations: Evaluations,
         scheduler: StateMachine,
-        registry: CheckpointRegistry,
+        registry: RunSnapshots,
         options: LoopOptions,
         hooks: Sequence[LoopHooks],
         journal: Journal,
@@ -99,6 +98,7 @@ class Performer:
         self.replayed: Estimate | None = None
         self.announced: Estimate | None = None
         self.replacements = 0
+        self._initial = Untrained(registry, journal.log.aids)
         self._left_open: InPlaceEvaluation | None = None  # its weights continue to act until it is ended
 
     def perform(self, action: Action) -> Any:
@@ -161,13 +161,16 @@ class Performer:
         """Returns the weights of a policy."""
         adapter, journal = self.adapter, self.journal
         if isinstance(policy, PolicySnapshot):
-            steps, version = policy.env_steps, policy.policy_version
-            state = self.registry.load(policy)
-            return adapter.policy_of(state, window_id=policy.window_id, env_steps=steps, version=version)
+            found = self._readable(policy)
+            if found is not None:
+                policy, state = found
+                steps, version = policy.env_steps, policy.policy_version
+                return adapter.policy_of(state, window_id=policy.window_id, env_steps=steps, version=version)
+            policy = do.CURRENT
         if policy is do.CURRENT:
             return adapter.current(journal.window_id, journal.env_steps)
         if policy is do.UNTRAINED:
-            return adapter.policy_of(self._untrained(), window_id=0, env_steps=0, version=0)
+            return adapter.policy_of(self._initial.read(adapter.get_state()), window_id=0, env_steps=0, version=0)
         return self._the_candidate
 
     @property
@@ -341,16 +344,35 @@ class Performer:
         if action.rolled_back:
             self.scheduler.rolled_back()
 
-    def restore(self, snapshot: PolicySnapshot) -> None:
-        """Continues from a snapshot."""
-        self.adapter.set_state(self.registry.load(snapshot))
+    def restore(self, snapshot: PolicySnapshot) -> PolicySnapshot | None:
+        """Continues from a snapshot, or if its file is damaged from the next best; from none if there is no other.
+
+        Returns:
+            The snapshot that was restored; None if the current weights stay.
+        """
+        found = self._readable(snapshot)
+        if found is None:
+            return None
+        restored, state = found
+        self.adapter.set_state(state)
         if self.options.restore_hyperparams:
-            self.tuning.set(snapshot.hyperparams.params, "restored")
-        self.tuning.restored(snapshot.snapshot_id)
+            self.tuning.set(restored.hyperparams.params, "restored")
+        self.tuning.restored(restored.snapshot_id)
         self.replaced()
+        return restored
+
+    def _readable(self, snapshot: PolicySnapshot) -> tuple[PolicySnapshot, Arrays] | None:
+        """Returns a snapshot with its arrays, or the next best, which becomes the best if the best is damaged."""
+        found, best = self.registry.load_or_next(snapshot), self.best.latest
+        if found is not None and best is not None and found[0].key != snapshot.key == best.key:
+            self.best.latest = found[0]
+            estimate = estimate_of(found[0].eval_metrics)
+            if estimate is not None:
+                self.scheduler.adopt(estimate, env_steps=found[0].env_steps)
+        return found
 
     def _restore_untrained(self) -> None:
-        self.adapter.set_state(self._untrained())
+        self.adapter.set_state(self._initial.read(self.adapter.get_state()))
         self.tuning.restarted()
         self.replaced()
 
@@ -374,17 +396,7 @@ class Performer:
     def keep_untrained(self) -> None:
         """Stores the initial weights of the run, if a policy is stored for each regime."""
         if self.manager.store_policies:
-            folder = self.registry.run_folder
-            folder.mkdir(exist_ok=True)
-            write_arrays(folder / _UNTRAINED_FILE, self.adapter.get_state())
-
-    def _untrained(self) -> Arrays:
-        path = self.registry.run_folder / _UNTRAINED_FILE
-        try:
-            return read_arrays(path)
-        except UNREADABLE as error:
-            problem = f"The initial weights of the run cannot be read: {error}."
-            raise RegistryError(describe(problem, path=str(path))) from error
+            self._initial.keep(self.adapter.get_state())
 
     def _finish(self, action: do.Finish) -> None:
         # An evaluation in place ends with learning on, and the policy in WATCHDOG may have been replaced.
@@ -400,8 +412,14 @@ class Performer:
         return Variant(self.variants, before, values)
 
     def _mutate(self, action: do.Mutate) -> None:
-        if self.manager.mutation_fn is not None:
-            self.adapter.mutate(self.manager.mutation_fn)
+        if self.manager.mutation_fn is None:
+            return
+        before = self.adapter.get_state()
+        self.adapter.mutate(self.manager.mutation_fn)
+        if not self.adapter.is_finite():
+            self.adapter.set_state(before)
+            message = "`mutation_fn` made weights that are not finite; the variant goes on without the mutation"
+            self.journal.note(EventKind.NON_FINITE, message)
 
     def _leave_regime(self, action: do.LeaveRegime) -> list[KnownPolicy]:
         index = self.scheduler.state.regime_index
