@@ -15,6 +15,7 @@ import math
 import os
 import secrets
 import stat
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ Arrays = Mapping[str, np.ndarray]  # weights, optimizer slots, statistics: array
 Saved = tuple[dict[str, np.ndarray], Any]  # arrays by name, and the part for JSON: a state or JSON values
 UNREADABLE = (OSError, ValueError)  # what reading a missing, damaged or forged file raises
 _NPY = ".npy"
+_END = struct.Struct("<4s6xH10x")  # the last record of an archive: its mark, and the number of entries
 
 
 def prefixed(prefix: str, arrays: Arrays) -> dict[str, np.ndarray]:
@@ -118,6 +120,7 @@ def arrays_in(file: IO[bytes], size: int) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(file) as archive:
             _check_sizes(archive, size)
+            _check_count(file, len(archive.infolist()))
             return {info.filename.removesuffix(_NPY): _read_array(archive, info) for info in archive.infolist()}
     except (OSError, _ForgedError):
         raise
@@ -140,6 +143,14 @@ def _check_sizes(archive: zipfile.ZipFile, size: int) -> None:
         raise _ForgedError("its arrays claim to be larger than the file")
     if len({entry.filename for entry in entries}) < len(entries):
         raise _ForgedError("it has two arrays of one name")
+
+
+def _check_count(file: IO[bytes], entries: int) -> None:
+    """Refuses an archive whose list of arrays lacks one: nothing else says so if a length in the list is damaged."""
+    file.seek(-_END.size, os.SEEK_END)
+    mark, written = _END.unpack(file.read(_END.size))
+    if mark != b"PK\x05\x06" or written != min(entries, 0xFFFF):
+        raise _ForgedError("its list of arrays is damaged")
 
 
 def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:

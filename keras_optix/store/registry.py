@@ -19,6 +19,7 @@ import contextlib
 import os
 import secrets
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -300,6 +301,8 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
     def load_best(self, agent: Restorable, *, hyperparams: bool = False) -> PolicySnapshot:
         """Loads the best snapshot into an agent of the same architecture.
 
+        If its file is damaged, the next best that can be read is loaded, and a warning names both.
+
         Args:
             agent: The agent whose weights, optimizer slots and normaliser statistics are replaced.
             hyperparams: Whether to set the hyperparameters of the snapshot too. Defaults to False: the current values,
@@ -314,15 +317,24 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         """
         check_agent("agent", agent, "set_state", fix="Such as registry.load_best(agent), which returns the snapshot.")
         self._refresh()  # another process on this run may have saved a better snapshot and pruned this one
-        best = self.best
-        if best is None:
-            raise RegistryError(
-                describe("The registry has no snapshot yet.", directory=str(self.directory), run_id=self._run_id)
-            )
-        agent.set_state(self.load(best))
-        if hyperparams:
-            agent.set_hyperparams(best.hyperparams)
-        return best
+        failed: list[RegistryError] = []
+        for snapshot in self.ranked_snapshots:
+            try:
+                state = self.load(snapshot)
+            except RegistryError as error:
+                failed.append(error)
+                continue
+            if failed:
+                warnings.warn(f"{failed[0]} The next best is loaded instead: {snapshot.path}.", stacklevel=2)
+            agent.set_state(state)
+            if hyperparams:
+                agent.set_hyperparams(snapshot.hyperparams)
+            return snapshot
+        if failed:
+            raise failed[0]
+        raise RegistryError(
+            describe("The registry has no snapshot yet.", directory=str(self.directory), run_id=self._run_id)
+        )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
