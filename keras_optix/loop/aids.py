@@ -84,7 +84,7 @@ class Aid:
         self._next = self._clock() + max(self._wait, _SHARE * seconds)
         self._wait = min(2.0 * self._wait, _LONGEST_WAIT)
         if self.failures == 1:
-            problem = f"{self._what} could not be written ({error})"
+            problem = f"{self._what} could not be written ({self._reason})"
             self._notices.append(f"{problem}; the run goes on, and it is tried again")
 
     @property
@@ -93,7 +93,12 @@ class Aid:
         if self.error is None:
             return ""
         times = "once" if self.failures == 1 else f"{self.failures} times"
-        return f"{self._what} (failed {times}; the last error: {self.error})"
+        return f"{self._what} (failed {times}; the last error: {self._reason})"
+
+    @property
+    def _reason(self) -> str:
+        cause = self.error.__cause__ if isinstance(self.error, DirectoryError) else None
+        return str(cause or self.error)
 
 
 class Aids:

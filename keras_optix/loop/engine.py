@@ -132,6 +132,7 @@ class Engine:
         self._scored_under: Mapping[str, float] = MappingProxyType({})  # hyperparameters at the latest evaluation
         self._started = 0.0  # by the clock
         self._seconds_before = 0.0  # of the run before it was resumed
+        self._ended: Arrays | None = None  # the state of a run that had reached its limit before it was resumed
         self._left_out: frozenset[str] = frozenset()  # logs that TensorBoard cannot show, once a notice named them
 
     @property
@@ -167,6 +168,8 @@ class Engine:
 
     def take(self, unit: TrainingUnit) -> None:
         """Takes one window or epoch through the loop: scores it, evaluates if due, decides, and acts."""
+        if self._ended is not None:
+            return  # Keras makes at least one step, although the resumed run had reached its limit
         self.units += 1
         journal = self.journal
         journal.window_id = unit.candidate.window_id
@@ -189,12 +192,16 @@ class Engine:
             self._write_scalars(unit.logs)
         self._stop_at_limits()
 
-    def _stop_at_limits(self) -> None:
-        options, performer = self.options, self.performer
-        if options.max_windows is not None and self.units >= options.max_windows:
-            performer.stop(Ending.MAX_WINDOWS)
-        if options.max_env_steps is not None and self.journal.env_steps >= options.max_env_steps:
-            performer.stop(Ending.MAX_ENV_STEPS)
+    def _stop_at_limits(self) -> bool:
+        """Stops a run that has had its windows or env steps; returns whether it has."""
+        most, steps, limits = self.options.max_windows, self.options.max_env_steps, []
+        if most is not None and self.units >= most:
+            limits.append(Ending.MAX_WINDOWS)
+        if steps is not None and self.journal.env_steps >= steps:
+            limits.append(Ending.MAX_ENV_STEPS)
+        for ending in limits:
+            self.performer.stop(ending)
+        return bool(limits)
 
     def _take_scores(self, unit: TrainingUnit) -> None:
         """Scores a window; then gives the score of training to the tuner, unless other weights act by now."""
@@ -378,6 +385,8 @@ class Engine:
     def end(self) -> None:
         """Ends the run with `fit`, and restores the best weights if the user asked for this."""
         performer, best = self.performer, self.performer.best
+        if self._ended is not None:
+            self.adapter.set_state(self._ended)
         performer.cancel_in_place()
         self._runner.interrupt("fit ended before it was compared")
         performer.contenders.drop()
@@ -404,6 +413,7 @@ class Engine:
 
     def tell_what_is_missing(self) -> None:
         """Writes a record if a file or a log could not be written until the end."""
+        self._tell_of_aids()
         missing = self.log.aids.missing
         if missing:
             self.journal.note(EventKind.NOTICE, f"not written until the end: {missing}")
@@ -532,6 +542,9 @@ class Engine:
         self.adapter.pause_updates(performer.in_place is not None or self.state is LoopState.WATCHDOG)
         self.log.restore(list(loop.records))
         self.recovery.keep_beginning()
+        if self._stop_at_limits():
+            self._ended = self.adapter.get_state()
+            self.adapter.pause_updates(True)
         kept = "" if weights else "; newer weights were restored already and stay"
         self.journal.note(EventKind.RESUMED, f"resumed run {self.registry.run_id}{kept}{'; ' if lost else ''}{lost}")
 

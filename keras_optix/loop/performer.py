@@ -365,7 +365,7 @@ class Performer:
         """Returns a snapshot with its arrays, or the next best, which becomes the best if the best is damaged."""
         found, best = self.registry.load_or_next(snapshot), self.best.latest
         if found is not None and best is not None and found[0].key != snapshot.key == best.key:
-            self.best.latest = found[0]
+            self.best.latest, self.replayed = found[0], None
             estimate = estimate_of(found[0].eval_metrics)
             if estimate is not None:
                 self.scheduler.adopt(estimate, env_steps=found[0].env_steps)

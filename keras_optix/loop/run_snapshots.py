@@ -15,7 +15,7 @@ from keras_optix.loop.finite import not_finite_in
 from keras_optix.records import EvalMetrics
 from keras_optix.store.files import Arrays
 from keras_optix.store.manifest import PolicySnapshot, held, new_snapshot, released, scored_again
-from keras_optix.store.registry import CheckpointRegistry
+from keras_optix.store.registry import CheckpointRegistry, refuse_unsavable
 
 _AID: Final = "a snapshot"
 
@@ -118,6 +118,7 @@ class RunSnapshots:
         numbers = [snapshot.snapshot_id for snapshot in self.unwritten]
         number = 1 + max([self._registry.last_id, *numbers])
         snapshot = new_snapshot(str(self.run_id), number, **facts)
+        refuse_unsavable(snapshot)
         self._unwritten[snapshot.key] = snapshot, dict(state)
         self._forget_old(newest=snapshot)
         return snapshot

@@ -212,7 +212,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
             self._put(snapshot, state)
 
     def _put(self, snapshot: PolicySnapshot, state: Mapping[str, np.ndarray] | None) -> None:
-        _check(snapshot)
+        refuse_unsavable(snapshot)
         others = [s for s in self._snapshots if s.key != snapshot.key]
         if state is not None:
             target = self.directory / snapshot.path
@@ -387,7 +387,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         )
 
     def _replace(self, snapshot: PolicySnapshot) -> PolicySnapshot:
-        _check(snapshot)
+        refuse_unsavable(snapshot)
         self._write([snapshot if s.key == snapshot.key else s for s in self._snapshots])
         return snapshot
 
@@ -406,8 +406,12 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
                 path.unlink(missing_ok=True)
 
 
-def _check(snapshot: PolicySnapshot) -> None:
-    """Refuses a snapshot that could be written but not read again."""
+def refuse_unsavable(snapshot: PolicySnapshot) -> None:
+    """Refuses a snapshot that could be written but not read again.
+
+    Raises:
+        RegistryError: Its score or another of its facts is not one that a manifest may hold.
+    """
     try:
         check_snapshot(snapshot)
     except ValueError as error:
