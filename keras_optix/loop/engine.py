@@ -6,7 +6,6 @@ their actions.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -21,7 +20,7 @@ from keras_optix.loop.adapter import Adapter, PolicyRef, TrainingUnit
 from keras_optix.loop.ending import Ending
 from keras_optix.loop.evaluations import Evaluations, Scored
 from keras_optix.loop.final import announce
-from keras_optix.loop.guard import NonFiniteGuard
+from keras_optix.loop.guard import LARGEST_SCORE, NonFiniteGuard
 from keras_optix.loop.history import LoopHistory
 from keras_optix.loop.hooks import LoopHooks, RunLog
 from keras_optix.loop.journal import Journal
@@ -231,7 +230,7 @@ class Engine:
         for notice in [*self.scorer.take_notices(), *self.evaluations.training.scorer.take_notices()]:
             self.journal.note(EventKind.NOTICE, notice)
         metrics, score = scored.metrics, scored.metrics.primary_score
-        if score is not None and not math.isfinite(score):
+        if score is not None and not abs(score) <= LARGEST_SCORE:  # NaN is not, either
             # It comes from a user's evaluator: a log that is not finite is no evidence, see `MonitorEvaluator`.
             self.recover_from_nan(candidate.window_id, "A score", None)
             return

@@ -10,6 +10,7 @@ from keras_optix.records import LEARNING_RATE
 
 MAX_RECOVERIES = 5
 LEARNING_RATE_FACTOR = 0.5
+LARGEST_SCORE = 1e150  # beyond it, squares overflow: a score as large as that is taken for one that is not finite
 
 
 @dataclass
