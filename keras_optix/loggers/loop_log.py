@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from keras_optix.loggers.base import HParam, Logger
-from keras_optix.loggers.shown import Pace, Shown
+from keras_optix.loggers.shown import Pace, shown_by
 from keras_optix.loggers.timeline import in_cell, timeline
 from keras_optix.loop.aids import Aids
 from keras_optix.loop.record import EventKind, LoopRecord
@@ -54,7 +54,7 @@ class LoopLog:
     ) -> None:
         self.records: list[LoopRecord] = []
         self.aids = Aids()
-        self._loggers = [Shown(logger, self.aids) for logger in loggers]
+        self._loggers = shown_by(loggers, self.aids)
         for logger in self._loggers:
             logger.open(purge_from)
         self._texts = Pace()
@@ -201,8 +201,7 @@ def bounded(records: list[LoopRecord]) -> list[LoopRecord]:
     """Returns at most `MOST_RECORDS` records: of the older half, first those that changed the state of the loop."""
     if len(records) <= MOST_RECORDS:
         return records
-    half = len(records) // 2
-    before = [None, *(record.state for record in records)]
-    changes = [record for record, state in zip(records[:half], before[:half], strict=True) if record.state is not state]
-    kept = MOST_RECORDS // 4
-    return changes[:1] + changes[1:][-kept:] + records[half:][-2 * kept :]
+    older, newer = records[: -MOST_RECORDS // 2], records[-MOST_RECORDS // 2 :]
+    before = [None, *(record.state for record in older[:-1])]
+    changes = [record for record, state in zip(older, before, strict=True) if record.state is not state]
+    return changes[:1] + changes[1:][-MOST_RECORDS // 4 :] + newer

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from keras_optix.loggers.base import HParam, Logger
-from keras_optix.loop.aids import DISK_ERRORS, MISSED, Aids
+from keras_optix.loop.aids import DISK_ERRORS, MISSED, Aid, Aids
 
 _FREE = 100  # texts that are written at once
 _LONGEST = 60.0  # seconds between two texts of a run with very many events
@@ -21,12 +21,12 @@ class Shown:
 
     Args:
         logger: The logger.
-        aids: Count its failures.
+        aid: Counts its failures.
     """
 
-    def __init__(self, logger: Logger, aids: Aids) -> None:
+    def __init__(self, logger: Logger, aid: Aid) -> None:
         self._logger, self._worked = logger, False
-        self._aid = aids.of(f"{type(logger).__name__}")
+        self._aid = aid
 
     def open(self, resumed_from: int | None) -> None:
         """See `Logger`. An error at the beginning reaches the caller."""
@@ -56,6 +56,13 @@ class Shown:
         return (
             self._aid.attempt(act, at_once=at_once, errors=(Exception,) if self._worked else DISK_ERRORS) is not MISSED
         )
+
+
+def shown_by(loggers: Sequence[Logger], aids: Aids) -> list[Shown]:
+    """Returns loggers that may fail, each by itself."""
+    names = [type(logger).__name__ for logger in loggers]
+    numbered = [name if names.count(name) == 1 else f"{name} {k + 1}" for k, name in enumerate(names)]
+    return [Shown(logger, aids.of(name)) for logger, name in zip(loggers, numbered, strict=True)]
 
 
 class Pace:
