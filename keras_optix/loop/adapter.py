@@ -265,6 +265,15 @@ class Adapter(abc.ABC):
         """Lets a function change the weights, which become a new version."""
         raise NotImplementedError
 
+    def mutate_if_finite(self, change: Callable[[Any], None]) -> bool:
+        """Like `mutate`, but undoes the change if the weights are not finite after it; returns whether it stays."""
+        before = self.get_state()
+        self.mutate(change)
+        if self.is_finite():
+            return True
+        self.set_state(before)
+        return False
+
     def after_shift(self, after: AfterShift) -> None:
         """Forgets statistics and replay data of an earlier regime, as far as `after` says."""
         raise NotImplementedError

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from keras_optix.errors import ConfigurationError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.evaluation import Evaluation, estimate_of
 from keras_optix.evaluators.scorer import Scorer
@@ -38,6 +37,7 @@ from keras_optix.loop.scheduler import BackoffScheduler
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.loop.state_machine import StateMachine
 from keras_optix.loop.summary import summary
+from keras_optix.loop.target import target_of
 from keras_optix.loop.tuning import Tuning
 from keras_optix.records import EvalMetrics
 from keras_optix.states import to_json
@@ -247,7 +247,7 @@ class Engine:
         evaluation = evaluations.take(candidate, scored.metrics, due=scored.due and not busy)
         if evaluation is None:
             return None
-        if not self._is_usable(candidate, evaluation.score.mean):
+        if not self.recovery.is_usable(candidate, evaluation.score.mean):
             return None
         evaluation = self.tuning.flagged(evaluation)
         self.latest, self._scored_under = evaluation, self.adapter.hyperparams.snapshot()
@@ -303,25 +303,8 @@ class Engine:
 
     @property
     def target(self) -> float | None:
-        """`target_score` as the loop counts scores (higher is better); None if there is none.
-
-        Raises:
-            ConfigurationError: The environment has no threshold, or the score is not a return.
-        """
-        target = self.options.target_score
-        if target is None:
-            return None
-        if isinstance(target, str):
-            target = self.threshold
-            if target is None:
-                problem = '`target_score="threshold"` needs an environment whose spec has a `reward_threshold`.'
-                if not self.scorer.scores_returns:
-                    problem = f"{problem[:-1]}, and an evaluator that scores returns."
-                fix = "Give the score itself, such as target_score=200."
-                raise ConfigurationError(describe(problem, fix=fix, evaluator=type(self.scorer.evaluator).__name__))
-        shown = self.scorer.evaluator.shown
-        zero = shown(0.0)
-        return (target - zero) / (shown(1.0) - zero)
+        """`target_score` as the loop counts scores (higher is better); None if there is none; see `target_of`."""
+        return target_of(self.options.target_score, self.scorer, self.threshold)
 
     def check_target(self) -> None:
         """Raises `ConfigurationError` if `target_score` cannot be reached by the score of this run."""
@@ -365,20 +348,6 @@ class Engine:
         """Restores a finite state, with half the learning rate; see `Recovery.recover`."""
         self.recovery.recover(window_id, what, before)
 
-    def _is_usable(self, candidate: PolicyRef, score: float) -> bool:
-        """Returns whether weights that may become the best are finite; if they are not, goes back to finite ones.
-
-        A finite score proves nothing about the weights: some kernels turn NaN into 0.
-        """
-        best = self.performer.best.snapshot
-        if best is not None and score <= best.score:
-            return True
-        state = candidate.state()
-        wrong = self.adapter.not_finite_in(state)
-        if wrong:
-            self.recover_from_nan(candidate.window_id, f"A weight, optimizer slot or statistic ({wrong})", None)
-        return not wrong
-
     # The end
 
     def end(self) -> None:
@@ -419,11 +388,11 @@ class Engine:
 
     def write_schedule(self) -> None:
         """Writes the schedule of the current weights to the folder with the snapshots of the run."""
-        folder = self.registry.run_folder
+        path = self.registry.run_folder / "schedule.json"
 
         def write() -> None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.tuning.schedule.save(folder / "schedule.json")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.tuning.schedule.save(path)
 
         self.log.aids.of("the schedule").attempt(write)
 

@@ -113,14 +113,11 @@ class Performer:
 
     def _evaluate(self, action: do.Evaluate) -> EvaluationResult | object | None:
         policy = self.policy(action.policy)
-        result = self._at_once(policy, action)
+        result = self.evaluations.result(policy, action.episodes, action.seed)
         if result is not None or action.at_once:
             return result
         self.in_place = self.adapter.evaluate_in_place(policy, self.scorer, action.episodes)
         return LATER
-
-    def _at_once(self, policy: PolicyRef, action: do.Evaluate) -> EvaluationResult | None:
-        return self.evaluations.result(policy, action.episodes, action.seed)
 
     def finish_in_place(self, *, leave: bool) -> EvaluationResult:
         """Ends an evaluation in place that has enough evidence, and returns its result.
@@ -164,8 +161,8 @@ class Performer:
             found = self._readable(policy)
             if found is not None:
                 policy, state = found
-                steps, version = policy.env_steps, policy.policy_version
-                return adapter.policy_of(state, window_id=policy.window_id, env_steps=steps, version=version)
+                window_id, steps, version = policy.window_id, policy.env_steps, policy.policy_version
+                return adapter.policy_of(state, window_id=window_id, env_steps=steps, version=version)
             policy = do.CURRENT
         if policy is do.CURRENT:
             return adapter.current(journal.window_id, journal.env_steps)
@@ -345,11 +342,7 @@ class Performer:
             self.scheduler.rolled_back()
 
     def restore(self, snapshot: PolicySnapshot) -> PolicySnapshot | None:
-        """Continues from a snapshot, or if its file is damaged from the next best; from none if there is no other.
-
-        Returns:
-            The snapshot that was restored; None if the current weights stay.
-        """
+        """Continues from a snapshot, or the next best if it is damaged, and returns it; None: the weights stay."""
         found = self._readable(snapshot)
         if found is None:
             return None
@@ -362,13 +355,9 @@ class Performer:
         return restored
 
     def _readable(self, snapshot: PolicySnapshot) -> tuple[PolicySnapshot, Arrays] | None:
-        """Returns a snapshot with its arrays, or the next best, which becomes the best if the best is damaged."""
-        found, best = self.registry.load_or_next(snapshot), self.best.latest
-        if found is not None and best is not None and found[0].key != snapshot.key == best.key:
-            self.best.latest, self.replayed = found[0], None
-            estimate = estimate_of(found[0].eval_metrics)
-            if estimate is not None:
-                self.scheduler.adopt(estimate, env_steps=found[0].env_steps)
+        found = self.best.read(self.registry, snapshot)
+        if found is not None and found[0].key != snapshot.key:
+            self.replayed = None  # these episodes were played by the snapshot that cannot be read
         return found
 
     def _restore_untrained(self) -> None:
@@ -412,14 +401,10 @@ class Performer:
         return Variant(self.variants, before, values)
 
     def _mutate(self, action: do.Mutate) -> None:
-        if self.manager.mutation_fn is None:
-            return
-        before = self.adapter.get_state()
-        self.adapter.mutate(self.manager.mutation_fn)
-        if not self.adapter.is_finite():
-            self.adapter.set_state(before)
-            message = "`mutation_fn` made weights that are not finite; the variant goes on without the mutation"
-            self.journal.note(EventKind.NON_FINITE, message)
+        change = self.manager.mutation_fn
+        if change is not None and not self.adapter.mutate_if_finite(change):
+            undone = "`mutation_fn` made weights that are not finite; the variant goes on without the mutation"
+            self.journal.note(EventKind.NON_FINITE, undone)
 
     def _leave_regime(self, action: do.LeaveRegime) -> list[KnownPolicy]:
         index = self.scheduler.state.regime_index

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from keras_optix.errors import NonFiniteError, describe
-from keras_optix.loop.adapter import Adapter
+from keras_optix.loop.adapter import Adapter, PolicyRef
 from keras_optix.loop.guard import NonFiniteGuard
 from keras_optix.loop.journal import Journal
 from keras_optix.loop.performer import Performer
@@ -39,6 +39,23 @@ class Recovery:
         if not self._adapter.scores_are_deterministic:  # the adapter of an ordinary model keeps a state of each epoch
             state = self._adapter.get_state()
             self._beginning = None if self._adapter.not_finite_in(state) else state
+
+    def is_usable(self, candidate: PolicyRef, score: float) -> bool:
+        """Returns whether weights that may become the best are finite; if they are not, goes back to finite ones.
+
+        A finite score proves nothing about the weights: some kernels turn NaN into 0.
+
+        Args:
+            candidate: The weights.
+            score: Their score. If it is not above that of the best, they are not looked at.
+        """
+        best = self._performer.best.snapshot
+        if best is not None and score <= best.score:
+            return True
+        wrong = self._adapter.not_finite_in(candidate.state())
+        if wrong:
+            self.recover(candidate.window_id, f"A weight, optimizer slot or statistic ({wrong})", None)
+        return not wrong
 
     def recover(self, window_id: int, what: str, before: Arrays | None) -> None:
         """Restores a finite state, with half the learning rate.
