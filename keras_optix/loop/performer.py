@@ -89,15 +89,13 @@ class Performer:
         self.candidate: PolicyRef | None = None
         self.metrics = EvalMetrics(None)
         self.in_place: InPlaceEvaluation | None = None
-        self.windows_left = 0
-        self.variants = 0
+        self.windows_left, self.variants = 0, 0
         self.contenders = ContenderStore(registry, scheduler)
         self.first_score: Estimate | None = None
         self.ending: Ending | None = None
-        self.why = ""
+        self.why, self.replacements = "", 0
         self.replayed: Estimate | None = None
         self.announced: Estimate | None = None
-        self.replacements = 0
         self._initial = Untrained(registry, journal.log.aids)
         self._left_open: InPlaceEvaluation | None = None  # its weights continue to act until it is ended
 
@@ -343,8 +341,7 @@ class Performer:
 
     def restore(self, snapshot: PolicySnapshot) -> PolicySnapshot | None:
         """Continues from a snapshot, or the next best if it is damaged, and returns it; None: the weights stay."""
-        found = self._readable(snapshot)
-        if found is None:
+        if (found := self._readable(snapshot)) is None:
             return None
         restored, state = found
         self.adapter.set_state(state)
@@ -403,8 +400,8 @@ class Performer:
     def _mutate(self, action: do.Mutate) -> None:
         change = self.manager.mutation_fn
         if change is not None and not self.adapter.mutate_if_finite(change):
-            undone = "`mutation_fn` made weights that are not finite; the variant goes on without the mutation"
-            self.journal.note(EventKind.NON_FINITE, undone)
+            undone = "the variant goes on without the mutation"
+            self.journal.note(EventKind.NON_FINITE, f"`mutation_fn` made weights that are not finite; {undone}")
 
     def _leave_regime(self, action: do.LeaveRegime) -> list[KnownPolicy]:
         index = self.scheduler.state.regime_index
