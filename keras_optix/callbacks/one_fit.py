@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ class RunningFit:
 
     def __init__(self, model: Any) -> None:
         self._thread = threading.get_ident()
+        self._model = weakref.ref(model)
         calls = [frame for frame in _outwards(sys._getframe()) if _is_fit_of(frame, model)]
         self._call = (id(calls[-1]), calls[-1].f_code) if calls else None
 
@@ -35,8 +37,10 @@ class RunningFit:
 
     @property
     def is_here(self) -> bool:
-        """Whether the caller of this was called by this `fit`."""
-        return self._thread == threading.get_ident() and self.is_running
+        """Whether the caller of this was called by this `fit`, and not by another one of the same model within it."""
+        model = self._model()
+        nearest = next((frame for frame in _outwards(sys._getframe()) if _is_fit_of(frame, model)), None)
+        return nearest is not None and (id(nearest), nearest.f_code) == self._call
 
     def _top(self) -> FrameType | None:
         return sys._current_frames().get(self._thread)

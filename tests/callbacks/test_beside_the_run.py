@@ -290,6 +290,27 @@ def test_two_fits_at_once_are_refused(tmp_path: Path, shared: str) -> None:
     ordinary().fit(x, y, epochs=1, verbose=0, callbacks=[callback])  # one after the other is allowed
 
 
+@pytest.mark.parametrize("shared", ["callback", "agent"])
+def test_the_fit_of_an_agent_goes_on_when_a_second_one_is_refused(small_ppo: MakeAgent, shared: str) -> None:
+    """The second one is called in a hook of the first, so that it is certain that the first has not ended."""
+    agent, refused = small_ppo(4, 4), []
+    dataset = optix.dataset_from_env(lambda: IdentityEnv(4), agent, window_size=8, seed=0)
+
+    class Again(optix.LoopCallback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch == 1:
+                mine = callback if shared == "callback" else loop()
+                with pytest.raises(StateError, match="in use by another `fit`") as caught:
+                    agent.fit(dataset, callbacks=[mine], verbose=0)
+                refused.append(caught.value)
+
+    callback = loop(callbacks=[Again()])
+    agent.fit(dataset, callbacks=[callback], verbose=0)
+    assert len(refused) == 1
+    assert callback._loop is not None
+    assert callback._loop.units == WINDOWS
+
+
 # The disk
 
 
