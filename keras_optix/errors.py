@@ -82,6 +82,10 @@ class RegistryError(OptixError, RuntimeError):
     """A checkpoint directory cannot be written, or its files cannot be read."""
 
 
+class DirectoryError(RegistryError):
+    """A checkpoint directory cannot be written now: the disk is full or read-only, or another process has the lock."""
+
+
 class NonFiniteError(OptixError, ArithmeticError):
     """A score, a loss or a weight is NaN or infinite, and training cannot continue."""
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_optix.callbacks.agent_in_place import AgentInPlaceEvaluation, InPlaceState
-from keras_optix.callbacks.fit_adapter import FitAdapter
+from keras_optix.callbacks.fit_adapter import FitAdapter, refuse_non_finite
 from keras_optix.callbacks.loop_agent import LoopAgent, MixedAgent
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.evaluators.scorer import Scorer
@@ -22,6 +22,7 @@ from keras_optix.loggers.tags import HPARAM_METRICS
 from keras_optix.loop.adapter import HyperparamAccess, InPlaceEvaluation, PolicyRef, TrainingUnit
 from keras_optix.loop.after_shift import AfterShift
 from keras_optix.loop.engine import Engine
+from keras_optix.loop.finite import infinite_in, not_finite_in
 from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
 from keras_optix.states import Count, Generator, State, read_state
 from keras_optix.store.files import Arrays, Saved, prefixed, under
@@ -71,6 +72,7 @@ class AgentAdapter(FitAdapter):
         if not self._sources:
             raise StateError("The agent has no training data. Make a dataset with `dataset_from_env(env, agent, ...)`.")
         self._environments: EvaluationEnvs = TrainingCopies(self._sources[0], agent.make_actor)
+        self._masks: frozenset[str] = frozenset()  # arrays that are infinite on purpose
         seed = self._sources[0].seed
         self._seeds = np.random.default_rng(None if seed is None else (seed, 3))
 
@@ -100,6 +102,7 @@ class AgentAdapter(FitAdapter):
     def open(self) -> None:
         """See `Adapter`."""
         self._environments.open()
+        self._masks = infinite_in(self._agent.get_state())
         for source in self._sources:
             source.keep_delivered(True)
 
@@ -194,6 +197,10 @@ class AgentAdapter(FitAdapter):
     def get_state(self) -> Arrays:
         """See `Adapter`."""
         return self._agent.get_state()
+
+    def not_finite_in(self, state: Arrays) -> str:
+        """See `Adapter`. What was infinite before the run may be infinite."""
+        return not_finite_in(state, self._masks)
 
     def set_state(self, state: Arrays) -> None:
         """See `Adapter`."""
@@ -300,6 +307,7 @@ class AgentAdapter(FitAdapter):
     def save(self) -> Saved:
         """See `Adapter`."""
         arrays, agent = self._agent.save_run()
+        refuse_non_finite(self, arrays)
         saved = prefixed("agent/", arrays)
         sources = []
         for k, source in enumerate(self._sources):

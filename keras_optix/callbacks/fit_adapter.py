@@ -6,8 +6,10 @@ import abc
 from collections.abc import Mapping
 from typing import Any
 
+from keras_optix.errors import NonFiniteError, describe
 from keras_optix.loop.adapter import Adapter
 from keras_optix.loop.engine import Engine
+from keras_optix.store.files import Arrays
 
 
 class FitAdapter(Adapter):
@@ -53,3 +55,14 @@ class FitAdapter(Adapter):
 
     def stop_waiting(self) -> None:
         """Ends `fit` from another thread, even while it waits for data."""
+
+
+def refuse_non_finite(adapter: Adapter, state: Arrays) -> None:
+    """Refuses to save a state that is not finite.
+
+    Raises:
+        NonFiniteError: An array of the state has NaN or an infinity.
+    """
+    wrong = adapter.not_finite_in(state)
+    if wrong:
+        raise NonFiniteError(describe("A weight, an optimizer slot or a statistic is not finite.", array=wrong))

@@ -102,7 +102,9 @@ class LoopCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # type
 
 
 class _Listener(Logger):
-    """A logger that passes scalars to a `LoopCallback`."""
+    """A logger that passes scalars to a `LoopCallback`, whose errors end `fit`."""
+
+    is_essential = True
 
     def __init__(self, callback: LoopCallback) -> None:
         self._callback = callback

@@ -10,13 +10,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_optix.callbacks.fit_adapter import FitAdapter
+from keras_optix.callbacks.fit_adapter import FitAdapter, refuse_non_finite
 from keras_optix.callbacks.model_hyperparams import VariableHyperparams
 from keras_optix.callbacks.optimizers import COMPILED, Optimizers, layers_of
 from keras_optix.errors import StateError, describe
 from keras_optix.evaluators.log_values import is_finite_log
 from keras_optix.loop.adapter import HyperparamAccess, PolicyRef, TrainingUnit
 from keras_optix.loop.engine import Engine
+from keras_optix.loop.finite import not_finite_in
 from keras_optix.records import LEARNING_RATE, EvalMetrics
 from keras_optix.states import Count, State, read_state
 from keras_optix.store.files import Arrays, Saved, prefixed, under
@@ -181,15 +182,14 @@ class ModelAdapter(FitAdapter):
         """See `Adapter`."""
         return self._good
 
-    def is_finite(self) -> bool:
+    def not_finite_in(self, state: Arrays) -> str:
         """See `Adapter`. Non-trainable variables may be infinite on purpose (a mask), but not NaN."""
-        if not self.ready:
-            return True
         beside = {id(variable) for variable in self._model().non_trainable_variables}
-        state, variables = self.get_state(), self._variables()
-        floats = {name: array for name, array in state.items() if array.dtype.kind in "fc"}
-        weights = all(np.isfinite(array).all() for name, array in floats.items() if id(variables[name]) not in beside)
-        return weights and not any(np.isnan(floats[name]).any() for name in floats if id(variables[name]) in beside)
+        return not_finite_in(state, [name for name, variable in self._variables().items() if id(variable) in beside])
+
+    def is_finite(self) -> bool:
+        """See `Adapter`."""
+        return not self.ready or super().is_finite()
 
     def trouble_in(self, logs: Mapping[str, Any]) -> str:
         """Says in words what is not finite after a batch; empty if everything is finite.
@@ -264,6 +264,7 @@ class ModelAdapter(FitAdapter):
             optimizers=tuple(sorted(self._optimizers.used)) if self._hyperparams.resolved else (),
             shapes=_build_config(self._model()),
         )
+        refuse_non_finite(self, self.get_state())
         return prefixed("model/", self.get_state()), state
 
     def read(self, arrays: Arrays, values: Any) -> ModelRunState:

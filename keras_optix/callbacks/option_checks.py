@@ -22,7 +22,15 @@ from keras_optix.loop.scheduler import BackoffScheduler
 from keras_optix.records import LEARNING_RATE
 from keras_optix.store.registry import CheckpointRegistry
 from keras_optix.tuners.base_optimizer import BaseOptimizer
-from keras_optix.validation import check_choice, check_float, check_kind, check_mapping, check_path, refuse_kind
+from keras_optix.validation import (
+    check_bool,
+    check_choice,
+    check_float,
+    check_kind,
+    check_mapping,
+    check_path,
+    refuse_kind,
+)
 
 _OWNERS = (keras.callbacks.ReduceLROnPlateau, keras.callbacks.LearningRateScheduler)
 _NOT_HERE = {
@@ -136,6 +144,15 @@ def target_of(given: Any) -> float | str | None:
     if given is None or isinstance(given, str):
         return None if given is None else check_choice("target_score", given, ("threshold",))
     return check_float("target_score", given)
+
+
+def resume_of(given: Any) -> bool | str:
+    """Returns whether a run that was cut off is continued: a bool, or ``"if_free"``.
+
+    Raises:
+        ConfigurationError: `given` is neither.
+    """
+    return check_choice("resume", given, ("if_free",)) if isinstance(given, str) else check_bool("resume", given)
 
 
 def directory_of(name: str, given: Any) -> str | None:

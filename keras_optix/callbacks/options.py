@@ -13,6 +13,7 @@ from keras_optix.callbacks.option_checks import (
     loggers_of,
     loop_callbacks_of,
     refuse_contradictions,
+    resume_of,
     scheduler_of,
     target_of,
     tuner_of,
@@ -29,6 +30,7 @@ from keras_optix.loggers.base import Logger
 from keras_optix.loggers.tensorboard import TensorBoardLogger
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.scheduler import BackoffScheduler
+from keras_optix.store.directory import check_writable
 from keras_optix.store.registry import CheckpointRegistry
 from keras_optix.tuners.base_optimizer import BaseOptimizer
 from keras_optix.validation import check_bool, check_choice, check_float, check_int
@@ -75,7 +77,7 @@ class CallbackOptions:
     log_dir: str | None
     loggers: Sequence[Logger]
     callbacks: Sequence[LoopCallback]
-    resume: bool
+    resume: bool | str
     resume_interval: float | None
     verbose: int
     loop: LoopOptions = field(init=False)
@@ -108,7 +110,7 @@ class CallbackOptions:
         become("loop", loop)
         if self.resume_interval is not None:
             become("resume_interval", check_float("resume_interval", self.resume_interval, low=0.0))
-        become("resume", check_bool("resume", self.resume))
+        become("resume", resume_of(self.resume))
         become("verbose", check_int("verbose", self.verbose, minimum=0))
         become("callbacks", loop_callbacks_of(self.callbacks))
         become("policy_manager", manager_among(self.policy_manager, self.callbacks))
@@ -131,6 +133,8 @@ class CallbackOptions:
             self._become("evaluator", MonitorEvaluator(self.monitor, self.mode))
         if self.registry is None and self.checkpoint_dir is not None:
             self._become("registry", CheckpointRegistry(self.checkpoint_dir))
+        if self.registry is not None:
+            check_writable(self.registry.directory)
         directory = directory_of("log_dir", self.log_dir)
         board: list[Logger] = [] if directory is None else [TensorBoardLogger(directory)]
         self._become("loggers", board + loggers_of(self.loggers))

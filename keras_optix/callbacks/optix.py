@@ -15,6 +15,7 @@ from keras_optix.callbacks.adapters import agent_adapter, is_agent, model_adapte
 from keras_optix.callbacks.fit_adapter import FitAdapter
 from keras_optix.callbacks.forwarding import ForwardingCallback
 from keras_optix.callbacks.loop_callback import LoopCallback, listening
+from keras_optix.callbacks.one_fit import RunningFit, refuse_second_fit
 from keras_optix.callbacks.option_checks import name_owners, second_loop, warn_of_endless_epoch
 from keras_optix.callbacks.options import CallbackOptions
 from keras_optix.callbacks.policy_manager import PolicyManager
@@ -39,7 +40,7 @@ from keras_optix.terminal import STATUS
 from keras_optix.tuners.base_optimizer import BaseOptimizer
 
 _ALIVE: weakref.WeakSet[OptixCallback] = weakref.WeakSet()
-_RUN = ("_loop", "_adapter", "_model", "_children", "_resuming")  # attributes that a run leaves behind
+_RUN = ("_loop", "_adapter", "_model", "_children", "_resuming", "running")  # attributes that a run leaves behind
 
 
 class OptixCallback(NamesChecked, RunView, ForwardingCallback):
@@ -115,7 +116,9 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         callbacks: `LoopCallback`s, called in this order, or a single one.
         resume: If the directory holds a run that was cut off (a crash, Ctrl-C), continue it with its weights, optimizer
             slots, random generators, scheduler, tuner, history, hyperparameters and counters. A run that has ended
-            leaves nothing to resume. Defaults to False.
+            leaves nothing to resume. A run is continued by one process at a time: while another one does so, True is
+            an error that names it, and ``"if_free"`` continues another run that was cut off, or begins a new one.
+            Defaults to False.
         resume_interval: Seconds between resume points, which are written if a directory is given. After a crash, at
             most this much is repeated (for an ordinary model, at most this much or the epoch of the crash). A point
             costs about as much as a snapshot; see `make bench-overhead`. 0 writes a point after every window, and None
@@ -162,7 +165,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         log_dir: str | os.PathLike[str] | None = None,
         loggers: Sequence[Logger] = (),
         callbacks: Sequence[LoopCallback] | LoopCallback = (),
-        resume: bool = False,
+        resume: bool | Literal["if_free"] = False,
         resume_interval: float | None = 10.0,
         verbose: int = 1,
     ) -> None:
@@ -202,6 +205,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         self._loop: Engine | None = None
         self._adapter: FitAdapter
         self._resuming: Resuming
+        self.running: RunningFit | None = None  # the latest `fit`
         self._siblings: list[Any] = []
         self._stop_asked = False
 
@@ -238,6 +242,15 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
 
     # Keras hooks
 
+    def set_model(self, model: Any) -> None:
+        """See `keras.callbacks.Callback`.
+
+        Raises:
+            StateError: Another `fit`, which has not ended, uses this callback or the model.
+        """
+        refuse_second_fit(self, model, _ALIVE)
+        super().set_model(model)
+
     def set_params(self, params: Mapping[str, Any]) -> None:
         """See `keras.callbacks.Callback`."""
         super().set_params(params)
@@ -260,6 +273,10 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Checks before the first step that the options fit the model, and starts the loop."""
+        self.running = RunningFit(self.model)
+        for other in _ALIVE:  # Keras does not say when the `fit` of an ordinary model fails
+            if other.running is not None and not other.running.is_running:
+                other.leave_run()
         interval = self._options.resume_interval if self._persistent else None
         resuming = self._resuming = Resuming(self.registry, interval, resume=self._options.resume)
         adapter = self._make_adapter()
@@ -313,7 +330,8 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         loop.end()
         if self.schedule is not None and self._persistent:
             loop.write_schedule()
-        self._resuming.end()
+        self._resuming.end(loop)
+        loop.tell_what_is_missing()
         self._close()
         if self._adapter.units_in_epoch(self.params["steps"]) is None and self.params["epochs"] == 1:
             spread(self.model.history.history, loop.history)
@@ -325,12 +343,21 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
 
     def on_fit_failed(self, error: BaseException) -> None:
         """Closes files and environments. Snapshots and the last resume point are already complete on disk."""
+        if self.running is not None and not self.running.is_here and self.running.is_running:
+            return  # the `fit` that failed was refused, because another one uses this callback
         self._stop_asked = False
         if self._loop is not None:
             self._resuming.failed(self._loop, error)
+        self.leave_run()
         self._close("failure")
         if self.verbose and self._loop is not None and isinstance(error, FeedError | KeyboardInterrupt):
             STATUS.say(self._loop.summary(where=self._persistent))
+
+    def leave_run(self) -> None:
+        """Lets other processes continue the run. If no run was begun, nothing happens."""
+        resuming = getattr(self, "_resuming", None)
+        if resuming is not None:
+            resuming.release()
 
     # Helpers of the hooks
 

@@ -15,7 +15,12 @@ class Logger(NamesChecked, OneLineRepr):
 
     The methods are called in this order: `open`, `hparams`, then `scalars` after each window (epoch) and `text` now and
     then, and at the end `close`. The same logger may show several runs, one after the other.
+
+    A logger that fails does not end the run: a notice says so once, and it is called again later. Before it has shown
+    anything, this holds only for errors of the disk and the network (`OSError`); any other error reaches the caller.
     """
+
+    is_essential = False  # whether every error of this logger reaches the caller
 
     def open(self, resumed_from: int | None) -> None:
         """Called when a run begins.

@@ -8,7 +8,9 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from keras_optix.loggers.base import HParam, Logger
+from keras_optix.loggers.shown import Pace, shown_by
 from keras_optix.loggers.timeline import in_cell, timeline
+from keras_optix.loop.aids import Aids
 from keras_optix.loop.record import EventKind, LoopRecord
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.terminal import STATUS
@@ -20,6 +22,7 @@ _FOR_ALL = (EventKind.NOTICE, EventKind.FEED, EventKind.ENVIRONMENT)  # events t
 _FEED = "feed_"  # prefix of the logs of a live feed
 _SHORTEST = 1e-3  # seconds
 _EVENTS = 50  # most events in one text
+MOST_RECORDS = 2_000  # in memory and in a resume point
 _STATE_NUMBERS = {state: float(k) for k, state in enumerate(LoopState)}
 
 
@@ -36,7 +39,8 @@ class LoopLog:
         steps: Name of its steps: ``"env steps"``, or ``"steps"`` for an ordinary model.
 
     Attributes:
-        records: All records, oldest first.
+        records: The records, oldest first; see `MOST_RECORDS`.
+        aids: The files and logs of the run, which may fail without ending it.
     """
 
     def __init__(
@@ -49,9 +53,11 @@ class LoopLog:
         steps: str = "env steps",
     ) -> None:
         self.records: list[LoopRecord] = []
-        self._loggers = list(loggers)
+        self.aids = Aids()
+        self._loggers = shown_by(loggers, self.aids)
         for logger in self._loggers:
             logger.open(purge_from)
+        self._texts = Pace()
         self._verbose = verbose
         self._unit = unit
         self._steps = steps
@@ -82,7 +88,7 @@ class LoopLog:
 
     def restore(self, records: Sequence[LoopRecord]) -> None:
         """Takes over the records of the run that is resumed."""
-        self.records = list(records)
+        self.records = bounded(list(records))
         if self.records:
             self._last_window = self.records[-1].window_id
             self._last_steps = max(self._last_steps, self.records[-1].env_steps)
@@ -91,9 +97,11 @@ class LoopLog:
     def note(self, record: LoopRecord) -> None:
         """Keeps a record, shows it in the loggers, and prints it if `verbose` says so."""
         self.records.append(record)
+        if len(self.records) > MOST_RECORDS:
+            self.records[:] = bounded(self.records)
         self._last_window = max(self._last_window, record.window_id)
         self._last_steps = max(self._last_steps, record.env_steps)
-        if self._loggers:
+        if self._loggers and self._texts.allows():
             self._show(record.env_steps, "loop/events", self._events())
             if record.state is not self._drawn:
                 self._draw()
@@ -137,6 +145,8 @@ class LoopLog:
             status: How the run ended, ``"success"`` or ``"failure"``.
         """
         if self._loggers and self._last_window >= 0:
+            if self._texts.pending:
+                self._show(self._last_steps, "loop/events", self._events())
             self._draw("end of the run" if status == "success" else "failed")
         loggers, self._loggers = self._loggers, []
         for logger in loggers:
@@ -185,3 +195,13 @@ class LoopLog:
     def _show(self, step: int, tag: str, markdown: str) -> None:
         for logger in self._loggers:
             logger.text(step, tag, markdown)
+
+
+def bounded(records: list[LoopRecord]) -> list[LoopRecord]:
+    """Returns at most `MOST_RECORDS` records: of the older half, first those that changed the state of the loop."""
+    if len(records) <= MOST_RECORDS:
+        return records
+    older, newer = records[: -MOST_RECORDS // 2], records[-MOST_RECORDS // 2 :]
+    before = [None, *(record.state for record in older[:-1])]
+    changes = [record for record, state in zip(older, before, strict=True) if record.state is not state]
+    return changes[:1] + changes[1:][-MOST_RECORDS // 4 :] + newer

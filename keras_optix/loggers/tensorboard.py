@@ -13,7 +13,7 @@ import os
 import socket
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,31 +53,46 @@ class TensorBoardLogger(Logger):
         self.log_dir = Path(check_path("log_dir", log_dir))
         LoopWriter(self.log_dir).close()  # raises now if the directory cannot be written, not only in `fit`
         self._writer: LoopWriter | None = None
+        self._open = False
 
     def open(self, resumed_from: int | None) -> None:
         """See `Logger`. TensorBoard drops the points of the directory after that step."""
         self._writer = LoopWriter(self.log_dir, resumed_from)
+        self._open = True
 
     def hparams(self, values: Mapping[str, HParam], metrics: Sequence[str], first: Sequence[str]) -> None:
         """See `Logger`: the run becomes a row of the HParams tab."""
-        if self._writer is not None:
-            self._writer.hparams(values, metrics, first)
+        self._write(0, lambda writer: writer.hparams(values, metrics, first))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See `Logger`."""
-        if self._writer is not None:
-            self._writer.scalars(step, values)
+        self._write(step, lambda writer: writer.scalars(step, values))
 
     def text(self, step: int, tag: str, markdown: str) -> None:
         """See `Logger`. The text is on disk when this method returns."""
-        if self._writer is not None:
-            self._writer.text(step, tag, markdown)
+        self._write(step, lambda writer: writer.text(step, tag, markdown))
 
     def close(self, status: str) -> None:
         """See `Logger`."""
-        writer, self._writer = self._writer, None
+        writer, self._writer, self._open = self._writer, None, False
         if writer is not None:
             writer.close(status)
+
+    def _write(self, step: int, write: Callable[[LoopWriter], None]) -> None:
+        """Writes to the event file, or to a new one if the last one may end within a record because writing failed."""
+        if not self._open:
+            return
+        if self._writer is None:
+            try:
+                self._writer = LoopWriter(self.log_dir, max(step - 1, 0))
+            except ConfigurationError as error:
+                raise OSError(str(error)) from error
+        try:
+            write(self._writer)
+        except OSError:
+            writer, self._writer = self._writer, None
+            writer.abandon()
+            raise
 
 
 class LoopWriter:
@@ -179,6 +194,11 @@ class LoopWriter:
             session = HParamsPluginData(session_end_info=SessionEndInfo(status=ended, end_time_secs=time.time()))
             end = _hparams_event(metadata.SESSION_END_INFO_TAG, session)
             _write_file(self._directory / (_file_name() + _END_SUFFIX), [end])
+
+    def abandon(self) -> None:
+        """Closes the file as it is."""
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def _begin(self) -> None:
         """Writes the beginning of the event file, and removes files that an earlier run left."""

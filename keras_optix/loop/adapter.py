@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from keras_optix.evaluators.scorer import Scorer
 from keras_optix.loop.after_shift import AfterShift
+from keras_optix.loop.finite import not_finite_in
 from keras_optix.records import LEARNING_RATE, EpisodeRecord, EvalMetrics, HyperparamSet, WindowData
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.store.files import Arrays, Saved
@@ -195,9 +196,17 @@ class Adapter(abc.ABC):
         """Returns the last state that is known to be finite, if the adapter keeps one."""
         return None
 
+    def not_finite_in(self, state: Arrays) -> str:
+        """Returns the name of the first array of a state with NaN or an infinity; empty if there is none.
+
+        Args:
+            state: What `get_state` returned.
+        """
+        return not_finite_in(state)
+
     def is_finite(self) -> bool:
-        """Returns whether all weights are finite. By default True, because an agent's train step checks them itself."""
-        return True
+        """Returns whether all weights, optimizer slots and statistics are finite."""
+        return not self.not_finite_in(self.get_state())
 
     @abc.abstractmethod
     def get_state(self) -> Arrays:
@@ -255,6 +264,15 @@ class Adapter(abc.ABC):
     def mutate(self, change: Callable[[Any], None]) -> None:
         """Lets a function change the weights, which become a new version."""
         raise NotImplementedError
+
+    def mutate_if_finite(self, change: Callable[[Any], None]) -> bool:
+        """Like `mutate`, but undoes the change if the weights are not finite after it; returns whether it stays."""
+        before = self.get_state()
+        self.mutate(change)
+        if self.is_finite():
+            return True
+        self.set_state(before)
+        return False
 
     def after_shift(self, after: AfterShift) -> None:
         """Forgets statistics and replay data of an earlier regime, as far as `after` says."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from keras_optix.evaluators.evaluation import estimate_of
+from keras_optix.loop.run_snapshots import RunSnapshots
 from keras_optix.loop.state_machine import StateMachine
+from keras_optix.store.files import Arrays
 from keras_optix.store.manifest import PolicySnapshot
 
 
@@ -28,3 +31,20 @@ class Best:
         """The best of the present regime, or None."""
         latest = self.latest
         return latest if latest is not None and latest.regime_index == self._scheduler.state.regime_index else None
+
+    def read(self, snapshots: RunSnapshots, snapshot: PolicySnapshot) -> tuple[PolicySnapshot, Arrays] | None:
+        """Returns a snapshot with its arrays; if its file is damaged, the next best; None if no other can be read.
+
+        If the damaged snapshot was the best, the one that is returned takes its place.
+
+        Args:
+            snapshots: The snapshots of the run.
+            snapshot: The snapshot.
+        """
+        found, latest = snapshots.load_or_next(snapshot), self.latest
+        if found is not None and latest is not None and found[0].key != snapshot.key == latest.key:
+            self.latest = found[0]
+            estimate = estimate_of(found[0].eval_metrics)
+            if estimate is not None:
+                self._scheduler.adopt(estimate, env_steps=found[0].env_steps)
+        return found

@@ -9,13 +9,13 @@ from dataclasses import replace
 from keras_optix.errors import RegistryError
 from keras_optix.evaluators.evaluation import Evaluation, metrics_of
 from keras_optix.loop.adapter import PolicyRef
+from keras_optix.loop.run_snapshots import SnapshotStore
 from keras_optix.loop.state_machine import StateMachine
 from keras_optix.records import HyperparamSet
 from keras_optix.states import State
 from keras_optix.statistics.estimates import Estimate
 from keras_optix.statistics.sequential import SequentialState
 from keras_optix.store.manifest import PolicySnapshot
-from keras_optix.store.registry import CheckpointRegistry
 
 _HOLDER = "contender"  # holds its snapshot in the registry
 
@@ -47,7 +47,7 @@ class ContenderStore:
         latest: The latest contender, or None. It may belong to a regime that has ended.
     """
 
-    def __init__(self, registry: CheckpointRegistry, scheduler: StateMachine) -> None:
+    def __init__(self, registry: SnapshotStore, scheduler: StateMachine) -> None:
         self.latest: Contender | None = None
         self._registry, self._scheduler = registry, scheduler
 

@@ -6,13 +6,11 @@ their actions.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from keras_optix.errors import ConfigurationError, NonFiniteError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.evaluation import Evaluation, estimate_of
 from keras_optix.evaluators.scorer import Scorer
@@ -22,7 +20,7 @@ from keras_optix.loop.confirmation import compare_contender
 from keras_optix.loop.ending import DORMANT_ENDINGS, Ending
 from keras_optix.loop.evaluations import Evaluations, Scored
 from keras_optix.loop.final import announce
-from keras_optix.loop.guard import NonFiniteGuard
+from keras_optix.loop.guard import LARGEST_SCORE, NonFiniteGuard
 from keras_optix.loop.history import LoopHistory
 from keras_optix.loop.hooks import LoopHooks, RunLog
 from keras_optix.loop.journal import Journal
@@ -31,15 +29,18 @@ from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.performer import Performer
 from keras_optix.loop.procedures import Situation
 from keras_optix.loop.record import EventKind
+from keras_optix.loop.recovery import Recovery
 from keras_optix.loop.reports import add_row, scalars
+from keras_optix.loop.run_snapshots import RunSnapshots
 from keras_optix.loop.run_state import Begun, EngineState, ProcedureState, Reading, RunState, read_parts
 from keras_optix.loop.runner import Runner, run_at_once
 from keras_optix.loop.scheduler import BackoffScheduler
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.loop.state_machine import StateMachine
 from keras_optix.loop.summary import summary
+from keras_optix.loop.target import target_of
 from keras_optix.loop.tuning import Tuning
-from keras_optix.records import LEARNING_RATE, EvalMetrics
+from keras_optix.records import EvalMetrics
 from keras_optix.states import to_json
 from keras_optix.statistics.estimates import Evidence
 from keras_optix.store.files import Arrays, Saved, prefixed, under
@@ -79,7 +80,9 @@ class Engine:
         journal: Writes records, and knows the number of the window and of env steps.
         tuning: The tuner, with its stored states and schedules.
         history: The table of the run, with a row for each evaluation (epoch).
+        registry: The snapshots of the run, which are in memory while the registry cannot be written.
         guard: Counts the recoveries from values that were not finite.
+        recovery: Makes these recoveries.
         performer: Performs actions, and holds the best.
         latest: The latest evaluation, or None.
     """
@@ -110,7 +113,8 @@ class Engine:
                 journal.window_id + (0 if adapter.scores_are_deterministic else 1) + adapter.windows_in_flight
             )
 
-        self.adapter, self.scorer, self.scheduler, self.registry = adapter, scorer, machine, registry
+        snapshots = RunSnapshots(registry, log.aids, adapter.not_finite_in)
+        self.adapter, self.scorer, self.scheduler, self.registry = adapter, scorer, machine, snapshots
         self.options, self.log, self.journal, self.manager = options, log, journal, manager
         self.evaluations = evaluations
         self.units = 0
@@ -119,14 +123,16 @@ class Engine:
         self.latest: Evaluation | None = None
         self.tuning = Tuning(tuner, adapter, hooks, journal.note, drop_scores)
         self.performer = Performer(
-            adapter, evaluations, machine, registry, options, hooks, journal, self.tuning, manager
+            adapter, evaluations, machine, snapshots, options, hooks, journal, self.tuning, manager
         )
+        self.recovery = Recovery(adapter, self.guard, self.tuning, journal, self.performer)
         self._hooks = hooks
         self._runner = Runner(self.performer.perform)
         self._begun: Begun | None = None  # the beginning of the procedure that runs
         self._scored_under: Mapping[str, float] = MappingProxyType({})  # hyperparameters at the latest evaluation
         self._started = 0.0  # by the clock
         self._seconds_before = 0.0  # of the run before it was resumed
+        self._ended: Arrays | None = None  # the state of a run that had reached its limit before it was resumed
         self._left_out: frozenset[str] = frozenset()  # logs that TensorBoard cannot show, once a notice named them
 
     @property
@@ -158,9 +164,12 @@ class Engine:
         self.registry.begin_run()
         self.tuning.begin()
         self.performer.keep_untrained()
+        self.recovery.keep_beginning()
 
     def take(self, unit: TrainingUnit) -> None:
         """Takes one window or epoch through the loop: scores it, evaluates if due, decides, and acts."""
+        if self._ended is not None:
+            return  # Keras makes at least one step, although the resumed run had reached its limit
         self.units += 1
         journal = self.journal
         journal.window_id = unit.candidate.window_id
@@ -168,6 +177,7 @@ class Engine:
         self.log.tick(journal.env_steps, journal.window_id)
         for notice in self.adapter.notices():
             journal.note(EventKind.FEED, notice)
+        self.registry.write_missing()
         if self._runner.busy:
             self._take_for_procedure(unit)
         else:
@@ -177,16 +187,21 @@ class Engine:
             self._take_scores(unit)
         for notice in self.adapter.environment_notices():
             journal.note(EventKind.ENVIRONMENT, notice)
+        self._tell_of_aids()
         if self.log.writes:
             self._write_scalars(unit.logs)
         self._stop_at_limits()
 
-    def _stop_at_limits(self) -> None:
-        options, performer = self.options, self.performer
-        if options.max_windows is not None and self.units >= options.max_windows:
-            performer.stop(Ending.MAX_WINDOWS)
-        if options.max_env_steps is not None and self.journal.env_steps >= options.max_env_steps:
-            performer.stop(Ending.MAX_ENV_STEPS)
+    def _stop_at_limits(self) -> bool:
+        """Stops a run that has had its windows or env steps; returns whether it has."""
+        most, steps, limits = self.options.max_windows, self.options.max_env_steps, []
+        if most is not None and self.units >= most:
+            limits.append(Ending.MAX_WINDOWS)
+        if steps is not None and self.journal.env_steps >= steps:
+            limits.append(Ending.MAX_ENV_STEPS)
+        for ending in limits:
+            self.performer.stop(ending)
+        return bool(limits)
 
     def _take_scores(self, unit: TrainingUnit) -> None:
         """Scores a window; then gives the score of training to the tuner, unless other weights act by now."""
@@ -216,9 +231,9 @@ class Engine:
         for notice in [*self.scorer.take_notices(), *self.evaluations.training.scorer.take_notices()]:
             self.journal.note(EventKind.NOTICE, notice)
         metrics, score = scored.metrics, scored.metrics.primary_score
-        if score is not None and not math.isfinite(score):
+        if score is not None and not abs(score) <= LARGEST_SCORE:  # NaN is not, either
             # It comes from a user's evaluator: a log that is not finite is no evidence, see `MonitorEvaluator`.
-            self.recover_from_nan(candidate.window_id, "A score", self._last_good())
+            self.recover_from_nan(candidate.window_id, "A score", None)
             return
         evaluated = self._take_score(candidate, scored)
         if evaluated is not None or self.adapter.scores_are_deterministic:
@@ -232,6 +247,8 @@ class Engine:
         evaluations, performer, busy = self.evaluations, self.performer, self._runner.busy
         evaluation = evaluations.take(candidate, scored.metrics, due=scored.due and not busy)
         if evaluation is None:
+            return None
+        if not self.recovery.is_usable(candidate, evaluation.score.mean):
             return None
         evaluation = performer.contenders.stated(self.tuning.flagged(evaluation))
         self.latest, self._scored_under = evaluation, self.adapter.hyperparams.snapshot()
@@ -287,25 +304,8 @@ class Engine:
 
     @property
     def target(self) -> float | None:
-        """`target_score` as the loop counts scores (higher is better); None if there is none.
-
-        Raises:
-            ConfigurationError: The environment has no threshold, or the score is not a return.
-        """
-        target = self.options.target_score
-        if target is None:
-            return None
-        if isinstance(target, str):
-            target = self.threshold
-            if target is None:
-                problem = '`target_score="threshold"` needs an environment whose spec has a `reward_threshold`.'
-                if not self.scorer.scores_returns:
-                    problem = f"{problem[:-1]}, and an evaluator that scores returns."
-                fix = "Give the score itself, such as target_score=200."
-                raise ConfigurationError(describe(problem, fix=fix, evaluator=type(self.scorer.evaluator).__name__))
-        shown = self.scorer.evaluator.shown
-        zero = shown(0.0)
-        return (target - zero) / (shown(1.0) - zero)
+        """`target_score` as the loop counts scores (higher is better); None if there is none; see `target_of`."""
+        return target_of(self.options.target_score, self.scorer, self.threshold)
 
     def check_target(self) -> None:
         """Raises `ConfigurationError` if `target_score` cannot be reached by the score of this run."""
@@ -346,54 +346,16 @@ class Engine:
     # Values that are not finite
 
     def recover_from_nan(self, window_id: int, what: str, before: Arrays | None) -> None:
-        """Restores the state from before a value was not finite, with half the learning rate.
-
-        Args:
-            window_id: Number of the window (epoch).
-            what: The value that is not finite, such as ``"A loss"``.
-            before: The state to restore, or None.
-
-        Raises:
-            NonFiniteError: This happened too often, or there is no finite state.
-        """
-        adapter = self.adapter
-        if before is not None:
-            adapter.set_state(before)
-        if not adapter.is_finite():
-            raise NonFiniteError(
-                describe(
-                    f"{what} is not finite, and there was no finite update before: there are no finite weights to go "
-                    "back to.",
-                    fix="Check the first batches of the data (NaN, infinities, labels that the loss does not accept), "
-                    "the learning rate, and your own loss functions.",
-                    window_id=window_id,
-                )
-            )
-        self.journal.window_id = window_id
-        self.tuning.pause()
-        values = adapter.hyperparams.snapshot()
-        # A learning rate that is itself not finite (0 / 0 in a schedule) cannot be halved.
-        rates = {name: values[name] for name in adapter.rates if math.isfinite(values[name])}
-        after = self.guard.recover_all(window_id, what, rates)
-        if after:
-            self.tuning.set(after, "recovery")
-        words = {LEARNING_RATE: "learning rate"}
-        change = "".join(f", {words.get(name, name)} {rates[name]:.4g} -> {rate:.4g}" for name, rate in after.items())
-        times = f"{self.guard.recoveries} of at most {self.guard.max_recoveries}"
-        lowered = what[0].lower() + what[1:]
-        restored = "no weights to go back to" if before is None else "restored the weights before"
-        self.journal.note(EventKind.NON_FINITE, f"{lowered} was not finite; {restored}{change} ({times})")
-        self.performer.replaced()
-
-    def _last_good(self) -> Arrays | None:
-        good, best = self.adapter.last_good(), self.performer.best.latest
-        return self.registry.load(best) if good is None and best is not None else good
+        """Restores a finite state, with half the learning rate; see `Recovery.recover`."""
+        self.recovery.recover(window_id, what, before)
 
     # The end
 
     def end(self) -> None:
         """Ends the run with `fit`, and restores the best weights if the user asked for this."""
         performer, best = self.performer, self.performer.best
+        if self._ended is not None:
+            self.adapter.set_state(self._ended)
         performer.cancel_in_place()
         self._runner.interrupt("fit ended before it was compared")
         self.adapter.pause_updates(False)
@@ -407,17 +369,37 @@ class Engine:
             run_at_once(announce(at, least=least), performer.perform)
         performer.contenders.drop()
         if self.options.restore_best_weights and best.snapshot is not None:
-            performer.restore(best.snapshot)
-            self.journal.note(EventKind.RESTORED, f"restored snapshot {best.snapshot.snapshot_id}")
+            restored = performer.restore(best.snapshot)
+            if restored is None:
+                self.journal.note(EventKind.KEPT, f"kept the weights: {best.snapshot.path} cannot be read, nor another")
+            else:
+                self.journal.note(EventKind.RESTORED, f"restored snapshot {restored.snapshot_id}")
         elif self.options.restore_best_weights and best.latest is not None:
             of = f"snapshot {best.latest.snapshot_id} belongs to a regime that has ended"
             self.journal.note(EventKind.KEPT, f"kept the weights: {of}")
+        self.registry.write_missing(at_once=True)
+        self._tell_of_aids()
+
+    def _tell_of_aids(self) -> None:
+        for notice in self.log.aids.take_notices():
+            self.journal.note(EventKind.NOTICE, notice)
+
+    def tell_what_is_missing(self) -> None:
+        """Writes a record if a file or a log could not be written until the end."""
+        self._tell_of_aids()
+        missing = self.log.aids.missing
+        if missing:
+            self.journal.note(EventKind.NOTICE, f"not written until the end: {missing}")
 
     def write_schedule(self) -> None:
         """Writes the schedule of the current weights to the folder with the snapshots of the run."""
-        folder = self.registry.run_folder
-        folder.mkdir(exist_ok=True)
-        self.tuning.schedule.save(folder / "schedule.json")
+        path = self.registry.run_folder / "schedule.json"
+
+        def write() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.tuning.schedule.save(path)
+
+        self.log.aids.of("the schedule").attempt(write)
 
     def summary(self, *, where: bool = True) -> str:
         """Returns one line that says how the run ended.
@@ -532,6 +514,10 @@ class Engine:
             self._runner.replay(self._begun.procedure(), loop.procedure.sent)
         self.adapter.pause_updates(performer.in_place is not None or self.state is LoopState.WATCHDOG)
         self.log.restore(list(loop.records))
+        self.recovery.keep_beginning()
+        if self._stop_at_limits():
+            self._ended = self.adapter.get_state()
+            self.adapter.pause_updates(True)
         kept = "" if weights else "; newer weights were restored already and stay"
         self.journal.note(EventKind.RESUMED, f"resumed run {self.registry.run_id}{kept}{'; ' if lost else ''}{lost}")
 

@@ -10,6 +10,7 @@ from keras_optix.records import LEARNING_RATE
 
 MAX_RECOVERIES = 5
 LEARNING_RATE_FACTOR = 0.5
+LARGEST_SCORE = 1e150  # beyond it, squares overflow: a score as large as that is taken for one that is not finite
 
 
 @dataclass
@@ -44,13 +45,16 @@ class NonFiniteGuard:
         rates = {} if learning_rate is None else {LEARNING_RATE: learning_rate}
         return self.recover_all(window_id, what, rates).get(LEARNING_RATE)
 
-    def recover_all(self, window_id: int, what: str, rates: Mapping[str, float]) -> dict[str, float]:
+    def recover_all(
+        self, window_id: int, what: str, rates: Mapping[str, float], *, restored: bool = True
+    ) -> dict[str, float]:
         """Counts a recovery.
 
         Args:
             window_id: Number of the window whose update failed.
             what: The value that is not finite, such as ``"A loss"``.
             rates: The current learning rates, by name; empty if none can be changed.
+            restored: Whether finite weights were restored, for the message.
 
         Returns:
             The learning rates to continue with.
@@ -59,11 +63,11 @@ class NonFiniteGuard:
             NonFiniteError: There were too many recoveries.
         """
         if self.recoveries >= self.max_recoveries:
+            now = "The last finite weights were restored." if restored else "The weights are finite, and stay."
             shown: Mapping[str, float | None] = rates or {LEARNING_RATE: None}
             raise NonFiniteError(
                 describe(
-                    f"{what} is not finite, for the {self.recoveries + 1}th time in this run. The last finite weights "
-                    "were restored.",
+                    f"{what} is not finite, for the {self.recoveries + 1}th time in this run. {now}",
                     fix="Check the rewards and observations (normalize_rewards and normalize_observations scale "
                     "them), the outputs of the network, and your own loss functions.",
                     window_id=window_id,

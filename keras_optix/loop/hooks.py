@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from keras_optix.loop.aids import Aids
 from keras_optix.loop.record import LoopRecord
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.records import EvalMetrics, HyperparamSet
@@ -43,6 +44,7 @@ class RunLog(Protocol):
     """Keeps the records of a run, and shows scalars; see `keras_optix.loggers.loop_log.LoopLog`."""
 
     records: list[LoopRecord]
+    aids: Aids
 
     @property
     def writes(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from keras_optix.errors import RegistryError, StateError, describe
+from keras_optix.errors import StateError
 from keras_optix.evaluators.evaluation import Evaluation, estimate_of, metrics_of
 from keras_optix.formatting import format_estimate
 from keras_optix.loop import actions as do
@@ -22,19 +22,18 @@ from keras_optix.loop.manager import Manager
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.record import EventKind
 from keras_optix.loop.regime_library import NoScoreHistory, RegimeLibrary, ScoreHistory
+from keras_optix.loop.run_snapshots import RunSnapshots
 from keras_optix.loop.runner import LATER
 from keras_optix.loop.scheduler import Decision, LoopEvent
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.loop.state_machine import StateMachine
 from keras_optix.loop.tuning import Tuning
+from keras_optix.loop.untrained import Untrained
 from keras_optix.records import EvalMetrics, HyperparamSet
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.statistics.estimates import Estimate, compare, pool
-from keras_optix.store.files import UNREADABLE, Arrays, read_arrays, write_arrays
+from keras_optix.store.files import Arrays
 from keras_optix.store.manifest import PolicySnapshot
-from keras_optix.store.registry import CheckpointRegistry
-
-_UNTRAINED_FILE = "untrained.npz"
 
 
 class Performer:
@@ -44,7 +43,7 @@ class Performer:
         adapter: Access to the trained agent or model.
         evaluations: Makes the evaluations.
         scheduler: The state machine.
-        registry: Stores snapshots.
+        registry: Stores the snapshots of the run.
         options: The user's options.
         hooks: Objects whose hooks are called.
         journal: Keeps records.
@@ -73,7 +72,7 @@ class Performer:
         adapter: Adapter,
         evaluations: Evaluations,
         scheduler: StateMachine,
-        registry: CheckpointRegistry,
+        registry: RunSnapshots,
         options: LoopOptions,
         hooks: Sequence[LoopHooks],
         journal: Journal,
@@ -90,15 +89,14 @@ class Performer:
         self.candidate: PolicyRef | None = None
         self.metrics = EvalMetrics(None)
         self.in_place: InPlaceEvaluation | None = None
-        self.windows_left = 0
-        self.variants = 0
+        self.windows_left, self.variants = 0, 0
         self.contenders = ContenderStore(registry, scheduler)
         self.first_score: Estimate | None = None
         self.ending: Ending | None = None
-        self.why = ""
+        self.why, self.replacements = "", 0
         self.replayed: Estimate | None = None
         self.announced: Estimate | None = None
-        self.replacements = 0
+        self._initial = Untrained(registry, journal.log.aids)
         self._left_open: InPlaceEvaluation | None = None  # its weights continue to act until it is ended
 
     def perform(self, action: Action) -> Any:
@@ -113,14 +111,11 @@ class Performer:
 
     def _evaluate(self, action: do.Evaluate) -> EvaluationResult | object | None:
         policy = self.policy(action.policy)
-        result = self._at_once(policy, action)
+        result = self.evaluations.result(policy, action.episodes, action.seed)
         if result is not None or action.at_once:
             return result
         self.in_place = self.adapter.evaluate_in_place(policy, self.scorer, action.episodes)
         return LATER
-
-    def _at_once(self, policy: PolicyRef, action: do.Evaluate) -> EvaluationResult | None:
-        return self.evaluations.result(policy, action.episodes, action.seed)
 
     def finish_in_place(self, *, leave: bool) -> EvaluationResult:
         """Ends an evaluation in place that has enough evidence, and returns its result.
@@ -161,13 +156,16 @@ class Performer:
         """Returns the weights of a policy."""
         adapter, journal = self.adapter, self.journal
         if isinstance(policy, PolicySnapshot):
-            steps, version = policy.env_steps, policy.policy_version
-            state = self.registry.load(policy)
-            return adapter.policy_of(state, window_id=policy.window_id, env_steps=steps, version=version)
+            found = self._readable(policy)
+            if found is not None:
+                policy, state = found
+                window_id, steps, version = policy.window_id, policy.env_steps, policy.policy_version
+                return adapter.policy_of(state, window_id=window_id, env_steps=steps, version=version)
+            policy = do.CURRENT
         if policy is do.CURRENT:
             return adapter.current(journal.window_id, journal.env_steps)
         if policy is do.UNTRAINED:
-            return adapter.policy_of(self._untrained(), window_id=0, env_steps=0, version=0)
+            return adapter.policy_of(self._initial.read(adapter.get_state()), window_id=0, env_steps=0, version=0)
         return self._the_candidate
 
     @property
@@ -335,16 +333,26 @@ class Performer:
         if action.rolled_back:
             self.scheduler.rolled_back()
 
-    def restore(self, snapshot: PolicySnapshot) -> None:
-        """Continues from a snapshot."""
-        self.adapter.set_state(self.registry.load(snapshot))
+    def restore(self, snapshot: PolicySnapshot) -> PolicySnapshot | None:
+        """Continues from a snapshot, or the next best if it is damaged, and returns it; None: the weights stay."""
+        if (found := self._readable(snapshot)) is None:
+            return None
+        restored, state = found
+        self.adapter.set_state(state)
         if self.options.restore_hyperparams:
-            self.tuning.set(snapshot.hyperparams.params, "restored")
-        self.tuning.restored(snapshot.snapshot_id)
+            self.tuning.set(restored.hyperparams.params, "restored")
+        self.tuning.restored(restored.snapshot_id)
         self.replaced()
+        return restored
+
+    def _readable(self, snapshot: PolicySnapshot) -> tuple[PolicySnapshot, Arrays] | None:
+        found = self.best.read(self.registry, snapshot)
+        if found is not None and found[0].key != snapshot.key:
+            self.replayed = None  # these episodes were played by the snapshot that cannot be read
+        return found
 
     def _restore_untrained(self) -> None:
-        self.adapter.set_state(self._untrained())
+        self.adapter.set_state(self._initial.read(self.adapter.get_state()))
         self.tuning.restarted()
         self.replaced()
 
@@ -368,17 +376,7 @@ class Performer:
     def keep_untrained(self) -> None:
         """Stores the initial weights of the run, if a policy is stored for each regime."""
         if self.manager.store_policies:
-            folder = self.registry.run_folder
-            folder.mkdir(exist_ok=True)
-            write_arrays(folder / _UNTRAINED_FILE, self.adapter.get_state())
-
-    def _untrained(self) -> Arrays:
-        path = self.registry.run_folder / _UNTRAINED_FILE
-        try:
-            return read_arrays(path)
-        except UNREADABLE as error:
-            problem = f"The initial weights of the run cannot be read: {error}."
-            raise RegistryError(describe(problem, path=str(path))) from error
+            self._initial.keep(self.adapter.get_state())
 
     def _finish(self, action: do.Finish) -> None:
         # An evaluation in place ends with learning on, and the policy in WATCHDOG may have been replaced.
@@ -394,8 +392,10 @@ class Performer:
         return Variant(self.variants, before, values)
 
     def _mutate(self, action: do.Mutate) -> None:
-        if self.manager.mutation_fn is not None:
-            self.adapter.mutate(self.manager.mutation_fn)
+        change = self.manager.mutation_fn
+        if change is not None and not self.adapter.mutate_if_finite(change):
+            undone = "the variant goes on without the mutation"
+            self.journal.note(EventKind.NON_FINITE, f"`mutation_fn` made weights that are not finite; {undone}")
 
     def _leave_regime(self, action: do.LeaveRegime) -> list[KnownPolicy]:
         index = self.scheduler.state.regime_index

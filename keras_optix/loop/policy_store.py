@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from keras_optix.loop.run_snapshots import SnapshotStore
 from keras_optix.store.manifest import PolicySnapshot
-from keras_optix.store.registry import CheckpointRegistry
 
 _HOLDER = "regime:"  # followed by the regime's name, this is the holder of the snapshot
 
@@ -18,7 +18,7 @@ class PolicyStore:
         max_regimes: Largest number of regimes. The regime that was seen longest ago is forgotten first.
     """
 
-    def __init__(self, registry: CheckpointRegistry, max_regimes: int) -> None:
+    def __init__(self, registry: SnapshotStore, max_regimes: int) -> None:
         self._registry = registry
         self._max_regimes = max_regimes
         self._entries: dict[str, PolicySnapshot] = {}  # by regime, the latest regime last

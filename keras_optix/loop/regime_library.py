@@ -9,10 +9,10 @@ from keras_optix.errors import ConfigurationError, describe
 from keras_optix.evaluators.evaluation import Evaluation, metrics_of
 from keras_optix.loop.policy_store import PolicyStore
 from keras_optix.loop.regimes import RegimeDetector
+from keras_optix.loop.run_snapshots import SnapshotStore
 from keras_optix.records import EvalMetrics
 from keras_optix.states import Count, Positive, State
 from keras_optix.store.manifest import PolicySnapshot
-from keras_optix.store.registry import CheckpointRegistry
 
 _HISTORY = 256  # evaluations that a detector gets
 
@@ -89,7 +89,7 @@ class RegimeLibrary:
 
     def __init__(
         self,
-        registry: CheckpointRegistry,
+        registry: SnapshotStore,
         detector: RegimeDetector | None,
         *,
         keeps: bool,

@@ -16,10 +16,10 @@ from keras_optix.loop.history import LoopHistory
 from keras_optix.loop.journal import Journal
 from keras_optix.loop.manager import Manager
 from keras_optix.loop.performer import Performer
+from keras_optix.loop.run_snapshots import RunSnapshots
 from keras_optix.loop.state_machine import StateMachine
 from keras_optix.records import EvalMetrics
 from keras_optix.statistics.estimates import Estimate
-from keras_optix.store.registry import CheckpointRegistry
 
 
 class Reported(Protocol):
@@ -28,7 +28,7 @@ class Reported(Protocol):
     adapter: Adapter
     scorer: Scorer
     scheduler: StateMachine
-    registry: CheckpointRegistry
+    registry: RunSnapshots
     journal: Journal
     manager: Manager
     performer: Performer

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from keras_optix.formatting import format_estimate, format_number
 from keras_optix.loop.ending import Ending
+from keras_optix.loop.hooks import RunLog
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.reports import Reported
 from keras_optix.statistics.estimates import Estimate, compare
@@ -20,6 +21,7 @@ class Ended(Reported, Protocol):
     """The part of the engine that the line is about."""
 
     options: LoopOptions
+    log: RunLog
 
     @property
     def target(self) -> float | None:
@@ -52,7 +54,10 @@ def summary(run: Ended, *, where: bool = True) -> str:
         found = f"No best since the environment changed; before it was {found}"
     else:
         found = "; ".join([f"Best {found}", *_judgements(run)])
-    return f"{ended}. {found}: {run.registry.directory / latest.path}" if where else f"{ended}. {found}."
+    missing = run.log.aids.missing
+    missing = f" Not written: {missing}." if missing else ""
+    place = f": {run.registry.directory / latest.path}{'.' if missing else ''}" if where else "."
+    return f"{ended}. {found}{place}{missing}"
 
 
 def _why(run: Ended) -> str:

@@ -43,6 +43,11 @@ def linear_recurrence(inputs: Tensor, coefficients: Tensor) -> Tensor:
     return solution
 
 
+def _where(valid: Tensor, values: Tensor) -> Tensor:
+    """Returns the values on valid rows, and zeros on others, whatever these hold."""
+    return ops.where(ops.cast(valid, "bool"), values, ops.zeros_like(values))
+
+
 def gae(
     rewards: Tensor,
     values: Tensor,
@@ -80,10 +85,12 @@ def gae(
     alive = 1.0 - ops.cast(terminated, dtype)
     same_episode = alive * (1.0 - ops.cast(truncated, dtype))
     mask = ops.cast(valid, dtype)
-    deltas = (rewards + gamma * alive * next_values - values) * mask
+    # Not multiplied by the mask: NaN times zero is NaN, and would spread to all rows before.
+    rewards, values = _where(valid, rewards), _where(valid, values)
+    deltas = rewards + gamma * alive * _where(valid, next_values) - values
     # An invalid row has no advantage, so the recursion stops there; the row before it keeps its bootstrapped delta.
     advantages = linear_recurrence(deltas, gamma * gae_lambda * same_episode * mask)
-    return advantages, (advantages + values) * mask
+    return advantages, advantages + values
 
 
 def discounted_returns(
@@ -115,5 +122,5 @@ def discounted_returns(
     mask = ops.cast(valid, dtype)
     following = ops.concatenate([mask[1:], ops.zeros_like(mask[:1])], axis=0)
     stops = ops.maximum(ops.cast(truncated, dtype), 1.0 - following)
-    inputs = (rewards + gamma * alive * stops * next_values) * mask
+    inputs = _where(valid, rewards) + gamma * alive * stops * _where(valid, next_values) * mask
     return linear_recurrence(inputs, gamma * alive * (1.0 - stops) * mask) * mask

@@ -90,12 +90,12 @@ class Agreement:
         nearest = min(max(copies.mean, min(before.mean, after.mean)), max(before.mean, after.mean))
         difference = copies.mean - nearest
         bound = before if abs(copies.mean - before.mean) < abs(copies.mean - after.mean) else after
-        variances = (copies.stderr**2, bound.stderr**2)
-        deviation = math.sqrt(sum(e.stderr**2 * e.n for e in (before, copies, after)) / 3.0)
+        variances = (copies.stderr * copies.stderr, bound.stderr * bound.stderr)
+        deviation = math.sqrt(sum(e.stderr * e.stderr * e.n for e in (before, copies, after)) / 3.0)
         rounding = _ROUNDING * max(abs(e.mean) for e in (before, copies, after))
         beyond = max(abs(difference) - max(_MARGIN * deviation, rounding), 0.0)
         squares = sum(v * v / max(e.n - 1, 1) for v, e in zip(variances, (copies, bound), strict=True))
-        dof = sum(variances) ** 2 / squares if squares > 0.0 else math.inf
+        dof = sum(variances) * sum(variances) / squares if squares > 0.0 else math.inf
         z = as_normal_score(standardised(math.copysign(beyond, difference), math.sqrt(sum(variances))), dof)
         state = self.state = replace(
             self.state,

@@ -123,12 +123,12 @@ def pool(first: Estimate, second: Estimate) -> Estimate:
     """
     n = first.n + second.n
     difference = second.mean - first.mean
-    squares, dof = first.n * second.n / n * difference**2, 1.0
+    squares, dof = first.n * second.n / n * difference * difference, 1.0  # `**` raises an error where `*` is infinite
     for estimate in (first, second):
         # An estimate with unknown error adds only its mean. A known error of a single sample counts like one of two.
         if math.isfinite(estimate.stderr):
             weight = max(estimate.n - 1, 1)
-            squares += estimate.stderr**2 * estimate.n * weight
+            squares += estimate.stderr * estimate.stderr * estimate.n * weight
             dof += weight
     # This form is exact for equal means: without noise, a rounding error would be infinitely significant.
     return Estimate(first.mean + difference * (second.n / n), math.sqrt(squares / dof / n), n)
@@ -155,7 +155,7 @@ def compare(
     evidence = Evidence(difference, math.sqrt(variance), score.n, reason)
     # Welch and Satterthwaite's degrees of freedom.
     spread = first * first / first_dof + second * second / second_dof
-    dof = variance**2 / spread if 0.0 < spread < math.inf else math.inf
+    dof = variance * variance / spread if 0.0 < spread < math.inf else math.inf
     return Comparison(evidence, as_normal_score(evidence.z, dof))
 
 
@@ -181,7 +181,7 @@ def compare_alike(
     if min(score.n, reference.n) < 2 or math.isinf(score.stderr) or math.isinf(reference.stderr):
         return comparison
     dof = score.n + reference.n - 2
-    squares = sum(each.stderr**2 * each.n * (each.n - 1) for each in (score, reference))
+    squares = sum(each.stderr * each.stderr * each.n * (each.n - 1) for each in (score, reference))
     stderr = math.sqrt(squares / dof * (1.0 / score.n + 1.0 / reference.n))
     evidence = Evidence(comparison.evidence.difference, stderr, score.n, reason)
     return Comparison(evidence, as_normal_score(evidence.z, dof))
@@ -230,7 +230,8 @@ def trend(scores: Sequence[float]) -> float:
     values = values - values.mean()
     slope = float(times @ values / (times @ times))
     residual = float(np.square(values - slope * times).sum())
-    rounding = (_ROUNDING * float(np.max(np.abs(scores)))) ** 2
+    rounding = _ROUNDING * float(np.max(np.abs(scores)))
+    rounding *= rounding
     if residual <= rounding and slope * slope * float(times @ times) <= rounding:
         return 0.0
     stderr = math.sqrt(residual / (n - 2) / float(times @ times)) if residual > rounding else 0.0
@@ -240,9 +241,10 @@ def trend(scores: Sequence[float]) -> float:
 def _variance(estimate: Estimate, history: Sequence[float]) -> tuple[float, float]:
     """Returns the squared standard error of an estimate, and its degrees of freedom."""
     if math.isfinite(estimate.stderr):
-        return estimate.stderr**2, estimate.dof
+        return estimate.stderr * estimate.stderr, estimate.dof
     # Each score of the history is one evaluation, so its noise is that of an evaluation with any number of samples.
-    return noise_from_differences(history) ** 2, _DOF_PER_DIFFERENCE * max(len(history) - 1, 1)
+    noise = noise_from_differences(history)
+    return noise * noise, _DOF_PER_DIFFERENCE * max(len(history) - 1, 1)
 
 
 def noise_from_differences(scores: Sequence[float]) -> float:

@@ -74,4 +74,4 @@ def _sample_variance(scores: Sequence[Estimate]) -> tuple[float, float]:
     dof = float(sum(max(score.n - 1, 1) for score in known))
     if not known:
         return 0.0, 1.0
-    return sum(score.stderr**2 * score.n * max(score.n - 1, 1) for score in known) / dof, dof
+    return sum(score.stderr * score.stderr * score.n * max(score.n - 1, 1) for score in known) / dof, dof

@@ -101,7 +101,7 @@ def _probability_of_best(samples: list[np.ndarray]) -> np.ndarray:
     best = np.empty(len(samples))
     for i in range(len(samples)):
         others = np.prod(np.delete(below, i, axis=0), axis=0)
-        best[i] = np.sum(np.diff(below[i]) * (others[1:] + others[:-1]) / 2)
+        best[i] = max(np.sum(np.diff(below[i]) * (others[1:] + others[:-1]) / 2), 0.0)  # rounding: -1e-17
     return np.asarray(best / np.sum(best))
 
 

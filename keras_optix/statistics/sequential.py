@@ -362,7 +362,7 @@ def _with_common_spread(first: Estimate, second: Estimate) -> tuple[Estimate, Es
         Both estimates, and the standard deviation of an episode; 0 if it is unknown.
     """
     estimated = [each for each in (first, second) if each.n > 1 and math.isfinite(each.stderr)]
-    squares = sum(each.stderr**2 * each.n * (each.n - 1) for each in estimated)
+    squares = sum(each.stderr * each.stderr * each.n * (each.n - 1) for each in estimated)
     dof = sum(each.n - 1 for each in estimated)
     sd = math.sqrt(squares / dof) if dof else 0.0
 
@@ -406,7 +406,7 @@ def _paired(pairs: tuple[Sequence[float], Sequence[float]], episodes: int, sd: f
 
 def _share(first: Estimate, second: Estimate) -> int:
     """Returns the share of the second estimate in the variance of the difference, in twentieths, below all of it."""
-    variances = [estimate.stderr**2 for estimate in (first, second)]
+    variances = [estimate.stderr * estimate.stderr for estimate in (first, second)]
     if not all(map(math.isfinite, variances)) or sum(variances) == 0.0:
         return 0
     return min(round(_SHARES * variances[1] / sum(variances)), _SHARES - 1)

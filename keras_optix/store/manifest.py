@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -21,6 +22,7 @@ from keras_optix.formatting import format_estimate
 from keras_optix.records import EvalMetrics, HyperparamSet
 from keras_optix.reprs import call_repr
 from keras_optix.states import Count, Finite, Positive, State, read_state
+from keras_optix.store.files import parse_json
 
 _SCHEMA = 3
 _OLDER = {"promoted": False, "held_by": []}  # values of fields that schema 1 did not have
@@ -88,6 +90,51 @@ class PolicySnapshot:
         return self.run_id, self.snapshot_id
 
 
+def new_snapshot(
+    run_id: str,
+    snapshot_id: int,
+    *,
+    eval_metrics: EvalMetrics,
+    hyperparams: HyperparamSet,
+    policy_version: int = 0,
+    window_id: int = 0,
+    env_steps: int = 0,
+    regime_index: int = 0,
+    promoted: bool = False,
+) -> PolicySnapshot:
+    """Returns a snapshot with Python numbers, which JSON can hold; see `CheckpointRegistry.save`."""
+    return PolicySnapshot(
+        snapshot_id=snapshot_id,
+        run_id=run_id,
+        path=path_of(run_id, snapshot_id),
+        policy_version=int(policy_version),
+        window_id=int(window_id),
+        env_steps=int(env_steps),
+        eval_metrics=plain_metrics(eval_metrics),
+        hyperparams=HyperparamSet(hyperparams.params, int(hyperparams.window_id)),
+        regime_index=int(regime_index),
+        created=time.time(),
+        promoted=bool(promoted),
+    )
+
+
+def scored_again(snapshot: PolicySnapshot, metrics: EvalMetrics) -> PolicySnapshot:
+    """Returns a snapshot with another score; if this has no further metrics, the snapshot keeps those that it has."""
+    plain = plain_metrics(metrics)
+    plain = plain if plain.metrics else replace(plain, metrics=snapshot.eval_metrics.metrics)
+    return replace(snapshot, eval_metrics=plain)
+
+
+def held(snapshot: PolicySnapshot, holder: str) -> PolicySnapshot:
+    """Returns a snapshot that `holder` holds, among others."""
+    return snapshot if holder in snapshot.held_by else replace(snapshot, held_by=(*snapshot.held_by, holder))
+
+
+def released(snapshot: PolicySnapshot, holder: str) -> PolicySnapshot:
+    """Returns a snapshot that `holder` does not hold."""
+    return replace(snapshot, held_by=tuple(name for name in snapshot.held_by if name != holder))
+
+
 def path_of(run_id: str, snapshot_id: int) -> str:
     """Returns the file of a snapshot's arrays, relative to the directory."""
     return f"{run_id}/{snapshot_id:06d}.npz"
@@ -139,11 +186,7 @@ def read_manifest(data: bytes) -> tuple[str, list[PolicySnapshot]]:
     Raises:
         ValueError: The text is not a manifest, or was tampered with; the message names the problem.
     """
-    try:
-        manifest = json.loads(data)
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    file = _read(_File, manifest, "manifest")
+    file = _read(_File, parse_json(data), "manifest")
     snapshots = [
         _read(_Entry, _upgraded(entry, file.schema), f"manifest at snapshots[{k}]").snapshot()
         for k, entry in enumerate(file.snapshots)

@@ -17,39 +17,38 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
 import time
+import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from keras_optix.arguments import NamesChecked
-from keras_optix.errors import ConfigurationError, RegistryError, describe
+from keras_optix.errors import ConfigurationError, DirectoryError, RegistryError, describe
 from keras_optix.records import EvalMetrics, HyperparamSet
 from keras_optix.reprs import OneLineRepr
-from keras_optix.store.files import UNREADABLE, read_arrays, write_arrays, write_atomically
+from keras_optix.store.directory import check_writable, locked
+from keras_optix.store.files import UNREADABLE, is_inside, read_arrays, read_bytes, write_arrays, write_atomically
 from keras_optix.store.manifest import (
     PolicySnapshot,
     check_snapshot,
+    held,
     is_run_id,
+    new_snapshot,
     path_of,
-    plain_metrics,
     ranked,
     read_manifest,
+    released,
+    scored_again,
     write_manifest,
 )
+from keras_optix.store.processes import remove_left_over
 from keras_optix.validation import check_agent, check_int, check_kind, check_mapping, check_path
 
 _MANIFEST = "manifest.json"
-_LOCK = ".lock"
-_LOCK_SECONDS = 60.0
-_LEFT_OVER = re.compile(r"\.(write-test-|.+\.(json|npz)\.)[0-9a-f]{8}")  # temporary files of this module
-_LEFT_OVER_SECONDS = 3600.0  # a younger one may still be written by another process
 
 
 class Restorable(Protocol):
@@ -78,13 +77,18 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
 
     Raises:
         ConfigurationError: `directory` is not a path, or `max_snapshots` is too small.
-        RegistryError: The directory cannot be written, or its manifest cannot be read.
+        RegistryError: The directory cannot be written, or its manifest cannot be read. A directory that has a manifest
+            may be read-only: its snapshots can be read, and what would change them raises an error.
     """
 
     def __init__(self, directory: str | os.PathLike[str], max_snapshots: int = 10) -> None:
         self.directory = Path(check_path("directory", directory, fix='Such as CheckpointRegistry("checkpoints").'))
         self.max_snapshots = check_int("max_snapshots", max_snapshots, minimum=1)
-        self._check_writable()
+        try:
+            check_writable(self.directory)
+        except DirectoryError:
+            if not (self.directory / _MANIFEST).exists():
+                raise
         self._run_id: str | None = None
         self._snapshots: list[PolicySnapshot] = []
         self._manifest: bytes | None = None  # the text from which `_snapshots` was read, or to which it was written
@@ -106,6 +110,11 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         return ranked(self._snapshots, self._run_id)
 
     @property
+    def last_id(self) -> int:
+        """The highest number of a snapshot of the run; 0 if it has none."""
+        return max((s.snapshot_id for s in self._snapshots if s.run_id == self._run_id), default=0)
+
+    @property
     def best(self) -> PolicySnapshot | None:
         """The best snapshot of the run's newest regime, or None."""
         ranked = self.ranked_snapshots
@@ -120,10 +129,10 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         """Starts a new run in the directory and returns its id.
 
         Raises:
-            RegistryError: The directory cannot be written, or its manifest cannot be read.
+            RegistryError: The directory cannot be written.
         """
-        with self._locked():
-            self._remove_left_over()
+        check_writable(self.directory)
+        remove_left_over(self.directory)
         self._run_id = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         return self._run_id
 
@@ -173,33 +182,49 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         check_kind("hyperparams", hyperparams, HyperparamSet, fix="Such as agent.get_hyperparams().")
         if self._run_id is None:
             self.begin_run()
-        run_id = str(self._run_id)
         with self._locked():
             # The lock is held, and the newest snapshot is never pruned, so that no number is used twice.
-            snapshot_id = 1 + max((s.snapshot_id for s in self._snapshots if s.run_id == run_id), default=0)
-            snapshot = PolicySnapshot(
-                snapshot_id=snapshot_id,
-                run_id=run_id,
-                path=path_of(run_id, snapshot_id),
-                policy_version=int(policy_version),
-                window_id=int(window_id),
-                env_steps=int(env_steps),
-                eval_metrics=plain_metrics(eval_metrics),
-                hyperparams=HyperparamSet(hyperparams.params, int(hyperparams.window_id)),
-                regime_index=int(regime_index),
-                created=time.time(),
-                promoted=bool(promoted),
+            snapshot = new_snapshot(
+                str(self._run_id),
+                1 + self.last_id,
+                eval_metrics=eval_metrics,
+                hyperparams=hyperparams,
+                policy_version=policy_version,
+                window_id=window_id,
+                env_steps=env_steps,
+                regime_index=regime_index,
+                promoted=promoted,
             )
-            _check(snapshot)
+            self._put(snapshot, state)
+        return snapshot
+
+    def put(self, snapshot: PolicySnapshot, state: Mapping[str, np.ndarray] | None) -> None:
+        """Writes a snapshot of this run as it is, in the place of one with the same number if there is one.
+
+        Args:
+            snapshot: The snapshot.
+            state: Its arrays by name; None if they are written already.
+
+        Raises:
+            RegistryError: It cannot be written.
+        """
+        with self._locked():
+            self._put(snapshot, state)
+
+    def _put(self, snapshot: PolicySnapshot, state: Mapping[str, np.ndarray] | None) -> None:
+        refuse_unsavable(snapshot)
+        others = [s for s in self._snapshots if s.key != snapshot.key]
+        if state is not None:
             target = self.directory / snapshot.path
+            if not is_inside(target.parent, self.directory):
+                raise OSError("the folder of the run is a link that leads out of the directory")
             target.parent.mkdir(parents=True, exist_ok=True)
             write_arrays(target, state)
-            snapshots = [*self._snapshots, snapshot]
-            dropped = self._too_many(snapshots)
-            self._write([s for s in snapshots if s.key not in dropped])
-            for key in dropped:
-                self._remove(self.directory / path_of(*key))
-        return snapshot
+        snapshots = [*others, snapshot]
+        dropped = self._too_many(snapshots)
+        self._write([s for s in snapshots if s.key not in dropped])
+        for key in dropped:
+            self._remove(self.directory / path_of(*key))
 
     def rescore(self, snapshot: PolicySnapshot, eval_metrics: EvalMetrics) -> PolicySnapshot:
         """Gives a snapshot another score, after its weights were evaluated again.
@@ -215,10 +240,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
             RegistryError: The snapshot is not (or no longer) in the registry, or the manifest cannot be written.
         """
         with self._locked():
-            current, metrics = self._current(snapshot), plain_metrics(eval_metrics)
-            if not metrics.metrics:
-                metrics = replace(metrics, metrics=current.eval_metrics.metrics)
-            return self._replace(replace(current, eval_metrics=metrics))
+            return self._replace(scored_again(self._current(snapshot), eval_metrics))
 
     def hold(self, snapshot: PolicySnapshot, holder: str) -> PolicySnapshot:
         """Protects a snapshot from being pruned until `release`, even in later processes.
@@ -240,7 +262,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
             current = self._current(snapshot)
             if holder in current.held_by:
                 return current
-            return self._replace(replace(current, held_by=(*current.held_by, holder)))
+            return self._replace(held(current, holder))
 
     def release(self, snapshot: PolicySnapshot, holder: str) -> PolicySnapshot:
         """Ends a `hold`. A snapshot without holders may be pruned at the next `save`.
@@ -259,7 +281,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
             current = self._current(snapshot)
             if holder not in current.held_by:
                 return current
-            return self._replace(replace(current, held_by=tuple(name for name in current.held_by if name != holder)))
+            return self._replace(released(current, holder))
 
     def load(self, snapshot: PolicySnapshot) -> dict[str, np.ndarray]:
         """Reads the arrays of a snapshot.
@@ -270,7 +292,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         check_kind("snapshot", snapshot, PolicySnapshot, fix="Such as registry.best.")
         path = self.directory / snapshot.path
         try:
-            if not self._is_inside(path):
+            if not is_inside(path, self.directory):
                 raise ValueError("it leads out of the directory")
             return read_arrays(path)
         except UNREADABLE as error:
@@ -278,6 +300,8 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
 
     def load_best(self, agent: Restorable, *, hyperparams: bool = False) -> PolicySnapshot:
         """Loads the best snapshot into an agent of the same architecture.
+
+        If its file is damaged, the next best that can be read is loaded, and a warning names both.
 
         Args:
             agent: The agent whose weights, optimizer slots and normaliser statistics are replaced.
@@ -293,58 +317,37 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         """
         check_agent("agent", agent, "set_state", fix="Such as registry.load_best(agent), which returns the snapshot.")
         self._refresh()  # another process on this run may have saved a better snapshot and pruned this one
-        best = self.best
-        if best is None:
-            raise RegistryError(
-                describe("The registry has no snapshot yet.", directory=str(self.directory), run_id=self._run_id)
-            )
-        agent.set_state(self.load(best))
-        if hyperparams:
-            agent.set_hyperparams(best.hyperparams)
-        return best
-
-    def _check_writable(self) -> None:
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            probe = self.directory / f".write-test-{secrets.token_hex(4)}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise RegistryError(
-                describe(
-                    f"The checkpoint directory cannot be written: {error}.",
-                    fix="Give a directory that you may write to.",
-                    directory=str(self.directory),
-                )
-            ) from error
+        failed: list[RegistryError] = []
+        for snapshot in self.ranked_snapshots:
+            try:
+                state = self.load(snapshot)
+            except RegistryError as error:
+                failed.append(error)
+                continue
+            if failed:
+                warnings.warn(f"{failed[0]} The next best is loaded instead: {snapshot.path}.", stacklevel=2)
+            agent.set_state(state)
+            if hyperparams:
+                agent.set_hyperparams(snapshot.hyperparams)
+            return snapshot
+        if failed:
+            raise failed[0]
+        raise RegistryError(
+            describe("The registry has no snapshot yet.", directory=str(self.directory), run_id=self._run_id)
+        )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """Holds the lock, with the manifest read again, so that no other process changes it."""
-        try:
-            # A new lock object each time lets a registry be copied, and used by several threads.
-            lock = FileLock(self.directory / _LOCK)
-            with lock.acquire(timeout=_LOCK_SECONDS, poll_interval=0.005):
-                self._refresh()
-                yield
-        except Timeout as error:
-            raise RegistryError(
-                describe(
-                    f"Another process has held the checkpoint directory for {_LOCK_SECONDS:g} seconds.",
-                    fix="Look for a process that hangs, or give another directory.",
-                    directory=str(self.directory),
-                )
-            ) from error
-        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
-            raise RegistryError(
-                describe(f"The checkpoint directory could not be written: {error}.", directory=str(self.directory))
-            ) from error
+        with locked(self.directory):
+            self._refresh()
+            yield
 
     def _refresh(self) -> str | None:
         """Reads the manifest if it has changed; returns the latest run in it."""
         path = self.directory / _MANIFEST
         try:
-            data = path.read_bytes()
+            data = read_bytes(path)
             # Inode and time do not show every change: both can repeat within one tick of the clock.
             if data == self._manifest:
                 return self._run_id
@@ -384,7 +387,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         )
 
     def _replace(self, snapshot: PolicySnapshot) -> PolicySnapshot:
-        _check(snapshot)
+        refuse_unsavable(snapshot)
         self._write([snapshot if s.key == snapshot.key else s for s in self._snapshots])
         return snapshot
 
@@ -396,27 +399,19 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         free = [s.key for s in mine if not s.held_by and s.key not in kept]
         return free[: max(len(mine) - self.max_snapshots, 0)]
 
-    def _is_inside(self, path: Path) -> bool:
-        """Returns whether a path lies in the directory when links are followed."""
-        return path.resolve().is_relative_to(self.directory.resolve())
-
     def _remove(self, path: Path) -> None:
         # A file that stays behind only costs space, so a failure here must not make a complete save fail.
         with contextlib.suppress(OSError):
-            if self._is_inside(path):
+            if is_inside(path, self.directory):
                 path.unlink(missing_ok=True)
 
-    def _remove_left_over(self) -> None:
-        """Removes temporary files of processes that were killed."""
-        before = time.time() - _LEFT_OVER_SECONDS
-        for path in [*self.directory.glob(".*"), *self.directory.glob("*/.*")]:
-            with contextlib.suppress(OSError):  # another process may have renamed it meanwhile
-                if _LEFT_OVER.fullmatch(path.name) and path.is_file() and path.stat().st_mtime < before:
-                    self._remove(path)
 
+def refuse_unsavable(snapshot: PolicySnapshot) -> None:
+    """Refuses a snapshot that could be written but not read again.
 
-def _check(snapshot: PolicySnapshot) -> None:
-    """Refuses a snapshot that could be written but not read again."""
+    Raises:
+        RegistryError: Its score or another of its facts is not one that a manifest may hold.
+    """
     try:
         check_snapshot(snapshot)
     except ValueError as error:

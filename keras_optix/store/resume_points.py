@@ -1,26 +1,29 @@
 """Resume points store the state of a run on disk, so that a crashed run can continue.
 
-There is one file per run, ``<checkpoint_dir>/<run_id>/resume.npz``: arrays by name and one JSON text, without pickle.
-The file is written under a temporary name, flushed to the disk and renamed, so that a crash leaves the old file or the
-new one.
+There are two files per run, ``<checkpoint_dir>/<run_id>/resume.npz`` and the point before it, ``resume.previous.npz``:
+arrays by name and one JSON text, without pickle. A file is written under a temporary name, flushed to the disk and
+renamed, so that a crash leaves the old file or the new one. If the newest point is damaged, the run continues from the
+one before.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_optix.errors import RegistryError, describe
-from keras_optix.store.files import UNREADABLE, Arrays, read_arrays, write_arrays
+from keras_optix.errors import DirectoryError, RegistryError, describe
+from keras_optix.store.files import UNREADABLE, Arrays, is_inside, parse_json, read_arrays, write_arrays
 from keras_optix.store.registry import CheckpointRegistry
 
 _FILE = "resume.npz"
+_PREVIOUS = "resume.previous.npz"
 _JSON = "json"
 _SCHEMA = 5
 
@@ -47,7 +50,7 @@ class ResumePoint:
     @property
     def fix(self) -> str:
         """Advice for messages, if the run cannot continue from this point."""
-        return f"Delete {self.path} to begin a new run; the snapshots stay."
+        return f"Delete {self.path.parent / 'resume*.npz'} to begin a new run; the snapshots stay."
 
 
 class ResumeStore:
@@ -75,52 +78,106 @@ class ResumeStore:
         return self._interval is not None and time.monotonic() - self._last >= self._interval
 
     def write(self, arrays: Arrays, values: Mapping[str, Any]) -> None:
-        """Writes the resume point of the registry's run.
+        """Writes the resume point of the registry's run, and keeps the one before.
 
         Raises:
-            RegistryError: The file cannot be written.
+            DirectoryError: The file cannot be written.
         """
-        path = self._path(str(self._registry.run_id))
+        path = self._registry.directory / str(self._registry.run_id) / _FILE
         text = json.dumps({"schema": _SCHEMA, **values})
         try:
+            if not is_inside(path.parent, self._registry.directory):
+                raise OSError("the folder of the run is a link that leads out of the directory")
             path.parent.mkdir(parents=True, exist_ok=True)
             with_text = dict(arrays) | {_JSON: np.frombuffer(text.encode(), np.uint8)}
-            write_arrays(path, with_text)
+            write_arrays(path, with_text, keep=path.with_name(_PREVIOUS))
         except OSError as error:
-            raise RegistryError(describe(f"The resume point could not be written: {error}.", path=str(path))) from error
+            problem = f"The resume point could not be written: {error}."
+            raise DirectoryError(describe(problem, path=str(path))) from error
         self._last = time.monotonic()
 
-    def find(self) -> ResumePoint | None:
-        """Returns the newest resume point in the directory, or None if no run was interrupted.
+    def runs(self) -> list[Path]:
+        """Returns the folders of the runs that have resume points, the one with the newest point first."""
+        return list(dict.fromkeys(path.parent for path in self._paths()))
+
+    def find(self, folder: Path) -> ResumePoint:
+        """Returns the newest resume point of a run that can be read.
+
+        If the newest is damaged, a warning names it and the one before.
+
+        Args:
+            folder: The folder of the run, one of `runs`.
 
         Raises:
-            RegistryError: The file cannot be read.
+            RegistryError: None of them can be read.
         """
-        paths = sorted(self._registry.directory.glob(f"*/{_FILE}"), key=lambda path: path.stat().st_mtime_ns)
-        if not paths:
-            return None
-        path = paths[-1]
-        try:
-            arrays = read_arrays(path)
-            values = json.loads(arrays.pop(_JSON).tobytes().decode())
-            schema = values.pop("schema")
-            if schema != _SCHEMA:
-                raise ValueError(f"schema {schema} is not {_SCHEMA}")
-        except (*UNREADABLE, TypeError, AttributeError) as error:
-            raise RegistryError(
-                describe(
-                    f"The resume point cannot be read: {error}.",
-                    fix="Delete it to begin a new run; the snapshots stay.",
-                    path=str(path),
+        failed: list[tuple[Path, RegistryError]] = []
+        for path in (path for path in self._paths() if path.parent == folder):
+            try:
+                point = _read(path)
+            except RegistryError as error:
+                failed.append((path, error))
+                continue
+            if failed:
+                damaged, problem = failed[0]
+                warnings.warn(
+                    f"The newest resume point is damaged ({problem.__cause__}): {damaged}. The run continues from the "
+                    f"one before: {path}.",
+                    stacklevel=2,
                 )
-            ) from error
-        return ResumePoint(path, arrays, values)
+            return point
+        if failed:
+            raise failed[0][1]
+        raise RegistryError(describe("The run has no resume point.", folder=str(folder)))
 
-    def clear(self) -> None:
-        """Removes the resume point of a run that ended, and those of runs that were interrupted before it began."""
-        for path in self._registry.directory.glob(f"*/{_FILE}"):
-            if path.parent.name == self._registry.run_id or path.stat().st_mtime_ns < self._began:
+    def clear(self, is_running: Callable[[Path], bool]) -> None:
+        """Removes the resume points of a run that ended, and those of runs that were interrupted before it began.
+
+        Args:
+            is_running: Says of the folder of another run whether a process continues it; its points stay.
+
+        Raises:
+            OSError: A file cannot be removed.
+        """
+        mine = self._registry.run_id
+        for path in self._paths():
+            if path.parent.name == mine or (path.lstat().st_mtime_ns < self._began and not is_running(path.parent)):
                 path.unlink(missing_ok=True)
 
-    def _path(self, run_id: str) -> Path:
-        return self._registry.directory / run_id / _FILE
+    def _paths(self) -> list[Path]:
+        """Returns the files of all resume points in the directory, newest first. Links out of it are not followed."""
+        directory = self._registry.directory
+        found = []
+        for path in [*directory.glob(f"*/{_FILE}"), *directory.glob(f"*/{_PREVIOUS}")]:
+            try:
+                when = path.lstat().st_mtime_ns
+            except OSError:  # it was removed just now
+                continue
+            if is_inside(path.parent, directory):
+                found.append((when, path.name == _FILE, path))
+        return [path for _, _, path in sorted(found, reverse=True)]
+
+
+def _read(path: Path) -> ResumePoint:
+    """Reads a resume point.
+
+    Raises:
+        RegistryError: It cannot be read.
+    """
+    try:
+        arrays = read_arrays(path)
+        if _JSON not in arrays:
+            raise ValueError("it has no JSON text")
+        values = parse_json(arrays.pop(_JSON).tobytes())
+        schema = values.pop("schema", None) if isinstance(values, dict) else None
+        if schema != _SCHEMA:
+            raise ValueError(f"schema {schema!r:.20} is not {_SCHEMA}")
+    except UNREADABLE as error:
+        raise RegistryError(
+            describe(
+                f"The resume point cannot be read: {error}.",
+                fix="Delete it to begin a new run; the snapshots stay.",
+                path=str(path),
+            )
+        ) from error
+    return ResumePoint(path, arrays, values)

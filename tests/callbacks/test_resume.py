@@ -368,8 +368,10 @@ def test_a_point_of_another_agent_or_a_damaged_one_is_refused(small_ppo: MakeAge
 
     with pytest.raises(optix.errors.StateError, match="another architecture"):
         start(other, tmp_path)
-    point = next(tmp_path.rglob("resume.npz"))
-    point.write_bytes(point.read_bytes()[:1000])
+    points = sorted(tmp_path.rglob("resume*.npz"))
+    assert [point.name for point in points] == ["resume.npz", "resume.previous.npz"]
+    for point in points:
+        point.write_bytes(point.read_bytes()[:1000])
     with pytest.raises(optix.errors.RegistryError, match=r"resume point cannot be read.*Delete it"):
         start(small_ppo, tmp_path)
 

@@ -195,3 +195,19 @@ def test_infinite_horizon_value_is_reached_only_with_truncation_bootstrapped(boo
         )
         value += 0.5 * (float(np.mean(np.asarray(returns))) - value)
     assert (abs(value * (1 - gamma) - 1.0) < 0.02) is converges
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_what_a_masked_row_holds_does_not_matter(wrong: float) -> None:
+    w = random_window(3, 20, 3)
+    w["valid"][[4, 11, 12, 19]] = False
+    w["valid"][7, 1] = False
+    gamma, lam = np.float32(0.9), np.float32(0.8)
+    names = ("rewards", "values", "next_values")
+    spoilt = {name: np.where(w["valid"], w[name], wrong).astype(np.float32) for name in names}
+    both = [gae(**rows, gamma=gamma, gae_lambda=lam) for rows in (w | spoilt, w)]
+    del w["values"], spoilt["values"]
+    both += [(discounted_returns(**rows, gamma=gamma),) for rows in (w | spoilt, w)]
+    for got, expected in zip([*both[0], *both[2]], [*both[1], *both[3]], strict=True):
+        assert np.isfinite(np.asarray(expected)).all()
+        np.testing.assert_array_equal(np.asarray(got), np.asarray(expected))

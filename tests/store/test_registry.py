@@ -281,7 +281,7 @@ def test_a_link_out_of_the_directory_is_not_followed(tmp_path: Path) -> None:
 def test_a_lock_that_is_never_freed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     registry = CheckpointRegistry(tmp_path)
     save(registry, 1.0)
-    monkeypatch.setattr("keras_optix.store.registry._LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("keras_optix.store.directory.LOCK_SECONDS", 0.2)
     hold = "lock = FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); input()"
     code = f"import sys; from filelock import FileLock; {hold}"
     with subprocess.Popen(
