@@ -100,10 +100,10 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             the `reward_threshold` of the environment's spec. None: no target.
         evaluation_budget: Env steps that evaluations outside training may take, as a share of the env steps of
             training; 20,000 more (at most half of those of training) let short runs be judged too. Half of it is for
-            evaluations whose turn it is, and half for comparisons of candidates. The episodes of the untrained policy at
-            the beginning, and 20 of the best and a batch of the contender at the end, are outside the budget, and the
-            last evaluation may exceed it. Evaluations in every so many windows (`GreedyEvaluator(every=)`) are played in any
-            case. With 0, a candidate is compared once, and none are played at the end. Defaults to 0.2.
+            evaluations whose turn it is, and half for comparisons of candidates. The episodes of the untrained policy
+            at the beginning, and 20 of the best and a batch of the contender at the end, are outside the budget, and
+            the last evaluation may exceed it. Evaluations in every so many windows (`GreedyEvaluator(every=)`) are
+            played in any case. With 0, a candidate is compared once, and none are played at the end. Defaults to 0.2.
         rollback_on_degradation: Restore the best snapshot (weights, optimizer slots, statistics) after a degradation,
             if fresh episodes of the current weights prove that they are worse (where such episodes can be played).
             None (the default): where the best was confirmed, which is not so for an ordinary model.
