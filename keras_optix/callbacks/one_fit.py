@@ -9,41 +9,38 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, Protocol
 
-from keras_optix.errors import StateError, describe
+import keras
 
-_FIT = "fit"
+from keras_optix.errors import StateError, describe
 
 
 class RunningFit:
     """A call of `fit`, found on the stack of its thread.
 
-    Keras does not say when a `fit` fails, so a flag could stay set. The stack says whether the call still runs. No
-    frame is kept, because it would keep the data of the call.
-
-    Args:
-        model: The model that `fit` trains.
+    Keras does not say when a `fit` fails, so a flag could stay set. The stack says whether the call still runs. A call
+    is known by its list of callbacks, of which Keras makes one for each call. No frame is kept, because it would keep
+    the data of the call, and the number of a frame is used again by the next call.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self) -> None:
         self._thread = threading.get_ident()
-        self._model = weakref.ref(model)
-        calls = [frame for frame in _outwards(sys._getframe()) if _is_fit_of(frame, model)]
-        self._call = (id(calls[-1]), calls[-1].f_code) if calls else None
+        calls = (_callbacks_of(frame) for frame in _outwards(sys._getframe()))
+        found = next((callbacks for callbacks in calls if callbacks is not None), None)
+        self._callbacks = None if found is None else weakref.ref(found)
+
+    @property
+    def thread(self) -> str:
+        """The name of its thread."""
+        return next((one.name for one in threading.enumerate() if one.ident == self._thread), str(self._thread))
 
     @property
     def is_running(self) -> bool:
         """Whether the call has not ended. False if it was not found, because hooks were called by hand."""
-        return any((id(frame), frame.f_code) == self._call for frame in _outwards(self._top()))
-
-    @property
-    def is_here(self) -> bool:
-        """Whether the caller of this was called by this `fit`, and not by another one of the same model within it."""
-        model = self._model()
-        nearest = next((frame for frame in _outwards(sys._getframe()) if _is_fit_of(frame, model)), None)
-        return nearest is not None and (id(nearest), nearest.f_code) == self._call
-
-    def _top(self) -> FrameType | None:
-        return sys._current_frames().get(self._thread)
+        mine = None if self._callbacks is None else self._callbacks()
+        if mine is None:
+            return False
+        top = sys._current_frames().get(self._thread)
+        return any(_callbacks_of(frame) is mine for frame in _outwards(top))
 
 
 class Fitted(Protocol):
@@ -72,7 +69,7 @@ def refuse_second_fit(callback: Fitted, model: Any, others: Iterable[Fitted]) ->
         what = "This OptixCallback" if other is callback else f"The model {getattr(model, 'name', '')!r}"
         problem = f"{what} is in use by another `fit`, which has not ended."
         fix = "Wait for its end (`callback.stop()` ends it), or create another callback and another model."
-        raise StateError(describe(problem, fix=fix, thread=_name_of(running._thread)))
+        raise StateError(describe(problem, fix=fix, thread=running.thread))
 
 
 def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
@@ -81,9 +78,7 @@ def _outwards(frame: FrameType | None) -> Iterator[FrameType]:
         frame = frame.f_back
 
 
-def _is_fit_of(frame: FrameType, model: Any) -> bool:
-    return frame.f_code.co_name == _FIT and frame.f_locals.get("self") is model
-
-
-def _name_of(ident: int) -> str:
-    return next((thread.name for thread in threading.enumerate() if thread.ident == ident), str(ident))
+def _callbacks_of(frame: FrameType) -> keras.callbacks.CallbackList | None:
+    """Returns the callbacks of a call of Keras' `fit`; None if the frame is of another function."""
+    callbacks = frame.f_locals.get("callbacks") if frame.f_code.co_name == "fit" else None
+    return callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else None

@@ -273,7 +273,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Checks before the first step that the options fit the model, and starts the loop."""
-        self.running = RunningFit(self.model)
+        self.running = RunningFit()
         for other in _ALIVE:  # Keras does not say when the `fit` of an ordinary model fails
             if other.running is not None and not other.running.is_running:
                 other.leave_run()
@@ -343,8 +343,8 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
 
     def on_fit_failed(self, error: BaseException) -> None:
         """Closes files and environments. Snapshots and the last resume point are already complete on disk."""
-        if self.running is not None and not self.running.is_here and self.running.is_running:
-            return  # the `fit` that failed was refused, because another one uses this callback
+        if self.running is not None and self.running.is_running:
+            return  # another `fit` failed: it was refused, because this one uses the callback
         self._stop_asked = False
         if self._loop is not None:
             self._resuming.failed(self._loop, error)

@@ -311,6 +311,22 @@ def test_the_fit_of_an_agent_goes_on_when_a_second_one_is_refused(small_ppo: Mak
     assert callback._loop.units == WINDOWS
 
 
+def test_a_fit_may_follow_one_that_failed_however_often(tmp_path: Path) -> None:
+    """In the same place of the program, so that Python uses the same memory again for the frames of the calls."""
+    model, (x, y) = ordinary(), rows()
+    callback = optix.OptixCallback(monitor="loss", checkpoint_dir=tmp_path, resume_interval=0.0, verbose=0)
+
+    class Fails(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            raise ConnectionError("power")
+
+    for _ in range(4):
+        with contextlib.suppress(ConnectionError):
+            model.fit(x, y, epochs=2, verbose=0, callbacks=[callback, Fails()])
+        model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
+    assert callback.history.num_rows == 2
+
+
 # The disk
 
 
