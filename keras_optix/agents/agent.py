@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_optix.agents.acting import ActActors, PolicyHead
-from keras_optix.agents.acting_agent import ActingAgent
+from keras_optix.agents.acting_agent import ActingAgent, Published
 from keras_optix.agents.checks import (
     check_carry,
     check_collection_defaults,
@@ -135,6 +135,7 @@ class Agent(ActingAgent, WindowTrainer):
         self._warm_up = WarmUp(self)
         self._act_actors = ActActors()
         self._lowered = Lowered()
+        self._published: Published | None = None
         self._seed = check_seed("seed", seed)
         self._collection_defaults = CollectionDefaults()
         self._registered = RegisteredNetworks()
@@ -473,7 +474,7 @@ class Agent(ActingAgent, WindowTrainer):
                 problem = "On a live feed `fit` waits for each window, so it cannot run several steps at once."
                 received = {"steps_per_execution": self.steps_per_execution}
                 raise ConfigurationError(describe(problem, fix="Compile with `steps_per_execution=1`.", **received))
-            with feeds_may_end() if live else contextlib.nullcontext():
+            with self._publishing(), feeds_may_end() if live else contextlib.nullcontext():
                 history = super().fit(x, callbacks=given, shuffle=False, **options)
         except BaseException as error:
             # An exception of an environment arrives here as an error of the TensorFlow runtime, without its cause.
