@@ -28,11 +28,11 @@ class Published:
 
     Attributes:
         thread: The thread in which `fit` runs.
-        params: The newest version that was read between two steps.
+        params: The newest version that was read between two steps; None before the first step.
     """
 
     thread: int
-    params: PolicyParams
+    params: PolicyParams | None
 
 
 class ActingAgent(AgentAttributes):
@@ -161,7 +161,7 @@ class ActingAgent(AgentAttributes):
             StateError: The agent is not bound yet.
         """
         published = self._published
-        if published is None or published.thread == threading.get_ident():
+        if published is None or published.params is None or published.thread == threading.get_ident():
             return self.policy_record().params
         return published.params
 
@@ -188,7 +188,7 @@ class ActingAgent(AgentAttributes):
     def _publishing(self) -> Iterator[None]:
         """Surrounds a `fit`: other threads get the versions that collect its windows, each as a whole."""
         outer = self._published
-        self._published = Published(threading.get_ident(), self.policy_params())
+        self._published = Published(threading.get_ident(), None)
         try:
             yield
         finally:

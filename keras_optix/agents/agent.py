@@ -478,7 +478,7 @@ class Agent(ActingAgent, WindowTrainer):
                 history = super().fit(x, callbacks=given, shuffle=False, **options)
         except BaseException as error:
             # An exception of an environment arrives here as an error of the TensorFlow runtime, without its cause.
-            original = self._sources.pop_error() or error
+            original = self._sources.failed(error) or error
             for callback in given:
                 if isinstance(callback, FitFailureListener):
                     callback.on_fit_failed(original)
@@ -514,7 +514,8 @@ class Agent(ActingAgent, WindowTrainer):
         """
         if not kwargs.get("_use_cached_eval_dataset", False):  # `fit` has checked the validation that Keras runs in it
             steps = check_evaluate(self, x, steps, kwargs)
-        return as_numbers(super().evaluate(x, steps=steps, **kwargs))
+        with self._sources.testing(x):
+            return as_numbers(super().evaluate(x, steps=steps, **kwargs))
 
     def train_step(self, window: Window) -> dict[str, Any]:
         """Learns from a window. An algorithm overrides it.
@@ -592,7 +593,11 @@ class Agent(ActingAgent, WindowTrainer):
                 return {**(learn if learns else watch)(iterator), **source.logs()}
             # Several steps in one execution would ask for a window while the previous step still updates the weights,
             # because nothing orders the two in a graph. Keras runs the steps of a Python iterator in order.
-            windows = iterator if self.steps_per_execution == 1 else in_order(iterator)
+            if self.steps_per_execution == 1:
+                self._sources.prepare_to_fit()
+                windows = iterator
+            else:
+                windows = in_order(iterator, self._sources.prepare_to_fit)
             return watch(windows) if self._updates_paused else learn(windows)
 
         self.train_function: Any = learn_or_watch
@@ -608,6 +613,7 @@ class Agent(ActingAgent, WindowTrainer):
 
         def watch(iterator: Any) -> Any:
             function, iterator = functions.of(iterator)
+            self._sources.prepare_to_test()
             return function(iterator)
 
         self.test_function: Any = watch

@@ -12,7 +12,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
-from keras_optix.errors import ConfigurationError, EnvError, SpaceError, describe
+from keras_optix.errors import ConfigurationError, EnvError, EnvWorkerError, SpaceError, StateError, describe
+from keras_optix.experience.closing import close_all
 from keras_optix.experience.contract import (
     FLAGS,
     NUMBERS,
@@ -28,15 +29,19 @@ from keras_optix.experience.contract import (
     rewards_of,
     step_of,
 )
+from keras_optix.experience.env_thread import Progress
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.rollout import Rollout, ends
 from keras_optix.experience.savable import SavableEnv
 from keras_optix.experience.statistics import RewardsBeneath
 from keras_optix.experience.taps import untapped
 from keras_optix.experience.usage import Tenant, innermost_of
+from keras_optix.experience.workers import WorkerGuard, dead_worker, end_workers, stuck_worker, workers_of
 from keras_optix.reprs import OneLineRepr
 
 _WORKER_DIED = (BrokenPipeError, EOFError, ConnectionResetError)
+
+MakeVector = Callable[[], VectorEnv]
 
 
 class Envs(Protocol):
@@ -103,12 +108,31 @@ class Envs(Protocol):
         """Surrounds stepping and resetting; yields ``[N]`` bool, the environments that other code used since before."""
         ...
 
+    def note_calls(self, progress: Progress) -> None:
+        """Notes each call of an environment in `progress` from now on."""
+        ...
+
+    def place(self, at: tuple[int, str]) -> str:
+        """Describes, for a message, the environment and the method that `Progress.place` names."""
+        ...
+
     def release(self) -> None:
         """Leaves the environments open, and removes everything that was attached to them."""
         ...
 
     def close(self) -> None:
-        """Closes all environments."""
+        """Closes all environments, see `close_all`; does nothing once they were given up."""
+        ...
+
+    def give_up(self) -> None:
+        """Called when a call of an environment does not return.
+
+        Ends the processes of environments. In this process nothing can be ended: `close` then waits until `close_late`.
+        """
+        ...
+
+    def close_late(self) -> None:
+        """Closes environments that were given up, after the call has returned at last."""
         ...
 
 
@@ -162,6 +186,8 @@ class SequentialEnvs(OneLineRepr):
         self.own_rewards = all(rewards.wrapper for rewards in self._beneath)
         self.tenant = Tenant(envs)
         self.resetting: np.ndarray | None = None
+        self._progress: Progress | None = None
+        self._given_up = False
         self._bind_methods()
 
     def reset(self, seed: int | None, observations: Leaves, only: np.ndarray | None = None) -> None:
@@ -248,11 +274,29 @@ class SequentialEnvs(OneLineRepr):
         for rewards in self._beneath:
             rewards.release()
 
+    def note_calls(self, progress: Progress) -> None:
+        """See `Envs.note_calls`."""
+        self._progress = progress
+        self._bind_methods()
+
+    def place(self, at: tuple[int, str]) -> str:
+        """See `Envs.place`."""
+        return f"Environment {at[0]} ({name_of(self._envs[at[0]])}), in `{at[1]}`"
+
     def close(self) -> None:
         """See `Envs.close`."""
-        self.release()
-        for env in self._envs:
-            env.close()
+        if not self._given_up:
+            self.release()
+            close_all(self._envs)
+
+    def give_up(self) -> None:
+        """See `Envs.give_up`."""
+        self._given_up = True
+
+    def close_late(self) -> None:
+        """See `Envs.close_late`."""
+        self._given_up = False
+        self.close()
 
     def _savable(self) -> list[SavableEnv] | None:
         savable: list[SavableEnv] = [env for env in self._envs if isinstance(env, SavableEnv)]
@@ -262,6 +306,10 @@ class SequentialEnvs(OneLineRepr):
         """Finds the methods beneath the taps that notice other code; they may have been replaced since the last use."""
         self._steps = [untapped(env, "step") for env in self._envs]
         self._resets = [untapped(env, "reset") for env in self._envs]
+        progress = self._progress
+        if progress is not None:
+            self._steps = [progress.noted(step, i, "step") for i, step in enumerate(self._steps)]
+            self._resets = [progress.noted(reset, i, "reset") for i, reset in enumerate(self._resets)]
 
     def _reset_one(self, index: int, seed: int | None) -> Leaves:
         return self._converted(index, reset_of(self._resets[index](seed=seed), self._where(index, None)))
@@ -283,12 +331,21 @@ class VectorEnvs(OneLineRepr):
     Args:
         env: The vector environment.
 
+    Attributes:
+        make: Makes the vector environment again; None if there is no such function.
+
     Raises:
         ConfigurationError: The environment's metadata do not say which autoreset mode it has.
         SpaceError: The observation space is not supported.
     """
 
     def __init__(self, env: VectorEnv) -> None:
+        self.make: MakeVector | None = None
+        self._progress: Progress | None = None
+        self._guard: WorkerGuard | None = None
+        self._use(env)
+
+    def _use(self, env: VectorEnv) -> None:
         self._env = env
         self.episode_limit = _episode_limit(env)
         self.reward_threshold = _reward_threshold(env)
@@ -319,6 +376,39 @@ class VectorEnvs(OneLineRepr):
         self.own_rewards = bool(self._beneath.wrapper)
         self.tenant = Tenant([env])
         self._bind_methods()
+
+    @property
+    def remakable(self) -> bool:
+        """Whether the environments run in processes that can be started again."""
+        return self.make is not None and bool(workers_of(self._env))
+
+    def died(self) -> int | None:
+        """Returns the index of an environment whose process has died; None if there is none."""
+        return dead_worker(self._env)
+
+    def guard(self) -> None:
+        """Ends the processes of the environments when this process ends, however it ends."""
+        self._guard = WorkerGuard(self._env)
+
+    def remake(self) -> None:
+        """Makes the vector environment again, after one of its processes died.
+
+        Raises:
+            SpaceError: The new one has other spaces.
+        """
+        if self.make is None:
+            raise StateError("There is no function that makes the vector environment again.")
+        before, guarded = (self.observation_space, self.action_space, self.num_envs), self._guard is not None
+        self.close()
+        made = self.make()
+        if (made.single_observation_space, made.single_action_space, made.num_envs) != before:
+            made.close()
+            problem = "A factory must make the same vector environment each time."
+            raise SpaceError(describe(problem, first=before, other=(made.single_observation_space, made.num_envs)))
+        self._use(made)
+        self.tenant.watch()
+        if guarded:
+            self.guard()
 
     @property
     def resetting(self) -> np.ndarray | None:
@@ -395,14 +485,39 @@ class VectorEnvs(OneLineRepr):
         self.tenant.release()
         self._beneath.release()
 
+    def note_calls(self, progress: Progress) -> None:
+        """See `Envs.note_calls`."""
+        self._progress = progress
+        self._bind_methods()
+
+    def place(self, at: tuple[int, str]) -> str:
+        """See `Envs.place`."""
+        stuck = stuck_worker(self._env)
+        which = "The vector environment" if stuck is None else f"Environment {stuck} of the vector environment"
+        return f"{which} ({name_of(self._env)}), in `{at[1]}`"
+
     def close(self) -> None:
         """See `Envs.close`."""
         self.release()
-        self._env.close()
+        if not (workers_of(self._env) and self._env.unwrapped.closed):
+            close_all([self._env])
+        if self._guard is not None:
+            self._guard.stop()
+
+    def give_up(self) -> None:
+        """See `Envs.give_up`."""
+        end_workers(self._env)
+
+    def close_late(self) -> None:
+        """See `Envs.close_late`."""
+        self.close()
 
     def _bind_methods(self) -> None:
         """Finds the methods beneath the taps that notice other code."""
         self._step, self._reset = untapped(self._env, "step"), untapped(self._env, "reset")
+        if self._progress is not None:
+            self._step = self._progress.noted(self._step, 0, "step")
+            self._reset = self._progress.noted(self._reset, 0, "reset")
 
     def _where(self, t: int | None) -> Where:
         at = "" if t is None else f" in row {t} of the window"
@@ -439,16 +554,12 @@ class VectorEnvs(OneLineRepr):
             raise self._worker_died(error) from error
 
     def _worker_died(self, error: BaseException) -> EnvError:
-        env = self._env.unwrapped
-        if isinstance(env, AsyncVectorEnv):
-            # Its own `close` would wait for the answer of the dead worker, and fail.
-            for process in env.processes:
-                process.terminate()
-                process.join()
-            env.closed = True
-        return EnvError(
-            f"A worker process of the vector environment died ({type(error).__name__}). Its environment may have "
-            f"crashed or run out of memory. The environments are closed. Environment: {name_of(self._env)}."
+        dead = dead_worker(self._env)
+        end_workers(self._env)
+        which = "A worker process" if dead is None else f"The worker process of environment {dead}"
+        return EnvWorkerError(
+            f"{which} of the vector environment died ({type(error).__name__}). Its environment may have crashed or run "
+            f"out of memory. The environments are closed. Environment: {name_of(self._env)}."
         )
 
 
