@@ -20,6 +20,7 @@ from keras_optix.callbacks.options import CallbackOptions
 from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.callbacks.resuming import Resuming
 from keras_optix.callbacks.run_view import RunView
+from keras_optix.callbacks.termination import TerminatedError, Termination
 from keras_optix.errors import ConfigurationError, FeedError, StateError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.function import EvaluatorFunction
@@ -39,7 +40,8 @@ from keras_optix.terminal import STATUS
 from keras_optix.tuners.base_optimizer import BaseOptimizer
 
 _ALIVE: weakref.WeakSet[OptixCallback] = weakref.WeakSet()
-_RUN = ("_loop", "_adapter", "_model", "_children", "_resuming")  # attributes that a run leaves behind
+_RUN = ("_loop", "_adapter", "_model", "_children", "_resuming", "_termination")  # attributes that a run leaves behind
+_ENDS_ON_PURPOSE = FeedError | KeyboardInterrupt | TerminatedError
 
 
 class OptixCallback(NamesChecked, RunView, ForwardingCallback):
@@ -203,6 +205,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         self._resuming: Resuming
         self._siblings: list[Any] = []
         self._stop_asked = False
+        self._termination: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy takes over: only the options. KerasTuner copies each callback for each trial.
@@ -259,6 +262,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Checks before the first step that the options fit the model, and starts the loop."""
+        self._termination = Termination()
         interval = self._options.resume_interval if self._persistent else None
         resuming = self._resuming = Resuming(self.registry, interval, resume=self._options.resume)
         adapter = self._make_adapter()
@@ -283,6 +287,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         super().on_train_begin(logs)
         for callback in self.callbacks:
             callback.on_loop_start()
+        self._termination.begin()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Resumes the run in the first epoch, because only then a `BackupAndRestore` has restored its backup."""
@@ -296,12 +301,14 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             self._running().performer.stop(Ending.STOPPED)
         if self._adapter.after_batch(self._running(), batch, logs or {}):
             self._after_unit()
+            self._leave_if_asked()
         super().on_train_batch_end(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Passes an epoch of an ordinary model, or the validation score of an agent, to the loop."""
         if self._adapter.after_epoch(self._running(), epoch + self._resuming.offset, dict(logs or {})):
             self._after_unit()
+            self._leave_if_asked()
         super().on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -321,6 +328,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             callback.on_loop_stop()
         if self.verbose:
             STATUS.say(loop.summary(where=self._persistent))
+        self._termination.end()
 
     def on_fit_failed(self, error: BaseException) -> None:
         """Closes files and environments. Snapshots and the last resume point are already complete on disk."""
@@ -328,8 +336,13 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         if self._loop is not None:
             self._resuming.failed(self._loop, error)
         self._close("failure")
-        if self.verbose and self._loop is not None and isinstance(error, FeedError | KeyboardInterrupt):
+        if self.verbose and self._loop is not None and isinstance(error, _ENDS_ON_PURPOSE):
             STATUS.say(self._loop.summary(where=self._persistent))
+        if isinstance(error, TerminatedError):
+            for source in getattr(self.model, "sources", ()):
+                source.close()
+        if self._termination is not None:
+            self._termination.end()
 
     # Helpers of the hooks
 
@@ -371,6 +384,15 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             self.policy_manager,
             ReturnEvaluator() if self._options.evaluator is None and held_out is None else None,
         )
+
+    def _leave_if_asked(self) -> None:
+        """Leaves `fit` if the process was told to end. Keras does not tell callbacks that the `fit` of a model failed."""
+        try:
+            self._termination.leave_if_asked()
+        except TerminatedError as error:
+            if not is_agent(self.model):
+                self.on_fit_failed(error)
+            raise
 
     def _after_unit(self) -> None:
         if self._resuming.after_unit(self._running()):

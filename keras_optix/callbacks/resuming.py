@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_optix.callbacks.fit_adapter import FitAdapter
+from keras_optix.callbacks.termination import TerminatedError
 from keras_optix.errors import OptixError
 from keras_optix.loop.engine import Engine
 from keras_optix.loop.run_state import Reading, read_run
@@ -96,7 +97,8 @@ class Resuming:
 
     def failed(self, loop: Engine, error: BaseException) -> None:
         """Writes a last point if the error that ended `fit` came between two steps, so that nothing is repeated."""
-        if self._store.writes and loop.adapter.between_steps:
+        between = isinstance(error, TerminatedError) and error.between_steps
+        if self._store.writes and (between or loop.adapter.between_steps):
             try:
                 self._store.write(*loop.save())
             except OptixError as unwritten:
