@@ -386,7 +386,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         )
 
     def _leave_if_asked(self) -> None:
-        """Leaves `fit` if the process was told to end. Keras does not tell callbacks that the `fit` of a model failed."""
+        """Leaves `fit` if the process was told to end. A `fit` of Keras does not tell its callbacks that it failed."""
         try:
             self._termination.leave_if_asked()
         except TerminatedError as error:

@@ -106,6 +106,8 @@ class Termination:
 
 def _end_children() -> None:
     """Ends daemonic child processes, as Python does when a process exits in the usual way."""
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
+    children = [child for child in multiprocessing.active_children() if child.daemon]
+    for child in children:
+        child.kill()
+    for child in children:
+        child.join(1.0)

@@ -36,7 +36,8 @@ from keras_optix.records import EpisodeRecord
 from keras_optix.store.files import Saved
 
 _POLL_SECONDS = 0.25  # a thread that waits for environments looks so often whether something is wrong with them
-_LEAVE_SECONDS = 0.3  # what a window gets to be completed after an interrupt, and then again what a step gets to return
+_COMPLETE_SECONDS = 0.2  # what a window gets to be completed after an interrupt
+_RETURN_SECONDS = 0.6  # what a call of an environment then gets to return, before the environments are given up
 _USED = (
     "a training environment was reset or stepped by other code between two windows: its running episode was cut off "
     "and is not counted, and a new episode began"
@@ -208,12 +209,12 @@ class Collector(WindowSource):
         does not even return, the environments are given up.
         """
         ahead = self._ahead
-        if ahead is None or _has_ended(ahead, _LEAVE_SECONDS):
+        if ahead is None or _has_ended(ahead, _COMPLETE_SECONDS):
             return
         runner = self._runner
         if runner is not None:
             runner.cut = True
-        if not _has_ended(ahead, _LEAVE_SECONDS):
+        if not _has_ended(ahead, _RETURN_SECONDS):
             self._give_up()
         elif isinstance(ahead.exception(), CutShortError):
             self._ahead = None
@@ -259,7 +260,7 @@ class Collector(WindowSource):
     def _end(self, error: EnvError) -> None:
         """Raises an error for environments that do not answer, unless their processes can be started again."""
         if self._can_restart and self._ended_for is None:
-            self._ended_for = error
+            self._ended_for, self._progress.place = error, None
             self.envs.give_up()  # the thread of the environments then finds that they died
             return
         self._give_up()

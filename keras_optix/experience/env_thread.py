@@ -67,9 +67,10 @@ class Progress:
         def call(*args: Any, **kwargs: Any) -> Any:
             self.calls += 1
             self.place = place
-            result = method(*args, **kwargs)
-            self.place = None
-            return result
+            try:
+                return method(*args, **kwargs)
+            finally:
+                self.place = None
 
         return call
 

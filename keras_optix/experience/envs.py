@@ -40,6 +40,7 @@ from keras_optix.experience.workers import WorkerGuard, dead_worker, end_workers
 from keras_optix.reprs import OneLineRepr
 
 _WORKER_DIED = (BrokenPipeError, EOFError, ConnectionResetError)
+_DEATH_SECONDS = 1.0  # in which a process ends whose pipe is closed
 
 MakeVector = Callable[[], VectorEnv]
 
@@ -554,7 +555,7 @@ class VectorEnvs(OneLineRepr):
             raise self._worker_died(error) from error
 
     def _worker_died(self, error: BaseException) -> EnvError:
-        dead = dead_worker(self._env)
+        dead = dead_worker(self._env, _DEATH_SECONDS)
         end_workers(self._env)
         which = "A worker process" if dead is None else f"The worker process of environment {dead}"
         return EnvWorkerError(

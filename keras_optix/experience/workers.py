@@ -11,6 +11,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Sequence
+from multiprocessing import connection
 from typing import Any
 
 _KILL_SECONDS = 1.0  # what a process gets to end when it is told to, before it is killed
@@ -59,10 +60,17 @@ def workers_of(env: Any) -> Sequence[Any]:
     return found if alike else ()
 
 
-def dead_worker(env: Any) -> int | None:
-    """Returns the index of a process that has ended, although its environment is not closed; None if there is none."""
+def dead_worker(env: Any, patience: float = 0.0) -> int | None:
+    """Returns the index of a process that has ended, although its environment is not closed; None if there is none.
+
+    Args:
+        env: The vector environment, which may be wrapped.
+        patience: Seconds to wait for one to end: a pipe closes a moment before its process has ended.
+    """
     if getattr(env.unwrapped, "closed", False):
         return None
+    if patience:
+        connection.wait([worker.sentinel for worker in workers_of(env)], patience)
     return next((index for index, worker in enumerate(workers_of(env)) if not worker.is_alive()), None)
 
 
