@@ -598,7 +598,8 @@ class Agent(ActingAgent, WindowTrainer):
                 windows = iterator
             else:
                 windows = in_order(iterator, self._sources.prepare_to_fit)
-            return watch(windows) if self._updates_paused else learn(windows)
+            logs = watch(windows) if self._updates_paused else learn(windows)
+            return {**logs, **self._sources.logs()}
 
         self.train_function: Any = learn_or_watch
         return learn_or_watch

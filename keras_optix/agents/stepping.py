@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import tensorflow as tf
@@ -102,6 +102,10 @@ class Sources:
     def prepare_to_fit(self) -> None:
         """Waits for the window of the next step in Python, where Ctrl-C is handled; see `WindowSource.prepare`."""
         _prepare(self._fitted)
+
+    def logs(self) -> Mapping[str, float]:
+        """Returns the logs of the source of the running `fit`."""
+        return {} if self.fitting is None else self.fitting.logs()
 
     def prepare_to_test(self) -> None:
         """Waits for the next window of an `evaluate`; see `prepare_to_fit`."""

@@ -26,11 +26,12 @@ from keras_optix.experience.collector_state import CollectorState, read_collecto
 from keras_optix.experience.copies import Copies
 from keras_optix.experience.env_runner import CutShortError, EnvRunner
 from keras_optix.experience.env_thread import EnvThread, Progress
-from keras_optix.experience.envs import Envs, VectorEnvs
+from keras_optix.experience.envs import Envs
 from keras_optix.experience.evaluation import copy_training_statistics
 from keras_optix.experience.policy_params import PolicyRecord
 from keras_optix.experience.source import PolicyOwner, WindowSource
 from keras_optix.experience.statistics import copy_statistics, read_all, write_all
+from keras_optix.experience.vector_envs import VectorEnvs
 from keras_optix.experience.window import CollectedWindow
 from keras_optix.records import EpisodeRecord
 from keras_optix.store.files import Saved
@@ -201,6 +202,10 @@ class Collector(WindowSource):
         self.waited_for = False
         if self._ahead is not None:
             self._await(self._ahead)
+
+    def logs(self) -> Mapping[str, float]:
+        """See `WindowSource.logs`: how often the environments were started again, if they may be."""
+        return {"env_restarts": float(self.restarted)} if self._restarts else {}
 
     def leave(self) -> None:
         """See `WindowSource.leave`.

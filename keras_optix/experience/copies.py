@@ -10,9 +10,10 @@ from gymnasium.vector import VectorEnv
 
 from keras_optix.errors import ConfigurationError
 from keras_optix.experience.closing import close_all
-from keras_optix.experience.envs import Envs, SequentialEnvs, VectorEnvs
+from keras_optix.experience.envs import Envs, SequentialEnvs
 from keras_optix.experience.statistics import copy_statistics
 from keras_optix.experience.usage import innermost_of, layers_of
+from keras_optix.experience.vector_envs import VectorEnvs
 
 EnvFn = Callable[[], Any]  # makes one more environment, or vector environment
 

@@ -17,12 +17,12 @@ from keras_optix.experience.actions import actions_for
 from keras_optix.experience.carry import CarrySpec
 from keras_optix.experience.collector import Collector
 from keras_optix.experience.env_kinds import check_env, check_env_kwargs
-from keras_optix.experience.envs import VectorEnvs
 from keras_optix.experience.making import EnvLike, env_fn_of, is_env_fn, make_envs
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.second import obstacle_to
 from keras_optix.experience.source import PolicyOwner, WindowSource
 from keras_optix.experience.transformations import marked
+from keras_optix.experience.vector_envs import VectorEnvs
 from keras_optix.experience.window import Window
 from keras_optix.records import CollectionDefaults
 from keras_optix.validation import check_agent, check_bool, check_float, check_int, check_seed

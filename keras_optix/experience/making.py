@@ -13,8 +13,9 @@ from gymnasium.vector import SyncVectorEnv, VectorEnv
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.experience.closing import close_all
 from keras_optix.experience.env_kinds import check_env
-from keras_optix.experience.envs import Envs, SequentialEnvs, VectorEnvs
+from keras_optix.experience.envs import Envs, SequentialEnvs
 from keras_optix.experience.second import obstacle_to
+from keras_optix.experience.vector_envs import VectorEnvs
 
 EnvLike = str | EnvSpec | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env] | Callable[[], VectorEnv]
 

@@ -118,6 +118,10 @@ class WindowSource(OneLineRepr, abc.ABC):
     def prepare(self) -> Any:
         """Waits for the next window in Python, where Ctrl-C is handled, so that `collect` returns it at once."""
 
+    def logs(self) -> Mapping[str, float]:
+        """Returns logs of the source itself, for those of `fit`. By default there are none."""
+        return {}
+
     def leave(self) -> None:
         """Does what `drain` does within about a second, whatever is waited for: `fit` was interrupted."""
         self.drain()

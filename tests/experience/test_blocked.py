@@ -295,6 +295,21 @@ def test_workers_are_started_again_within_the_budget(
     assert source.collect().window_id == 1
 
 
+def test_fit_counts_restarts_and_says_why(
+    small_ppo: MakeAgent, processes: Callable[..., AsyncVectorEnv], tmp_path: Path
+) -> None:
+    (tmp_path / "once").touch()
+    agent = small_ppo()
+    env_fn = partial(processes, CountingEnv, partial(Mortal, tmp_path))
+    dataset = optix.dataset_from_env(env_fn, agent, window_size=8, restarts=3)
+    callback = optix.OptixCallback(optix.ReturnEvaluator(), max_windows=2, verbose=0)
+    history = agent.fit(dataset, callbacks=[callback], verbose=0).history
+    assert history["env_restarts"][-1] == 1.0
+    (told,) = [record.message for record in callback.events if "started again" in record.message]
+    assert "(1 of 3 times)" in told
+    assert "worker process of environment 1" in told
+
+
 def test_a_worker_that_does_not_answer_is_started_again(
     collector: MakeCollector, processes: Callable[..., AsyncVectorEnv], tmp_path: Path
 ) -> None:

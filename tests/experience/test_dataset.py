@@ -178,6 +178,11 @@ def test_a_vector_entry_point_trains(small_ppo: MakeAgent) -> None:
         ({"num_envs": True}, "num_envs"),
         ({"seed": -1}, "seed"),
         ({"prefetch": 2}, "prefetch"),
+        ({"env_timeout": 0.0}, "env_timeout"),
+        ({"env_timeout": float("inf")}, "env_timeout"),
+        ({"env_timeout": "5"}, "env_timeout"),
+        ({"restarts": -1}, "restarts"),
+        ({"restarts": True}, "restarts"),
     ],
 )
 def test_bad_arguments_are_refused(small_ppo: MakeAgent, options: dict[str, Any], match: str) -> None:
