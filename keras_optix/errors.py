@@ -70,6 +70,14 @@ class EnvError(OptixError, RuntimeError):
     """An environment broke the rules of Gymnasium (wrong shape, NaN observation, missing final observation)."""
 
 
+class EnvWorkerError(EnvError):
+    """A process in which an environment runs has died, and it was not, or could not be, started again."""
+
+
+class EnvTimeoutError(EnvError, TimeoutError):
+    """A call of an environment did not return within `env_timeout`."""
+
+
 class FeedError(OptixError, ConnectionError):
     """The connection to a live feed was lost, and all attempts to reconnect have failed."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from keras_optix.agents.normalization import RunningMoments
 from keras_optix.agents.precision import in_float32
 from keras_optix.errors import ConfigurationError, SpaceError, describe
 from keras_optix.experience.actions import Actions
-from keras_optix.experience.actor import Actor, NoiseSpec
+from keras_optix.experience.actor import Actor, NoiseSpec, RepeatableActor
 from keras_optix.experience.carry import Carry, CarrySpec, misfit
 from keras_optix.experience.lowering import FunctionActor
 from keras_optix.experience.observations import Leaves, ObservationLayout
@@ -168,24 +169,47 @@ def mapped(variables: Sequence[Any], weights: Sequence[Any]) -> list[tuple[Any, 
 
 
 class ActActors:
-    """The actors of `Agent.act`: a lowered one for single observations, a compiled function for batches of any size."""
+    """The actors of `Agent.act`: lowered ones for single observations, compiled functions for batches of any size.
+
+    An actor holds the weights and the observations of one call, so each call takes an actor that no other thread has,
+    and gives it back. There are as many actors as calls that ever ran at the same time. Lists are atomic in Python, so
+    only making an actor needs a lock.
+    """
 
     def __init__(self) -> None:
-        self._single: Actor | None = None
-        self._batch: Actor | None = None
+        self._free: tuple[list[Actor], list[Actor]] = ([], [])  # for batches, and for single observations
+        self._first: dict[bool, Actor] = {}
+        self._lock = threading.RLock()
 
-    def get(self, agent: Any, batch_size: int) -> Actor:
-        """Returns the actor for a number of observations.
+    def take(self, agent: Any, batch_size: int) -> Actor:
+        """Returns an actor that no other thread uses until it is given back.
+
+        If the call fails, the actor must not be given back, because it may hold only a part of the weights.
 
         Args:
             agent: The agent, which makes the actors.
             batch_size: The number of observations.
         """
-        if batch_size == 1:
-            if self._single is None:
-                self._single = agent.make_actor(1)
-            return self._single
-        if self._batch is None:
+        try:
+            return self._free[batch_size == 1].pop()
+        except IndexError:
+            return self._made(agent, batch_size == 1)
+
+    def give_back(self, actor: Actor, batch_size: int) -> None:
+        """Lets other calls use the actor.
+
+        Args:
+            actor: What `take` returned.
+            batch_size: As for `take`.
+        """
+        self._free[batch_size == 1].append(actor)
+
+    def _made(self, agent: Any, single: bool) -> Actor:
+        with self._lock:
+            first = self._first.get(single)
+            if isinstance(first, RepeatableActor):
+                return first.another()
             # Lowering would need a conversion for each batch size.
-            self._batch = FunctionActor(agent.lowerable())
-        return self._batch
+            made: Actor = agent.make_actor(1) if single else FunctionActor(agent.lowerable())
+            self._first[single] = made
+            return made

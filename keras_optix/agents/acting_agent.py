@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 import numpy as np
@@ -19,6 +22,19 @@ from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
 from keras_optix.validation import check_int
 
 
+@dataclass
+class Published:
+    """The policy that other threads get while `fit` runs.
+
+    Attributes:
+        thread: The thread in which `fit` runs.
+        params: The newest version that was read between two steps; None before the first step.
+    """
+
+    thread: int
+    params: PolicyParams | None
+
+
 class ActingAgent(AgentAttributes):
     """Acts with a policy, and saves and restores its versions. `Agent` adds networks and learning."""
 
@@ -33,6 +49,7 @@ class ActingAgent(AgentAttributes):
     _act_actors: ActActors
     _act_rng: np.random.Generator
     _lowered: Lowered
+    _published: Published | None
 
     @property
     def head(self) -> PolicyHead:
@@ -63,6 +80,9 @@ class ActingAgent(AgentAttributes):
     def act(self, observations: Any, deterministic: bool = False, carry: Sequence[Any] | None = None) -> Any:
         """Chooses actions, in the form that the environment's action space needs.
 
+        It may be called from several threads at the same time, and while `fit` runs in another thread: it then acts
+        with the weights that collected the newest window.
+
         Args:
             observations: One observation ``[...]`` or a batch ``[B, ...]``; dicts or tuples of these if the environment
                 has dict or tuple observations.
@@ -85,10 +105,12 @@ class ActingAgent(AgentAttributes):
         batch, single = head.batch_of(observations)
         size = len(batch[0])
         before = begun(self.carry_specs, carry, size)
-        actor = self._act_actors.get(self, size)
+        actors = self._act_actors
+        actor = actors.take(self, size)
         actor.set_weights(self.policy_params().arrays)
         noise = actor.noise.zeros((size,)) if deterministic else actor.noise.draw(self._act_rng, (size,))
         choices, _, after = actor.act(batch, noise, before)
+        actors.give_back(actor, size)
         chosen = head.actions.to_env(choices)
         actions = chosen[0] if single else chosen
         return actions if carry is None else (actions, after)
@@ -132,20 +154,45 @@ class ActingAgent(AgentAttributes):
     def policy_params(self) -> PolicyParams:
         """Copies the current version of the policy for actors, as plain data that can be sent to any process.
 
+        While `fit` runs in another thread, it returns the version that collected the newest window: some of the
+        variables may just be those of the next version, and others not yet.
+
         Raises:
             StateError: The agent is not bound yet.
         """
-        return self.policy_record().params
+        published = self._published
+        if published is None or published.params is None or published.thread == threading.get_ident():
+            return self.policy_record().params
+        return published.params
 
     def policy_record(self) -> PolicyRecord:
         """Copies the current version of the policy for actors, together with the state that a snapshot saves.
 
+        It must not be called while a step of `fit` changes the weights.
+
         Raises:
             StateError: The agent is not bound yet.
         """
-        if self._reader is None:
-            self._reader = StateReader(self.head.variables, self._state_variables(), self._clock)
-        return self._reader.read()
+        reader = self._reader
+        if reader is None:
+            with self._lowered.lock:
+                reader = self._reader or StateReader(self.head.variables, self._state_variables(), self._clock)
+                self._reader = reader
+        record = reader.read()
+        published = self._published
+        if published is not None:
+            published.params = record.params
+        return record
+
+    @contextlib.contextmanager
+    def _publishing(self) -> Iterator[None]:
+        """Surrounds a `fit`: other threads get the versions that collect its windows, each as a whole."""
+        outer = self._published
+        self._published = Published(threading.get_ident(), None)
+        try:
+            yield
+        finally:
+            self._published = outer
 
     def lowerable(self) -> Lowerable:
         """Returns the policy in the form that `make_actor` lowers."""
@@ -167,7 +214,8 @@ class ActingAgent(AgentAttributes):
 
         If the policy cannot be lowered, the actor is a compiled function, and a warning says why.
         """
-        return make_actor(self.lowerable(), batch_size, self._lowered)
+        with self._lowered.lock:
+            return make_actor(self.lowerable(), batch_size, self._lowered)
 
     # State
 

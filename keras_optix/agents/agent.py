@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_optix.agents.acting import ActActors, PolicyHead
-from keras_optix.agents.acting_agent import ActingAgent
+from keras_optix.agents.acting_agent import ActingAgent, Published
 from keras_optix.agents.checks import (
     check_carry,
     check_collection_defaults,
@@ -135,6 +135,7 @@ class Agent(ActingAgent, WindowTrainer):
         self._warm_up = WarmUp(self)
         self._act_actors = ActActors()
         self._lowered = Lowered()
+        self._published: Published | None = None
         self._seed = check_seed("seed", seed)
         self._collection_defaults = CollectionDefaults()
         self._registered = RegisteredNetworks()
@@ -473,11 +474,11 @@ class Agent(ActingAgent, WindowTrainer):
                 problem = "On a live feed `fit` waits for each window, so it cannot run several steps at once."
                 received = {"steps_per_execution": self.steps_per_execution}
                 raise ConfigurationError(describe(problem, fix="Compile with `steps_per_execution=1`.", **received))
-            with feeds_may_end() if live else contextlib.nullcontext():
+            with self._publishing(), feeds_may_end() if live else contextlib.nullcontext():
                 history = super().fit(x, callbacks=given, shuffle=False, **options)
         except BaseException as error:
             # An exception of an environment arrives here as an error of the TensorFlow runtime, without its cause.
-            original = self._sources.pop_error() or error
+            original = self._sources.failed(error) or error
             for callback in given:
                 if isinstance(callback, FitFailureListener):
                     callback.on_fit_failed(original)
@@ -513,7 +514,8 @@ class Agent(ActingAgent, WindowTrainer):
         """
         if not kwargs.get("_use_cached_eval_dataset", False):  # `fit` has checked the validation that Keras runs in it
             steps = check_evaluate(self, x, steps, kwargs)
-        return as_numbers(super().evaluate(x, steps=steps, **kwargs))
+        with self._sources.testing(x):
+            return as_numbers(super().evaluate(x, steps=steps, **kwargs))
 
     def train_step(self, window: Window) -> dict[str, Any]:
         """Learns from a window. An algorithm overrides it.
@@ -591,8 +593,13 @@ class Agent(ActingAgent, WindowTrainer):
                 return {**(learn if learns else watch)(iterator), **source.logs()}
             # Several steps in one execution would ask for a window while the previous step still updates the weights,
             # because nothing orders the two in a graph. Keras runs the steps of a Python iterator in order.
-            windows = iterator if self.steps_per_execution == 1 else in_order(iterator)
-            return watch(windows) if self._updates_paused else learn(windows)
+            if self.steps_per_execution == 1:
+                self._sources.prepare_to_fit()
+                windows = iterator
+            else:
+                windows = in_order(iterator, self._sources.prepare_to_fit)
+            logs = watch(windows) if self._updates_paused else learn(windows)
+            return {**logs, **self._sources.logs()}
 
         self.train_function: Any = learn_or_watch
         return learn_or_watch
@@ -607,6 +614,7 @@ class Agent(ActingAgent, WindowTrainer):
 
         def watch(iterator: Any) -> Any:
             function, iterator = functions.of(iterator)
+            self._sources.prepare_to_test()
             return function(iterator)
 
         self.test_function: Any = watch

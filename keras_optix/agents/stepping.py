@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import tensorflow as tf
 
 from keras_optix.agents.state import PolicyClock
+from keras_optix.experience.closing import HURRY
 from keras_optix.experience.source import WindowSource
-from keras_optix.experience.transformations import source_of
+from keras_optix.experience.transformations import is_endless, source_of
 from keras_optix.experience.window import Window
 
 Step = Callable[[Window], dict[str, Any]]
@@ -45,6 +46,8 @@ class Sources:
     def __init__(self) -> None:
         self._collectors: list[WindowSource] = []
         self.fitting: WindowSource | None = None
+        self._fitted: Any = None
+        self._tested: Any = None
 
     def add(self, collector: WindowSource) -> None:
         """Adds a collector."""
@@ -60,14 +63,53 @@ class Sources:
         if source is None and len(self._collectors) == 1:
             source = self._collectors[0]  # the dataset may be a transformed one of this collector
         self.fitting = source if source in self._collectors else None
+        self._fitted = dataset
+        HURRY.asked = False
         for collector in self._collectors:
             collector.error = None  # an error from before this `fit`
 
     def drain(self) -> None:
         """Notes that a `fit` has ended: waits for windows that are being collected ahead, and closes live feeds."""
-        self.fitting = None
+        self.fitting = self._fitted = None
         for collector in self._collectors:
             collector.drain()
+
+    def failed(self, error: BaseException) -> BaseException | None:
+        """Notes that a `fit` failed; if it was interrupted, nothing waits for environments any more.
+
+        Args:
+            error: The error, or the interrupt.
+
+        Returns:
+            The error of a collector, as of `pop_error`.
+        """
+        if not isinstance(error, Exception):
+            HURRY.asked = True
+            for collector in self._collectors:
+                collector.leave()
+        return self.pop_error()
+
+    @contextlib.contextmanager
+    def testing(self, dataset: Any) -> Iterator[None]:
+        """Surrounds an `evaluate`, which may be part of a `fit`."""
+        self._tested = dataset
+        HURRY.asked = False
+        try:
+            yield
+        finally:
+            self._tested = None
+
+    def prepare_to_fit(self) -> None:
+        """Waits for the window of the next step in Python, where Ctrl-C is handled; see `WindowSource.prepare`."""
+        _prepare(self._fitted)
+
+    def logs(self) -> Mapping[str, float]:
+        """Returns the logs of the source of the running `fit`."""
+        return {} if self.fitting is None else self.fitting.logs()
+
+    def prepare_to_test(self) -> None:
+        """Waits for the next window of an `evaluate`; see `prepare_to_fit`."""
+        _prepare(self._tested)
 
     def pop_error(self) -> BaseException | None:
         """Returns and clears the error of a collector, or None if there is no error."""
@@ -114,9 +156,32 @@ class ByWindow:
         return self._by_signature[signature]
 
 
-def in_order(iterator: Iterator[Window]) -> Iterator[Window]:
-    """Returns a Python iterator over the remaining windows; raises StopIteration at once if there are none."""
-    return itertools.chain([next(iterator)], iterator)
+def _prepare(dataset: Any) -> None:
+    # Of a dataset with an end, the last window that is prepared would be delivered to nobody.
+    if is_endless(dataset):
+        source = source_of(dataset)
+        if source is not None:
+            source.prepare()
+
+
+def in_order(iterator: Iterator[Window], prepare: Callable[[], None]) -> Iterator[Window]:
+    """Returns a Python iterator over the remaining windows; raises StopIteration at once if there are none.
+
+    Args:
+        iterator: The windows.
+        prepare: Called before each window is taken.
+    """
+
+    def following() -> Iterator[Window]:
+        while True:
+            prepare()
+            try:
+                yield next(iterator)
+            except StopIteration:
+                return
+
+    windows = following()
+    return itertools.chain([next(windows)], windows)
 
 
 @contextlib.contextmanager

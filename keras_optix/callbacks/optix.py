@@ -21,6 +21,7 @@ from keras_optix.callbacks.options import CallbackOptions
 from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.callbacks.resuming import Resuming
 from keras_optix.callbacks.run_view import RunView
+from keras_optix.callbacks.termination import TerminatedError, Termination
 from keras_optix.errors import ConfigurationError, FeedError, StateError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.function import EvaluatorFunction
@@ -40,7 +41,9 @@ from keras_optix.terminal import STATUS
 from keras_optix.tuners.base_optimizer import BaseOptimizer
 
 _ALIVE: weakref.WeakSet[OptixCallback] = weakref.WeakSet()
-_RUN = ("_loop", "_adapter", "_model", "_children", "_resuming", "running")  # attributes that a run leaves behind
+# Attributes that a run leaves behind.
+_RUN = ("_loop", "_adapter", "_model", "_children", "_resuming", "running", "_termination")
+_ENDS_ON_PURPOSE = FeedError | KeyboardInterrupt | TerminatedError
 
 
 class OptixCallback(NamesChecked, RunView, ForwardingCallback):
@@ -208,6 +211,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         self.running: RunningFit | None = None  # the latest `fit`
         self._siblings: list[Any] = []
         self._stop_asked = False
+        self._termination: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy takes over: only the options. KerasTuner copies each callback for each trial.
@@ -277,6 +281,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         for other in _ALIVE:  # Keras does not say when the `fit` of an ordinary model fails
             if other.running is not None and not other.running.is_running:
                 other.leave_run()
+        self._termination = Termination()
         interval = self._options.resume_interval if self._persistent else None
         resuming = self._resuming = Resuming(self.registry, interval, resume=self._options.resume)
         adapter = self._make_adapter()
@@ -301,6 +306,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         super().on_train_begin(logs)
         for callback in self.callbacks:
             callback.on_loop_start()
+        self._termination.begin()
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Resumes the run in the first epoch, because only then a `BackupAndRestore` has restored its backup."""
@@ -314,12 +320,14 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             self._running().performer.stop(Ending.STOPPED)
         if self._adapter.after_batch(self._running(), batch, logs or {}):
             self._after_unit()
+            self._leave_if_asked()
         super().on_train_batch_end(batch, logs)
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Passes an epoch of an ordinary model, or the validation score of an agent, to the loop."""
         if self._adapter.after_epoch(self._running(), epoch + self._resuming.offset, dict(logs or {})):
             self._after_unit()
+            self._leave_if_asked()
         super().on_epoch_end(epoch, logs)
 
     def on_train_end(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -340,6 +348,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             callback.on_loop_stop()
         if self.verbose:
             STATUS.say(loop.summary(where=self._persistent))
+        self._termination.end()
 
     def on_fit_failed(self, error: BaseException) -> None:
         """Closes files and environments. Snapshots and the last resume point are already complete on disk."""
@@ -350,8 +359,13 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             self._resuming.failed(self._loop, error)
         self.leave_run()
         self._close("failure")
-        if self.verbose and self._loop is not None and isinstance(error, FeedError | KeyboardInterrupt):
+        if self.verbose and self._loop is not None and isinstance(error, _ENDS_ON_PURPOSE):
             STATUS.say(self._loop.summary(where=self._persistent))
+        if isinstance(error, TerminatedError):
+            for source in getattr(self.model, "sources", ()):
+                source.close()
+        if self._termination is not None:
+            self._termination.end()
 
     def leave_run(self) -> None:
         """Lets other processes continue the run. If no run was begun, nothing happens."""
@@ -399,6 +413,15 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             self.policy_manager,
             ReturnEvaluator() if self._options.evaluator is None and held_out is None else None,
         )
+
+    def _leave_if_asked(self) -> None:
+        """Leaves `fit` if the process was told to end. A `fit` of Keras does not tell its callbacks that it failed."""
+        try:
+            self._termination.leave_if_asked()
+        except TerminatedError as error:
+            if not is_agent(self.model):
+                self.on_fit_failed(error)
+            raise
 
     def _after_unit(self) -> None:
         if self._resuming.after_unit(self._running()):

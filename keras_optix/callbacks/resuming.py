@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_optix.callbacks.fit_adapter import FitAdapter
+from keras_optix.callbacks.termination import TerminatedError
 from keras_optix.errors import DirectoryError, NonFiniteError, OptixError
 from keras_optix.loop.engine import Engine
 from keras_optix.loop.run_state import Reading, read_run
@@ -151,7 +152,8 @@ class Resuming:
 
     def failed(self, loop: Engine, error: BaseException) -> None:
         """Writes a last point if the error that ended `fit` came between two steps, so that nothing is repeated."""
-        if self._store.writes and loop.adapter.between_steps:
+        between = isinstance(error, TerminatedError) and error.between_steps
+        if self._store.writes and (between or loop.adapter.between_steps):
             try:
                 self._write(loop)
             except OptixError as unwritten:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -19,6 +20,8 @@ from ai_edge_litert.interpreter import Interpreter
 from keras_optix.errors import LoweringError
 from keras_optix.experience.carry import Carry, CarrySpec
 from keras_optix.reprs import OneLineRepr
+
+_STDERR = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,15 @@ class WindowListener(Protocol):
         ...
 
 
+@runtime_checkable
+class RepeatableActor(Protocol):
+    """An actor of which another one is quickly made, so that several threads can act at the same time."""
+
+    def another(self) -> Actor:
+        """Returns an actor of the same policy that shares nothing with this one that changes; it has no weights yet."""
+        ...
+
+
 class LiteRTActor(OneLineRepr):
     """An `Actor` that runs in the LiteRT interpreter: microseconds a call for small policies. Not thread-safe.
 
@@ -158,6 +170,10 @@ class LiteRTActor(OneLineRepr):
         self._ready = False
         with quiet_stderr():  # the first interpreter of a process prints a line about its delegate
             self._load(lowered.blob)
+
+    def another(self) -> LiteRTActor:
+        """See `RepeatableActor.another`."""
+        return LiteRTActor(self._lowered)
 
     def _load(self, blob: bytes) -> None:
         lowered = self._lowered
@@ -227,13 +243,15 @@ def _input_name(details: dict[str, Any]) -> str:
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
     """Silences what C++ code writes to the process's stderr; exceptions say what matters."""
-    sys.stderr.flush()
-    saved = os.dup(2)
-    sink = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(sink, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(sink)
+    # One thread at a time: two that overlap would save each other's silence, and stderr would stay silent for good.
+    with _STDERR:
+        sys.stderr.flush()
+        saved = os.dup(2)
+        sink = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(sink, 2)
+            yield
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            os.close(sink)

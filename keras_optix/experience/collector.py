@@ -1,31 +1,44 @@
-"""Steps environments with the current policy and delivers windows."""
+"""Steps environments with the current policy and delivers windows.
+
+Environments are stepped in a thread of their own (`env_thread`), for which the thread that trains waits in Python. So
+Ctrl-C is heard while an environment waits for its simulator, and a call that does not return can be given up.
+"""
 
 from __future__ import annotations
 
+import atexit
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent import futures
+from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from keras_optix.errors import StateError
+from keras_optix.errors import EnvError, EnvTimeoutError, EnvWorkerError, StateError
 from keras_optix.experience.actions import actions_for
+from keras_optix.experience.closing import HURRY
 from keras_optix.experience.collector_state import CollectorState, read_collector_state
 from keras_optix.experience.copies import Copies
-from keras_optix.experience.env_runner import EnvRunner
+from keras_optix.experience.env_runner import CutShortError, EnvRunner
+from keras_optix.experience.env_thread import EnvThread, Progress
 from keras_optix.experience.envs import Envs
 from keras_optix.experience.evaluation import copy_training_statistics
 from keras_optix.experience.policy_params import PolicyRecord
 from keras_optix.experience.source import PolicyOwner, WindowSource
 from keras_optix.experience.statistics import copy_statistics, read_all, write_all
+from keras_optix.experience.vector_envs import VectorEnvs
 from keras_optix.experience.window import CollectedWindow
 from keras_optix.records import EpisodeRecord
 from keras_optix.store.files import Saved
 
+_POLL_SECONDS = 0.25  # a thread that waits for environments looks so often whether something is wrong with them
+_COMPLETE_SECONDS = 0.2  # what a window gets to be completed after an interrupt
+_RETURN_SECONDS = 0.6  # what a call of an environment then gets to return, before the environments are given up
 _USED = (
     "a training environment was reset or stepped by other code between two windows: its running episode was cut off "
     "and is not counted, and a new episode began"
@@ -34,6 +47,8 @@ _OWN_REWARDS = (
     "scores and logged episode returns are in the environment's own rewards, before a wrapper normalises them; the "
     "agent learns from the normalised rewards"
 )
+
+Collecting = Future[tuple[CollectedWindow, CollectorState]]
 
 
 class Collector(WindowSource):
@@ -53,6 +68,11 @@ class Collector(WindowSource):
         obstacle: Why there is no `env_fn`.
         copies_statistics: Whether the environments were made for a validation. Their wrappers then copy the running
             statistics of the training environments.
+        env_timeout: Seconds after which a call of an environment that has not returned is an error. None waits.
+        restarts: How often the processes of a vector environment are started again after one of them died.
+
+    Attributes:
+        restarted: How often they were started again so far.
     """
 
     def __init__(
@@ -68,6 +88,8 @@ class Collector(WindowSource):
         env_fn: Callable[[], Any] | None = None,
         obstacle: str = "",
         copies_statistics: bool = False,
+        env_timeout: float | None = None,
+        restarts: int = 0,
     ) -> None:
         super().__init__(
             owner,
@@ -89,13 +111,22 @@ class Collector(WindowSource):
         self._state = self._handed_out = CollectorState.initial(envs.num_envs, seed)
         self._closed = False
         self._lock = threading.Lock()
-        self._thread = ThreadPoolExecutor(1, "keras_optix_collector") if prefetch else None
-        self._ahead: Future[tuple[CollectedWindow, CollectorState]] | None = None
+        self._thread = EnvThread()
+        self._ahead: Collecting | None = None  # begun, and not delivered yet
+        self._env_timeout, self._progress = env_timeout, Progress()
+        if env_timeout is not None:
+            envs.note_calls(self._progress)
+        self._restarts, self.restarted = restarts, 0
+        self._ended_for: EnvError | None = None  # why workers were ended, so that they are started again
+        if isinstance(envs, VectorEnvs):
+            envs.guard()
         self._notices: list[str] = []
         self._told: set[str] = set()
         envs.tenant.watch()
         # The user may own the environments and use them after the agent is deleted.
         weakref.finalize(self, envs.release)
+        weakref.finalize(self, self._thread.stop)
+        _OPEN.add(self)
         if envs.own_rewards:
             self._tell(_OWN_REWARDS, warn=False)
 
@@ -124,6 +155,22 @@ class Collector(WindowSource):
         """The last 100 episodes that ended, oldest first; if `deterministic`, only those of the last version."""
         return self._state.tracker.recent
 
+    def prepare(self) -> None:
+        """Collects the next window, which the next call of `collect` then delivers at once.
+
+        It waits in Python, where Ctrl-C is handled; `collect` is called by TensorFlow, where it is not. An error of an
+        environment is raised by `collect`.
+
+        Raises:
+            EnvTimeoutError: A call of an environment did not return within `env_timeout`.
+            EnvWorkerError: A process of an environment died, while the one of another environment does not answer.
+        """
+        if self._closed:
+            return
+        self.waited_for = True
+        self._await(self._begun())
+        self.waited_for = False
+
     def collect(self) -> CollectedWindow:
         """Returns the next window, collected now with the current weights, or before with older ones.
 
@@ -133,19 +180,17 @@ class Collector(WindowSource):
         Raises:
             StateError: The collector was closed.
             EnvError: An environment returned a value that does not fit its spaces, or is not finite.
+            EnvTimeoutError: A call of an environment did not return within `env_timeout`.
+            EnvWorkerError: A process of an environment died.
             BaseException: Any other error of an environment. It is kept in `error`, and the environments are closed.
         """
         try:
-            if self._thread is None:
-                collected, state = self._collect_locked(self._owner.policy_record())
-            else:
-                ahead, self._ahead = self._ahead, None
-                if ahead is None:
-                    collected, state = self._collect_locked(self._owner.policy_record())
-                else:
-                    collected, state = ahead.result()
-                if not self._closed:
-                    self._ahead = self._thread.submit(self._collect_locked, self._owner.policy_record())
+            ahead = self._begun()
+            self._await(ahead)
+            self._ahead = None
+            collected, state = ahead.result()
+            if self.prefetch and not self._closed:
+                self._begun()
         except BaseException as error:
             self.error = error
             raise
@@ -154,8 +199,107 @@ class Collector(WindowSource):
 
     def drain(self) -> None:
         """Waits for a window that is being collected ahead; it is delivered next."""
+        self.waited_for = False
         if self._ahead is not None:
-            self._ahead.exception()
+            self._await(self._ahead)
+
+    def logs(self) -> Mapping[str, float]:
+        """See `WindowSource.logs`: how often the environments were started again, if they may be."""
+        return {"env_restarts": float(self.restarted)} if self._restarts else {}
+
+    def leave(self) -> None:
+        """See `WindowSource.leave`.
+
+        A window that is not completed in a moment is lost, and its episodes are cut off. If a call of an environment
+        does not even return, the environments are given up.
+        """
+        ahead = self._ahead
+        if ahead is None or _has_ended(ahead, _COMPLETE_SECONDS):
+            return
+        runner = self._runner
+        if runner is not None:
+            runner.cut = True
+        if not _has_ended(ahead, _RETURN_SECONDS):
+            self._give_up()
+        elif isinstance(ahead.exception(), CutShortError):
+            self._ahead = None
+
+    def _begun(self) -> Collecting:
+        """Begins the next window, unless it was begun."""
+        if self._ahead is None:
+            self._check_open()
+            policy = self._owner.policy_record()  # no step is running now that would change half of it
+            if self._runner is not None:
+                self._runner.cut = False
+            self._ahead = self._thread.submit(lambda: self._collect_locked(policy))
+        return self._ahead
+
+    def _await(self, ahead: Collecting) -> None:
+        """Waits for a window; raises what this thread raises in the meantime, but no error of an environment."""
+        limit = self._env_timeout
+        poll = _POLL_SECONDS if limit is None else min(_POLL_SECONDS, limit / 4)
+        seen, since, dead = -1, time.monotonic(), False
+        try:
+            while not _has_ended(ahead, poll):
+                now = time.monotonic()
+                if self._progress.calls != seen or self._progress.place is None:
+                    seen, since = self._progress.calls, now
+                elif limit is not None and now - since >= limit:
+                    self._end(self._timed_out(limit))
+                # Usually the thread of the environments notices itself that a worker died, and says more.
+                was_dead, dead = dead, isinstance(self.envs, VectorEnvs) and self.envs.died() is not None
+                if dead and was_dead:
+                    self._end(EnvWorkerError(f"{self.envs.place((0, 'step'))}: a worker process has died."))
+        except BaseException as error:
+            HURRY.asked |= not isinstance(error, Exception)
+            self.leave()
+            raise
+
+    def _timed_out(self, limit: float) -> EnvTimeoutError:
+        place = self._progress.place or (0, "step")
+        return EnvTimeoutError(
+            f"{self.envs.place(place)}, has not returned within env_timeout={limit:g} seconds. The environments are "
+            "given up; make a new dataset to continue. Find out what the environment waits for, or give more time."
+        )
+
+    def _end(self, error: EnvError) -> None:
+        """Raises an error for environments that do not answer, unless their processes can be started again."""
+        if self._can_restart and self._ended_for is None:
+            self._ended_for, self._progress.place = error, None
+            self.envs.give_up()  # the thread of the environments then finds that they died
+            return
+        self._give_up()
+        raise error
+
+    def _give_up(self) -> None:
+        """Leaves environments alone that do not answer: nothing waits for them from now on."""
+        self._closed, self._ahead = True, None
+        self._lock = threading.Lock()  # the other one may be held for ever
+        if self._runner is not None:
+            self._runner.cut = True
+        envs = self.envs
+        envs.give_up()
+        self._thread.submit(envs.close_late)
+        self._thread.stop()
+
+    @property
+    def _can_restart(self) -> bool:
+        return self.restarted < self._restarts and isinstance(self.envs, VectorEnvs) and self.envs.remakable
+
+    def _restart(self, error: EnvWorkerError) -> None:
+        """Starts the processes of the environments again, or raises the error if that was done too often."""
+        reason, self._ended_for = self._ended_for or error, None
+        if not (self._can_restart and isinstance(self.envs, VectorEnvs)):
+            if self._restarts:
+                error.add_note(f"They were started again {self.restarted} times, and restarts={self._restarts}.")
+            raise error
+        self.restarted += 1
+        self._state = self._state.with_new_episodes()
+        self.envs.remake()
+        self._notices.append(
+            f"the environments were started again ({self.restarted} of {self._restarts} times), and their running "
+            f"episodes were cut off: {reason}"
+        )
 
     def make_copies(self, num_envs: int) -> Copies:
         """See `WindowSource`."""
@@ -247,8 +391,7 @@ class Collector(WindowSource):
         if not self._closed:
             self._closed = True
             self.envs.close()
-            if self._thread is not None:
-                self._thread.shutdown(wait=False)
+            self._thread.stop()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -269,10 +412,18 @@ class Collector(WindowSource):
                         deterministic=self.deterministic,
                         check_bounds=self._check_bounds,
                     )
-                collected, self._state = self._runner.collect(policy.params, self._state)
+                while True:
+                    try:
+                        collected, self._state = self._runner.collect(policy.params, self._state)
+                        break
+                    except EnvWorkerError as error:
+                        self._restart(error)
                 if collected.interrupted:
                     self._tell(_USED, warn=True)
                 return replace(collected, policy=policy), self._state
+            except CutShortError:
+                self._state = self._state.with_new_episodes()
+                raise
             except BaseException:
                 self._close()
                 raise
@@ -285,3 +436,22 @@ class Collector(WindowSource):
         self._notices.append(notice)
         if warn and self._delivered is None:
             warnings.warn(f"{notice[0].upper()}{notice[1:]}.", stacklevel=2)
+
+
+def _has_ended(ahead: Collecting, seconds: float) -> bool:
+    """Waits for a window, at most some seconds."""
+    try:
+        ahead.exception(seconds)
+    except futures.TimeoutError:
+        return False
+    return True
+
+
+_OPEN: weakref.WeakSet[Collector] = weakref.WeakSet()
+
+
+@atexit.register
+def _leave_all() -> None:
+    """Stops the threads of the environments before the interpreter ends, when they must not run."""
+    for collector in list(_OPEN):
+        collector.leave()

@@ -9,9 +9,11 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from keras_optix.errors import ConfigurationError
-from keras_optix.experience.envs import Envs, SequentialEnvs, VectorEnvs
+from keras_optix.experience.closing import close_all
+from keras_optix.experience.envs import Envs, SequentialEnvs
 from keras_optix.experience.statistics import copy_statistics
 from keras_optix.experience.usage import innermost_of, layers_of
+from keras_optix.experience.vector_envs import VectorEnvs
 
 EnvFn = Callable[[], Any]  # makes one more environment, or vector environment
 
@@ -42,6 +44,8 @@ class Copies:
     def __init__(self, env_fn: EnvFn, num_envs: int, trained: Envs) -> None:
         self._trained = trained
         self.envs, self.shortage = make_copies(env_fn, num_envs, trained)
+        if isinstance(self.envs, VectorEnvs):
+            self.envs.guard()
         # The environments inside a vector environment cannot be examined.
         self._singles = self.envs.members() if isinstance(self.envs, SequentialEnvs) else []
         self._before: list[_Attributes] | None = None
@@ -154,8 +158,7 @@ def make_copies(env_fn: EnvFn, num_envs: int, trained: Envs) -> tuple[Envs, str]
         if its != (trained.observation_space, trained.action_space):
             raise ConfigurationError(f"a second one has other spaces: {its[0]} and {its[1]}")
     except BaseException:
-        for env in made:
-            env.close()
+        close_all(made)
         raise
     return envs, problem
 

@@ -22,9 +22,10 @@ from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.second import obstacle_to
 from keras_optix.experience.source import PolicyOwner, WindowSource
 from keras_optix.experience.transformations import marked
+from keras_optix.experience.vector_envs import VectorEnvs
 from keras_optix.experience.window import Window
 from keras_optix.records import CollectionDefaults
-from keras_optix.validation import check_agent, check_bool, check_int, check_seed
+from keras_optix.validation import check_agent, check_bool, check_float, check_int, check_seed
 
 
 class Learner(PolicyOwner, Protocol):
@@ -51,6 +52,8 @@ def dataset_from_env(
     prefetch: int = 0,
     env_kwargs: Mapping[str, Any] | None = None,
     check_bounds: bool = True,
+    env_timeout: float | None = None,
+    restarts: int = 0,
 ) -> tf.data.Dataset:
     """Makes an endless dataset of windows of experience, collected with the agent's current weights.
 
@@ -88,6 +91,15 @@ def dataset_from_env(
             ``{"render_mode": "rgb_array"}``.
         check_bounds: Whether a value outside the bounds of a Box observation space is an error. NaN and a category
             that does not exist are errors in any case. Defaults to True.
+        env_timeout: Seconds after which a call of `step` or `reset` that has not returned raises an `EnvTimeoutError`,
+            which names the environment and the method. None, the default, waits. In either case Ctrl-C is heard within
+            a second, and an environment that still does not return is given up. Code that blocks without releasing
+            Python's global lock stops the whole process, and no timeout helps; run such environments in processes,
+            with `AsyncVectorEnv`.
+        restarts: How often the processes of a vector environment are started again after one of them has died, or has
+            not answered within `env_timeout`. Its running episodes are then cut off and not counted, and its window
+            begins again. If it happens more often, an `EnvWorkerError` is raised. For this, `env` must be a factory:
+            ``lambda: gymnasium.make_vec("CartPole-v1", 8, vectorization_mode="async")``. Defaults to 0.
 
     Returns:
         The dataset.
@@ -96,6 +108,8 @@ def dataset_from_env(
         ConfigurationError: An argument is invalid, or the environment cannot be made. If a package is missing, the
             message says what to install.
         SpaceError: A space is not supported, or the agent's networks do not fit the environment's spaces.
+
+    The dataset itself raises an `EnvTimeoutError` and an `EnvWorkerError`, see `env_timeout` and `restarts`.
 
     Example:
         >>> agent = optix.PPOAgent()
@@ -113,6 +127,9 @@ def dataset_from_env(
     seed = check_seed("seed", seed)
     env_kwargs = check_env_kwargs(env_kwargs)
     deterministic, check_bounds = check_bool("deterministic", deterministic), check_bool("check_bounds", check_bounds)
+    if env_timeout is not None:
+        env_timeout = check_float("env_timeout", env_timeout, low=0.0, low_open=True)
+    restarts = check_int("restarts", restarts, minimum=0)
     if check_int("prefetch", prefetch, minimum=0) > 1:
         raise ConfigurationError(
             describe(
@@ -124,6 +141,10 @@ def dataset_from_env(
     made_here = is_env_fn(env)
     envs = make_envs(env, number, env_kwargs, exactly=num_envs is not None)
     try:
+        if restarts and not (isinstance(envs, VectorEnvs) and envs.remakable):
+            problem = "`restarts` needs a factory of a vector environment whose environments run in processes."
+            fix = "Such as `lambda: gymnasium.make_vec('CartPole-v1', 8, vectorization_mode='async')`, or leave it out."
+            raise ConfigurationError(describe(problem, fix=fix, restarts=restarts, env=env))
         agent.bind(envs.observation_space, envs.action_space)
         collector = Collector(
             envs,
@@ -136,6 +157,8 @@ def dataset_from_env(
             env_fn=env_fn_of(env, env_kwargs),
             obstacle=obstacle_to(env) if isinstance(env, gymnasium.Env | VectorEnv) else "",
             copies_statistics=made_here and deterministic,
+            env_timeout=env_timeout,
+            restarts=restarts,
         )
     except BaseException:
         if made_here:

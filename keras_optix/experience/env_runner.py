@@ -29,6 +29,10 @@ from keras_optix.experience.window import CollectedWindow, Window
 from keras_optix.reprs import OneLineRepr
 
 
+class CutShortError(BaseException):
+    """Another thread ended the collecting of a window: its steps are lost, and its episodes are cut off."""
+
+
 class EnvRunner(OneLineRepr):
     """Collects windows from environments: an environment is reset only when an episode ends. Not thread-safe.
 
@@ -41,6 +45,9 @@ class EnvRunner(OneLineRepr):
         deterministic: Take the most likely action instead of sampling. Only episodes that the current policy version
             began and ended then count as recent. Defaults to False.
         check_bounds: Whether an observation outside its Box is an error. Defaults to True.
+
+    Attributes:
+        cut: Set to True by another thread, it ends `collect` before its next step, with a `CutShortError`.
     """
 
     def __init__(
@@ -60,6 +67,7 @@ class EnvRunner(OneLineRepr):
         self._deterministic = deterministic
         self._check_bounds = check_bounds
         self._actions = actions_for(envs.action_space)
+        self.cut = False
         self._rng = np.random.default_rng(0)  # each window begins with the generator's state in its `CollectorState`
 
     def initial_state(self) -> CollectorState:
@@ -82,6 +90,7 @@ class EnvRunner(OneLineRepr):
             EnvError: An environment returned a value that does not fit its spaces, or is not finite.
             LoweringError: `params` has other arrays than the actor's policy.
             StateError: `state` has the carry of another policy.
+            CutShortError: `cut` was set.
             BaseException: Any other error of an environment.
         """
         with self._envs.use() as used:
@@ -122,6 +131,8 @@ class EnvRunner(OneLineRepr):
         starts = EpisodeStarts(envs.resetting)
         act, step, to_env = actor.act, envs.step, self._actions.to_env
         for t in range(steps):
+            if self.cut:
+                raise CutShortError
             chosen, log_probs[t], carry = act([leaf[t] for leaf in observations], noise[t], carry)
             choices[t] = chosen
             infos.append(step(to_env(chosen), rollout, t))

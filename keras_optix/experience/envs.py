@@ -1,42 +1,37 @@
-"""Puts single environments and vector environments behind the one interface that the collector steps."""
+"""Puts environments behind the one interface that the collector steps; see `vector_envs` for vector environments."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from keras_optix.errors import ConfigurationError, EnvError, SpaceError, describe
+from keras_optix.experience.closing import close_all
 from keras_optix.experience.contract import (
     FLAGS,
     NUMBERS,
     Where,
-    final_observation,
     flag_of,
-    flags_of,
     info_of,
-    infos_of,
     name_of,
     reset_of,
     reward_of,
-    rewards_of,
     step_of,
 )
+from keras_optix.experience.env_thread import Progress
 from keras_optix.experience.observations import Leaves, ObservationLayout
-from keras_optix.experience.rollout import Rollout, ends
+from keras_optix.experience.rollout import Rollout
 from keras_optix.experience.savable import SavableEnv
 from keras_optix.experience.statistics import RewardsBeneath
 from keras_optix.experience.taps import untapped
 from keras_optix.experience.usage import Tenant, innermost_of
 from keras_optix.reprs import OneLineRepr
-
-_WORKER_DIED = (BrokenPipeError, EOFError, ConnectionResetError)
 
 
 class Envs(Protocol):
@@ -103,12 +98,31 @@ class Envs(Protocol):
         """Surrounds stepping and resetting; yields ``[N]`` bool, the environments that other code used since before."""
         ...
 
+    def note_calls(self, progress: Progress) -> None:
+        """Notes each call of an environment in `progress` from now on."""
+        ...
+
+    def place(self, at: tuple[int, str]) -> str:
+        """Describes, for a message, the environment and the method that `Progress.place` names."""
+        ...
+
     def release(self) -> None:
         """Leaves the environments open, and removes everything that was attached to them."""
         ...
 
     def close(self) -> None:
-        """Closes all environments."""
+        """Closes all environments, see `close_all`; does nothing once they were given up."""
+        ...
+
+    def give_up(self) -> None:
+        """Called when a call of an environment does not return.
+
+        Ends the processes of environments. In this process nothing can be ended: `close` then waits until `close_late`.
+        """
+        ...
+
+    def close_late(self) -> None:
+        """Closes environments that were given up, after the call has returned at last."""
         ...
 
 
@@ -153,8 +167,8 @@ class SequentialEnvs(OneLineRepr):
                     num_envs=len(envs),
                 )
             )
-        self.episode_limit = _episode_limit(envs[0])
-        self.reward_threshold = _reward_threshold(envs[0])
+        self.episode_limit = episode_limit_of(envs[0])
+        self.reward_threshold = reward_threshold_of(envs[0])
         self._scalar_box = isinstance(self.action_space, spaces.Box) and self.action_space.shape == ()
         self.layout = ObservationLayout(self.observation_space)
         self._single = self.layout.single
@@ -162,6 +176,8 @@ class SequentialEnvs(OneLineRepr):
         self.own_rewards = all(rewards.wrapper for rewards in self._beneath)
         self.tenant = Tenant(envs)
         self.resetting: np.ndarray | None = None
+        self._progress: Progress | None = None
+        self._given_up = False
         self._bind_methods()
 
     def reset(self, seed: int | None, observations: Leaves, only: np.ndarray | None = None) -> None:
@@ -248,11 +264,29 @@ class SequentialEnvs(OneLineRepr):
         for rewards in self._beneath:
             rewards.release()
 
+    def note_calls(self, progress: Progress) -> None:
+        """See `Envs.note_calls`."""
+        self._progress = progress
+        self._bind_methods()
+
+    def place(self, at: tuple[int, str]) -> str:
+        """See `Envs.place`."""
+        return f"Environment {at[0]} ({name_of(self._envs[at[0]])}), in `{at[1]}`"
+
     def close(self) -> None:
         """See `Envs.close`."""
-        self.release()
-        for env in self._envs:
-            env.close()
+        if not self._given_up:
+            self.release()
+            close_all(self._envs)
+
+    def give_up(self) -> None:
+        """See `Envs.give_up`."""
+        self._given_up = True
+
+    def close_late(self) -> None:
+        """See `Envs.close_late`."""
+        self._given_up = False
+        self.close()
 
     def _savable(self) -> list[SavableEnv] | None:
         savable: list[SavableEnv] = [env for env in self._envs if isinstance(env, SavableEnv)]
@@ -262,6 +296,10 @@ class SequentialEnvs(OneLineRepr):
         """Finds the methods beneath the taps that notice other code; they may have been replaced since the last use."""
         self._steps = [untapped(env, "step") for env in self._envs]
         self._resets = [untapped(env, "reset") for env in self._envs]
+        progress = self._progress
+        if progress is not None:
+            self._steps = [progress.noted(step, i, "step") for i, step in enumerate(self._steps)]
+            self._resets = [progress.noted(reset, i, "reset") for i, reset in enumerate(self._resets)]
 
     def _reset_one(self, index: int, seed: int | None) -> Leaves:
         return self._converted(index, reset_of(self._resets[index](seed=seed), self._where(index, None)))
@@ -277,182 +315,7 @@ class SequentialEnvs(OneLineRepr):
             raise EnvError(f"{error} {self._where(index, None)()}.") from None
 
 
-class VectorEnvs(OneLineRepr):
-    """A Gymnasium vector environment, in any of its three autoreset modes.
-
-    Args:
-        env: The vector environment.
-
-    Raises:
-        ConfigurationError: The environment's metadata do not say which autoreset mode it has.
-        SpaceError: The observation space is not supported.
-    """
-
-    def __init__(self, env: VectorEnv) -> None:
-        self._env = env
-        self.episode_limit = _episode_limit(env)
-        self.reward_threshold = _reward_threshold(env)
-        self.num_envs = env.num_envs
-        self.observation_space = env.single_observation_space
-        self.action_space = env.single_action_space
-        self.layout = ObservationLayout(self.observation_space)
-        mode = (getattr(env, "metadata", None) or {}).get("autoreset_mode")
-        base = getattr(env, "unwrapped", env)
-        if mode is not None and isinstance(base, (SyncVectorEnv, AsyncVectorEnv)) and env.metadata is base.metadata:
-            # Gymnasium 1.1 keeps the mode in the metadata of the environment's class, where the next vector
-            # environment overwrites it.
-            mode = base.autoreset_mode
-        if isinstance(mode, str) and mode in {known.value for known in AutoresetMode}:
-            mode = AutoresetMode(mode)
-        if not isinstance(mode, AutoresetMode):
-            raise ConfigurationError(
-                describe(
-                    "A vector environment must have its autoreset mode in `metadata['autoreset_mode']`.",
-                    fix="Set it to a gymnasium.vector.AutoresetMode.",
-                    autoreset_mode=mode,
-                )
-            )
-        self._mode = mode
-        self._ended = np.zeros(self.num_envs, bool)
-        self._single, self._leading = self.layout.single, (self.num_envs,)
-        self._beneath = RewardsBeneath(env, np.zeros(self.num_envs))
-        self.own_rewards = bool(self._beneath.wrapper)
-        self.tenant = Tenant([env])
-        self._bind_methods()
-
-    @property
-    def resetting(self) -> np.ndarray | None:
-        """See `Envs.resetting`."""
-        return self._ended if self._mode is AutoresetMode.NEXT_STEP else None
-
-    def reset(self, seed: int | None, observations: Leaves, only: np.ndarray | None = None) -> None:
-        """Resets all environments together. See `Envs.reset`."""
-        first = reset_of(self._ask(self._reset, seed=seed), self._where(None), self.num_envs)
-        self._ended = np.zeros(self.num_envs, bool)
-        for leaf, values in zip(observations, self.layout.convert(first, self.num_envs), strict=True):
-            leaf[0] = values
-
-    def step(self, actions: np.ndarray, rollout: Rollout, t: int, wanted: np.ndarray | None = None) -> Any:
-        """See `Envs.step`."""
-        result, where, n = self._ask(self._step, actions), self._where(t), self.num_envs
-        if type(result) is not tuple or len(result) != 5:
-            result = step_of(result, where)
-        observation, rewards, terminated, truncated, info = result
-        rollout.rewards[t] = rewards_of(rewards, n, where)
-        rollout.terminated[t] = flags_of("terminated", terminated, n, where)
-        rollout.truncated[t] = flags_of("truncated", truncated, n, where)
-        info = infos_of(info, n, where)
-        if self.own_rewards:
-            rollout.own_rewards[t] = self._beneath.pop_earned()
-        if self._single is not None and self._single.is_plain(observation, self._leading):
-            rollout.observations[0][t + 1] = observation
-        else:
-            for leaf, values in zip(rollout.observations, self.layout.convert(observation, self.num_envs), strict=True):
-                leaf[t + 1] = values
-        if self._mode is not AutoresetMode.NEXT_STEP:
-            ended = rollout.terminated[t] | rollout.truncated[t]
-            if ended.any():
-                self._begin_episodes(rollout, t, ended, info)
-        return info
-
-    def finish(self, rollout: Rollout) -> None:
-        """See `Envs.finish`. In next-step mode, marks the rows in which an environment only reset."""
-        if self._mode is not AutoresetMode.NEXT_STEP:
-            return
-        ended = ends(rollout)
-        # An environment that ended ignores its next action and resets. That is not a transition, so it ends nothing.
-        ended[0] &= ~self._ended
-        for t in np.flatnonzero((ended[1:] & ended[:-1]).any(-1)):
-            ended[t + 1] &= ~ended[t]
-        skipped = np.concatenate([self._ended[None], ended[:-1]])
-        self._ended = ended[-1].copy()
-        np.logical_not(skipped, out=rollout.valid)
-        for rows in (rollout.rewards, rollout.own_rewards, rollout.terminated, rollout.truncated):
-            rows[skipped] = 0
-
-    def save(self) -> list[Mapping[str, Any]] | None:
-        """Returns None, because Gymnasium cannot save vector environments. See `Envs.save`."""
-        return None
-
-    def restore(self, states: Sequence[Mapping[str, Any]]) -> bool:
-        """Returns False, because Gymnasium cannot restore vector environments. See `Envs.restore`."""
-        return False
-
-    def members(self) -> list[Any]:
-        """See `Envs.members`."""
-        return [self._env]
-
-    @contextlib.contextmanager
-    def use(self) -> Iterator[np.ndarray]:
-        """See `Envs.use`. Other code that uses the vector environment uses all of its environments."""
-        with self.tenant.use() as used:
-            self._bind_methods()
-            self._beneath.pop_earned()
-            yield np.repeat(used, self.num_envs)
-
-    def release(self) -> None:
-        """See `Envs.release`."""
-        self.tenant.release()
-        self._beneath.release()
-
-    def close(self) -> None:
-        """See `Envs.close`."""
-        self.release()
-        self._env.close()
-
-    def _bind_methods(self) -> None:
-        """Finds the methods beneath the taps that notice other code."""
-        self._step, self._reset = untapped(self._env, "step"), untapped(self._env, "reset")
-
-    def _where(self, t: int | None) -> Where:
-        at = "" if t is None else f" in row {t} of the window"
-        return lambda: f"The vector environment{at}: {name_of(self._env)}"
-
-    def _begin_episodes(self, rollout: Rollout, t: int, ended_now: np.ndarray, info: Any) -> None:
-        """Keeps the last observations of episodes that ended, and puts the first of the next ones in their place."""
-        following = rollout.observations
-        ended = [int(i) for i in np.flatnonzero(ended_now)]
-        if self._mode is AutoresetMode.DISABLED:
-            rollout.finals += [(t, i, [leaf[t + 1, i].copy() for leaf in following]) for i in ended]
-            answer = self._ask(self._reset, options={"reset_mask": ended_now})
-            observation = reset_of(answer, self._where(t), self.num_envs)
-            for leaf, values in zip(following, self.layout.convert(observation, self.num_envs), strict=True):
-                leaf[t + 1, ended] = values[ended]
-            return
-        for i in ended:
-            final = final_observation(info, i)
-            if final is None:
-                raise EnvError(
-                    describe(
-                        "A vector environment with same-step autoreset must give the last observation of an episode in "
-                        "`info['final_obs']`. Without it a truncated episode cannot be bootstrapped.",
-                        info_keys=sorted(info[i] if isinstance(info, list) else info),
-                    )
-                )
-            rollout.finals.append((t, i, self.layout.convert(final)))
-
-    def _ask(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Calls a method of the vector environment, and explains the error if a worker process died."""
-        try:
-            return method(*args, **kwargs)
-        except _WORKER_DIED as error:
-            raise self._worker_died(error) from error
-
-    def _worker_died(self, error: BaseException) -> EnvError:
-        env = self._env.unwrapped
-        if isinstance(env, AsyncVectorEnv):
-            # Its own `close` would wait for the answer of the dead worker, and fail.
-            for process in env.processes:
-                process.terminate()
-                process.join()
-            env.closed = True
-        return EnvError(
-            f"A worker process of the vector environment died ({type(error).__name__}). Its environment may have "
-            f"crashed or run out of memory. The environments are closed. Environment: {name_of(self._env)}."
-        )
-
-
-def _episode_limit(env: Any) -> int | None:
+def episode_limit_of(env: Any) -> int | None:
     """Returns the steps after which an environment truncates an episode, if its spec has that number, else None."""
     limit = getattr(getattr(env, "spec", None), "max_episode_steps", None)
     return limit if isinstance(limit, int) else None
@@ -463,7 +326,7 @@ def _write(observations: Leaves, t: int, i: int, leaves: Leaves) -> None:
         target[t, i] = value
 
 
-def _reward_threshold(env: Any) -> float | None:
+def reward_threshold_of(env: Any) -> float | None:
     """Returns the mean return at which an environment counts as solved, according to its spec."""
     threshold = getattr(getattr(env, "spec", None), "reward_threshold", None)
     return float(threshold) if isinstance(threshold, int | float) else None

@@ -17,8 +17,10 @@ The choice is a rule and not a measurement, so that two runs with one seed compu
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import os
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -122,6 +124,12 @@ class FunctionActor:
         self._function = tf.function(convertible(policy), autograph=False, reduce_retracing=True)
         self._weights: list[Any] | None = None
 
+    def another(self) -> FunctionActor:
+        """See `RepeatableActor.another`. The compiled function is shared, because it may be called in any thread."""
+        made = copy.copy(self)
+        made._weights = None
+        return made
+
     def set_weights(self, arrays: Sequence[np.ndarray]) -> None:
         """See `Actor.set_weights`."""
         self._weights = [tf.convert_to_tensor(array) for array in arrays]
@@ -145,10 +153,14 @@ class Lowered:
     """Keeps the lowered forms of a policy by batch size.
 
     Lowering a policy takes a fifth of a second, and making an actor from a lowered policy takes a millisecond.
+
+    Attributes:
+        lock: Held while an actor is made, so that several threads do not lower the same policy.
     """
 
     def __init__(self) -> None:
         self._by_batch_size: dict[int, LoweredPolicy] = {}
+        self.lock = threading.RLock()
 
     def get(self, policy: Lowerable, batch_size: int) -> LoweredPolicy:
         """Lowers the policy unless that was done before; raises a `LoweringError` if it cannot be lowered."""

@@ -11,9 +11,11 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from keras_optix.errors import ConfigurationError, describe
+from keras_optix.experience.closing import close_all
 from keras_optix.experience.env_kinds import check_env
-from keras_optix.experience.envs import Envs, SequentialEnvs, VectorEnvs
+from keras_optix.experience.envs import Envs, SequentialEnvs
 from keras_optix.experience.second import obstacle_to
+from keras_optix.experience.vector_envs import VectorEnvs
 
 EnvLike = str | EnvSpec | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env] | Callable[[], VectorEnv]
 
@@ -117,9 +119,12 @@ def _by_factory(factory: Callable[[], Any], num_envs: int, exactly: bool) -> Env
         waiting = [first]
         return _closing_on_error(lambda: _checked(waiting.pop() if waiting else factory()), num_envs)
     try:
-        return make_envs(first, num_envs if exactly else 1)
+        made = make_envs(first, num_envs if exactly else 1)
+        if isinstance(made, VectorEnvs):
+            made.make = factory
+        return made
     except BaseException:
-        first.close()
+        close_all([first])
         raise
 
 
@@ -138,8 +143,7 @@ def _closing_on_error(make: Callable[[], gymnasium.Env], num_envs: int) -> Seque
             made.append(make())
         return SequentialEnvs(made)
     except BaseException:
-        for env in made:
-            env.close()
+        close_all(made)
         raise
 
 

@@ -115,6 +115,17 @@ class WindowSource(OneLineRepr, abc.ABC):
     def drain(self) -> None:
         """Stops or finishes all work in the background, so that no thread uses the environments until the next call."""
 
+    def prepare(self) -> Any:
+        """Waits for the next window in Python, where Ctrl-C is handled, so that `collect` returns it at once."""
+
+    def logs(self) -> Mapping[str, float]:
+        """Returns logs of the source itself, for those of `fit`. By default there are none."""
+        return {}
+
+    def leave(self) -> None:
+        """Does what `drain` does within about a second, whatever is waited for: `fit` was interrupted."""
+        self.drain()
+
     @abc.abstractmethod
     def save(self) -> Saved:
         """Returns what `restore` needs to continue after the last window that was delivered."""

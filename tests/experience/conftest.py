@@ -15,7 +15,6 @@ from keras_optix.experience.actions import Actions, ContinuousActions, DiscreteA
 from keras_optix.experience.actor import Actor, NoiseSpec
 from keras_optix.experience.carry import Carry, CarrySpec
 from keras_optix.experience.collector import Collector
-from keras_optix.experience.envs import VectorEnvs
 from keras_optix.experience.live.feeds import Boundary
 from keras_optix.experience.live.recording import Recorder
 from keras_optix.experience.live.replay import ReplayFeed
@@ -23,6 +22,7 @@ from keras_optix.experience.live.stream import StreamCollector, StreamOptions
 from keras_optix.experience.making import make_envs
 from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
 from keras_optix.experience.source import PolicyOwner
+from keras_optix.experience.vector_envs import VectorEnvs
 
 
 class FixedActor:

@@ -19,10 +19,11 @@ from keras_optix.experience.actor import LiteRTActor
 from keras_optix.experience.carry import initial_carry, misfit, renewed
 from keras_optix.experience.collector import Collector
 from keras_optix.experience.env_runner import EnvRunner
-from keras_optix.experience.envs import Envs, SequentialEnvs, VectorEnvs
+from keras_optix.experience.envs import Envs, SequentialEnvs
 from keras_optix.experience.evaluation import EpisodePlayer
 from keras_optix.experience.lowering import FunctionActor, lower
 from keras_optix.experience.making import make_envs
+from keras_optix.experience.vector_envs import VectorEnvs
 from keras_optix.experience.window import Window
 from keras_optix.testing import CountingEnv
 

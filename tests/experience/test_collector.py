@@ -18,8 +18,9 @@ from gymnasium.wrappers import TransformReward
 
 from keras_optix.errors import ConfigurationError, EnvError, SpaceError, StateError
 from keras_optix.experience.collector import Collector
-from keras_optix.experience.envs import SequentialEnvs, VectorEnvs
+from keras_optix.experience.envs import SequentialEnvs
 from keras_optix.experience.making import make_envs
+from keras_optix.experience.vector_envs import VectorEnvs
 from keras_optix.experience.window import CollectedWindow, Window
 from keras_optix.testing import CountingEnv, IdentityEnv, RaisingEnv
 

@@ -13,7 +13,7 @@ from gymnasium.wrappers import vector as vector_wrappers
 
 from keras_optix.errors import EnvError
 from keras_optix.experience.collector import Collector
-from keras_optix.experience.envs import VectorEnvs
+from keras_optix.experience.vector_envs import VectorEnvs
 from keras_optix.testing import CountingEnv
 
 MakeCollector = Callable[..., Collector]

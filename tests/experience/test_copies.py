@@ -17,10 +17,11 @@ import keras_optix as optix
 from keras_optix.errors import ConfigurationError
 from keras_optix.experience.collector import Collector
 from keras_optix.experience.copies import Copies
-from keras_optix.experience.envs import SequentialEnvs, VectorEnvs
+from keras_optix.experience.envs import SequentialEnvs
 from keras_optix.experience.making import make_envs
 from keras_optix.experience.rollout import Rollout
 from keras_optix.experience.statistics import read_all, statistics_of
+from keras_optix.experience.vector_envs import VectorEnvs
 from keras_optix.testing import CountingEnv
 
 MakeCollector = Callable[..., Collector]

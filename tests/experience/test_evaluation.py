@@ -11,8 +11,9 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import keras_optix as optix
-from keras_optix.experience.envs import Envs, SequentialEnvs, VectorEnvs
+from keras_optix.experience.envs import Envs, SequentialEnvs
 from keras_optix.experience.evaluation import MAX_EPISODE_STEPS, EpisodePlayer
+from keras_optix.experience.vector_envs import VectorEnvs
 from keras_optix.testing import CountingEnv, IdentityEnv
 
 ENDLESS = 10**9

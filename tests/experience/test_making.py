@@ -16,8 +16,9 @@ from gymnasium.wrappers import vector as vector_wrappers
 
 from keras_optix.errors import ConfigurationError, SpaceError
 from keras_optix.experience.collector import Collector
-from keras_optix.experience.envs import SequentialEnvs, VectorEnvs
+from keras_optix.experience.envs import SequentialEnvs
 from keras_optix.experience.making import env_fn_of, is_env_fn, make_envs
+from keras_optix.experience.vector_envs import VectorEnvs
 from keras_optix.testing import CountingEnv
 
 MakeCollector = Callable[..., Collector]
