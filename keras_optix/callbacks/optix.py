@@ -281,6 +281,8 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         for other in _ALIVE:  # Keras does not say when the `fit` of an ordinary model fails
             if other.running is not None and not other.running.is_running:
                 other.leave_run()
+                if other._termination is not None:
+                    other._termination.end()
         self._termination = Termination()
         interval = self._options.resume_interval if self._persistent else None
         resuming = self._resuming = Resuming(self.registry, interval, resume=self._options.resume)
