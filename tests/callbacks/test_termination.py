@@ -148,6 +148,29 @@ def test_a_fit_that_is_not_told_to_end_leaves_the_handler_as_it_was(
     assert not heard
 
 
+def test_the_next_fit_takes_over_from_one_that_failed(tmp_path: Path, heard: list[int]) -> None:
+    """Keras does not say that the `fit` of an ordinary model failed."""
+    mine = signal.getsignal(signal.SIGTERM)
+    x, y = np.zeros((8, 2), np.float32), np.zeros((8, 1), np.float32)
+
+    def fit(folder: Path, fails: bool) -> None:
+        def fail(batch: int, logs: Any) -> None:
+            if fails:
+                raise RuntimeError("a callback")
+
+        model = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
+        model.compile(optimizer="sgd", loss="mse")
+        loop = optix.OptixCallback(monitor="loss", checkpoint_dir=folder, verbose=0)
+        other = keras.callbacks.LambdaCallback(on_train_batch_end=fail)
+        model.fit(x, y, batch_size=4, epochs=1, callbacks=[loop, other], verbose=0)
+
+    with pytest.raises(RuntimeError, match="a callback"):
+        fit(tmp_path / "a", fails=True)
+    fit(tmp_path / "b", fails=False)
+    assert signal.getsignal(signal.SIGTERM) is mine
+    assert not heard
+
+
 def test_a_signal_that_the_program_ignores_is_ignored(heard: list[int]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     handling = Termination()
