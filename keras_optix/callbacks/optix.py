@@ -281,9 +281,8 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         for other in _ALIVE:  # Keras does not say when the `fit` of an ordinary model fails
             if other.running is not None and not other.running.is_running:
                 other.leave_run()
-                if other._termination is not None:
-                    other._termination.end()
-        self._termination = Termination()
+        running = self.running
+        self._termination = Termination(lambda: running.is_running)
         interval = self._options.resume_interval if self._persistent else None
         resuming = self._resuming = Resuming(self.registry, interval, resume=self._options.resume)
         adapter = self._make_adapter()
@@ -356,6 +355,9 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         """Closes files and environments. Snapshots and the last resume point are already complete on disk."""
         if self.running is not None and self.running.is_running:
             return  # another `fit` failed: it was refused, because this one uses the callback
+        self._fail(error)
+
+    def _fail(self, error: BaseException) -> None:
         self._stop_asked = False
         if self._loop is not None:
             self._resuming.failed(self._loop, error)
@@ -422,7 +424,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             self._termination.leave_if_asked()
         except TerminatedError as error:
             if not is_agent(self.model):
-                self.on_fit_failed(error)
+                self._fail(error)
             raise
 
     def _after_unit(self) -> None:

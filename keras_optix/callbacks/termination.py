@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 _PATIENCE_SECONDS = 3.0  # what the step that runs gets to end, and then again what the main thread gets to notice
@@ -32,12 +33,17 @@ class Termination:
     longer than three seconds, or with a second signal, `fit` is left wherever it is in Python, as with Ctrl-C. If even
     that is not possible, because the main thread does not return from a library, the process ends at once.
 
+    Args:
+        is_running: Whether the `fit` has not ended. Keras does not say when the `fit` of an ordinary model fails; the
+            next one then handles the signal. Defaults to one that always runs.
+
     Attributes:
         asked: Whether the process was told to end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, is_running: Callable[[], bool] = lambda: True) -> None:
         self.asked = False
+        self._is_running = is_running
         self._process = os.getpid()
         self._before: Any = None
         self._installed = self._left = False
@@ -48,8 +54,13 @@ class Termination:
         if threading.current_thread() is not threading.main_thread():
             return
         before = signal.getsignal(signal.SIGTERM)
-        ours = isinstance(getattr(before, "__self__", None), Termination)  # of a `fit` around this one
-        if before is not None and before != signal.SIG_IGN and not ours:
+        other = getattr(before, "__self__", None)
+        if isinstance(other, Termination):
+            if other._is_running():
+                return  # the `fit` around this one
+            other.end()
+            before = signal.getsignal(signal.SIGTERM)
+        if before is not None and before != signal.SIG_IGN:
             self._before, self._installed = before, True
             signal.signal(signal.SIGTERM, self._handle)
 
