@@ -123,9 +123,9 @@ def check(directory: Path, best_before: int) -> tuple[int, int]:
     if best < best_before or any(snapshot.snapshot_id > best for snapshot in registry.ranked_snapshots):
         raise SystemExit(f"a best is lost: snapshot {best} after {best_before}")
     windows = 0
-    for point in directory.glob("*/resume.npz"):
+    for point in directory.glob("*/resume*.npz"):  # the newest, and the one before
         with np.load(point, allow_pickle=False) as archive:
-            windows = json.loads(archive["json"].tobytes().decode())["loop"]["units"]
+            windows = max(windows, json.loads(archive["json"].tobytes().decode())["loop"]["units"])
             for name in archive.files:
                 _ = archive[name]
     return best, windows

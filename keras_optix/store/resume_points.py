@@ -116,6 +116,8 @@ class ResumeStore:
             try:
                 point = _read(path)
             except RegistryError as error:
+                if error.__cause__ is None:
+                    raise  # it is whole, but of another version
                 failed.append((path, error))
                 continue
             if failed:
@@ -169,15 +171,16 @@ def _read(path: Path) -> ResumePoint:
         if _JSON not in arrays:
             raise ValueError("it has no JSON text")
         values = parse_json(arrays.pop(_JSON).tobytes())
-        schema = values.pop("schema", None) if isinstance(values, dict) else None
-        if schema != _SCHEMA:
-            raise ValueError(f"schema {schema!r:.20} is not {_SCHEMA}")
+        if not isinstance(values, dict):
+            raise ValueError("its JSON text is no mapping")
     except UNREADABLE as error:
-        raise RegistryError(
-            describe(
-                f"The resume point cannot be read: {error}.",
-                fix="Delete it to begin a new run; the snapshots stay.",
-                path=str(path),
-            )
-        ) from error
+        raise _unreadable(path, str(error)) from error
+    schema = values.pop("schema", None)
+    if schema != _SCHEMA:
+        raise _unreadable(path, f"schema {schema!r:.20} is not {_SCHEMA}")
     return ResumePoint(path, arrays, values)
+
+
+def _unreadable(path: Path, why: str) -> RegistryError:
+    problem, fix = f"The resume point cannot be read: {why}.", "Delete it to begin a new run; the snapshots stay."
+    return RegistryError(describe(problem, fix=fix, path=str(path)))

@@ -26,6 +26,10 @@ MakeAgent = Callable[..., optix.PPOAgent]
 WINDOWS = 12
 
 
+def slow(value: Any) -> Any:
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 class Cut(keras.callbacks.Callback):
     """Ends `fit` with an error after some window (epoch)."""
 
@@ -78,7 +82,7 @@ class Spoils(keras.callbacks.Callback):
         variable.assign(np.full(variable.shape, np.nan, "float32"))
 
 
-@pytest.mark.parametrize("at", [(1,), (5,), (2, 6)])
+@pytest.mark.parametrize("at", [(5,), slow((1,)), slow((2, 6))])
 def test_nan_weights_of_a_callback_are_undone_and_never_saved(
     small_ppo: MakeAgent, tmp_path: Path, at: tuple[int, ...]
 ) -> None:
@@ -158,7 +162,7 @@ def rows(seed: int = 0, *, bad: bool = False) -> tuple[Any, Any]:
     return x, y
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, slow(1), slow(2), slow(3)])
 def test_a_row_with_nan_never_makes_nan_the_best(tmp_path: Path, seed: int) -> None:
     model, (x, y), clean = ordinary(), rows(seed, bad=True), rows(seed + 100)
     callback = optix.OptixCallback(monitor="val_loss", checkpoint_dir=tmp_path, verbose=0)
@@ -348,7 +352,7 @@ class Full:
             monkeypatch.setattr(module, name, refused)
 
 
-@pytest.mark.parametrize("begin", [0, 4])
+@pytest.mark.parametrize("begin", [4, slow(0)])
 def test_a_full_disk_ends_neither_a_run_nor_its_last_line(
     small_ppo: MakeAgent,
     tmp_path: Path,
@@ -418,7 +422,7 @@ def test_a_registry_on_a_read_only_disk_can_be_read(tmp_path: Path, monkeypatch:
 # The end of a run
 
 
-@pytest.mark.parametrize("limit", [{"max_windows": WINDOWS}, {"max_env_steps": 32 * WINDOWS}])
+@pytest.mark.parametrize("limit", [{"max_windows": WINDOWS}, slow({"max_env_steps": 32 * WINDOWS})])
 def test_a_run_that_is_killed_at_its_end_gets_no_further_window(
     small_ppo: MakeAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: dict[str, int]
 ) -> None:
