@@ -14,7 +14,7 @@ from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.records import HyperparamSet
 from keras_optix.states import Count, Finite, State, read_state, to_json
-from keras_optix.store.files import write_atomically
+from keras_optix.store.files import UNREADABLE, parse_json, read_bytes, write_atomically
 from keras_optix.tuners.base_optimizer import BaseOptimizer, TunerDecision
 from keras_optix.validation import check_bool, check_kind, check_path
 
@@ -116,11 +116,12 @@ class Schedule:
             ConfigurationError: The file cannot be read or does not hold a schedule.
         """
         try:
-            return cls.from_json(json.loads(Path(check_path("path", path)).read_text()))
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            values = parse_json(read_bytes(Path(check_path("path", path))))
+        except UNREADABLE as error:
             raise ConfigurationError(
                 describe("The schedule cannot be read.", path=str(path), error=str(error))
             ) from error
+        return cls.from_json(values)
 
 
 class _ScheduleFile(State, frozen=True):

@@ -21,7 +21,6 @@ from __future__ import annotations
 import io
 import json
 import struct
-import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -33,6 +32,7 @@ from keras_optix.experience.carry import Carry
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.savable import join_state, split_state
 from keras_optix.states import Count, Positive, State, read_state
+from keras_optix.store.files import arrays_in, parse_json
 
 MAGIC = b"keras_optix recording\n"
 VERSION = struct.Struct("<H")
@@ -164,15 +164,14 @@ def decode_chunk(payload: bytes) -> tuple[dict[str, np.ndarray], dict[int, Any]]
         ConfigurationError: The payload has another form than a `Recorder` writes.
     """
     try:
-        with np.load(io.BytesIO(payload), allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        meta = read_state(ChunkInfos, json.loads(arrays.pop("meta").tobytes()), "record of infos", fix="", part=True)
+        arrays = arrays_in(io.BytesIO(payload), len(payload))
+        meta = read_state(ChunkInfos, parse_json(arrays.pop("meta").tobytes()), "record of infos", fix="", part=True)
         info_arrays = {
             k: arrays[f"info{g}"][row, ...] for g, members in enumerate(meta.groups) for row, k in enumerate(members)
         }
         parts = [info_arrays[k] for k in range(len(info_arrays))]
         return arrays, {k: join_state(info, parts) for k, info in meta.infos}
-    except (ValueError, TypeError, LookupError, OSError, EOFError, zipfile.BadZipFile, StateError) as error:
+    except (ValueError, TypeError, LookupError, OSError, StateError) as error:
         raise ConfigurationError(
             describe(
                 f"A chunk of this recording has contents that no recorder writes: {error}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import warnings
 from collections.abc import Generator, Iterator
@@ -36,7 +35,10 @@ from keras_optix.experience.observations import Leaf, ObservationLayout
 from keras_optix.experience.spaces_json import from_json
 from keras_optix.reprs import OneLineRepr
 from keras_optix.states import read_state
+from keras_optix.store.files import open_regular, parse_json
 from keras_optix.validation import check_choice, check_float, check_path
+
+_SIZES = {WINDOW: WINDOW_MARK.size, DROPPED: DROPPED_MARK.size}  # bytes of a payload, by the kind of record
 
 
 @names_checked
@@ -120,7 +122,7 @@ class ReplayFeed(OneLineRepr):
         self.actions = check_choice("actions", actions, ("recorded", "agent"))
         self._speed = None if speed is None else check_float("speed", speed, low=0.0, low_open=True)
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 window_size = self._open(file)
                 self._begin = file.tell()
                 self._scan(file)
@@ -170,7 +172,7 @@ class ReplayFeed(OneLineRepr):
         head = read_head(file)
         payload = None if head is None or head.kind != HEADER else read_payload(file, head)
         try:
-            values = {"carry": [], **json.loads(payload or b"")}  # older recordings do not have this field
+            values = {"carry": [], **parse_json(payload or b"")}  # older recordings do not have this field
             header = read_state(Header, values, "header of the recording", fix="", part=True)
             self.observation_space = from_json(header.observation_space)
             self.action_space = from_json(header.action_space)
@@ -198,7 +200,7 @@ class ReplayFeed(OneLineRepr):
             if head.kind == CHUNK:
                 items += head.items
                 file.seek(head.length, os.SEEK_CUR)
-            elif head.kind not in (WINDOW, DROPPED) or (payload := read_payload(file, head)) is None:
+            elif head.length != _SIZES.get(head.kind) or (payload := read_payload(file, head)) is None:
                 break
             elif head.kind == WINDOW:
                 window_id, rows, *seed, version, fingerprint = WINDOW_MARK.unpack(payload)
@@ -207,6 +209,8 @@ class ReplayFeed(OneLineRepr):
                 self._places.append(file.tell())
             else:
                 (window_id,) = DROPPED_MARK.unpack(payload)
+                if window_id not in last:
+                    break
                 windows[last[window_id]] = replace(windows[last[window_id]], dropped=True)
             self._end = file.tell()
         self.windows = tuple(windows)
@@ -224,7 +228,7 @@ class ReplayFeed(OneLineRepr):
     def _chunks(self) -> Iterator[bytes]:
         """Yields the payloads of the chunks, one at a time."""
         try:
-            with self.path.open("rb") as file:
+            with open_regular(self.path) as file:
                 file.seek(self._begin)
                 items = 0
                 while (place := file.tell()) < self._end:
@@ -245,13 +249,9 @@ class ReplayFeed(OneLineRepr):
         """Yields the items, one item late: the action for the last item of a chunk may be in the next chunk."""
         held: RecordedItem | None = None
         for payload in self._chunks():
-            arrays, infos = decode_chunk(payload)
-            taken = _taken(arrays) if self.actions == "recorded" else {}
+            taken, scalars, parts, infos = self._decoded(payload)
             if held is not None:
                 held.taken = taken.get(-1, held.taken)
-            # Lists, because reading an element of a list takes a tenth of the time of an element of an array.
-            scalars = [arrays[name].tolist() for name in ("reward", "terminated", "truncated", "first", "time")]
-            parts = [_of_space(arrays[f"leaf{k}"], leaf) for k, leaf in enumerate(self._layout.leaves)]
             for k, (reward, terminated, truncated, first, time) in enumerate(zip(*scalars, strict=True)):
                 if held is not None:
                     yield held
@@ -261,6 +261,27 @@ class ReplayFeed(OneLineRepr):
                 held = RecordedItem(values, first=first, taken=taken.get(k), time=time)
         if held is not None:
             yield held
+
+    def _decoded(
+        self, payload: bytes
+    ) -> tuple[dict[int, ActionTaken], list[list[Any]], list[np.ndarray], dict[int, Any]]:
+        """Returns the actions of a chunk, its columns, the parts of its observations, and its infos.
+
+        Raises:
+            ConfigurationError: The payload has another form than a `Recorder` writes.
+        """
+        arrays, infos = decode_chunk(payload)
+        try:
+            taken = _taken(arrays) if self.actions == "recorded" else {}
+            # Lists, because reading an element of a list takes a tenth of the time of an element of an array.
+            scalars = [arrays[name].tolist() for name in ("reward", "terminated", "truncated", "first", "time")]
+            parts = [_of_space(arrays[f"leaf{k}"], leaf) for k, leaf in enumerate(self._layout.leaves)]
+            if len({len(column) for column in (*scalars, *parts)}) != 1:
+                raise ValueError("its columns differ in length")
+        except (ValueError, TypeError, LookupError) as error:
+            problem, fix = f"A chunk of this recording lacks a part: {error}.", "Replay only files made with `record=`."
+            raise ConfigurationError(describe(problem, fix=fix, path=str(self.path))) from error
+        return taken, scalars, parts, infos
 
 
 def _of_space(values: np.ndarray, leaf: Leaf) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import copy
 import io
 import json
@@ -795,14 +794,14 @@ def test_no_more_than_a_part_of_the_file_is_read_at_a_time(path: Path, monkeypat
 def test_a_stream_that_is_left_closes_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small(path)
     opened = []
-    really = builtins.open
+    really = replay.open_regular
 
-    def note_open(self: Path, mode: str = "r") -> Any:
-        opened.append(really(self, mode))
+    def note_open(given: Path) -> Any:
+        opened.append(really(given))
         return opened[-1]
 
     feed = replay_feed(path)
-    monkeypatch.setattr(Path, "open", note_open)
+    monkeypatch.setattr(replay, "open_regular", note_open)
     stream = feed.stream()
     next(stream)
     assert not opened[0].closed
