@@ -16,11 +16,10 @@ is `false_commit_rate` over all rounds of one probe together.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
 from statistics import NormalDist
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -29,78 +28,34 @@ from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.records import LEARNING_RATE, HyperparamSet
 from keras_optix.states import Count, Finite, NonNegative, State, Unbounded
-from keras_optix.statistics.estimates import Estimate, Evidence, compare, pool, trend
+from keras_optix.statistics.estimates import Estimate, Evidence, trend
 from keras_optix.statistics.exposure import exposure_effect
-from keras_optix.statistics.levels import SURE_Z
+from keras_optix.statistics.levels import LIKELY_Z, SURE_Z
 from keras_optix.tuners.base_optimizer import BaseOptimizer, Bounds, TunerDecision
+from keras_optix.tuners.probe import LEVEL, Probe, Segment, Side, arms
 from keras_optix.tuners.update_band import Move, UpdateBand, outside, size_of
 from keras_optix.validation import check_float, check_int
 
-_SIGNS: tuple[Literal[-1, 1], ...] = (1, -1, -1, 1)
+import os
+E=lambda k,d: float(os.environ.get(k,d))
 _BLOCK, _BAND = "block", "band"  # names of stored states: from the beginning of a block, of a search of the band
 _APPROX_KL = "approx_kl"
 _HISTORY = 64  # evaluations
-_FALL = 4.0  # a fall by this many standard errors in a block ends a probe: one in 30,000 by chance
+_FALL = E("FALL",3.0)
+_UNDO = E("UNDO",0.5)
 _PROVEN = SURE_Z  # trend of the scores, as a normal score, that proves the current values: one-sided 99 %
-_LEARNED = 3.5  # trend that shows that anything is learned at all; higher, because it is tested in every round
+_LEARNED = E("LEARNED",3.5)  # trend that shows that anything is learned at all; higher, because it is tested in every round
+_RISING = E("RISING",1.5)
 _GROWTH, _SHRINKAGE, _TURN, _WIDENING = 1.5, 1.0 / 1.5, 0.5, 2.0
 _WIDEST = 0.5  # step while nothing is learned
-
-
-class Probe(State, frozen=True):
-    """The state of a running probe.
-
-    Attributes:
-        name: The hyperparameter that is probed.
-        base: Its value before the probe.
-        below: The lower value.
-        above: The upper value.
-        start: Environment steps of the run when the probe began.
-        level: The mean of the scores just before this block.
-        switches: The window after which each value was set, and the side: 1 above, -1 below.
-        times: For each score, the last window on which its weights had been trained.
-        scores: The scores.
-        stderrs: The standard errors of the scores.
-        left: Evaluations left in this block.
-        begun: Number of scores before this block.
-        sizes: Logarithms (base 10) of the sizes of the updates in this block.
-        limited: Whether updates that are too large end the probe.
-        block: Number of blocks that ended in this round.
-        round: Number of rounds that ended.
-    """
-
-    name: str
-    base: Finite
-    below: Finite
-    above: Finite
-    start: Count
-    level: Estimate
-    switches: tuple[tuple[int, Literal[-1, 1]], ...]
-    times: tuple[Finite, ...]
-    scores: tuple[Finite, ...]
-    stderrs: tuple[Unbounded, ...]
-    left: Count
-    begun: Count = 1
-    sizes: tuple[Finite, ...] = ()
-    limited: bool = False
-    block: Annotated[int, msgspec.Meta(ge=0, lt=len(_SIGNS))] = 0
-    round: Count = 0
-
-    @property
-    def sign(self) -> Literal[-1, 1]:
-        """The side that is set in this block: 1 above, -1 below."""
-        return -1 if (_SIGNS[self.block] < 0) is (self.round % 2 == 0) else 1
-
-    def exposures(self) -> list[float]:
-        """Returns, for each score, the windows trained under the upper value minus those under the lower value."""
-        ends = [*(window for window, _ in self.switches[1:]), math.inf]
-        return [
-            sum(
-                sign * (min(max(time, begin), end) - begin)
-                for (begin, sign), end in zip(self.switches, ends, strict=True)
-            )
-            for time in self.times
-        ]
+_REST = E("REST",2)
+_FLAT = int(E("FLAT",32))
+_UP = E("UP", 1.0)
+_WUNDO = E("WUNDO", 1.0)
+_BASEN = int(E("BASEN", 32))
+_BASE = int(E("BASEB", 4))
+_CUM = E("CUM", 2.5)
+_WROUNDS = int(E("WROUNDS", 3))
 
 
 class BackoffState(State, frozen=True):
@@ -116,6 +71,8 @@ class BackoffState(State, frozen=True):
         learned: Whether the score ever rose.
         steps: Step of each hyperparameter, as a share of its range.
         directions: Direction of each hyperparameter's last commit, 1 upwards or -1.
+        floors: The highest value below the current one under which the score fell, in the space's coordinates.
+        ceilings: The lowest value above the current one under which it fell.
         quiet: Evaluations left to wait.
         quiet_length: Length of the last wait in evaluations.
         active: False while the tuner is paused.
@@ -132,7 +89,11 @@ class BackoffState(State, frozen=True):
     proven: bool = False
     learned: bool = False
     steps: dict[str, NonNegative] = msgspec.field(default_factory=dict)
-    directions: dict[str, Literal[-1, 1]] = msgspec.field(default_factory=dict)
+    directions: dict[str, Side] = msgspec.field(default_factory=dict)
+    floors: dict[str, Finite] = msgspec.field(default_factory=dict)
+    ceilings: dict[str, Finite] = msgspec.field(default_factory=dict)
+    falling: bool = False
+    base: tuple[tuple[Finite, Finite, Unbounded], ...] = ()
     quiet: Count = 0
     quiet_length: Count = 0
     active: bool = True
@@ -250,15 +211,19 @@ class BackoffOptimizer(BaseOptimizer):
             state,
             active=True,
             history=(*state.history, score.mean)[-_HISTORY:],
-            recent=(*state.recent, score)[-2:],
+            recent=(*state.recent, score)[-LEVEL:],
+            base=(*state.base, (evaluation.window_id - evaluation.training_lag_windows, score.mean, score.stderr))[-_BASEN:],
             since_set=min(state.since_set + 1, _HISTORY),
         )
         if state.probe is not None:
             return self._go_on(state, state.probe, evaluation)
         if not state.proven:
             state = replace(state, proven=trend(state.history[-state.since_set :]) > _PROVEN)
+        state = self._watch(state)
         if state.quiet > 0:
             return replace(state, quiet=state.quiet - 1), None
+        if _nothing_to_win(state) if state.learned else self._may_learn(state):
+            return state, None
         if state.band is not None and not state.proven and state.band.pending:
             return state, None
         return self._begin(state, evaluation, current)
@@ -267,7 +232,7 @@ class BackoffOptimizer(BaseOptimizer):
         """See `BaseOptimizer.pause`."""
         probe = state.probe
         band = None if state.band is None else state.band.forget()
-        state = replace(state, probe=None, active=False, band=band, recent=(), since_set=0)
+        state = replace(state, probe=None, active=False, band=band, recent=(), since_set=0, base=())
         if probe is None:
             return state, None
         return state, TunerDecision("paused", {probe.name: probe.base}, drop=(_BLOCK,))
@@ -288,131 +253,156 @@ class BackoffOptimizer(BaseOptimizer):
         restore = _BAND if bold and not state.proven else None
         kind = "shrink updates" if bold else "grow updates"
         decision = TunerDecision(kind, {LEARNING_RATE: new}, move.evidence, cost, restore=restore, permanent=True)
-        return replace(state, since_set=0, proven=False), decision
+        return replace(state, since_set=0, base=(), proven=False), decision
 
     def _limit_probe(self, state: BackoffState, probe: Probe, band: UpdateBand, env_steps: int) -> _After:
         """Ends a probe early if its updates are too large and those before the probe were not."""
         found = outside(probe.sizes, -math.inf, band.high) if probe.limited else None
         if found is None:
             return state, None
-        reason = f"{found.reason} with {probe.name} {self._probed(probe)[probe.name]:.4g}"
+        reason = f"{found.reason} with {probe.name} {probe.value:.4g}"
         return self._abort(state, probe, env_steps, dataclasses.replace(found, reason=reason))
 
     # By scores
 
+    def _watch(self, state: BackoffState) -> BackoffState:
+        """Takes note of a rise that shows that something is learned, and of a fall under the current values."""
+        if not state.learned:
+            return replace(state, learned=trend(state.history[-state.since_set :]) > _LEARNED)
+        if not state.falling and trend(state.history[-state.since_set :]) < -_LEARNED:
+            steps = {name: max(step, self.max_perturbation) for name, step in state.steps.items()}
+            return replace(state, falling=True, quiet=0, quiet_length=0, floors={}, ceilings={}, steps=steps)
+        return state
+
+    def _may_learn(self, state: BackoffState) -> bool:
+        """Whether the current values may be good, although nothing was proven yet."""
+        return state.since_set < _BASE * self.block or trend(state.history[-state.since_set :]) > _RISING
+
     def _begin(self, state: BackoffState, evaluation: Evaluation, current: HyperparamSet) -> _After:
         name = tuple(self.spaces)[state.parameter]
-        base = current.params[name]
-        below, above = self._arms(name, self.spaces[name].to_unit(base), state.steps[name])
-        score, band = evaluation.score, state.band
-        limited = band is not None and name == LEARNING_RATE and not band.above
+        base, band = current.params[name], state.band
+        below, above = self._arms(state, name, base)
+        first: Side = -1 if name in state.ceilings and name not in state.floors else 1
         probe = Probe(
             name=name,
             base=base,
             below=below,
             above=above,
             start=evaluation.env_steps,
-            level=_pooled(state),
-            switches=((evaluation.window_id, _SIGNS[0]),),
-            times=(evaluation.window_id - evaluation.training_lag_windows,),
-            scores=(score.mean,),
-            stderrs=(score.stderr,),
+            first=first,
+            level=state.recent,
+            segments=(Segment(evaluation.window_id, first, 0.0, 0.0),),
+            times=tuple(time - evaluation.window_id for time, _, _ in state.base),
+            exposures=(0.0,) * len(state.base),
+            scores=tuple(mean for _, mean, _ in state.base),
+            stderrs=tuple(stderr for _, _, stderr in state.base),
+            begun=len(state.base),
+            kept=len(state.base) - 1,
             left=self.block,
-            limited=limited,
+            limited=band is not None and name == LEARNING_RATE and not band.above,
         )
         # Updates from before the probe say nothing about the values after it.
         after = replace(state, probe=probe, band=band and band.rest())
-        return after, TunerDecision("probe", self._probed(probe), keep=_BLOCK)
+        return after, TunerDecision("probe", {name: probe.value}, keep=_BLOCK)
 
-    def _arms(self, name: str, unit: float, step: float) -> tuple[float, float]:
-        """Returns the lower and the upper value. The step grows if rounding (of an `Int`) makes them equal."""
-        space = self.spaces[name]
-        while True:
-            below, above = space.from_unit(unit - step), space.from_unit(unit + step)
-            if below < above:
-                return below, above
-            step *= _GROWTH
-
-    def _probed(self, probe: Probe) -> dict[str, float]:
-        return {probe.name: probe.above if probe.sign > 0 else probe.below}
+    def _arms(self, state: BackoffState, name: str, base: float) -> tuple[float, float]:
+        space, unit = self.spaces[name], self.spaces[name].to_unit(base)
+        floor, ceiling = state.floors.get(name), state.ceilings.get(name)
+        step = state.steps[name]
+        if not state.learned:
+            step = max(step, min(_WIDENING * self.perturbation_scale, _WIDEST))
+        return arms(space, unit, step, floor, ceiling, self.min_perturbation, _UP if state.learned and not state.falling and state.directions.get(name) != 1 else 1.0)
 
     def _go_on(self, state: BackoffState, probe: Probe, evaluation: Evaluation) -> _After:
         """Adds an evaluation to the probe."""
-        score = evaluation.score
-        probe = replace(
-            probe,
-            times=(*probe.times, evaluation.window_id - evaluation.training_lag_windows),
-            scores=(*probe.scores, score.mean),
-            stderrs=(*probe.stderrs, score.stderr),
-            left=probe.left - 1,
-        )
-        fall = self._fall(state, probe)
-        if fall is not None:
-            return self._abort(state, probe, evaluation.env_steps, fall)
+        probe = probe.add(evaluation)
+        evidence, z = probe.change(state.recent, state.history)
+        if z < -_FALL and probe.in_block > 1:
+            return self._abort(state, probe, evaluation.env_steps, evidence)
         if probe.left > 0:
             return replace(state, probe=probe), None
-        before, block = probe.sign, probe.block + 1
-        if block == len(_SIGNS):
-            state = replace(state, learned=state.learned or trend(state.history) > _LEARNED)
-            ended = self._look(state, probe, evaluation)
-            if ended is not None:
-                return ended
-            probe = replace(probe, block=0, round=probe.round + 1)
-        else:
-            probe = replace(probe, block=block)
-        probe = replace(probe, left=self.block * 2**probe.round)
-        if probe.sign == before:
-            return replace(state, probe=probe), None
-        switches = (*probe.switches, (evaluation.window_id, probe.sign))
-        probe = replace(probe, switches=switches, level=_pooled(state), begun=len(probe.scores), sizes=())
-        return replace(state, probe=probe), TunerDecision("probe", self._probed(probe), keep=_BLOCK)
+        undo = z < (-_UNDO if state.learned else -_WUNDO)
+        probe = replace(probe, changes=(*probe.changes, (probe.side, evidence.difference, evidence.stderr)))
+        ended: _After | None = None
+        if probe.last_block:
+            for side in (-1, 1):
+                z = probe.total(side)
+                if z < -_CUM and state.learned:
+                    return self._abort(state, probe, evaluation.env_steps, evidence, side)
+            ended = self._look(state, probe, evaluation, undo=undo)
+        state = _undone(state, probe) if undo else state
+        if ended is not None:
+            return ended
+        after = probe.next_block(evaluation, state.recent, self.block, undo=undo)
+        store: dict[str, Any] = {"restore": _BLOCK} if undo else {"keep": _BLOCK}
+        if after.side == probe.side and not undo:
+            return replace(state, probe=after), TunerDecision("", **store)
+        return replace(state, probe=after), TunerDecision("probe", {after.name: after.value}, **store)
 
-    def _fall(self, state: BackoffState, probe: Probe) -> Evidence | None:
-        """Returns evidence that the score fell far below its level at the beginning of the block, or None."""
-        if len(probe.scores) < probe.begun + len(state.recent):
-            return None
-        reason = f"the score got worse with {probe.name} {self._probed(probe)[probe.name]:.4g}"
-        evidence, z = compare(_pooled(state), probe.level, reason, history=state.history)
-        return evidence if z < -_FALL else None
-
-    def _abort(self, state: BackoffState, probe: Probe, env_steps: int, evidence: Evidence) -> _After:
+    def _abort(self, state: BackoffState, probe: Probe, env_steps: int, evidence: Evidence, side: Side | None = None) -> _After:
         """Ends a probe whose value does harm and restores the state from the beginning of the block."""
         params = {probe.name: probe.base}
         cost = env_steps - probe.start
         decision = TunerDecision("aborted", params, evidence, cost, restore=_BLOCK, drop=(_BLOCK,), permanent=True)
-        return self._end_probe(state, probe, _TURN, quiet=True, decided=False), decision
+        side = side or probe.side
+        value = probe.above if side > 0 else probe.below
+        unit = self.spaces[probe.name].to_unit(value)
+        state = _undone(state, probe)
+        careful = state.learned and not state.falling
+        name = probe.name
+        if value == probe.base:
+            state = replace(state, falling=True)
+            return self._end_probe(state, probe, 1.0, quiet=False, decided=False), decision
+        floors, ceilings = dict(state.floors), dict(state.ceilings)
+        (ceilings if side > 0 else floors)[name] = unit
+        factor = 1.0
+        if name in floors and name in ceilings and not careful:
+            # Both sides fall, so it is the base that is wrong.
+            del floors[name], ceilings[name]
+            factor = _WIDENING
+        state = replace(state, floors=floors, ceilings=ceilings)
+        return self._end_probe(state, probe, factor, quiet=careful, decided=False), decision
 
-    def _look(self, state: BackoffState, probe: Probe, evaluation: Evaluation) -> _After | None:
+    def _look(self, state: BackoffState, probe: Probe, evaluation: Evaluation, *, undo: bool) -> _After | None:
         """Tests at the end of a round whether the probe can be decided. None: it goes on."""
         reason = f"gain per window with {probe.name} {probe.above:.4g} minus {probe.below:.4g}"
-        evidence, z = exposure_effect(probe.times, probe.exposures(), probe.scores, probe.stderrs, reason)
+        evidence, z = exposure_effect(probe.times, probe.exposures, probe.scores, probe.stderrs, reason)
         cost = evaluation.env_steps - probe.start
+        back = {"restore": _BLOCK} if undo else {}
         if abs(z) >= self._limit:
-            sign: Literal[-1, 1] = 1 if z > 0 else -1
+            sign: Side = 1 if z > 0 else -1
+            won = probe.above if sign > 0 else probe.below
+            if won == probe.base:
+                stay = TunerDecision("stay", {probe.name: won}, evidence, cost, drop=(_BLOCK,), permanent=True, **back)
+                return self._end_probe(replace(state, learned=True), probe, _SHRINKAGE, quiet=True), stay
             turned = state.directions.get(probe.name, sign) != sign
-            moved = replace(state, directions={**state.directions, probe.name: sign}, learned=True)
-            params = {probe.name: probe.above if sign > 0 else probe.below}
+            steps = state.steps if state.learned and not state.falling else state.steps | {probe.name: self.perturbation_scale / _GROWTH}
+            moved = replace(state, directions={**state.directions, probe.name: sign}, learned=True, falling=False, steps=steps)
+            if sign > 0:
+                moved = replace(moved, ceilings=_without(moved.ceilings, probe.name))
+            else:
+                moved = replace(moved, floors=_without(moved.floors, probe.name))
             kind = "commit" if sign > 0 else "reverse"
-            decision = TunerDecision(kind, params, evidence, cost, drop=(_BLOCK,), permanent=True)
+            decision = TunerDecision(kind, {probe.name: won}, evidence, cost, drop=(_BLOCK,), permanent=True, **back)
             return self._end_probe(moved, probe, _TURN if turned else _GROWTH, quiet=False), decision
-        learned, step = state.learned, state.steps[probe.name]
-        if probe.round + 1 < self.max_rounds and (learned or step >= self.max_perturbation):
+        careful = state.learned and not state.falling
+        if probe.round + 1 < (self.max_rounds if careful else min(self.max_rounds, _WROUNDS)):
             return None
-        quiet = learned or step >= _WIDEST
-        undecided = TunerDecision("undecided", {probe.name: probe.base}, evidence, cost, drop=(_BLOCK,), permanent=True)
-        factor = _SHRINKAGE if learned else _WIDENING
-        return self._end_probe(state, probe, factor, quiet=quiet, decided=learned), undecided
+        undecided = TunerDecision("undecided", {probe.name: probe.base}, evidence, cost, drop=(_BLOCK,), permanent=True, **back)
+        factor = _SHRINKAGE if careful else _WIDENING
+        return self._end_probe(state, probe, factor, quiet=careful, decided=careful), undecided
 
     def _end_probe(
         self, state: BackoffState, probe: Probe, factor: float, *, quiet: bool, decided: bool = True
     ) -> BackoffState:
-        largest = self.max_perturbation if state.learned else _WIDEST
+        largest = self.max_perturbation if state.learned and not state.falling else _WIDEST
         step = min(max(state.steps[probe.name] * factor, self.min_perturbation), largest)
         # The first wait is as long as the probe took; each further wait is at least twice as long as the last.
-        length = max(2 * state.quiet_length, len(probe.scores) - 1) if quiet else 0
+        length = int(max(2 * state.quiet_length, _REST * probe.taken)) if quiet else 0
         return replace(
             state,
             probe=None,
+            base=(),
             parameter=(state.parameter + 1) % len(self.spaces),
             steps=state.steps | {probe.name: step},
             quiet=length,
@@ -423,9 +413,24 @@ class BackoffOptimizer(BaseOptimizer):
         )
 
 
-def _pooled(state: BackoffState) -> Estimate:
-    """Pools the latest scores into one."""
-    return functools.reduce(pool, state.recent)
+def _undone(state: BackoffState, probe: Probe) -> BackoffState:
+    """Forgets the scores of a block that is undone."""
+    kept = state.history[: len(state.history) - probe.in_block] or probe.scores[probe.kept : probe.kept + 1]
+    return replace(state, history=kept, recent=probe.level)
+
+
+def _without(limits: dict[str, float], name: str) -> dict[str, float]:
+    return {other: limit for other, limit in limits.items() if other != name}
+
+
+def _nothing_to_win(state: BackoffState) -> bool:
+    n = min(state.since_set, len(state.history))
+    if not state.learned or n < 8:
+        return False
+    recent = state.history[-n:]
+    if max(recent[-8:]) == min(recent[-8:]) == max(state.history):
+        return True
+    return n >= _FLAT and abs(trend(recent)) < LIKELY_Z
 
 
 def _check_band(band: tuple[float, float]) -> tuple[float, float]:
