@@ -7,10 +7,16 @@ value than under the lower one, apart from the trend of the run (`exposure_effec
 that was learned is kept.
 
 After each round the probe is decided (the tuner commits to the better side) or goes on. After `max_rounds` it ends
-undecided: the old value stays, the step shrinks, and the tuner waits as long as the probe took, and twice as long after
-each further undecided probe. While nothing was learned in the run, there is nothing to lose: an undecided probe ends
-after its first round, and the next one has twice the step. If the two values do not differ, the probability of a commit
-is `false_commit_rate` over all rounds of one probe together.
+undecided: the old value stays, the step shrinks, and the tuner waits twice as long as the probe took, and twice as long
+again after each further probe without a commit. If the two values do not differ, the probability of a commit is
+`false_commit_rate` over all rounds of one probe together.
+
+The harm of a probe is bounded. A block in which the score falls is undone: weights, optimizer and statistics are those
+from its beginning again, so a value that destroys what was learned costs windows and not skill. A significant fall ends
+the probe, and its value becomes a limit: later probes go at most half of the way to it. Until the current values had 16
+evaluations (`_FIRST_BLOCKS`), and while the score rises under them, nothing is probed before something is learned. If
+it does not rise, there is nothing to lose: probes begin with twice the step, do not wait, and double it. And a tuner on
+a plateau goes quiet: after 32 evaluations without a trend, or 8 with exactly the best score, no probe begins.
 """
 
 from __future__ import annotations
@@ -28,7 +34,7 @@ from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.records import LEARNING_RATE, HyperparamSet
 from keras_optix.states import Count, Finite, NonNegative, State, Unbounded
-from keras_optix.statistics.estimates import Estimate, Evidence, trend
+from keras_optix.statistics.estimates import Comparison, Estimate, Evidence, trend
 from keras_optix.statistics.exposure import exposure_effect
 from keras_optix.statistics.levels import LIKELY_Z, SURE_Z
 from keras_optix.tuners.base_optimizer import BaseOptimizer, Bounds, TunerDecision
@@ -36,26 +42,24 @@ from keras_optix.tuners.probe import LEVEL, Probe, Segment, Side, arms
 from keras_optix.tuners.update_band import Move, UpdateBand, outside, size_of
 from keras_optix.validation import check_float, check_int
 
-import os
-E=lambda k,d: float(os.environ.get(k,d))
 _BLOCK, _BAND = "block", "band"  # names of stored states: from the beginning of a block, of a search of the band
 _APPROX_KL = "approx_kl"
 _HISTORY = 64  # evaluations
-_FALL = E("FALL",3.0)
-_UNDO = E("UNDO",0.5)
+_BASE = 32  # latest scores under the base that count as evidence in a probe
+_FALL = 3.0  # a fall by this many standard errors in a block ends a probe: one in 740 by chance
+_SUM_OF_FALLS = 2.5  # so does one over all blocks of a side, which is tested once a round
+# A fall of this size is undone: first where something was learned, then where nothing was (and the base may be worse
+# than either side), then where learning itself is noisy. It need not be significant: to undo a block costs its windows.
+_UNDONE, _UNDONE_EARLY, _UNDONE_NOISY = 0.5, 1.0, 2.0
 _PROVEN = SURE_Z  # trend of the scores, as a normal score, that proves the current values: one-sided 99 %
-_LEARNED = E("LEARNED",3.5)  # trend that shows that anything is learned at all; higher, because it is tested in every round
-_RISING = E("RISING",1.5)
+_LEARNED = 3.5  # trend that shows that anything is learned at all; higher, because it is tested again and again
+_RISING = 1.5  # trend with which the current values may be good
 _GROWTH, _SHRINKAGE, _TURN, _WIDENING = 1.5, 1.0 / 1.5, 0.5, 2.0
 _WIDEST = 0.5  # step while nothing is learned
-_REST = E("REST",2)
-_FLAT = int(E("FLAT",32))
-_UP = E("UP", 1.0)
-_WUNDO = E("WUNDO", 1.0)
-_BASEN = int(E("BASEN", 32))
-_BASE = int(E("BASEB", 4))
-_CUM = E("CUM", 2.5)
-_WROUNDS = int(E("WROUNDS", 3))
+_FIRST_BLOCKS = 4  # blocks under the current values before the first probe
+_REST = 2  # times the length of a probe
+_PLATEAU = 32  # evaluations without a trend that make a plateau
+_SAME = 8  # evaluations with exactly the best score that make one
 
 
 class BackoffState(State, frozen=True):
@@ -71,8 +75,12 @@ class BackoffState(State, frozen=True):
         learned: Whether the score ever rose.
         steps: Step of each hyperparameter, as a share of its range.
         directions: Direction of each hyperparameter's last commit, 1 upwards or -1.
-        floors: The highest value below the current one under which the score fell, in the space's coordinates.
-        ceilings: The lowest value above the current one under which it fell.
+        floors: A value of each hyperparameter, below the current one, under which the score fell (in the coordinates of
+            the search space).
+        ceilings: A value above the current one under which it fell.
+        falling: Whether the score fell under the current values although something was learned.
+        base: Latest scores under the current values: the last window on which the weights had been trained, the score
+            and its standard error.
         quiet: Evaluations left to wait.
         quiet_length: Length of the last wait in evaluations.
         active: False while the tuner is paused.
@@ -100,6 +108,23 @@ class BackoffState(State, frozen=True):
     band: UpdateBand | None = None
     band_start: Count = 0
     env_steps: Count = 0
+
+    @property
+    def careful(self) -> bool:
+        """Whether there is something to lose: something was learned, and the current values do not destroy it."""
+        return self.learned and not self.falling
+
+    def limited(self, name: str, side: Side, unit: float) -> BackoffState:
+        """Remembers a value under which the score fell."""
+        if side > 0:
+            return replace(self, ceilings=self.ceilings | {name: unit})
+        return replace(self, floors=self.floors | {name: unit})
+
+    def freed(self, name: str, side: int = 0) -> BackoffState:
+        """Forgets the limits of a hyperparameter: the upper one (1), the lower one (-1), or both (0)."""
+        floors = {other: unit for other, unit in self.floors.items() if other != name or side > 0}
+        ceilings = {other: unit for other, unit in self.ceilings.items() if other != name or side < 0}
+        return replace(self, floors=floors, ceilings=ceilings)
 
 
 _After = tuple[BackoffState, TunerDecision | None]  # the next state and the decision
@@ -206,13 +231,13 @@ class BackoffOptimizer(BaseOptimizer):
 
     def observe(self, state: BackoffState, evaluation: Evaluation, current: HyperparamSet) -> _After:
         """See `BaseOptimizer.observe`."""
-        score = evaluation.score
+        score, trained = evaluation.score, evaluation.window_id - evaluation.training_lag_windows
         state = replace(
             state,
             active=True,
             history=(*state.history, score.mean)[-_HISTORY:],
             recent=(*state.recent, score)[-LEVEL:],
-            base=(*state.base, (evaluation.window_id - evaluation.training_lag_windows, score.mean, score.stderr))[-_BASEN:],
+            base=(*state.base, (trained, score.mean, score.stderr))[-_BASE:],
             since_set=min(state.since_set + 1, _HISTORY),
         )
         if state.probe is not None:
@@ -261,27 +286,28 @@ class BackoffOptimizer(BaseOptimizer):
         if found is None:
             return state, None
         reason = f"{found.reason} with {probe.name} {probe.value:.4g}"
-        return self._abort(state, probe, env_steps, dataclasses.replace(found, reason=reason))
+        return self._abort(state, probe, env_steps, dataclasses.replace(found, reason=reason), probe.side)
 
     # By scores
 
     def _watch(self, state: BackoffState) -> BackoffState:
         """Takes note of a rise that shows that something is learned, and of a fall under the current values."""
+        slope = trend(state.history[-state.since_set :])
         if not state.learned:
-            return replace(state, learned=trend(state.history[-state.since_set :]) > _LEARNED)
-        if not state.falling and trend(state.history[-state.since_set :]) < -_LEARNED:
-            steps = {name: max(step, self.max_perturbation) for name, step in state.steps.items()}
-            return replace(state, falling=True, quiet=0, quiet_length=0, floors={}, ceilings={}, steps=steps)
-        return state
+            return replace(state, learned=slope > _LEARNED)
+        if state.falling or slope > -_LEARNED:
+            return state
+        steps = {name: max(step, self.max_perturbation) for name, step in state.steps.items()}
+        return replace(state, falling=True, quiet=0, quiet_length=0, floors={}, ceilings={}, steps=steps)
 
     def _may_learn(self, state: BackoffState) -> bool:
         """Whether the current values may be good, although nothing was proven yet."""
-        return state.since_set < _BASE * self.block or trend(state.history[-state.since_set :]) > _RISING
+        return state.since_set < _FIRST_BLOCKS * self.block or trend(state.history[-state.since_set :]) > _RISING
 
     def _begin(self, state: BackoffState, evaluation: Evaluation, current: HyperparamSet) -> _After:
-        name = tuple(self.spaces)[state.parameter]
-        base, band = current.params[name], state.band
-        below, above = self._arms(state, name, base)
+        name, band = tuple(self.spaces)[state.parameter], state.band
+        base, window = current.params[name], evaluation.window_id
+        below, above = self._values(state, name, base)
         first: Side = -1 if name in state.ceilings and name not in state.floors else 1
         probe = Probe(
             name=name,
@@ -291,146 +317,158 @@ class BackoffOptimizer(BaseOptimizer):
             start=evaluation.env_steps,
             first=first,
             level=state.recent,
-            segments=(Segment(evaluation.window_id, first, 0.0, 0.0),),
-            times=tuple(time - evaluation.window_id for time, _, _ in state.base),
+            segments=(Segment(window, first, 0.0, 0.0),),
+            times=tuple(trained - window for trained, _, _ in state.base),
             exposures=(0.0,) * len(state.base),
-            scores=tuple(mean for _, mean, _ in state.base),
+            scores=tuple(score for _, score, _ in state.base),
             stderrs=tuple(stderr for _, _, stderr in state.base),
+            left=self.block,
             begun=len(state.base),
             kept=len(state.base) - 1,
-            left=self.block,
+            earlier=len(state.base) - 1,
             limited=band is not None and name == LEARNING_RATE and not band.above,
         )
         # Updates from before the probe say nothing about the values after it.
         after = replace(state, probe=probe, band=band and band.rest())
         return after, TunerDecision("probe", {name: probe.value}, keep=_BLOCK)
 
-    def _arms(self, state: BackoffState, name: str, base: float) -> tuple[float, float]:
-        space, unit = self.spaces[name], self.spaces[name].to_unit(base)
-        floor, ceiling = state.floors.get(name), state.ceilings.get(name)
+    def _values(self, state: BackoffState, name: str, base: float) -> tuple[float, float]:
+        """Returns the values of a new probe."""
         step = state.steps[name]
         if not state.learned:
             step = max(step, min(_WIDENING * self.perturbation_scale, _WIDEST))
-        return arms(space, unit, step, floor, ceiling, self.min_perturbation, _UP if state.learned and not state.falling and state.directions.get(name) != 1 else 1.0)
+        space, floor, ceiling = self.spaces[name], state.floors.get(name), state.ceilings.get(name)
+        return arms(space, space.to_unit(base), step, floor, ceiling, self.min_perturbation)
 
     def _go_on(self, state: BackoffState, probe: Probe, evaluation: Evaluation) -> _After:
         """Adds an evaluation to the probe."""
-        probe = probe.add(evaluation)
-        evidence, z = probe.change(state.recent, state.history)
-        if z < -_FALL and probe.in_block > 1:
-            return self._abort(state, probe, evaluation.env_steps, evidence)
+        probe, env_steps = probe.add(evaluation), evaluation.env_steps
+        fall = probe.change(state.recent, state.history)
+        if fall.z < -_FALL and probe.in_block > 1:
+            return self._abort(state, probe.changed(fall.evidence), env_steps, fall.evidence, probe.side)
         if probe.left > 0:
             return replace(state, probe=probe), None
-        undo = z < (-_UNDO if state.learned else -_WUNDO)
-        probe = replace(probe, changes=(*probe.changes, (probe.side, evidence.difference, evidence.stderr)))
-        ended: _After | None = None
+        threshold = _UNDONE if state.learned else _UNDONE_EARLY
+        undo = fall.z < -(_UNDONE_NOISY if fall.noisy else threshold)
+        probe = probe.changed(fall.evidence)
         if probe.last_block:
-            for side in (-1, 1):
-                z = probe.total(side)
-                if z < -_CUM and state.learned:
-                    return self._abort(state, probe, evaluation.env_steps, evidence, side)
-            ended = self._look(state, probe, evaluation, undo=undo)
+            for total in (probe.total(-1), probe.total(1)) if state.learned else ():
+                if total.z < -_SUM_OF_FALLS:
+                    return self._abort(state, probe, env_steps, total.evidence, total.side)
+            ended = self._look(state, probe, env_steps, undo=undo)
+            if ended is not None:
+                return ended
         state = _undone(state, probe) if undo else state
-        if ended is not None:
-            return ended
         after = probe.next_block(evaluation, state.recent, self.block, undo=undo)
-        store: dict[str, Any] = {"restore": _BLOCK} if undo else {"keep": _BLOCK}
-        if after.side == probe.side and not undo:
-            return replace(state, probe=after), TunerDecision("", **store)
-        return replace(state, probe=after), TunerDecision("probe", {after.name: after.value}, **store)
+        state = replace(state, probe=after)
+        if undo:
+            return state, TunerDecision("probe", {after.name: after.value}, restore=_BLOCK)
+        if after.side == probe.side:
+            return state, TunerDecision("", keep=_BLOCK)
+        return state, TunerDecision("probe", {after.name: after.value}, keep=_BLOCK)
 
-    def _abort(self, state: BackoffState, probe: Probe, env_steps: int, evidence: Evidence, side: Side | None = None) -> _After:
-        """Ends a probe whose value does harm and restores the state from the beginning of the block."""
-        params = {probe.name: probe.base}
-        cost = env_steps - probe.start
-        decision = TunerDecision("aborted", params, evidence, cost, restore=_BLOCK, drop=(_BLOCK,), permanent=True)
-        side = side or probe.side
-        value = probe.above if side > 0 else probe.below
-        unit = self.spaces[probe.name].to_unit(value)
-        state = _undone(state, probe)
-        careful = state.learned and not state.falling
-        name = probe.name
-        if value == probe.base:
-            state = replace(state, falling=True)
-            return self._end_probe(state, probe, 1.0, quiet=False, decided=False), decision
-        floors, ceilings = dict(state.floors), dict(state.ceilings)
-        (ceilings if side > 0 else floors)[name] = unit
-        factor = 1.0
-        if name in floors and name in ceilings and not careful:
+    def _abort(self, state: BackoffState, probe: Probe, env_steps: int, evidence: Evidence, side: Side) -> _After:
+        """Ends a probe with a value that does harm, and restores the state from the beginning of the block."""
+        name, fallen = probe.name, probe.above if side > 0 else probe.below
+        decision = TunerDecision(
+            "aborted",
+            {name: probe.base},
+            evidence,
+            env_steps - probe.start,
+            restore=_BLOCK,
+            drop=(_BLOCK,),
+            permanent=True,
+        )
+        state, careful = _undone(state, probe), state.careful
+        if fallen == probe.base:
+            return self._end_probe(replace(state, falling=True), probe, 1.0, quiet=False, decided=False), decision
+        limited = state.limited(name, side, self.spaces[name].to_unit(fallen))
+        effect = self._effect(probe)
+        if not careful and -side * effect.z >= self._limit:
+            # Nothing speaks for the base, and the score rose under the other value. So that one stays.
+            won = {name: probe.below if side > 0 else probe.above}
+            kind = "reverse" if side > 0 else "commit"
+            decision = dataclasses.replace(decision, kind=kind, params=won, evidence=effect.evidence)
+            return self._end_probe(self._moved(limited, name, -side), probe, 1.0, quiet=False), decision
+        if not careful and name in limited.floors and name in limited.ceilings:
             # Both sides fall, so it is the base that is wrong.
-            del floors[name], ceilings[name]
-            factor = _WIDENING
-        state = replace(state, floors=floors, ceilings=ceilings)
-        return self._end_probe(state, probe, factor, quiet=careful, decided=False), decision
+            return self._end_probe(limited.freed(name), probe, _WIDENING, quiet=False, decided=False), decision
+        return self._end_probe(limited, probe, 1.0, quiet=careful, decided=False), decision
 
-    def _look(self, state: BackoffState, probe: Probe, evaluation: Evaluation, *, undo: bool) -> _After | None:
-        """Tests at the end of a round whether the probe can be decided. None: it goes on."""
+    def _effect(self, probe: Probe) -> Comparison:
         reason = f"gain per window with {probe.name} {probe.above:.4g} minus {probe.below:.4g}"
-        evidence, z = exposure_effect(probe.times, probe.exposures, probe.scores, probe.stderrs, reason)
-        cost = evaluation.env_steps - probe.start
-        back = {"restore": _BLOCK} if undo else {}
-        if abs(z) >= self._limit:
-            sign: Side = 1 if z > 0 else -1
-            won = probe.above if sign > 0 else probe.below
-            if won == probe.base:
-                stay = TunerDecision("stay", {probe.name: won}, evidence, cost, drop=(_BLOCK,), permanent=True, **back)
-                return self._end_probe(replace(state, learned=True), probe, _SHRINKAGE, quiet=True), stay
-            turned = state.directions.get(probe.name, sign) != sign
-            steps = state.steps if state.learned and not state.falling else state.steps | {probe.name: self.perturbation_scale / _GROWTH}
-            moved = replace(state, directions={**state.directions, probe.name: sign}, learned=True, falling=False, steps=steps)
-            if sign > 0:
-                moved = replace(moved, ceilings=_without(moved.ceilings, probe.name))
-            else:
-                moved = replace(moved, floors=_without(moved.floors, probe.name))
-            kind = "commit" if sign > 0 else "reverse"
-            decision = TunerDecision(kind, {probe.name: won}, evidence, cost, drop=(_BLOCK,), permanent=True, **back)
-            return self._end_probe(moved, probe, _TURN if turned else _GROWTH, quiet=False), decision
-        careful = state.learned and not state.falling
-        if probe.round + 1 < (self.max_rounds if careful else min(self.max_rounds, _WROUNDS)):
+        return exposure_effect(probe.times, probe.exposures, probe.scores, probe.stderrs, reason)
+
+    def _moved(self, state: BackoffState, name: str, sign: int) -> BackoffState:
+        """Returns the state after a commit."""
+        steps = state.steps if state.careful else state.steps | {name: self.perturbation_scale}
+        directions: dict[str, Side] = {**state.directions, name: 1 if sign > 0 else -1}
+        return replace(state, directions=directions, steps=steps, learned=True, falling=False)
+
+    def _look(self, state: BackoffState, probe: Probe, env_steps: int, *, undo: bool) -> _After | None:
+        """Tests at the end of a round whether the probe can be decided. None: it goes on."""
+        (evidence, z), name, careful = self._effect(probe), probe.name, state.careful
+        decided = abs(z) >= self._limit
+        if not decided and probe.round + 1 < self.max_rounds:
             return None
-        undecided = TunerDecision("undecided", {probe.name: probe.base}, evidence, cost, drop=(_BLOCK,), permanent=True, **back)
+        won = probe.base if not decided else probe.above if z > 0.0 else probe.below
+        decision = TunerDecision(
+            "undecided",
+            {name: won},
+            evidence,
+            env_steps - probe.start,
+            restore=_BLOCK if undo else None,
+            drop=(_BLOCK,),
+            permanent=True,
+        )
+        state = _undone(state, probe) if undo else state
+        if decided and won != probe.base:
+            sign: Side = 1 if z > 0.0 else -1
+            turned = state.directions.get(name, sign) != sign
+            factor = 1.0 if not careful else _TURN if turned else _GROWTH
+            # What was a limit need not be one any more: the best value lies in its direction.
+            moved = self._moved(state, name, sign).freed(name, sign)
+            kind = "commit" if sign > 0 else "reverse"
+            return self._end_probe(moved, probe, factor, quiet=False), dataclasses.replace(decision, kind=kind)
+        if decided:
+            ended = self._end_probe(replace(state, learned=True), probe, _SHRINKAGE, quiet=True)
+            return ended, dataclasses.replace(decision, kind="stay")
         factor = _SHRINKAGE if careful else _WIDENING
-        return self._end_probe(state, probe, factor, quiet=careful, decided=careful), undecided
+        return self._end_probe(state, probe, factor, quiet=careful, decided=careful), decision
 
     def _end_probe(
         self, state: BackoffState, probe: Probe, factor: float, *, quiet: bool, decided: bool = True
     ) -> BackoffState:
-        largest = self.max_perturbation if state.learned and not state.falling else _WIDEST
+        largest = self.max_perturbation if state.careful else _WIDEST
         step = min(max(state.steps[probe.name] * factor, self.min_perturbation), largest)
-        # The first wait is as long as the probe took; each further wait is at least twice as long as the last.
-        length = int(max(2 * state.quiet_length, _REST * probe.taken)) if quiet else 0
+        length = max(2 * state.quiet_length, _REST * probe.taken) if quiet else 0
         return replace(
             state,
             probe=None,
-            base=(),
             parameter=(state.parameter + 1) % len(self.spaces),
             steps=state.steps | {probe.name: step},
             quiet=length,
             quiet_length=length,
             since_set=0,
+            base=(),
             # The scores decided this probe, so the size of the updates counts less from now on.
             proven=state.proven or decided,
         )
 
 
 def _undone(state: BackoffState, probe: Probe) -> BackoffState:
-    """Forgets the scores of a block that is undone."""
-    kept = state.history[: len(state.history) - probe.in_block] or probe.scores[probe.kept : probe.kept + 1]
+    """Forgets the scores of a block that is undone: they are not those of the current weights' past."""
+    kept = state.history[: len(state.history) - probe.in_block] or (probe.scores[probe.kept],)
     return replace(state, history=kept, recent=probe.level)
 
 
-def _without(limits: dict[str, float], name: str) -> dict[str, float]:
-    return {other: limit for other, limit in limits.items() if other != name}
-
-
 def _nothing_to_win(state: BackoffState) -> bool:
-    n = min(state.since_set, len(state.history))
-    if not state.learned or n < 8:
-        return False
-    recent = state.history[-n:]
-    if max(recent[-8:]) == min(recent[-8:]) == max(state.history):
+    """Whether the score is on a plateau: something was learned, and now it neither rises nor falls."""
+    scores = state.history[-state.since_set :] if state.since_set else ()
+    latest = scores[-_SAME:]
+    if len(latest) == _SAME and min(latest) == max(latest) == max(state.history):
         return True
-    return n >= _FLAT and abs(trend(recent)) < LIKELY_Z
+    return len(scores) >= _PLATEAU and abs(trend(scores)) < LIKELY_Z
 
 
 def _check_band(band: tuple[float, float]) -> tuple[float, float]:

@@ -11,20 +11,48 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
+import numpy as np
 from msgspec.structs import replace
 
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.states import Count, Finite, State, Unbounded
-from keras_optix.statistics.estimates import Estimate, Evidence, compare, noise_from_differences, pool, standardised
+from keras_optix.statistics.estimates import Estimate, Evidence, compare, noise_from_differences, pool
 from keras_optix.tuners.search_space import SearchSpace
 
 Side = Literal[-1, 1]
 _SIGNS: tuple[Side, ...] = (1, -1, -1, 1)
 LEVEL = 4  # scores that make a level
 _GROWTH = 1.5
+_NOISY = 2.0  # levels that differ by this many times the noise of their scores show that learning itself is noisy
+
+
+class Change(NamedTuple):
+    """By how much the score changed in a block.
+
+    Attributes:
+        evidence: The change.
+        z: Its significance as a normal score.
+        noisy: Whether learning itself is so noisy that levels differ far more than the noise of their scores explains.
+    """
+
+    evidence: Evidence
+    z: float
+    noisy: bool
+
+
+class Total(NamedTuple):
+    """The sum of the changes in all blocks of a side."""
+
+    side: Side
+    evidence: Evidence
+
+    @property
+    def z(self) -> float:
+        """Its significance."""
+        return self.evidence.z
 
 
 class Segment(State, frozen=True):
@@ -67,7 +95,9 @@ class Probe(State, frozen=True):
         left: Evaluations left in this block.
         begun: Number of scores before this block.
         kept: Number of the score whose weights are stored as the beginning of this block.
+        earlier: Number of scores from before the probe, except for the one with which it began.
         sizes: Logarithms (base 10) of the sizes of the updates in this block.
+        changes: For each block that ended, its side, the change of the score and its standard error.
         limited: Whether updates that are too large end the probe.
         block: Number of blocks that ended in this round.
         round: Number of rounds that ended.
@@ -88,6 +118,7 @@ class Probe(State, frozen=True):
     left: Count
     begun: Count = 1
     kept: Count = 0
+    earlier: Count = 0
     sizes: tuple[Finite, ...] = ()
     changes: tuple[tuple[Side, Finite, Unbounded], ...] = ()
     limited: bool = False
@@ -113,7 +144,7 @@ class Probe(State, frozen=True):
     @property
     def taken(self) -> int:
         """Number of scores since the probe began."""
-        return sum(1 for t in self.times if t > 0)
+        return len(self.scores) - 1 - self.earlier
 
     @property
     def last_block(self) -> bool:
@@ -164,27 +195,46 @@ class Probe(State, frozen=True):
         segment = Segment(evaluation.window_id, after.side, time, exposure)
         return replace(after, segments=(*self.segments, segment), sizes=())
 
-    def total(self, side: Side) -> float:
-        """Significance of all changes of the score in blocks of a side."""
-        mine = [(d, e) for s, d, e in self.changes if s == side]
-        stderr = math.sqrt(sum(e * e for _, e in mine))
-        return standardised(sum(d for d, _ in mine), stderr)
+    def changed(self, evidence: Evidence) -> Probe:
+        """Remembers by how much the score changed in this block."""
+        return replace(self, changes=(*self.changes, (self.side, evidence.difference, evidence.stderr)))
 
-    def change(self, recent: Sequence[Estimate], history: Sequence[float]) -> tuple[Evidence, float]:
+    def total(self, side: Side) -> Total:
+        """Returns the sum of the changes of the score in the blocks of a side."""
+        mine = [(difference, stderr) for its_side, difference, stderr in self.changes if its_side == side]
+        reason = f"the score got worse with {self.name} {self.above if side > 0 else self.below:.4g}"
+        stderr = math.sqrt(sum(stderr * stderr for _, stderr in mine))
+        return Total(side, Evidence(sum(difference for difference, _ in mine), stderr, len(self.scores), reason))
+
+    def change(self, recent: Sequence[Estimate], history: Sequence[float]) -> Change:
         """Compares the latest scores of this block with those before it.
 
         Args:
             recent: The latest scores.
             history: Means of earlier scores, whose scatter shows the noise.
-
-        Returns:
-            The evidence and its significance as a normal score.
         """
         reason = f"the score got worse with {self.name} {self.value:.4g}"
-        found = compare(
-            level_of(recent[-min(self.in_block, LEVEL) :], history), level_of(self.level, history), reason, history=history
-        )
-        return found.evidence, found.z
+        now, before = level_of(recent[-min(self.in_block, LEVEL) :], history), level_of(self.level, history)
+        found, z = compare(now, before, reason, history=history)
+        usual = _usual_change(history) if z < 0.0 else 0.0
+        if usual <= _NOISY * found.stderr:
+            return Change(found, z, False)
+        found = Evidence(found.difference, usual, found.n, reason)
+        return Change(found, found.z, True)
+
+
+def _usual_change(history: Sequence[float]) -> float:
+    """Estimates by how much levels differ from one to the next, apart from the trend: the noise of learning itself.
+
+    Returns:
+        The standard deviation, from a median absolute deviation; 0 for a short history.
+    """
+    if len(history) < 4 * LEVEL:
+        return 0.0
+    sums = np.concatenate([[0.0], np.cumsum(np.asarray(history, np.float64))])
+    levels = (sums[LEVEL:] - sums[:-LEVEL]) / LEVEL
+    changes = levels[LEVEL:] - levels[:-LEVEL]
+    return 1.4826 * float(np.median(np.abs(changes - np.median(changes))))
 
 
 def level_of(scores: Sequence[Estimate], history: Sequence[float]) -> Estimate:
@@ -205,7 +255,7 @@ def level_of(scores: Sequence[Estimate], history: Sequence[float]) -> Estimate:
 
 
 def arms(
-    space: SearchSpace, unit: float, step: float, floor: float | None, ceiling: float | None, smallest: float, share: float = 1.0
+    space: SearchSpace, unit: float, step: float, floor: float | None, ceiling: float | None, smallest: float
 ) -> tuple[float, float]:
     """Returns the lower and the upper value of a probe.
 
@@ -226,7 +276,6 @@ def arms(
         return 0.0 if way < smallest else way
 
     down, up = reach(floor), reach(ceiling)
-    up = up if up < smallest else max(smallest, min(up, share * step))
     if down == up == 0.0:
         down = up = step
     while True:
