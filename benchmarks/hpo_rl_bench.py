@@ -94,7 +94,7 @@ def run(env: str, learning_rate: float, gamma: float, steps: int, seed: int) -> 
         "commit": commit_in_force(),
         "final_return": final.primary_score,
         "final_learning_rate": float(agent.optimizer.learning_rate.numpy()),
-        "final_gamma": float(agent.gamma),
+        "final_gamma": float(agent.hyperparams["gamma"]),
         "env_steps": callback.env_steps,
         "evaluation_env_steps": callback.evaluation_env_steps,
         "schedule": [[step.env_steps, step.params, step.kind] for step in callback.schedule.steps if step.permanent],

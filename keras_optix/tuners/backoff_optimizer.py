@@ -7,15 +7,15 @@ value than under the lower one, apart from the trend of the run (`exposure_effec
 that was learned is kept.
 
 After each round the probe is decided (the tuner commits to the better side) or goes on. After `max_rounds` it ends
-undecided: the old value stays, the step shrinks, and the tuner waits twice as long as the probe took, and twice as long
-again after each further probe without a commit. If the two values do not differ, the probability of a commit is
-`false_commit_rate` over all rounds of one probe together.
+undecided: the old value stays, the step shrinks, and the tuner waits three times as long as the probe took, and at
+least twice as long as the last time after each further probe without a commit. If the two values do not differ, the
+probability of a commit is `false_commit_rate` over all rounds of one probe together.
 
 The harm of a probe is bounded. A block in which the score falls is undone: weights, optimizer and statistics are those
 from its beginning again, so a value that destroys what was learned costs windows and not skill. A significant fall ends
-the probe, and its value becomes a limit: later probes go at most half of the way to it. Until the current values had 16
-evaluations (`_FIRST_BLOCKS`), and while the score rises under them, nothing is probed before something is learned. If
-it does not rise, there is nothing to lose: probes begin with twice the step, do not wait, and double it. And a tuner on
+the probe, and its value becomes a limit: later probes go at most half of the way to it. Before the first probe the
+current values get five blocks of evaluations, and more while the score rises under them, until that is proven. If the
+score does not rise, there is nothing to lose: probes begin with twice the step, do not wait, and double it. A tuner on
 a plateau goes quiet: after 32 evaluations without a trend, or 8 with exactly the best score, no probe begins.
 """
 
@@ -56,8 +56,8 @@ _LEARNED = 3.5  # trend that shows that anything is learned at all; higher, beca
 _RISING = 1.5  # trend with which the current values may be good
 _GROWTH, _SHRINKAGE, _TURN, _WIDENING = 1.5, 1.0 / 1.5, 0.5, 2.0
 _WIDEST = 0.5  # step while nothing is learned
-_FIRST_BLOCKS = 4  # blocks under the current values before the first probe
-_REST = 2  # times the length of a probe
+_FIRST_BLOCKS = 5  # blocks under the current values before the first probe
+_REST = 3  # times the length of a probe
 _PLATEAU = 32  # evaluations without a trend that make a plateau
 _SAME = 8  # evaluations with exactly the best score that make one
 
@@ -146,7 +146,8 @@ class BackoffOptimizer(BaseOptimizer):
         min_perturbation: Smallest step. Defaults to 0.02. A step shrinks by half when a commit reverses the direction
             or a fall of the score ends a probe, and by a third when a probe is undecided.
         block: Evaluations in a block of the first round; blocks are twice as long in each next round. Defaults to 4.
-        max_rounds: Rounds of four blocks until a probe ends undecided. Defaults to 3: at most 112 evaluations.
+        max_rounds: Rounds of four blocks until a probe ends undecided; one less once something was learned, but at
+            least one. Defaults to 3: at most 112 evaluations, and 48 once something was learned.
         false_commit_rate: Probability that a probe commits if the two values do not differ. Defaults to 0.05.
         update_band: Smallest and largest plausible KL divergence of an update (the log `approx_kl` of `PPOAgent`, in
             nats). While no score speaks for the current values, a `learning_rate` whose updates lie outside is moved
@@ -409,7 +410,8 @@ class BackoffOptimizer(BaseOptimizer):
         """Tests at the end of a round whether the probe can be decided. None: it goes on."""
         (evidence, z), name, careful = self._effect(probe), probe.name, state.careful
         decided = abs(z) >= self._limit
-        if not decided and probe.round + 1 < self.max_rounds:
+        rounds = self.max_rounds - careful  # there is less to win, and more to lose
+        if not decided and probe.round + 1 < rounds:
             return None
         won = probe.base if not decided else probe.above if z > 0.0 else probe.below
         decision = TunerDecision(
