@@ -12,7 +12,7 @@ restricted log likelihood (Harville 1974, "Bayesian inference for variance compo
 Biometrika 61) is within 1 of the largest, and the significance is that of the least favourable plausible ratio.
 
 Training may be undone: then times and exposures go back, and the run branches. Two scores share the walk up to the time
-at which their branches part, which is the smallest time between them.
+at which their branches part.
 """
 
 from __future__ import annotations
@@ -77,12 +77,17 @@ def exposure_effect(
 
 
 def _shared(times: np.ndarray) -> np.ndarray:
-    """Returns, for each two scores, the time up to which they share their past."""
-    shared = np.zeros((len(times), len(times)))
-    for k in range(len(times)):
-        shared[k, k:] = np.minimum.accumulate(times[k:])
-        shared[k:, k] = shared[k, k:]
-    return shared
+    """Returns, for each two scores, the time up to which they share their past.
+
+    Where times go back, the first score of the new branch has been trained by up to one step since the branches part.
+    """
+    parts = times.copy()
+    parts[1:] -= np.where(times[1:] < times[:-1], 1.0, 0.0)
+    shared = np.diag(times)
+    for k in range(len(times) - 1):
+        shared[k, k + 1 :] = np.minimum(times[k], np.minimum.accumulate(parts[k + 1 :]))
+        shared[k + 1 :, k] = shared[k, k + 1 :]
+    return np.maximum(shared, 0.0)
 
 
 def _relative_variances(stderrs: Sequence[float]) -> np.ndarray:

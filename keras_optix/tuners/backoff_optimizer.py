@@ -57,6 +57,7 @@ _RISING = 1.5  # trend with which the current values may be good
 _GROWTH, _SHRINKAGE, _TURN, _WIDENING = 1.5, 1.0 / 1.5, 0.5, 2.0
 _WIDEST = 0.5  # step while nothing is learned
 _FIRST_BLOCKS = 5  # blocks under the current values before the first probe
+_NEXT_BLOCKS = 2  # and before each further probe, while nothing is learned
 _REST = 3  # times the length of a probe
 _PLATEAU = 32  # evaluations without a trend that make a plateau
 _SAME = 8  # evaluations with exactly the best score that make one
@@ -303,7 +304,9 @@ class BackoffOptimizer(BaseOptimizer):
 
     def _may_learn(self, state: BackoffState) -> bool:
         """Whether the current values may be good, although nothing was proven yet."""
-        return state.since_set < _FIRST_BLOCKS * self.block or trend(state.history[-state.since_set :]) > _RISING
+        widened = max(state.steps.values()) > self.perturbation_scale
+        blocks = _NEXT_BLOCKS if widened else _FIRST_BLOCKS
+        return state.since_set < blocks * self.block or trend(state.history[-state.since_set :]) > _RISING
 
     def _begin(self, state: BackoffState, evaluation: Evaluation, current: HyperparamSet) -> _After:
         name, band = tuple(self.spaces)[state.parameter], state.band
