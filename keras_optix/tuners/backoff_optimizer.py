@@ -200,7 +200,8 @@ class BackoffOptimizer(BaseOptimizer):
             StateError: The state belongs to a tuner of other hyperparameters, or is not a state of this tuner.
         """
         state: BackoffState = super().read_state(values)
-        named = {*state.steps, *state.directions, *([] if state.probe is None else [state.probe.name])}
+        named = {*state.steps, *state.directions, *state.floors, *state.ceilings}
+        named |= set() if state.probe is None else {state.probe.name}
         if set(state.steps) != set(self.spaces) or not named <= set(self.spaces) or state.parameter >= len(self.spaces):
             fix = "Resume with the options that the run began with."
             problem = "The saved state belongs to a tuner of other hyperparameters."
