@@ -27,16 +27,15 @@ from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.records import LEARNING_RATE, HyperparamSet
-from keras_optix.states import Count, Finite, NonNegative, State, Unbounded
-from keras_optix.statistics.estimates import Comparison, Estimate, Evidence, trend
+from keras_optix.statistics.estimates import Comparison, Evidence
 from keras_optix.statistics.exposure import exposure_effect
-from keras_optix.statistics.levels import LIKELY_Z, SURE_Z
+from keras_optix.statistics.levels import SURE_Z
+from keras_optix.tuners.backoff_state import HISTORY, BackoffState
 from keras_optix.tuners.base_optimizer import BaseOptimizer, Bounds, TunerDecision
 from keras_optix.tuners.probe import LEVEL, Probe, Segment, Side, arms
 from keras_optix.tuners.update_band import Move, UpdateBand, outside, size_of
@@ -44,7 +43,6 @@ from keras_optix.validation import check_float, check_int
 
 _BLOCK, _BAND = "block", "band"  # names of stored states: from the beginning of a block, of a search of the band
 _APPROX_KL = "approx_kl"
-_HISTORY = 64  # evaluations
 _BASE = 32  # latest scores under the base that count as evidence in a probe
 _FALL = 3.0  # a fall by this many standard errors in a block ends a probe: one in 740 by chance
 _SUM_OF_FALLS = 2.5  # so does one over all blocks of a side, which is tested once a round
@@ -59,73 +57,6 @@ _WIDEST = 0.5  # step while nothing is learned
 _FIRST_BLOCKS = 5  # blocks under the current values before the first probe
 _NEXT_BLOCKS = 2  # and before each further probe, while nothing is learned
 _REST = 3  # times the length of a probe
-_PLATEAU = 32  # evaluations without a trend that make a plateau
-_SAME = 8  # evaluations with exactly the best score that make one
-
-
-class BackoffState(State, frozen=True):
-    """The state of a `BackoffOptimizer` in a run.
-
-    Attributes:
-        parameter: Index of the hyperparameter that is probed next or now.
-        probe: The running probe, or None.
-        recent: The latest scores.
-        history: Means of the scores.
-        since_set: How many scores of the history belong to the current values.
-        proven: Whether the score rose under the current values.
-        learned: Whether the score ever rose.
-        steps: Step of each hyperparameter, as a share of its range.
-        directions: Direction of each hyperparameter's last commit, 1 upwards or -1.
-        floors: A value of each hyperparameter, below the current one, under which the score fell (in the coordinates of
-            the search space).
-        ceilings: A value above the current one under which it fell.
-        falling: Whether the score fell under the current values although something was learned.
-        base: Latest scores under the current values: the last window on which the weights had been trained, the score
-            and its standard error.
-        quiet: Evaluations left to wait.
-        quiet_length: Length of the last wait in evaluations.
-        active: False while the tuner is paused.
-        band: The search by the size of the updates, or None.
-        band_start: Environment steps before the updates that the band holds.
-        env_steps: Environment steps at the last update.
-    """
-
-    parameter: Count = 0
-    probe: Probe | None = None
-    recent: tuple[Estimate, ...] = ()
-    history: tuple[Finite, ...] = ()
-    since_set: Count = 0
-    proven: bool = False
-    learned: bool = False
-    steps: dict[str, NonNegative] = msgspec.field(default_factory=dict)
-    directions: dict[str, Side] = msgspec.field(default_factory=dict)
-    floors: dict[str, Finite] = msgspec.field(default_factory=dict)
-    ceilings: dict[str, Finite] = msgspec.field(default_factory=dict)
-    falling: bool = False
-    base: tuple[tuple[Finite, Finite, Unbounded], ...] = ()
-    quiet: Count = 0
-    quiet_length: Count = 0
-    active: bool = True
-    band: UpdateBand | None = None
-    band_start: Count = 0
-    env_steps: Count = 0
-
-    @property
-    def careful(self) -> bool:
-        """Whether there is something to lose: something was learned, and the current values do not destroy it."""
-        return self.learned and not self.falling
-
-    def limited(self, name: str, side: Side, unit: float) -> BackoffState:
-        """Remembers a value under which the score fell."""
-        if side > 0:
-            return replace(self, ceilings=self.ceilings | {name: unit})
-        return replace(self, floors=self.floors | {name: unit})
-
-    def freed(self, name: str, side: int = 0) -> BackoffState:
-        """Forgets the limits of a hyperparameter: the upper one (1), the lower one (-1), or both (0)."""
-        floors = {other: unit for other, unit in self.floors.items() if other != name or side > 0}
-        ceilings = {other: unit for other, unit in self.ceilings.items() if other != name or side < 0}
-        return replace(self, floors=floors, ceilings=ceilings)
 
 
 _After = tuple[BackoffState, TunerDecision | None]  # the next state and the decision
@@ -221,7 +152,7 @@ class BackoffOptimizer(BaseOptimizer):
         if band is None or size is None or not math.isfinite(size) or not state.active:
             return state, None
         if state.probe is not None:
-            probe = replace(state.probe, sizes=(*state.probe.sizes, size_of(size))[-_HISTORY:])
+            probe = replace(state.probe, sizes=(*state.probe.sizes, size_of(size))[-HISTORY:])
             return self._limit_probe(replace(state, probe=probe), probe, band, env_steps)
         first = not band.sizes
         band, move = band.add(size).ask()
@@ -238,19 +169,19 @@ class BackoffOptimizer(BaseOptimizer):
         state = replace(
             state,
             active=True,
-            history=(*state.history, score.mean)[-_HISTORY:],
+            history=(*state.history, score.mean)[-HISTORY:],
             recent=(*state.recent, score)[-LEVEL:],
             base=(*state.base, (trained, score.mean, score.stderr))[-_BASE:],
-            since_set=min(state.since_set + 1, _HISTORY),
+            since_set=min(state.since_set + 1, HISTORY),
         )
         if state.probe is not None:
             return self._go_on(state, state.probe, evaluation)
         if not state.proven:
-            state = replace(state, proven=trend(state.history[-state.since_set :]) > _PROVEN)
+            state = replace(state, proven=state.slope > _PROVEN)
         state = self._watch(state)
         if state.quiet > 0:
             return replace(state, quiet=state.quiet - 1), None
-        if _nothing_to_win(state) if state.learned else self._may_learn(state):
+        if state.nothing_to_win if state.learned else self._may_learn(state):
             return state, None
         if state.band is not None and not state.proven and state.band.pending:
             return state, None
@@ -270,7 +201,7 @@ class BackoffOptimizer(BaseOptimizer):
     def _move(self, state: BackoffState, move: Move, cost: int, current: HyperparamSet) -> _After:
         """Moves the learning rate towards the band, unless scores speak for its current value."""
         bold = move.factor < 1.0
-        rising = state.since_set > 0 and trend(state.history[-state.since_set :]) > 0.0
+        rising = state.slope > 0.0
         if state.proven and (rising or not bold):
             return replace(state, band=state.band and state.band.rest()), None
         space, old = self.spaces[LEARNING_RATE], current.params[LEARNING_RATE]
@@ -295,7 +226,7 @@ class BackoffOptimizer(BaseOptimizer):
 
     def _watch(self, state: BackoffState) -> BackoffState:
         """Takes note of a rise that shows that something is learned, and of a fall under the current values."""
-        slope = trend(state.history[-state.since_set :])
+        slope = state.slope
         if not state.learned:
             return replace(state, learned=slope > _LEARNED)
         if state.falling or slope > -_LEARNED:
@@ -307,7 +238,7 @@ class BackoffOptimizer(BaseOptimizer):
         """Whether the current values may be good, although nothing was proven yet."""
         widened = max(state.steps.values()) > self.perturbation_scale
         blocks = _NEXT_BLOCKS if widened else _FIRST_BLOCKS
-        return state.since_set < blocks * self.block or trend(state.history[-state.since_set :]) > _RISING
+        return state.since_set < blocks * self.block or state.slope > _RISING
 
     def _begin(self, state: BackoffState, evaluation: Evaluation, current: HyperparamSet) -> _After:
         name, band = tuple(self.spaces)[state.parameter], state.band
@@ -363,7 +294,7 @@ class BackoffOptimizer(BaseOptimizer):
             ended = self._look(state, probe, env_steps, undo=undo)
             if ended is not None:
                 return ended
-        state = _undone(state, probe) if undo else state
+        state = state.undone(probe) if undo else state
         after = probe.next_block(evaluation, state.recent, self.block, undo=undo)
         state = replace(state, probe=after)
         if undo:
@@ -384,7 +315,7 @@ class BackoffOptimizer(BaseOptimizer):
             drop=(_BLOCK,),
             permanent=True,
         )
-        state, careful = _undone(state, probe), state.careful
+        state, careful = state.undone(probe), state.careful
         if fallen == probe.base:
             return self._end_probe(replace(state, falling=True), probe, 1.0, quiet=False, decided=False), decision
         limited = state.limited(name, side, self.spaces[name].to_unit(fallen))
@@ -427,7 +358,7 @@ class BackoffOptimizer(BaseOptimizer):
             drop=(_BLOCK,),
             permanent=True,
         )
-        state = _undone(state, probe) if undo else state
+        state = state.undone(probe) if undo else state
         if decided and won != probe.base:
             sign: Side = 1 if z > 0.0 else -1
             turned = state.directions.get(name, sign) != sign
@@ -460,21 +391,6 @@ class BackoffOptimizer(BaseOptimizer):
             # The scores decided this probe, so the size of the updates counts less from now on.
             proven=state.proven or decided,
         )
-
-
-def _undone(state: BackoffState, probe: Probe) -> BackoffState:
-    """Forgets the scores of a block that is undone: they are not those of the current weights' past."""
-    kept = state.history[: len(state.history) - probe.in_block] or (probe.scores[probe.kept],)
-    return replace(state, history=kept, recent=probe.level)
-
-
-def _nothing_to_win(state: BackoffState) -> bool:
-    """Whether the score is on a plateau: something was learned, and now it neither rises nor falls."""
-    scores = state.history[-state.since_set :] if state.since_set else ()
-    latest = scores[-_SAME:]
-    if len(latest) == _SAME and min(latest) == max(latest) == max(state.history):
-        return True
-    return len(scores) >= _PLATEAU and abs(trend(scores)) < LIKELY_Z
 
 
 def _check_band(band: tuple[float, float]) -> tuple[float, float]:

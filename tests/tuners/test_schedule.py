@@ -28,6 +28,15 @@ SCHEDULE = Schedule(
 def test_it_survives_the_disk(tmp_path: Path) -> None:
     SCHEDULE.save(tmp_path / "schedule.json")
     assert Schedule.load(tmp_path / "schedule.json") == SCHEDULE
+    undone = Schedule(SCHEDULE.start, SCHEDULE.steps, left_out=96)
+    assert Schedule.from_json(json.loads(json.dumps(undone.to_json()))) == undone
+    assert undone.without_probes().left_out == undone.then(SCHEDULE.steps[0]).left_out == 96
+
+
+def test_a_file_that_does_not_count_what_was_undone_can_be_read() -> None:
+    values = SCHEDULE.to_json()
+    assert "left_out" not in values
+    assert Schedule.from_json(values) == SCHEDULE
 
 
 def test_it_says_what_was_in_force() -> None:
