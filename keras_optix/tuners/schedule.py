@@ -19,7 +19,7 @@ from keras_optix.store.files import write_atomically
 from keras_optix.tuners.base_optimizer import BaseOptimizer, TunerDecision
 from keras_optix.validation import check_bool, check_kind, check_path
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,10 @@ class Schedule:
         Raises:
             ConfigurationError: The values are not a schedule.
         """
+        if isinstance(values, Mapping) and values.get("format") == 1:
+            values = {**values, "format": _FORMAT, "left_out": 0}  # which format 1 did not count
         if isinstance(values, Mapping) and values.get("format", _FORMAT) != _FORMAT:
-            fix = f"This version reads format {_FORMAT}."
+            fix = f"This version reads formats 1 and {_FORMAT}."
             raise ConfigurationError(describe("This schedule has another format.", fix=fix, format=values["format"]))
         try:
             read = read_state(_ScheduleFile, values, "schedule")
@@ -134,7 +136,7 @@ class Schedule:
 class _ScheduleFile(State, frozen=True):
     """A schedule as it is written to a file."""
 
-    format: Literal[1]
+    format: Literal[2]
     start: dict[str, Finite]
     steps: tuple[ScheduleStep, ...]
     left_out: Count = 0
