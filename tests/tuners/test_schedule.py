@@ -86,7 +86,7 @@ def test_it_names_what_it_sets_and_what_must_be_legal() -> None:
         "",
         "[]",
         "{}",
-        '{"format": 2, "start": {}, "steps": []}',
+        '{"format": 3, "start": {}, "steps": []}',
         '{"format": 1, "start": {"learning_rate": "fast"}, "steps": []}',
         '{"format": 1, "start": {}, "steps": [{"env_steps": -1, "params": {}, "kind": "", "permanent": true}]}',
         '{"format": 1, "start": {}, "steps": [{"env_steps": 1}]}',
