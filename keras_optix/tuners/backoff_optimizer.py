@@ -48,7 +48,7 @@ _FALL = 3.0  # a fall by this many standard errors in a block ends a probe: one 
 _SUM_OF_FALLS = 2.5  # so does one over all blocks of a side, which is tested once a round
 # A fall of this size is undone: first where something was learned, then where nothing was (and the base may be worse
 # than either side), then where learning itself is noisy. It need not be significant: to undo a block costs its windows.
-_UNDONE, _UNDONE_EARLY, _UNDONE_NOISY = 0.5, 1.0, 2.0
+_UNDONE, _UNDONE_EARLY, _UNDONE_NOISY = 1.0, 1.0, 2.0
 _PROVEN = SURE_Z  # trend of the scores, as a normal score, that proves the current values: one-sided 99 %
 _LEARNED = 3.5  # trend that shows that anything is learned at all; higher, because it is tested again and again
 _RISING = 1.5  # trend with which the current values may be good
@@ -56,8 +56,9 @@ _GROWTH, _SHRINKAGE, _TURN, _WIDENING = 1.5, 1.0 / 1.5, 0.5, 2.0
 _WIDEST = 0.5  # step while nothing is learned
 _FIRST_BLOCKS = 5  # blocks under the current values before the first probe
 _NEXT_BLOCKS = 2  # and before each further probe, while nothing is learned
-_REST = 3  # times the length of a probe
-
+_REST, _REST_LEANING, _REST_EARLY = 2.0, 1.0, 0.5  # wait after an undecided probe, in lengths of that probe
+_LEANING, _LEANING_EARLY = 1.0, 0.5  # significance with which a probe goes on after its second round
+_FELL = 1.0  # with a fall by this many standard errors under one value, the other one need not beat the base
 
 _After = tuple[BackoffState, TunerDecision | None]  # the next state and the decision
 
@@ -244,7 +245,7 @@ class BackoffOptimizer(BaseOptimizer):
         name, band = tuple(self.spaces)[state.parameter], state.band
         base, window = current.params[name], evaluation.window_id
         below, above = self._values(state, name, base)
-        first: Side = -1 if name in state.ceilings and name not in state.floors else 1
+        first = state.first_side(name)
         probe = Probe(
             name=name,
             base=base,
@@ -255,7 +256,8 @@ class BackoffOptimizer(BaseOptimizer):
             level=state.recent,
             segments=(Segment(window, first, 0.0, 0.0),),
             times=tuple(trained - window for trained, _, _ in state.base),
-            exposures=(0.0,) * len(state.base),
+            # A base that is one of the two values was in force before the probe, too.
+            exposures=tuple(((base == above) - (base == below)) * (trained - window) for trained, _, _ in state.base),
             scores=tuple(score for _, score, _ in state.base),
             stderrs=tuple(stderr for _, _, stderr in state.base),
             left=self.block,
@@ -270,11 +272,14 @@ class BackoffOptimizer(BaseOptimizer):
 
     def _values(self, state: BackoffState, name: str, base: float) -> tuple[float, float]:
         """Returns the values of a new probe."""
-        step = state.steps[name]
+        step, space = state.steps[name], self.spaces[name]
+        unit, floor, ceiling = space.to_unit(base), state.floors.get(name), state.ceilings.get(name)
         if not state.learned:
             step = max(step, min(_WIDENING * self.perturbation_scale, _WIDEST))
-        space, floor, ceiling = self.spaces[name], state.floors.get(name), state.ceilings.get(name)
-        return arms(space, space.to_unit(base), step, floor, ceiling, self.min_perturbation)
+            # After a first probe of both sides one of the values is the base: nothing shows yet whether it is good.
+            side = state.sides.get(name, 0)
+            floor, ceiling = unit if side > 0 else floor, unit if side < 0 else ceiling
+        return arms(space, unit, step, floor, ceiling, self.min_perturbation)
 
     def _go_on(self, state: BackoffState, probe: Probe, evaluation: Evaluation) -> _After:
         """Adds an evaluation to the probe."""
@@ -320,7 +325,10 @@ class BackoffOptimizer(BaseOptimizer):
             return self._end_probe(replace(state, falling=True), probe, 1.0, quiet=False, decided=False), decision
         limited = state.limited(name, side, self.spaces[name].to_unit(fallen))
         effect = self._effect(probe)
-        if not careful and -side * effect.z >= self._limit:
+        stays = (probe.below if side > 0 else probe.above) == probe.base
+        if not careful and stays:
+            limited = replace(limited.turned(name), learned=limited.learned or -side * effect.z >= self._limit)
+        elif not careful and -side * effect.z >= self._limit:
             # Nothing speaks for the base, and the score rose under the other value. So that one stays.
             won = {name: probe.below if side > 0 else probe.above}
             kind = "reverse" if side > 0 else "commit"
@@ -345,8 +353,12 @@ class BackoffOptimizer(BaseOptimizer):
         """Tests at the end of a round whether the probe can be decided. None: it goes on."""
         (evidence, z), name, careful = self._effect(probe), probe.name, state.careful
         decided = abs(z) >= self._limit
-        rounds = self.max_rounds - careful  # there is less to win, and more to lose
-        if not decided and probe.round + 1 < rounds:
+        if decided and careful and probe.base not in (probe.below, probe.above):
+            loser = probe.total(-1 if z > 0.0 else 1)
+            if loser.z < -_FELL:
+                return self._abort(state, probe, env_steps, loser.evidence, loser.side)
+        leaning = probe.round == 0 or abs(z) >= (_LEANING if careful else _LEANING_EARLY)
+        if not decided and leaning and probe.round + 1 < self.max_rounds:
             return None
         won = probe.base if not decided else probe.above if z > 0.0 else probe.below
         decision = TunerDecision(
@@ -368,17 +380,42 @@ class BackoffOptimizer(BaseOptimizer):
             kind = "commit" if sign > 0 else "reverse"
             return self._end_probe(moved, probe, factor, quiet=False), dataclasses.replace(decision, kind=kind)
         if decided:
-            ended = self._end_probe(replace(state, learned=True), probe, _SHRINKAGE, quiet=True)
+            state = state if careful else replace(state, steps=state.steps | {name: self.perturbation_scale})
+            ended = self._end_probe(replace(state, learned=True), probe, _SHRINKAGE if careful else 1.0, quiet=True)
             return ended, dataclasses.replace(decision, kind="stay")
-        factor = _SHRINKAGE if careful else _WIDENING
-        return self._end_probe(state, probe, factor, quiet=careful, decided=careful), decision
+        return self._end_undecided(state, probe, abs(z)), decision
+
+    def _end_undecided(self, state: BackoffState, probe: Probe, z: float) -> BackoffState:
+        """Ends a probe without a result."""
+        name = probe.name
+        if state.careful:
+            leaning = z >= _LEANING
+            factor, rest = (1.0, _REST_LEANING) if leaning else (_SHRINKAGE, _REST)
+            return self._end_probe(state, probe, factor, quiet=True, rest=rest)
+        if state.falling:
+            return self._end_probe(state, probe, _WIDENING, quiet=False, decided=False)
+        # Both sides, then up, down and so on. Once both were tried, which is at once at a bound, the step grows.
+        side = state.sides.get(name, 0)
+        wider = side < 0 or (side == 0 and probe.base in (probe.below, probe.above))
+        state = state.turned(name) if side else replace(state, sides={**state.sides, name: 1})
+        step = max(state.steps[name], _WIDENING * self.perturbation_scale)
+        state = replace(state, steps=state.steps | {name: step})
+        ended = self._end_probe(state, probe, _WIDENING if wider else 1.0, quiet=True, decided=False, rest=_REST_EARLY)
+        return replace(ended, quiet_length=0)  # such waits do not grow
 
     def _end_probe(
-        self, state: BackoffState, probe: Probe, factor: float, *, quiet: bool, decided: bool = True
+        self,
+        state: BackoffState,
+        probe: Probe,
+        factor: float,
+        *,
+        quiet: bool,
+        decided: bool = True,
+        rest: float = _REST,
     ) -> BackoffState:
         largest = self.max_perturbation if state.careful else _WIDEST
         step = min(max(state.steps[probe.name] * factor, self.min_perturbation), largest)
-        length = max(2 * state.quiet_length, _REST * probe.taken) if quiet else 0
+        length = int(max(2 * state.quiet_length, rest * probe.taken)) if quiet else 0
         return replace(
             state,
             probe=None,

@@ -29,6 +29,7 @@ class BackoffState(State, frozen=True):
         learned: Whether the score ever rose.
         steps: Step of each hyperparameter, as a share of its range.
         directions: Direction of each hyperparameter's last commit, 1 upwards or -1.
+        sides: Side of each hyperparameter that is tried next while nothing is learned; up first.
         floors: A value of each hyperparameter, below the current one, under which the score fell (in the coordinates of
             the search space).
         ceilings: A value above the current one under which it fell.
@@ -52,6 +53,7 @@ class BackoffState(State, frozen=True):
     learned: bool = False
     steps: dict[str, NonNegative] = msgspec.field(default_factory=dict)
     directions: dict[str, Side] = msgspec.field(default_factory=dict)
+    sides: dict[str, Side] = msgspec.field(default_factory=dict)
     floors: dict[str, Finite] = msgspec.field(default_factory=dict)
     ceilings: dict[str, Finite] = msgspec.field(default_factory=dict)
     falling: bool = False
@@ -86,6 +88,16 @@ class BackoffState(State, frozen=True):
         """Forgets the scores of a block that is undone: they are not those of the current weights' past."""
         kept = self.history[: len(self.history) - probe.in_block] or (probe.scores[probe.kept],)
         return replace(self, history=kept, recent=probe.level)
+
+    def first_side(self, name: str) -> Side:
+        """Returns the side that the next probe of a hyperparameter tries first; the only one if nothing was learned."""
+        if not self.learned:
+            return self.sides.get(name, 1)
+        return -1 if name in self.ceilings and name not in self.floors else 1
+
+    def turned(self, name: str) -> BackoffState:
+        """Lets the next probe of a hyperparameter try the other side, while nothing is learned."""
+        return replace(self, sides={**self.sides, name: -1 if self.sides.get(name, 1) > 0 else 1})
 
     def limited(self, name: str, side: Side, unit: float) -> BackoffState:
         """Remembers a value under which the score fell."""
