@@ -6,17 +6,28 @@ its own. So a probe continues training in blocks that alternate around the curre
 value than under the lower one, apart from the trend of the run (`exposure_effect`). Whichever side wins, everything
 that was learned is kept.
 
-After each round the probe is decided (the tuner commits to the better side) or goes on. After `max_rounds` it ends
-undecided: the old value stays, the step shrinks, and the tuner waits three times as long as the probe took, and at
-least twice as long as the last time after each further probe without a commit. If the two values do not differ, the
-probability of a commit is `false_commit_rate` over all rounds of one probe together.
+After each round the probe is decided (the tuner commits to the better side), goes on, or ends undecided: after the
+second round if the values hardly differ, and in any case after `max_rounds`. Then the old value stays, the step
+shrinks, and the tuner waits twice as long as the probe took, and at least twice as long as the last time after each
+further probe without a commit. A probe whose values differ by one standard error is worth more: the step stays, and the
+wait is as long as the probe. If the values do not differ, the probability of a commit is at most `false_commit_rate`.
 
 The harm of a probe is bounded. A block in which the score falls is undone: weights, optimizer and statistics are those
 from its beginning again, so a value that destroys what was learned costs windows and not skill. A significant fall ends
-the probe, and its value becomes a limit: later probes go at most half of the way to it. Before the first probe the
-current values get five blocks of evaluations, and more while the score rises under them, until that is proven. If the
-score does not rise, there is nothing to lose: probes begin with twice the step, do not wait, and double it. A tuner on
-a plateau goes quiet: after 32 evaluations without a trend, or 8 with exactly the best score, no probe begins.
+the probe, and its value becomes a limit: later probes go at most half of the way to it. It also does not show that the
+other side is better than the base, to which the tuner returns.
+
+Before the first probe the current values get five blocks of evaluations, and more while the score rises under them,
+until that is proven. If it is not, the first probe tries both sides with twice the step. If that shows nothing, one of
+the two values is the base from then on (first against a higher value, then against a lower one, then with twice the
+step), and the tuner waits for half the length of each probe. So a base that is good, but whose progress the noise
+hides, goes on learning in most windows. A tuner on a plateau goes quiet: after 32 evaluations without a trend, or 8
+with exactly the best score, no probe begins.
+
+On synthetic learners whose skill rises from 0 to 1 (`benchmarks/tuning.py`: a cliff above the best learning rate,
+heavy-tailed scores, a best learning rate that moves a decade in mid-run; 300 windows, means of 40 runs), a start at the
+best rate keeps 95 to 99 % of the skill of that rate, fixed. One a decade off reaches about 75 to 95 %. These are means:
+with noise of 20 % of the range and more, single runs lose more, or never leave a start above a cliff.
 """
 
 from __future__ import annotations
@@ -79,8 +90,8 @@ class BackoffOptimizer(BaseOptimizer):
         min_perturbation: Smallest step. Defaults to 0.02. A step shrinks by half when a commit reverses the direction
             or a fall of the score ends a probe, and by a third when a probe is undecided.
         block: Evaluations in a block of the first round; blocks are twice as long in each next round. Defaults to 4.
-        max_rounds: Rounds of four blocks until a probe ends undecided; one less once something was learned, but at
-            least one. Defaults to 3: at most 112 evaluations, and 48 once something was learned.
+        max_rounds: Rounds of four blocks until a probe ends undecided. Defaults to 3: at most 112 evaluations, and 48
+            if the values hardly differ.
         false_commit_rate: Probability that a probe commits if the two values do not differ. Defaults to 0.05.
         update_band: Smallest and largest plausible KL divergence of an update (the log `approx_kl` of `PPOAgent`, in
             nats). While no score speaks for the current values, a `learning_rate` whose updates lie outside is moved

@@ -101,12 +101,18 @@ def learner(start: float, seed: int = 0, **options: Any) -> Learner:
     return Learner(BackoffOptimizer(BOUNDS), {"learning_rate": start}, bell, seed=seed, **options)
 
 
+def settled(run: Learner) -> float:
+    """The value that was meant to stay, which is not that of a running probe."""
+    return next(decision.params["learning_rate"] for decision in reversed(run.decisions) if decision.permanent)
+
+
 @pytest.mark.parametrize("start", [1e-4, 1e-2])
 def test_a_decade_off_it_finds_the_optimum(start: float) -> None:
     runs = [learner(start, seed).run(300) for seed in range(10)]
     oracle = 1.0 - 0.98**300
     assert np.mean([run.skill for run in runs]) / oracle > 0.75
-    assert np.median([abs(math.log10(run.values["learning_rate"]) + 3.0) for run in runs]) < 0.7
+    near = [abs(math.log10(settled(run)) + 3.0) < 0.7 for run in runs]
+    assert np.mean(near) >= (0.7 if start < 1e-3 else 0.4)  # upwards it looks first
     fixed = 1.0 - (1.0 - 0.02 * bell({"learning_rate": start})) ** 300
     assert all(run.skill > fixed - 0.05 for run in runs)
 
@@ -163,10 +169,10 @@ def test_an_undecided_probe_returns_to_the_old_value_shrinks_its_step_and_goes_q
     values = [values["learning_rate"] for values in run.seen[first:]]
     above, below = 1e-3 * 10**0.5, 1e-3 * 10**-0.5
     assert values[:9] == pytest.approx([above] * 2 + [below] * 4 + [above] * 2 + [1e-3])
-    # It is quiet for three times as long as the probe took, then for twice as long; the step shrinks by a third.
-    assert values[8:33] == pytest.approx([1e-3] * 25)
-    assert values[33] == pytest.approx(1e-3 * 10 ** (0.5 / 1.5))
-    assert values[41:90] == pytest.approx([1e-3] * 49)
+    # It is quiet for twice as long as the probe took, then for twice as long; the step shrinks by a third.
+    assert values[8:25] == pytest.approx([1e-3] * 17)
+    assert values[25] == pytest.approx(1e-3 * 10 ** (0.5 / 1.5))
+    assert values[33:66] == pytest.approx([1e-3] * 33)
 
 
 def test_a_value_under_which_the_score_falls_is_undone() -> None:
@@ -213,7 +219,7 @@ def test_a_cliff_above_the_best_value_costs_a_good_start_next_to_nothing() -> No
 
 def test_without_undoing_it_would_cost_much(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: the same probes, but what falls is neither undone nor ended."""
-    for name in ("_UNDONE", "_UNDONE_EARLY", "_UNDONE_NOISY", "_FALL", "_SUM_OF_FALLS"):
+    for name in ("_UNDONE", "_UNDONE_EARLY", "_UNDONE_NOISY", "_FELL", "_FALL", "_SUM_OF_FALLS"):
         monkeypatch.setattr(f"keras_optix.tuners.backoff_optimizer.{name}", math.inf)
     assert np.mean([at_the_cliff(seed).skill for seed in range(10)]) / (1.0 - 0.98**300) < 0.95
 
@@ -265,7 +271,7 @@ def test_where_the_score_falls_under_the_current_values_the_tuner_leaves_them() 
         -0.5 if values["learning_rate"] > 3e-4 else bell({"learning_rate": values["learning_rate"] * 10})
     )
     run.run(200)
-    assert run.values["learning_rate"] < 3e-4
+    assert settled(run) < 3e-4
     assert run.skill > 0.5
 
 
@@ -423,3 +429,34 @@ def test_bounds_may_come_from_the_algorithm() -> None:
 def test_bad_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="Received: "):
         BackoffOptimizer(BOUNDS, **options)
+
+
+def test_while_nothing_is_learned_the_base_is_one_of_two_values_after_a_first_probe_of_both_sides() -> None:
+    """A base that is good, but whose rise the noise hides, keeps half of the windows of each probe."""
+    run = Learner(BackoffOptimizer(BOUNDS), {"learning_rate": 1e-3}, nothing, seed=1)
+    probes: list[Any] = []
+    while len(probes) < 4:
+        run.run(1)
+        probe = run.tuner.state.probe
+        if probe is not None and (not probes or probe.start != probes[-1].start):
+            probes.append(probe)
+        assert run.window < 600
+    assert not run.tuner.state.learned
+    assert probes[0].below < 1e-3 < probes[0].above
+    assert [(probe.below == 1e-3, probe.above == 1e-3) for probe in probes[1:]] == [
+        (True, False),
+        (False, True),
+        (True, False),
+    ]
+    assert probes[3].above > probes[1].above
+    # Evaluations under the base before the probe are evidence for the value that the base is.
+    assert probes[1].exposures[0] == -probes[2].exposures[0] * probes[1].times[0] / probes[2].times[0]
+
+
+def test_a_fall_under_one_value_does_not_show_that_the_other_is_better_than_the_base() -> None:
+    """With a cliff just above the best value and little noise, the lower side would win every probe otherwise."""
+    runs = [
+        Cliff(BackoffOptimizer(BOUNDS), {"learning_rate": 1e-3}, beyond_twice_the_best, seed=seed, noise=0.02).run(200)
+        for seed in range(10)
+    ]
+    assert np.mean([settled(run) == 1e-3 for run in runs]) >= 0.8
