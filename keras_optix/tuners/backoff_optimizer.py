@@ -290,7 +290,9 @@ class BackoffOptimizer(BaseOptimizer):
             # After a first probe of both sides one of the values is the base: nothing shows yet whether it is good.
             side = state.sides.get(name, 0)
             floor, ceiling = unit if side > 0 else floor, unit if side < 0 else ceiling
-        return arms(space, unit, step, floor, ceiling, self.min_perturbation)
+        values = arms(space, unit, step, floor, ceiling, self.min_perturbation)
+        below, above = (base if math.isclose(value, base, rel_tol=1e-9) else value for value in values)
+        return below, above
 
     def _go_on(self, state: BackoffState, probe: Probe, evaluation: Evaluation) -> _After:
         """Adds an evaluation to the probe."""
