@@ -16,7 +16,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 	bench-damage \
 	bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-normalized bench-policies bench-live \
 	bench-live-restarts bench-live-interrupts bench-confirmation bench-held-out bench-stopping bench-autopilot \
-	bench-watch-swap clean
+	bench-watch-swap bench-hpo clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -139,6 +139,9 @@ bench-ensemble: $(VENV)/.installed ## acting with five agents against acting wit
 bench-tuning: $(VENV)/.installed ## tuning: synthetic learner, noise, PBT's toy, then CartPole and Acrobot (hours)
 	$(BIN)/python benchmarks/tuning.py
 	$(BIN)/python benchmarks/tuning_agents.py --resume
+
+bench-hpo: $(VENV)/.installed ## HPO-RL-Bench: PPO tuned from every point of the grid (hours; --resume is built in)
+	$(BIN)/python benchmarks/hpo_rl_bench.py
 
 bench-regimes: $(VENV)/.installed ## labelled series against the labels of RegimeDetector (about a minute)
 	$(BIN)/python benchmarks/regimes.py

@@ -249,13 +249,18 @@ class Tuning:
 
     def restored(self, snapshot_id: int) -> None:
         """Continues the schedule of a snapshot, because its weights were restored."""
-        self.lineage = self._promoted.get(snapshot_id, self.lineage)
+        self._continue(self._promoted.get(snapshot_id, self.lineage))
 
     def restarted(self) -> None:
         """Begins a new schedule, because the initial weights of the run were restored."""
-        self.lineage = Lineage(0, Schedule({} if self._tuner is None else self._tuned(self._tuner)))
+        self._continue(Lineage(0, Schedule({} if self._tuner is None else self._tuned(self._tuner))))
 
     # Helpers
+
+    def _continue(self, lineage: Lineage) -> None:
+        """Continues the lineage of weights that were restored. What other weights learned from is left out of it."""
+        left_out = self.lineage.schedule.left_out + self.lineage.steps - lineage.steps
+        self.lineage = Lineage(lineage.steps, dataclasses.replace(lineage.schedule, left_out=left_out))
 
     def _taken(self, tuner: BaseOptimizer, method: str, answer: Any) -> TunerDecision | None:
         """Takes over the state that a tuner returned, and returns its decision.
@@ -281,7 +286,7 @@ class Tuning:
         if decision.restore is not None:
             kept = self._find(decision.restore)
             self._adapter.set_state(kept.state)
-            self.lineage = kept.lineage
+            self._continue(kept.lineage)
             # A state is restored with its hyperparameters, except those that the tuner changes at the same time.
             params = kept.hyperparams | params
         changed = self._set(params) if params else False

@@ -10,6 +10,9 @@ probe. ``e`` is the noise of a score. ``w`` is a random walk, the noise of learn
 would mistake for an effect. The ratio of ``w`` to ``e`` is unknown. From a grid of ratios, all are plausible whose
 restricted log likelihood (Harville 1974, "Bayesian inference for variance components using only error contrasts",
 Biometrika 61) is within 1 of the largest, and the significance is that of the least favourable plausible ratio.
+
+Training may be undone: then times and exposures go back, and the run branches. Two scores share the walk up to the time
+at which their branches part.
 """
 
 from __future__ import annotations
@@ -37,7 +40,8 @@ def exposure_effect(
     """Estimates the effect of the upper value compared with the lower one.
 
     Args:
-        times: Windows of training behind each score, in rising order.
+        times: Windows of training behind each score, in the order of the scores. They rise, except that they go back
+            where training was undone.
         exposures: Signed exposure in windows at each score.
         scores: The scores.
         stderrs: The standard errors of the scores. Only their ratios count; the scatter of the scores gives the scale.
@@ -51,14 +55,16 @@ def exposure_effect(
     """
     n = len(scores)
     y = np.asarray(scores, np.float64)
-    spacing = (times[-1] - times[0]) / max(n - 1, 1)
-    if n < FEWEST_SCORES or spacing <= 0.0:
+    steps = np.diff(np.asarray(times, np.float64))
+    forwards = steps[steps > 0.0]
+    if n < FEWEST_SCORES or not forwards.size:
         return Comparison(Evidence(0.0, math.inf, n, reason), 0.0)
-    t = (np.asarray(times, np.float64) - times[0]) / spacing
+    spacing = float(forwards.mean())
+    t = (np.asarray(times, np.float64) - min(times)) / spacing
     x = np.asarray(exposures, np.float64) / spacing
-    centred = 2.0 * t / t[-1] - 1.0
+    centred = 2.0 * t / t.max() - 1.0
     design = np.stack([np.ones(n), centred, centred**2, x], 1)
-    noise, walk = np.diag(_relative_variances(stderrs)), np.minimum.outer(t, t)
+    noise, walk = np.diag(_relative_variances(stderrs)), _shared(t)
     dof = n - design.shape[1]
     fits = [_fit(y, design, noise + ratio * walk, dof) for ratio in _RATIOS]
     likeliest = max(likelihood for _, _, likelihood in fits)
@@ -68,6 +74,20 @@ def exposure_effect(
     unit = 2.0 / spacing
     evidence = Evidence(unit * effect, unit * math.sqrt(variance), n, reason)
     return Comparison(evidence, as_normal_score(evidence.z, dof))
+
+
+def _shared(times: np.ndarray) -> np.ndarray:
+    """Returns, for each two scores, the time up to which they share their past.
+
+    Where times go back, the first score of the new branch has been trained by up to one step since the branches part.
+    """
+    parts = times.copy()
+    parts[1:] -= np.where(times[1:] < times[:-1], 1.0, 0.0)
+    shared = np.diag(times)
+    for k in range(len(times) - 1):
+        shared[k, k + 1 :] = np.minimum(times[k], np.minimum.accumulate(parts[k + 1 :]))
+        shared[k + 1 :, k] = shared[k, k + 1 :]
+    return np.maximum(shared, 0.0)
 
 
 def _relative_variances(stderrs: Sequence[float]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -18,7 +19,7 @@ from keras_optix.store.files import UNREADABLE, parse_json, read_bytes, write_at
 from keras_optix.tuners.base_optimizer import BaseOptimizer, TunerDecision
 from keras_optix.validation import check_bool, check_kind, check_path
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 
 
 @dataclass(frozen=True)
@@ -45,21 +46,28 @@ class Schedule:
     A schedule follows the weights: if the loop restores a snapshot, or a population copies a member, the schedule
     continues from that of the copied weights. Env steps count only the training of these weights.
 
+    Training that was undone is therefore not in the schedule, and neither are the values under which it happened:
+    `left_out` counts its env steps.
+
     Attributes:
         start: The tuned hyperparameters at the beginning, by name.
         steps: The changes, in order.
+        left_out: Env steps (batches) of the run that are not part of the weights, because they were undone or because
+            other weights learned from them. Defaults to 0. Only a schedule with 0 describes a run completely, and a
+            replay with the same seeds repeats that run exactly.
     """
 
     start: dict[str, float]
     steps: tuple[ScheduleStep, ...] = ()
+    left_out: Count = 0
 
     def then(self, step: ScheduleStep) -> Schedule:
         """Returns the schedule with one more step."""
-        return Schedule(self.start, (*self.steps, step))
+        return dataclasses.replace(self, steps=(*self.steps, step))
 
     def without_probes(self) -> Schedule:
         """Returns the schedule without the values of probes."""
-        return Schedule(self.start, tuple(step for step in self.steps if step.permanent))
+        return dataclasses.replace(self, steps=tuple(step for step in self.steps if step.permanent))
 
     def at(self, env_steps: int) -> dict[str, float]:
         """Returns the values after `env_steps` env steps of training."""
@@ -76,7 +84,7 @@ class Schedule:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the schedule as JSON values."""
-        values: dict[str, Any] = to_json(_ScheduleFile(_FORMAT, self.start, self.steps))
+        values: dict[str, Any] = to_json(_ScheduleFile(_FORMAT, self.start, self.steps, self.left_out))
         return values
 
     @classmethod
@@ -86,15 +94,17 @@ class Schedule:
         Raises:
             ConfigurationError: The values are not a schedule.
         """
+        if isinstance(values, Mapping) and values.get("format") == 1:
+            values = {**values, "format": _FORMAT, "left_out": 0}  # which format 1 did not count
         if isinstance(values, Mapping) and values.get("format", _FORMAT) != _FORMAT:
-            fix = f"This version reads format {_FORMAT}."
+            fix = f"This version reads formats 1 and {_FORMAT}."
             raise ConfigurationError(describe("This schedule has another format.", fix=fix, format=values["format"]))
         try:
             read = read_state(_ScheduleFile, values, "schedule")
         except StateError as error:
             fix = "Give a file that `Schedule.save` wrote."
             raise ConfigurationError(describe("This is not a schedule.", fix=fix, error=str(error))) from error
-        return cls(read.start, read.steps)
+        return cls(read.start, read.steps, read.left_out)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the schedule as JSON.
@@ -127,9 +137,10 @@ class Schedule:
 class _ScheduleFile(State, frozen=True):
     """A schedule as it is written to a file."""
 
-    format: Literal[1]
+    format: Literal[2]
     start: dict[str, Finite]
     steps: tuple[ScheduleStep, ...]
+    left_out: Count = 0
 
 
 class ReplayState(State, frozen=True):
@@ -144,6 +155,11 @@ class ReplayState(State, frozen=True):
 
 class ReplaySchedule(BaseOptimizer):
     """Applies a schedule that a tuner found at the same env steps, and tunes nothing.
+
+    The values are those under which the weights of the schedule were trained, after as many env steps of training. If
+    nothing was undone (`Schedule.left_out` is 0) and the seeds are the same, the replay repeats the run exactly.
+    Otherwise the environments and the random numbers of that run had gone on during the training that was undone, so
+    the replay is another run under the same values; the event with which it begins says so.
 
     Args:
         schedule: A `Schedule`, or the path of one.
@@ -180,7 +196,9 @@ class ReplaySchedule(BaseOptimizer):
 
     def begin(self, state: ReplayState, current: HyperparamSet) -> tuple[ReplayState, TunerDecision | None]:
         """See `BaseOptimizer.begin`."""
-        return state, TunerDecision("replay", dict(self.schedule.start), permanent=True)
+        undone = self.schedule.left_out
+        kind = f"replay without the {undone:,} steps that were undone" if undone else "replay"
+        return state, TunerDecision(kind, dict(self.schedule.start), permanent=True)
 
     def shift(self, state: ReplayState, current: HyperparamSet) -> tuple[ReplayState, TunerDecision | None]:
         """See `BaseOptimizer.shift`. The schedule goes on."""

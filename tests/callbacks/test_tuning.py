@@ -116,6 +116,8 @@ def test_the_schedule_follows_the_weights_and_not_the_clock(small_ppo: MakeAgent
     assert schedule.start == pytest.approx({"learning_rate": 1e-3, "gamma": 0.99})
     assert [step.kind for step in schedule.steps] == ["back", "try"]
     assert schedule.steps[0].env_steps == 0  # the weights that were kept had not learned from anything yet
+    mark, back = (next(r for r in callback.events if r.message.startswith(kind)) for kind in ("mark", "back"))
+    assert schedule.left_out == 32 * (back.window_id - mark.window_id + 1)
     assert [step.permanent for step in schedule.steps] == [True, False]
     written = optix.tuners.Schedule.load(callback.registry.run_folder / "schedule.json")
     assert written == schedule
@@ -134,24 +136,54 @@ def test_the_schedule_tells_of_values_that_somebody_else_set(small_ppo: MakeAgen
     assert callback.schedule.steps == (optix.tuners.ScheduleStep(96, {"gamma": 0.93}, "current", True),)
 
 
-def test_a_schedule_can_be_replayed_exactly(small_ppo: MakeAgent, tmp_path: Path) -> None:
-    def run(tuner: optix.tuners.BaseOptimizer, where: str) -> tuple[list[dict[str, float]], Any, Path]:
-        keras.utils.set_random_seed(0)
-        states, agent = States(), small_ppo(4, 4, seed=3)
-        callback = loop(tuner, checkpoint_dir=tmp_path / where)
-        fit(agent, callback, (states,))
-        return states.hyperparams, states.states[-1], callback.registry.run_folder / "schedule.json"
+def replayable(
+    small_ppo: MakeAgent, tuner: optix.tuners.BaseOptimizer, seed: int, where: Path
+) -> tuple[States, optix.OptixCallback, Path]:
+    """A run of 32 windows of 32 env steps; returns also the file with its schedule."""
+    keras.utils.set_random_seed(seed)
+    states, callback = States(), loop(tuner, 32, checkpoint_dir=where)
+    fit(small_ppo(4, 4, seed=3), callback, (states,))
+    return states, callback, callback.registry.run_folder / "schedule.json"
 
-    tuner = optix.BackoffOptimizer({"learning_rate": (1e-5, 1e-1)}, block=2, max_rounds=1, update_band=None)
-    found = run(tuner, "found")
-    assert len({values["learning_rate"] for values in found[0]}) > 2
-    replayed = run(optix.tuners.ReplaySchedule(found[2], probes=True), "replayed")
-    assert replayed[0][:-1] == found[0][:-1]  # the end of `fit` undoes a probe, and the replay does so with its step
-    for name, array in found[1].items():
-        np.testing.assert_array_equal(array, replayed[1][name], err_msg=name)
+
+def probing() -> optix.BackoffOptimizer:
+    return optix.BackoffOptimizer({"learning_rate": (1e-5, 1e-1)}, block=2, max_rounds=1, update_band=None)
+
+
+def test_a_schedule_without_undone_training_can_be_replayed_exactly(small_ppo: MakeAgent, tmp_path: Path) -> None:
+    found, callback, file = replayable(small_ppo, probing(), 1, tmp_path / "found")
+    assert callback.schedule is not None
+    assert callback.schedule.left_out == 0
+    assert len({values["learning_rate"] for values in found.hyperparams}) > 2
+    replay = optix.tuners.ReplaySchedule(file, probes=True)
+    replayed, again, _ = replayable(small_ppo, replay, 1, tmp_path / "replayed")
+    # The end of `fit` undoes a probe, and the replay does so with its step.
+    assert replayed.hyperparams[:-1] == found.hyperparams[:-1]
+    for name, array in found.states[-1].items():
+        np.testing.assert_array_equal(array, replayed.states[-1][name], err_msg=name)
+    assert not [record for record in again.events if "undone" in record.message]
     # Without the probes only what was meant to stay is left.
-    settled = run(optix.tuners.ReplaySchedule(found[2]), "settled")
-    assert len({values["learning_rate"] for values in settled[0]}) == 1
+    settled, _, _ = replayable(small_ppo, optix.tuners.ReplaySchedule(file), 1, tmp_path / "settled")
+    assert len({values["learning_rate"] for values in settled.hyperparams}) == 1
+
+
+def test_a_replay_leaves_out_what_was_undone_and_says_so(small_ppo: MakeAgent, tmp_path: Path) -> None:
+    """The weights of the schedule were trained with these values for as long; the random numbers had gone on."""
+    found, callback, file = replayable(small_ppo, probing(), 0, tmp_path / "found")
+    schedule = callback.schedule
+    assert schedule is not None
+    assert schedule.left_out > 0
+    assert callback.env_steps == 32 * 32
+    assert schedule.steps[-1].env_steps == callback.env_steps - schedule.left_out  # the end of `fit` undoes a probe
+    replay = optix.tuners.ReplaySchedule(file, probes=True)
+    replayed, again, _ = replayable(small_ppo, replay, 0, tmp_path / "replayed")
+    for window, values in enumerate(replayed.hyperparams):
+        assert values["learning_rate"] == schedule.at(32 * (window + 1))["learning_rate"]
+    assert again.schedule is not None
+    assert again.schedule.left_out == 0
+    assert again.events[0].message.startswith(f"replay without the {schedule.left_out} steps that were undone")
+    # The control: it is another run.
+    assert any(not np.array_equal(array, replayed.states[-1][name]) for name, array in found.states[-1].items())
 
 
 def test_a_replay_sets_the_first_values_before_the_first_window(small_ppo: MakeAgent) -> None:

@@ -28,9 +28,10 @@ def scheduler() -> optix.BackoffScheduler:
     return optix.BackoffScheduler(max_interval=2, plateau_threshold=30, dormant_threshold=60)
 
 
-def run_of(directory: Path, tuner: Any, shared: Any, aim: float) -> Run:
+def run_of(directory: Path, tuner: Any, shared: Any, aim: float, learning_rate: float = 0.5) -> Run:
     run = Run(directory, None, tuner=tuner, scheduler=shared)
     run.toy.aim = run.toy.target = aim
+    run.toy.values["learning_rate"] = learning_rate
     return run.begin()
 
 
@@ -40,10 +41,11 @@ def facts(run: Run) -> Any:
 
 @pytest.mark.parametrize("name", TUNERS)
 def test_two_runs_with_one_scheduler_and_one_tuner_are_those_with_their_own(tmp_path: Path, name: str) -> None:
-    aims, windows = (3.0, -5.0), 80
+    # So slow that the toy still learns when the first probe may begin.
+    aims, windows, slow = (3.0, -5.0), 80, 0.02
 
     def own(k: int) -> Any:
-        run = run_of(tmp_path / f"own{k}", TUNERS[name](), scheduler(), aims[k])
+        run = run_of(tmp_path / f"own{k}", TUNERS[name](), scheduler(), aims[k], slow)
         run.windows(windows)
         return facts(run)
 
@@ -53,11 +55,11 @@ def test_two_runs_with_one_scheduler_and_one_tuner_are_those_with_their_own(tmp_
     before = pickle.dumps((vars(tuner), vars(shared)))
     one_after_the_other = []
     for k in range(2):
-        run = run_of(tmp_path / f"after{k}", tuner, shared, aims[k])
+        run = run_of(tmp_path / f"after{k}", tuner, shared, aims[k], slow)
         run.windows(windows)
         one_after_the_other.append(facts(run))
     assert one_after_the_other == wanted
-    interleaved = [run_of(tmp_path / f"between{k}", tuner, shared, aims[k]) for k in range(2)]
+    interleaved = [run_of(tmp_path / f"between{k}", tuner, shared, aims[k], slow) for k in range(2)]
     for _ in range(windows):
         for run in interleaved:
             run.windows(1)

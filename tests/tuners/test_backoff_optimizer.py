@@ -101,12 +101,18 @@ def learner(start: float, seed: int = 0, **options: Any) -> Learner:
     return Learner(BackoffOptimizer(BOUNDS), {"learning_rate": start}, bell, seed=seed, **options)
 
 
+def settled(run: Learner) -> float:
+    """The value that was meant to stay, which is not that of a running probe."""
+    return next(decision.params["learning_rate"] for decision in reversed(run.decisions) if decision.permanent)
+
+
 @pytest.mark.parametrize("start", [1e-4, 1e-2])
 def test_a_decade_off_it_finds_the_optimum(start: float) -> None:
     runs = [learner(start, seed).run(300) for seed in range(10)]
     oracle = 1.0 - 0.98**300
     assert np.mean([run.skill for run in runs]) / oracle > 0.75
-    assert np.median([abs(math.log10(run.values["learning_rate"]) + 3.0) for run in runs]) < 0.7
+    near = [abs(math.log10(settled(run)) + 3.0) < 0.7 for run in runs]
+    assert np.mean(near) >= (0.7 if start < 1e-3 else 0.4)  # upwards it looks first
     fixed = 1.0 - (1.0 - 0.02 * bell({"learning_rate": start})) ** 300
     assert all(run.skill > fixed - 0.05 for run in runs)
 
@@ -137,7 +143,9 @@ def test_noise_alone_seldom_commits_and_every_decision_has_its_evidence_and_cost
     for decision in ended:
         assert decision.evidence is not None
         assert decision.evidence.stderr > 0.0
-        assert decision.cost == 256 * (decision.evidence.n - 1) or decision.kind == "aborted"
+        # Up to 31 earlier scores under the base are evidence, too, but cost nothing.
+        earlier = decision.evidence.n - 1 - decision.cost / 256
+        assert 0 <= earlier < 32 or decision.kind == "aborted"
 
 
 def test_a_significant_difference_of_two_values_is_what_it_says() -> None:
@@ -152,17 +160,19 @@ def test_a_significant_difference_of_two_values_is_what_it_says() -> None:
 
 def test_an_undecided_probe_returns_to_the_old_value_shrinks_its_step_and_goes_quiet() -> None:
     tuner = BackoffOptimizer(BOUNDS, block=2, max_rounds=1)
-    run = Learner(tuner, {"learning_rate": 1e-3}, anything, seed=1, noise=0.02).run(60)
+    run = Learner(tuner, {"learning_rate": 1e-3}, anything, seed=1, noise=0.005).run(100)
     kinds = [decision.kind for decision in run.decisions]
     # Blocks + - - +: the two in the middle are one.
     assert kinds[:4] == ["probe", "probe", "probe", "undecided"]
-    values = [run.seen[k]["learning_rate"] for k in range(0, 9)]
+    first = next(k for k, values in enumerate(run.seen) if values["learning_rate"] != 1e-3)
+    assert first >= 3  # the rise under the base is proven first
+    values = [values["learning_rate"] for values in run.seen[first:]]
     above, below = 1e-3 * 10**0.5, 1e-3 * 10**-0.5
-    assert values == pytest.approx([above] * 2 + [below] * 4 + [above] * 2 + [1e-3])
-    # It is quiet for as long as the probe took, then for twice as long; the step shrinks by a third.
-    assert [values["learning_rate"] for values in run.seen[8:17]] == pytest.approx([1e-3] * 9)
-    assert run.seen[17]["learning_rate"] == pytest.approx(1e-3 * 10 ** (0.5 / 1.5))
-    assert all(values["learning_rate"] == pytest.approx(1e-3) for values in run.seen[25:42])
+    assert values[:9] == pytest.approx([above] * 2 + [below] * 4 + [above] * 2 + [1e-3])
+    # It is quiet for twice as long as the probe took, then for twice as long; the step shrinks by a third.
+    assert values[8:25] == pytest.approx([1e-3] * 17)
+    assert values[25] == pytest.approx(1e-3 * 10 ** (0.5 / 1.5))
+    assert values[33:66] == pytest.approx([1e-3] * 33)
 
 
 def test_a_value_under_which_the_score_falls_is_undone() -> None:
@@ -173,7 +183,7 @@ def test_a_value_under_which_the_score_falls_is_undone() -> None:
     run.gain, run.skill = cliff, 0.5
     while not run.ended("aborted"):
         run.run(1)
-        assert run.window < 20
+        assert run.window < 80
     aborted = run.ended("aborted")
     assert aborted[0].evidence is not None
     assert aborted[0].evidence.difference < -0.2
@@ -181,14 +191,100 @@ def test_a_value_under_which_the_score_falls_is_undone() -> None:
     assert run.skill > 0.49  # what the value destroyed is back
 
 
+def beyond_twice_the_best(values: dict[str, float]) -> float:
+    """The skill falls by 0.03 a window above 2e-3."""
+    return -1.5 if values["learning_rate"] > 2e-3 else bell(values)
+
+
+class Cliff(Learner):
+    """Above 2e-3 the skill falls by 0.03 a window, down to 0."""
+
+    def run(self, windows: int) -> Learner:
+        for _ in range(windows):
+            before = self.skill
+            super().run(1)
+            if self.values["learning_rate"] > 2e-3:
+                self.skill = max(before - 0.03, 0.0) if self.skill <= before else self.skill
+        return self
+
+
+def at_the_cliff(seed: int) -> Learner:
+    return Cliff(BackoffOptimizer(BOUNDS), {"learning_rate": 1e-3}, beyond_twice_the_best, seed=seed).run(300)
+
+
+def test_a_cliff_above_the_best_value_costs_a_good_start_next_to_nothing() -> None:
+    assert min(at_the_cliff(seed).skill for seed in range(10)) / (1.0 - 0.98**300) > 0.9
+    assert np.mean([at_the_cliff(seed).skill for seed in range(10)]) / (1.0 - 0.98**300) > 0.95
+
+
+def test_without_undoing_it_would_cost_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control: the same probes, but what falls is neither undone nor ended."""
+    for name in ("_UNDONE", "_UNDONE_EARLY", "_UNDONE_NOISY", "_FELL", "_FALL", "_SUM_OF_FALLS"):
+        monkeypatch.setattr(f"keras_optix.tuners.backoff_optimizer.{name}", math.inf)
+    assert np.mean([at_the_cliff(seed).skill for seed in range(10)]) / (1.0 - 0.98**300) < 0.95
+
+
+def test_a_value_under_which_the_score_fell_limits_later_probes() -> None:
+    run = at_the_cliff(0)
+    aborted = run.ended("aborted")
+    assert aborted
+    before = [d.params["learning_rate"] for d in run.decisions[: run.decisions.index(aborted[0])]]
+    after = [d.params["learning_rate"] for d in run.decisions[run.decisions.index(aborted[0]) :]]
+    assert max(before) == pytest.approx(1e-3 * 10**0.5)
+    assert max(after) <= 1e-3 * 10**0.25 * (1.0 + 1e-9)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.08])
+def test_a_tuner_on_a_plateau_goes_quiet(noise: float) -> None:
+    """A score that cannot get better: no probe begins, so `probe_running` does not keep the loop ACTIVE."""
+    run = learner(1e-3, seed=2, noise=0.02).run(30)
+    run.noise, run.gain = noise, nothing
+    run.run(150)  # what was begun ends, and what is waited for passes
+    begun = len(run.ended("probe"))
+    running = []
+    for _ in range(150):
+        run.run(1)
+        running.append(run.tuner.probe_running)
+    # With noise, the trend of 64 scores is sometimes significant at 90 % by chance.
+    assert len(run.ended("probe")) == begun or noise > 0.0
+    assert np.mean(running) <= (0.0 if noise == 0.0 else 0.4)
+
+
+def test_a_score_that_never_rose_is_no_plateau() -> None:
+    """The control: where nothing was learned, there is everything to win, however flat the score is."""
+    run = Learner(BackoffOptimizer(BOUNDS), {"learning_rate": 1e-3}, nothing, noise=0.0).run(150)
+    assert len(run.ended("probe")) > 3
+
+
+def test_a_good_start_is_left_alone_until_something_is_proven() -> None:
+    for seed in range(10):
+        run = learner(1e-3, seed)
+        while not run.ended("probe"):
+            run.run(1)
+        assert run.window > 20 or run.tuner.state.learned
+
+
+def test_where_the_score_falls_under_the_current_values_the_tuner_leaves_them() -> None:
+    """The best value moves down in mid-run, and the current one lies beyond the cliff then."""
+    run = learner(1e-3, seed=1, noise=0.02).run(100)
+    run.gain = lambda values: (
+        -0.5 if values["learning_rate"] > 3e-4 else bell({"learning_rate": values["learning_rate"] * 10})
+    )
+    run.run(200)
+    assert settled(run) < 3e-4
+    assert run.skill > 0.5
+
+
 def test_parameters_take_turns_and_a_pause_undoes_a_probe() -> None:
     spaces = {"learning_rate": Log(1e-5, 1e-1), "gamma": (0.9, 0.999)}
     start = {"learning_rate": 1e-3, "gamma": 0.99}
     tuner = driven(BackoffOptimizer(spaces, max_rounds=1))
-    run = Learner(tuner, start, anything, noise=0.02).run(40)
+    run = Learner(tuner, start, anything, noise=0.005)
+    while len(run.ended("probe")) < 4:
+        run.run(1)
+        assert run.window < 150
     probed = [name for decision in run.ended("probe") for name in decision.params]
-    assert probed[:3] == ["learning_rate"] * 3
-    assert set(probed[3:]) == {"gamma"}
+    assert probed == ["learning_rate"] * 3 + ["gamma"]
     assert tuner.probe_running
     paused = tuner.pause()
     assert paused is not None
@@ -333,3 +429,36 @@ def test_bounds_may_come_from_the_algorithm() -> None:
 def test_bad_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="Received: "):
         BackoffOptimizer(BOUNDS, **options)
+
+
+def test_while_nothing_is_learned_the_base_is_one_of_two_values_after_a_first_probe_of_both_sides() -> None:
+    """A base that is good, but whose rise the noise hides, keeps half of the windows of each probe."""
+    run = Learner(BackoffOptimizer(BOUNDS), {"learning_rate": 1e-3}, nothing, seed=1)
+    probes: list[Any] = []
+    while len(probes) < 3:
+        run.run(1)
+        probe = run.tuner.state.probe
+        if probe is not None and not run.tuner.state.sides:
+            assert probe.below < 1e-3 < probe.above
+        elif probe is not None and (not probes or probe.start != probes[-1].start):
+            probes.append(probe)
+        assert run.window < 600
+    assert not run.tuner.state.learned
+    assert [(probe.below == 1e-3, probe.above == 1e-3) for probe in probes] == [
+        (True, False),
+        (False, True),
+        (True, False),
+    ]
+    assert probes[2].above > probes[0].above
+    # Evaluations under the base before the probe are evidence for the value that the base is.
+    assert probes[0].exposures[0] == -probes[0].times[0]
+    assert probes[1].exposures[0] == probes[1].times[0]
+
+
+def test_a_fall_under_one_value_does_not_show_that_the_other_is_better_than_the_base() -> None:
+    """With a cliff just above the best value and little noise, the lower side would win every probe otherwise."""
+    runs = [
+        Cliff(BackoffOptimizer(BOUNDS), {"learning_rate": 1e-3}, beyond_twice_the_best, seed=seed, noise=0.02).run(200)
+        for seed in range(10)
+    ]
+    assert np.mean([settled(run) == 1e-3 for run in runs]) >= 0.8

@@ -28,6 +28,15 @@ SCHEDULE = Schedule(
 def test_it_survives_the_disk(tmp_path: Path) -> None:
     SCHEDULE.save(tmp_path / "schedule.json")
     assert Schedule.load(tmp_path / "schedule.json") == SCHEDULE
+    undone = Schedule(SCHEDULE.start, SCHEDULE.steps, left_out=96)
+    assert Schedule.from_json(json.loads(json.dumps(undone.to_json()))) == undone
+    assert undone.without_probes().left_out == undone.then(SCHEDULE.steps[0]).left_out == 96
+
+
+def test_a_file_of_format_1_which_does_not_count_what_was_undone_can_be_read() -> None:
+    values = SCHEDULE.to_json() | {"format": 1}
+    assert values.pop("left_out") == 0
+    assert Schedule.from_json(values) == SCHEDULE
 
 
 def test_it_says_what_was_in_force() -> None:
@@ -77,7 +86,7 @@ def test_it_names_what_it_sets_and_what_must_be_legal() -> None:
         "",
         "[]",
         "{}",
-        '{"format": 2, "start": {}, "steps": []}',
+        '{"format": 3, "start": {}, "steps": []}',
         '{"format": 1, "start": {"learning_rate": "fast"}, "steps": []}',
         '{"format": 1, "start": {}, "steps": [{"env_steps": -1, "params": {}, "kind": "", "permanent": true}]}',
         '{"format": 1, "start": {}, "steps": [{"env_steps": 1}]}',
