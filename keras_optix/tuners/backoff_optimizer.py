@@ -143,7 +143,7 @@ class BackoffOptimizer(BaseOptimizer):
             StateError: The state belongs to a tuner of other hyperparameters, or is not a state of this tuner.
         """
         state: BackoffState = super().read_state(values)
-        named = {*state.steps, *state.directions, *state.floors, *state.ceilings}
+        named = {*state.steps, *state.directions, *state.sides, *state.floors, *state.ceilings}
         named |= set() if state.probe is None else {state.probe.name}
         if set(state.steps) != set(self.spaces) or not named <= set(self.spaces) or state.parameter >= len(self.spaces):
             fix = "Resume with the options that the run began with."
