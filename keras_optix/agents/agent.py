@@ -594,8 +594,8 @@ class Agent(ActingAgent, WindowTrainer):
             # Several steps in one execution would ask for a window while the previous step still updates the weights,
             # because nothing orders the two in a graph. Keras runs the steps of a Python iterator in order.
             if self.steps_per_execution == 1:
-                self._sources.prepare_to_fit()
-                windows = iterator
+                window = self._sources.next_window(iterator.element_spec)
+                windows = iterator if window is None else iter([window])
             else:
                 windows = in_order(iterator, self._sources.prepare_to_fit)
             logs = watch(windows) if self._updates_paused else learn(windows)
