@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import gymnasium
@@ -568,6 +569,9 @@ class Agent(ActingAgent, WindowTrainer):
     def test_step(self, window: Window) -> dict[str, Any]:
         """Evaluates a window without learning from it. The logs of its episodes are added to those returned here."""
         return {}
+
+    def _apart(self) -> AbstractContextManager[None]:
+        return self._sources.apart()
 
     def make_train_function(self, force: bool = False) -> Any:
         """Adds the loop's bookkeeping around `train_step`, including an overridden one; see `keras.Model`."""

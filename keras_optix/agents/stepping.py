@@ -99,6 +99,16 @@ class Sources:
         finally:
             self._tested = None
 
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Surrounds a step on a window that was given, and does not come from the dataset of a `fit` or `evaluate`."""
+        before = self.fitting, self._fitted, self._tested
+        self.fitting = self._fitted = self._tested = None
+        try:
+            yield
+        finally:
+            self.fitting, self._fitted, self._tested = before
+
     def prepare_to_fit(self) -> None:
         """Waits for the window of the next step in Python, where Ctrl-C is handled; see `WindowSource.prepare`."""
         _prepare(self._fitted)

@@ -1,4 +1,4 @@
-"""`close` that raises: each environment is closed all the same, the first error is said once, and nothing else fails."""
+"""`close` that raises: the others are closed all the same, the first error is said once, and nothing else fails."""
 
 from __future__ import annotations
 
