@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import gymnasium
@@ -569,6 +570,9 @@ class Agent(ActingAgent, WindowTrainer):
         """Evaluates a window without learning from it. The logs of its episodes are added to those returned here."""
         return {}
 
+    def _apart(self) -> AbstractContextManager[None]:
+        return self._sources.apart()
+
     def make_train_function(self, force: bool = False) -> Any:
         """Adds the loop's bookkeeping around `train_step`, including an overridden one; see `keras.Model`."""
         compiled = getattr(self, "train_function", None)
@@ -594,8 +598,8 @@ class Agent(ActingAgent, WindowTrainer):
             # Several steps in one execution would ask for a window while the previous step still updates the weights,
             # because nothing orders the two in a graph. Keras runs the steps of a Python iterator in order.
             if self.steps_per_execution == 1:
-                self._sources.prepare_to_fit()
-                windows = iterator
+                window = self._sources.next_window(iterator.element_spec)
+                windows = iterator if window is None else iter([window])
             else:
                 windows = in_order(iterator, self._sources.prepare_to_fit)
             logs = watch(windows) if self._updates_paused else learn(windows)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_optix.agents.state import PolicyClock
 from keras_optix.experience.closing import HURRY
 from keras_optix.experience.source import WindowSource
-from keras_optix.experience.transformations import is_endless, source_of
+from keras_optix.experience.transformations import is_as_made, is_endless, source_of
 from keras_optix.experience.window import Window
 
 Step = Callable[[Window], dict[str, Any]]
@@ -99,9 +99,39 @@ class Sources:
         finally:
             self._tested = None
 
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        """Surrounds a step on a window that was given, and does not come from the dataset of a `fit` or `evaluate`."""
+        before = self.fitting, self._fitted, self._tested
+        self.fitting = self._fitted = self._tested = None
+        try:
+            yield
+        finally:
+            self.fitting, self._fitted, self._tested = before
+
     def prepare_to_fit(self) -> None:
         """Waits for the window of the next step in Python, where Ctrl-C is handled; see `WindowSource.prepare`."""
         _prepare(self._fitted)
+
+    def next_window(self, spec: Any) -> Window | None:
+        """Collects the window of the next step of a `fit` at once, without the threads of `tf.data` in between.
+
+        Args:
+            spec: The specs of the dataset's windows.
+
+        Returns:
+            The window as tensors. None if the dataset was transformed, or if a strategy distributes its elements; the
+            window was prepared then, see `prepare_to_fit`.
+        """
+        source = self.fitting
+        if source is None or not is_as_made(self._fitted) or tf.distribute.has_strategy():
+            self.prepare_to_fit()
+            return None
+        source.prepare()
+        given = tf.nest.flatten(source.collect().window)
+        tensors = [tf.convert_to_tensor(v, s.dtype) for v, s in zip(given, tf.nest.flatten(spec), strict=True)]
+        window: Window = tf.nest.pack_sequence_as(spec, tensors)
+        return window
 
     def logs(self) -> Mapping[str, float]:
         """Returns the logs of the source of the running `fit`."""

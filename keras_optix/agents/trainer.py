@@ -8,6 +8,7 @@ from __future__ import annotations
 import abc
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import keras
@@ -54,6 +55,10 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
     def env_spaces(self) -> tuple[Any, Any]:
         """See `Agent.env_spaces`."""
 
+    @abc.abstractmethod
+    def _apart(self) -> AbstractContextManager[None]:
+        """Surrounds a step on a window that does not come from the dataset of the running `fit`, if there is one."""
+
     # On windows
 
     def train_on_batch(
@@ -80,7 +85,8 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
         self.check_trainable()
         window = self._window_of(x)
         self.make_train_function()
-        return _returned(self.train_function(iter(tf.data.Dataset.from_tensors(window))), return_dict)
+        with self._apart():
+            return _returned(self.train_function(iter(tf.data.Dataset.from_tensors(window))), return_dict)
 
     def test_on_batch(self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False) -> Any:
         """Runs `test_step` on one window; see `train_on_batch`.
@@ -102,7 +108,8 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
         refuse_rows({"y": y, "sample_weight": sample_weight})
         window = self._window_of(x)
         self.make_test_function()
-        return _returned(self.test_function(iter(tf.data.Dataset.from_tensors(window))), return_dict)
+        with self._apart():
+            return _returned(self.test_function(iter(tf.data.Dataset.from_tensors(window))), return_dict)
 
     # On observations
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from keras_optix.experience.contract import name_of
 
-_SECONDS = 0.3  # what `close` gets after an interrupt, before it goes on in the background
+_SECONDS = 0.2  # what `close` gets after an interrupt, before it goes on in the background
 _EXIT_SECONDS = 3.0  # what it then gets at the end of the process
 
 

@@ -37,8 +37,8 @@ from keras_optix.records import EpisodeRecord
 from keras_optix.store.files import Saved
 
 _POLL_SECONDS = 0.25  # a thread that waits for environments looks so often whether something is wrong with them
-_COMPLETE_SECONDS = 0.2  # what a window gets to be completed after an interrupt
-_RETURN_SECONDS = 0.6  # what a call of an environment then gets to return, before the environments are given up
+_COMPLETE_SECONDS = 0.15  # what a window gets to be completed after an interrupt
+_RETURN_SECONDS = 0.45  # what a call of an environment then gets to return, before the environments are given up
 _USED = (
     "a training environment was reset or stepped by other code between two windows: its running episode was cut off "
     "and is not counted, and a new episode began"

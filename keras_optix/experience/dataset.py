@@ -21,7 +21,7 @@ from keras_optix.experience.making import EnvLike, env_fn_of, is_env_fn, make_en
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.second import obstacle_to
 from keras_optix.experience.source import PolicyOwner, WindowSource
-from keras_optix.experience.transformations import marked
+from keras_optix.experience.transformations import marked, note_as_made
 from keras_optix.experience.vector_envs import VectorEnvs
 from keras_optix.experience.window import Window
 from keras_optix.records import CollectionDefaults
@@ -92,7 +92,8 @@ def dataset_from_env(
         check_bounds: Whether a value outside the bounds of a Box observation space is an error. NaN and a category
             that does not exist are errors in any case. Defaults to True.
         env_timeout: Seconds after which a call of `step` or `reset` that has not returned raises an `EnvTimeoutError`,
-            which names the environment and the method. None, the default, waits. In either case Ctrl-C is heard within
+            which names the environment and the method; evaluations in other environments are not watched. None, the
+            default, waits. In either case `fit` and `evaluate` hear Ctrl-C within
             a second, and an environment that still does not return is given up. Code that blocks without releasing
             Python's global lock stops the whole process, and no timeout helps; run such environments in processes,
             with `AsyncVectorEnv`.
@@ -259,4 +260,4 @@ def _dataset_of(collector: Collector) -> tf.data.Dataset:
     def window(counter: Any) -> Window:
         return packed(tf.numpy_function(collect, [counter], [field.dtype for field in tf.nest.flatten(spec)]), spec)
 
-    return from_source(tf.data.Dataset.counter().map(window), collector, endless=True)
+    return note_as_made(from_source(tf.data.Dataset.counter().map(window), collector, endless=True))

@@ -11,6 +11,7 @@ from keras_optix.experience.source import WindowSource
 
 _SOURCE = "_keras_optix_source"  # attributes of a dataset
 _ENDLESS = "_keras_optix_endless"
+_AS_MADE = "_keras_optix_as_made"
 
 _STALE = "the windows in its buffer would have been collected by older weights"
 _SHAPE = "the agent learns from a window [T, N, ...] as a whole"
@@ -113,6 +114,17 @@ def source_of(dataset: Any) -> WindowSource | None:
     """Returns the source of the windows of a dataset, or None if the dataset was not made by this package."""
     source: weakref.ref[WindowSource] | None = getattr(dataset, _SOURCE, None)
     return None if source is None else source()
+
+
+def note_as_made(dataset: Any) -> Any:
+    """Marks a dataset whose elements are those of its source, without any transformation; returns the dataset."""
+    setattr(dataset, _AS_MADE, True)
+    return dataset
+
+
+def is_as_made(dataset: Any) -> bool:
+    """Returns whether the elements of a dataset are those of its source, one after the other without end."""
+    return bool(getattr(dataset, _AS_MADE, False))
 
 
 def is_endless(dataset: Any) -> bool:

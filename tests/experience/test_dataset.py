@@ -200,3 +200,23 @@ def test_made_environments_are_closed_if_the_agent_does_not_fit(small_ppo: MakeA
     with pytest.raises(optix.errors.SpaceError):
         optix.dataset_from_env(factory, small_ppo(3, 2))
     assert made[0].closed
+
+
+@pytest.mark.parametrize("steps_per_execution", [1, 2])
+def test_a_window_that_is_learned_from_within_a_fit_is_the_one_that_was_given(
+    small_ppo: MakeAgent, steps_per_execution: int
+) -> None:
+    agent = small_ppo(steps_per_execution=steps_per_execution)
+    dataset = optix.dataset_from_env(CountingEnv, agent, window_size=4, seed=0)
+    given = next(iter(dataset))
+    seen: list[int] = []
+
+    class Again(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            seen.append(agent.last_window_id)
+            agent.train_on_batch(given)
+            seen.append(agent.last_window_id)
+
+    agent.fit(dataset, steps_per_epoch=2 * steps_per_execution, callbacks=[Again()], verbose=0)
+    assert seen == [steps_per_execution, 0, 2 * steps_per_execution, 0]
+    assert agent.sources[0].windows == 1 + 2 * steps_per_execution
