@@ -170,8 +170,8 @@ class _Reader:
         if unknown := re.fullmatch(r"Object contains unknown field `(.*)`", problem):
             return self._unknown(place, [unknown[1]])
         problem = re.sub(rf"`float` (<= |>= -){re.escape(repr(_LARGEST))}", "a finite number", problem)
-        place, value = _at(given, place)
-        return self._wrong(place, problem[:1].lower() + problem[1:], value)
+        reached, value = _at(given, place)
+        return self._wrong(reached, problem[:1].lower() + problem[1:], value, full=place)
 
     def compare(self, given: Any, read: Any, place: str) -> None:
         """Raises for missing and unknown entries, because msgspec fills in defaults and may ignore unknown fields."""
@@ -199,9 +199,10 @@ class _Reader:
         problem = f"The {self._what} has unknown entries {names}{where}."
         return StateError(describe(problem, fix=self._fix, unknown=names))
 
-    def _wrong(self, place: str, why: str, value: Any) -> StateError:
+    def _wrong(self, place: str, why: str, value: Any, full: str = "") -> StateError:
+        """Returns the error for a value; `full` is the place within it, if msgspec leaves out a key on the way."""
         name = place.lstrip(".") or "value"
-        problem = f"The {self._what} has no valid `{name}`: {why}."
+        problem = f"The {self._what} has no valid `{full.lstrip('.') or name}`: {why}."
         return StateError(describe(problem, fix=self._fix, **{name: value}))
 
 
