@@ -14,16 +14,17 @@ from typing import Any
 
 Job = tuple[Callable[[], Any], "Future[Any]"]
 
+_IDLE_SECONDS = 1.0  # without a call, after which the thread ends
+
 
 class EnvThread:
-    """Runs calls one after the other in one thread, which begins with the first call.
+    """Runs calls one after the other in one thread, which begins with a call and ends a second after the last one.
 
     It is a daemon thread: a call that never returns does not keep the process alive.
     """
 
     def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._jobs = _Jobs()
 
     def submit(self, call: Callable[[], Any]) -> Future[Any]:
         """Runs a call after those that were submitted before.
@@ -34,18 +35,51 @@ class EnvThread:
         Returns:
             The result or the error of the call, once it has returned.
         """
-        if self._thread is None:
-            # Not a method of this object, so that the thread does not keep it alive.
-            self._thread = threading.Thread(target=_run, args=(self._jobs,), name="keras_optix_envs", daemon=True)
-            self._thread.start()
         future: Future[Any] = Future()
         self._jobs.put((call, future))
         return future
 
     def stop(self) -> None:
         """Ends the thread after the calls that were submitted, without waiting; a later call begins another thread."""
-        jobs, self._jobs, self._thread = self._jobs, queue.SimpleQueue(), None
+        jobs, self._jobs = self._jobs, _Jobs()
         jobs.put(None)
+
+
+class _Jobs:
+    """The calls of one thread. The thread refers to them only, so that it keeps no `EnvThread` alive."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._served = False  # by a thread
+
+    def put(self, job: Job | None) -> None:
+        """Adds a call, and begins a thread for it if there is none; None ends the thread."""
+        with self._lock:
+            self._queue.put(job)
+            if self._served or job is None:
+                return
+            self._served = True
+        threading.Thread(target=self._serve, name="keras_optix_envs", daemon=True).start()
+
+    def _serve(self) -> None:
+        while (job := self._next()) is not None:
+            call, future = job
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
+            # While the thread waits for the next job, it must keep no environments alive.
+            del job, call, future
+
+    def _next(self) -> Job | None:
+        try:
+            return self._queue.get(timeout=_IDLE_SECONDS)
+        except queue.Empty:
+            with self._lock:
+                # A call may have come in the meantime.
+                self._served = not self._queue.empty()
+                return self._queue.get() if self._served else None
 
 
 class Progress:
@@ -73,14 +107,3 @@ class Progress:
                 self.place = None
 
         return call
-
-
-def _run(jobs: queue.SimpleQueue[Job | None]) -> None:
-    while (job := jobs.get()) is not None:
-        call, future = job
-        try:
-            future.set_result(call())
-        except BaseException as error:
-            future.set_exception(error)
-        # While the thread waits for the next job, it must keep no environments alive.
-        del job, call, future
