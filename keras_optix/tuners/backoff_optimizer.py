@@ -152,8 +152,16 @@ class BackoffOptimizer(BaseOptimizer):
         return state
 
     def probe_running(self, state: BackoffState) -> bool:
-        """See `BaseOptimizer.probe_running`."""
-        return state.probe is not None
+        """See `BaseOptimizer.probe_running`.
+
+        While nothing was learned, the first look at the current values and the waits between probes are parts of the
+        experiment too. Otherwise the loop would be COOLING, and the tuner paused, before it could help a start that
+        does not learn. One evaluation for each probe counts, so that a score which nothing raises becomes a plateau.
+        """
+        if state.probe is not None:
+            return True
+        waits = state.quiet > 0 or state.since_set + 1 < self._look_before(state)
+        return state.active and not state.learned and waits
 
     def observe_update(
         self, state: BackoffState, env_steps: int, logs: Mapping[str, float], current: HyperparamSet
@@ -240,7 +248,7 @@ class BackoffOptimizer(BaseOptimizer):
         """Takes note of a rise that shows that something is learned, and of a fall under the current values."""
         slope = state.slope
         if not state.learned:
-            return replace(state, learned=slope > _LEARNED)
+            return replace(state, learned=slope > _LEARNED or (slope > _PROVEN and state.has_risen))
         if state.falling or slope > -_LEARNED:
             return state
         steps = {name: max(step, self.max_perturbation) for name, step in state.steps.items()}
@@ -248,9 +256,12 @@ class BackoffOptimizer(BaseOptimizer):
 
     def _may_learn(self, state: BackoffState) -> bool:
         """Whether the current values may be good, although nothing was proven yet."""
+        return state.since_set < self._look_before(state) or state.slope > _RISING
+
+    def _look_before(self, state: BackoffState) -> int:
+        """Returns the evaluations under the current values that a probe needs before it, while nothing is learned."""
         widened = max(state.steps.values()) > self.perturbation_scale
-        blocks = _NEXT_BLOCKS if widened else _FIRST_BLOCKS
-        return state.since_set < blocks * self.block or state.slope > _RISING
+        return (_NEXT_BLOCKS if widened else _FIRST_BLOCKS) * self.block
 
     def _begin(self, state: BackoffState, evaluation: Evaluation, current: HyperparamSet) -> _After:
         name, band = tuple(self.spaces)[state.parameter], state.band

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+
 import msgspec
 from msgspec.structs import replace
 
 from keras_optix.states import Count, Finite, NonNegative, State, Unbounded
-from keras_optix.statistics.estimates import Estimate, trend
+from keras_optix.statistics.estimates import Estimate, noise_from_differences, trend
 from keras_optix.statistics.levels import LIKELY_Z
-from keras_optix.tuners.probe import Probe, Side
+from keras_optix.tuners.probe import LEVEL, Probe, Side
 from keras_optix.tuners.update_band import UpdateBand
 
 HISTORY = 64  # evaluations
 _PLATEAU = 32  # evaluations without a trend that make a plateau
 _SAME = 8  # evaluations with exactly the best score that make one
+_FAR = 5.0  # a rise between two levels of scores, in standard errors
 
 
 class BackoffState(State, frozen=True):
@@ -74,6 +78,18 @@ class BackoffState(State, frozen=True):
     def slope(self) -> float:
         """Trend of the scores under the current values, as a normal score."""
         return trend(self.history[-self.since_set :]) if self.since_set else 0.0
+
+    @property
+    def has_risen(self) -> bool:
+        """Whether the latest scores under the current values lie far above the first ones.
+
+        A smooth curve that has converged has a trend of little significance, because no line fits it.
+        """
+        scores = self.history[-self.since_set :] if self.since_set else ()
+        if len(scores) < 3 * LEVEL:
+            return False
+        rise = statistics.fmean(scores[-LEVEL:]) - statistics.fmean(scores[:LEVEL])
+        return rise > _FAR * noise_from_differences(scores) * math.sqrt(2.0 / LEVEL)
 
     @property
     def nothing_to_win(self) -> bool:

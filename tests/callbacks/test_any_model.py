@@ -287,7 +287,7 @@ def test_the_only_optimizer_that_trains_is_the_one_that_is_tuned() -> None:
     model = own(found=True)
     tuner = optix.BackoffOptimizer({"learning_rate": (1e-4, 1e-1)}, block=2, max_rounds=1)
     callback = loop(tuner=tuner, monitor="loss")
-    fit(model, callback, epochs=8, validation_data=None)
+    fit(model, callback, epochs=16, validation_data=None)  # a tuner looks at ten scores before its first probe
     assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) == pytest.approx(1e-3)
     moved = [record.message for record in callback.events if record.kind == "hyperparams"]
     assert moved
@@ -312,7 +312,7 @@ def test_it_can_be_named() -> None:
     rate = HIDDEN[0].learning_rate
     tuner = optix.BackoffOptimizer({"learning_rate": (1e-3, 1e-1)}, block=2, max_rounds=1)
     callback = loop(tuner=tuner, hyperparams={"learning_rate": rate}, monitor="loss")
-    fit(model, callback, epochs=6, validation_data=None)
+    fit(model, callback, epochs=16, validation_data=None)
     assert "hyperparams" in [record.kind for record in callback.events]
     assert float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)) == pytest.approx(1e-3)
 

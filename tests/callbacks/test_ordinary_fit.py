@@ -164,7 +164,7 @@ def test_the_tuner_moves_the_learning_rate_and_a_variable_and_restoring_does_not
         scheduler=optix.BackoffScheduler(plateau_threshold=500, dormant_threshold=1000),
         verbose=0,
     )
-    fit(model, [callback], epochs=20)
+    fit(model, [callback], epochs=50)  # ten scores before the first probe, and a wait before the second
     touched = {name for old, new in changes for name in new if old[name] != new[name]}
     assert touched == {"learning_rate", "scale"}
     in_force = {
