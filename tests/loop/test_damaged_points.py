@@ -18,7 +18,8 @@ from keras_optix.loop.managed_policies import ManagedPolicies
 from keras_optix.loop.run_state import read_run
 
 BY_OTHERS = {"adapter", "in_place"}  # of the toy, which reads them itself
-FREE = {"params", "start", "values", "hyperparams", "permanent", "kept", "stored", "metrics", "before"}  # any names
+# Any names.
+FREE = {"params", "start", "values", "hyperparams", "permanent", "kept", "stored", "metrics", "before", "sides"}
 TUNERS = {
     "backoff": lambda: optix.BackoffOptimizer({"learning_rate": (1e-3, 1.0)}, block=2),
     "population": lambda: optix.PBTOptimizer({"learning_rate": (1e-3, 1.0)}, population=2, ready_interval=2, seed=0),
