@@ -264,8 +264,9 @@ class ModelAdapter(FitAdapter):
             optimizers=tuple(sorted(self._optimizers.used)) if self._hyperparams.resolved else (),
             shapes=_build_config(self._model()),
         )
-        refuse_non_finite(self, self.get_state())
-        return prefixed("model/", self.get_state()), state
+        arrays = self.get_state()
+        refuse_non_finite(self, arrays)
+        return prefixed("model/", arrays), state
 
     def read(self, arrays: Arrays, values: Any) -> ModelRunState:
         """See `Adapter`."""

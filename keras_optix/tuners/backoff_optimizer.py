@@ -26,7 +26,7 @@ with exactly the best score, no probe begins.
 
 On synthetic learners whose skill rises from 0 to 1 (`benchmarks/tuning.py`: a cliff above the best learning rate,
 heavy-tailed scores, a best learning rate that moves a decade in mid-run; 300 windows, means of 40 runs), a start at the
-best rate keeps 95 to 99 % of the skill of that rate, fixed. One a decade off reaches about 75 to 95 %. These are means:
+best rate keeps 94 to 99 % of the skill of that rate, fixed. One a decade off reaches about 75 to 95 %. These are means:
 with noise of 20 % of the range and more, single runs lose more, or never leave a start above a cliff.
 """
 
@@ -57,9 +57,9 @@ _APPROX_KL = "approx_kl"
 _BASE = 32  # latest scores under the base that count as evidence in a probe
 _FALL = 3.0  # a fall by this many standard errors in a block ends a probe: one in 740 by chance
 _SUM_OF_FALLS = 2.5  # so does one over all blocks of a side, which is tested once a round
-# A fall of this size is undone: first where something was learned, then where nothing was (and the base may be worse
-# than either side), then where learning itself is noisy. It need not be significant: to undo a block costs its windows.
-_UNDONE, _UNDONE_EARLY, _UNDONE_NOISY = 1.0, 1.0, 2.0
+# A fall of this size is undone: usually, and where learning is noisy. It need not be significant: to undo a block costs
+# its windows.
+_UNDONE, _UNDONE_NOISY = 1.0, 2.0
 _PROVEN = SURE_Z  # trend of the scores, as a normal score, that proves the current values: one-sided 99 %
 _LEARNED = 3.5  # trend that shows that anything is learned at all; higher, because it is tested again and again
 _RISING = 1.5  # trend with which the current values may be good
@@ -313,8 +313,7 @@ class BackoffOptimizer(BaseOptimizer):
             return self._abort(state, probe.changed(fall.evidence), env_steps, fall.evidence, probe.side)
         if probe.left > 0:
             return replace(state, probe=probe), None
-        threshold = _UNDONE if state.learned else _UNDONE_EARLY
-        undo = fall.z < -(_UNDONE_NOISY if fall.noisy else threshold)
+        undo = fall.z < -(_UNDONE_NOISY if fall.noisy else _UNDONE)
         probe = probe.changed(fall.evidence)
         if probe.last_block:
             for total in (probe.total(-1), probe.total(1)) if state.learned else ():

@@ -75,9 +75,14 @@ class BackoffState(State, frozen=True):
         return self.learned and not self.falling
 
     @property
+    def current_scores(self) -> tuple[float, ...]:
+        """Means of the scores under the current values."""
+        return self.history[-self.since_set :] if self.since_set else ()
+
+    @property
     def slope(self) -> float:
         """Trend of the scores under the current values, as a normal score."""
-        return trend(self.history[-self.since_set :]) if self.since_set else 0.0
+        return trend(self.current_scores) if self.since_set else 0.0
 
     @property
     def has_risen(self) -> bool:
@@ -85,7 +90,7 @@ class BackoffState(State, frozen=True):
 
         A smooth curve that has converged has a trend of little significance, because no line fits it.
         """
-        scores = self.history[-self.since_set :] if self.since_set else ()
+        scores = self.current_scores
         if len(scores) < 3 * LEVEL:
             return False
         rise = statistics.fmean(scores[-LEVEL:]) - statistics.fmean(scores[:LEVEL])
@@ -94,7 +99,7 @@ class BackoffState(State, frozen=True):
     @property
     def nothing_to_win(self) -> bool:
         """Whether the score is on a plateau: it neither rises nor falls, or it is exactly the best all the time."""
-        scores = self.history[-self.since_set :] if self.since_set else ()
+        scores = self.current_scores
         latest = scores[-_SAME:]
         if len(latest) == _SAME and min(latest) == max(latest) == max(self.history):
             return True

@@ -21,6 +21,7 @@ import keras_optix as optix
 from keras_optix.errors import NonFiniteError, RegistryError, StateError
 from keras_optix.store import files
 from keras_optix.testing import IdentityEnv
+from tests.power_cut import Cut
 
 MakeAgent = Callable[..., optix.PPOAgent]
 WINDOWS = 12
@@ -28,18 +29,6 @@ WINDOWS = 12
 
 def slow(value: Any) -> Any:
     return pytest.param(value, marks=pytest.mark.slow)
-
-
-class Cut(keras.callbacks.Callback):
-    """Ends `fit` with an error after some window (epoch)."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.after = after
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if batch == self.after:
-            raise ConnectionError("power")
 
 
 def fit(agent: optix.PPOAgent, callback: optix.OptixCallback, *others: Any, env: Any = None, **options: Any) -> None:

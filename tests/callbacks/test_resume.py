@@ -15,21 +15,10 @@ import keras_optix as optix
 from keras_optix.distributions import CarrySpec
 from keras_optix.experience import collector
 from keras_optix.testing import IdentityEnv
+from tests.power_cut import Cut
 
 MakeAgent = Callable[..., optix.PPOAgent]
 WINDOWS = 24
-
-
-class Cut(keras.callbacks.Callback):
-    """Ends `fit` with an error after some window."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__()
-        self.after = after
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if batch == self.after:
-            raise ConnectionError("power")
 
 
 class Unsavable(IdentityEnv):
