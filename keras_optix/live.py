@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from keras_optix.experience.live.feed_counts import FeedCounts
 from keras_optix.experience.live.feeds import (
     Feed,
     Reconnect,
@@ -11,7 +12,6 @@ from keras_optix.experience.live.feeds import (
     on_done,
 )
 from keras_optix.experience.live.replay import replay_feed
-from keras_optix.experience.live.stream import FeedCounts
 
 __all__ = [
     "Feed",

@@ -35,6 +35,7 @@ ORDER = [
     "records",
     "aliases",
     "arguments",
+    "clock",
     "backend",
     "foreign_names",
     "states",

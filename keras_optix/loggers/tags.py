@@ -72,6 +72,7 @@ TAGS = (
     Tag("feed/late", "Actions that went out after the deadline", "sum", _WINDOW_OF_FEED),
     Tag("feed/invalid", "Observations that came with NaN or infinities, and were dropped", "sum", _WINDOW_OF_FEED),
     Tag("feed/reconnects", "Connections after the first one", "sum", _WINDOW_OF_FEED),
+    Tag("feed/flaps", "Connections that broke before they were stable", "sum", _WINDOW_OF_FEED),
     Tag("feed/latency_p50_ms", "From observation to action, ms", "median of the latest 4,096", _WINDOW_OF_FEED),
     Tag("feed/latency_p99_ms", "From observation to action, ms", "99th percentile of them", _WINDOW_OF_FEED),
     Tag("epoch/<log>", "Log of an ordinary model", "as Keras logs it", "every epoch"),

@@ -1,5 +1,6 @@
-"""Environments and feeds with known rows or known best returns, for testing policies and agents."""
+"""Environments and feeds with known rows or known best returns, and a clock, for testing policies and agents."""
 
+from keras_optix.testing.clock import ScriptedClock
 from keras_optix.testing.envs import ConstantRewardEnv, CountingEnv, IdentityEnv, MatchEnv, RaisingEnv, RandomEnv
 from keras_optix.testing.feeds import CountingFeed, ScriptedFeed
 from keras_optix.testing.market import MarketEnv, jump_fading_position, momentum_position, reversion_position
@@ -15,6 +16,7 @@ __all__ = [
     "RaisingEnv",
     "RandomEnv",
     "RegimeClock",
+    "ScriptedClock",
     "ScriptedFeed",
     "SwitchingCartPole",
     "TwoRegimeBandit",

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from gymnasium.vector import VectorEnv
 
+from keras_optix.clock import MACHINE, Clock
 from keras_optix.experience.actions import Actions, ContinuousActions, DiscreteActions, actions_for
 from keras_optix.experience.actor import Actor, NoiseSpec
 from keras_optix.experience.carry import Carry, CarrySpec
@@ -167,13 +168,14 @@ def stream() -> Iterator[Callable[..., StreamCollector]]:
         overflow: str = "block",
         owner: PolicyOwner | None = None,
         recorder: Recorder | None = None,
+        clock: Clock = MACHINE,
         **options: Any,
     ) -> StreamCollector:
         spaces = feed.observation_space, feed.action_space
         if boundary is None and not isinstance(feed, ReplayFeed):
             boundary = Boundary(steps=window_size)
         how = StreamOptions(boundary, window_size, overflow, **options)
-        made.append(StreamCollector(feed, owner or SpaceOwner(feed.action_space), *spaces, how, recorder))
+        made.append(StreamCollector(feed, owner or SpaceOwner(feed.action_space), *spaces, how, recorder, clock))
         return made[-1]
 
     yield make

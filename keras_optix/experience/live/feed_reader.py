@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from keras_optix.clock import MACHINE, Clock
 from keras_optix.errors import FeedError
 from keras_optix.experience.live.feeds import ClosableFeed, Feed, Reconnect
 from keras_optix.experience.live.latency import LatencyMeter
@@ -39,7 +40,7 @@ class FeedHandler(Protocol):
 
         Args:
             error: The reason.
-            tries: The number of the next try in a row.
+            tries: The number of the next try in a row; 1 if the connection was stable, see `Reconnect`.
             delay: Seconds until the next try.
         """
         ...
@@ -64,10 +65,17 @@ class FeedReader:
         reconnect: How to connect again after a disconnect.
         latency: Receives the seconds from each observation to its action.
         seed: The seed of the jitter.
+        clock: Measures how long connections last, and waits between tries. Defaults to the clock of the machine.
     """
 
     def __init__(
-        self, feed: Feed, handler: FeedHandler, reconnect: Reconnect, latency: LatencyMeter, seed: int | None = None
+        self,
+        feed: Feed,
+        handler: FeedHandler,
+        reconnect: Reconnect,
+        latency: LatencyMeter,
+        seed: int | None = None,
+        clock: Clock = MACHINE,
     ) -> None:
         self._feed = feed
         self._handler: Callable[[], FeedHandler | None] = weakref.ref(handler)
@@ -75,7 +83,8 @@ class FeedReader:
         self._latency = latency
         self._rng = random.Random(seed)
         self._stop = threading.Event()
-        self._seen = False  # whether this connection gave an observation
+        self._clock = clock
+        self._since: float | None = None  # when this connection gave its first observation
         # A daemon, because a feed that cannot be closed may wait for ever, and must not keep the process alive.
         self._thread = threading.Thread(target=self._run, name="keras_optix_feed", daemon=True)
 
@@ -136,21 +145,20 @@ class FeedReader:
             handler.ended(self, error)
 
     def _read_until_end(self) -> None:
-        tries = 0
-        began = time.monotonic()
+        tries = reached = 0
+        began = self._clock.monotonic()
         while not self.stopped:
-            self._seen = False
+            self._since = None
             lost = self._read_connection()
             if lost is None or self.stopped:
                 return
-            if self._seen:
-                tries, began = 0, time.monotonic()
+            now = self._clock.monotonic()
+            if self._since is not None and now - self._since >= self._reconnect.stable_seconds(tries):
+                tries, reached, began = 0, 0, now
+            elif tries and self._since is not None:
+                reached += 1
             if tries >= self._reconnect.tries:
-                raise FeedError(
-                    f"The feed could not be reached in {tries} tries ({time.monotonic() - began:.1f} s). The last try "
-                    f"failed with {type(lost).__name__}: {lost}. Call `fit` again when the feed can be reached; to "
-                    "wait longer, give `reconnect=Reconnect(tries=..., max_delay=...)`."
-                ) from lost
+                raise _given_up(lost, tries, reached, now - began) from lost
             tries += 1
             delay = self._reconnect.delay(tries, self._rng)
             handler = self._handler()
@@ -158,7 +166,7 @@ class FeedReader:
                 return
             handler.disconnected(lost, tries, delay)
             del handler
-            self._stop.wait(delay)
+            self._clock.wait(self._stop, delay)
 
     def _read_connection(self) -> BaseException | None:
         """Reads one connection; returns the error that ended it, or None if the feed has ended."""
@@ -191,16 +199,16 @@ class FeedReader:
                     close()
 
     def _answer(self, item: Any) -> Any:
-        handler = self._handler()
+        handler, first = self._handler(), self._since is None
+        if first:
+            self._since = self._clock.monotonic()
         try:
             if handler is None or self.stopped:
                 raise Stopped
-            return handler.exchange(self, item, first=not self._seen)
+            return handler.exchange(self, item, first=first)
         except BaseException as error:
             # Wrapped, to distinguish it from errors of the feed: a full disk is not a lost connection.
             raise _Ours(error) from error
-        finally:
-            self._seen = True
 
 
 def _takes_actions(stream: Any) -> bool:
@@ -208,6 +216,21 @@ def _takes_actions(stream: Any) -> bool:
     while (inner := getattr(stream, "gi_yieldfrom", None)) is not None:
         stream = inner
     return hasattr(stream, "send")
+
+
+def _given_up(lost: BaseException, tries: int, reached: int, seconds: float) -> FeedError:
+    """Returns the error for a feed that is not tried again."""
+    more = "to wait longer, give `reconnect=Reconnect(tries=..., max_delay=...)`"
+    if not reached:
+        problem = f"The feed could not be reached in {tries} tries ({seconds:.1f} s)."
+        fix = f"Call `fit` again when the feed can be reached; {more}."
+    else:
+        problem = (
+            f"The feed broke again and again: {reached} connections in {tries} tries ({seconds:.1f} s), none of which "
+            "lasted long enough to be stable."
+        )
+        fix = f"Call `fit` again when the feed is stable; {more}, and to accept short connections, `stable_after=...`."
+    return FeedError(f"{problem} The last try failed with {type(lost).__name__}: {lost}. {fix}")
 
 
 class _Ours(Exception):

@@ -17,6 +17,7 @@ from keras_optix.reprs import call_repr, describe_value
 from keras_optix.validation import check_float, check_function, check_int
 
 _LARGEST_EXPONENT = 500.0  # exp of more might overflow a float
+_SHORTEST_STABLE = 1.0  # seconds; even without any delay, a connection is not stable before
 _ITEM = "(observation, reward, terminated, truncated, info)"
 _DROP = '`dataset_from_stream(on_invalid="drop")` leaves such items out, and counts them.'
 _LARGEST_REWARD = float(np.finfo(np.float32).max)  # windows are float32
@@ -305,7 +306,10 @@ class Reconnect(NamesChecked):
 
     Before the k-th try in a row it waits ``min(first_delay * factor**(k - 1), max_delay)`` seconds, less a random share
     of that, so that many clients that lost the same server do not all return at once (Brooker 2015, "Exponential
-    backoff and jitter"). A try succeeds when an observation arrives.
+    backoff and jitter"). An observation does not make a try a success, because a feed that connects, gives one
+    observation and breaks would be tried for ever, always after the first delay. A try succeeds when its connection is
+    *stable*: when it lasts for long enough after its first observation, see `stable_after`. (Kubernetes resets the
+    backoff of a container that crashes by the same rule, after ten minutes.)
 
     Args:
         tries: Failed tries in a row after which `fit` ends with a `FeedError`. Defaults to 10, which takes 41 to 81
@@ -316,6 +320,11 @@ class Reconnect(NamesChecked):
         jitter: Largest share of the delay that is left out at random, in [0, 1]. Defaults to 0.5.
         on: The exceptions that `stream` raises when the connection is lost; other exceptions end `fit`. Defaults to
             `OSError` (`ConnectionError`, `TimeoutError`, ...) and `EOFError`.
+        stable_after: Seconds without a break, from the first observation of a connection, after which the next break
+            counts as the first one again. None (the default): as long as the delay before this connection, without its
+            jitter, but at least 1 second. A feed whose connections last less long waits longer and longer, and is given
+            up after `tries`. A feed whose connections last longer is never given up, and is connected for at least half
+            of the time.
 
     Raises:
         ConfigurationError: A value is out of range.
@@ -327,6 +336,7 @@ class Reconnect(NamesChecked):
     max_delay: float = 30.0
     jitter: float = 0.5
     on: tuple[type[Exception], ...] = (OSError, EOFError)
+    stable_after: float | None = None
 
     def __post_init__(self) -> None:
         check_int("tries", self.tries, minimum=1)
@@ -334,6 +344,8 @@ class Reconnect(NamesChecked):
         check_float("factor", self.factor, low=1.0)
         check_float("max_delay", self.max_delay, low=0.0)
         check_float("jitter", self.jitter, low=0.0, high=1.0)
+        if self.stable_after is not None:
+            check_float("stable_after", self.stable_after, low=0.0)
         kinds: Any = self.on
         if not isinstance(kinds, tuple) or not all(
             isinstance(kind, type) and issubclass(kind, Exception) for kind in kinds
@@ -349,5 +361,18 @@ class Reconnect(NamesChecked):
             tries: The number of the try in a row, from 1.
             rng: Draws the jitter.
         """
+        return self._longest_delay(tries) * (1.0 - self.jitter * rng.random())
+
+    def stable_seconds(self, tries: int) -> float:
+        """Returns how long a connection must last, from its first observation, to be stable.
+
+        Args:
+            tries: The number of the try in a row that made the connection, from 1; 0 for the first connection.
+        """
+        if self.stable_after is not None:
+            return self.stable_after
+        return max(_SHORTEST_STABLE, self._longest_delay(tries) if tries else 0.0)
+
+    def _longest_delay(self, tries: int) -> float:
         grown = min(math.log(self.factor) * (tries - 1), _LARGEST_EXPONENT)
-        return min(self.first_delay * math.exp(grown), self.max_delay) * (1.0 - self.jitter * rng.random())
+        return min(self.first_delay * math.exp(grown), self.max_delay)

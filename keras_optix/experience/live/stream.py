@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -14,11 +13,14 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from keras_optix.errors import StateError
+from keras_optix.clock import MACHINE, Clock
+from keras_optix.errors import EnvError, StateError, describe
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.collector_state import CollectorState, read_collector_state
 from keras_optix.experience.live.action_source import ActionSource, PolicyActionSource, RecordedActionSource
 from keras_optix.experience.live.dropping import Dropping
+from keras_optix.experience.live.feed_counts import FeedCounts
+from keras_optix.experience.live.feed_notices import ConnectionNotices, is_told
 from keras_optix.experience.live.feed_reader import FeedReader, Stopped
 from keras_optix.experience.live.feeds import Boundary, Feed, FeedItem, Flawed, Reconnect, StreamStep, examined
 from keras_optix.experience.live.latency import LatencyMeter
@@ -36,42 +38,16 @@ _NOT_SCORED = (
     "the recording was made with policies that this agent never had: the agent learns from its windows, but they are "
     "not scored"
 )
-
-
-@dataclass(frozen=True)
-class FeedCounts:
-    """Counts the items of a feed and what happened to them.
-
-    `observations` is the sum of `starts`, `steps` and those of `invalid` that were left out. `steps` is the sum of
-    `delivered`, `dropped` and `waiting`.
-
-    Attributes:
-        observations: Items that arrived.
-        starts: Items that no action led to: the first of an episode or of a connection.
-        steps: Items that completed an environment step.
-        delivered: Steps that were delivered to the learner.
-        dropped: Steps that were dropped, because the learner was busy.
-        waiting: Steps that are still to be delivered.
-        unanswered: Actions whose reward and next observation never arrived (the connection was lost), or were not
-            finite.
-        late: Actions that were sent later than the deadline.
-        disconnects: Connections that were lost.
-        reconnects: Connections after the first one.
-        invalid: Items in which something was not finite, if such items are dropped. An item that ended an episode, with
-            a finite reward, still completed a step.
-    """
-
-    observations: int = 0
-    starts: int = 0
-    steps: int = 0
-    delivered: int = 0
-    dropped: int = 0
-    waiting: int = 0
-    unanswered: int = 0
-    late: int = 0
-    disconnects: int = 0
-    reconnects: int = 0
-    invalid: int = 0
+_NO_STEPS = (
+    "The first {count} items of the feed each ended an episode, and in none of these episodes an action was taken, so "
+    "there is no step to learn from: the observation of an item that ends an episode is the last one of that episode, "
+    "and the item after it begins the next episode."
+)
+_ONE_STEP = (
+    "If each action gets its reward at once (episodes of one step, a contextual bandit), yield the next observation "
+    'together with the result: (observation, reward, True, False, {"final_obs": observation}).'
+)
+_STEPLESS = 10  # ends in a row before the first step, after which it is clear that there will be no step
 
 
 @dataclass(frozen=True)
@@ -121,6 +97,7 @@ class StreamCollector(WindowSource):
         action_space: The space of the actions that the feed accepts.
         options: The options of reading the feed.
         recorder: Records the items and the actions; it is closed with the collector. None records nothing.
+        clock: Says when windows close and tries begin. Defaults to the clock of the machine.
     """
 
     def __init__(
@@ -131,6 +108,7 @@ class StreamCollector(WindowSource):
         action_space: spaces.Space[Any],
         options: StreamOptions,
         recorder: Recorder | None = None,
+        clock: Clock = MACHINE,
     ) -> None:
         super().__init__(owner, window_size=options.window_size, seed=options.seed, deterministic=options.deterministic)
         self.layout = ObservationLayout(observation_space)
@@ -140,6 +118,7 @@ class StreamCollector(WindowSource):
         self._feed = feed
         self._options = options
         self._recorder = recorder
+        self._clock = clock
         self._replays = isinstance(feed, ReplayFeed) and feed.actions == "recorded"  # else the policy chooses
         self._recorded = feed.windows if isinstance(feed, ReplayFeed) and options.boundary is None else None
         self._actions = actions_for(action_space)
@@ -157,6 +136,7 @@ class StreamCollector(WindowSource):
             options.window_size,
             one_version=options.deterministic,
             carry_specs=self.carry_specs,
+            clock=clock,
         )
         self._closed_windows: deque[ClosedWindow] = deque()
         self._capacity = 1 if options.overflow == "latest" else options.buffer
@@ -165,7 +145,8 @@ class StreamCollector(WindowSource):
         self._deadline = math.inf  # when the clock closes the current window
         self._observations = self._delivered_steps = self._dropped = self._waiting = 0
         self._steps_before = 0  # steps delivered in the run that is resumed
-        self._disconnects = self._connections = 0
+        self._disconnects = self._connections = self._flaps = 0
+        self._connection_notices = ConnectionNotices()
         self._notices: list[str] = []
         self._marks: deque[RecordedWindow] = deque()
         self._reader: FeedReader | None = None
@@ -218,6 +199,8 @@ class StreamCollector(WindowSource):
                 disconnects=self._disconnects,
                 reconnects=max(self._connections - 1, 0),
                 invalid=self._dropping.invalid,
+                flaps=self._flaps,
+                stepless=self._builder.stepless,
             )
 
     def logs(self) -> dict[str, float]:
@@ -235,6 +218,7 @@ class StreamCollector(WindowSource):
             "feed_late": float(counts.late),
             "feed_invalid": float(counts.invalid),
             "feed_reconnects": float(counts.reconnects),
+            "feed_flaps": float(counts.flaps),
             "feed_latency_p50_ms": 1000.0 * half,
             "feed_latency_p99_ms": 1000.0 * most,
         }
@@ -268,7 +252,7 @@ class StreamCollector(WindowSource):
         self._prepared = True
         with self._changed:
             while self._reserved is None and not self._closed_windows and self._ending is None:
-                now = time.monotonic()
+                now = self._clock.monotonic()
                 if now >= self._deadline or stopping():
                     self._close_window(now)
                     break
@@ -291,7 +275,8 @@ class StreamCollector(WindowSource):
         Raises:
             StopIteration: The feed has ended.
             FeedError: The feed is lost, and all complete windows have been delivered.
-            EnvError: The feed gave a value that does not fit its spaces, or is not finite.
+            EnvError: The feed gave a value that does not fit its spaces, or is not finite, or all its items end an
+                episode without a step.
             BaseException: Any other error of its `stream`. It is kept in `error`.
         """
         try:
@@ -381,12 +366,12 @@ class StreamCollector(WindowSource):
             self._action_source = PolicyActionSource(self._make_actor(), policy, self._rng, deterministic=deterministic)
         if self._reader is not None:
             return
-        reader = FeedReader(self._feed, self, self._options.reconnect, self._latency, self.seed)
+        reader = FeedReader(self._feed, self, self._options.reconnect, self._latency, self.seed, self._clock)
         # The finalizer also stops the thread before the interpreter ends, when it must not run.
         self._stop_reading = weakref.finalize(self, reader.stop)
         with self._changed:
             self._reader, self._ending = reader, None
-            now = time.monotonic()
+            now = self._clock.monotonic()
             self._builder.opened(now)
             self._deadline = now + self._seconds
             self._connected = False
@@ -398,7 +383,7 @@ class StreamCollector(WindowSource):
 
     def exchange(self, reader: FeedReader, item: Any, *, first: bool) -> Any:
         """See `FeedHandler`."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         first = first or (isinstance(item, RecordedItem) and item.first)
         flaws = self._options.on_invalid == "drop"
         given = examined(item, self.layout, self._observations, bounds=self._options.check_bounds, flaws=flaws)
@@ -423,6 +408,8 @@ class StreamCollector(WindowSource):
                 )
             self._observations += 1
             step = self._builder.observe(seen, now)
+            if self._builder.stepless_in_a_row:
+                self._check_stepless()
             if step is not None and self._closes(step):
                 self._close_when_room(reader)
             begins, window_id = not self._builder.acted, self._next_window
@@ -442,13 +429,14 @@ class StreamCollector(WindowSource):
     def disconnected(self, error: BaseException, tries: int, delay: float) -> None:
         """See `FeedHandler`."""
         with self._changed:
-            what = "was lost" if self._connected else "was not reached"
             self._disconnects += self._connected
+            self._flaps += self._connected and tries > 1
+            notice = self._connection_notices.lost(error, tries, delay, reached=self._connected)
+            if notice is not None:
+                self._notices.append(notice)
             self._connected = False
             self._builder.lose_action()
             self._dropping.forget()
-            why = f"{type(error).__name__}: {error}"
-            self._notices.append(f"the feed {what} ({why}); try {tries} to reach it begins in {delay:.2f} s")
 
     def ended(self, reader: FeedReader, error: BaseException | None) -> None:
         """See `FeedHandler`."""
@@ -456,7 +444,7 @@ class StreamCollector(WindowSource):
             if reader is not self._reader or reader.stopped:
                 return
             if self._builder.rows and self._recorded is None:
-                self._close_window(time.monotonic())
+                self._close_window(self._clock.monotonic())
             self._ending = StopIteration("The feed has ended.") if error is None else error
             self._changed.notify_all()
 
@@ -470,8 +458,9 @@ class StreamCollector(WindowSource):
     def _connect(self, reader: FeedReader) -> None:
         """Begins a connection; the episode of the previous connection ends without a result."""
         self._connections += 1
-        if self._connections > 1:
-            self._notices.append(f"the feed is back: connection {self._connections}")
+        notice = self._connection_notices.back(self._connections)
+        if notice is not None:
+            self._notices.append(notice)
         if self._builder.rows:
             self._close_when_room(reader)
         self._sever()
@@ -495,6 +484,18 @@ class StreamCollector(WindowSource):
             return FeedItem(flawed.leaves, None, 0.0, False, False, flawed.info)
         return None
 
+    def _check_stepless(self) -> None:
+        """Tells of an item that ended an episode without a step, or raises an error if all items do."""
+        count = self._builder.stepless
+        steps = self._delivered_steps + self._dropped + self._waiting + self._steps_before
+        if self._builder.stepless_in_a_row >= _STEPLESS and not (steps or self._builder.rows):
+            raise EnvError(describe(_NO_STEPS.format(count=count), fix=_ONE_STEP))
+        if is_told(count):
+            self._notices.append(
+                f"item {self._observations - 1} of the feed ends an episode in which no action was taken, so it is no "
+                "step; all such items are counted (`stepless` in `feed_counts`)"
+            )
+
     def _sever(self) -> None:
         """Discards the pending action and the running episode."""
         self._builder.interrupt()
@@ -516,7 +517,7 @@ class StreamCollector(WindowSource):
             self._changed.wait(_POLL_SECONDS)
             _check(reader)
         if self._next_window == before:  # else the learner closed it in the meantime
-            self._close_window(time.monotonic())
+            self._close_window(self._clock.monotonic())
 
     def _close_window(self, now: float) -> None:
         """Closes the current window, and drops old windows if there is no room."""
@@ -562,7 +563,7 @@ class StreamCollector(WindowSource):
     def _skip_empty(self) -> None:
         """Closes recorded windows without a step at once."""
         if self._marks and self._marks[0].rows == 0:
-            self._close_window(time.monotonic())
+            self._close_window(self._clock.monotonic())
 
 
 def _check(reader: FeedReader) -> None:

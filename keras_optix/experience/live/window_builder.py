@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from keras_optix.clock import MACHINE, Clock
 from keras_optix.experience.actions import Actions
 from keras_optix.experience.carry import CarrySpec, initial_carry
 from keras_optix.experience.episodes import EpisodeTracker
@@ -35,7 +35,12 @@ class _OpenWindow:
     """The arrays of a window that is being filled; rows that are never written stay zero and not valid."""
 
     def __init__(
-        self, layout: ObservationLayout, actions: Actions, size: int, carry_specs: Sequence[CarrySpec]
+        self,
+        layout: ObservationLayout,
+        actions: Actions,
+        size: int,
+        carry_specs: Sequence[CarrySpec],
+        began: float,
     ) -> None:
         self.observations, self.following = layout.empty(size, 1), layout.empty(size, 1)
         for leaf in (*self.observations, *self.following):
@@ -47,7 +52,7 @@ class _OpenWindow:
         self.carry = initial_carry(carry_specs, 1)  # replaced by the carry of the first row when there is one
         self.versions: list[int] = []
         self.infos: list[Any] = []
-        self.began = time.monotonic()
+        self.began = began  # by the clock
         self.acted = False  # whether an action that leads to a step was chosen since the window began
 
     @property
@@ -132,11 +137,14 @@ class WindowBuilder:
         window_size: `T`, rows of a window.
         one_version: See `EpisodeTracker.after`.
         carry_specs: The arrays of the policy's carry.
+        clock: Says when windows begin. Defaults to the clock of the machine.
 
     Attributes:
         tracker: Keeps track of the episodes up to the last window that closed.
         starts: The number of observations that no action led to, because they began an episode or a connection.
         unanswered: The number of actions whose reward and next observation never arrived.
+        stepless: The number of items that ended an episode in which no action had been taken.
+        stepless_in_a_row: The number of these since the last item that was not such an item.
         begins: Whether the current observation is the first of an episode.
     """
 
@@ -148,7 +156,9 @@ class WindowBuilder:
         *,
         one_version: bool = False,
         carry_specs: Sequence[CarrySpec] = (),
+        clock: Clock = MACHINE,
     ) -> None:
+        self._clock = clock
         self._layout, self._actions = layout, actions
         self._size = window_size
         self._one_version = one_version
@@ -156,10 +166,9 @@ class WindowBuilder:
         self.begins = True
         self._pending: _Pending | None = None
         self._ignored = False  # whether the action for the current observation leads to no step
-        self._open = _OpenWindow(layout, actions, window_size, self._carry_specs)
+        self._open = self._begin_window()
         self.tracker = EpisodeTracker.blank(1)
-        self.starts = 0
-        self.unanswered = 0
+        self.starts = self.unanswered = self.stepless = self.stepless_in_a_row = 0
 
     @property
     def rows(self) -> int:
@@ -185,7 +194,7 @@ class WindowBuilder:
         """Notes that the feed is opened: if the current window has no rows, it begins now.
 
         Args:
-            now: The time of `time.monotonic`.
+            now: The time by the clock.
         """
         if not self._open.rows:
             self._open.began = now
@@ -195,12 +204,15 @@ class WindowBuilder:
 
         Args:
             seen: The item.
-            now: The time of its arrival, by `time.monotonic`.
+            now: The time of its arrival, by the clock.
         """
         pending, self._pending = self._pending, None
         # The action for a last observation leads to no step, unless the item also has the first of the next episode.
         self._ignored = seen.ended and seen.final is None
         self.begins = pending is None or (seen.ended and seen.final is not None)
+        stepless = pending is None and self._ignored
+        self.stepless += stepless
+        self.stepless_in_a_row = self.stepless_in_a_row + 1 if stepless else 0
         if pending is None:
             self.starts += 1
             return None
@@ -268,8 +280,11 @@ class WindowBuilder:
                 window.between(first, last), window.versions[first], window_id, one_version=self._one_version
             )
             episodes += ended
-        self._open = _OpenWindow(self._layout, self._actions, self._size, self._carry_specs)
+        self._open = self._begin_window()
         return ClosedWindow(window_id, rows, episodes, policy, window, seed, self.tracker)
+
+    def _begin_window(self) -> _OpenWindow:
+        return _OpenWindow(self._layout, self._actions, self._size, self._carry_specs, self._clock.monotonic())
 
 
 def _runs(versions: Sequence[int]) -> list[tuple[int, int]]:

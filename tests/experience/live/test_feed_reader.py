@@ -102,7 +102,7 @@ def test_a_feed_that_gives_nothing_ends() -> None:
 def test_it_tries_again_and_tells_how_long_it_waits() -> None:
     down = [ConnectionError("a"), EOFError("b"), TimeoutError("c")]
     feed, handler = Lines(1, *down, 2, ConnectionError("d"), 3), FeedHandler()
-    read(feed, handler, tries=3, first_delay=0.001, factor=3.0, jitter=0.0)
+    read(feed, handler, tries=3, first_delay=0.001, factor=3.0, jitter=0.0, stable_after=0.0)
     assert handler.asked == [(1, True), (2, True), (3, True)]
     assert [(why, tries) for why, tries, _ in handler.told] == [("a", 1), ("b", 2), ("c", 3), ("d", 1)]
     assert [delay for *_, delay in handler.told] == pytest.approx([0.001, 0.003, 0.009, 0.001])

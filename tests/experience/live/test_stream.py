@@ -19,16 +19,17 @@ from keras_optix.errors import ConfigurationError, EnvError, FeedError, SpaceErr
 from keras_optix.experience.actions import actions_for
 from keras_optix.experience.actor import Actor, NoiseSpec
 from keras_optix.experience.carry import Carry, CarrySpec
+from keras_optix.experience.live.feed_counts import FeedCounts
 from keras_optix.experience.live.feeds import Boundary, Reconnect, StreamStep, every_n_seconds, every_n_steps, on_done
 from keras_optix.experience.live.recording import Recorder
 from keras_optix.experience.live.replay import ReplayFeed
-from keras_optix.experience.live.stream import FeedCounts, StreamCollector, StreamOptions
+from keras_optix.experience.live.stream import StreamCollector, StreamOptions
 from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
 from keras_optix.experience.window import CollectedWindow
-from keras_optix.testing import CountingFeed, ScriptedFeed
+from keras_optix.testing import CountingFeed, ScriptedClock, ScriptedFeed
 
 MakeStream = Callable[..., StreamCollector]
-AT_ONCE = Reconnect(first_delay=0.0)
+AT_ONCE = Reconnect(first_delay=0.0, stable_after=0.0)
 PATIENCE = 20.0  # seconds until a test that hangs fails
 
 
@@ -211,13 +212,12 @@ def test_a_function_is_asked_after_each_step(stream: MakeStream) -> None:
     assert all(0.0 <= step.seconds < PATIENCE for step in seen)
 
 
-def test_seconds_of_the_first_window_count_from_when_the_feed_opened(
-    stream: MakeStream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = Clock(monkeypatch)
+def test_seconds_of_the_first_window_count_from_when_the_feed_opened(stream: MakeStream) -> None:
+    clock = ScriptedClock()
     seen: list[float] = []
-    collector = stream(CountingFeed(None, items=3), Boundary(closes=lambda step: bool(seen.append(step.seconds))))
-    clock.now = 1000.0  # as if the model had been compiled meanwhile
+    boundary = Boundary(closes=lambda step: bool(seen.append(step.seconds)))
+    collector = stream(CountingFeed(None, items=3), boundary, clock=clock)
+    clock.advance(1000.0)  # as if the model had been compiled meanwhile
     take_all(collector)
     assert seen == [0.0, 0.0]
 
@@ -238,34 +238,20 @@ def test_what_a_boundary_function_raises_reaches_the_caller(stream: MakeStream) 
     assert feed.closed == 1
 
 
-class Clock:
-    """Stands in for the time of the modules that close windows."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 0.0
-        for module in ("stream", "window_builder"):
-            monkeypatch.setattr(f"keras_optix.experience.live.{module}.time", self)
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-def test_a_clock_closes_windows_on_its_grid_and_lateness_does_not_add_up(
-    stream: MakeStream, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = Clock(monkeypatch)
-    collector = stream(ScriptedFeed([], silent=True), every_n_seconds(1.0))
+def test_a_clock_closes_windows_on_its_grid_and_lateness_does_not_add_up(stream: MakeStream) -> None:
+    clock = ScriptedClock()
+    collector = stream(ScriptedFeed([], silent=True), every_n_seconds(1.0), clock=clock)
     closed_at = []
 
     def tick() -> bool:
-        clock.now += 0.3
+        clock.advance(0.3)
         return False
 
     for late in (0.0, 0.0, 0.5, 2.6, 0.0):
-        clock.now += late  # the learner was busy
+        clock.advance(late)  # the learner was busy
         collector.prepare(tick)
         assert collector.collect().window.valid.sum() == 0
-        closed_at.append(clock.now)
+        closed_at.append(clock.monotonic())
     # With a step of 0.3: the first moment after 1; 2; 3; then late for 4, 5 and 6 at once, then 7.
     assert closed_at == pytest.approx([1.2, 2.1, 3.2, 5.8, 6.1])
 
@@ -495,10 +481,10 @@ def test_a_window_closes_at_a_gap_and_no_row_reaches_over_it(stream: MakeStream,
     assert collector.drain_notices() == []
 
 
-def test_tries_begin_anew_after_an_observation(stream: MakeStream) -> None:
+def test_tries_begin_anew_after_a_stable_connection(stream: MakeStream) -> None:
     down = [TimeoutError("down")] * 3
     feed = ScriptedFeed([*down, *numbers(0, 2), *down, *numbers(0, 2), *down, *numbers(0, 2)])
-    collector = stream(feed, reconnect=Reconnect(tries=3, first_delay=0.0))
+    collector = stream(feed, reconnect=Reconnect(tries=3, first_delay=0.0, stable_after=0.0))
     assert lengths(take_all(collector)) == [1, 1, 1]
     counts = adds_up(collector.counts)
     assert (counts.disconnects, counts.reconnects) == (2, 2)  # failing to get there is no connection that was lost
