@@ -502,7 +502,7 @@ class Engine:
             # This sets the weights of an ensemble, which makes a new version; the adapter restores the saved one next.
             self.manager.restore(reading.manager)
         lost = self.adapter.restore(under("adapter/", arrays), reading.adapter, weights=weights)
-        self._resume_best(loop.best)
+        newer = self._resume_best(loop.best)
         performer.regimes.restore(loop.regimes)
         performer.variants, performer.windows_left = loop.variants, loop.windows_left
         if reading.in_place is not None:
@@ -512,6 +512,10 @@ class Engine:
         if loop.procedure is not None:
             self._begun = loop.procedure.begun
             self._runner.replay(self._begun.procedure(), loop.procedure.sent)
+            if newer:
+                # It asks whether weights are better than a best that is none any more.
+                performer.cancel_in_place()
+                self._runner.interrupt("a later best was found on disk when the run was resumed")
         self.adapter.pause_updates(performer.in_place is not None or self.state is LoopState.WATCHDOG)
         self.log.restore(list(loop.records))
         self.recovery.keep_beginning()
@@ -521,9 +525,11 @@ class Engine:
         kept = "" if weights else "; newer weights were restored already and stay"
         self.journal.note(EventKind.RESUMED, f"resumed run {self.registry.run_id}{kept}{'; ' if lost else ''}{lost}")
 
-    def _resume_best(self, snapshot_id: int | None) -> None:
-        """Takes over the best of the run on disk, which may be newer than the resumed state."""
+    def _resume_best(self, snapshot_id: int | None) -> bool:
+        """Takes over the best of the run on disk, which may be newer than the resumed state; returns whether it is."""
         best = self.performer.best.latest = self.registry.best
         estimate = None if best is None else estimate_of(best.eval_metrics)
-        if best is not None and estimate is not None and best.snapshot_id != snapshot_id:
-            self.scheduler.adopt(estimate, env_steps=best.env_steps)
+        if best is None or estimate is None or best.snapshot_id == snapshot_id:
+            return False
+        self.scheduler.adopt(estimate, env_steps=best.env_steps)
+        return True

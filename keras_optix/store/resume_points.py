@@ -147,9 +147,13 @@ class ResumeStore:
                 path.unlink(missing_ok=True)
 
     def _paths(self) -> list[Path]:
-        """Returns the files of all resume points in the directory, newest first. Links out of it are not followed."""
+        """Returns the files of all resume points in the directory, newest first. Links out of it are not followed.
+
+        Runs are ordered by their latest point. Within a run the names say which point is newer: the times of the files
+        do not, because the time of day may have been set back between the two.
+        """
         directory = self._registry.directory
-        found = []
+        found: list[tuple[int, bool, Path]] = []
         for path in [*directory.glob(f"*/{_FILE}"), *directory.glob(f"*/{_PREVIOUS}")]:
             try:
                 when = path.lstat().st_mtime_ns
@@ -157,7 +161,10 @@ class ResumeStore:
                 continue
             if is_inside(path.parent, directory):
                 found.append((when, path.name == _FILE, path))
-        return [path for _, _, path in sorted(found, reverse=True)]
+        latest: dict[Path, int] = {}
+        for when, _, path in found:
+            latest[path.parent] = max(when, latest.get(path.parent, when))
+        return [path for *_, path in sorted((latest[path.parent], path.parent, new, path) for _, new, path in found)][::-1]
 
 
 def _read(path: Path) -> ResumePoint:
