@@ -28,11 +28,12 @@ from gymnasium import spaces
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from tests.loop.toy_run import Toy  # noqa: E402 (the folder of the tests is found only now)
+from tests.loop.toy_run import InPlace, Toy  # noqa: E402 (the folder of the tests is found only now)
 
 import keras_optix as optix  # noqa: E402
 from keras_optix.callbacks.resuming import Resuming  # noqa: E402
 from keras_optix.errors import DirectoryError, FeedError, OptixError, RegistryError  # noqa: E402
+from keras_optix.evaluators.scorer import Scorer  # noqa: E402
 from keras_optix.experience.actor import NoiseSpec  # noqa: E402
 from keras_optix.experience.live.feeds import Boundary, Reconnect  # noqa: E402
 from keras_optix.experience.live.stream import StreamCollector, StreamOptions  # noqa: E402
@@ -55,6 +56,7 @@ EPISODE, ROWS = 2, 20  # steps of an episode and of a window: ten episodes a win
 LEARNING = 1.0  # seconds of an update
 INTERVAL = 600.0  # seconds between two resume points
 MOST_RECORDS, MOST_BYTES, MOST_FILES = 2_000, 4_000_000, 60
+_ANY = Scorer(optix.ReturnEvaluator())
 MOST_SHORT = 11  # connections of less than a second in a row: the first one, and as many as there are tries
 NOISE = 3.0  # of the return of an episode
 
@@ -275,6 +277,13 @@ class Turns:
     def close(self) -> None: ...
 
 
+class LiveInPlace(InPlace):
+    """Leaves windows out in which no episode ended."""
+
+    def add(self, unit: TrainingUnit) -> bool:
+        return unit.score(_ANY).primary_score is not None and super().add(unit)
+
+
 class LiveToy(Toy):
     """The toy, which acts on the feed of the world and learns from its windows."""
 
@@ -340,6 +349,14 @@ class LiveToy(Toy):
             self.version += 1
             self.p += self.values["learning_rate"] * (self.world.target - self.p)
         return TrainingUnit(candidate, steps, {}, lambda scorer: score)
+
+    def evaluate_in_place(self, candidate: Any, scorer: Any, episodes: int = 0) -> InPlace:
+        return LiveInPlace(self, candidate, max(episodes, scorer.plan.episodes_needed))
+
+    def resume_in_place(self, arrays: Any, values: Any, scorer: Any, *, weights: bool) -> InPlace:
+        found = super().resume_in_place(arrays, values, scorer, weights=weights)
+        found.__class__ = LiveInPlace
+        return found
 
     @property
     def endless(self) -> bool:
@@ -654,7 +671,9 @@ class Life:
         line = engine.summary(where=False)
         self.lines.append(line)
         steps = engine.journal.env_steps
-        told = f"{engine.state.name} after {engine.units:,} window{'' if engine.units == 1 else 's'}, {steps:,} env steps"
+        told = (
+            f"{engine.state.name} after {engine.units:,} window{'' if engine.units == 1 else 's'}, {steps:,} env steps"
+        )
         self.hold(f"the last line is not true: {line!r}", line.startswith(told))
         missing = engine.log.aids.missing
         self.hold(f"the last line does not say what is missing: {line!r}", ("Not written: " in line) == bool(missing))

@@ -164,7 +164,9 @@ class ResumeStore:
         latest: dict[Path, int] = {}
         for when, _, path in found:
             latest[path.parent] = max(when, latest.get(path.parent, when))
-        return [path for *_, path in sorted((latest[path.parent], path.parent, new, path) for _, new, path in found)][::-1]
+        return [path for *_, path in sorted((latest[path.parent], path.parent, new, path) for _, new, path in found)][
+            ::-1
+        ]
 
 
 def _read(path: Path) -> ResumePoint:

@@ -17,6 +17,8 @@ from keras_optix.experience.live.feeds import Boundary
 
 MakeAgent = Callable[..., optix.PPOAgent]
 STEPS = 2000
+# Its connections last less than a second.
+AT_ONCE = optix.live.Reconnect(first_delay=0.001, max_delay=0.001, stable_after=0.0)
 
 
 class Moody:
@@ -84,9 +86,8 @@ def test_a_replay_gives_the_same_windows_and_the_same_weights(
     path = tmp_path / "run.rec"
     live, again = twins(small_ppo, normalize_observations=True)
     before = live.get_weights()
-    reconnect = optix.live.Reconnect(first_delay=0.001, max_delay=0.001)
     options = {"boundary": boundary, "window_size": 64 if boundary.steps is None else None}
-    first, counts = trained(live, Moody(), True, buffer=2, reconnect=reconnect, record=path, **options)
+    first, counts = trained(live, Moody(), True, buffer=2, reconnect=AT_ONCE, record=path, **options)
     second, replayed = trained(again, optix.live.replay_feed(path), False)
     # The control: the run had what a replay could get wrong.
     assert counts.reconnects > 0
@@ -107,7 +108,7 @@ def test_a_replay_gives_the_same_windows_and_the_same_weights(
 def test_an_agent_may_choose_anew_in_a_replay(small_ppo: MakeAgent, tmp_path: Path) -> None:
     path = tmp_path / "run.rec"
     boundary = optix.live.every_n_steps(16)
-    first, _ = trained(small_ppo(), Moody(), False, boundary=boundary, record=path, overflow="block")
+    first, _ = trained(small_ppo(), Moody(), False, boundary=boundary, record=path, overflow="block", reconnect=AT_ONCE)
     other = small_ppo()
     again, counts = trained(
         other, optix.live.replay_feed(path, actions="agent"), False, boundary=optix.live.every_n_steps(8)
@@ -120,8 +121,7 @@ def test_an_agent_may_choose_anew_in_a_replay(small_ppo: MakeAgent, tmp_path: Pa
 
 def test_an_agent_that_chooses_anew_has_the_windows_of_the_recording(small_ppo: MakeAgent, tmp_path: Path) -> None:
     path = tmp_path / "run.rec"
-    reconnect = optix.live.Reconnect(first_delay=0.001, max_delay=0.001)
-    options = {"boundary": optix.live.every_n_steps(16), "overflow": "block", "reconnect": reconnect}
+    options = {"boundary": optix.live.every_n_steps(16), "overflow": "block", "reconnect": AT_ONCE}
     first, counts = trained(small_ppo(), Moody(), False, record=path, **options)
     other = small_ppo()
     again, replayed = trained(other, optix.live.replay_feed(path, actions="agent"), False)
@@ -141,9 +141,8 @@ def test_the_loop_decides_the_same_in_a_replay(small_ppo: MakeAgent, tmp_path: P
         return optix.OptixCallback(optix.ReturnEvaluator(4), verbose=0)
 
     feed = Moody()
-    reconnect = optix.live.Reconnect(first_delay=0.001, max_delay=0.001)
     dataset = optix.dataset_from_stream(
-        feed, live, boundary=optix.live.every_n_steps(16), record=path, overflow="block", reconnect=reconnect
+        feed, live, boundary=optix.live.every_n_steps(16), record=path, overflow="block", reconnect=AT_ONCE
     )
     first = callback()
     live.fit(dataset, callbacks=[first], verbose=0)
@@ -161,7 +160,8 @@ def test_windows_of_policies_that_the_agent_never_had_are_learned_from_and_not_s
     small_ppo: MakeAgent, tmp_path: Path
 ) -> None:
     path = tmp_path / "run.rec"
-    trained(small_ppo(), Moody(), False, boundary=optix.live.every_n_steps(16), record=path, overflow="block")
+    boundary = optix.live.every_n_steps(16)
+    trained(small_ppo(), Moody(), False, boundary=boundary, record=path, overflow="block", reconnect=AT_ONCE)
     other = small_ppo()  # other weights under the same version
     dataset = optix.dataset_from_stream(optix.live.replay_feed(path), other)
     before = other.get_weights()
@@ -174,7 +174,7 @@ def test_windows_of_policies_that_the_agent_never_had_are_learned_from_and_not_s
 
 def test_a_replay_waits_and_keeps_its_windows(small_ppo: MakeAgent, tmp_path: Path) -> None:
     path = tmp_path / "run.rec"
-    trained(small_ppo(), Moody(), False, boundary=optix.live.every_n_steps(16), record=path)
+    trained(small_ppo(), Moody(), False, boundary=optix.live.every_n_steps(16), record=path, reconnect=AT_ONCE)
     feed = optix.live.replay_feed(path)
     with pytest.raises(optix.ConfigurationError, match="nothing is dropped"):
         optix.dataset_from_stream(feed, small_ppo(), overflow="latest")

@@ -190,6 +190,31 @@ def test_a_damaged_resume_point_falls_back_to_the_one_before(tmp_path: Path) -> 
     assert store.runs() == []
 
 
+def test_the_newest_resume_point_is_the_newest_though_the_time_of_day_was_set_back(tmp_path: Path) -> None:
+    """A run would be taken back by more than the interval between two points; found by the simulated life."""
+    registry = CheckpointRegistry(tmp_path)
+    registry.begin_run()
+    store = ResumeStore(registry, 0.0)
+    for k in range(2):
+        store.write({}, {"k": k})
+        os.utime(registry.run_folder / "resume.npz", (10**9 - 3600 * k,) * 2)
+    (folder,) = store.runs()
+    assert store.find(folder).values["k"] == 1
+
+
+def test_of_two_runs_the_one_with_the_latest_point_is_the_first(tmp_path: Path) -> None:
+    folders = []
+    for k in range(2):
+        registry = CheckpointRegistry(tmp_path)
+        registry.begin_run()
+        store = ResumeStore(registry, 0.0)
+        for at in (10**9 + 3600 * k, 10**9 - 3600):  # the earlier point of each has the later time
+            store.write({}, {})
+            os.utime(registry.run_folder / "resume.npz", (at, at))
+        folders.append(registry.run_folder)
+    assert store.runs() == folders[::-1]
+
+
 def test_points_of_a_run_that_goes_on_elsewhere_are_not_removed(tmp_path: Path) -> None:
     folders = []
     for _ in range(2):
