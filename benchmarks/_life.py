@@ -133,6 +133,7 @@ class Life:
             self.hold(f"an error of no class of the package: {type(error).__name__}: {error}", False)
             world.clock.advance(HOUR)
         self.endings[ending] += 1
+        self.hold("an action that is not finite was sent", not world.refused)
         world.writes_until_killed = None
         toy.collector.drain()
         if engine is not None:
@@ -177,7 +178,9 @@ class Life:
         if written is None:
             least = 0 if self._unknown is None else self._unknown.units
             self.hold("a run that had no resume point goes on", engine.units in (0, least))
-            if engine.units:
+            if not engine.units:
+                self._bests.clear()  # a run of its own: the one before had no resume point yet
+            else:
                 self._written = Facts(engine.units, engine.journal.env_steps, self.world.clock.monotonic())
             self._stamp = self._stamp_of(engine)
             return

@@ -109,6 +109,7 @@ class World:
         self.short = 0  # connections of less than a second, in a row
         self.most_short = 0
         self.flaps_left = 0
+        self.refused = 0  # actions that were not finite
         self.away_until = self.full_until = 0.0
         self.writes_until_killed: int | None = None
         self._last: dict[str, float] = {}
@@ -145,6 +146,9 @@ class World:
                 self.most_short = max(self.most_short, self.short)
             self.events["item"] += 1
             action = yield item
+            if not np.isfinite(action).all():
+                self.refused += 1
+                raise Dead("an action that is not finite")
             if self.flaps_left:
                 self.flaps_left -= 1
                 raise ConnectionResetError("flap")

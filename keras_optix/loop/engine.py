@@ -493,6 +493,8 @@ class Engine:
         self.units = loop.units
         self.journal.window_id, self.journal.env_steps = loop.window_id, loop.env_steps
         self.guard.recoveries = loop.recoveries
+        undone = [record.window_id for record in loop.records if record.kind is EventKind.NON_FINITE]
+        self.guard.recent = tuple(undone[max(len(undone) - loop.recoveries, 0) :])
         self.scheduler.state = loop.scheduler
         self.evaluations.restore(loop.evaluations, loop.pool, reading.evaluator, reading.training)
         performer.first_score, performer.contenders.latest = loop.first_score, loop.contender

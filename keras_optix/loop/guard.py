@@ -9,6 +9,7 @@ from keras_optix.errors import NonFiniteError, describe
 from keras_optix.records import LEARNING_RATE
 
 MAX_RECOVERIES = 5
+RECOVERY_WINDOWS = 1_000  # windows (epochs) after which a recovery no longer counts against the limit
 LEARNING_RATE_FACTOR = 0.5
 LARGEST_SCORE = 1e150  # beyond it, squares overflow: a score as large as that is taken for one that is not finite
 
@@ -18,15 +19,22 @@ class NonFiniteGuard:
     """Counts the recoveries of a run.
 
     A recovery restores the last finite weights and halves the learning rate. If `max_recoveries` do not help, the cause
-    is not the step size.
+    is not the step size. Only those of the last 1,000 windows count against the limit, so that a run of weeks does not
+    end because one update in thousands failed.
 
     Attributes:
-        max_recoveries: Largest number of recoveries in a run.
+        max_recoveries: Largest number of recoveries within 1,000 windows (epochs).
         recoveries: Number of recoveries so far.
+        recent: The windows of the latest recoveries, oldest first.
     """
 
     max_recoveries: int = MAX_RECOVERIES
     recoveries: int = 0
+    recent: tuple[int, ...] = ()
+
+    def counted(self, window_id: int) -> tuple[int, ...]:
+        """Returns the recoveries that count against the limit at a window."""
+        return tuple(at for at in self.recent if window_id - at < RECOVERY_WINDOWS)
 
     def recover(self, window_id: int, what: str, learning_rate: float | None) -> float | None:
         """Counts a recovery, like `recover_all`, for one learning rate or none.
@@ -62,12 +70,14 @@ class NonFiniteGuard:
         Raises:
             NonFiniteError: There were too many recoveries.
         """
-        if self.recoveries >= self.max_recoveries:
+        self.recent = self.counted(window_id)
+        if len(self.recent) >= self.max_recoveries:
             now = "The last finite weights were restored." if restored else "The weights are finite, and stay."
+            of = "this run" if len(self.recent) == self.recoveries else f"{RECOVERY_WINDOWS:,} windows"
             shown: Mapping[str, float | None] = rates or {LEARNING_RATE: None}
             raise NonFiniteError(
                 describe(
-                    f"{what} is not finite, for the {self.recoveries + 1}th time in this run. {now}",
+                    f"{what} is not finite, for the {len(self.recent) + 1}th time in {of}. {now}",
                     fix="Check the rewards and observations (normalize_rewards and normalize_observations scale "
                     "them), the outputs of the network, and your own loss functions.",
                     window_id=window_id,
@@ -75,4 +85,5 @@ class NonFiniteGuard:
                 )
             )
         self.recoveries += 1
+        self.recent = (*self.recent, window_id)
         return {name: rate * LEARNING_RATE_FACTOR for name, rate in rates.items()}

@@ -90,7 +90,7 @@ class Recovery:
             self._tuning.set(after, "recovery")
         words = {LEARNING_RATE: "learning rate"}
         change = "".join(f", {words.get(name, name)} {rates[name]:.4g} -> {rate:.4g}" for name, rate in after.items())
-        times = f"{self._guard.recoveries} of at most {self._guard.max_recoveries}"
+        times = f"{len(self._guard.recent)} of at most {self._guard.max_recoveries}"
         lowered = what[0].lower() + what[1:]
         message = f"{lowered} was not finite; {restored or 'no weights to go back to'}{change} ({times})"
         self._journal.note(EventKind.NON_FINITE, message)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from keras_optix.errors import NonFiniteError
 from keras_optix.loop.guard import NonFiniteGuard
+from keras_optix.loop.run_state import read_run
+from tests.loop.toy_run import Run
 
 
 def test_the_learning_rate_is_halved_each_time_until_it_gives_up() -> None:
@@ -16,6 +20,28 @@ def test_the_learning_rate_is_halved_each_time_until_it_gives_up() -> None:
         assert rate == pytest.approx(expected)
     with pytest.raises(NonFiniteError, match=r"A loss is not finite, for the 4th time.*window_id=7, learning_rate=0.1"):
         guard.recover(7, "A loss", rate)
+
+
+def test_a_recovery_counts_for_a_thousand_windows() -> None:
+    """A run of weeks ended at its sixth failed update, whenever that came; found by the simulated life."""
+    guard = NonFiniteGuard(max_recoveries=2)
+    for window_id in range(0, 50_000, 500):
+        guard.recover(window_id, "A loss", None)
+    assert guard.recoveries == 100
+    with pytest.raises(NonFiniteError, match="for the 3th time in 1,000 windows"):
+        guard.recover(49_999, "A loss", None)
+    guard.recover(50_000, "A loss", None)
+
+
+def test_a_resumed_run_knows_which_recoveries_count(tmp_path: Path) -> None:
+    run = Run(tmp_path, None).begin()
+    run.windows(5)
+    run.loop.recover_from_nan(4, "A loss", None)
+    run.windows(5)
+    arrays, values = run.loop.save()
+    again = Run(tmp_path, None)
+    again.loop.resume(arrays, again.loop.read(arrays, read_run(values, "fix")))
+    assert (again.loop.guard.recoveries, again.loop.guard.recent) == (1, (4,))
 
 
 def test_a_learning_rate_that_cannot_be_changed_stays() -> None:
