@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import itertools
 import json
 import math
 import os
@@ -217,11 +218,25 @@ def write_atomically(target: Path, write: Any, *, keep: Path | None = None) -> N
     finally:
         with contextlib.suppress(OSError):  # the error that matters is the one before
             temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename survive a power failure, on systems that can open folders (not on Windows)."""
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, if they do not exist, so that they survive a power failure.
+
+    A file that is flushed to the disk is lost with the name of a folder above it that is not.
+
+    Raises:
+        OSError: A folder cannot be made.
+    """
+    missing = list(itertools.takewhile(lambda above: not above.is_dir(), [folder, *folder.parents]))
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes changes of the names in a folder survive a power failure, where folders can be opened (not on Windows)."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
