@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
-from keras_optix.store.files import make_folder
+from keras_optix.errors import DirectoryError
+from keras_optix.records import EvalMetrics, HyperparamSet
+from keras_optix.store import files
+from keras_optix.store.files import make_folder, write_arrays
+from keras_optix.store.registry import CheckpointRegistry
 from tests.benchmark_modules import BENCHMARKS, load_benchmark
 
 pytestmark = pytest.mark.skipif(
@@ -104,3 +111,39 @@ def test_make_folder_makes_what_is_missing_and_refuses_what_is_no_folder(tmp_pat
     for path in (tmp_path / "file", tmp_path / "file" / "c"):
         with pytest.raises(OSError, match="file"):
             make_folder(path)
+
+
+def refuse_folders(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Lets `fsync` of a folder fail."""
+    really = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        really(descriptor)
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+
+
+def test_a_disk_that_does_not_flush_a_folder_is_an_error_and_the_snapshot_is_saved_when_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = CheckpointRegistry(tmp_path)
+
+    def save(score: float) -> int:
+        state, metrics = {"w": np.full(3, score)}, EvalMetrics(score)
+        return registry.save(state, eval_metrics=metrics, hyperparams=HyperparamSet({})).snapshot_id
+
+    assert save(1.0) == 1
+    with monkeypatch.context() as broken:
+        refuse_folders(broken, errno.EIO)
+        with pytest.raises(DirectoryError, match="could not be written"):
+            save(2.0)
+    assert save(3.0) == 2
+    assert [snapshot.score for snapshot in CheckpointRegistry(tmp_path).ranked_snapshots] == [3.0, 1.0]
+
+
+def test_a_file_system_that_flushes_no_folders_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_folders(monkeypatch, errno.EINVAL)
+    write_arrays(tmp_path / "x.npz", {"a": np.arange(3)})
+    assert (tmp_path / "x.npz").exists()
