@@ -216,10 +216,11 @@ def play(kind: str, arguments: argparse.Namespace) -> None:
     kills, terms = share(arguments.kills, kind), share(arguments.terms, kind)
     names = ["SIGKILL"] * kills + ["SIGTERM"] * terms
     random.Random(kind).shuffle(names)
+    before = Trial("")
+    look(directory, before)  # also what a benchmark that was cut off left
     for number in range(len(trials), min(len(trials) + SLICE, len(names))):
-        before = trials[-1] if trials else Trial("")
         trial = strike(kind, directory, names[number], random.Random(f"{kind} {number}"), arguments, before)
-        trials.append(trial)
+        before = trial
         with done.open("a") as file:
             file.write(json.dumps(asdict(trial)) + "\n")
         print(
