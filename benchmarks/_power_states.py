@@ -16,9 +16,10 @@ that of most. What holds in all of these states holds on them.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from _power_trace import ROOT, Create, MakeFolder, Rename, Said, Sync, SyncFolde
 
 Named = Create | Rename | Unlink
 Names = dict[int, dict[str, int]]  # contents of each folder: numbers of files and folders by name
-_ORDERED = 5  # so many operations on names or fewer are tried in every order
+_ORDERED = 6  # so many operations on the same names, or fewer, are tried in every order
 _CUTS = 16  # most places at which the writes to one file are cut
 _EPOCH = 1_700_000_000 * 10**9
 
@@ -218,10 +219,15 @@ class States:
 
     def _trees(self) -> list[tuple[tuple[str, ...], dict[str, int]]]:
         """Returns the folders, and the files by path, that may be left; each such tree once."""
+        choices = [self._outcomes(group) for group in _groups(self._pending)]
+        combined: Iterable[Sequence[Sequence[Named]]] = itertools.product(*choices)
+        if math.prod(map(len, choices)) > self._limit:
+            self.exhaustive = False
+            combined = [[self._rng.choice(each) for each in choices] for _ in range(self._limit)]
         found = {}
-        for operations in self._choices():
+        for outcomes in combined:
             names = {node: dict(entries) for node, entries in self._names.items()}
-            for operation in operations:
+            for operation in itertools.chain(*outcomes):
                 _apply(names, operation)
             folders: list[str] = []
             files: dict[str, int] = {}
@@ -229,22 +235,38 @@ class States:
             found[tuple(folders), tuple(files.items())] = (tuple(folders), files)
         return list(found.values())
 
-    def _choices(self) -> Iterator[Sequence[Named]]:
-        pending = self._pending
-        if len(pending) <= _ORDERED:
-            for count in range(len(pending) + 1):
-                yield from itertools.permutations(pending, count)
-            return
-        if 2 ** len(pending) <= self._limit:
-            for count in range(len(pending) + 1):
-                yield from itertools.combinations(pending, count)
-        else:
-            yield from ([], pending)
-            for _ in range(self._limit):
-                yield [operation for operation in pending if self._rng.random() < 0.5]
-        self.exhaustive = False
-        for _ in range(self._limit):  # in other orders
-            yield self._rng.sample(pending, self._rng.randrange(2, len(pending) + 1))
+    def _outcomes(self, group: Sequence[Named]) -> list[Sequence[Named]]:
+        """Returns operations that may have happened, in their order: one such sequence for each outcome."""
+        tried: Iterable[Sequence[Named]] = itertools.chain.from_iterable(
+            itertools.permutations(group, count) for count in range(len(group) + 1)
+        )
+        if len(group) > _ORDERED:
+            self.exhaustive = False
+            drawn = [self._rng.sample(group, self._rng.randrange(len(group) + 1)) for _ in range(self._limit)]
+            tried = itertools.chain([(), group], drawn)
+        folder = group[0].folder
+        found = {}
+        for operations in tried:
+            names = {folder: dict(self._names[folder])}
+            for operation in operations:
+                _apply(names, operation)
+            found[tuple(sorted(names[folder].items()))] = operations
+        return list(found.values())
+
+
+def _groups(pending: Sequence[Named]) -> list[list[Named]]:
+    """Returns the operations in groups that have no name in common, so that each may happen without the others."""
+    groups: list[tuple[set[tuple[int, str]], list[Named]]] = []
+    for operation in pending:
+        names = {(operation.folder, operation.name)}
+        if isinstance(operation, Rename):
+            names.add((operation.folder, operation.target))
+        mine = [operation]
+        for other in [group for group in groups if group[0] & names]:
+            groups.remove(other)
+            names, mine = names | other[0], other[1] + mine
+        groups.append((names, sorted(mine, key=pending.index)))
+    return [group for _, group in groups]
 
 
 def _shares(limit: int, count: int) -> list[int]:

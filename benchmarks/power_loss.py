@@ -8,7 +8,7 @@ all that the manifest names is whole, nothing raises or warns, and the run goes 
 
 Controls follow: with a step of a write left out, faults must be found.
 
-python benchmarks/power_loss.py [--limit 500] [--cases ...]
+python benchmarks/power_loss.py [--limit 2000] [--cases ...]
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _memory() -> str | None:
 def main() -> None:
     """Tries everything, reports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=500, help="most states at one moment; more are sampled")
+    parser.add_argument("--limit", type=int, default=2000, help="most states at one moment; more are sampled")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES))
     parser.add_argument("--no-results", action="store_true", help="write no results/power_loss.json")
