@@ -14,6 +14,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .PHONY: help demo test test-all test-numerics test-oldest test-versions newest test-backends lint format bench \
 	bench-collect bench-prefetch bench-memory bench-loop bench-overhead bench-compile bench-crash bench-registry \
 	bench-damage bench-life \
+	bench-damage bench-power-loss \
 	bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-normalized bench-policies bench-live \
 	bench-live-restarts bench-live-interrupts bench-confirmation bench-held-out bench-stopping bench-autopilot \
 	bench-watch-swap bench-hpo clean
@@ -135,6 +136,9 @@ bench-damage: $(VENV)/.installed ## 10,000 flips and 200 forgeries of each kind 
 
 bench-life: $(VENV)/.installed ## a week of simulated life: faults by kind, violations (some minutes; --seed N replays)
 	$(BIN)/python benchmarks/simulated_life.py
+
+bench-power-loss: $(VENV)/.installed ## a power failure at every moment of every kind of write: nothing reported is lost (a minute)
+	$(BIN)/python benchmarks/power_loss.py
 
 bench-ensemble: $(VENV)/.installed ## acting with five agents against acting with one (seconds)
 	$(BIN)/python benchmarks/ensemble.py

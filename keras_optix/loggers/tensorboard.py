@@ -27,6 +27,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.loggers.base import HParam, Logger
+from keras_optix.store.files import make_folder, write_atomically
+from keras_optix.store.processes import remove_left_over
 from keras_optix.validation import check_choice, check_path
 
 _FLUSH_SECONDS = 5.0
@@ -117,7 +119,7 @@ class LoopWriter:
         self._first_step = 0 if purge_from is None else purge_from + 1
         self._begun = False
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
+            make_folder(self._directory)
             self._path = self._directory / _file_name()
             self._file = self._path.open("xb")
         except OSError as error:
@@ -210,6 +212,7 @@ class LoopWriter:
             stale.append(self._directory / _START_NAME)
         for path in stale:
             path.unlink(missing_ok=True)
+        remove_left_over(self._directory)
         self._records.write(_header().SerializeToString())
         # TensorBoard ignores the first START of a directory. If a new run had none, resuming it would purge nothing.
         start = SessionLog(status=SessionLog.START)
@@ -236,9 +239,14 @@ def _header() -> Event:
 
 
 def _write_file(path: Path, events: Sequence[Event]) -> None:
-    with contextlib.closing(RecordWriter(path.open("wb"))) as records:
+    """Writes a file of events whole, or not at all: a part of it would count as the file."""
+
+    def write(file: Any) -> None:
+        records = RecordWriter(file)
         for event in (_header(), *events):
             records.write(event.SerializeToString())
+
+    write_atomically(path, write)
 
 
 def _hparams_event(tag: str, data: HParamsPluginData) -> Event:

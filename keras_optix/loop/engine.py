@@ -43,7 +43,7 @@ from keras_optix.loop.tuning import Tuning
 from keras_optix.records import EvalMetrics
 from keras_optix.states import to_json
 from keras_optix.statistics.estimates import Evidence
-from keras_optix.store.files import Arrays, Saved, prefixed, under
+from keras_optix.store.files import Arrays, Saved, make_folder, prefixed, under
 from keras_optix.store.registry import CheckpointRegistry
 from keras_optix.tuners.base_optimizer import BaseOptimizer
 
@@ -396,7 +396,7 @@ class Engine:
         path = self.registry.run_folder / "schedule.json"
 
         def write() -> None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             self.tuning.schedule.save(path)
 
         self.log.aids.of("the schedule").attempt(write)

@@ -8,7 +8,7 @@ from typing import Final
 from keras_optix.errors import RegistryError, describe
 from keras_optix.loop.aids import MISSED, Aids
 from keras_optix.loop.run_snapshots import RunSnapshots
-from keras_optix.store.files import UNREADABLE, Arrays, read_arrays, write_arrays
+from keras_optix.store.files import UNREADABLE, Arrays, make_folder, read_arrays, write_arrays
 
 _FILE: Final = "untrained.npz"
 
@@ -30,7 +30,7 @@ class Untrained:
         folder = self._snapshots.run_folder
 
         def write() -> None:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             write_arrays(folder / _FILE, state)
 
         written = self._aids.of("the file of the initial weights").attempt(write)

@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from keras_optix.errors import DirectoryError, describe
+from keras_optix.store.files import make_folder
 from keras_optix.store.processes import this_process
 
 _LOCK = ".lock"
@@ -25,7 +26,7 @@ def check_writable(directory: Path) -> None:
         DirectoryError: That is not possible.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
         probe = directory / f".write-test-{this_process().tag}-{secrets.token_hex(4)}"
         probe.touch()
         probe.unlink()
@@ -58,7 +59,7 @@ def locked(directory: Path) -> Iterator[None]:
         DirectoryError: The lock cannot be had, or what is done under it cannot be written.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)  # someone may have removed it during the run
+        make_folder(directory)  # someone may have removed it during the run
         refuse_other_kinds(directory / _LOCK)
         # A new lock object each time lets a registry be copied, and used by several threads.
         lock = FileLock(directory / _LOCK)

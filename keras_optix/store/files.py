@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import itertools
 import json
 import math
 import os
@@ -30,6 +31,7 @@ from keras_optix.store.processes import this_process
 Arrays = Mapping[str, np.ndarray]  # weights, optimizer slots, statistics: arrays by name
 Saved = tuple[dict[str, np.ndarray], Any]  # arrays by name, and the part for JSON: a state or JSON values
 UNREADABLE = (OSError, ValueError)  # what reading a missing, damaged or forged file raises
+_DOES_NOT_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)  # of folders
 _NPY = ".npy"
 _END = struct.Struct("<4s6xH10x")  # the last record of an archive: its mark, and the number of entries
 
@@ -202,7 +204,8 @@ def write_atomically(target: Path, write: Any, *, keep: Path | None = None) -> N
         keep: Name that a file that is there already gets, instead of being replaced. None: it is replaced.
 
     Raises:
-        OSError: The file cannot be written. Then `target` is what it was.
+        OSError: The file cannot be written. Then `target` is what it was; only if the disk refuses to flush the folder,
+            it may be the new file, which a power failure may take away again.
     """
     temporary = target.with_name(f".{target.name}.{this_process().tag}-{secrets.token_hex(4)}")
     try:
@@ -217,17 +220,37 @@ def write_atomically(target: Path, write: Any, *, keep: Path | None = None) -> N
     finally:
         with contextlib.suppress(OSError):  # the error that matters is the one before
             temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename survive a power failure, on systems that can open folders (not on Windows)."""
+def make_folder(folder: Path) -> None:
+    """Makes a folder, and those above it, if they do not exist, so that they survive a power failure.
+
+    A file that is flushed to the disk is lost with the name of a folder above it that is not.
+
+    Raises:
+        OSError: A folder cannot be made.
+    """
+    missing = list(itertools.takewhile(lambda above: not above.is_dir(), [folder, *folder.parents]))
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        sync_folder(made.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes changes of the names in a folder survive a power failure, where folders can be opened (not on Windows).
+
+    Raises:
+        OSError: The disk has refused to. A file system that does not flush folders at all raises nothing.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
         return
     try:
-        with contextlib.suppress(OSError):  # some file systems do not sync folders
-            os.fsync(descriptor)
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _DOES_NOT_SYNC:
+            raise
     finally:
         os.close(descriptor)

@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from keras_optix.errors import DirectoryError, RegistryError, describe
 from keras_optix.states import Finite, Positive, State, read_state
 from keras_optix.store.directory import refuse_other_kinds
-from keras_optix.store.files import UNREADABLE, parse_json, read_bytes, write_atomically
+from keras_optix.store.files import UNREADABLE, make_folder, parse_json, read_bytes, write_atomically
 
 _LOCK = ".lease"
 _HOLDER = "lease.json"
@@ -76,7 +76,7 @@ class Lease:
 
     def _lock_it(self) -> bool:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             refuse_other_kinds(self._folder / _LOCK)
             # Any thread may release it.
             lock = FileLock(self._folder / _LOCK, thread_local=False)

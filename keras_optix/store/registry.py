@@ -31,7 +31,15 @@ from keras_optix.errors import ConfigurationError, DirectoryError, RegistryError
 from keras_optix.records import EvalMetrics, HyperparamSet
 from keras_optix.reprs import OneLineRepr
 from keras_optix.store.directory import check_writable, locked
-from keras_optix.store.files import UNREADABLE, is_inside, read_arrays, read_bytes, write_arrays, write_atomically
+from keras_optix.store.files import (
+    UNREADABLE,
+    is_inside,
+    make_folder,
+    read_arrays,
+    read_bytes,
+    write_arrays,
+    write_atomically,
+)
 from keras_optix.store.manifest import (
     PolicySnapshot,
     check_snapshot,
@@ -218,7 +226,7 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
             target = self.directory / snapshot.path
             if not is_inside(target.parent, self.directory):
                 raise OSError("the folder of the run is a link that leads out of the directory")
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             write_arrays(target, state)
         snapshots = [*others, snapshot]
         dropped = self._too_many(snapshots)

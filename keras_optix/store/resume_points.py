@@ -19,7 +19,16 @@ from typing import Any
 import numpy as np
 
 from keras_optix.errors import DirectoryError, RegistryError, describe
-from keras_optix.store.files import UNREADABLE, Arrays, is_inside, parse_json, read_arrays, write_arrays
+from keras_optix.store.files import (
+    UNREADABLE,
+    Arrays,
+    is_inside,
+    make_folder,
+    parse_json,
+    read_arrays,
+    sync_folder,
+    write_arrays,
+)
 from keras_optix.store.registry import CheckpointRegistry
 
 _FILE = "resume.npz"
@@ -88,7 +97,7 @@ class ResumeStore:
         try:
             if not is_inside(path.parent, self._registry.directory):
                 raise OSError("the folder of the run is a link that leads out of the directory")
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             with_text = dict(arrays) | {_JSON: np.frombuffer(text.encode(), np.uint8)}
             write_arrays(path, with_text, keep=path.with_name(_PREVIOUS))
         except OSError as error:
@@ -142,9 +151,11 @@ class ResumeStore:
             OSError: A file cannot be removed.
         """
         mine = self._registry.run_id
-        for path in self._paths():
+        for path in reversed(self._paths()):
             if path.parent.name == mine or (path.lstat().st_mtime_ns < self._began and not is_running(path.parent)):
                 path.unlink(missing_ok=True)
+                # Oldest first, and each on the disk before the next: an older point must not remain without the newest.
+                sync_folder(path.parent)
 
     def _paths(self) -> list[Path]:
         """Returns the files of all resume points in the directory, newest first. Links out of it are not followed.

@@ -41,6 +41,7 @@ from keras_optix.experience.live.recording_file import (
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.spaces_json import to_json as space_to_json
 from keras_optix.states import to_json
+from keras_optix.store.files import make_folder
 
 _CHUNK_ITEMS = 1000
 _CHUNK_BYTES = 1 << 20  # copying more at once would block the interpreter, and the thread that acts, for too long
@@ -363,7 +364,7 @@ def _create(path: Path, beginning: bytes) -> io.FileIO:
                     record=str(path),
                 )
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         file = io.FileIO(path, "xb")
         try:
             _write_all(file, beginning)
