@@ -22,7 +22,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.ledger", description=__doc__)
     parser.add_argument("-n", type=int, default=2, help="processes at the same time (2)")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="only faults whose names contain one of these")
-    parser.add_argument("--write-page", action="store_true", help=f"write {PAGE} from the table, and bring back nothing")
+    parser.add_argument(
+        "--write-page", action="store_true", help=f"write {PAGE} from the table, and bring back nothing"
+    )
     options = parser.parse_args()
     faults = read_table()
     if options.write_page:

@@ -24,7 +24,7 @@ from tests.ledger.table import ROOT
 
 LIBRARIES = ["tensorflow", "keras", "gymnasium", "ai_edge_litert.interpreter", "scipy.stats", "pytest"]
 COPIED = ("keras_optix", "tests", "benchmarks", "examples", "docs", "README.md", "pyproject.toml", "Makefile")
-TIMEOUT_SECONDS = 180.0
+TIMEOUT_SECONDS = 120.0
 # A test that fails by one of these shows that the mutation is not the fault, but code that cannot run.
 NOT_A_FAULT = ("ImportError", "ModuleNotFoundError", "NameError", "SyntaxError", "UnboundLocalError")
 
@@ -35,7 +35,7 @@ class Outcome:
 
     Attributes:
         passed: The node ids of the tests that passed, without their parameters too.
-        failed: The last line of the failure of each test that failed while it ran, by node id.
+        failed: The message of each test that failed while it ran, in one line, by node id.
         broken: What kept tests from running: an error of pytest, of a fixture or of collection, or the time limit.
         seconds: How long it took.
     """
@@ -59,7 +59,7 @@ class _Watch:
         if report.when == "call" and report.passed:
             self.passed.add(report.nodeid)
         elif report.when == "call" and report.failed:
-            message = report.longrepr.reprcrash.message.splitlines()[0]
+            message = " ".join(report.longrepr.reprcrash.message.split())
             self.failed[report.nodeid] = message
             if message.startswith(NOT_A_FAULT):
                 self.errors.append(message)
@@ -81,7 +81,9 @@ def copy_of_the_tree(source: Path, place: Path, copy: Callable[[str, str], objec
     place.mkdir(parents=True)
     for name in COPIED:
         if (source / name).is_dir():
-            shutil.copytree(source / name, place / name, ignore=shutil.ignore_patterns("__pycache__"), copy_function=copy)
+            shutil.copytree(
+                source / name, place / name, ignore=shutil.ignore_patterns("__pycache__"), copy_function=copy
+            )
         elif (source / name).exists():
             copy(str(source / name), str(place / name))
     return place
@@ -127,7 +129,7 @@ class Processes:
     Args:
         number: How many processes run at the same time.
         libraries: What the process from which they are forked imports.
-        timeout: Seconds after which a process is ended.
+        timeout: Seconds for each test, after which its process is ended.
     """
 
     def __init__(self, number: int, libraries: Sequence[str] = LIBRARIES, timeout: float = TIMEOUT_SECONDS) -> None:
@@ -164,7 +166,7 @@ class Processes:
         process = self._context.Process(target=_child, args=(root, node_ids, theirs))
         process.start()
         theirs.close()
-        return _Running(key, process, ours, time.monotonic() + self._timeout)
+        return _Running(key, process, ours, time.monotonic() + self._timeout * len(node_ids))
 
     def _end(self, running: _Running) -> Outcome:
         """Returns what the process answered, and ends it with all processes that it started."""
@@ -177,4 +179,4 @@ class Processes:
             os.killpg(running.process.pid, signal.SIGKILL)
         running.process.join()
         running.answer.close()
-        return outcome or Outcome(broken=f"not ended after {self._timeout:.0f} s")
+        return outcome or Outcome(broken=f"not ended after {self._timeout:.0f} s for each test")

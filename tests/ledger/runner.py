@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ class Verdict:
         fault: The fault.
         result: `CAUGHT` if its test fails with the fault and passes without it, `SURVIVED` if it passes with the fault,
             and `BROKEN` in every other case.
-        line: The last line of the failure, or what is broken.
+        line: The message of the failure, or what is broken.
         seconds: How long the test with the fault took.
     """
 
@@ -95,6 +96,7 @@ def bring_back(
                 continue
             jobs[fault.name] = partial(_prepare, clean, Path(directory) / fault.name, fault, source)
         for name, outcome in processes.run(jobs):
+            shutil.rmtree(Path(directory) / name)
             verdicts.append(with_the_fault(by_name[name], outcome))
             show(verdicts[-1])
     return verdicts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -104,11 +105,14 @@ def _problems_of(fault: Fault, root: Path) -> list[str]:
 def _has_test(node_id: str, root: Path) -> bool:
     """Whether the file defines the function. Which cases a parametrised test has is seen when it runs."""
     path, _, name = node_id.partition("::")
-    function = name.partition("[")[0]
-    file = root / path
-    if not file.is_file() or not function:
-        return False
-    return any(isinstance(node, ast.FunctionDef) and node.name == function for node in ast.parse(file.read_text()).body)
+    return name.partition("[")[0] in _functions_of(root / path)
+
+
+@functools.cache
+def _functions_of(file: Path) -> frozenset[str]:
+    """Returns the names of the functions that a module defines."""
+    body = ast.parse(file.read_text()).body if file.is_file() else []
+    return frozenset(node.name for node in body if isinstance(node, ast.FunctionDef))
 
 
 def page(faults: list[Fault]) -> str:
@@ -117,9 +121,9 @@ def page(faults: list[Fault]) -> str:
     lines = [
         "# The ledger of faults",
         "",
-        "Each fault that was found in this library, or in the one that it comes from: what a user saw, and the test that fails",
-        "if it comes back. `make test-ledger` brings each of them back in a copy of the package, by the replacement of one",
-        "statement, and shows that its test fails with it and passes without it. This page is made from",
+        "Each fault that was found in this library, or in the one that it comes from: what a user saw, and the test that",
+        "fails if it comes back. `make test-ledger` brings them back one by one, each in a copy of the package by the",
+        "replacement of one statement, and shows that its test fails with it and passes without it. This page is made from",
         "`tests/ledger/faults.toml` by `python -m tests.ledger --write-page`.",
         "",
         f"{len(faults)} faults, of which {mutations} are brought back.",
@@ -127,7 +131,13 @@ def page(faults: list[Fault]) -> str:
     for found, title in FOUND.items():
         rows = [fault for fault in faults if fault.found == found]
         if rows:
-            lines += ["", f"## {title}", "", "| fault | what was seen | the test that holds it | brought back in |", "|---|---|---|---|"]
+            lines += [
+                "",
+                f"## {title}",
+                "",
+                "| fault | what was seen | the test that holds it | brought back in |",
+                "|---|---|---|---|",
+            ]
             lines += [_row(fault) for fault in rows]
     return "\n".join(lines) + "\n"
 

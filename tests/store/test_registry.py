@@ -51,6 +51,16 @@ def test_a_second_process_reads_what_was_saved(tmp_path: Path) -> None:
     assert target.hyperparams.params == {"learning_rate": 1e-3}
 
 
+def test_metrics_may_be_numbers_of_numpy(tmp_path: Path) -> None:
+    metrics = {"loss": np.float32(0.5), "length": np.int64(3), "solved": np.bool_(True)}
+    CheckpointRegistry(tmp_path).save(
+        {}, eval_metrics=EvalMetrics(1.0, metrics), hyperparams=HyperparamSet({"learning_rate": 1e-3})
+    )
+    best = CheckpointRegistry(tmp_path).best
+    assert best is not None
+    assert best.eval_metrics.metrics == {"loss": 0.5, "length": 3.0, "solved": 1.0}
+
+
 def test_the_oldest_are_pruned_with_their_files_and_the_best_stays(tmp_path: Path) -> None:
     registry = CheckpointRegistry(tmp_path, max_snapshots=3)
     for score in (5.0, 9.0, 1.0, 3.0, 4.0):
