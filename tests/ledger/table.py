@@ -121,10 +121,10 @@ def page(faults: list[Fault]) -> str:
     lines = [
         "# The ledger of faults",
         "",
-        "Each fault that was found in this library, or in the one that it comes from: what a user saw, and the test that",
-        "fails if it comes back. `make test-ledger` brings them back one by one, each in a copy of the package by the",
-        "replacement of one statement, and shows that its test fails with it and passes without it. This page is made from",
-        "`tests/ledger/faults.toml` by `python -m tests.ledger --write-page`.",
+        "Each fault that was found in this library, or in the one that it comes from: what a user saw, and the test",
+        "that fails if it comes back. `make test-ledger` brings them back one by one, each in a copy of the package by",
+        "the replacement of one statement, and shows that its test fails with it and passes without it. This page is",
+        "made from `tests/ledger/faults.toml` by `python -m tests.ledger --write-page`.",
         "",
         f"{len(faults)} faults, of which {mutations} are brought back.",
     ]
