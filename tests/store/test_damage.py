@@ -14,7 +14,7 @@ import pytest
 
 from keras_optix.errors import RegistryError
 from keras_optix.records import EvalMetrics, HyperparamSet
-from keras_optix.store import files
+from keras_optix.store import files, resume_points
 from keras_optix.store.files import UNREADABLE, read_arrays, write_arrays, write_atomically
 from keras_optix.store.registry import CheckpointRegistry
 from keras_optix.store.resume_points import ResumeStore
@@ -188,6 +188,19 @@ def test_a_damaged_resume_point_falls_back_to_the_one_before(tmp_path: Path) -> 
         store.find(folder)
     store.clear(lambda folder: False)
     assert store.runs() == []
+
+
+def test_a_point_of_another_schema_is_not_a_damaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is whole: the run must not continue from the point before as if nothing had happened."""
+    registry = CheckpointRegistry(tmp_path)
+    registry.begin_run()
+    store = ResumeStore(registry, 0.0)
+    store.write({}, {"k": 0})
+    with monkeypatch.context() as patched:
+        patched.setattr(resume_points, "_SCHEMA", 4)
+        store.write({}, {"k": 1})
+    with pytest.raises(RegistryError, match="schema 4 is not"):
+        store.find(registry.run_folder)
 
 
 def test_points_of_a_run_that_goes_on_elsewhere_are_not_removed(tmp_path: Path) -> None:
