@@ -32,7 +32,7 @@ def added(a: int, b: int) -> int:
 
 
 def doubled(a: int) -> int:
-    """Nobody tests this well."""
+    """Its test sees little of it."""
     return 2 * a
 '''
 TESTS = """

@@ -370,6 +370,13 @@ def test_a_snapshot_that_was_evaluated_again_has_its_new_score(tmp_path: Path) -
         registry.rescore(unknown, EvalMetrics(7.0))
 
 
+def test_a_new_score_keeps_the_further_metrics_unless_it_has_its_own(tmp_path: Path) -> None:
+    registry = CheckpointRegistry(tmp_path)
+    snapshot = save(registry, 9.0)
+    assert registry.rescore(snapshot, EvalMetrics(7.0)).eval_metrics.metrics == {"length": 3.0}
+    assert registry.rescore(snapshot, EvalMetrics(6.0, {"sharpe": 0.5})).eval_metrics.metrics == {"sharpe": 0.5}
+
+
 def test_two_writers_of_one_directory_keep_each_others_runs(tmp_path: Path) -> None:
     """Two processes, or the copies of a callback in the trials of a search."""
     first, second = CheckpointRegistry(tmp_path), CheckpointRegistry(tmp_path)
