@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 import time
@@ -37,7 +38,7 @@ def main() -> int:
         faults = [fault for fault in faults if any(part in fault.name for part in options.only)]
     started = time.monotonic()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    verdicts = bring_back(faults, Processes(options.n), show=show)
+    verdicts = bring_back(faults, Processes(options.n), show=show, tell=functools.partial(print, flush=True))
     print(summary(verdicts, faults, seconds_since(started)))
     return 0 if all(verdict.ok for verdict in verdicts) else 1
 

@@ -66,7 +66,11 @@ def with_the_fault(fault: Fault, outcome: Outcome) -> Verdict:
 
 
 def bring_back(
-    faults: Sequence[Fault], processes: Processes, root: Path = ROOT, show: Callable[[Verdict], None] = lambda _: None
+    faults: Sequence[Fault],
+    processes: Processes,
+    root: Path = ROOT,
+    show: Callable[[Verdict], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[Verdict]:
     """Runs the test of each fault that has a mutation, without it and with it.
 
@@ -75,12 +79,14 @@ def bring_back(
         processes: Where the tests run.
         root: The repository, of which only copies are changed.
         show: Called with each verdict, as soon as it is known.
+        tell: Called with what became of the tests without any fault.
     """
     mutated = [fault for fault in faults if fault.file]
     verdicts = []
     with tempfile.TemporaryDirectory(prefix="ledger-") as directory:
         clean = copy_of_the_tree(root, Path(directory) / "without-a-fault")
         wrong = _run_without(mutated, processes, clean)
+        tell(f"without any fault: {len(wrong)} tests, of which {sum(not problem for problem in wrong.values())} pass")
         jobs: dict[str, Callable[[], tuple[Path, Sequence[str]]]] = {}
         by_name = {fault.name: fault for fault in mutated}
         for fault in mutated:
@@ -89,7 +95,7 @@ def bring_back(
                 show(verdicts[-1])
                 continue
             try:
-                source = mutate((root / fault.file).read_text(), fault)
+                source = mutate((clean / fault.file).read_text(), fault)
             except (TableError, OSError) as error:
                 verdicts.append(Verdict(fault, BROKEN, str(error)))
                 show(verdicts[-1])
