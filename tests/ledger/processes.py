@@ -177,6 +177,7 @@ class Processes:
         running.process.join(1.0 if outcome else 0.0)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(running.process.pid, signal.SIGKILL)
+        running.process.kill()  # if it was not the leader of its group yet
         running.process.join()
         running.answer.close()
         return outcome or Outcome(broken=f"not ended after {self._timeout:.0f} s for each test")

@@ -63,6 +63,9 @@ def test_with_a_fixture(sum_of_ones: int) -> None:
 """
 
 
+forks = pytest.mark.skipif(os.name == "nt", reason="processes are forked, as only POSIX can")
+
+
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
     for name, text in (("keras_optix/__init__.py", CODE), ("tests/test_toy.py", TESTS)):
@@ -126,6 +129,7 @@ def test_only_a_test_that_fails_while_it_runs_shows_a_fault() -> None:
     assert "skipped, or not collected" in without_the_fault(FAULT.test, Outcome())
 
 
+@forks
 def test_faults_are_brought_back_in_copies_only(toy: Path) -> None:
     before = {path: path.read_bytes() for path in toy.rglob("*") if path.is_file()}
     faults = [
@@ -161,6 +165,7 @@ def test_faults_are_brought_back_in_copies_only(toy: Path) -> None:
     assert {path: path.read_bytes() for path in toy.rglob("*") if path.is_file()} == before
 
 
+@forks
 def test_a_test_that_does_not_end_is_ended_with_its_processes(toy: Path) -> None:
     waits = "import subprocess; subprocess.run(['sleep', '600'])"
     (toy / "tests" / "test_toy.py").write_text(f"import keras_optix\n\ndef test_sum() -> None:\n    {waits}\n")
@@ -168,6 +173,7 @@ def test_a_test_that_does_not_end_is_ended_with_its_processes(toy: Path) -> None
     assert (key, outcome.broken) == ("sum", "not ended after 2 s for each test")
 
 
+@forks
 def test_the_package_of_the_copy_is_the_one_that_is_tested(toy: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Also where an editable install, or the directory of the caller, has another one."""
     empty = tmp_path_factory.mktemp("empty")
