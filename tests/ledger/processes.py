@@ -77,7 +77,11 @@ class _Watch:
 
 
 def copy_of_the_tree(source: Path, place: Path, copy: Callable[[str, str], object] = shutil.copy2) -> Path:
-    """Copies what the tests need. With `copy=os.link` the copy shares its files."""
+    """Copies what the tests need. With `copy=os.link` the copy shares its files, and compiled modules with them.
+
+    Python replaces the file of a compiled module and never writes into it, so that copies do not disturb each other.
+    """
+    ignore = None if copy is os.link else shutil.ignore_patterns("__pycache__")
     place.mkdir(parents=True)
     for name in COPIED:
         if (source / name).is_dir():
@@ -99,7 +103,7 @@ def _child(root: Path, node_ids: Sequence[str], answer: Connection) -> None:
         del sys.modules[name]
     os.chdir(root)
     os.environ["PYTHONPATH"] = str(root)
-    sys.dont_write_bytecode = True
+    sys.dont_write_bytecode = False  # the runs without a fault compile the modules for those with one
     import pytest
 
     watch = _Watch(root)
