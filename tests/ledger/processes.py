@@ -85,9 +85,7 @@ def copy_of_the_tree(source: Path, place: Path, copy: Callable[[str, str], objec
     place.mkdir(parents=True)
     for name in COPIED:
         if (source / name).is_dir():
-            shutil.copytree(
-                source / name, place / name, ignore=shutil.ignore_patterns("__pycache__"), copy_function=copy
-            )
+            shutil.copytree(source / name, place / name, ignore=ignore, copy_function=copy)
         elif (source / name).exists():
             copy(str(source / name), str(place / name))
     return place
