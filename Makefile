@@ -11,7 +11,7 @@ WORKERS ?= -n 2 --dist loadscope
 # TensorFlow's start-up messages would hide the one line of progress.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-all test-numerics test-oldest test-versions newest test-backends lint format bench \
+.PHONY: help demo test test-all test-ledger test-numerics test-oldest test-versions newest test-backends lint format bench \
 	bench-collect bench-prefetch bench-memory bench-loop bench-overhead bench-compile bench-crash bench-registry \
 	bench-damage bench-life \
 	bench-damage bench-power-loss \
@@ -36,6 +36,9 @@ test: $(VENV)/.installed ## tests that run in minutes; `make test-all` adds the 
 
 test-all: $(VENV)/.installed ## all tests
 	$(BIN)/python -m pytest $(WORKERS)
+
+test-ledger: $(VENV)/.installed ## brings back each fault of docs/ledger.md in a copy, and shows that its test fails (minutes)
+	$(BIN)/python -m tests.ledger -n 2
 
 # Each line computes in another way: with the instructions of an older CPU, without oneDNN and with it (which of the two
 # is the default depends on the CPU), with one thread. TensorFlow asks the CPU and not ONEDNN_MAX_CPU_ISA whether there is

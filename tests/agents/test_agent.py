@@ -298,6 +298,21 @@ def test_what_an_environment_raises_reaches_the_caller_with_its_traceback(small_
     assert env.closed
 
 
+def test_an_error_from_before_fit_is_not_raised_by_it(small_ppo: MakeAgent) -> None:
+    agent = small_ppo()
+    failing = optix.dataset_from_env(RaisingEnv(2, KeyError("earlier")), agent, window_size=4)
+    with pytest.raises(Exception, match="earlier"):
+        next(iter(failing))
+    dataset = optix.dataset_from_env(CountingEnv(), agent, window_size=4)
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("of the callback")
+
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=fail)
+    with pytest.raises(RuntimeError, match="of the callback"):
+        agent.fit(dataset, steps_per_epoch=2, verbose=0, callbacks=[callback])
+
+
 def test_an_agent_of_ones_own_gets_the_logs_of_every_agent(small_network: Callable[[int, int], Any]) -> None:
     class Mine(optix.Agent):
         """Overrides `train_step` and nothing else."""

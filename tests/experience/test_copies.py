@@ -146,6 +146,11 @@ def test_repeated_actions_earn_all_that_lies_beneath() -> None:
     np.testing.assert_array_equal(played(envs, 3).own_rewards[:, 0], [6, 15, 24])
 
 
+def test_returns_of_episodes_in_training_are_those_beneath(collector: MakeCollector) -> None:
+    episodes = collector(wrappers.NormalizeReward(CountingEnv(4)), window_size=8).collect().episodes
+    assert [episode.total_reward for episode in episodes] == [1 + 2 + 3 + 4] * 2
+
+
 def test_what_others_earned_is_not_counted(collector: MakeCollector) -> None:
     env = wrappers.NormalizeReward(CountingEnv(30))
     source = collector(env, window_size=4)

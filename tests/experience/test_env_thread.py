@@ -60,7 +60,9 @@ def test_no_call_is_lost_where_the_thread_is_about_to_end(monkeypatch: pytest.Mo
         time.sleep(0.0005 * (k % 3))
 
 
-def test_while_it_waits_the_thread_keeps_nothing_alive() -> None:
+def test_while_it_waits_the_thread_keeps_nothing_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(env_thread, "_IDLE_SECONDS", 10.0 * PATIENCE)  # otherwise it could be gone with the thread
+
     class Environment:
         def step(self) -> int:
             return 1

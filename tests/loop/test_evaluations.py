@@ -12,14 +12,17 @@ from msgspec.structs import replace
 import keras_optix as optix
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.loop import actions as do
+from keras_optix.loop.course import Course
 from keras_optix.loop.decisions import LoopEvent
 from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.run_state import read_run
 from keras_optix.loop.scheduler_state import LoopState
+from keras_optix.records import EvalMetrics
 from keras_optix.states import to_json
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.statistics.estimates import Estimate, Evidence
 from keras_optix.statistics.sequential import SequentialTest
+from keras_optix.statistics.watch import Alarm
 from tests.drivers import through_json
 from tests.loop.toy_run import Run
 
@@ -193,6 +196,28 @@ def test_a_proven_fall_is_rolled_back_by_default_and_not_if_it_is_switched_off(t
         else:
             assert run.told("rollback") == []
             assert run.toy.p == 8.0
+
+
+def test_greedy_episodes_that_fail_while_training_rises_are_no_degradation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = greedy(tmp_path)
+    run.windows(1)
+    evaluations, candidate = run.loop.evaluations, run.loop.performer.candidate
+    assert candidate is not None
+    failed = EvalMetrics(-50.0, stderr=1.0, episodes=10)
+
+    def is_watched(*, rises: bool, alarm: Alarm | None) -> bool:
+        monkeypatch.setattr(Course, "rises", lambda _: rises)
+        evaluations.training.alarm = alarm
+        evaluation = evaluations.take(candidate, failed, due=True)
+        assert evaluation is not None
+        assert evaluation.training_rises is rises
+        return evaluation.monitored
+
+    assert not is_watched(rises=True, alarm=None)
+    assert is_watched(rises=True, alarm=Alarm.DOWN)
+    assert is_watched(rises=False, alarm=None)
 
 
 def test_where_no_episode_can_be_played_the_windows_are_scored(tmp_path: Path) -> None:

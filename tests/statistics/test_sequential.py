@@ -285,6 +285,22 @@ def test_equal_pairs_soon_show_an_equal_policy_but_not_at_once() -> None:
     assert first.outcome is Outcome.OPEN
 
 
+@pytest.mark.parametrize(("ratio", "paired"), [(0.7, True), (0.9, False), (1.1, False)])
+def test_pairs_are_compared_only_if_they_clearly_lower_the_error(ratio: float, paired: bool) -> None:
+    """Taking whichever error happens to be smaller would favour differences that look exact by chance."""
+    theirs, other = np.array([1.0, -1.0] * 8), np.array([1.0, 1.0, -1.0, -1.0] * 4)  # uncorrelated
+    correlation = 1.0 - ratio * ratio
+    mine = 0.3 + correlation * theirs + math.sqrt(1.0 - correlation * correlation) * other
+    test = SequentialTest()
+    _, verdict = test.observe(
+        test.initial_state(),
+        estimate_from_samples(mine),
+        estimate_from_samples(theirs),
+        pairs=(mine.tolist(), theirs.tolist()),
+    )
+    assert verdict.paired is paired
+
+
 def test_a_single_pair_is_no_paired_test() -> None:
     test = SequentialTest()
     score = Estimate(1.0, 1.0, 10)

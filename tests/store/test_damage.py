@@ -14,7 +14,7 @@ import pytest
 
 from keras_optix.errors import RegistryError
 from keras_optix.records import EvalMetrics, HyperparamSet
-from keras_optix.store import files
+from keras_optix.store import files, resume_points
 from keras_optix.store.files import UNREADABLE, read_arrays, write_arrays, write_atomically
 from keras_optix.store.registry import CheckpointRegistry
 from keras_optix.store.resume_points import ResumeStore
@@ -213,6 +213,19 @@ def test_of_two_runs_the_one_with_the_latest_point_is_the_first(tmp_path: Path) 
             os.utime(registry.run_folder / "resume.npz", (at, at))
         folders.append(registry.run_folder)
     assert store.runs() == folders[::-1]
+
+
+def test_a_point_of_another_schema_is_not_a_damaged_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is whole: the run must not continue from the point before as if nothing had happened."""
+    registry = CheckpointRegistry(tmp_path)
+    registry.begin_run()
+    store = ResumeStore(registry, 0.0)
+    store.write({}, {"k": 0})
+    with monkeypatch.context() as patched:
+        patched.setattr(resume_points, "_SCHEMA", 4)
+        store.write({}, {"k": 1})
+    with pytest.raises(RegistryError, match="schema 4 is not"):
+        store.find(registry.run_folder)
 
 
 def test_points_of_a_run_that_goes_on_elsewhere_are_not_removed(tmp_path: Path) -> None:

@@ -51,6 +51,16 @@ def test_a_second_process_reads_what_was_saved(tmp_path: Path) -> None:
     assert target.hyperparams.params == {"learning_rate": 1e-3}
 
 
+def test_metrics_may_be_numbers_of_numpy(tmp_path: Path) -> None:
+    metrics = {"loss": np.float32(0.5), "length": np.int64(3), "solved": np.bool_(True)}
+    CheckpointRegistry(tmp_path).save(
+        {}, eval_metrics=EvalMetrics(1.0, metrics), hyperparams=HyperparamSet({"learning_rate": 1e-3})
+    )
+    best = CheckpointRegistry(tmp_path).best
+    assert best is not None
+    assert best.eval_metrics.metrics == {"loss": 0.5, "length": 3.0, "solved": 1.0}
+
+
 def test_the_oldest_are_pruned_with_their_files_and_the_best_stays(tmp_path: Path) -> None:
     registry = CheckpointRegistry(tmp_path, max_snapshots=3)
     for score in (5.0, 9.0, 1.0, 3.0, 4.0):
@@ -358,6 +368,13 @@ def test_a_snapshot_that_was_evaluated_again_has_its_new_score(tmp_path: Path) -
     unknown = replace(lucky, snapshot_id=99)
     with pytest.raises(RegistryError, match=r"no such snapshot.*snapshot_id=99"):
         registry.rescore(unknown, EvalMetrics(7.0))
+
+
+def test_a_new_score_keeps_the_further_metrics_unless_it_has_its_own(tmp_path: Path) -> None:
+    registry = CheckpointRegistry(tmp_path)
+    snapshot = save(registry, 9.0)
+    assert registry.rescore(snapshot, EvalMetrics(7.0)).eval_metrics.metrics == {"length": 3.0}
+    assert registry.rescore(snapshot, EvalMetrics(6.0, {"sharpe": 0.5})).eval_metrics.metrics == {"sharpe": 0.5}
 
 
 def test_two_writers_of_one_directory_keep_each_others_runs(tmp_path: Path) -> None:

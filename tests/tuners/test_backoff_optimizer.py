@@ -217,6 +217,17 @@ def test_a_cliff_above_the_best_value_costs_a_good_start_next_to_nothing() -> No
     assert np.mean([at_the_cliff(seed).skill for seed in range(10)]) / (1.0 - 0.98**300) > 0.95
 
 
+def test_blocks_in_which_the_score_falls_are_undone_before_a_fall_is_proven() -> None:
+    """23 blocks in these ten runs, which are the same in each run of the test."""
+    undone = [
+        decision
+        for seed in range(10)
+        for decision in at_the_cliff(seed).decisions
+        if decision.kind == "probe" and decision.restore is not None
+    ]
+    assert len(undone) > 10
+
+
 def test_without_undoing_it_would_cost_much(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: the same probes, but what falls is neither undone nor ended."""
     for name in ("_UNDONE", "_UNDONE_NOISY", "_FELL", "_FALL", "_SUM_OF_FALLS"):
@@ -248,6 +259,17 @@ def test_a_tuner_on_a_plateau_goes_quiet(noise: float) -> None:
     # With noise, the trend of 64 scores is sometimes significant at 90 % by chance.
     assert len(run.ended("probe")) == begun or noise > 0.0
     assert np.mean(running) <= (0.0 if noise == 0.0 else 0.4)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_where_the_best_score_stays_no_probe_begins_however_long_it_stays(seed: int) -> None:
+    """Beyond the waits between probes, which grow and would hide it in a shorter run."""
+    run = learner(1e-3, seed=seed, noise=0.02).run(30)
+    run.noise, run.gain = 0.0, nothing
+    run.run(100)  # what was begun ends
+    begun = len(run.ended("probe"))
+    run.run(400)
+    assert len(run.ended("probe")) == begun > 0
 
 
 def test_a_score_that_never_rose_is_no_plateau() -> None:
