@@ -121,7 +121,7 @@ class Engine:
         self.history = LoopHistory()
         self.guard = NonFiniteGuard()
         self.latest: Evaluation | None = None
-        self.tuning = Tuning(tuner, adapter, hooks, journal.note, drop_scores)
+        self.tuning = Tuning(tuner, adapter, hooks, journal.note, drop_scores, self._go_back)
         self.performer = Performer(
             adapter, evaluations, machine, snapshots, options, hooks, journal, self.tuning, manager
         )
@@ -348,6 +348,9 @@ class Engine:
     def recover_from_nan(self, window_id: int, what: str, before: Arrays | None) -> None:
         """Restores a finite state, with half the learning rate; see `Recovery.recover`."""
         self.recovery.recover(window_id, what, before)
+
+    def _go_back(self, window_id: int, what: str) -> None:
+        self.recovery.recover(window_id, what, None)
 
     # The end
 
