@@ -19,6 +19,7 @@ from keras_optix.agents.value_and_grad import value_and_grad
 from keras_optix.errors import ConfigurationError, describe
 
 REGULARIZATION = "regularization_loss"
+_REDUCTION = "_all_reduce_sum_gradients"  # the method of Keras' optimizers for TensorFlow
 
 
 def gradient_step(
@@ -186,6 +187,30 @@ def scaling_checked(optimizer: Any) -> Iterator[None]:
         del own["scale_loss"], own["apply"]
 
 
+@contextlib.contextmanager
+def without_reduction(optimizer: Any) -> Iterator[None]:
+    """Lets an optimizer apply gradients, inside the context, without summing them over replicas, of which there is one.
+
+    TensorFlow registers a gradient of this sum for the life of the process, and with it the graph of the train step, so
+    that each agent that was trained would stay in memory with its compiled step: tens of megabytes.
+
+    Args:
+        optimizer: A Keras optimizer.
+    """
+    parts = [optimizer, *_inner(optimizer)]
+    for part in parts:
+        part.__dict__[_REDUCTION] = _as_given
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.__dict__.pop(_REDUCTION, None)
+
+
+def _as_given(grads_and_vars: Any) -> Any:
+    return grads_and_vars
+
+
 def complete(step: Callable[[Any], dict[str, Any]], learners: Sequence[Any]) -> Callable[[Any], dict[str, Any]]:
     """Checks, while a `train_step` is traced, that it leaves out nothing that Keras' own train step does.
 
@@ -202,6 +227,7 @@ def complete(step: Callable[[Any], dict[str, Any]], learners: Sequence[Any]) -> 
         with contextlib.ExitStack() as stack:
             for learner in learners:
                 stack.enter_context(scaling_checked(learner.optimizer))
+                stack.enter_context(without_reduction(learner.optimizer))
                 learner._losses_read = False
             logs = step(window)
         for learner in learners:

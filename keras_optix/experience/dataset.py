@@ -257,7 +257,9 @@ def _dataset_of(collector: Collector) -> tf.data.Dataset:
             )
         return list(tf.nest.flatten(source.collect().window))
 
-    def window(counter: Any) -> Window:
-        return packed(tf.numpy_function(collect, [counter], [field.dtype for field in tf.nest.flatten(spec)]), spec)
+    def window(element: Any) -> Window:
+        return packed(tf.numpy_function(collect, [element], [field.dtype for field in tf.nest.flatten(spec)]), spec)
 
-    return note_as_made(from_source(tf.data.Dataset.counter().map(window), collector, endless=True))
+    # `Dataset.counter()` would do, but TensorFlow never frees the function in it.
+    endless = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
+    return note_as_made(from_source(endless.map(window), collector, endless=True))

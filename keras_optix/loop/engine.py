@@ -121,7 +121,7 @@ class Engine:
         self.history = LoopHistory()
         self.guard = NonFiniteGuard()
         self.latest: Evaluation | None = None
-        self.tuning = Tuning(tuner, adapter, hooks, journal.note, drop_scores)
+        self.tuning = Tuning(tuner, adapter, hooks, journal.note, drop_scores, self._go_back)
         self.performer = Performer(
             adapter, evaluations, machine, snapshots, options, hooks, journal, self.tuning, manager
         )
@@ -202,6 +202,13 @@ class Engine:
         for ending in limits:
             self.performer.stop(ending)
         return bool(limits)
+
+    def _stop_if_dormant(self) -> bool:
+        """Stops a run that was cut off while it ended, after it had become DORMANT; returns whether it was."""
+        dormant = self.state is LoopState.DORMANT and not self._runner.busy and self.options.when_dormant != "watch"
+        if dormant:
+            self.performer.stop(None)
+        return dormant
 
     def _take_scores(self, unit: TrainingUnit) -> None:
         """Scores a window; then gives the score of training to the tuner, unless other weights act by now."""
@@ -349,6 +356,9 @@ class Engine:
         """Restores a finite state, with half the learning rate; see `Recovery.recover`."""
         self.recovery.recover(window_id, what, before)
 
+    def _go_back(self, window_id: int, what: str) -> None:
+        self.recovery.recover(window_id, what, None)
+
     # The end
 
     def end(self) -> None:
@@ -454,6 +464,8 @@ class Engine:
             variants=performer.variants,
             procedure=None if waiting is None else ProcedureState(waiting, self._runner.save()),
             windows_left=performer.windows_left,
+            ending=performer.ending,
+            why=performer.why,
             pool=self.evaluations.pool.state,
             best=None if latest is None else latest.snapshot_id,
             records=tuple(self.log.records),
@@ -507,6 +519,8 @@ class Engine:
         newer = self._resume_best(loop.best)
         performer.regimes.restore(loop.regimes)
         performer.variants, performer.windows_left = loop.variants, loop.windows_left
+        if loop.ending in DORMANT_ENDINGS:  # the other reasons may not hold with the options of this run
+            performer.ending, performer.why = loop.ending, loop.why
         if reading.in_place is not None:
             in_place = under("in_place/", arrays)
             performer.in_place = self.adapter.resume_in_place(in_place, reading.in_place, self.scorer, weights=weights)
@@ -521,7 +535,7 @@ class Engine:
         self.adapter.pause_updates(performer.in_place is not None or self.state is LoopState.WATCHDOG)
         self.log.restore(list(loop.records))
         self.recovery.keep_beginning()
-        if self._stop_at_limits():
+        if self._stop_at_limits() or self._stop_if_dormant():
             self._ended = self.adapter.get_state()
             self.adapter.pause_updates(True)
         kept = "" if weights else "; newer weights were restored already and stay"

@@ -18,7 +18,7 @@ def not_finite_in(arrays: Arrays, masks: Collection[str] = ()) -> str:
             mask of attention, for example.
     """
     for name, array in arrays.items():
-        if array.dtype.kind not in "fc" or np.isfinite(array).all():
+        if not _has_floats(array) or np.isfinite(array).all():
             continue
         if name not in masks or np.isnan(array).any():
             return name
@@ -30,5 +30,15 @@ def infinite_in(arrays: Arrays) -> frozenset[str]:
     return frozenset(
         name
         for name, array in arrays.items()
-        if array.dtype.kind in "fc" and np.isinf(array).any() and not np.isnan(array).any()
+        if _has_floats(array) and np.isinf(array).any() and not np.isnan(array).any()
     )
+
+
+def _has_floats(array: np.ndarray) -> bool:
+    if array.dtype.kind != "V":
+        return array.dtype.kind in "fc"
+    try:
+        np.isfinite(array[:0] if array.ndim else array)
+    except TypeError:  # bytes
+        return False
+    return True  # a type of another package, such as bfloat16 of `ml_dtypes`

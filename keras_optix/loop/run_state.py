@@ -14,6 +14,7 @@ from keras_optix.evaluators.scorer import ScorerState
 from keras_optix.loop.adapter import Adapter
 from keras_optix.loop.after_evaluation import after_evaluation
 from keras_optix.loop.contender import Contender
+from keras_optix.loop.ending import Ending
 from keras_optix.loop.evaluations import Evaluations, EvaluationsState
 from keras_optix.loop.history import LoopHistory
 from keras_optix.loop.lineage import TuningState
@@ -81,6 +82,8 @@ class EngineState(State, frozen=True):
         variants: Number of variants tried in this regime.
         procedure: The procedure that waits for windows, or None.
         windows_left: Windows of learning left before the procedure goes on.
+        ending: Why the run ends, if that is known: the loop was DORMANT, and may try variants before it ends.
+        why: The reason in words.
         pool: Scores that wait for the next evaluation.
         best: Number of the best snapshot, or None.
         records: The events so far.
@@ -104,6 +107,8 @@ class EngineState(State, frozen=True):
     variants: Count
     procedure: ProcedureState | None
     windows_left: int
+    ending: Ending | None
+    why: str
     pool: PoolState
     best: Positive | None
     records: tuple[LoopRecord, ...]

@@ -28,6 +28,7 @@ from keras_optix.tuners.schedule import Schedule, ScheduleStep
 from keras_optix.tuners.search_space import SearchSpace
 
 Note = Callable[[EventKind, str, Evidence | None, int], None]
+Recover = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Tuning:
         hooks: Objects whose hooks are called after every change.
         note: Writes a record: kind, message, evidence, cost in steps.
         disturb: Called after the weights or values changed, to drop scores from before the change.
+        recover: Restores a finite state: number of the window (epoch), and what was not finite.
 
     Attributes:
         lineage: Lineage of the current weights: the schedule under which they were trained.
@@ -61,6 +63,7 @@ class Tuning:
         hooks: Sequence[LoopHooks],
         note: Note,
         disturb: Callable[[], None],
+        recover: Recover,
     ) -> None:
         self._adapter = adapter
         self._waiting: BaseOptimizer | None = None  # until the variables that its names refer to are known
@@ -74,6 +77,7 @@ class Tuning:
         self._hooks = hooks
         self._note = note
         self._disturb = disturb
+        self._recover = recover
         self._kept: dict[str, _Kept] = {}
         self._promoted: dict[int, Lineage] = {}  # by snapshot
         self._in_force: dict[str, float] = {}  # the values that were seen or set last
@@ -146,6 +150,7 @@ class Tuning:
         if self._start is not None:
             name, tuned = self._start
             self._start = None
+            self._goes_back_if_broken(self._adapter.get_state(), self._window_id)
             self._kept[name] = _Kept(dict(self._adapter.get_state()), tuned, self.lineage)
 
     def _begin(self, tuner: BaseOptimizer) -> None:
@@ -280,8 +285,8 @@ class Tuning:
 
     def _apply(self, decision: TunerDecision, candidate: PolicyRef | None) -> None:
         before = self._adapter.hyperparams.snapshot()
-        if decision.keep is not None:
-            self._keep(decision.keep, candidate, before)
+        if decision.keep is not None and not self._keep(decision.keep, candidate, before):
+            return
         params = dict(decision.params)
         if decision.restore is not None:
             kept = self._find(decision.restore)
@@ -312,12 +317,30 @@ class Tuning:
         if self._adapter.ready:
             self.keep_start()
 
-    def _keep(self, name: str, candidate: PolicyRef | None, values: Mapping[str, float]) -> None:
+    def _keep(self, name: str, candidate: PolicyRef | None, values: Mapping[str, float]) -> bool:
+        """Stores the state of the candidate, if it is finite; returns whether it is.
+
+        If it is not, the run goes back to a finite state. That is stored unless one of this name was stored before,
+        because the tuner may restore it later.
+        """
         if candidate is None or self._tuner is None:
             problem = "A tuner cannot store a state here, because no weights belong to this decision."
             raise StateError(describe(problem, keep=name))
+        state = dict(candidate.state())
+        if self._goes_back_if_broken(state, candidate.window_id):
+            if name not in self._kept:
+                self._kept[name] = _Kept(dict(self._adapter.get_state()), self._tuned(self._tuner), self.lineage)
+            return False
         hyperparams = {tuned: values[tuned] for tuned in self._tuner.names}
-        self._kept[name] = _Kept(dict(candidate.state()), hyperparams, self._lineage_of_candidate())
+        self._kept[name] = _Kept(state, hyperparams, self._lineage_of_candidate())
+        return True
+
+    def _goes_back_if_broken(self, state: Arrays, window_id: int) -> bool:
+        """Goes back to a finite state if this one is not finite; returns whether it did."""
+        wrong = self._adapter.not_finite_in(state)
+        if wrong:
+            self._recover(window_id, f"A weight, optimizer slot or statistic ({wrong})")
+        return bool(wrong)
 
     def _find(self, name: str) -> _Kept:
         if name not in self._kept:

@@ -248,8 +248,9 @@ class Run:
         evaluator: optix.BaseEvaluator | None = None,
         fallback: optix.BaseEvaluator | None = None,
         options: LoopOptions | None = None,
+        toy: Toy | None = None,
     ) -> None:
-        self.toy = Toy(copyable=copyable)
+        self.toy = Toy(copyable=copyable) if toy is None else toy
         self.log = Written() if scalars else LoopLog((), 0)
         self.hooks = Hooks()
         self.registry = optix.CheckpointRegistry(directory)
