@@ -562,6 +562,10 @@ class Agent(ActingAgent, WindowTrainer):
         self._losses_read = True
         return list(super().losses)
 
+    def blank_for_learner(self, window: Window) -> Any:
+        """Returns what `train_step` gets for a window without env steps: here the window itself."""
+        return window
+
     def learners(self) -> list[Agent]:
         """Returns the agents whose optimizers make the updates: here only this agent."""
         return [self]
@@ -592,7 +596,7 @@ class Agent(ActingAgent, WindowTrainer):
             if isinstance(source, LiveSource):
                 if self.stop_training:
                     raise StopIteration  # before the feed is opened; Keras ends the epoch
-                self._warm_up.run((learn, watch), source.blank)
+                self._warm_up.run((learn, watch), lambda: self.blank_for_learner(source.blank()))
                 learns = source.prepare(lambda: bool(self.stop_training)) and not self._updates_paused
                 return {**(learn if learns else watch)(iterator), **source.logs()}
             # Several steps in one execution would ask for a window while the previous step still updates the weights,

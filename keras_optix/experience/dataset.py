@@ -213,17 +213,16 @@ def window_spec(
     )
 
 
-def packed(tensors: Any, spec: Window) -> Window:
-    """Packs the tensors from a `tf.numpy_function` into a window, and sets the shapes, which TensorFlow does not know.
+def packed(tensors: Any, spec: Any) -> Any:
+    """Packs the tensors from a `tf.numpy_function` into an element, and sets the shapes, which TensorFlow does not know.
 
     Args:
-        tensors: The tensors, in the order of the flattened window.
-        spec: The shapes and dtypes, see `window_spec`.
+        tensors: The tensors, in the order of the flattened element.
+        spec: The shapes and dtypes of a `Window` or a `ReplayBatch`, see `WindowSource.spec_for_learner`.
     """
     for tensor, field in zip(tensors, tf.nest.flatten(spec), strict=True):
         tensor.set_shape(field.shape)
-    window: Window = tf.nest.pack_sequence_as(spec, tensors)
-    return window
+    return tf.nest.pack_sequence_as(spec, tensors)
 
 
 def from_source(windows: tf.data.Dataset, source: WindowSource, *, endless: bool) -> tf.data.Dataset:
@@ -243,7 +242,7 @@ def from_source(windows: tf.data.Dataset, source: WindowSource, *, endless: bool
 def _dataset_of(collector: Collector) -> tf.data.Dataset:
     envs = collector.envs
     size, carry_specs = (collector.window_size, collector.num_envs), collector.carry_specs
-    spec = window_spec(envs.layout, envs.action_space, *size, carry_specs)
+    spec = collector.spec_for_learner(window_spec(envs.layout, envs.action_space, *size, carry_specs))
 
     # TensorFlow never frees the function of a dataset that was iterated, so the function must not own the environments.
     alive = weakref.ref(collector)
@@ -255,9 +254,9 @@ def _dataset_of(collector: Collector) -> tf.data.Dataset:
                 "The agent of this dataset is gone: it was deleted, and its environments were closed. Keep a reference "
                 "to the agent for as long as the dataset is used."
             )
-        return list(tf.nest.flatten(source.collect().window))
+        return list(tf.nest.flatten(source.collect_for_learner()))
 
-    def window(counter: Any) -> Window:
+    def element(counter: Any) -> Any:
         return packed(tf.numpy_function(collect, [counter], [field.dtype for field in tf.nest.flatten(spec)]), spec)
 
-    return note_as_made(from_source(tf.data.Dataset.counter().map(window), collector, endless=True))
+    return note_as_made(from_source(tf.data.Dataset.counter().map(element), collector, endless=True))

@@ -1,0 +1,185 @@
+"""Deep Q-learning: DQN with double Q-learning, n-step returns, a dueling head and prioritized replay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+from keras_optix.agents.hyperparams import declared
+from keras_optix.agents.networks import network_inputs
+from keras_optix.agents.off_policy import OffPolicyAgent, Transitions
+from keras_optix.agents.q_learning import QLearning
+from keras_optix.agents.twins import twin_of
+from keras_optix.errors import ConfigurationError, describe
+from keras_optix.experience.observations import ObservationLayout
+from keras_optix.experience.replay_batch import ReplayBatch
+from keras_optix.ops.targets import soft_update
+from keras_optix.ops.values import huber, value_of_choice
+from keras_optix.validation import check_bool, check_float, check_int
+
+
+@keras.saving.register_keras_serializable("keras_optix")
+class DQNAgent(QLearning, OffPolicyAgent):
+    """DQN (Mnih et al. 2015, "Human-level control through deep reinforcement learning", Nature 518), for Discrete actions.
+
+    The policy is a Q-network: it maps observations to the value of each action ``[B, n]``, and acts by the largest.
+    While windows are collected, a random action is taken with probability epsilon; see `epsilon`.
+
+    The loss is the Huber loss of ``Q(s, a) - (G + gamma^m Q_target(s', a'))``, where ``G`` are the rewards of the env
+    steps that a transition spans. ``a'`` is the best action by the Q-network (double Q-learning, van Hasselt et al.
+    2016, arXiv 1509.06461), or by the target network. The target network is a copy of the Q-network that follows it.
+
+    Its logs are `loss`, `q_value` (mean value of the stored actions), `td_error` (mean absolute error), `epsilon`,
+    `gradient_steps` and `replay_size`, and `episode_return`, `episode_length` and `policy_lag` of every agent.
+
+    `search_spaces`, in this order: learning_rate Log(1e-5, 1e-1), gamma OneMinusLog(0.9, 0.9999), epsilon
+    Linear(0, 0.3).
+
+    Args:
+        policy: The Q-network; None builds two hidden layers of 256 ReLU units (images: convolutions).
+        gamma: Discount in [0, 1]. Tunable. Defaults to 0.99.
+        epsilon: Probability of a random action, once `exploration_env_steps` are over. Tunable. Defaults to 0.05.
+        initial_epsilon: The probability at first, from which it falls linearly. Defaults to 1.
+        exploration_env_steps: Env steps of training over which it falls. Defaults to 10,000.
+        buffer_size: The observations that the replay buffer holds. Defaults to 100,000.
+        batch_size: Transitions in the batch of a gradient step. Defaults to 64.
+        learning_starts: Env steps that are stored before the first gradient step. Defaults to 1,000.
+        gradient_steps_per_env_step: Gradient steps for each env step. Defaults to 0.25.
+        target_update_interval: Env steps after which the target network becomes a copy of the Q-network, at the
+            beginning of a window. Defaults to 1,000 if `tau` is None.
+        tau: Instead of `target_update_interval`: the share by which the target network moves towards the Q-network
+            after each gradient step. None, the default, copies.
+        double: Whether the Q-network chooses the next action, and not the target network. Defaults to True.
+        dueling: Whether the default network has a value and an advantage stream (Wang et al. 2016, arXiv 1511.06581,
+            eq. 9). A network of your own decides this itself. Defaults to False.
+        n_step: Env steps that a transition spans at most. Defaults to 1.
+        prioritized_replay: Whether transitions with larger errors are drawn more often; see `OffPolicyAgent`. Defaults
+            to False.
+        priority_exponent: Exponent of the priorities, with `prioritized_replay`. Tunable. Defaults to 0.6.
+        importance_exponent: Exponent of the importance weights, with `prioritized_replay`. Tunable. Defaults to 0.4.
+        max_grad_norm: Largest global norm of the gradient. Tunable. Defaults to 10.
+        normalize_observations: Centre and scale floating-point observations by their running mean and deviation.
+            Defaults to False.
+        seed: Seed of the sampling in `act`.
+        name: Name of the model.
+
+    Raises:
+        ConfigurationError: An argument is out of range, or `tau` and `target_update_interval` are both given.
+    """
+
+    def __init__(
+        self,
+        policy: Any = None,
+        *,
+        gamma: float = 0.99,
+        epsilon: float = 0.05,
+        initial_epsilon: float = 1.0,
+        exploration_env_steps: int = 10_000,
+        buffer_size: int = 100_000,
+        batch_size: int = 64,
+        learning_starts: int = 1_000,
+        gradient_steps_per_env_step: float = 0.25,
+        target_update_interval: int | None = None,
+        tau: float | None = None,
+        double: bool = True,
+        dueling: bool = False,
+        n_step: int = 1,
+        prioritized_replay: bool = False,
+        priority_exponent: float = 0.6,
+        importance_exponent: float = 0.4,
+        max_grad_norm: float = 10.0,
+        normalize_observations: bool = False,
+        seed: int | None = None,
+        name: str | None = None,
+    ) -> None:
+        if tau is not None and target_update_interval is not None:
+            problem = "The target network is either copied at an interval, or moves a little after each gradient step."
+            fix = "Leave out `tau` or `target_update_interval`."
+            raise ConfigurationError(
+                describe(problem, fix=fix, tau=tau, target_update_interval=target_update_interval)
+            )
+        if check_bool("dueling", dueling) and policy is not None:
+            problem = "`dueling` changes the default network, but the agent was given a network of its own."
+            raise ConfigurationError(describe(problem, fix="Leave one of them out.", dueling=dueling, policy=policy))
+        super().__init__(
+            policy,
+            gamma=gamma,
+            epsilon=epsilon,
+            initial_epsilon=initial_epsilon,
+            exploration_env_steps=exploration_env_steps,
+            buffer_size=buffer_size,
+            batch_size=batch_size,
+            learning_starts=learning_starts,
+            gradient_steps_per_env_step=gradient_steps_per_env_step,
+            n_step=n_step,
+            prioritized_replay=prioritized_replay,
+            priority_exponent=priority_exponent,
+            importance_exponent=importance_exponent,
+            hyperparams={"max_grad_norm": declared("max_grad_norm", max_grad_norm, 1e-6)},
+            normalize_observations=normalize_observations,
+            seed=seed,
+            name=name,
+        )
+        self.double = check_bool("double", double)
+        self.dueling = dueling
+        if tau is None:
+            self.target_update_interval: int | None = check_int(
+                "target_update_interval", 1_000 if target_update_interval is None else target_update_interval, minimum=1
+            )
+            self.tau = None
+        else:
+            self.target_update_interval, self.tau = None, check_float("tau", tau, low=0.0, high=1.0, low_open=True)
+
+    def get_config(self) -> dict[str, Any]:
+        """See `Agent.get_config`."""
+        names = ("target_update_interval", "tau", "double", "dueling")
+        return super().get_config() | {name: getattr(self, name) for name in names}
+
+    def build_networks(self, layout: ObservationLayout) -> None:
+        """See `Agent.build_networks`."""
+        super().build_networks(layout)
+        example = network_inputs(self.policy, layout.pack([tf.zeros((1, *leaf.shape), leaf.dtype) for leaf in layout.leaves]), layout)
+        target = twin_of(self.policy, example, "policy", same_weights=True)
+        self.add_network("target_network", target, trainable=False)
+
+    def before_gradient_steps(self, batch: ReplayBatch) -> Mapping[str, Any]:
+        """See `OffPolicyAgent.before_gradient_steps`."""
+        interval = self.target_update_interval
+        if interval is not None:
+            now = batch.env_steps
+            before = now - tf.math.count_nonzero(batch.window.valid)
+            tf.cond(now // interval > before // interval, self._copy_to_target, lambda: None)
+        return {"epsilon": self.explore(batch.window)}
+
+    def learn(self, batch: Transitions, seed: Any) -> tuple[dict[str, Any], Any]:
+        """See `OffPolicyAgent.learn`."""
+        later = self._target_values(batch.next_observations)
+        best = later if not self.double else self.values_of(batch.next_observations, training=False)
+        following = value_of_choice(later, ops.argmax(best, axis=-1))
+        targets = ops.stop_gradient(batch.returns + batch.discounts * following)
+        found: list[Any] = []
+
+        def compute() -> tuple[Any, dict[str, Any]]:
+            values = value_of_choice(self.values_of(batch.observations, training=True), batch.actions)
+            errors = values - targets
+            found[:] = [ops.stop_gradient(ops.abs(errors))]
+            loss = ops.mean(batch.weights * huber(errors))
+            return loss, {"q_value": ops.mean(values), "td_error": ops.mean(found[0])}
+
+        logs = self.minimize(compute, max_grad_norm=self.hyperparams.tensor("max_grad_norm"))
+        if self.tau is not None:
+            soft_update(self.target_network.variables, self.policy.variables, self.tau)
+        return logs, found[0]
+
+    def _target_values(self, observations: Any) -> Any:
+        """Computes the values ``[B, n]`` that the target network gives."""
+        head = self.head
+        inputs = network_inputs(self.target_network, head.inputs(observations), head.layout)
+        return ops.cast(self.target_network(inputs, training=False), "float32")
+
+    def _copy_to_target(self) -> None:
+        soft_update(self.target_network.variables, self.policy.variables, 1.0)
