@@ -24,9 +24,9 @@ from keras_optix.validation import check_bool, check_float, check_int
 
 @keras.saving.register_keras_serializable("keras_optix")
 class DQNAgent(QLearning, OffPolicyAgent):
-    """DQN (Mnih et al. 2015, "Human-level control through deep reinforcement learning", Nature 518), for Discrete actions.
+    """Deep Q-learning from replay (DQN), for Discrete actions.
 
-    The policy is a Q-network: it maps observations to the value of each action ``[B, n]``, and acts by the largest.
+    Mnih et al. 2015, "Human-level control through deep reinforcement learning", Nature 518. The policy is a Q-network: it maps observations to the value of each action ``[B, n]``, and acts by the largest.
     While windows are collected, a random action is taken with probability epsilon; see `epsilon`.
 
     The loss is the Huber loss of ``Q(s, a) - (G + gamma^m Q_target(s', a'))``, where ``G`` are the rewards of the env
@@ -99,9 +99,7 @@ class DQNAgent(QLearning, OffPolicyAgent):
         if tau is not None and target_update_interval is not None:
             problem = "The target network is either copied at an interval, or moves a little after each gradient step."
             fix = "Leave out `tau` or `target_update_interval`."
-            raise ConfigurationError(
-                describe(problem, fix=fix, tau=tau, target_update_interval=target_update_interval)
-            )
+            raise ConfigurationError(describe(problem, fix=fix, tau=tau, target_update_interval=target_update_interval))
         if check_bool("dueling", dueling) and policy is not None:
             problem = "`dueling` changes the default network, but the agent was given a network of its own."
             raise ConfigurationError(describe(problem, fix="Leave one of them out.", dueling=dueling, policy=policy))
@@ -142,7 +140,9 @@ class DQNAgent(QLearning, OffPolicyAgent):
     def build_networks(self, layout: ObservationLayout) -> None:
         """See `Agent.build_networks`."""
         super().build_networks(layout)
-        example = network_inputs(self.policy, layout.pack([tf.zeros((1, *leaf.shape), leaf.dtype) for leaf in layout.leaves]), layout)
+        example = network_inputs(
+            self.policy, layout.pack([tf.zeros((1, *leaf.shape), leaf.dtype) for leaf in layout.leaves]), layout
+        )
         target = twin_of(self.policy, example, "policy", same_weights=True)
         self.add_network("target_network", target, trainable=False)
 

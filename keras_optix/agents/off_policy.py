@@ -6,14 +6,13 @@ import abc
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_optix.agents.agent import Agent
 from keras_optix.agents.hyperparams import Hyperparam, declared
 from keras_optix.agents.replay_variables import ReplayErrors
-from keras_optix.errors import ConfigurationError, StateError, describe
+from keras_optix.errors import ConfigurationError, describe
 from keras_optix.experience.replay import ReplayBuffer
 from keras_optix.experience.replay_batch import ReplayBatch
 from keras_optix.experience.replay_sampler import ReplayPlan, ReplaySampler

@@ -37,4 +37,3 @@ def twin_of(network: Any, example: Any, role: str, *, same_weights: bool) -> Any
     if same_weights:
         twin.set_weights(network.get_weights())
     return twin
-

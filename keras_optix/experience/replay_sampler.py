@@ -77,9 +77,7 @@ class ReplaySampler(OneLineRepr):
         self._shape: tuple[int, ...] = ()  # of the errors of all batches, also of those that were not learned from
         self._nothing: dict[tuple[int, ...], ReplayBatch] = {}
 
-    def after(
-        self, window: Window, priorities: tuple[float, float], errors: ReadErrors
-    ) -> ReplayBatch:
+    def after(self, window: Window, priorities: tuple[float, float], errors: ReadErrors) -> ReplayBatch:
         """Stores a window, and draws the batches for the gradient steps that are due after it.
 
         All batches of a window are drawn from the same priorities: those that the errors before this window left.
