@@ -26,8 +26,9 @@ from keras_optix.validation import check_bool, check_float, check_int
 class DQNAgent(QLearning, OffPolicyAgent):
     """Deep Q-learning from replay (DQN), for Discrete actions.
 
-    Mnih et al. 2015, "Human-level control through deep reinforcement learning", Nature 518. The policy is a Q-network: it maps observations to the value of each action ``[B, n]``, and acts by the largest.
-    While windows are collected, a random action is taken with probability epsilon; see `epsilon`.
+    Mnih et al. 2015, "Human-level control through deep reinforcement learning", Nature 518. The policy is a Q-network:
+    it maps observations to the value of each action ``[B, n]``, and acts by the largest. While windows are collected, a
+    random action is taken with probability epsilon; see `epsilon`.
 
     The loss is the Huber loss of ``Q(s, a) - (G + gamma^m Q_target(s', a'))``, where ``G`` are the rewards of the env
     steps that a transition spans. ``a'`` is the best action by the Q-network (double Q-learning, van Hasselt et al.
@@ -140,9 +141,8 @@ class DQNAgent(QLearning, OffPolicyAgent):
     def build_networks(self, layout: ObservationLayout) -> None:
         """See `Agent.build_networks`."""
         super().build_networks(layout)
-        example = network_inputs(
-            self.policy, layout.pack([tf.zeros((1, *leaf.shape), leaf.dtype) for leaf in layout.leaves]), layout
-        )
+        zeros = layout.pack([tf.zeros((1, *leaf.shape), leaf.dtype) for leaf in layout.leaves])
+        example = network_inputs(self.policy, zeros, layout)
         target = twin_of(self.policy, example, "policy", same_weights=True)
         self.add_network("target_network", target, trainable=False)
 
