@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_optix.agents.agent import Agent
 from keras_optix.agents.hyperparams import Hyperparam, declared
 from keras_optix.agents.replay_variables import ReplayErrors
+from keras_optix.agents.trainer import as_tensors
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.experience.replay import ReplayBuffer
 from keras_optix.experience.replay_batch import ReplayBatch
@@ -191,6 +192,38 @@ class OffPolicyAgent(Agent, abc.ABC):
     def blank_for_learner(self, window: Window) -> ReplayBatch:
         """See `Agent.blank_for_learner`."""
         return self._experience().blank(window)
+
+    def _window_of(self, x: Any) -> Any:
+        """Converts batches, or for evaluation a window, to tensors; see `WindowTrainer`."""
+        if not isinstance(x, ReplayBatch):
+            return super()._window_of(x)
+        window = super()._window_of(x.window)
+        spec = self.replay_spec(tf.nest.map_structure(tf.type_spec_from_value, window))
+        steps = np.shape(x.rewards)[:1]  # a batch that was made by hand may be for fewer gradient steps
+        if steps:
+            spec = tf.nest.map_structure(
+                lambda one: tf.TensorSpec((*steps, *one.shape[1:]), one.dtype) if one.shape.rank else one,
+                spec._replace(window=()),
+            )._replace(window=spec.window)
+        batch: ReplayBatch = as_tensors(x, spec, self._observation_space)
+        return batch
+
+    def train_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Learns from batches of transitions; see `WindowTrainer.train_on_batch`.
+
+        Args:
+            x: A `ReplayBatch` of arrays or tensors, such as ``next(iter(dataset))``.
+            *args: As for `WindowTrainer.train_on_batch`.
+            **kwargs: As for `WindowTrainer.train_on_batch`.
+
+        Raises:
+            ConfigurationError: `x` is something else, such as a window.
+        """
+        if isinstance(x, Window):
+            fix = "Take one from a dataset: `next(iter(dataset_from_env(env, agent, ...)))`."
+            problem = f"{type(self).__name__} learns from a ReplayBatch, not from a window."
+            raise ConfigurationError(describe(problem, fix=fix, x=type(x).__name__))
+        return super().train_on_batch(x, *args, **kwargs)
 
     def forget_replay(self, share: float) -> None:
         """See `Agent.forget_replay`."""
