@@ -9,10 +9,10 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_optix.agents.hyperparams import declared
+from keras_optix.agents.default_networks import HiddenLayers
 from keras_optix.agents.networks import network_inputs
 from keras_optix.agents.off_policy import OffPolicyAgent, Transitions
-from keras_optix.agents.q_learning import QLearning
+from keras_optix.agents.q_learning import QAgent
 from keras_optix.agents.twins import twin_of
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.experience.observations import ObservationLayout
@@ -23,7 +23,7 @@ from keras_optix.validation import check_bool, check_float, check_int
 
 
 @keras.saving.register_keras_serializable("keras_optix")
-class DQNAgent(QLearning, OffPolicyAgent):
+class DQNAgent(QAgent, OffPolicyAgent):
     """Deep Q-learning from replay (DQN), for Discrete actions.
 
     Mnih et al. 2015, "Human-level control through deep reinforcement learning", Nature 518. The policy is a Q-network:
@@ -34,11 +34,11 @@ class DQNAgent(QLearning, OffPolicyAgent):
     steps that a transition spans. ``a'`` is the best action by the Q-network (double Q-learning, van Hasselt et al.
     2016, arXiv 1509.06461), or by the target network. The target network is a copy of the Q-network that follows it.
 
-    Its logs are `loss`, `q_value` (mean value of the stored actions), `td_error` (mean absolute error), `epsilon`,
+    Its logs are `loss`, `q_values` (mean value of the stored actions), `td_error` (mean absolute error), `epsilon`,
     `gradient_steps` and `replay_size`, and `episode_return`, `episode_length` and `policy_lag` of every agent.
 
     `search_spaces`, in this order: learning_rate Log(1e-5, 1e-1), gamma OneMinusLog(0.9, 0.9999), epsilon
-    Linear(0, 0.3).
+    Log(0.005, 0.2).
 
     Args:
         policy: The Q-network; None builds two hidden layers of 256 ReLU units (images: convolutions).
@@ -71,6 +71,8 @@ class DQNAgent(QLearning, OffPolicyAgent):
     Raises:
         ConfigurationError: An argument is out of range, or `tau` and `target_update_interval` are both given.
     """
+
+    hidden_layers = HiddenLayers((256, 256), "relu")
 
     def __init__(
         self,
@@ -118,7 +120,7 @@ class DQNAgent(QLearning, OffPolicyAgent):
             prioritized_replay=prioritized_replay,
             priority_exponent=priority_exponent,
             importance_exponent=importance_exponent,
-            hyperparams={"max_grad_norm": declared("max_grad_norm", max_grad_norm, 1e-6)},
+            max_grad_norm=max_grad_norm,
             normalize_observations=normalize_observations,
             seed=seed,
             name=name,
@@ -153,22 +155,22 @@ class DQNAgent(QLearning, OffPolicyAgent):
             now = batch.env_steps
             before = now - tf.math.count_nonzero(batch.window.valid)
             tf.cond(now // interval > before // interval, self._copy_to_target, lambda: None)
-        return {"epsilon": self.explore(batch.window)}
+        return {"epsilon": self.note_env_steps(tf.math.count_nonzero(batch.window.valid))}
 
     def learn(self, batch: Transitions, seed: Any) -> tuple[dict[str, Any], Any]:
         """See `OffPolicyAgent.learn`."""
         later = self._target_values(batch.next_observations)
-        best = later if not self.double else self.values_of(batch.next_observations, training=False)
-        following = value_of_choice(later, ops.argmax(best, axis=-1))
+        chooser = self.call(batch.next_observations, training=False) if self.double else later
+        following = value_of_choice(later, ops.argmax(chooser, axis=-1))
         targets = ops.stop_gradient(batch.returns + batch.discounts * following)
         found: list[Any] = []
 
         def compute() -> tuple[Any, dict[str, Any]]:
-            values = value_of_choice(self.values_of(batch.observations, training=True), batch.actions)
+            values = self.values_of_actions(batch.observations, batch.actions, training=True)
             errors = values - targets
             found[:] = [ops.stop_gradient(ops.abs(errors))]
             loss = ops.mean(batch.weights * huber(errors))
-            return loss, {"q_value": ops.mean(values), "td_error": ops.mean(found[0])}
+            return loss, {"q_values": ops.mean(values), "td_error": ops.mean(found[0])}
 
         logs = self.minimize(compute, max_grad_norm=self.hyperparams.tensor("max_grad_norm"))
         if self.tau is not None:

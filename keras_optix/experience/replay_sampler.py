@@ -152,19 +152,5 @@ class ReplaySampler(OneLineRepr):
             )
         return self._nothing[rows]
 
-    # Resume points
-
-    def take_new(self, errors: ReadErrors) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Returns what was stored since the last call; see `ReplayBuffer.take_new`."""
-        self.settle(errors)
-        return self.buffer.take_new()
-
-    def restore(
-        self, chunks: Sequence[tuple[Mapping[str, np.ndarray], Mapping[str, Any]]], state: Mapping[str, Any]
-    ) -> None:
-        """Restores what `take_new` and `ReplayBuffer.state` returned."""
-        self._drawn = None
-        self.buffer.restore(chunks, state)
-
     def _facts(self) -> Mapping[str, str]:
         return {"transitions": str(len(self.buffer)), "added": str(self.buffer.added)}

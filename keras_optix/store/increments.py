@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from keras_optix.states import Count, State
 from keras_optix.store.files import Arrays, Saved, read_arrays, write_arrays
 
@@ -47,12 +45,12 @@ class Growing(Protocol):
         """
         ...
 
-    def new_rows(self) -> dict[str, np.ndarray] | None:
-        """Returns what was added since the last `confirm` as arrays that nothing changes; None if that is nothing."""
+    def new_files(self) -> Mapping[int, Arrays]:
+        """Returns the files, by number, that are not on the disk yet, with what was added until now."""
         ...
 
     def confirm(self) -> None:
-        """Notes that what `new_rows` returned is on the disk, as the file with the number `span.end`."""
+        """Notes that the files that `new_files` returned are on the disk."""
         ...
 
     @property
@@ -83,18 +81,17 @@ class Increments:
         self._folder = folder
 
     def write(self, parts: Mapping[str, Growing]) -> dict[str, Span]:
-        """Writes the new rows of each part, and returns the files that a resume point must list now.
+        """Writes the new files of each part, and returns those that a resume point must list now.
 
-        If this fails, the same rows are written the next time.
+        If this fails, they are written the next time.
 
         Raises:
             OSError: A file cannot be written.
         """
         for name, part in parts.items():
-            rows = part.new_rows()
-            if rows is not None:
-                write_arrays(self._path(name, part.span.end), rows)
-                part.confirm()
+            for number, arrays in part.new_files().items():
+                write_arrays(self._path(name, number), arrays)
+            part.confirm()
         return {name: part.span for name, part in parts.items()}
 
     def check(self, spans: Mapping[str, Span]) -> None:
