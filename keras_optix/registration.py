@@ -27,6 +27,7 @@ _MODULES = {
     "MultiCategoricalDistribution": "keras_optix.agents.distributions",
     "NarrowOrthogonal": "keras_optix.agents.initializers",
     "PPOAgent": "keras_optix.agents.ppo",
+    "PQNAgent": "keras_optix.agents.pqn",
     "ReinforceAgent": "keras_optix.agents.reinforce",
     "RunningMoments": "keras_optix.agents.normalization",
     "StateDependentNoise": "keras_optix.agents.distributions",

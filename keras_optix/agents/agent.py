@@ -212,7 +212,7 @@ class Agent(ActingAgent, WindowTrainer):
                     action_space=action_space,
                 )
             )
-        distribution = distribution_for(action_space, self.distribution)
+        distribution = distribution_for(action_space, self._distribution_wanted())
         self._registered.binding = True
         try:
             head = self._built_head(layout, actions, distribution, action_space)
@@ -228,14 +228,22 @@ class Agent(ActingAgent, WindowTrainer):
         self.built = True
         self._prepare()
 
+    def _distribution_wanted(self) -> ActionDistribution | None:
+        """Returns the distribution of the policy, not built; None means the default of the action space."""
+        return self.distribution
+
+    def _default_policy(self, layout: ObservationLayout, distribution: ActionDistribution) -> Any:
+        """Builds the policy network of an agent that was given none."""
+        sizes: dict[str, Any] = {"output_gain": 0.01, "features": distribution.features, "name": "policy"}
+        return default_network(layout, distribution.outputs[0], **sizes)
+
     def _built_head(
         self, layout: ObservationLayout, actions: Actions, distribution: ActionDistribution, action_space: Any
     ) -> PolicyHead:
         """Builds the missing networks and checks all networks, for `bind`."""
         if self.policy is None:
             saved = self._registered.waiting.get("policy")
-            sizes: dict[str, Any] = {"output_gain": 0.01, "features": distribution.features, "name": "policy"}
-            self.add_network("policy", saved or default_network(layout, distribution.outputs[0], **sizes))
+            self.add_network("policy", saved or self._default_policy(layout, distribution))
         outputs = check_network(
             self.policy,
             "policy",
@@ -741,6 +749,11 @@ class Agent(ActingAgent, WindowTrainer):
         """
         raise NotImplementedError(f"{type(self).__name__} must override `forget_replay(share)` to forget replay data.")
 
+    @property
+    def run_variables(self) -> list[Any]:
+        """See `ActingAgent.run_variables`: here those of the agents that this agent contains."""
+        return [variable for layer in self.layers if isinstance(layer, Agent) for variable in layer.run_variables]
+
     def _replaying(self) -> list[Agent]:
         """Returns the agents with replay data, among this agent and those that it contains."""
         inner = [found for layer in self.layers if isinstance(layer, Agent) for found in layer._replaying()]
@@ -803,7 +816,7 @@ class Agent(ActingAgent, WindowTrainer):
     def _make_head(
         self, layout: ObservationLayout, actions: Actions, distribution: ActionDistribution, outputs: int
     ) -> PolicyHead:
-        """Makes the normalisers of the policy and the parameters that its network does not give, as parts of the model."""
+        """Makes the normalisers of the policy and the weight that its network does not give, as parts of the model."""
         normalizers: list[RunningMoments | None] = [None] * len(layout.leaves)
         if self.normalize_observations:
             normalizers = [RunningMoments(leaf.shape) if leaf.continuous else None for leaf in layout.leaves]

@@ -15,8 +15,9 @@ from keras_optix.validation import check_float
 
 @keras.saving.register_keras_serializable("keras_optix")
 class EpsilonGreedyDistribution(OverActions):
-    """The action with the largest value, or with probability epsilon a random one (Watkins 1989; Sutton and Barto 2018,
-    "Reinforcement learning", section 2.2).
+    """The action with the largest value, or with probability epsilon a random one.
+
+    See Watkins 1989, "Learning from delayed rewards", and Sutton and Barto 2018, "Reinforcement learning", section 2.2.
 
     For Discrete actions. A network gives the value of each action ``[B, n]``. Epsilon is a further parameter: a weight
     of the agent, ``agent.head.weight``, which no optimizer changes. `PQNAgent` lowers it while it trains. Its noise is

@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Self
 import keras
 from keras import ops
 
-from keras_optix.agents.actor_critic import ActorCriticAgent, Rows, flatten
+from keras_optix.agents.actor_critic import ActorCriticAgent, Rows
 from keras_optix.agents.distributions import ActionDistribution
 from keras_optix.agents.hyperparams import declared
 from keras_optix.agents.minibatches import run_minibatches
 from keras_optix.agents.ppo_presets import PPO_PRESETS
 from keras_optix.agents.presets import preset_for
+from keras_optix.agents.rows import flatten
 from keras_optix.aliases import other_names
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses
