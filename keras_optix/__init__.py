@@ -22,6 +22,7 @@ _MODULES = {
     "keras_optix.agents.hyperparams": ("Hyperparam",),
     "keras_optix.agents.make_agent": ("make_agent",),
     "keras_optix.agents.ppo": ("PPOAgent",),
+    "keras_optix.agents.pqn": ("PQNAgent",),
     "keras_optix.agents.reinforce": ("ReinforceAgent",),
     "keras_optix.callbacks.loop_callback": ("LoopCallback",),
     "keras_optix.callbacks.optix": ("OptixCallback",),

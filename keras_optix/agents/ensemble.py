@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_optix.agents.acting import PolicyHead
-from keras_optix.agents.actor_critic import flatten
 from keras_optix.agents.agent import Agent
 from keras_optix.agents.credit import (
     AUTO,
@@ -38,6 +37,7 @@ from keras_optix.agents.ensemble_members import (
 )
 from keras_optix.agents.gradient_step import averages_weights
 from keras_optix.agents.jit import JitChoice
+from keras_optix.agents.rows import flatten
 from keras_optix.agents.saving import bind_to, serialized, spaces_config
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
 from keras_optix.evaluators.base import BaseEvaluator
