@@ -21,6 +21,7 @@ _MODULES = {
     "Agent": "keras_optix.agents.agent",
     "BernoulliDistribution": "keras_optix.agents.distributions",
     "CategoricalDistribution": "keras_optix.agents.distributions",
+    "DQNAgent": "keras_optix.agents.dqn",
     "EnsembleAgent": "keras_optix.agents.ensemble",
     "EpsilonGreedyDistribution": "keras_optix.agents.epsilon_greedy",
     "GaussianDistribution": "keras_optix.agents.distributions",

@@ -168,9 +168,14 @@ class OffPolicyAgent(Agent, abc.ABC):
             window: A window of `tf.TensorSpec`.
         """
         steps, n = (int(size) for size in window.rewards.shape)
-        rows = (self._plan.gradient_steps(steps * n), self._plan.batch_size)
+        count = self._plan.gradient_steps(steps * n)
         if self._plan.prioritized:
-            self._errors.prepare(rows)
+            self._errors.prepare((count, self._plan.batch_size))
+        return self._spec_of(window, count)
+
+    def _spec_of(self, window: Window, gradient_steps: int) -> ReplayBatch:
+        """Describes batches for a number of gradient steps."""
+        rows = (gradient_steps, self._plan.batch_size)
 
         def in_batches(field: Any) -> Any:
             return tf.nest.map_structure(lambda spec: tf.TensorSpec(rows + tuple(spec.shape[2:]), spec.dtype), field)
@@ -208,13 +213,9 @@ class OffPolicyAgent(Agent, abc.ABC):
         if not isinstance(x, ReplayBatch):
             return super()._window_of(x)
         window = super()._window_of(x.window)
-        spec = self.replay_spec(tf.nest.map_structure(tf.type_spec_from_value, window))
-        steps = np.shape(x.rewards)[:1]  # a batch that was made by hand may be for fewer gradient steps
-        if steps:
-            spec = tf.nest.map_structure(
-                lambda one: tf.TensorSpec((*steps, *one.shape[1:]), one.dtype) if one.shape.rank else one,
-                spec._replace(window=()),
-            )._replace(window=spec.window)
+        described = tf.nest.map_structure(tf.type_spec_from_value, window)
+        # A batch that was made by hand may be for any number of gradient steps.
+        spec = self._spec_of(described, int((np.shape(x.rewards) or (1,))[0]))
         batch: ReplayBatch = as_tensors(x, spec, self._observation_space)
         return batch
 

@@ -375,6 +375,10 @@ class ReplayBuffer(OneLineRepr):
         )
         return saved
 
+    def check_state(self, state: Any) -> None:
+        """Checks that `restore` can read what `state` returned, without changing anything; raises as `restore`."""
+        read_replay(state, layout_of(self._layout, self._kind), self.capacity, prioritized=self._prioritized)
+
     def restore(self, chunks: Sequence[tuple[Mapping[str, np.ndarray], Mapping[str, Any]]], state: Any) -> None:
         """Restores the same transitions in the same rows, so that the same generator draws the same batches.
 
