@@ -140,6 +140,11 @@ class OffPolicyAgent(Agent, abc.ABC):
     # Experience
 
     @property
+    def replay_plan(self) -> ReplayPlan:
+        """How the agent learns from its replay buffer: the arguments of these names."""
+        return self._plan
+
+    @property
     def replay(self) -> ReplayBuffer:
         """The replay buffer.
 
