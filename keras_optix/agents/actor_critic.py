@@ -9,13 +9,15 @@ import tensorflow as tf
 from keras import ops
 
 from keras_optix.agents.default_networks import default_network, default_network_beside, has_images
+from keras_optix.agents.distributions import ActionDistribution
+from keras_optix.agents.epsilon_greedy import EpsilonGreedyDistribution
 from keras_optix.agents.hyperparams import Hyperparam, declared
 from keras_optix.agents.network_checks import check_kind, check_network
 from keras_optix.agents.networks import network_inputs
 from keras_optix.agents.reward_scaling import RewardScalingAgent
 from keras_optix.agents.rows import flatten, size_of
 from keras_optix.agents.shared_layers import JointNetwork, join
-from keras_optix.errors import SpaceError, describe
+from keras_optix.errors import ConfigurationError, SpaceError, describe
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses
@@ -104,10 +106,19 @@ class ActorCriticAgent(RewardScalingAgent):
         check_kind(value, "value")
         check_bool("share_features", share_features)
         super().__init__(policy, hyperparams=shared | dict(hyperparams or {}), **kwargs)
+        self._distribution_wanted()  # raises if the algorithm cannot use it
         self.value = value
         self.share_features = share_features
         self._joint: JointNetwork | None = None
         self._begin_scaling(normalize_rewards)
+
+    def _distribution_wanted(self) -> ActionDistribution | None:
+        if isinstance(self.distribution, EpsilonGreedyDistribution):
+            name = type(self).__name__
+            problem = f"{name} learns from log-probabilities, which have no gradient in an epsilon-greedy choice."
+            fix = "Use PQNAgent, which learns the value of each action, or leave `distribution` out."
+            raise ConfigurationError(describe(problem, fix=fix, distribution=self.distribution))
+        return super()._distribution_wanted()
 
     def build_networks(self, layout: ObservationLayout) -> None:
         """See `Agent.build_networks`."""

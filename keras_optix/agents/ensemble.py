@@ -25,8 +25,7 @@ from keras_optix.agents.credit import (
     score_alone,
     split_window,
 )
-from keras_optix.agents.distributions import is_default
-from keras_optix.agents.ensemble_head import AVERAGE, MIXTURE, EnsembleHead, EnsembleLowerable, RoutedActor
+from keras_optix.agents.ensemble_head import AVERAGE, MIXTURE, EnsembleHead, EnsembleLowerable, RoutedActor, mixable
 from keras_optix.agents.ensemble_learning import MembersLearning, SourceShare
 from keras_optix.agents.ensemble_members import (
     FixedAgents,
@@ -62,7 +61,8 @@ class EnsembleAgent(Agent):
     Discrete, MultiDiscrete and MultiBinary actions are drawn from the exact mixture ``sum_i w_i p_i(action)``. The
     log-probabilities in a window are those of the mixture or of the single member that acted, so the primary's losses
     correct for actions that the primary would not have chosen. A rollback restores the members and their weights from
-    the snapshot.
+    the snapshot. Members may be of different algorithms: an epsilon-greedy member such as a `PQNAgent` has, in the
+    mixture, the probabilities with which it acts, so that greedy actions of such members are a weighted vote.
 
     Args:
         policy_manager: Holds the members and their weights, and reports changes of the weights; see `WeightedAgents`.
@@ -234,7 +234,7 @@ class EnsembleAgent(Agent):
                         member=type(member).__name__,
                     )
                 )
-            if not is_default(member.head.distribution):
+            if not mixable(member.head.distribution):
                 problem = f"Member {k} of the ensemble, {member.name}, has a distribution that cannot be mixed."
                 fix = "Members must have the default distribution of their actions: leave `distribution` out."
                 raise SpaceError(describe(problem, fix=fix, distribution=member.head.distribution))

@@ -9,7 +9,7 @@ import keras
 from keras_optix.agents.distributions import OverActions
 from keras_optix.experience.actions import DiscreteActions
 from keras_optix.experience.actor import NoiseSpec
-from keras_optix.ops.distributions import Distribution, EpsilonGreedy
+from keras_optix.ops.distributions import EpsilonGreedy
 from keras_optix.validation import check_float
 
 
@@ -37,13 +37,18 @@ class EpsilonGreedyDistribution(OverActions):
     takes_values = True
     learns_weight = False
     _kind = DiscreteActions
+    _over: EpsilonGreedy
 
     def __init__(self, epsilon: float = 1.0) -> None:
         self.epsilon = check_float("epsilon", epsilon, low=0.0, high=1.0)
         self.initial_weight = self.epsilon
 
-    def _parts(self, actions: Any) -> tuple[Distribution, NoiseSpec]:
+    def _parts(self, actions: Any) -> tuple[EpsilonGreedy, NoiseSpec]:
         return EpsilonGreedy(actions.n), NoiseSpec("uniform", (actions.n + 1,))
+
+    def logits(self, parameters: Any) -> Any:
+        """Computes logits of the same probabilities, ``[B, n]``; see `keras_optix.ops.distributions.EpsilonGreedy`."""
+        return self._over.logits(parameters)
 
     @property
     def outputs(self) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import keras
 import tensorflow as tf
@@ -12,6 +12,8 @@ from keras import ops
 from keras_optix.agents.default_networks import HiddenLayers
 from keras_optix.agents.hyperparams import declared
 from keras_optix.agents.minibatches import run_minibatches
+from keras_optix.agents.pqn_presets import PQN_PRESETS
+from keras_optix.agents.presets import agent_from_preset
 from keras_optix.agents.q_learning import QAgent
 from keras_optix.agents.reward_scaling import RewardScalingAgent
 from keras_optix.agents.rows import flatten, size_of
@@ -130,6 +132,37 @@ class PQNAgent(RewardScalingAgent, QAgent):
         self._begin_scaling(normalize_rewards)
         self.update_epochs = update_epochs
         self.minibatch_size = minibatch_size
+
+    @classmethod
+    def preset(cls, env_id: str, **overrides: Any) -> Self:
+        """Makes an agent with hyperparameters that were tuned for a task, compiled and ready for `fit`.
+
+        They are those of CleanRL's pqn.py (Huang et al. 2022), for CartPole-v1. Other versions of the id have the same
+        preset. `keras_optix.agents.pqn_presets` holds it, with the commit of the file and with what is different here:
+        the learning rate is constant, and the optimizer is ``Adam(learning_rate, epsilon=1e-8)``.
+
+        `dataset_from_env` takes the size of the windows and the number of environments from the agent if they are left
+        out.
+
+        Args:
+            env_id: The id of the task.
+            **overrides: What shall be different: arguments of this class, `learning_rate`, `window_size` (env steps of
+                each environment in a window) and `num_envs`.
+
+        Returns:
+            The agent.
+
+        Raises:
+            ConfigurationError: There is no preset of this id, or an override is unknown or out of range.
+
+        Example:
+            >>> agent = optix.PQNAgent.preset("CartPole-v1", seed=0)
+            >>> dataset = optix.dataset_from_env("CartPole-v1", agent)
+            >>> next(iter(dataset)).observations.shape
+            TensorShape([128, 4, 4])
+        """
+        agent: Self = agent_from_preset(cls, PQN_PRESETS, env_id, overrides)
+        return agent
 
     @property
     def update_epochs(self) -> int:
