@@ -47,6 +47,7 @@ class QAgent(Agent):
     Attributes:
         hidden_layers: The hidden layers of the network that is built if none is given: 120 and 84 ReLU units here, as
             in CleanRL (Huang et al. 2022, "CleanRL", JMLR 23).
+        output_gain: Gain of the orthogonal weights of its last layer.
 
     Raises:
         ConfigurationError: An argument is out of range.
@@ -54,6 +55,7 @@ class QAgent(Agent):
 
     supported_action_spaces = (gymnasium.spaces.Discrete,)
     hidden_layers: ClassVar[HiddenLayers] = HiddenLayers((120, 84), "relu")
+    output_gain: ClassVar[float] = 2.0**0.5
     default_spaces: ClassVar[Mapping[str, SearchSpace | tuple[float, float]]] = {
         "gamma": OneMinusLog(0.9, 0.9999),
         "epsilon": Log(0.005, 0.2),
@@ -114,7 +116,7 @@ class QAgent(Agent):
         return EpsilonGreedyDistribution(self.initial_epsilon)
 
     def _default_policy(self, layout: ObservationLayout, distribution: ActionDistribution) -> Any:
-        sizes: dict[str, Any] = {"output_gain": 2.0**0.5, "name": "policy", "hidden": self.hidden_layers}
+        sizes: dict[str, Any] = {"output_gain": self.output_gain, "name": "policy", "hidden": self.hidden_layers}
         return default_network(layout, distribution.outputs[0], **sizes)
 
     def build_networks(self, layout: ObservationLayout) -> None:

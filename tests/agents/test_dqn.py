@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,30 @@ def test_the_target_network_begins_as_a_copy_and_moves_by_tau_after_each_gradien
     after = agent.policy.get_weights()[0]
     assert np.abs(after - before).max() > 0.0
     np.testing.assert_allclose(agent.target_network.get_weights()[0], before + 0.25 * (after - before), atol=1e-6)
+
+
+def test_a_dueling_network_gives_the_value_plus_what_is_special_about_each_action(tmp_path: Path) -> None:
+    agent = optix.DQNAgent(dueling=True, seed=0)
+    agent.bind(OBSERVATIONS, gymnasium.spaces.Discrete(3))
+    rows = np.random.default_rng(0).uniform(-1, 1, (5, INPUTS)).astype(np.float32)
+    found = np.asarray(agent(rows))
+    # Its layers in the order in which they were made: a shared one, then for each stream a hidden one and a linear one.
+    shared, hidden, value, hidden2, advantage = [
+        one for one in agent.policy.layers if isinstance(one, keras.layers.Dense)
+    ]
+    if value.units != 1:
+        hidden, value, hidden2, advantage = hidden, advantage, hidden2, value  # Keras orders layers by depth
+    features = shared(rows)
+    options = [
+        np.asarray(value(first(features)))
+        + np.asarray(advantage(second(features)))
+        - np.asarray(advantage(second(features))).mean(-1, keepdims=True)
+        for first, second in ((hidden, hidden2), (hidden2, hidden))
+    ]
+    assert any(np.allclose(found, option, atol=1e-5) for option in options)
+    agent.compile(optimizer="adam")
+    agent.save(tmp_path / "agent.keras")
+    np.testing.assert_array_equal(found, np.asarray(keras.saving.load_model(tmp_path / "agent.keras")(rows)))
 
 
 def chain(length: int = 5) -> gymnasium.Env:
@@ -170,7 +195,7 @@ def test_the_target_network_is_copied_in_the_windows_that_reach_the_next_interva
         on_train_batch_end=lambda batch, logs: targets.append(agent.target_network.get_weights()[0])
     )
     agent.fit(dataset, epochs=1, steps_per_epoch=8, verbose=0, callbacks=[record])
-    changed = [not np.array_equal(a, b) for a, b in zip(targets, targets[1:], strict=False)]
+    changed = [not np.array_equal(a, b) for a, b in itertools.pairwise(targets)]
     # 30, 50 and 80 env steps: the first window that ends beyond 25, 50 and 75
     assert changed == [False, True, False, True, False, False, True]
 
