@@ -86,12 +86,10 @@ def test_a_dueling_network_gives_the_value_plus_what_is_special_about_each_actio
     agent.bind(OBSERVATIONS, gymnasium.spaces.Discrete(3))
     rows = np.random.default_rng(0).uniform(-1, 1, (5, INPUTS)).astype(np.float32)
     found = np.asarray(agent(rows))
-    # Its layers in the order in which they were made: a shared one, then for each stream a hidden one and a linear one.
-    shared, hidden, value, hidden2, advantage = [
-        one for one in agent.policy.layers if isinstance(one, keras.layers.Dense)
-    ]
-    if value.units != 1:
-        hidden, value, hidden2, advantage = hidden, advantage, hidden2, value  # Keras orders layers by depth
+    dense = [one for one in agent.policy.layers if isinstance(one, keras.layers.Dense)]
+    (shared,) = [one for one in dense if one.kernel.shape == (INPUTS, 256)]
+    hidden, hidden2 = [one for one in dense if one.kernel.shape == (256, 256)]
+    (value,), (advantage,) = ([one for one in dense if one.units == units] for units in (1, 3))
     features = shared(rows)
     options = [
         np.asarray(value(first(features)))
