@@ -65,15 +65,15 @@ def make_agent(
 ) -> Agent:
     """Makes an agent for an environment, compiled and ready for `fit`.
 
-    The algorithm depends on what an env step costs. Where steps are cheap, as in a fast simulator, it is PPO, which uses
-    each of them a few times and is the fastest in seconds. Where they are expensive (a slow simulator, a robot, a
+    The algorithm depends on what an env step costs. Where steps are cheap, as in a fast simulator, it is PPO, which
+    uses each of them a few times and is the fastest in seconds. Where they are expensive (a slow simulator, a robot, a
     market) it is one that keeps them in a replay buffer and learns from each many times: DQN for Discrete actions, SAC
     for Box actions with bounds on every axis, and PPO for all others.
 
     If the algorithm has a preset of the environment's id, the agent has its hyperparameters; see `PPOAgent.preset`.
     Otherwise they are defaults for the kinds of its spaces, such as for PPO: normalised observations and rewards, 8
-    environments, and windows of 256 env steps of each (images: convolutions, and 128 steps). A line is printed that says
-    which of the two it is.
+    environments, and windows of 256 env steps of each (images: convolutions, and 128 steps). A line is printed that
+    says which of the two it is.
 
     `dataset_from_env` takes the size of the windows and the number of environments from the agent if they are left out.
     If `env` is an environment or a vector environment, their number is fixed; then the windows are longer or shorter

@@ -251,5 +251,5 @@ def test_actions_that_no_replay_agent_plays_are_left_to_ppo() -> None:
 
 
 def test_another_cost_of_env_steps_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="env_steps_are"):
+    with pytest.raises(optix.ConfigurationError, match="env_steps_are"):
         optix.make_agent("CartPole-v1", env_steps_are="free")
