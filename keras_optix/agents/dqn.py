@@ -197,8 +197,8 @@ class DQNAgent(QAgent, OffPolicyAgent):
             tf.cond(now // interval > before // interval, self._copy_to_target, lambda: None)
         return {"epsilon": self.note_env_steps(tf.math.count_nonzero(batch.window.valid))}
 
-    def learn(self, batch: Transitions, seed: Any) -> tuple[dict[str, Any], Any]:
-        """See `OffPolicyAgent.learn`."""
+    def gradient_step(self, batch: Transitions, seed: Any) -> tuple[dict[str, Any], Any]:
+        """See `OffPolicyAgent.gradient_step`."""
         later = self._target_values(batch.next_observations)
         chooser = self.call(batch.next_observations, training=False) if self.double else later
         following = value_of_choice(later, ops.argmax(chooser, axis=-1))

@@ -55,7 +55,7 @@ class OffPolicyAgent(Agent, abc.ABC):
     `ReplayBatch`es: as many batches of transitions as gradient steps are due after the window. All of these gradient
     steps are one compiled step of `fit`. The buffer belongs to the agent, so that a second dataset continues it.
 
-    For an algorithm of your own, override `learn`, which makes one gradient step. Everything else stays as in `Agent`.
+    For an algorithm of your own, override `gradient_step`, which makes one gradient step. Everything else stays as in `Agent`.
 
     `search_spaces` has, after the learning rate, gamma OneMinusLog(0.9, 0.9999).
 
@@ -250,7 +250,7 @@ class OffPolicyAgent(Agent, abc.ABC):
     # Learning
 
     def train_step(self, batch: ReplayBatch) -> dict[str, Any]:  # type: ignore[override]
-        """Makes the gradient steps that are due after a window; see `learn`.
+        """Makes the gradient steps that are due after a window; see `gradient_step`.
 
         Args:
             batch: Tensors ``[G, B, ...]``.
@@ -264,7 +264,7 @@ class OffPolicyAgent(Agent, abc.ABC):
         names: list[str] = []
 
         def body(k: Any, sums: Any, errors: Any) -> tuple[Any, Any, Any]:
-            logs, found = self.learn(self._transitions(batch, k), batch.seed + tf.stack([k + 1, 0]))
+            logs, found = self.gradient_step(self._transitions(batch, k), batch.seed + tf.stack([k + 1, 0]))
             if len(logs) > _MAX_LOGS:
                 problem = f"A gradient step can log at most {_MAX_LOGS} values."
                 raise ConfigurationError(describe(problem, logs=len(logs)))
@@ -300,7 +300,7 @@ class OffPolicyAgent(Agent, abc.ABC):
         return {}
 
     @abc.abstractmethod
-    def learn(self, batch: Transitions, seed: Any) -> tuple[dict[str, Any], Any]:
+    def gradient_step(self, batch: Transitions, seed: Any) -> tuple[dict[str, Any], Any]:
         """Makes one gradient step.
 
         Args:

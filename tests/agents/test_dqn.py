@@ -65,7 +65,7 @@ def test_a_gradient_step_is_the_one_that_is_computed_by_hand(double: bool, scale
     weights, errors = expected(agent, batch, double=double)
     other, _ = expected(agent, batch, double=not double)
     assert np.abs(weights - other).max() > 1e-3  # so that this test tells them apart
-    logs, found = agent.learn(batch, tf.constant([1, 2]))
+    logs, found = agent.gradient_step(batch, tf.constant([1, 2]))
     np.testing.assert_allclose(agent.policy.get_weights()[0], weights, atol=1e-6)
     np.testing.assert_allclose(found, errors, rtol=1e-5, atol=1e-6)
     assert float(logs["td_error"]) == pytest.approx(errors.mean(), rel=1e-5)
@@ -75,7 +75,7 @@ def test_the_target_network_begins_as_a_copy_and_moves_by_tau_after_each_gradien
     agent = linear(tau=0.25)
     before = agent.policy.get_weights()[0]
     np.testing.assert_array_equal(agent.target_network.get_weights()[0], before)
-    agent.learn(transitions(), tf.constant([1, 2]))
+    agent.gradient_step(transitions(), tf.constant([1, 2]))
     after = agent.policy.get_weights()[0]
     assert np.abs(after - before).max() > 0.0
     np.testing.assert_allclose(agent.target_network.get_weights()[0], before + 0.25 * (after - before), atol=1e-6)
