@@ -176,6 +176,10 @@ bench-live-restarts: $(VENV)/.installed ## kills the server of a live feed ten t
 bench-live-interrupts: $(VENV)/.installed ## Ctrl-C at twenty random moments of a live run (ten minutes)
 	$(BIN)/python benchmarks/live_interrupts.py
 
+bench-algorithms: $(VENV)/.installed $(BENCH_VENV)/.installed ## DQN, SAC and PQN: what they learn, and their speed beside Stable-Baselines3 (hours)
+	$(BIN)/python benchmarks/algorithms.py learning
+	$(BIN)/python benchmarks/algorithms.py speed --sb3-python $(BENCH_VENV)/bin/python
+
 bench-autopilot: $(VENV)/.installed $(BENCH_VENV)/.installed ## whether trained means trained: six tasks, beside Stable-Baselines3 (a day)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt box2d pygame
 	$(BIN)/python benchmarks/autopilot.py --sb3-python $(BENCH_VENV)/bin/python
