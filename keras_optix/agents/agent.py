@@ -56,6 +56,7 @@ from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import Window
 from keras_optix.loop.after_shift import AfterShift
 from keras_optix.records import LEARNING_RATE, CollectionDefaults, HyperparamSet
+from keras_optix.store.increments import Growing
 from keras_optix.tuners.search_space import Log, SearchSpace, infer_space
 from keras_optix.validation import check_bool, check_int, check_name, check_seed
 
@@ -212,7 +213,7 @@ class Agent(ActingAgent, WindowTrainer):
                     action_space=action_space,
                 )
             )
-        distribution = distribution_for(action_space, self.distribution)
+        distribution = distribution_for(action_space, self._distribution_wanted())
         self._registered.binding = True
         try:
             head = self._built_head(layout, actions, distribution, action_space)
@@ -228,21 +229,29 @@ class Agent(ActingAgent, WindowTrainer):
         self.built = True
         self._prepare()
 
+    def _distribution_wanted(self) -> ActionDistribution | None:
+        """Returns the distribution of the policy, not built; None means the default of the action space."""
+        return self.distribution
+
+    def _default_policy(self, layout: ObservationLayout, distribution: ActionDistribution) -> Any:
+        """Builds the policy network of an agent that was given none."""
+        sizes: dict[str, Any] = {"output_gain": 0.01, "features": distribution.features, "name": "policy"}
+        return default_network(layout, distribution.outputs[0], **sizes)
+
     def _built_head(
         self, layout: ObservationLayout, actions: Actions, distribution: ActionDistribution, action_space: Any
     ) -> PolicyHead:
         """Builds the missing networks and checks all networks, for `bind`."""
         if self.policy is None:
             saved = self._registered.waiting.get("policy")
-            sizes: dict[str, Any] = {"output_gain": 0.01, "features": distribution.features, "name": "policy"}
-            self.add_network("policy", saved or default_network(layout, distribution.outputs[0], **sizes))
+            self.add_network("policy", saved or self._default_policy(layout, distribution))
         outputs = check_network(
             self.policy,
             "policy",
             layout=layout,
             outputs=distribution.outputs,
             meaning=distribution.meaning(action_space),
-            logits=distribution.takes_logits,
+            gives="logits" if distribution.takes_logits else "values" if distribution.takes_values else "",
             action_space=action_space,
             beside=getattr(self, "value", None),
         )
@@ -562,6 +571,10 @@ class Agent(ActingAgent, WindowTrainer):
         self._losses_read = True
         return list(super().losses)
 
+    def blank_for_learner(self, window: Window) -> Any:
+        """Returns what `train_step` gets for a window without env steps: here the window itself."""
+        return window
+
     def learners(self) -> list[Agent]:
         """Returns the agents whose optimizers make the updates: here only this agent."""
         return [self]
@@ -592,7 +605,7 @@ class Agent(ActingAgent, WindowTrainer):
             if isinstance(source, LiveSource):
                 if self.stop_training:
                     raise StopIteration  # before the feed is opened; Keras ends the epoch
-                self._warm_up.run((learn, watch), source.blank)
+                self._warm_up.run((learn, watch), lambda: self.blank_for_learner(source.blank()))
                 learns = source.prepare(lambda: bool(self.stop_training)) and not self._updates_paused
                 return {**(learn if learns else watch)(iterator), **source.logs()}
             # Several steps in one execution would ask for a window while the previous step still updates the weights,
@@ -741,6 +754,15 @@ class Agent(ActingAgent, WindowTrainer):
         """
         raise NotImplementedError(f"{type(self).__name__} must override `forget_replay(share)` to forget replay data.")
 
+    def growing(self) -> list[Growing]:
+        """Returns the replay buffers of this agent and of those that it contains, for resume points."""
+        return [part for layer in self.layers if isinstance(layer, Agent) for part in layer.growing()]
+
+    @property
+    def run_variables(self) -> list[Any]:
+        """See `ActingAgent.run_variables`: here those of the agents that this agent contains."""
+        return [variable for layer in self.layers if isinstance(layer, Agent) for variable in layer.run_variables]
+
     def _replaying(self) -> list[Agent]:
         """Returns the agents with replay data, among this agent and those that it contains."""
         inner = [found for layer in self.layers if isinstance(layer, Agent) for found in layer._replaying()]
@@ -803,7 +825,7 @@ class Agent(ActingAgent, WindowTrainer):
     def _make_head(
         self, layout: ObservationLayout, actions: Actions, distribution: ActionDistribution, outputs: int
     ) -> PolicyHead:
-        """Makes the normalisers and log standard deviations of the policy, as parts of the model."""
+        """Makes the normalisers of the policy and the weight that its network does not give, as parts of the model."""
         normalizers: list[RunningMoments | None] = [None] * len(layout.leaves)
         if self.normalize_observations:
             normalizers = [RunningMoments(leaf.shape) if leaf.continuous else None for leaf in layout.leaves]
@@ -817,11 +839,13 @@ class Agent(ActingAgent, WindowTrainer):
                 )
         self.observation_moments = [moments for moments in normalizers if moments is not None]
         missing = distribution.parameters - outputs
-        self.log_std = None
+        weight = None
         if missing:
-            begins = keras.initializers.Constant(distribution.initial_weight)
-            self.log_std = self.add_weight(shape=(missing,), initializer=begins, dtype="float32", name="log_std")
-        return PolicyHead(self.policy, layout, actions, distribution, normalizers, self.log_std)
+            begins, learns = keras.initializers.Constant(distribution.initial_weight), distribution.learns_weight
+            named: dict[str, Any] = {"name": "log_std" if learns else "policy_weight", "dtype": "float32"}
+            weight = self.add_weight(shape=(missing,), initializer=begins, trainable=learns, **named)
+        self.log_std = weight if distribution.learns_weight else None
+        return PolicyHead(self.policy, layout, actions, distribution, normalizers, weight)
 
 
 def _listed(callbacks: Sequence[Any], verbose: Any) -> list[Any]:

@@ -113,25 +113,24 @@ class Sources:
         """Waits for the window of the next step in Python, where Ctrl-C is handled; see `WindowSource.prepare`."""
         _prepare(self._fitted)
 
-    def next_window(self, spec: Any) -> Window | None:
+    def next_window(self, spec: Any) -> Any:
         """Collects the window of the next step of a `fit` at once, without the threads of `tf.data` in between.
 
         Args:
-            spec: The specs of the dataset's windows.
+            spec: The specs of the dataset's elements.
 
         Returns:
-            The window as tensors. None if the dataset was transformed, or if a strategy distributes its elements; the
-            window was prepared then, see `prepare_to_fit`.
+            The window as tensors, or the batches that are learned from after it. None if the dataset was transformed,
+            or if a strategy distributes its elements; the window was prepared then, see `prepare_to_fit`.
         """
         source = self.fitting
         if source is None or not is_as_made(self._fitted) or tf.distribute.has_strategy():
             self.prepare_to_fit()
             return None
         source.prepare()
-        given = tf.nest.flatten(source.collect().window)
+        given = tf.nest.flatten(source.collect_for_learner())
         tensors = [tf.convert_to_tensor(v, s.dtype) for v, s in zip(given, tf.nest.flatten(spec), strict=True)]
-        window: Window = tf.nest.pack_sequence_as(spec, tensors)
-        return window
+        return tf.nest.pack_sequence_as(spec, tensors)
 
     def logs(self) -> Mapping[str, float]:
         """Returns the logs of the source of the running `fit`."""

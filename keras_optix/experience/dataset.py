@@ -213,17 +213,16 @@ def window_spec(
     )
 
 
-def packed(tensors: Any, spec: Window) -> Window:
-    """Packs the tensors from a `tf.numpy_function` into a window, and sets the shapes, which TensorFlow does not know.
+def packed(tensors: Any, spec: Any) -> Any:
+    """Packs the tensors from a `tf.numpy_function` into an element, and sets the shapes, which TensorFlow cannot know.
 
     Args:
-        tensors: The tensors, in the order of the flattened window.
-        spec: The shapes and dtypes, see `window_spec`.
+        tensors: The tensors, in the order of the flattened element.
+        spec: The shapes and dtypes of a `Window` or a `ReplayBatch`, see `WindowSource.spec_for_learner`.
     """
     for tensor, field in zip(tensors, tf.nest.flatten(spec), strict=True):
         tensor.set_shape(field.shape)
-    window: Window = tf.nest.pack_sequence_as(spec, tensors)
-    return window
+    return tf.nest.pack_sequence_as(spec, tensors)
 
 
 def from_source(windows: tf.data.Dataset, source: WindowSource, *, endless: bool) -> tf.data.Dataset:
@@ -243,7 +242,7 @@ def from_source(windows: tf.data.Dataset, source: WindowSource, *, endless: bool
 def _dataset_of(collector: Collector) -> tf.data.Dataset:
     envs = collector.envs
     size, carry_specs = (collector.window_size, collector.num_envs), collector.carry_specs
-    spec = window_spec(envs.layout, envs.action_space, *size, carry_specs)
+    spec = collector.spec_for_learner(window_spec(envs.layout, envs.action_space, *size, carry_specs))
 
     # TensorFlow never frees the function of a dataset that was iterated, so the function must not own the environments.
     alive = weakref.ref(collector)
@@ -255,11 +254,11 @@ def _dataset_of(collector: Collector) -> tf.data.Dataset:
                 "The agent of this dataset is gone: it was deleted, and its environments were closed. Keep a reference "
                 "to the agent for as long as the dataset is used."
             )
-        return list(tf.nest.flatten(source.collect().window))
+        return list(tf.nest.flatten(source.collect_for_learner()))
 
-    def window(element: Any) -> Window:
-        return packed(tf.numpy_function(collect, [element], [field.dtype for field in tf.nest.flatten(spec)]), spec)
+    def element(anything: Any) -> Any:
+        return packed(tf.numpy_function(collect, [anything], [field.dtype for field in tf.nest.flatten(spec)]), spec)
 
     # `Dataset.counter()` would do, but TensorFlow never frees the function in it.
     endless = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
-    return note_as_made(from_source(endless.map(window), collector, endless=True))
+    return note_as_made(from_source(endless.map(element), collector, endless=True))

@@ -16,7 +16,7 @@ from keras_optix.experience.copies import Copies
 from keras_optix.experience.envs import Envs
 from keras_optix.experience.policy_params import PolicyRecord
 from keras_optix.experience.usage import innermost_of
-from keras_optix.experience.window import CollectedWindow
+from keras_optix.experience.window import CollectedWindow, Window
 from keras_optix.reprs import OneLineRepr
 from keras_optix.store.files import Saved
 
@@ -47,6 +47,26 @@ class CollectingOwner(Protocol):
         ...
 
 
+@runtime_checkable
+class ReplayingOwner(Protocol):
+    """An owner that stores windows, and learns from batches that are drawn from what it stored."""
+
+    def replay_spec(self, window: Any) -> Any:
+        """Describes the batches that it gets after each window.
+
+        Args:
+            window: A `Window` of `tf.TensorSpec`.
+
+        Returns:
+            A `ReplayBatch` of `tf.TensorSpec`.
+        """
+        ...
+
+    def replay_after(self, window: Window) -> Any:
+        """Stores a window, and returns the batches that are learned from after it."""
+        ...
+
+
 class WindowSource(OneLineRepr, abc.ABC):
     """Delivers windows, one after the other, each collected by one version of a policy.
 
@@ -65,6 +85,7 @@ class WindowSource(OneLineRepr, abc.ABC):
         reward_threshold: Mean return at which the environment counts as solved, if its spec has one; else None.
         error: The exception that ended the collecting, until it is taken from here.
         waited_for: Whether a learner is between two of its steps and only waits for a window.
+        replaying: The owner, if it stores the windows in order to learn from batches of stored transitions; else None.
     """
 
     endless = False
@@ -91,6 +112,7 @@ class WindowSource(OneLineRepr, abc.ABC):
         self.error: BaseException | None = None
         self._owner = owner
         self._delivered: deque[CollectedWindow] | None = None
+        self.replaying = owner if isinstance(owner, ReplayingOwner) and not deterministic else None
 
     @property
     @abc.abstractmethod
@@ -110,6 +132,25 @@ class WindowSource(OneLineRepr, abc.ABC):
     @abc.abstractmethod
     def collect(self) -> CollectedWindow:
         """Returns the next window."""
+
+    def collect_for_learner(self) -> Any:
+        """Returns what the learner gets next: the next window, or the batches that are drawn from replay after it."""
+        window = self.collect().window
+        if self.replaying is None:
+            return window
+        try:
+            return self.replaying.replay_after(window)
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def spec_for_learner(self, window: Any) -> Any:
+        """Describes what `collect_for_learner` returns.
+
+        Args:
+            window: A `Window` of `tf.TensorSpec`.
+        """
+        return window if self.replaying is None else self.replaying.replay_spec(window)
 
     @abc.abstractmethod
     def drain(self) -> None:

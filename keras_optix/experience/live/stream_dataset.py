@@ -20,7 +20,6 @@ from keras_optix.experience.live.feeds import Boundary, Feed, Reconnect, StreamS
 from keras_optix.experience.live.recording import Recorder
 from keras_optix.experience.live.replay import ReplayFeed
 from keras_optix.experience.live.stream import StreamCollector, StreamOptions
-from keras_optix.experience.window import Window
 from keras_optix.kinds import kind_of, with_kind
 from keras_optix.states import to_json
 from keras_optix.validation import (
@@ -177,7 +176,9 @@ def dataset_from_stream(
 
 
 def _dataset_of(collector: StreamCollector) -> tf.data.Dataset:
-    spec = window_spec(collector.layout, collector.action_space, collector.window_size, 1, collector.carry_specs)
+    rows = (collector.window_size, 1)
+    windows = window_spec(collector.layout, collector.action_space, *rows, collector.carry_specs)
+    spec = collector.spec_for_learner(windows)
     flat_spec = tf.nest.flatten(spec)
     nothing = [np.zeros(field.shape, field.dtype.as_numpy_dtype) for field in flat_spec]
     # TensorFlow never frees the function of a dataset that was iterated, so the function must not own the feed.
@@ -191,17 +192,17 @@ def _dataset_of(collector: StreamCollector) -> tf.data.Dataset:
                 "agent for as long as the dataset is used."
             )
         try:
-            return [np.True_, *tf.nest.flatten(source.collect().window)]
+            return [np.True_, *tf.nest.flatten(source.collect_for_learner())]
         except StopIteration:
             return [np.False_, *nothing]
 
-    def window(counter: Any) -> tuple[Any, Window]:
+    def element(counter: Any) -> tuple[Any, Any]:
         goes_on, *tensors = tf.numpy_function(collect, [counter], [tf.bool, *(field.dtype for field in flat_spec)])
         goes_on.set_shape(())
         return goes_on, packed(tensors, spec)
 
-    windows = tf.data.Dataset.counter().map(window).take_while(lambda goes_on, _: goes_on).map(lambda _, found: found)
-    return from_source(windows, collector, endless=False)
+    elements = tf.data.Dataset.counter().map(element).take_while(lambda goes_on, _: goes_on)
+    return from_source(elements.map(lambda _, found: found), collector, endless=False)
 
 
 def _check_feed(feed: Any) -> None:

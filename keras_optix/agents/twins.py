@@ -1,0 +1,39 @@
+"""Second networks with the layers of a first one: target networks, and second critics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_optix.errors import NetworkError, describe
+
+
+def twin_of(network: Any, example: Any, role: str, *, same_weights: bool) -> Any:
+    """Makes a network with the layers of another, each with weights of its own.
+
+    Args:
+        network: A built `keras.Model`.
+        example: What the network is called on, for a network that is not built before its first call.
+        role: What the network is, for the message.
+        same_weights: Whether the twin begins with the values of the network's weights; otherwise they are drawn anew.
+
+    Raises:
+        NetworkError: Keras cannot make a copy of the network.
+    """
+    try:
+        try:
+            twin = keras.models.clone_model(network)
+        except ValueError:  # a subclass of keras.Model, whose layers Keras does not know
+            twin = type(network).from_config(network.get_config())
+        if not twin.built:
+            twin(example)
+        if [variable.shape for variable in twin.variables] != [variable.shape for variable in network.variables]:
+            raise ValueError("the copy has other weights")
+    except (AttributeError, NotImplementedError, TypeError, ValueError) as error:
+        problem = f"The {role} cannot be copied, but the algorithm needs a second one: {type(error).__name__}: {error}"
+        fix = "Build it from Keras' layers, or give your class a `get_config` with the arguments of its constructor."
+        raise NetworkError(describe(problem, fix=fix, network=network)) from error
+    if same_weights:
+        twin.set_weights(network.get_weights())
+    return twin

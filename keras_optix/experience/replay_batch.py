@@ -1,0 +1,63 @@
+"""The argument of `train_step` of an off-policy agent: batches of stored transitions, with the newest window."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from keras_optix.experience.window import Window
+
+
+class ReplayBatch(NamedTuple):
+    """`G` batches of `B` transitions from a replay buffer, one for each gradient step, drawn after `window` was stored.
+
+    With n-step returns, a transition spans up to `n` env steps: fewer where an episode or the stored experience ends.
+
+    Attributes:
+        observations: ``[G, B, ...]``; a dict or tuple of such arrays for a Dict or Tuple space.
+        actions: ``[G, B]`` int64 or ``[G, B, k]``, as in a `Window`: the policy's choices.
+        rewards: ``[G, B, n]`` float32, the rewards of the env steps that a transition spans, in order; 0 behind them.
+            They are not discounted, because the discount may change after a transition was stored.
+        steps: ``[G, B]`` int32, how many env steps a transition spans, from 1 to n.
+        terminated: ``[G, B]`` bool, whether the last of these terminated the episode, so that nothing follows.
+        next_observations: ``[G, B, ...]``, the true observations after these env steps.
+        weights: ``[G, B]`` float32, importance weights; 1 if transitions are drawn uniformly.
+        gradient_steps: int32, how many of the `G` gradient steps are to be made: 0 until learning starts.
+        env_steps: int64, the env steps that the agent has been given, those of `window` included.
+        window: The newest window, which is stored already. Its rows count for running statistics and for exploration.
+    """
+
+    observations: Any
+    actions: Any
+    rewards: Any
+    steps: Any
+    terminated: Any
+    next_observations: Any
+    weights: Any
+    gradient_steps: Any
+    env_steps: Any
+    window: Window
+
+    @property
+    def window_id(self) -> Any:
+        """See `Window.window_id`, as for the properties below."""
+        return self.window.window_id
+
+    @property
+    def policy_version(self) -> Any:
+        """The version of the weights that acted in `window`."""
+        return self.window.policy_version
+
+    @property
+    def episode_return(self) -> Any:
+        """Mean return of the last episodes."""
+        return self.window.episode_return
+
+    @property
+    def episode_length(self) -> Any:
+        """Mean length of the last episodes."""
+        return self.window.episode_length
+
+    @property
+    def seed(self) -> Any:
+        """``[2]`` int32, a new seed for the learner in each window."""
+        return self.window.seed
