@@ -251,8 +251,8 @@ class ReplayBuffer(OneLineRepr):
             gradient_steps: `G`, the number of batches.
             batch_size: `B`, transitions of a batch.
             n_step: The most env steps that a transition spans. Defaults to 1.
-            priority_exponent: The exponent of the priorities; 0 draws uniformly. Defaults to 0.6. Without effect if the
-                buffer is not prioritized.
+            priority_exponent: The exponent of the priorities, from 0 (draws uniformly) to 1. Defaults to 0.6. Without
+                effect if the buffer is not prioritized.
             importance_exponent: The exponent of the importance weights, from 0 (weights of 1) to 1 (no bias). Defaults
                 to 0.4. Without effect if the buffer is not prioritized.
 
@@ -273,7 +273,7 @@ class ReplayBuffer(OneLineRepr):
             rows = _draw_uniformly(stored, rng, count * size)
             weights = np.ones(shape, np.float32)
         else:
-            self._priorities.use_exponent(check_float("priority_exponent", priority_exponent, low=0.0))
+            self._priorities.use_exponent(check_float("priority_exponent", priority_exponent, low=0.0, high=1.0))
             exponent = check_float("importance_exponent", importance_exponent, low=0.0, high=1.0)
             rows, probabilities = self._priorities.draw(rng, count, size)
             weights = importance_weights(probabilities.reshape(shape), stored.count, exponent)
