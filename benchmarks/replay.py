@@ -2,16 +2,17 @@
 
     make bench-replay
 
-One million transitions of Pendulum's spaces, and 100,000 stacks of four 84 x 84 frames, both in episodes of 200 steps of
-8 environments. The *arithmetic minimum* counts, for each transition that can be drawn, one observation (one frame), the
-action, the reward and two bits (terminated, truncated), and one last observation (frame) per episode. It counts neither
-the earlier frames of the first stack of an episode nor priorities. Times are CPU seconds of one thread, which other
-programs on the machine change little, medians of `--repeats`.
+One million transitions of Pendulum's spaces, and 100,000 stacks of four 84 x 84 frames, both in episodes of 200 steps
+of 8 environments. The *arithmetic minimum* counts, for each transition that can be drawn, one observation (one frame),
+the action, the reward and two bits (terminated, truncated), and one last observation (frame) per episode. It counts
+neither the earlier frames of the first stack of an episode nor priorities. Times are CPU seconds of one thread, which
+other programs on the machine change little, medians of `--repeats`.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -124,13 +125,12 @@ def measure(name: str, capacity: int, prioritized: bool, batches: list[tuple[int
         "microseconds of a window of 1 x 8": 1e6 * single,
     }
     rng = np.random.default_rng(1)
-    for count, size in batches:
-        result[f"milliseconds of {count} x {size}"] = 1e3 * seconds(lambda: buffer.sample(rng, count, size), repeats)
+    for batch in batches:
+        draw = functools.partial(buffer.sample, rng, *batch)
+        result[f"milliseconds of {batch[0]} x {batch[1]}"] = 1e3 * seconds(draw, repeats)
         if prioritized:
-            drawn = buffer.sample(rng, count, size)
-            errors = rng.standard_normal((count, size))
-            work = seconds(lambda: buffer.update_priorities(drawn, errors), repeats)
-            result[f"milliseconds of updating {count} x {size}"] = 1e3 * work
+            update = functools.partial(buffer.update_priorities, draw(), rng.standard_normal(batch))
+            result[f"milliseconds of updating {batch[0]} x {batch[1]}"] = 1e3 * seconds(update, repeats)
     before = time.process_time()
     whole = buffer.take_new()
     result["seconds of the first chunk"] = time.process_time() - before
@@ -151,6 +151,13 @@ def measure(name: str, capacity: int, prioritized: bool, batches: list[tuple[int
     return result
 
 
+def shown(value: float | bool) -> str:
+    """A value for the table."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=30)
@@ -164,7 +171,7 @@ def main() -> None:
         title = f"{capacity:,} {name}{', prioritized' if prioritized else ''}"
         found = measure(name, capacity, prioritized, batches, arguments.repeats)
         results[title] = found
-        rows = [[key, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"] for key, value in found.items()]
+        rows = [[key, shown(value)] for key, value in found.items()]
         print_table([title, ""], rows)
         if not prioritized:
             good = found["ratio"] <= GOAL and found["restored bit-equal"]

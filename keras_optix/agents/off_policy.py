@@ -55,7 +55,8 @@ class OffPolicyAgent(Agent, abc.ABC):
     `ReplayBatch`es: as many batches of transitions as gradient steps are due after the window. All of these gradient
     steps are one compiled step of `fit`. The buffer belongs to the agent, so that a second dataset continues it.
 
-    For an algorithm of your own, override `gradient_step`, which makes one gradient step. Everything else stays as in `Agent`.
+    For an algorithm of your own, override `gradient_step`, which makes one gradient step. Everything else stays as in
+    `Agent`.
 
     `search_spaces` has, after the learning rate, gamma OneMinusLog(0.9, 0.9999).
 

@@ -77,7 +77,8 @@ class Priorities(OneLineRepr):
             rows: ``[m]`` integers.
             errors: ``[m]`` floats.
         """
-        priorities = np.abs(errors.astype(np.float32)) + np.float32(_SMALLEST)
+        with np.errstate(over="ignore"):  # what float32 cannot hold is not finite
+            priorities = np.abs(errors.astype(np.float32)) + np.float32(_SMALLEST)
         finite = np.isfinite(priorities)
         if not finite.all():
             rows, priorities = rows[finite], priorities[finite]
@@ -96,7 +97,7 @@ class Priorities(OneLineRepr):
         """Changes the exponent; if it is another one, the tree is built again.
 
         Args:
-            exponent: At least 0; 0 draws all rows with a priority equally often.
+            exponent: From 0, which draws all rows with a priority equally often, to 1.
             anew: Whether to build the tree in any case.
         """
         if exponent == self.exponent and not anew:

@@ -11,7 +11,7 @@ Each observation is stored once, in its own dtype; of stacks of frames each fram
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from keras_optix.experience.priorities import Priorities, importance_weights
 from keras_optix.experience.replay_chunks import Chunk, Chunks, SavedReplay, layout_of, read_replay
 from keras_optix.experience.replay_deal import deal
 from keras_optix.experience.replay_frames import Stack, find_stacks
-from keras_optix.experience.replay_rows import TERMINATED, TRANSITION, ReplayRows, Steps
+from keras_optix.experience.replay_rows import TERMINATED, TRANSITION, ReplayRows, Steps, least_rows
 from keras_optix.experience.window import Window
 from keras_optix.reprs import OneLineRepr
 from keras_optix.states import to_json
@@ -197,7 +197,7 @@ class ReplayBuffer(OneLineRepr):
     def _reserve(self, num_envs: int, stacks: Sequence[Stack | None], base: int = 0) -> ReplayRows:
         """Reserves the memory."""
         length = self.capacity // num_envs
-        least = 2 + max(0 if stack is None else stack.frames - 1 for stack in stacks)
+        least = least_rows(stacks)
         if length < least:
             raise ConfigurationError(
                 describe(
@@ -251,8 +251,8 @@ class ReplayBuffer(OneLineRepr):
             gradient_steps: `G`, the number of batches.
             batch_size: `B`, transitions of a batch.
             n_step: The most env steps that a transition spans. Defaults to 1.
-            priority_exponent: The exponent of the priorities; 0 draws uniformly. Defaults to 0.6. Without effect if the
-                buffer is not prioritized.
+            priority_exponent: The exponent of the priorities, from 0 (draws uniformly) to 1. Defaults to 0.6. Without
+                effect if the buffer is not prioritized.
             importance_exponent: The exponent of the importance weights, from 0 (weights of 1) to 1 (no bias). Defaults
                 to 0.4. Without effect if the buffer is not prioritized.
 
@@ -273,7 +273,7 @@ class ReplayBuffer(OneLineRepr):
             rows = _draw_uniformly(stored, rng, count * size)
             weights = np.ones(shape, np.float32)
         else:
-            self._priorities.use_exponent(check_float("priority_exponent", priority_exponent, low=0.0))
+            self._priorities.use_exponent(check_float("priority_exponent", priority_exponent, low=0.0, high=1.0))
             exponent = check_float("importance_exponent", importance_exponent, low=0.0, high=1.0)
             rows, probabilities = self._priorities.draw(rng, count, size)
             weights = importance_weights(probabilities.reshape(shape), stored.count, exponent)
@@ -377,11 +377,12 @@ class ReplayBuffer(OneLineRepr):
         """Checks that `restore` can read what `state` returned, without changing anything; raises as `restore`."""
         read_replay(state, layout_of(self._layout, self._kind), self.capacity, prioritized=self._prioritized)
 
-    def restore(self, chunks: Sequence[tuple[Mapping[str, np.ndarray], Mapping[str, Any]]], state: Any) -> None:
+    def restore(self, chunks: Iterable[tuple[Mapping[str, np.ndarray], Mapping[str, Any]]], state: Any) -> None:
         """Restores the same transitions in the same rows, so that the same generator draws the same batches.
 
         Args:
-            chunks: What `take_new` returned, in any order. Chunks that are not needed are ignored.
+            chunks: What `take_new` returned, the oldest first. They are read one after the other, so that an iterator
+                need not hold all of them. Chunks that are not needed are ignored.
             state: What `state` returned.
 
         Raises:

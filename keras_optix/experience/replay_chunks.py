@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from keras_optix.errors import StateError, describe
@@ -19,11 +20,12 @@ from keras_optix.experience.actions import Actions
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.priorities import Priorities
 from keras_optix.experience.replay_frames import Stack
-from keras_optix.experience.replay_rows import TRANSITION, ReplayRows, row_ranges
+from keras_optix.experience.replay_rows import TRANSITION, ReplayRows, least_rows, row_ranges
 from keras_optix.reprs import OneLineRepr
 from keras_optix.states import Count, NonNegative, State, read_state, to_json
 
 Chunk = tuple[dict[str, np.ndarray], dict[str, Any]]
+RowNumber = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
 LeafKind = tuple[str, tuple[Count, ...], str]
 
 _FIX = "Resume with the spaces and the replay options of that run, or begin a new run."
@@ -41,8 +43,8 @@ class SavedChunk(State, frozen=True):
 
     number: Count
     deal: Count
-    starts: tuple[Count, ...]
-    stops: tuple[Count, ...]
+    starts: tuple[RowNumber, ...]
+    stops: tuple[RowNumber, ...]
 
 
 class SavedReplay(State, frozen=True):
@@ -71,9 +73,9 @@ class SavedReplay(State, frozen=True):
     prioritized: bool
     num_envs: Count
     stacks: tuple[tuple[int, Count] | None, ...]
-    base: Count
-    written: tuple[Count, ...]
-    floor: tuple[Count, ...]
+    base: RowNumber
+    written: tuple[RowNumber, ...]
+    floor: tuple[RowNumber, ...]
     open: tuple[bool, ...]
     added: Count
     misfits: Count
@@ -138,7 +140,10 @@ class SavedReplay(State, frozen=True):
                 or stack.frames < 1
             ):
                 raise _damaged("its stacks of frames are not those of the observations")
-        rows = ReplayRows(layout, kind, self.num_envs, self.capacity // self.num_envs, stacks, self.base)
+        length = self.capacity // self.num_envs
+        if length < least_rows(stacks):
+            raise _damaged("it has too many environments")
+        rows = ReplayRows(layout, kind, self.num_envs, length, stacks, self.base)
         rows.written[:], rows.floor[:], rows.open[:] = self.written, self.floor, self.open
         if (rows.written < rows.floor).any() or (rows.floor < self.base).any():
             raise _damaged("its numbers of rows contradict each other")
@@ -240,7 +245,7 @@ class Chunks(OneLineRepr):
 
     def restore(
         self,
-        chunks: Sequence[tuple[Mapping[str, np.ndarray], Mapping[str, Any]]],
+        chunks: Iterable[tuple[Mapping[str, np.ndarray], Mapping[str, Any]]],
         saved: SavedReplay,
         rows: ReplayRows | None,
     ) -> None:
@@ -252,23 +257,23 @@ class Chunks(OneLineRepr):
         self.count, self.deal = saved.chunks, saved.deal
         if rows is None:
             return
-        read = [(read_state(SavedChunk, values, "chunk of a replay buffer", _FIX), arrays) for arrays, values in chunks]
-        needed = [(chunk, arrays) for chunk, arrays in read if chunk.deal == saved.deal and chunk.number < saved.chunks]
         oldest = _oldest_read(rows)
         reached = oldest.copy()
-        for chunk, arrays in sorted(needed, key=lambda pair: pair[0].number):
-            if not chunk.stops:
+        numbers = []
+        for arrays, values in chunks:
+            chunk = read_state(SavedChunk, values, "chunk of a replay buffer", _FIX)
+            numbers.append(chunk.number)
+            if chunk.deal != saved.deal or chunk.number >= saved.chunks or not chunk.stops:
                 continue
             starts, stops = _bounds(chunk, rows)
-            if (np.minimum(reached, rows.written) < np.minimum(starts, rows.written)).any():
+            if (starts > reached).any():
                 break
             _write(chunk.number, arrays, rows, starts, stops, oldest)
             reached = np.maximum(reached, stops)
             self._stops.append((chunk.number, stops))
         if (reached < rows.written).any():
-            numbers = sorted(chunk.number for chunk, _ in read)
             problem = "A chunk of the replay buffer that the state needs is missing."
-            fix = "Give all chunks since `oldest_needed`, and call `take_new` before `state`."
+            fix = "Give all chunks since `oldest_needed`, the oldest first, and call `take_new` before `state`."
             raise StateError(describe(problem, fix=fix, chunks=numbers))
         self._taken = rows.written.copy()
         _complete(rows)

@@ -11,7 +11,7 @@ from keras_optix.experience.priorities import Priorities
 from keras_optix.experience.replay_rows import FRAME, TERMINATED, TRANSITION, ReplayRows, Steps
 
 _LARGEST_PIECE = 1024  # rows that are moved at once; where they are cut costs a row
-_PIECES = 16  # at least so many pieces fill a ring, so that the rings are filled evenly
+_PIECES = 8  # at least so many pieces fill a ring, so that the rings are filled evenly
 
 
 class _Piece(NamedTuple):

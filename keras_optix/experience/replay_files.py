@@ -72,6 +72,6 @@ class ReplayFiles:
                     problem = f"A file of the replay buffer does not say which rows it holds: {error}"
                     raise StateError(problem) from error
 
-        self._buffer.restore(list(chunks()), values)
+        self._buffer.restore(chunks(), values)
         self._unwritten.clear()
         self._end, self._saved = span.end, self._buffer.added

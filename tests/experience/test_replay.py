@@ -202,6 +202,6 @@ def test_wrong_arguments_of_sample_are_refused(name: str) -> None:
     arguments: dict[str, Any] = {"gradient_steps": 1, "batch_size": 1, "n_step": 1, name: 0}
     with pytest.raises(ConfigurationError, match=f"`{name}` must be an integer >= 1"):
         buffer.sample(np.random.default_rng(0), **arguments)
-    for exponent in ({"priority_exponent": -0.1}, {"importance_exponent": 1.1}):
+    for exponent in ({"priority_exponent": -0.1}, {"priority_exponent": 1.1}, {"importance_exponent": 1.1}):
         with pytest.raises(ConfigurationError, match=next(iter(exponent))):
             buffer.sample(np.random.default_rng(0), 1, 1, **exponent)

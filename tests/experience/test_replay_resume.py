@@ -38,7 +38,8 @@ class Disk:
 
     def restore(self, player: Player, capacity: int, *, prioritized: bool) -> ReplayBuffer:
         buffer = ReplayBuffer(player.layout, ACTIONS, capacity=capacity, prioritized=prioritized)
-        buffer.restore(list(self.chunks.values())[::-1], self.state)
+        buffer.check_state(self.state)
+        buffer.restore(iter(self.chunks.values()), self.state)
         return buffer
 
 
@@ -161,6 +162,8 @@ def test_a_chunk_that_is_missing_is_named() -> None:
         with pytest.raises(StateError, match=r"chunk .* is missing.*Received: chunks=\["):
             other.restore(chunks, disk.state)
         assert len(other) == 0
+    with pytest.raises(StateError, match="the oldest first"):
+        counting_buffer().restore(list(disk.chunks.values())[::-1], disk.state)
     buffer.add(counted(5, first=30))
     with pytest.raises(StateError, match="call `take_new` before `state`"):
         counting_buffer().restore(list(disk.chunks.values()), buffer.state())
@@ -188,6 +191,11 @@ def test_states_and_chunks_that_do_not_fit_are_refused() -> None:
         (broken(disk, priorities=None), "not those of its rows"),
         (broken(disk, priorities=disk.state["priorities"][4:]), "priorities"),
         (broken(disk, written=[-1, 11]), "written"),
+        (broken(disk, written=[2**63, 11]), "written"),
+        (
+            broken(disk, num_envs=1000, written=[0] * 1000, floor=[0] * 1000, open=[True] * 1000),
+            "too many environments",
+        ),
         ({"capacity": 1000}, "lacks"),
         (None, "must be a mapping"),
     ]
