@@ -1,4 +1,4 @@
-"""PPO and REINFORCE: one update by hand, rows that must not matter, and learning within a bound."""
+"""PPO, REINFORCE and PQN: one update by hand, rows that must not matter, and learning within a bound."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from keras_optix.testing import ConstantRewardEnv, IdentityEnv
 AGENTS: dict[str, Callable[..., optix.Agent]] = {
     "ppo": lambda **kw: optix.PPOAgent(update_epochs=4, minibatch_size=32, **kw),
     "reinforce": lambda **kw: optix.ReinforceAgent(**kw),
+    "pqn": lambda **kw: optix.PQNAgent(minibatch_size=32, exploration_env_steps=5_000, **kw),
 }
 
 
@@ -138,14 +139,16 @@ class Learner:
         fresh = self._make()
         self._bind(fresh)
         self.agent.set_state(self._untrained)  # of the optimizer
-        for mine, its in ((self.agent.policy, fresh.policy), (self.agent.value, fresh.value)):
-            mine.set_weights(its.get_weights())
+        for name, network in self.agent.networks.items():
+            network.set_weights(fresh.networks[name].get_weights())
+        for mine, its in zip(self.agent.run_variables, fresh.run_variables, strict=True):
+            mine.assign(its.value)
         dataset = optix.dataset_from_env(self.env, self.agent, window_size=32, seed=seed, **options)
         self.agent.fit(dataset, steps_per_epoch=windows, verbose=0)
         return self.agent
 
 
-@pytest.mark.parametrize("name", ["ppo", pytest.param("reinforce", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["ppo", "pqn", pytest.param("reinforce", marks=pytest.mark.slow)])
 def test_it_learns_the_identity_to_nine_tenths(name: str, two_of_seven_seeds: Callable[..., None]) -> None:
     """Optimum 10, random 2.5; the control (learning rate 0) stays there.
 

@@ -1,0 +1,389 @@
+"""PQN: one update by hand, exploration that a rollback does not begin again, and the loop on it as on other agents."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from gymnasium import spaces
+
+import keras_optix as optix
+from keras_optix.agents.pqn_presets import PQN_PRESETS
+from keras_optix.errors import ConfigurationError, SpaceError
+from keras_optix.experience.actor import LiteRTActor
+from keras_optix.testing import ConstantRewardEnv, CountingFeed, IdentityEnv
+from keras_optix.tuners import Log
+
+MakeAgent = Callable[..., optix.PQNAgent]
+VECTOR, CHOICES = spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(3)
+
+
+@pytest.fixture
+def small_pqn(small_network: Callable[[int, int], Any]) -> MakeAgent:
+    """Makes a compiled PQN agent with a small network."""
+
+    def make(inputs: int = 3, actions: int = 3, *, optimizer: Any = None, **options: Any) -> optix.PQNAgent:
+        settings = {"update_epochs": 2, "minibatch_size": 16, "exploration_env_steps": 200, "seed": 0} | options
+        agent = optix.PQNAgent(small_network(inputs, actions), **settings)
+        agent.compile(optimizer or keras.optimizers.Adam(1e-2), jit_compile=False)
+        return agent
+
+    return make
+
+
+def windows(agent: optix.Agent, actions: int = 3, **options: Any) -> Any:
+    given: dict[str, Any] = {"window_size": 16, "num_envs": 2, "seed": 0} | options
+    return optix.dataset_from_env(lambda: IdentityEnv(actions), agent, **given)
+
+
+def train(agent: optix.Agent, count: int, **options: Any) -> dict[str, list[float]]:
+    history = agent.fit(windows(agent, **options), steps_per_epoch=1, epochs=count, verbose=0)
+    found: dict[str, list[float]] = history.history
+    return found
+
+
+# One update
+
+
+def test_the_first_gradient_is_that_of_the_mean_squared_error(small_pqn: MakeAgent) -> None:
+    """One step of SGD moves the weights by ``-lr d/dw mean((G - Q(s, a))^2)``, with G by a loop over the rows."""
+    options = {"update_epochs": 1, "minibatch_size": 1000, "max_grad_norm": 1e9, "gamma": 0.9, "q_lambda": 0.7}
+    agent = small_pqn(optimizer=keras.optimizers.SGD(0.1), **options)
+    window = next(iter(windows(agent, window_size=30)))
+    ends = np.logical_or(window.terminated.numpy(), window.truncated.numpy())
+    assert ends.any()
+    following = np.asarray(agent.policy(tf.reshape(window.next_observations, (60, 3)))).max(-1).reshape(30, 2)
+    targets = np.zeros((30, 2))
+    for i in range(2):
+        for t in reversed(range(30)):
+            rest = following[t, i]
+            if t < 29 and not ends[t, i]:
+                rest = 0.3 * rest + 0.7 * targets[t + 1, i]
+            targets[t, i] = window.rewards[t, i] + 0.9 * (0.0 if window.terminated[t, i] else rest)
+    before = [tf.identity(v.value) for v in agent.trainable_variables]
+    with tf.GradientTape() as tape:
+        values = agent.policy(tf.reshape(window.observations, (60, 3)))
+        chosen = tf.gather(values, tf.reshape(window.actions, (60,)), batch_dims=1)
+        loss = tf.reduce_mean((targets.reshape(60) - chosen) ** 2)
+    gradients = tape.gradient(loss, [v.value for v in agent.trainable_variables])
+    logs = agent.train_step(window)
+    for variable, old, gradient in zip(agent.trainable_variables, before, gradients, strict=True):
+        np.testing.assert_allclose(variable.numpy(), old - 0.1 * gradient, rtol=1e-4, atol=1e-6)
+    assert float(logs["loss"]) == pytest.approx(float(loss), rel=1e-5)
+    assert float(logs["td_error"]) == pytest.approx(float(np.abs(targets.reshape(60) - chosen).mean()), rel=1e-5)
+    assert float(logs["q_values"]) == pytest.approx(float(tf.reduce_mean(chosen)), rel=1e-5)
+    greedy = [np.asarray(values).argmax(-1), np.asarray(agent(tf.reshape(window.observations, (60, 3)))).argmax(-1)]
+    assert 0.0 <= float(logs["policy_change"]) <= 1.0
+    assert greedy[0].shape == greedy[1].shape == (60,)
+
+
+def test_a_window_without_a_transition_changes_nothing(small_pqn: MakeAgent) -> None:
+    agent = small_pqn()
+    train(agent, 1)
+    window = next(iter(windows(agent, seed=1)))
+    before = agent.get_state()
+    logs = tf.function(agent.train_step, autograph=False)(window._replace(valid=tf.zeros_like(window.valid)))
+    for name, array in agent.get_state().items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+    assert {name: float(logs[name]) for name in ("loss", "td_error", "policy_change")} == dict.fromkeys(
+        ("loss", "td_error", "policy_change"), 0.0
+    )
+
+
+def test_the_change_of_the_policy_is_the_share_of_greedy_actions_that_changed(small_pqn: MakeAgent) -> None:
+    agent = small_pqn(optimizer=keras.optimizers.SGD(0.0))
+    window = next(iter(windows(agent)))
+    assert float(agent.train_step(window)["policy_change"]) == 0.0
+    agent = small_pqn(optimizer=keras.optimizers.SGD(1.0))
+    window = next(iter(windows(agent)))
+    following = tf.reshape(window.next_observations, (32, 3))
+    before = np.asarray(agent(following)).argmax(-1)
+    logs = agent.train_step(window)
+    changed = (before != np.asarray(agent(following)).argmax(-1)).mean()
+    assert changed > 0.0
+    assert float(logs["policy_change"]) == pytest.approx(changed)
+
+
+# Exploration
+
+
+def test_epsilon_falls_with_the_env_steps_of_training(small_pqn: MakeAgent) -> None:
+    agent = small_pqn(exploration_env_steps=96, epsilon=0.1)
+    history = train(agent, 5)
+    assert history["epsilon"] == pytest.approx([1.0, 0.7, 0.4, 0.1, 0.1])
+    agent.hyperparams["epsilon"] = 0.02
+    assert train(agent, 2)["epsilon"] == pytest.approx([0.1, 0.02])
+    agent.pause_updates(True)
+    counted = int(agent.run_variables[0].numpy())
+    train(agent, 1)
+    assert int(agent.run_variables[0].numpy()) == counted == 7 * 32
+
+
+def test_a_window_is_collected_with_the_epsilon_that_is_logged(small_pqn: MakeAgent) -> None:
+    agent = small_pqn(exploration_env_steps=64, epsilon=0.25)
+    train(agent, 2)
+    window = next(iter(windows(agent, seed=5)))
+    greedy = np.asarray(agent(tf.reshape(window.observations, (32, 3)))).argmax(-1)
+    chosen = tf.reshape(window.actions, (32,)).numpy()
+    expected = np.log(np.where(chosen == greedy, 0.25 / 3 + 0.75, 0.25 / 3))
+    assert len(set(np.round(expected, 3))) == 2
+    np.testing.assert_allclose(tf.reshape(window.log_probs, (32,)), expected, rtol=1e-4)
+
+
+def test_a_rollback_does_not_begin_exploration_again(small_pqn: MakeAgent) -> None:
+    agent = small_pqn()
+    train(agent, 1)
+    old = agent.get_state()
+    arrays, values = agent.save_run()
+    weights = [np.array(w) for w in agent.policy.get_weights()]
+    train(agent, 3)
+    now = [np.array(variable.numpy()) for variable in agent.run_variables]
+    agent.set_state(old)
+    for mine, its in zip(agent.policy.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(mine, its)
+    for variable, value in zip(agent.run_variables, now, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    assert now[0] == 4 * 32
+    agent.restore_run(arrays, values)  # a resumed run goes on where it was
+    assert int(agent.run_variables[0].numpy()) == 32
+
+
+def test_a_variant_explores_as_far_as_the_agent_that_takes_its_weights(small_pqn: MakeAgent) -> None:
+    first, second = small_pqn(), small_pqn()
+    train(first, 3)
+    train(second, 1)
+    second.set_state(first.get_state())
+    assert int(second.run_variables[0].numpy()) == 32
+    for mine, its in zip(second.policy.get_weights(), first.policy.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, its)
+
+
+def test_a_file_holds_the_agent_and_how_far_exploration_has_come(small_pqn: MakeAgent, tmp_path: Path) -> None:
+    agent = small_pqn(normalize_observations=True, normalize_rewards=True, q_lambda=0.5, initial_epsilon=0.9)
+    agent.hyperparams["epsilon"] = 0.02
+    train(agent, 3)
+    agent.save(tmp_path / "agent.keras")
+    loaded = keras.saving.load_model(tmp_path / "agent.keras")
+    assert type(loaded) is optix.PQNAgent
+    mine, its = agent.get_config(), loaded.get_config()
+    assert {name: its[name] for name in mine if name != "policy"} == {n: v for n, v in mine.items() if n != "policy"}
+    assert "distribution" not in mine
+    for a, b in zip(agent.get_weights(), loaded.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert int(loaded.run_variables[0].numpy()) == 96
+    rows = np.eye(3, dtype=np.float32)
+    np.testing.assert_array_equal(agent.act(rows, deterministic=True), loaded.act(rows, deterministic=True))
+    assert train(loaded, 1)["epsilon"] == pytest.approx([0.9 + (0.02 - 0.9) * 96 / 200])
+
+
+# Networks and arguments
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "kinds"),
+    [
+        ((3,), np.float32, ["Dense", "Dense"]),
+        ((40, 40, 3), np.uint8, ["Conv2D", "Conv2D", "Conv2D", "Dense"]),
+        ((8, 8, 2), np.uint8, ["Conv2D", "Dense"]),
+    ],
+)
+def test_the_default_network_normalises_before_each_relu(shape: tuple[int, ...], dtype: Any, kinds: list[str]) -> None:
+    low, high = (0, 255) if dtype == np.uint8 else (-1.0, 1.0)
+    agent = optix.PQNAgent(seed=0)
+    agent.bind(spaces.Box(low, high, shape, dtype), CHOICES)
+    names = [type(layer).__name__ for layer in agent.policy.layers]
+    layers = [name for name in names if name in ("Conv2D", "Dense", "LayerNormalization", "Activation")]
+    assert layers == [name for kind in kinds for name in (kind, "LayerNormalization", "Activation")] + ["Dense"]
+    units = [layer.units for layer in agent.policy.layers if isinstance(layer, keras.layers.Dense)]
+    assert units[:-1] == {2: [120, 84], 4: [512], 3: [128]}[len(kinds) if len(kinds) != 2 or len(shape) == 1 else 3]
+    observations = np.random.default_rng(0).integers(0, 256, (2, *shape)).astype(dtype)
+    hidden = [layer for layer in agent.policy.layers if isinstance(layer, keras.layers.LayerNormalization)]
+    found = np.asarray(keras.Model(agent.policy.input, hidden[0].output)(observations)).reshape(2, -1)
+    np.testing.assert_allclose(found.mean(1), 0.0, atol=1e-4)
+    np.testing.assert_allclose(found.std(1), 1.0, atol=2e-3)
+
+
+def test_the_default_policy_is_lowered() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        agent = optix.PQNAgent(seed=0)
+        agent.bind(VECTOR, CHOICES)
+        assert isinstance(agent.make_actor(1), LiteRTActor)
+        assert isinstance(agent.make_actor(64), LiteRTActor)
+    rows = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+    expected = np.asarray(agent(rows)).argmax(-1)
+    np.testing.assert_array_equal([int(agent.act(row, deterministic=True)) for row in rows], expected)
+    assert agent(rows).shape == (64, 3)
+    assert agent.compute_output_shape(None) == (None, 3)
+
+
+def test_a_network_must_give_values_of_discrete_actions() -> None:
+    def network(activation: Any, outputs: int = 3) -> Any:
+        return keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(outputs, activation=activation)])
+
+    with pytest.raises(SpaceError, match=r"the value of each action \(its expected return\) is needed.*may be any"):
+        optix.PQNAgent(network("softmax")).bind(VECTOR, CHOICES)
+    with pytest.raises(SpaceError, match=r"\(None, 3\) is needed: the value of each action of Discrete\(3\)"):
+        optix.PQNAgent(network(None, 4)).bind(VECTOR, CHOICES)
+    optix.PQNAgent(network("sigmoid")).bind(VECTOR, CHOICES)  # rewards may be probabilities
+    with pytest.raises(SpaceError, match=r"PQNAgent plays Discrete actions only"):
+        optix.PQNAgent().bind(VECTOR, VECTOR)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epsilon": 1.5}, r"'epsilon' must be in \[0, 1\]"),
+        ({"q_lambda": -0.1}, r"'q_lambda' must be in \[0, 1\]"),
+        ({"initial_epsilon": 2}, r"`initial_epsilon` must be a number in \[0, 1\]"),
+        ({"exploration_env_steps": 0}, r"`exploration_env_steps` must be.*initial_epsilon=epsilon"),
+        ({"update_epochs": 0}, r"`update_epochs` must be"),
+        ({"minibatch_size": 0}, r"`minibatch_size` must be"),
+        ({"distribution": None}, r"distribution"),
+    ],
+)
+def test_an_argument_out_of_range_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        optix.PQNAgent(**options)
+
+
+# Presets
+
+
+def test_the_preset_has_the_settings_of_cleanrl() -> None:
+    """Those of the script: 4 minibatches of 128 env steps of 4 environments, exploration over half of 500,000."""
+    agent = optix.PQNAgent.preset("CartPole-v1", seed=0)
+    config = agent.get_config()
+    script = {"gamma": 0.99, "q_lambda": 0.65, "epsilon": 0.05, "initial_epsilon": 1.0, "max_grad_norm": 10.0}
+    script |= {"update_epochs": 4, "minibatch_size": 4 * 128 // 4, "exploration_env_steps": 500_000 // 2}
+    assert {name: config[name] for name in script} == pytest.approx(script)
+    assert agent.hyperparams["learning_rate"] == pytest.approx(2.5e-4)
+    assert (agent.collection_defaults.window_size, agent.collection_defaults.num_envs) == (128, 4)
+    assert agent.optimizer.epsilon == 1e-8
+    assert optix.PQNAgent.preset("CartPole-v0", q_lambda=0.5).hyperparams["q_lambda"] == 0.5
+    (preset,) = PQN_PRESETS
+    assert re.search(r"cleanrl/pqn\.py, commit [0-9a-f]{40}", preset.provenance)
+    assert preset.describe("CartPole-v1") == "preset of CartPole-v1 from CleanRL"
+    with pytest.raises(ConfigurationError, match=r"PQNAgent\.preset knows no preset of this id"):
+        optix.PQNAgent.preset("Pendulum-v1")
+
+
+# The loop
+
+
+def looped(agent: optix.PQNAgent, count: int = 30, **options: Any) -> optix.OptixCallback:
+    scheduler = optix.BackoffScheduler(plateau_threshold=50, dormant_threshold=100)
+    given: dict[str, Any] = {"scheduler": scheduler, "max_windows": count, "verbose": 0} | options
+    callback = optix.OptixCallback(optix.ReturnEvaluator(4), **given)
+    agent.fit(windows(agent), callbacks=[callback], verbose=0)
+    return callback
+
+
+def test_it_is_scored_tuned_and_its_best_is_kept(small_pqn: MakeAgent, tmp_path: Path) -> None:
+    agent = small_pqn()
+    bounds = {"learning_rate": (1e-4, 1e-1), "epsilon": Log(0.005, 0.2)}
+    callback = looped(agent, 40, tuner=optix.BackoffOptimizer(bounds, max_rounds=1), checkpoint_dir=tmp_path)
+    kinds = {record.kind for record in callback.events}
+    assert {"improvement", "hyperparams"} <= kinds
+    best = optix.CheckpointRegistry(tmp_path).best
+    assert best is not None
+    again = small_pqn()
+    windows(again)  # binds it
+    optix.CheckpointRegistry(tmp_path).load_best(again)
+    assert int(again.run_variables[0].numpy()) == 0, "a snapshot has weights, and exploration belongs to the run"
+
+
+def test_a_population_of_them_has_its_members_in_turns(small_pqn: MakeAgent) -> None:
+    agent = small_pqn(exploration_env_steps=320)
+    bounds = {"learning_rate": Log(1e-4, 1e-1), "epsilon": Log(0.005, 0.2)}
+    tuner = optix.PBTOptimizer(bounds, population=2, ready_interval=2, seed=0)
+    callback = looped(agent, 16, tuner=tuner)
+    assert callback.tuner_state is not None
+    # All windows count, whichever member they trained: exploration belongs to the run.
+    assert int(agent.run_variables[0].numpy()) == 16 * 32
+
+
+def test_a_run_that_is_resumed_goes_on_with_its_exploration(small_pqn: MakeAgent, tmp_path: Path) -> None:
+    def run(directory: Path, *counts: int) -> dict[str, np.ndarray]:
+        for count in counts:
+            keras.utils.set_random_seed(0)
+            agent = small_pqn(normalize_rewards=True)
+            looped(agent, count, checkpoint_dir=directory, resume=True, restore_best_weights=False)
+        return agent.save_run()[0]
+
+    whole, resumed = run(tmp_path / "whole", 9), run(tmp_path / "cut", 4, 9)
+    assert whole.keys() == resumed.keys()
+    for name, array in whole.items():
+        np.testing.assert_array_equal(array, resumed[name], err_msg=name)
+
+
+def test_it_learns_from_a_live_feed() -> None:
+    agent = optix.PQNAgent(update_epochs=1, minibatch_size=8, exploration_env_steps=40, seed=0)
+    agent.compile("adam", jit_compile=False)
+    dataset = optix.dataset_from_stream(CountingFeed(), agent, boundary=optix.live.every_n_steps(8))
+    history = agent.fit(dataset, steps_per_epoch=1, epochs=3, verbose=0)
+    assert history.history["epsilon"] == pytest.approx([1.0, 0.81, 0.62])
+
+
+def mixed(small_pqn: MakeAgent, learn: str = "primary", **options: Any) -> tuple[optix.EnsembleAgent, list[Any]]:
+    members: list[Any] = [small_pqn(exploration_env_steps=64), optix.PPOAgent(seed=1, minibatch_size=16)]
+    members[1].compile("adam", jit_compile=False)
+    return optix.EnsembleAgent(members, members[0], learn=learn, **options), members
+
+
+def test_an_ensemble_mixes_its_probabilities_with_those_of_others(small_pqn: MakeAgent) -> None:
+    """The log-probabilities of a window are ``log(0.5 p_pqn + 0.5 p_ppo)``, by NumPy."""
+    ensemble, (pqn, ppo) = mixed(small_pqn, credit="none")
+    train(ensemble, 3)
+    epsilon = float(pqn.head.weight.numpy()[0])
+    assert epsilon == pytest.approx(0.05)
+    window = next(iter(windows(ensemble, seed=3)))
+    rows, chosen = tf.reshape(window.observations, (32, 3)), tf.reshape(window.actions, (32,)).numpy()
+    greedy = np.eye(3)[np.asarray(pqn(rows)).argmax(-1)]
+    shares = 0.5 * (epsilon / 3 + (1.0 - epsilon) * greedy) + 0.5 * np.asarray(tf.nn.softmax(ppo(rows)))
+    expected = np.log(shares[np.arange(32), chosen])
+    np.testing.assert_allclose(tf.reshape(window.log_probs, (32,)), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(ensemble.act(rows.numpy(), deterministic=True), shares.argmax(-1))
+    assert ensemble.compute_output_shape(None) == (2, None, 3)
+    member_log_probs = np.asarray(ensemble._member_log_probs(rows, chosen, ensemble.policy_params().arrays))
+    own = np.log(epsilon / 3 + (1.0 - epsilon) * greedy)[np.arange(32), chosen]
+    np.testing.assert_allclose(member_log_probs[0], own, rtol=1e-3, atol=1e-4)
+
+
+def test_members_of_an_ensemble_explore_by_themselves(small_pqn: MakeAgent) -> None:
+    members = [small_pqn(exploration_env_steps=steps) for steps in (64, 640)]
+    ensemble = optix.EnsembleAgent(members, members[0], learn="all", credit="slots")
+    old = None
+    for _ in range(2):
+        train(ensemble, 1, num_envs=4)
+        old = old or ensemble.get_state()
+    # Three environments of the primary, of which one is its own, and one of the other member.
+    assert [int(v.numpy()) for member in members for v in member.run_variables[:1]] == [2 * 48, 2 * 16]
+    ensemble.set_state(old)
+    assert [int(v.numpy()) for member in members for v in member.run_variables[:1]] == [2 * 48, 2 * 16]
+
+
+# Learning
+
+
+def test_the_values_of_a_constant_reward_are_those_of_an_infinite_horizon(
+    two_of_seven_seeds: Callable[..., None],
+) -> None:
+    """Truncated every 8 steps: Q approaches 1 / (1 - gamma) within 5 % for both actions; a cut return would not."""
+
+    def values(seed: int) -> np.ndarray:
+        keras.utils.set_random_seed(seed)
+        agent = optix.PQNAgent(gamma=0.9, epsilon=1.0, update_epochs=10, minibatch_size=64, seed=seed)
+        agent.compile(keras.optimizers.Adam(3e-3))
+        dataset = optix.dataset_from_env(ConstantRewardEnv, agent, window_size=32, num_envs=2, seed=seed)
+        agent.fit(dataset, steps_per_epoch=60, verbose=0)
+        return np.asarray(agent(np.ones((1, 1), np.float32)))[0]
+
+    two_of_seven_seeds(values, lambda found: bool((np.abs(found - 10.0) < 0.5).all()))
