@@ -182,6 +182,19 @@ def test_the_value_of_a_constant_reward_is_that_of_an_infinite_horizon(two_of_se
     two_of_seven_seeds(value, lambda found: found == pytest.approx(10.0, rel=0.02))
 
 
+def test_the_action_values_of_a_constant_reward_are_those_of_an_infinite_horizon(
+    two_of_seven_seeds: Callable[..., None],
+) -> None:
+    """Truncated every 8 steps: Q approaches 1 / (1 - gamma) within 5 %."""
+    settings: dict[str, Any] = {"gamma": 0.9, "epsilon": 1.0, "update_epochs": 10, "minibatch_size": 64}
+    learner = Learner(lambda: optix.PQNAgent(**settings), ConstantRewardEnv, 3e-3)
+
+    def values(seed: int) -> np.ndarray:
+        return np.asarray(learner.learn(seed, 60, num_envs=2)(np.ones((1, 1), np.float32)))[0]
+
+    two_of_seven_seeds(values, lambda found: bool((np.abs(found - 10.0) < 0.5).all()))
+
+
 @pytest.mark.slow
 def test_reinforce_learns_cartpole(two_of_seven_seeds: Callable[..., None]) -> None:
     """`examples/reinforce.py`: one environment, windows of 200, 200,000 env steps."""
