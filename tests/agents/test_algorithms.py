@@ -128,6 +128,7 @@ class Learner:
         self.agent.compile(optimizer=keras.optimizers.Adam(learning_rate))
         self._bind(self.agent)
         self._untrained = self.agent.get_state()
+        self._begins = [np.array(variable.numpy()) for variable in self.agent.non_trainable_variables]
 
     def _bind(self, agent: optix.Agent) -> None:
         env = self.env()
@@ -141,8 +142,8 @@ class Learner:
         self.agent.set_state(self._untrained)  # of the optimizer
         for name, network in self.agent.networks.items():
             network.set_weights(fresh.networks[name].get_weights())
-        for mine, its in zip(self.agent.run_variables, fresh.run_variables, strict=True):
-            mine.assign(its.value)
+        for variable, value in zip(self.agent.non_trainable_variables, self._begins, strict=True):
+            variable.assign(value)  # how far exploration has come
         dataset = optix.dataset_from_env(self.env, self.agent, window_size=32, seed=seed, **options)
         self.agent.fit(dataset, steps_per_epoch=windows, verbose=0)
         return self.agent

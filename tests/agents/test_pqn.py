@@ -107,9 +107,9 @@ def test_epsilon_falls_with_the_env_steps_of_training(small_pqn: MakeAgent) -> N
     agent.hyperparams["epsilon"] = 0.02
     assert train(agent, 2)["epsilon"] == pytest.approx([0.1, 0.02])
     agent.pause_updates(True)
-    counted = int(agent.run_variables[0].numpy())
+    counted = agent.explored_env_steps
     train(agent, 1)
-    assert int(agent.run_variables[0].numpy()) == counted == 7 * 32
+    assert agent.explored_env_steps == counted == 7 * 32
 
 
 def test_a_window_is_collected_with_the_epsilon_that_is_logged(small_pqn: MakeAgent) -> None:
@@ -138,15 +138,20 @@ def test_a_rollback_does_not_begin_exploration_again(small_pqn: MakeAgent) -> No
         np.testing.assert_array_equal(variable.numpy(), value)
     assert now[0] == 4 * 32
     agent.restore_run(arrays, values)  # a resumed run goes on where it was
-    assert int(agent.run_variables[0].numpy()) == 32
+    assert agent.explored_env_steps == 32
 
 
-def test_a_variant_explores_as_far_as_the_agent_that_takes_its_weights(small_pqn: MakeAgent) -> None:
-    first, second = small_pqn(), small_pqn()
+def test_an_agent_that_takes_the_state_of_another_goes_on_with_its_own_exploration(small_pqn: MakeAgent) -> None:
+    first, second, untrained = small_pqn(), small_pqn(), small_pqn()
     train(first, 3)
     train(second, 1)
     second.set_state(first.get_state())
-    assert int(second.run_variables[0].numpy()) == 32
+    assert second.explored_env_steps == 32
+    windows(untrained)  # binds it
+    assert untrained.explored_env_steps == 0
+    untrained.set_state(first.get_state())  # it has none of its own, and acts as the other did
+    assert untrained.explored_env_steps == 96
+    np.testing.assert_array_equal(untrained.head.weight.numpy(), first.head.weight.numpy())
     for mine, its in zip(second.policy.get_weights(), first.policy.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, its)
 
@@ -163,7 +168,7 @@ def test_a_file_holds_the_agent_and_how_far_exploration_has_come(small_pqn: Make
     assert "distribution" not in mine
     for a, b in zip(agent.get_weights(), loaded.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert int(loaded.run_variables[0].numpy()) == 96
+    assert loaded.explored_env_steps == 96
     rows = np.eye(3, dtype=np.float32)
     np.testing.assert_array_equal(agent.act(rows, deterministic=True), loaded.act(rows, deterministic=True))
     assert train(loaded, 1)["epsilon"] == pytest.approx([0.9 + (0.02 - 0.9) * 96 / 200])
