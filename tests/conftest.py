@@ -109,3 +109,20 @@ def small_ppo(small_network: Callable[[int, int], Any]) -> Callable[..., optix.P
         return agent
 
     return make
+
+
+@pytest.fixture
+def small_pqn(small_network: Callable[[int, int], Any]) -> Callable[..., optix.PQNAgent]:
+    """Makes a PQN agent with a small network. It is not compiled unless asked for: a few windows take less time so."""
+
+    import keras
+
+    def make(
+        inputs: int = 3, actions: int = 3, *, optimizer: Any = None, run_eagerly: bool = True, **kwargs: Any
+    ) -> optix.PQNAgent:
+        settings = {"update_epochs": 2, "minibatch_size": 16, "exploration_env_steps": 200, "seed": 0} | kwargs
+        agent = optix.PQNAgent(small_network(inputs, actions), **settings)
+        agent.compile(optimizer or keras.optimizers.Adam(1e-2), jit_compile=False, run_eagerly=run_eagerly)
+        return agent
+
+    return make

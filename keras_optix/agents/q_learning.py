@@ -28,7 +28,8 @@ class QAgent(Agent):
     Epsilon falls linearly from `initial_epsilon` to the hyperparameter `epsilon`, over the first
     `exploration_env_steps` env steps of training. It stays the same within a window. The `train_step` of a derived
     class calls `note_env_steps`, which sets epsilon for the windows that follow. How far exploration has come is saved
-    in files and in resume points; restoring an older policy version, as a rollback does, does not begin it again.
+    in files and in resume points; restoring an older policy version, as a rollback does, does not begin it again. Only
+    an agent that has not trained yet takes it from the state that it is given, such as a snapshot.
 
     `search_spaces` has, after the learning rate, gamma OneMinusLog(0.9, 0.9999) and epsilon Log(0.005, 0.2). The tuned
     DQN agents in the RL Baselines3 Zoo (hyperparams/dqn.yml) have a final epsilon of 0.01 to 0.2.
@@ -168,9 +169,18 @@ class QAgent(Agent):
         )
 
     @property
+    def explored_env_steps(self) -> int:
+        """The env steps of training so far, from which epsilon follows; 0 for an agent that knows no environment."""
+        return 0 if self._env_steps is None else int(self._env_steps.numpy())
+
+    @property
     def run_variables(self) -> list[Any]:
-        """See `ActingAgent.run_variables`: the counted env steps, and epsilon."""
-        return [*super().run_variables, *self._exploration().variables]
+        """See `ActingAgent.run_variables`: the counted env steps, and epsilon.
+
+        Empty until the first env step of training: an agent that takes the state of another one before it has trained
+        goes on with the exploration of that agent, so that it acts as that agent did.
+        """
+        return [*super().run_variables, *(self._exploration().variables if self.explored_env_steps else [])]
 
     def _exploration(self) -> Exploration:
         return Exploration(self._env_steps, self.head.weight)

@@ -1,4 +1,4 @@
-"""PPO and REINFORCE: one update by hand, rows that must not matter, and learning within a bound."""
+"""PPO, REINFORCE and PQN: one update by hand, rows that must not matter, and learning within a bound."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from keras_optix.testing import ConstantRewardEnv, IdentityEnv
 AGENTS: dict[str, Callable[..., optix.Agent]] = {
     "ppo": lambda **kw: optix.PPOAgent(update_epochs=4, minibatch_size=32, **kw),
     "reinforce": lambda **kw: optix.ReinforceAgent(**kw),
+    "pqn": lambda **kw: optix.PQNAgent(minibatch_size=32, exploration_env_steps=5_000, **kw),
 }
 
 
@@ -127,6 +128,7 @@ class Learner:
         self.agent.compile(optimizer=keras.optimizers.Adam(learning_rate))
         self._bind(self.agent)
         self._untrained = self.agent.get_state()
+        self._begins = [np.array(variable.numpy()) for variable in self.agent.non_trainable_variables]
 
     def _bind(self, agent: optix.Agent) -> None:
         env = self.env()
@@ -138,14 +140,16 @@ class Learner:
         fresh = self._make()
         self._bind(fresh)
         self.agent.set_state(self._untrained)  # of the optimizer
-        for mine, its in ((self.agent.policy, fresh.policy), (self.agent.value, fresh.value)):
-            mine.set_weights(its.get_weights())
+        for name, network in self.agent.networks.items():
+            network.set_weights(fresh.networks[name].get_weights())
+        for variable, value in zip(self.agent.non_trainable_variables, self._begins, strict=True):
+            variable.assign(value)  # how far exploration has come
         dataset = optix.dataset_from_env(self.env, self.agent, window_size=32, seed=seed, **options)
         self.agent.fit(dataset, steps_per_epoch=windows, verbose=0)
         return self.agent
 
 
-@pytest.mark.parametrize("name", ["ppo", pytest.param("reinforce", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["ppo", "pqn", pytest.param("reinforce", marks=pytest.mark.slow)])
 def test_it_learns_the_identity_to_nine_tenths(name: str, two_of_seven_seeds: Callable[..., None]) -> None:
     """Optimum 10, random 2.5; the control (learning rate 0) stays there.
 
@@ -177,6 +181,19 @@ def test_the_value_of_a_constant_reward_is_that_of_an_infinite_horizon(two_of_se
         return float(np.asarray(agent.value(np.ones((1, 1), np.float32)))[0, 0])
 
     two_of_seven_seeds(value, lambda found: found == pytest.approx(10.0, rel=0.02))
+
+
+def test_the_action_values_of_a_constant_reward_are_those_of_an_infinite_horizon(
+    two_of_seven_seeds: Callable[..., None],
+) -> None:
+    """Truncated every 8 steps: Q approaches 1 / (1 - gamma) within 5 %."""
+    settings: dict[str, Any] = {"gamma": 0.9, "epsilon": 1.0, "update_epochs": 10, "minibatch_size": 64}
+    learner = Learner(lambda: optix.PQNAgent(**settings), ConstantRewardEnv, 3e-3)
+
+    def values(seed: int) -> np.ndarray:
+        return np.asarray(learner.learn(seed, 60, num_envs=2)(np.ones((1, 1), np.float32)))[0]
+
+    two_of_seven_seeds(values, lambda found: bool((np.abs(found - 10.0) < 0.5).all()))
 
 
 @pytest.mark.slow

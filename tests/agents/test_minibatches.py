@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ def run(
 def test_each_transition_is_seen_once_in_an_epoch_and_the_order_changes(compiled: bool) -> None:
     seen, logs = run([1.0] * 20, 8, 3, compiled=compiled)
     assert [len(part) for part in seen] == [8, 8, 4] * 3
-    epochs = [sum(seen[k : k + 3], []) for k in (0, 3, 6)]
+    epochs = [list(itertools.chain(*seen[k : k + 3])) for k in (0, 3, 6)]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
     assert logs == {"loss": pytest.approx(20 / 3)}
@@ -51,7 +52,7 @@ def test_no_minibatch_has_only_rows_that_are_no_transition() -> None:
     weights = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0]
     seen, logs = run(weights, 3, 2)
     assert [len(part) for part in seen] == [3, 1, 3, 1]
-    assert sorted(sum(seen[:2], [])) == [0, 4, 7, 9]
+    assert sorted(itertools.chain(*seen[:2])) == [0, 4, 7, 9]
     assert logs == {"loss": 2.0}
 
 

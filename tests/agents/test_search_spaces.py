@@ -23,6 +23,12 @@ SPACES = {
         "clip_ratio": Linear(0.1, 0.4),
         "gae_lambda": OneMinusLog(0.8, 0.99),
     },
+    optix.PQNAgent: {
+        "learning_rate": Log(1e-5, 1e-2),
+        "gamma": OneMinusLog(0.9, 0.9999),
+        "epsilon": Log(0.005, 0.2),
+        "q_lambda": Linear(0.3, 0.95),
+    },
 }
 ALGORITHMS = list(SPACES)
 

@@ -15,6 +15,7 @@ from keras_optix.testing import CountingEnv, CountingFeed
 policy = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(2)])
 agent = optix.PPOAgent(policy, gamma=0.98, update_epochs=4, normalize_observations=True)
 agent.compile(optimizer=keras.optimizers.Adam(1e-3), steps_per_execution=2)
+assert_type(optix.PQNAgent.preset("CartPole-v1", seed=0), optix.PQNAgent)
 dataset = optix.dataset_from_env("CartPole-v1", agent, window_size=32, num_envs=8, seed=0)
 optix.dataset_from_env(CountingEnv, agent)
 optix.dataset_from_env(gymnasium.make("CartPole-v1"), agent, deterministic=True, env_kwargs={"a": 1})
