@@ -177,6 +177,19 @@ class Agent(ActingAgent, WindowTrainer):
     def collection_defaults(self, defaults: CollectionDefaults) -> None:
         self._collection_defaults = check_collection_defaults(defaults)
 
+    @property
+    def learns_from(self) -> type[Any]:
+        """The kind of the elements of its datasets, which `train_step` gets: here `Window`.
+
+        It is `ReplayBatch` for an agent with a replay buffer, and `MembersBatch` for an ensemble in which one learns.
+        """
+        return Window
+
+    @property
+    def replays(self) -> bool:
+        """Whether it learns from a replay buffer: `dataset_from_env` then stores each window, and draws batches."""
+        return self.learns_from is not Window
+
     # Spaces and networks
 
     def bind(self, observation_space: Any, action_space: Any) -> None:

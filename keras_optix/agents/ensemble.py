@@ -6,7 +6,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final, Literal, cast
+from typing import Any, Literal, cast
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ from keras_optix.agents.credit import (
     split_window,
 )
 from keras_optix.agents.ensemble_head import AVERAGE, MIXTURE, EnsembleHead, EnsembleLowerable, RoutedActor, mixable
-from keras_optix.agents.ensemble_learning import MembersLearning, SourceShare
+from keras_optix.agents.ensemble_learning import ALL, PRIMARY, MembersLearning, SourceShare
 from keras_optix.agents.ensemble_members import (
     FixedAgents,
     WeightedAgents,
@@ -43,14 +43,13 @@ from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.scorer import Scorer
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
+from keras_optix.experience.replay_batch import MembersBatch
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import CollectedWindow, Window
 from keras_optix.records import CollectionDefaults, EvalMetrics
 from keras_optix.tuners.search_space import SearchSpace
 from keras_optix.validation import check_choice, check_int, check_kind
 
-PRIMARY: Final = "primary"
-ALL: Final = "all"
 _MEMBERS = "members/"  # begins the names, in a saved run, of arrays that only a member itself can save
 
 
@@ -63,6 +62,10 @@ class EnsembleAgent(Agent):
     correct for actions that the primary would not have chosen. A rollback restores the members and their weights from
     the snapshot. Members may be of different algorithms: an epsilon-greedy member such as a `PQNAgent` has, in the
     mixture, the probabilities with which it acts, so that greedy actions of such members are a weighted vote.
+
+    A member with a replay buffer, such as a `DQNAgent`, stores the part of each window that it learns from (see
+    `learn`) in its own buffer, and counts the env steps of this part. If it learns, the elements of a dataset of the
+    ensemble are `MembersBatch`es.
 
     Args:
         policy_manager: Holds the members and their weights, and reports changes of the weights; see `WeightedAgents`.
@@ -151,7 +154,7 @@ class EnsembleAgent(Agent):
         for k, member in enumerate(members):
             refuse_carry(k, member)
         self._assignment = Assignment(len(members), self.credit, self.solo_windows)
-        self._learning = MembersLearning(members, _place(primary_agent, members), self._assignment)
+        self._learning = MembersLearning(members, _place(primary_agent, members), self._assignment, learn)
         self._lowered_for_collecting = Lowered()
         self._hyperparams = primary_agent.hyperparams
         self._mixture = self.add_weight(
@@ -398,12 +401,42 @@ class EnsembleAgent(Agent):
             self.compile()
         return super().fit(x, **kwargs)
 
-    def train_step(self, window: Window) -> dict[str, Any]:
-        """See `Agent.train_step`. It runs the train step of the primary, of all members, or of none."""
-        if self.learn == ALL:
-            return self._learning.step(window)
-        logs: dict[str, Any] = {} if self.learn == NONE else self.primary_agent.train_step(window)
-        return logs
+    def train_step(self, window: Window | MembersBatch) -> dict[str, Any]:
+        """See `Agent.train_step`. It runs the train step of the primary, of all members, or of none.
+
+        Args:
+            window: Tensors: a `Window`, or a `MembersBatch` if a member that learns has a replay buffer.
+        """
+        return self._learning.step(window)
+
+    # Replay buffers of the members
+
+    @property
+    def learns_from(self) -> type[Any]:
+        """See `Agent.learns_from`: a `MembersBatch` if a member that learns has a replay buffer, otherwise a window."""
+        return MembersBatch if self._learning.replays else Window
+
+    def replay_spec(self, window: Window) -> MembersBatch:
+        """Describes what `train_step` gets after each window, if a member that learns has a replay buffer.
+
+        Args:
+            window: A window of `tf.TensorSpec`.
+        """
+        return self._learning.spec(window)
+
+    def replay_after(self, window: Window) -> MembersBatch:
+        """Stores each member's part of a window of arrays in its own buffer, and draws the batches that are due."""
+        return self._learning.after(window)
+
+    def blank_for_learner(self, window: Window) -> Any:
+        """See `Agent.blank_for_learner`."""
+        return self._learning.blank(window) if self.replays else window
+
+    def _window_of(self, x: Any) -> Any:
+        """Converts what is learned from, or for evaluation a window, to tensors; see `WindowTrainer`."""
+        if not isinstance(x, MembersBatch):
+            return super()._window_of(x)
+        return self._learning.tensors(x, super()._window_of(x.window))
 
     @property
     def trainable_variables(self) -> list[Any]:

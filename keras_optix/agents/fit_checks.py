@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from keras_optix.arguments import unknown_argument
 from keras_optix.errors import ArgumentError, ConfigurationError, describe
-from keras_optix.experience.replay_batch import ReplayBatch
-from keras_optix.experience.source import ReplayingOwner, WindowSource
+from keras_optix.experience.replay_batch import LEARNED_FROM
+from keras_optix.experience.source import WindowSource
 from keras_optix.experience.transformations import is_endless, source_of
 from keras_optix.experience.window import Window
 from keras_optix.kinds import kind_of, shown, with_article
@@ -69,7 +69,7 @@ def check_data(name: str, data: Any, agent: Any) -> WindowSource | None:
         hints |= {words: f"An agent learns from what it does in an environment. {arrays}" for words in ("an array",)}
         wanted = "a dataset of windows, from dataset_from_env or dataset_from_stream"
         refuse_kind(name, data, wanted, fix=f"Such as {example}.", hints=hints)
-    if not isinstance(data.element_spec, Window | ReplayBatch):
+    if not isinstance(data.element_spec, LEARNED_FROM):
         raise ArgumentError(
             f"`{name}` must be a dataset of windows, whose elements are `Window`s. Received: elements of "
             f"{shown(data.element_spec)}. Make it with {example}; a function given to its `map` must return the "
@@ -108,13 +108,8 @@ def check_fit(
             agent, or would make an epoch that never ends.
     """
     source = check_data("x", data, agent)
-    if isinstance(agent, ReplayingOwner) and not isinstance(data.element_spec, ReplayBatch):
-        problem = (
-            f"The agent learns from its replay buffer, but `x` is a dataset of windows that are not stored in it. "
-            f"Received: elements of {shown(data.element_spec)}."
-        )
-        fix = "Make it without `deterministic=True`, which is for `validation_data`; its `map` must keep the batches."
-        raise ConfigurationError(f"{problem} {fix}")
+    if not isinstance(data.element_spec, agent.learns_from):
+        _refuse_elements(agent, data.element_spec)
     check_callbacks(callbacks)
     _check_known("fit", options, _OPTIONS)
     if check_bool("shuffle", shuffle):
@@ -146,6 +141,24 @@ def check_fit(
         return dict(options)
     steps = steps_of("validation_data", validation, options.get("validation_steps"), agent, "validation_steps")
     return {**options, "validation_steps": steps}
+
+
+def _refuse_elements(agent: Any, spec: Any) -> None:
+    """Refuses a dataset for `fit` whose elements are not what the agent learns from.
+
+    Raises:
+        ConfigurationError: Always.
+    """
+    if not agent.replays:
+        problem = f"{type(agent).__name__} learns from windows, but `x` is a dataset of batches from a replay buffer."
+        fix = "Make it for this agent: dataset_from_env(env, agent)."
+    else:
+        problem = "The agent learns from its replay buffer, but `x` is a dataset of windows that are not stored in it."
+        if not isinstance(spec, Window):
+            wanted = agent.learns_from.__name__
+            problem = f"{type(agent).__name__} learns from {wanted}es, but `x` is a dataset of other elements."
+        fix = "Make it without `deterministic=True`, which is for `validation_data`; its `map` must keep the batches."
+    raise ConfigurationError(f"{problem} Received: elements of {shown(spec)}. {fix}")
 
 
 def steps_of(name: str, data: Any, steps: int | None, agent: Any, steps_name: str) -> int | None:
@@ -218,7 +231,7 @@ def refuse_windows(data: Any) -> None:
     Raises:
         ArgumentError: The data are a dataset of windows.
     """
-    if source_of(data) is not None or isinstance(data.element_spec, Window | ReplayBatch):
+    if source_of(data) is not None or isinstance(data.element_spec, LEARNED_FROM):
         fix = "To choose actions, call agent.act(observation). To play windows, call agent.evaluate(dataset)."
         refuse_kind("x", data, "observations [B, ...]", fix=fix)
 

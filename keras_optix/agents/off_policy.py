@@ -141,6 +141,11 @@ class OffPolicyAgent(Agent, abc.ABC):
     # Experience
 
     @property
+    def learns_from(self) -> type[Any]:
+        """See `Agent.learns_from`."""
+        return ReplayBatch
+
+    @property
     def replay_plan(self) -> ReplayPlan:
         """How the agent learns from its replay buffer: the arguments of these names."""
         return self._plan
@@ -212,35 +217,30 @@ class OffPolicyAgent(Agent, abc.ABC):
 
     def blank_for_learner(self, window: Window) -> ReplayBatch:
         """See `Agent.blank_for_learner`."""
-        return self._experience().blank(window)
+        sampler = self._experience()
+        sampler.settle(self._errors.read)  # a step with blank batches would write over the errors
+        return sampler.blank(window)
 
     def _window_of(self, x: Any) -> Any:
         """Converts batches, or for evaluation a window, to tensors; see `WindowTrainer`."""
         if not isinstance(x, ReplayBatch):
             return super()._window_of(x)
-        window = super()._window_of(x.window)
-        described = tf.nest.map_structure(tf.type_spec_from_value, window)
-        # A batch that was made by hand may be for any number of gradient steps.
-        spec = self._spec_of(described, int((np.shape(x.rewards) or (1,))[0]))
-        batch: ReplayBatch = as_tensors(x, spec, self._observation_space)
-        return batch
+        return self.replay_tensors(x, super()._window_of(x.window))
 
-    def train_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        """Learns from batches of transitions; see `WindowTrainer.train_on_batch`.
+    def replay_tensors(self, batch: ReplayBatch, window: Window) -> ReplayBatch:
+        """Converts batches to tensors.
 
         Args:
-            x: A `ReplayBatch` of arrays or tensors, such as ``next(iter(dataset))``.
-            *args: As for `WindowTrainer.train_on_batch`.
-            **kwargs: As for `WindowTrainer.train_on_batch`.
+            batch: Batches of arrays or tensors, for any number of gradient steps. Their window is not used.
+            window: The window of tensors that they get instead.
 
         Raises:
-            ConfigurationError: `x` is something else, such as a window.
+            SpaceError: A shape is not that of the agent's batches.
         """
-        if isinstance(x, Window):
-            fix = "Take one from a dataset: `next(iter(dataset_from_env(env, agent, ...)))`."
-            problem = f"{type(self).__name__} learns from a ReplayBatch, not from a window."
-            raise ConfigurationError(describe(problem, fix=fix, x=type(x).__name__))
-        return super().train_on_batch(x, *args, **kwargs)
+        described = tf.nest.map_structure(tf.type_spec_from_value, window)
+        spec = self._spec_of(described, int((np.shape(batch.rewards) or (1,))[0]))
+        tensors: ReplayBatch = as_tensors(batch._replace(window=window), spec, self._observation_space)
+        return tensors
 
     def forget_replay(self, share: float) -> None:
         """See `Agent.forget_replay`."""
@@ -276,7 +276,8 @@ class OffPolicyAgent(Agent, abc.ABC):
                 errors = tf.tensor_scatter_nd_update(errors, [[k]], [tf.cast(found, tf.float32)])
             return k + 1, sums, errors
 
-        start = (tf.zeros((), tf.int32), tf.zeros(_MAX_LOGS), tf.zeros((steps, size)))
+        # An error that is not finite is none: it changes no priority.
+        start = (tf.zeros((), tf.int32), tf.zeros(_MAX_LOGS), tf.fill((steps, size), np.float32(np.nan)))
         due = tf.minimum(batch.gradient_steps, steps)
         # A Python loop would be unrolled and take minutes to compile.
         _, sums, errors = tf.while_loop(lambda k, *_: k < due, body, start, maximum_iterations=steps)

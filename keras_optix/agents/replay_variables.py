@@ -16,7 +16,8 @@ class ReplayErrors:
         """Makes the variable of a size, unless there is one. A compiled step that made it would be traced twice."""
         if shape not in self._variables:
             with tf.init_scope():
-                self._variables[shape] = tf.Variable(tf.zeros(shape), trainable=False, name="replay_errors")
+                nothing = tf.fill(shape, np.float32(np.nan))
+                self._variables[shape] = tf.Variable(nothing, trainable=False, name="replay_errors")
 
     def write(self, errors: tf.Tensor) -> None:
         """Writes errors, in a compiled step."""
@@ -25,6 +26,11 @@ class ReplayErrors:
         self._variables[shape].assign(errors)
 
     def read(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Returns the errors that the last step with batches of this size wrote."""
-        errors: np.ndarray = self._variables[shape].numpy()
+        """Returns the errors that a step with batches of this size wrote since the last call; NaN where none did.
+
+        A window that is not learned from, such as that of a paused agent, so leaves no errors of other transitions.
+        """
+        variable = self._variables[shape]
+        errors: np.ndarray = variable.numpy()
+        variable.assign(tf.fill(shape, np.float32(np.nan)))
         return errors

@@ -55,6 +55,11 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
     def env_spaces(self) -> tuple[Any, Any]:
         """See `Agent.env_spaces`."""
 
+    @property
+    @abc.abstractmethod
+    def learns_from(self) -> type[Any]:
+        """See `Agent.learns_from`."""
+
     @abc.abstractmethod
     def _apart(self) -> AbstractContextManager[None]:
         """Surrounds a step on a window that does not come from the dataset of the running `fit`, if there is one."""
@@ -67,7 +72,8 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
         """Learns from one window, as a step of `fit` does.
 
         Args:
-            x: A `Window` of arrays or tensors, such as ``next(iter(dataset))``.
+            x: An element of a dataset, such as ``next(iter(dataset))``: a `Window` of arrays or tensors, or, of an
+                agent with a replay buffer, the batches that are learned from after a window; see `Agent.learns_from`.
             y: Refused.
             sample_weight: Refused.
             class_weight: Refused.
@@ -78,10 +84,14 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
 
         Raises:
             StateError: The agent is not compiled or knows no environment.
-            ConfigurationError: An argument is refused, or `x` is not a window of the agent's environment.
+            ConfigurationError: An argument is refused, or `x` is not an element of a dataset of the agent.
         """
         self._check_ready("train_on_batch")
         refuse_rows({"y": y, "sample_weight": sample_weight, "class_weight": class_weight})
+        if isinstance(x, Window) and self.learns_from is not Window:
+            fix = "Take one from a dataset: `next(iter(dataset_from_env(env, agent, ...)))`."
+            problem = f"{type(self).__name__} learns from a {self.learns_from.__name__}, not from a window."
+            raise ConfigurationError(describe(problem, fix=fix, x=type(x).__name__))
         self.check_trainable()
         window = self._window_of(x)
         self.make_train_function()

@@ -1,4 +1,7 @@
-"""The argument of `train_step` of an off-policy agent: batches of stored transitions, with the newest window."""
+"""The argument of `train_step` of off-policy agents: batches of stored transitions, with the newest window.
+
+For an ensemble with such members it is the window, with the batches of each of these members.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ class ReplayBatch(NamedTuple):
         gradient_steps: int32, how many of the `G` gradient steps are to be made: 0 until learning starts.
         env_steps: int64, the env steps that the agent has been given, those of `window` included.
         window: The newest window, which is stored already. Its rows count for running statistics and for exploration.
+            ``()`` in a `MembersBatch`, which has the window itself.
     """
 
     observations: Any
@@ -35,7 +39,7 @@ class ReplayBatch(NamedTuple):
     weights: Any
     gradient_steps: Any
     env_steps: Any
-    window: Window
+    window: Any
 
     @property
     def window_id(self) -> Any:
@@ -61,3 +65,44 @@ class ReplayBatch(NamedTuple):
     def seed(self) -> Any:
         """``[2]`` int32, a new seed for the learner in each window."""
         return self.window.seed
+
+
+class MembersBatch(NamedTuple):
+    """What the members of an ensemble learn from after a window, if any of them learns from a replay buffer.
+
+    Attributes:
+        window: The newest window, of which each member has a part.
+        members: For each member its `ReplayBatch`, drawn after its part of the window was stored in its own buffer; or
+            ``()`` if it learns from its part itself, or does not learn. In these batches `window` is ``()``.
+    """
+
+    window: Window
+    members: tuple[Any, ...]
+
+    @property
+    def window_id(self) -> Any:
+        """See `Window.window_id`, as for the properties below."""
+        return self.window.window_id
+
+    @property
+    def policy_version(self) -> Any:
+        """The version of the weights that acted in `window`."""
+        return self.window.policy_version
+
+    @property
+    def episode_return(self) -> Any:
+        """Mean return of the last episodes."""
+        return self.window.episode_return
+
+    @property
+    def episode_length(self) -> Any:
+        """Mean length of the last episodes."""
+        return self.window.episode_length
+
+    @property
+    def seed(self) -> Any:
+        """``[2]`` int32, a new seed for the learner in each window."""
+        return self.window.seed
+
+
+LEARNED_FROM = (Window, ReplayBatch, MembersBatch)  # the kinds of elements that a dataset for an agent may have

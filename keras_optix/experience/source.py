@@ -49,7 +49,12 @@ class CollectingOwner(Protocol):
 
 @runtime_checkable
 class ReplayingOwner(Protocol):
-    """An owner that stores windows, and learns from batches that are drawn from what it stored."""
+    """An owner that may store windows, and learn from batches that are drawn from what it stored."""
+
+    @property
+    def replays(self) -> bool:
+        """Whether it does. The methods below are called only then."""
+        ...
 
     def replay_spec(self, window: Any) -> Any:
         """Describes the batches that it gets after each window.
@@ -58,7 +63,7 @@ class ReplayingOwner(Protocol):
             window: A `Window` of `tf.TensorSpec`.
 
         Returns:
-            A `ReplayBatch` of `tf.TensorSpec`.
+            A `ReplayBatch` of `tf.TensorSpec`, or of an ensemble a `MembersBatch`.
         """
         ...
 
@@ -85,7 +90,8 @@ class WindowSource(OneLineRepr, abc.ABC):
         reward_threshold: Mean return at which the environment counts as solved, if its spec has one; else None.
         error: The exception that ended the collecting, until it is taken from here.
         waited_for: Whether a learner is between two of its steps and only waits for a window.
-        replaying: The owner, if it stores the windows in order to learn from batches of stored transitions; else None.
+        replaying: The owner, if it is a `ReplayingOwner` that stores the windows in order to learn from batches of
+            stored transitions; else None.
     """
 
     endless = False
@@ -112,7 +118,8 @@ class WindowSource(OneLineRepr, abc.ABC):
         self.error: BaseException | None = None
         self._owner = owner
         self._delivered: deque[CollectedWindow] | None = None
-        self.replaying = owner if isinstance(owner, ReplayingOwner) and not deterministic else None
+        replays = isinstance(owner, ReplayingOwner) and owner.replays and not deterministic
+        self.replaying: Any = owner if replays else None
 
     @property
     @abc.abstractmethod
