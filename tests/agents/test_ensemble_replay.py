@@ -246,5 +246,5 @@ def test_what_an_ensemble_cannot_learn_from_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="learns from a MembersBatch, not from a window"):
         ensemble.train_on_batch(next(iter(deterministic)))
     element = next(iter(dataset_of(ensemble)))
-    with pytest.raises(ConfigurationError, match="Member 0 .* its batches are missing"):
+    with pytest.raises(ConfigurationError, match=r"Member 0 .* its batches are missing"):
         ensemble.train_on_batch(element._replace(members=((), ())))
