@@ -60,7 +60,7 @@ ARGUMENTS = {
     "exploration_initial_eps": "`initial_epsilon` of DQNAgent and PQNAgent",
     "end_e": "`epsilon` of DQNAgent and PQNAgent, a hyperparameter",
     "exploration_final_eps": "`epsilon` of DQNAgent and PQNAgent, a hyperparameter",
-    "exploration_fraction": "`exploration_env_steps` of DQNAgent and PQNAgent, in env steps, because a run has no fixed length",
+    "exploration_fraction": "`exploration_env_steps` of DQNAgent and PQNAgent, because a run has no fixed length",
     "policy_kwargs": _NETWORKS,
     "policy_class": _NETWORKS,
     "net_arch": _NETWORKS,

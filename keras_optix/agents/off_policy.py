@@ -169,7 +169,7 @@ class OffPolicyAgent(Agent, abc.ABC):
         """See `Agent.growing`."""
         if self._files is None:
             sampler = self._experience()
-            self._files = ReplayFiles(sampler.buffer, lambda: sampler.settle(self._errors.read))
+            self._files = ReplayFiles(sampler.buffer, lambda: sampler.note_errors(self._errors.read))
         return [self._files, *super().growing()]
 
     def replay_spec(self, window: Window) -> ReplayBatch:
@@ -218,7 +218,7 @@ class OffPolicyAgent(Agent, abc.ABC):
     def blank_for_learner(self, window: Window) -> ReplayBatch:
         """See `Agent.blank_for_learner`."""
         sampler = self._experience()
-        sampler.settle(self._errors.read)  # a step with blank batches would write over the errors
+        sampler.note_errors(self._errors.read)  # a step with blank batches would write over the errors
         return sampler.blank(window)
 
     def _window_of(self, x: Any) -> Any:
@@ -245,7 +245,7 @@ class OffPolicyAgent(Agent, abc.ABC):
     def forget_replay(self, share: float) -> None:
         """See `Agent.forget_replay`."""
         if self._sampler is not None:
-            self._sampler.settle(self._errors.read)
+            self._sampler.note_errors(self._errors.read)
             self._sampler.buffer.forget(share)
 
     # Learning

@@ -87,7 +87,7 @@ class ReplaySampler(OneLineRepr):
             priorities: The exponents of the priorities and of the importance weights.
             errors: Returns the errors ``[G, B]`` of the batches that the last call drew, given their shape.
         """
-        self.settle(errors)
+        self.note_errors(errors)
         buffer, plan = self.buffer, self._plan
         before = buffer.added
         buffer.add(window)
@@ -113,7 +113,7 @@ class ReplaySampler(OneLineRepr):
         shared = {name: value for name, value in drawn._asdict().items() if name in ReplayBatch._fields}
         return blank._replace(gradient_steps=np.int32(due), **shared)
 
-    def settle(self, errors: ReadErrors) -> None:
+    def note_errors(self, errors: ReadErrors) -> None:
         """Gives the transitions that were drawn last the priorities of their errors, if that was not done yet.
 
         Args:
