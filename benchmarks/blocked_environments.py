@@ -21,7 +21,20 @@ from pathlib import Path
 
 from _report import print_table
 
-PLACES = ("step", "reset", "worker", "close", "evaluation", "feed", "prefetch", "executions", "test", "native")
+PLACES = (
+    "step",
+    "reset",
+    "worker",
+    "close",
+    "evaluation",
+    "feed",
+    "prefetch",
+    "executions",
+    "test",
+    "native",
+    "take",
+    "filter",
+)
 HANGS = 40.0  # seconds after which a process is killed
 LOST = 2.0  # seconds after which a process that is left counts
 PROGRAM = """
@@ -57,7 +70,7 @@ class Env(gymnasium.Env):
 
     def step(self, action):
         self.steps += 1
-        if self.steps == 60 and place in ("step", "worker", "prefetch", "executions", "native"):
+        if self.steps == 60 and place in ("step", "worker", "prefetch", "executions", "native", "take", "filter"):
             block()
         if self.steps == 30 and place == "test":
             block()
@@ -91,6 +104,10 @@ if __name__ == "__main__":
             def env():
                 return gymnasium.vector.AsyncVectorEnv([Env, Env, Env], shared_memory=False)
         dataset = optix.dataset_from_env(env, agent, window_size=8, seed=0, prefetch=int(place == "prefetch"))
+    if place == "take":
+        dataset = dataset.take(50)
+    if place == "filter":
+        dataset = dataset.filter(lambda window: window.window_id % 2 == 0)
     evaluator = None if place == "evaluation" else optix.ReturnEvaluator()
     callback = optix.OptixCallback(evaluator, checkpoint_dir=folder, resume_interval=1e6, verbose=0)
     try:

@@ -50,6 +50,7 @@ from keras_optix.agents.trainer import WindowTrainer, as_numbers, refuse_distrib
 from keras_optix.arguments import names_checked
 from keras_optix.errors import ConfigurationError, SpaceError, describe
 from keras_optix.experience.actions import Actions, actions_for
+from keras_optix.experience.interrupts import INTERRUPTS
 from keras_optix.experience.lowering import Lowered
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.source import WindowSource
@@ -497,7 +498,7 @@ class Agent(ActingAgent, WindowTrainer):
                 problem = "On a live feed `fit` waits for each window, so it cannot run several steps at once."
                 received = {"steps_per_execution": self.steps_per_execution}
                 raise ConfigurationError(describe(problem, fix="Compile with `steps_per_execution=1`.", **received))
-            with self._publishing(), feeds_may_end() if live else contextlib.nullcontext():
+            with self._publishing(), INTERRUPTS.noted(), feeds_may_end() if live else contextlib.nullcontext():
                 history = super().fit(x, callbacks=given, shuffle=False, **options)
         except BaseException as error:
             # An exception of an environment arrives here as an error of the TensorFlow runtime, without its cause.

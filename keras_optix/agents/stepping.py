@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_optix.agents.state import PolicyClock
 from keras_optix.experience.closing import HURRY
+from keras_optix.experience.interrupts import INTERRUPTS
 from keras_optix.experience.source import WindowSource
 from keras_optix.experience.transformations import is_as_made, is_endless, source_of
 from keras_optix.experience.window import Window
@@ -95,7 +96,13 @@ class Sources:
         self._tested = dataset
         HURRY.asked = False
         try:
-            yield
+            with INTERRUPTS.noted():
+                yield
+        except BaseException as error:
+            interrupt = self._pop_interrupt()
+            if interrupt is None:
+                raise
+            raise interrupt from error
         finally:
             self._tested = None
 
@@ -139,6 +146,15 @@ class Sources:
     def prepare_to_test(self) -> None:
         """Waits for the next window of an `evaluate`; see `prepare_to_fit`."""
         _prepare(self._tested)
+
+    def _pop_interrupt(self) -> BaseException | None:
+        """Returns and clears the interrupt that ended the waiting for a window, of which TensorFlow makes an error."""
+        for collector in self._collectors:
+            error = collector.error
+            if error is not None and not isinstance(error, Exception):
+                collector.error = None
+                return error
+        return None
 
     def pop_error(self) -> BaseException | None:
         """Returns and clears the error of a collector, or None if there is no error."""
@@ -186,6 +202,7 @@ class ByWindow:
 
 
 def _prepare(dataset: Any) -> None:
+    INTERRUPTS.forget()
     # Of a dataset with an end, the last window that is prepared would be delivered to nobody.
     if is_endless(dataset):
         source = source_of(dataset)

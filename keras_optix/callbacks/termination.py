@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from keras_optix.experience.interrupts import INTERRUPTS
+
 _PATIENCE_SECONDS = 3.0  # what the step that runs gets to end, and then again what the main thread gets to notice
 _CODE = 128 + signal.SIGTERM
 
@@ -63,6 +65,7 @@ class Termination:
         if before is not None and before != signal.SIG_IGN:
             self._before, self._installed = before, True
             signal.signal(signal.SIGTERM, self._handle)
+            INTERRUPTS.ending.add(signal.SIGTERM)
 
     def leave_if_asked(self) -> None:
         """Leaves `fit` after a window (epoch), if the process was told to end.
@@ -84,6 +87,7 @@ class Termination:
         if not self._installed:
             return
         self._installed = False
+        INTERRUPTS.ending.discard(signal.SIGTERM)
         signal.signal(signal.SIGTERM, self._before)
         if self.asked:
             if self._before == signal.SIG_DFL:

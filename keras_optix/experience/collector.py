@@ -28,6 +28,7 @@ from keras_optix.experience.env_runner import CutShortError, EnvRunner
 from keras_optix.experience.env_thread import EnvThread, Progress
 from keras_optix.experience.envs import Envs
 from keras_optix.experience.evaluation import copy_training_statistics
+from keras_optix.experience.interrupts import INTERRUPTS
 from keras_optix.experience.policy_params import PolicyRecord
 from keras_optix.experience.source import PolicyOwner, WindowSource
 from keras_optix.experience.statistics import copy_statistics, read_all, write_all
@@ -241,6 +242,7 @@ class Collector(WindowSource):
         seen, since, dead = -1, time.monotonic(), False
         try:
             while not _has_ended(ahead, poll):
+                INTERRUPTS.check()
                 now = time.monotonic()
                 if self._progress.calls != seen or self._progress.place is None:
                     seen, since = self._progress.calls, now
