@@ -10,6 +10,7 @@ from keras_optix.agents.distributions import (
     MultiCategoricalDistribution,
     StateDependentNoise,
 )
+from keras_optix.agents.epsilon_greedy import EpsilonGreedyDistribution
 from keras_optix.experience.actor import NoiseSpec
 from keras_optix.experience.carry import CarrySpec
 
@@ -18,6 +19,7 @@ __all__ = [
     "BernoulliDistribution",
     "CarrySpec",
     "CategoricalDistribution",
+    "EpsilonGreedyDistribution",
     "GaussianDistribution",
     "MultiCategoricalDistribution",
     "NoiseSpec",

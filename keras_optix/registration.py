@@ -22,6 +22,7 @@ _MODULES = {
     "BernoulliDistribution": "keras_optix.agents.distributions",
     "CategoricalDistribution": "keras_optix.agents.distributions",
     "EnsembleAgent": "keras_optix.agents.ensemble",
+    "EpsilonGreedyDistribution": "keras_optix.agents.epsilon_greedy",
     "GaussianDistribution": "keras_optix.agents.distributions",
     "MultiCategoricalDistribution": "keras_optix.agents.distributions",
     "NarrowOrthogonal": "keras_optix.agents.initializers",

@@ -24,7 +24,7 @@ from keras_optix.reprs import OneLineRepr
 
 
 class PolicyHead(OneLineRepr):
-    """Combines the policy network, the observation normalisers and the log standard deviations.
+    """Combines the policy network, the observation normalisers and the parameters that the network does not give.
 
     It is a plain object, because the agent itself holds the layers and variables: Keras then tracks each of them once.
 
@@ -34,7 +34,7 @@ class PolicyHead(OneLineRepr):
         actions: Converts choices into actions of the environment.
         distribution: The distribution over the actions.
         normalizers: One for each leaf of the observations, None if the leaf is not normalised.
-        log_std: Variable with the parameters of the distribution that the network does not give, such as the log
+        weight: Variable with the parameters of the distribution that the network does not give, such as the log
             standard deviations of a Gaussian; None if the network gives all parameters.
     """
 
@@ -45,21 +45,21 @@ class PolicyHead(OneLineRepr):
         actions: Actions,
         distribution: ActionDistribution,
         normalizers: Sequence[RunningMoments | None],
-        log_std: Any,
+        weight: Any,
     ) -> None:
         self.network = network
         self.layout = layout
         self.actions = actions
         self.distribution = distribution
         self._normalizers = list(normalizers)
-        self._log_std = log_std
+        self.weight = weight
         self._acting: PolicyHead | None = None
 
     @property
     def variables(self) -> list[Any]:
         """The variables whose values an actor needs, in a fixed order."""
         own = [v for normalizer in self._normalizers if normalizer is not None for v in normalizer.variables]
-        return [*self.network.variables, *own, *([] if self._log_std is None else [self._log_std])]
+        return [*self.network.variables, *own, *([] if self.weight is None else [self.weight])]
 
     @property
     def noise(self) -> NoiseSpec:
@@ -82,17 +82,17 @@ class PolicyHead(OneLineRepr):
     def parameters_of(self, outputs: Any) -> Any:
         """Computes the parameters of the distribution, ``[B, P]``, from the outputs of the network."""
         outputs = ops.cast(outputs, "float32")
-        if self._log_std is None:
+        if self.weight is None:
             return outputs
-        log_std = ops.zeros_like(outputs[:, :1]) + ops.cast(self._log_std.value, "float32")
-        return ops.concatenate([outputs, log_std], axis=-1)
+        others = ops.zeros_like(outputs[:, :1]) + ops.cast(self.weight.value, "float32")
+        return ops.concatenate([outputs, others], axis=-1)
 
     def acting(self) -> PolicyHead:
         """Returns a copy of this head in float32, for acting, made once; if the network is in float32, this head."""
         if self._acting is None:
             network = in_float32(self.network)
             same = network is self.network
-            parts = (self.layout, self.actions, self.distribution, self._normalizers, self._log_std)
+            parts = (self.layout, self.actions, self.distribution, self._normalizers, self.weight)
             self._acting = self if same else PolicyHead(network, *parts)
         return self._acting
 

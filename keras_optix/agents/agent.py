@@ -242,7 +242,7 @@ class Agent(ActingAgent, WindowTrainer):
             layout=layout,
             outputs=distribution.outputs,
             meaning=distribution.meaning(action_space),
-            logits=distribution.takes_logits,
+            gives="logits" if distribution.takes_logits else "values" if distribution.takes_values else "",
             action_space=action_space,
             beside=getattr(self, "value", None),
         )
@@ -807,7 +807,7 @@ class Agent(ActingAgent, WindowTrainer):
     def _make_head(
         self, layout: ObservationLayout, actions: Actions, distribution: ActionDistribution, outputs: int
     ) -> PolicyHead:
-        """Makes the normalisers and log standard deviations of the policy, as parts of the model."""
+        """Makes the normalisers of the policy and the parameters that its network does not give, as parts of the model."""
         normalizers: list[RunningMoments | None] = [None] * len(layout.leaves)
         if self.normalize_observations:
             normalizers = [RunningMoments(leaf.shape) if leaf.continuous else None for leaf in layout.leaves]
@@ -821,11 +821,13 @@ class Agent(ActingAgent, WindowTrainer):
                 )
         self.observation_moments = [moments for moments in normalizers if moments is not None]
         missing = distribution.parameters - outputs
-        self.log_std = None
+        weight = None
         if missing:
-            begins = keras.initializers.Constant(distribution.initial_weight)
-            self.log_std = self.add_weight(shape=(missing,), initializer=begins, dtype="float32", name="log_std")
-        return PolicyHead(self.policy, layout, actions, distribution, normalizers, self.log_std)
+            begins, learns = keras.initializers.Constant(distribution.initial_weight), distribution.learns_weight
+            named: dict[str, Any] = {"name": "log_std" if learns else "policy_weight", "dtype": "float32"}
+            weight = self.add_weight(shape=(missing,), initializer=begins, trainable=learns, **named)
+        self.log_std = weight if distribution.learns_weight else None
+        return PolicyHead(self.policy, layout, actions, distribution, normalizers, weight)
 
 
 def _listed(callbacks: Sequence[Any], verbose: Any) -> list[Any]:

@@ -55,12 +55,16 @@ class ActionDistribution(OneLineRepr, abc.ABC):
         parameters: The number of parameters per observation: `P`. Set by `build`.
         noise: The noise that it is sampled with; zeros must give the most likely choice. Set by `build`.
         takes_logits: Whether the parameters are logits, so that a network that ends in softmax is refused. False here.
+        takes_values: Whether a network gives the value of each action, so that one that ends in softmax is refused.
+            False here.
         carry_specs: What it remembers between two steps of an episode, such as noise that lasts for several steps: a
             `CarrySpec` for each array. ``()`` here. Set by `build`; see `sample_next`.
         features: How many of the outputs of a default network, the last ones, are the units of its last hidden layer.
             0 here. Set by `build`.
         initial_weight: The value with which those parameters begin that the network does not give; see `outputs`. 0
             here.
+        learns_weight: Whether an optimizer changes those parameters. True here. If False, only the agent's own code
+            does, through ``agent.head.weight``.
     """
 
     parameters: int
@@ -68,7 +72,9 @@ class ActionDistribution(OneLineRepr, abc.ABC):
     carry_specs: tuple[CarrySpec, ...] = ()
     features: int = 0
     initial_weight: float = 0.0
+    learns_weight: ClassVar[bool] = True
     takes_logits: ClassVar[bool] = False
+    takes_values: ClassVar[bool] = False
 
     @abc.abstractmethod
     def build(self, action_space: Any) -> None:
@@ -139,8 +145,11 @@ class ActionDistribution(OneLineRepr, abc.ABC):
         return cls(**config)
 
 
-class _OverActions(ActionDistribution):
-    """A distribution of `keras_optix.ops.distributions`, applied to the actions of a space."""
+class OverActions(ActionDistribution):
+    """A distribution of `keras_optix.ops.distributions`, applied to the actions of a space.
+
+    A derived class says which kind of actions it is for (`_kind`), and makes the distribution over them (`_parts`).
+    """
 
     _kind: ClassVar[type[Any]]
     _over: Distribution
@@ -177,7 +186,7 @@ class _OverActions(ActionDistribution):
 
 
 @keras.saving.register_keras_serializable("keras_optix")
-class CategoricalDistribution(_OverActions):
+class CategoricalDistribution(OverActions):
     """A choice of one of n actions, given n logits. The default for Discrete actions. Its noise is Gumbel ``[n]``."""
 
     takes_logits = True
@@ -188,7 +197,7 @@ class CategoricalDistribution(_OverActions):
 
 
 @keras.saving.register_keras_serializable("keras_optix")
-class MultiCategoricalDistribution(_OverActions):
+class MultiCategoricalDistribution(OverActions):
     """Several independent choices, given the logits of each, one after the other.
 
     The default for MultiDiscrete actions. Its noise is Gumbel ``[P]``.
@@ -202,7 +211,7 @@ class MultiCategoricalDistribution(_OverActions):
 
 
 @keras.saving.register_keras_serializable("keras_optix")
-class BernoulliDistribution(_OverActions):
+class BernoulliDistribution(OverActions):
     """Independent bits, given a logit for each. The default for MultiBinary actions. Its noise is logistic ``[k]``."""
 
     takes_logits = True
@@ -213,7 +222,7 @@ class BernoulliDistribution(_OverActions):
 
 
 @keras.saving.register_keras_serializable("keras_optix")
-class GaussianDistribution(_OverActions):
+class GaussianDistribution(OverActions):
     """A Gaussian with independent axes. The default for Box actions. Its noise is standard normal ``[k]``.
 
     A network gives the means, or means and log standard deviations.
@@ -235,7 +244,7 @@ class GaussianDistribution(_OverActions):
 
 
 @keras.saving.register_keras_serializable("keras_optix")
-class StateDependentNoise(_OverActions):
+class StateDependentNoise(OverActions):
     """A Gaussian over Box actions whose noise is smooth: a function of the state, drawn anew every few steps.
 
     Generalised state-dependent exploration (Raffin, Kober and Stulp 2021, "Smooth Exploration for Robotic Reinforcement
@@ -329,7 +338,7 @@ class StateDependentNoise(_OverActions):
         return {name: getattr(self, name) for name in names}
 
 
-_DEFAULTS: tuple[type[_OverActions], ...] = (
+_DEFAULTS: tuple[type[OverActions], ...] = (
     CategoricalDistribution,
     MultiCategoricalDistribution,
     BernoulliDistribution,

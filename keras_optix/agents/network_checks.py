@@ -19,7 +19,15 @@ from keras_optix.kinds import kind_of
 
 _ROWS = 2  # rows of the example: with only one, a network that mixes the rows of a batch would not be found
 _CHOICES = (gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete, gymnasium.spaces.MultiBinary)
-_PROBABILITIES = ("softmax", "sigmoid", "hard_sigmoid", "sparsemax")
+_SUM_TO_1 = ("softmax", "sparsemax")
+_PROBABILITIES = (*_SUM_TO_1, "sigmoid", "hard_sigmoid")
+_OUTPUTS = {  # what the outputs of a policy are, and why they need no activation
+    "logits": ("logits are", "the agent turns logits into a distribution itself"),
+    "values": (
+        "the value of each action (its expected return) is",
+        "a value may be any number, and the agent chooses the action with the largest one",
+    ),
+}
 _PASSING = (keras.layers.Reshape, keras.layers.Flatten, keras.layers.Dropout, keras.layers.Identity)
 
 
@@ -77,7 +85,7 @@ def check_network(
     layout: ObservationLayout,
     outputs: Sequence[int],
     meaning: str = "one value",
-    logits: bool = False,
+    gives: str = "",
     action_space: object = None,
     beside: Any = None,
 ) -> int:
@@ -89,7 +97,8 @@ def check_network(
         layout: Layout of the observations.
         outputs: The sizes that the last axis of the output may have.
         meaning: What the outputs are, for the message. Defaults to that of a value network.
-        logits: Whether the outputs must be logits, so that probabilities are refused. Defaults to False.
+        gives: ``"logits"`` or ``"values"`` (of the actions) of a policy, for which probabilities are refused. Defaults
+            to ``""``, for which they are not.
         action_space: The action space, for the message. Defaults to None.
         beside: The network of the other role, if there is one, to find out whether the two are swapped.
 
@@ -132,7 +141,7 @@ def check_network(
     if output_shape[0] != _ROWS:
         problem = f"The {role} mixes the rows of a batch: for {_ROWS} observations it gives {output_shape[0]} rows."
         raise SpaceError(describe(problem, fix="Keep the first axis unchanged in every layer.", outputs=output_shape))
-    _check_numbers(role, network, keras.ops.convert_to_numpy(given), action_space if logits else None)
+    _check_numbers(role, network, keras.ops.convert_to_numpy(given), gives, action_space if gives else None)
     return int(output_shape[1])
 
 
@@ -166,10 +175,10 @@ def _check_one_output(role: str, given: Any) -> None:
     raise SpaceError(describe(problem, fix=fix, outputs=shapes))
 
 
-def _check_numbers(role: str, network: Any, given: np.ndarray, action_space: object) -> None:
+def _check_numbers(role: str, network: Any, given: np.ndarray, gives: str, action_space: object) -> None:
     """Checks that outputs are floating-point numbers, which can be learned, and are not probabilities."""
     if np.issubdtype(given.dtype, np.integer) or given.dtype == bool:
-        wanted = "logits" if role == "policy" else "values"
+        wanted = "logits" if role == "policy" and gives != "values" else "values"
         problem = f"The {role} gives integers, which have no gradient."
         fix = f"Let it give {wanted} as floating-point numbers; the agent chooses the action itself."
         raise SpaceError(describe(problem, fix=fix, dtype=str(given.dtype)))
@@ -178,9 +187,10 @@ def _check_numbers(role: str, network: Any, given: np.ndarray, action_space: obj
         certain = isinstance(action_space, gymnasium.spaces.Discrete) and given.shape[1] > 1
         if ending is None and certain and (given >= 0).all() and np.allclose(given.sum(-1), 1.0, atol=1e-3):
             ending = "softmax"
-        if ending in _PROBABILITIES:
-            problem = f"The policy ends in {ending}: it gives probabilities, but logits are needed."
-            fix = "Leave the last activation out; the agent turns logits into a distribution itself."
+        if ending in (_PROBABILITIES if gives == "logits" else _SUM_TO_1):
+            wanted, why = _OUTPUTS[gives]
+            problem = f"The policy ends in {ending}: it gives probabilities, but {wanted} needed."
+            fix = f"Leave the last activation out; {why}."
             raise SpaceError(describe(problem, fix=fix, action_space=action_space))
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from keras_optix.agents.actor_critic import ActorCriticAgent, Rows, flatten
 from keras_optix.agents.distributions import ActionDistribution
-from keras_optix.agents.gradient_step import REGULARIZATION
 from keras_optix.agents.hyperparams import declared
+from keras_optix.agents.minibatches import run_minibatches
 from keras_optix.agents.ppo_presets import PPO_PRESETS
 from keras_optix.agents.presets import preset_for
 from keras_optix.aliases import other_names
@@ -123,7 +122,6 @@ class PPOAgent(ActorCriticAgent):
         )
         self.update_epochs = update_epochs
         self.minibatch_size = minibatch_size
-        self._regularized = False
 
     @classmethod
     def preset(cls, env_id: str, **overrides: Any) -> Self:
@@ -186,21 +184,16 @@ class PPOAgent(ActorCriticAgent):
     def train_step(self, window: Window) -> dict[str, Any]:
         """See `Agent.train_step`."""
         rows, explained = self.prepare(window)
-        size = int(rows.actions.shape[0])
-        batch = min(self.minibatch_size, size)
-        batches = -(-size // batch)
-        # A minibatch without a transition has no gradient, but an optimizer with momentum would move the weights.
-        filled = (tf.math.count_nonzero(window.valid, dtype=tf.int32) + batch - 1) // batch
-        if batches == 1:
-            sums = self._run(lambda _: rows, self.update_epochs * filled, self.update_epochs)
-        else:
-            sums = self._run_shuffled(rows, window.seed, batch, batches, filled)
+        logs = run_minibatches(
+            self._update,
+            rows,
+            _LOGS,
+            seed=window.seed,
+            epochs=self.update_epochs,
+            minibatch_size=self.minibatch_size,
+        )
         self.update_statistics(window)
-        means = sums * (1.0 / tf.cast(tf.maximum(self.update_epochs * filled, 1), tf.float32))
-        named = {name: means[k] for k, name in enumerate((*_LOGS, REGULARIZATION))}
-        if not self._regularized:
-            del named[REGULARIZATION]
-        return named | {"explained_variance": explained}
+        return logs | {"explained_variance": explained}
 
     def prepare(self, window: Window) -> tuple[Rows, Any]:
         """Computes advantages and returns of a window.
@@ -246,42 +239,7 @@ class PPOAgent(ActorCriticAgent):
             "clip_fraction": clipped,
         }
 
-    def _update(self, rows: Rows) -> Any:
-        """Makes one gradient step, and returns its logs as a vector."""
+    def _update(self, rows: Rows) -> dict[str, Any]:
+        """Makes one gradient step, and returns its logs."""
         norm = self.hyperparams.tensor("max_grad_norm")
-        logs = self.minimize(lambda: self.compute_losses(rows), max_grad_norm=norm)
-        # Only after the networks were called once is it known whether they have losses of their own.
-        self._regularized = REGULARIZATION in logs
-        return tf.stack([*(logs[name] for name in _LOGS), logs.get(REGULARIZATION, tf.zeros(()))])
-
-    def _run(self, rows_at: Callable[[Any], Rows], steps: Any, at_most: int) -> Any:
-        """Runs gradient steps, as many as the tensor `steps` says, and returns the sum of their logs."""
-
-        def body(k: Any, sums: Any) -> tuple[Any, Any]:
-            return k + 1, sums + self._update(rows_at(k))
-
-        # A Python loop would be unrolled and take half a minute to compile.
-        start = (0, tf.zeros(len(_LOGS) + 1))
-        return tf.while_loop(lambda k, _: k < steps, body, start, maximum_iterations=at_most)[1]
-
-    def _run_shuffled(self, rows: Rows, seed: Any, batch: int, batches: int, filled: Any) -> Any:
-        """Runs all epochs, each on the first `filled` of the `batches` minibatches of a new permutation of the rows."""
-        size = int(rows.weights.shape[0])
-        padding = batches * batch - size
-        behind = 2.0 * (1.0 - rows.weights)  # sorts the rows that are not transitions behind all others
-
-        def epoch(e: Any, sums: Any) -> tuple[Any, Any]:
-            order = tf.argsort(tf.random.stateless_uniform((size,), seed + tf.stack([e, 0])) + behind)
-            shuffled = tf.nest.map_structure(lambda values: tf.gather(values, order), rows)
-            if padding:
-                # The last minibatch is filled up with rows of weight 0, so that shapes are static.
-                shuffled = tf.nest.map_structure(lambda v: tf.concat([v, v[:padding]], 0), shuffled)
-                blank = tf.concat([shuffled.weights[:size], tf.zeros(padding)], 0)
-                shuffled = shuffled._replace(weights=blank)
-            cut = tf.nest.map_structure(lambda v: tf.reshape(v, (batches, batch, *v.shape[1:])), shuffled)
-            return e + 1, sums + self._run(lambda m: tf.nest.map_structure(lambda v: v[m], cut), filled, batches)
-
-        start = (0, tf.zeros(len(_LOGS) + 1))
-        return tf.while_loop(lambda e, _: e < self.update_epochs, epoch, start, maximum_iterations=self.update_epochs)[
-            1
-        ]
+        return self.minimize(lambda: self.compute_losses(rows), max_grad_norm=norm)

@@ -29,7 +29,8 @@ class NoiseSpec:
     """The noise that a policy samples with. Zeros give its most likely action (the mean of a Gaussian).
 
     Attributes:
-        kind: ``"gumbel"`` (categories), ``"logistic"`` (binary choices) or ``"normal"`` (continuous actions).
+        kind: ``"gumbel"`` (categories), ``"logistic"`` (binary choices), ``"normal"`` (continuous actions) or
+            ``"uniform"`` (numbers in [0, 1), for choices that are random with a given probability).
         shape: Shape for one environment.
     """
 
@@ -47,6 +48,8 @@ class NoiseSpec:
             return rng.logistic(size=size).astype(np.float32)
         if self.kind == "normal":
             return rng.standard_normal(size, np.float32)
+        if self.kind == "uniform":
+            return rng.random(size, np.float32)
         raise ValueError(f"Unknown kind of noise. Received: kind={self.kind!r}.")
 
     def zeros(self, leading: tuple[int, ...]) -> np.ndarray:

@@ -202,3 +202,49 @@ class StateDependentGaussian:
         f, d = self._shape
         mean, features, log_std = parameters[:, :d], parameters[:, d : d + f], parameters[:, d + f :]
         return mean, features[:, :, None], ops.reshape(log_std, (-1, f, d))
+
+
+class EpsilonGreedy:
+    """The action with the largest value, or with probability epsilon a uniformly random one.
+
+    The parameters ``[B, n + 1]`` are the value of each action, and epsilon, which is clipped to [0, 1]. Of equal values
+    the first is the largest. The log-probability and the entropy have no gradient with respect to the values.
+
+    Args:
+        n: Number of actions.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.parameters = n + 1
+        self._n = n
+
+    def sample(self, parameters: Tensor, noise: Tensor) -> Tensor:
+        """See `Distribution.sample`; noise ``[B, n + 1]`` is uniform in [0, 1); choices are ``[B]`` integers.
+
+        The last number decides whether the action is random, and the largest of the others which one it then is. It is
+        random above ``1 - epsilon``, so that zeros give the greedy action for any epsilon.
+        """
+        values, epsilon = self._parts(parameters)
+        random = noise[:, self._n :] > 1.0 - epsilon
+        return argmax(ops.where(random, noise[:, : self._n], values))
+
+    def log_prob(self, parameters: Tensor, choices: Tensor) -> Tensor:
+        """See `Distribution.log_prob`; minus infinity for an action that is never chosen (epsilon 0)."""
+        chosen = ops.one_hot(choices, self._n, dtype=parameters.dtype)
+        return ops.log(ops.sum(chosen * self.probabilities(parameters), axis=-1))
+
+    def entropy(self, parameters: Tensor) -> Tensor:
+        """See `Distribution.entropy`."""
+        probabilities = self.probabilities(parameters)
+        logarithms = ops.log(ops.where(probabilities > 0.0, probabilities, 1.0))
+        return -ops.sum(probabilities * logarithms, axis=-1)
+
+    def probabilities(self, parameters: Tensor) -> Tensor:
+        """Computes the probability of each action, ``[B, n]``."""
+        values, epsilon = self._parts(parameters)
+        greedy = ops.one_hot(argmax(values), self._n, dtype=parameters.dtype)
+        return epsilon / self._n + (1.0 - epsilon) * greedy
+
+    def _parts(self, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the values ``[B, n]``, and epsilon ``[B, 1]``."""
+        return parameters[:, : self._n], ops.clip(parameters[:, self._n :], 0.0, 1.0)

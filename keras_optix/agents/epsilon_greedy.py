@@ -1,0 +1,58 @@
+"""The epsilon-greedy choice of actions, for networks that give the value of each action."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_optix.agents.distributions import OverActions
+from keras_optix.experience.actions import DiscreteActions
+from keras_optix.experience.actor import NoiseSpec
+from keras_optix.ops.distributions import Distribution, EpsilonGreedy
+from keras_optix.validation import check_float
+
+
+@keras.saving.register_keras_serializable("keras_optix")
+class EpsilonGreedyDistribution(OverActions):
+    """The action with the largest value, or with probability epsilon a random one (Watkins 1989; Sutton and Barto 2018,
+    "Reinforcement learning", section 2.2).
+
+    For Discrete actions. A network gives the value of each action ``[B, n]``. Epsilon is a further parameter: a weight
+    of the agent, ``agent.head.weight``, which no optimizer changes. `PQNAgent` lowers it while it trains. Its noise is
+    uniform ``[n + 1]``; zeros give the greedy action.
+
+    An algorithm that learns from the gradient of log-probabilities, such as `PPOAgent`, cannot use it, because that
+    gradient is zero.
+
+    Args:
+        epsilon: The probability of a random action, which may also be the greedy one, in [0, 1]. It is the first value
+            of the weight. Defaults to 1.
+
+    Raises:
+        ConfigurationError: `epsilon` is not a number in [0, 1].
+    """
+
+    takes_values = True
+    learns_weight = False
+    _kind = DiscreteActions
+
+    def __init__(self, epsilon: float = 1.0) -> None:
+        self.epsilon = check_float("epsilon", epsilon, low=0.0, high=1.0)
+        self.initial_weight = self.epsilon
+
+    def _parts(self, actions: Any) -> tuple[Distribution, NoiseSpec]:
+        return EpsilonGreedy(actions.n), NoiseSpec("uniform", (actions.n + 1,))
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """See `ActionDistribution.outputs`: the value of each action."""
+        return (self.parameters - 1,)
+
+    def meaning(self, action_space: Any) -> str:
+        """See `ActionDistribution.meaning`."""
+        return f"the value of each action of {action_space}"
+
+    def get_config(self) -> dict[str, Any]:
+        """See `ActionDistribution.get_config`."""
+        return {"epsilon": self.epsilon}
