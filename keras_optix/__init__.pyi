@@ -14,6 +14,7 @@ from keras_optix.agents.hyperparams import Hyperparam as Hyperparam
 from keras_optix.agents.make_agent import make_agent as make_agent
 from keras_optix.agents.ppo import PPOAgent as PPOAgent
 from keras_optix.agents.reinforce import ReinforceAgent as ReinforceAgent
+from keras_optix.agents.sac import SACAgent as SACAgent
 from keras_optix.callbacks.loop_callback import LoopCallback as LoopCallback
 from keras_optix.callbacks.optix import OptixCallback as OptixCallback
 from keras_optix.callbacks.policy_manager import PolicyManager as PolicyManager

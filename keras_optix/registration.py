@@ -29,6 +29,9 @@ _MODULES = {
     "PPOAgent": "keras_optix.agents.ppo",
     "ReinforceAgent": "keras_optix.agents.reinforce",
     "RunningMoments": "keras_optix.agents.normalization",
+    "SACAgent": "keras_optix.agents.sac",
+    "SquashedGaussianDistribution": "keras_optix.agents.squashed",
+    "SquashedStateDependentNoise": "keras_optix.agents.squashed",
     "StateDependentNoise": "keras_optix.agents.distributions",
 }
 

@@ -33,7 +33,7 @@ from keras_optix.agents.network_checks import check_kind, check_network
 from keras_optix.agents.networks import spaces_of_network
 from keras_optix.agents.normalization import RunningMoments, moments_in
 from keras_optix.agents.progress import FitProgress, ProgressReporter
-from keras_optix.agents.registered_networks import RegisteredNetworks, networks_of
+from keras_optix.agents.registered_networks import ROLES, RegisteredNetworks, networks_of
 from keras_optix.agents.saving import agent_of, config_of
 from keras_optix.agents.state import PolicyClock, StateReader
 from keras_optix.agents.stepping import (
@@ -87,6 +87,8 @@ class Agent(ActingAgent, WindowTrainer):
     Attributes:
         prefers_jit: Whether ``compile(jit_compile="auto")`` may choose XLA. False here, because an algorithm of your
             own may use operations that XLA cannot compile.
+        network_roles: Names of the constructor's arguments that are networks, here `policy` and `value`. If one was not
+            given, the network that the agent built instead is saved with it.
         supported_action_spaces: Kinds of action spaces that the algorithm can play.
         carry_specs: What the policy remembers between two steps of an episode, a `CarrySpec` for each array of its
             carry. Empty here: the policy acts on the observation alone, unless the distribution over actions has a
@@ -99,6 +101,7 @@ class Agent(ActingAgent, WindowTrainer):
     """
 
     fixed_when_bound = frozenset({"policy", "value", "normalize_observations", "distribution"})
+    network_roles: ClassVar[tuple[str, ...]] = ROLES
     prefers_jit = False
     default_spaces: ClassVar[Mapping[str, SearchSpace | tuple[float, float]]] = {LEARNING_RATE: Log(1e-5, 1e-1)}
     supported_action_spaces: tuple[type[Any], ...] = (
@@ -212,7 +215,7 @@ class Agent(ActingAgent, WindowTrainer):
                     action_space=action_space,
                 )
             )
-        distribution = distribution_for(action_space, self.distribution)
+        distribution = distribution_for(action_space, self._distribution_wanted())
         self._registered.binding = True
         try:
             head = self._built_head(layout, actions, distribution, action_space)
@@ -228,14 +231,22 @@ class Agent(ActingAgent, WindowTrainer):
         self.built = True
         self._prepare()
 
+    def _distribution_wanted(self) -> ActionDistribution | None:
+        """Returns the distribution of the policy, not built; None means the default of the action space."""
+        return self.distribution
+
+    def _default_policy(self, layout: ObservationLayout, distribution: ActionDistribution) -> Any:
+        """Builds the policy network of an agent that was given none."""
+        sizes: dict[str, Any] = {"output_gain": 0.01, "features": distribution.features, "name": "policy"}
+        return default_network(layout, distribution.outputs[0], **sizes)
+
     def _built_head(
         self, layout: ObservationLayout, actions: Actions, distribution: ActionDistribution, action_space: Any
     ) -> PolicyHead:
         """Builds the missing networks and checks all networks, for `bind`."""
         if self.policy is None:
             saved = self._registered.waiting.get("policy")
-            sizes: dict[str, Any] = {"output_gain": 0.01, "features": distribution.features, "name": "policy"}
-            self.add_network("policy", saved or default_network(layout, distribution.outputs[0], **sizes))
+            self.add_network("policy", saved or self._default_policy(layout, distribution))
         outputs = check_network(
             self.policy,
             "policy",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,7 +15,8 @@ from keras_optix.agents.networks import names_may_differ, network_dtype
 from keras_optix.errors import SpaceError, describe
 from keras_optix.experience.observations import Leaf, ObservationLayout
 
-_HIDDEN = 64
+_HIDDEN = (64, 64)
+_ACTION = "action"  # the input of a critic for the action
 _NATURE_SIZE = 36  # pixels; the convolutions of the Nature network leave nothing of smaller images
 _FEATURES = "features"  # the last layer that the policy and the value network may share
 _CHANNELS = "channels_last"  # independent of Keras' global setting, because TensorFlow has no other order on a CPU
@@ -26,7 +28,14 @@ _OURS = re.compile(  # names that Keras gives to the layers and operations of a 
 
 
 def default_network(
-    layout: ObservationLayout, outputs: int, *, output_gain: float, name: str, features: int = 0
+    layout: ObservationLayout,
+    outputs: int,
+    *,
+    output_gain: float,
+    name: str,
+    features: int = 0,
+    hidden: Sequence[int] = _HIDDEN,
+    activation: str = "tanh",
 ) -> Any:
     """Builds a network for a space.
 
@@ -48,6 +57,8 @@ def default_network(
         output_gain: Gain of the last layer: 0.01 for a policy, 1 for a value.
         name: Name of the model.
         features: How many of the outputs, the last ones, are the units of the last hidden layer. Defaults to 0.
+        hidden: Units of the hidden layers, instead of two layers of 64. A single image has none after its dense layer.
+        activation: Activation of the hidden layers. Defaults to ``"tanh"``.
 
     Returns:
         A built `keras.Model` that maps observations ``[B, ...]`` to ``[B, outputs]``.
@@ -55,16 +66,13 @@ def default_network(
     Raises:
         SpaceError: `features` is not 0, and the last hidden layer has another number of units.
     """
-    inputs = [
-        # Images stay bytes until they are scaled.
-        keras.layers.Input(leaf.shape, dtype="uint8" if leaf.image else network_dtype(leaf), name=name_of_input)
-        for leaf, name_of_input in zip(layout.leaves, _input_names(layout), strict=True)
-    ]
-    parts = [_encoded(leaf, tensor) for leaf, tensor in zip(layout.leaves, inputs, strict=True)]
+    inputs, parts = _encoded_inputs(layout)
     # This layer only gives the features a name, so that another head can be put on them.
     encoded = keras.layers.Identity(name=_FEATURES)(parts[0] if len(parts) == 1 else keras.layers.Concatenate()(parts))
+    sizes = _hidden_after(layout, hidden)
     with names_may_differ():
-        return keras.Model(layout.pack(inputs), _head(layout, encoded, outputs, output_gain, features), name=name)
+        head = _head(encoded, outputs, output_gain, features=features, hidden=sizes, activation=activation)
+        return keras.Model(layout.pack(inputs), head, name=name)
 
 
 def default_network_beside(
@@ -87,7 +95,33 @@ def default_network_beside(
     """
     features = network.get_layer(_FEATURES).output
     with names_may_differ():
-        return keras.Model(network.input, _head(layout, features, outputs, output_gain), name=name)
+        head = _head(features, outputs, output_gain, hidden=_hidden_after(layout, _HIDDEN))
+        return keras.Model(network.input, head, name=name)
+
+
+def default_critic(layout: ObservationLayout, axes: int, *, hidden: Sequence[int], activation: str, name: str) -> Any:
+    """Builds a network that gives the value of an action.
+
+    Observations are encoded as by `default_network`, and joined with the action. Hidden layers follow, also for images.
+
+    Args:
+        layout: Layout of the observations.
+        axes: k, the number of axes of an action.
+        hidden: Units of the hidden layers.
+        activation: Activation of the hidden layers.
+        name: Name of the model.
+
+    Returns:
+        A built `keras.Model` that maps ``[observations [B, ...], actions [B, k]]`` to values ``[B, 1]``.
+    """
+    inputs, parts = _encoded_inputs(layout)
+    taken = _input_names(layout)
+    free = next(one for one in (_ACTION + "_" * k for k in range(len(taken) + 1)) if one not in taken)
+    action = keras.layers.Input((axes,), name=free)
+    joined = keras.layers.Concatenate()([*parts, action])
+    with names_may_differ():
+        outputs = _head(joined, 1, 1.0, hidden=hidden, activation=activation)
+        return keras.Model([layout.pack(inputs), action], outputs, name=name)
 
 
 def has_images(layout: ObservationLayout) -> bool:
@@ -111,19 +145,35 @@ def _input_names(layout: ObservationLayout) -> list[str]:
     return names
 
 
-def _head(layout: ObservationLayout, hidden: Any, outputs: int, gain: float, features: int = 0) -> Any:
-    if len(layout.leaves) > 1 or not layout.leaves[0].image:
-        for _ in range(2):
-            hidden = _dense(_HIDDEN, "tanh")(hidden)
-    last = _dense(outputs - features, None, gain)(hidden)
+def _encoded_inputs(layout: ObservationLayout) -> tuple[list[Any], list[Any]]:
+    """Returns an input for each leaf, and the leaves as vectors."""
+    inputs = [
+        # Images stay bytes until they are scaled.
+        keras.layers.Input(leaf.shape, dtype="uint8" if leaf.image else network_dtype(leaf), name=name_of_input)
+        for leaf, name_of_input in zip(layout.leaves, _input_names(layout), strict=True)
+    ]
+    return inputs, [_encoded(leaf, tensor) for leaf, tensor in zip(layout.leaves, inputs, strict=True)]
+
+
+def _hidden_after(layout: ObservationLayout, hidden: Sequence[int]) -> Sequence[int]:
+    """Returns the hidden layers after the encoded observations: none after the dense layer of a single image."""
+    return () if len(layout.leaves) == 1 and layout.leaves[0].image else hidden
+
+
+def _head(
+    tensor: Any, outputs: int, gain: float, *, features: int = 0, hidden: Sequence[int], activation: str = "tanh"
+) -> Any:
+    for units in hidden:
+        tensor = _dense(units, activation)(tensor)
+    last = _dense(outputs - features, None, gain)(tensor)
     if not features:
         return last
-    units = int(hidden.shape[-1])
+    units = int(tensor.shape[-1])
     if units != features:
         problem = f"The last hidden layer of the default network for these observations has {units} units."
         fix = f"Give the distribution features={units}, or give the agent a network of your own."
         raise SpaceError(describe(problem, fix=fix, features=features))
-    return keras.layers.Concatenate()([last, hidden])
+    return keras.layers.Concatenate()([last, tensor])
 
 
 def _dense(units: int, activation: str | None, gain: float = math.sqrt(2.0)) -> Any:

@@ -46,11 +46,13 @@ class AgentSettings:
         arguments: Arguments of the agent's class by name. What is missing has the default of the class.
         learning_rate: Learning rate of Adam, constant. An override may also be a schedule of Keras.
         collection: The size of windows and the number of environments.
+        adam_epsilon: The epsilon of Adam. Defaults to 1e-5.
     """
 
     arguments: Mapping[str, Any]
     learning_rate: Any
     collection: CollectionDefaults
+    adam_epsilon: float = _ADAM_EPSILON
 
     def overridden(self, cls: type[Any], overrides: Mapping[str, Any], *, called: str) -> AgentSettings:
         """Returns these settings with some replaced.
@@ -77,7 +79,8 @@ class AgentSettings:
         arguments = {**self.arguments, **given}
         if given.get("policy") is not None and "distribution" not in given:
             arguments.pop("distribution", None)
-        return AgentSettings(arguments, learning_rate, replace(self.collection, **collection))
+        collected = replace(self.collection, **collection)
+        return replace(self, arguments=arguments, learning_rate=learning_rate, collection=collected)
 
     def for_num_envs(self, num_envs: int) -> AgentSettings:
         """Returns these settings for a number of environments that cannot be chosen.
@@ -98,7 +101,7 @@ class AgentSettings:
         """Makes an agent of a class, compiled with Adam. `dataset_from_env` then takes `collection` from the agent."""
         agent = cls(**self.arguments)
         agent.collection_defaults = self.collection
-        agent.compile(optimizer=keras.optimizers.Adam(self.learning_rate, epsilon=_ADAM_EPSILON))
+        agent.compile(optimizer=keras.optimizers.Adam(self.learning_rate, epsilon=self.adam_epsilon))
         return agent
 
 
