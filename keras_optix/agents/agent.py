@@ -56,6 +56,7 @@ from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import Window
 from keras_optix.loop.after_shift import AfterShift
 from keras_optix.records import LEARNING_RATE, CollectionDefaults, HyperparamSet
+from keras_optix.store.increments import Growing
 from keras_optix.tuners.search_space import Log, SearchSpace, infer_space
 from keras_optix.validation import check_bool, check_int, check_name, check_seed
 
@@ -755,6 +756,10 @@ class Agent(ActingAgent, WindowTrainer):
             share: The share of the data to keep, in [0, 1].
         """
         raise NotImplementedError(f"{type(self).__name__} must override `forget_replay(share)` to forget replay data.")
+
+    def growing(self) -> list[Growing]:
+        """Returns the replay buffers of this agent and of those that it contains, for resume points."""
+        return [part for layer in self.layers if isinstance(layer, Agent) for part in layer.growing()]
 
     def _replaying(self) -> list[Agent]:
         """Returns the agents with replay data, among this agent and those that it contains."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -15,16 +15,37 @@ from keras_optix.agents.networks import names_may_differ, network_dtype
 from keras_optix.errors import SpaceError, describe
 from keras_optix.experience.observations import Leaf, ObservationLayout
 
-_HIDDEN = (64, 64)
-_ACTION = "action"  # the input of a critic for the action
+_LAYER_NORM_EPSILON = 1e-5  # of PyTorch and of CleanRL; 1e-3 is Keras' own default
 _NATURE_SIZE = 36  # pixels; the convolutions of the Nature network leave nothing of smaller images
 _FEATURES = "features"  # the last layer that the policy and the value network may share
 _CHANNELS = "channels_last"  # independent of Keras' global setting, because TensorFlow has no other order on a CPU
 
+_ACTION = "action"  # the input of a critic for the action
+
 _NAME = re.compile(r"[A-Za-z][0-9A-Za-z_]*")
 _OURS = re.compile(  # names that Keras gives to the layers and operations of a default network
-    r"(concatenate|conv2d|dense|features|flatten|get_item|observation|one_hot|permute|rescaling|reshape)(_[0-9_a-zA-Z]*)?"
+    r"(activation|concatenate|conv2d|dense|features|flatten|get_item|layer_normalization|observation|one_hot|permute"
+    r"|rescaling|reshape)(_[0-9_a-zA-Z]*)?"
 )
+
+
+@dataclass(frozen=True)
+class HiddenLayers:
+    """The hidden layers of a default network.
+
+    Attributes:
+        units: Units of each dense layer after the inputs (not after convolutions). Defaults to 64 and 64.
+        activation: Their activation. Convolutions, and the dense layer after them, always have ReLU. Defaults to tanh.
+        normalized: Whether values are normalised before each activation, also after convolutions (Ba et al. 2016,
+            "Layer normalization", arXiv 1607.06450). Defaults to False.
+    """
+
+    units: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+    normalized: bool = False
+
+
+_TANH = HiddenLayers()
 
 
 def default_network(
@@ -34,19 +55,18 @@ def default_network(
     output_gain: float,
     name: str,
     features: int = 0,
-    hidden: Sequence[int] = _HIDDEN,
-    activation: str = "tanh",
+    hidden: HiddenLayers = _TANH,
 ) -> Any:
     """Builds a network for a space.
 
-    - A vector: two hidden layers of 64 tanh units. Bytes are divided by 255.
+    - A vector: the hidden layers, by default two of 64 tanh units. Bytes are divided by 255.
     - A uint8 image (``[H, W, C]``, ``[C, H, W]``, a stack of either, or ``[H, W]`` of all bytes): values / 255, the
       convolutions and the dense layer of Mnih et al. 2015 ("Human-level control through deep reinforcement learning",
       Nature 518); for images under 36 pixels one convolution of 16 filters and a dense layer of 128 (Young and Tian
       2019, "MinAtar", arXiv 1903.03176). Channels are the axis that is shorter than height and width; if there is no
       such axis, ``keras.config.image_data_format()`` decides.
     - A category: one-hot.
-    - A dict or tuple: each part as above, joined, and two hidden layers of 64 tanh units.
+    - A dict or tuple: each part as above, joined, and the hidden layers.
 
     Weights are orthogonal as in PPO's reference implementation (Huang et al. 2022, "The 37 implementation details of
     proximal policy optimization", details 2 and 13).
@@ -57,8 +77,7 @@ def default_network(
         output_gain: Gain of the last layer: 0.01 for a policy, 1 for a value.
         name: Name of the model.
         features: How many of the outputs, the last ones, are the units of the last hidden layer. Defaults to 0.
-        hidden: Units of the hidden layers, instead of two layers of 64. A single image has none after its dense layer.
-        activation: Activation of the hidden layers. Defaults to ``"tanh"``.
+        hidden: The hidden layers.
 
     Returns:
         A built `keras.Model` that maps observations ``[B, ...]`` to ``[B, outputs]``.
@@ -66,13 +85,13 @@ def default_network(
     Raises:
         SpaceError: `features` is not 0, and the last hidden layer has another number of units.
     """
-    inputs, parts = _encoded_inputs(layout)
+    inputs = _inputs(layout)
+    parts = [_encoded(leaf, tensor, hidden) for leaf, tensor in zip(layout.leaves, inputs, strict=True)]
     # This layer only gives the features a name, so that another head can be put on them.
     encoded = keras.layers.Identity(name=_FEATURES)(parts[0] if len(parts) == 1 else keras.layers.Concatenate()(parts))
-    sizes = _hidden_after(layout, hidden)
     with names_may_differ():
-        head = _head(encoded, outputs, output_gain, features=features, hidden=sizes, activation=activation)
-        return keras.Model(layout.pack(inputs), head, name=name)
+        last = _head(layout, encoded, outputs, output_gain, features, hidden)
+        return keras.Model(layout.pack(inputs), last, name=name)
 
 
 def default_network_beside(
@@ -95,38 +114,46 @@ def default_network_beside(
     """
     features = network.get_layer(_FEATURES).output
     with names_may_differ():
-        head = _head(features, outputs, output_gain, hidden=_hidden_after(layout, _HIDDEN))
-        return keras.Model(network.input, head, name=name)
+        return keras.Model(network.input, _head(layout, features, outputs, output_gain), name=name)
 
 
-def default_critic(layout: ObservationLayout, axes: int, *, hidden: Sequence[int], activation: str, name: str) -> Any:
+def default_critic(layout: ObservationLayout, axes: int, *, hidden: HiddenLayers, name: str) -> Any:
     """Builds a network that gives the value of an action.
 
-    Observations are encoded as by `default_network`, and joined with the action. Hidden layers follow, also for images.
+    Observations are encoded as by `default_network`, and joined with the action. The hidden layers follow, also after
+    convolutions.
 
     Args:
         layout: Layout of the observations.
         axes: k, the number of axes of an action.
-        hidden: Units of the hidden layers.
-        activation: Activation of the hidden layers.
+        hidden: The hidden layers.
         name: Name of the model.
 
     Returns:
         A built `keras.Model` that maps ``[observations [B, ...], actions [B, k]]`` to values ``[B, 1]``.
     """
-    inputs, parts = _encoded_inputs(layout)
-    taken = _input_names(layout)
-    free = next(one for one in (_ACTION + "_" * k for k in range(len(taken) + 1)) if one not in taken)
-    action = keras.layers.Input((axes,), name=free)
-    joined = keras.layers.Concatenate()([*parts, action])
+    names = _input_names(layout)
+    free = next(one for one in (_ACTION + "_" * k for k in range(len(names) + 1)) if one not in names)
+    inputs, action = _inputs(layout), keras.layers.Input((axes,), name=free)
+    parts = [_encoded(leaf, tensor, hidden) for leaf, tensor in zip(layout.leaves, inputs, strict=True)]
+    values = keras.layers.Concatenate()([*parts, action])
+    for size in hidden.units:
+        values = _hidden_dense(values, size, hidden.activation, hidden.normalized)
     with names_may_differ():
-        outputs = _head(joined, 1, 1.0, hidden=hidden, activation=activation)
-        return keras.Model([layout.pack(inputs), action], outputs, name=name)
+        return keras.Model([layout.pack(inputs), action], _dense(1, None, 1.0)(values), name=name)
 
 
 def has_images(layout: ObservationLayout) -> bool:
     """Returns whether a default network applies convolutions to a part of the observations."""
     return any(leaf.image for leaf in layout.leaves)
+
+
+def _inputs(layout: ObservationLayout) -> list[Any]:
+    """Returns an input for each leaf. Images stay bytes until they are scaled."""
+    return [
+        keras.layers.Input(leaf.shape, dtype="uint8" if leaf.image else network_dtype(leaf), name=name)
+        for leaf, name in zip(layout.leaves, _input_names(layout), strict=True)
+    ]
 
 
 def _input_names(layout: ObservationLayout) -> list[str]:
@@ -145,42 +172,47 @@ def _input_names(layout: ObservationLayout) -> list[str]:
     return names
 
 
-def _encoded_inputs(layout: ObservationLayout) -> tuple[list[Any], list[Any]]:
-    """Returns an input for each leaf, and the leaves as vectors."""
-    inputs = [
-        # Images stay bytes until they are scaled.
-        keras.layers.Input(leaf.shape, dtype="uint8" if leaf.image else network_dtype(leaf), name=name_of_input)
-        for leaf, name_of_input in zip(layout.leaves, _input_names(layout), strict=True)
-    ]
-    return inputs, [_encoded(leaf, tensor) for leaf, tensor in zip(layout.leaves, inputs, strict=True)]
-
-
-def _hidden_after(layout: ObservationLayout, hidden: Sequence[int]) -> Sequence[int]:
-    """Returns the hidden layers after the encoded observations: none after the dense layer of a single image."""
-    return () if len(layout.leaves) == 1 and layout.leaves[0].image else hidden
-
-
 def _head(
-    tensor: Any, outputs: int, gain: float, *, features: int = 0, hidden: Sequence[int], activation: str = "tanh"
+    layout: ObservationLayout,
+    encoded: Any,
+    outputs: int,
+    gain: float,
+    features: int = 0,
+    hidden: HiddenLayers = _TANH,
 ) -> Any:
-    for units in hidden:
-        tensor = _dense(units, activation)(tensor)
-    last = _dense(outputs - features, None, gain)(tensor)
+    values = encoded
+    if len(layout.leaves) > 1 or not layout.leaves[0].image:
+        for size in hidden.units:
+            values = _hidden_dense(values, size, hidden.activation, hidden.normalized)
+    last = _dense(outputs - features, None, gain)(values)
     if not features:
         return last
-    units = int(tensor.shape[-1])
+    units = int(values.shape[-1])
     if units != features:
         problem = f"The last hidden layer of the default network for these observations has {units} units."
         fix = f"Give the distribution features={units}, or give the agent a network of your own."
         raise SpaceError(describe(problem, fix=fix, features=features))
-    return keras.layers.Concatenate()([last, tensor])
+    return keras.layers.Concatenate()([last, values])
 
 
 def _dense(units: int, activation: str | None, gain: float = math.sqrt(2.0)) -> Any:
     return keras.layers.Dense(units, activation=activation, kernel_initializer=orthogonal(gain))
 
 
-def _encoded(leaf: Leaf, tensor: Any) -> Any:
+def _hidden_dense(values: Any, units: int, activation: str, normalized: bool) -> Any:
+    if not normalized:
+        return _dense(units, activation)(values)
+    return _normalized(_dense(units, None)(values), activation)
+
+
+def _normalized(values: Any, activation: str) -> Any:
+    """Normalises values over all axes but the first, and applies an activation."""
+    axes = list(range(1, len(values.shape)))
+    normalize = keras.layers.LayerNormalization(axis=axes, epsilon=_LAYER_NORM_EPSILON)
+    return keras.layers.Activation(activation)(normalize(values))
+
+
+def _encoded(leaf: Leaf, tensor: Any, hidden: HiddenLayers) -> Any:
     """Encodes a leaf as a vector ``[B, features]``."""
     layers = keras.layers
     if leaf.categories is not None:
@@ -190,7 +222,7 @@ def _encoded(leaf: Leaf, tensor: Any) -> Any:
         one_hots = [keras.ops.one_hot(flat[:, k], n) for k, n in enumerate(leaf.categories)]
         return one_hots[0] if len(one_hots) == 1 else layers.Concatenate()(one_hots)
     if leaf.image:
-        return _convolved(leaf.shape, tensor)
+        return _convolved(leaf.shape, tensor, hidden.normalized)
     if leaf.bytes:
         tensor = layers.Rescaling(1.0 / 255.0)(tensor)
     return tensor if len(leaf.shape) == 1 else layers.Reshape((int(np.prod(leaf.shape)),))(tensor)
@@ -202,7 +234,7 @@ def _channels_first(shape: tuple[int, ...]) -> bool:
     return first if first or last else bool(keras.config.image_data_format() == "channels_first")
 
 
-def _convolved(shape: tuple[int, ...], tensor: Any) -> Any:
+def _convolved(shape: tuple[int, ...], tensor: Any, normalized: bool) -> Any:
     layers = keras.layers
     image = tensor  # scaled last, because moving bytes costs a quarter of moving float32
     if len(shape) == 2:
@@ -219,16 +251,16 @@ def _convolved(shape: tuple[int, ...], tensor: Any) -> Any:
         shape = (shape[1], shape[2], shape[0])
     image = layers.Rescaling(1.0 / 255.0)(image)
 
-    def convolution(filters: int, size: int, stride: int) -> Any:
-        initializer = orthogonal(math.sqrt(2.0))
-        return layers.Conv2D(
-            filters, size, stride, activation="relu", kernel_initializer=initializer, data_format=_CHANNELS
-        )
+    def convolution(image: Any, filters: int, size: int, stride: int) -> Any:
+        own: dict[str, Any] = {"kernel_initializer": orthogonal(math.sqrt(2.0)), "data_format": _CHANNELS}
+        if not normalized:
+            return layers.Conv2D(filters, size, stride, activation="relu", **own)(image)
+        return _normalized(layers.Conv2D(filters, size, stride, **own)(image), "relu")
 
     if min(shape[:2]) >= _NATURE_SIZE:
         for filters, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-            image = convolution(filters, size, stride)(image)
-        return _dense(512, "relu")(layers.Flatten(data_format=_CHANNELS)(image))
+            image = convolution(image, filters, size, stride)
+        return _hidden_dense(layers.Flatten(data_format=_CHANNELS)(image), 512, "relu", normalized)
     if min(shape[:2]) >= 3:
-        image = convolution(16, 3, 1)(image)
-    return _dense(128, "relu")(layers.Flatten(data_format=_CHANNELS)(image))
+        image = convolution(image, 16, 3, 1)
+    return _hidden_dense(layers.Flatten(data_format=_CHANNELS)(image), 128, "relu", normalized)

@@ -9,10 +9,10 @@ import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_optix.agents.hyperparams import declared
+from keras_optix.agents.default_networks import HiddenLayers
 from keras_optix.agents.networks import network_inputs
 from keras_optix.agents.off_policy import OffPolicyAgent, Transitions
-from keras_optix.agents.q_learning import QLearning
+from keras_optix.agents.q_learning import QAgent
 from keras_optix.agents.twins import twin_of
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.experience.observations import ObservationLayout
@@ -23,21 +23,22 @@ from keras_optix.validation import check_bool, check_float, check_int
 
 
 @keras.saving.register_keras_serializable("keras_optix")
-class DQNAgent(QLearning, OffPolicyAgent):
-    """DQN (Mnih et al. 2015, "Human-level control through deep reinforcement learning", Nature 518), for Discrete actions.
+class DQNAgent(QAgent, OffPolicyAgent):
+    """Deep Q-learning from replay (DQN), for Discrete actions.
 
-    The policy is a Q-network: it maps observations to the value of each action ``[B, n]``, and acts by the largest.
-    While windows are collected, a random action is taken with probability epsilon; see `epsilon`.
+    Mnih et al. 2015, "Human-level control through deep reinforcement learning", Nature 518. The policy is a Q-network:
+    it maps observations to the value of each action ``[B, n]``, and acts by the largest. While windows are collected, a
+    random action is taken with probability epsilon; see `epsilon`.
 
     The loss is the Huber loss of ``Q(s, a) - (G + gamma^m Q_target(s', a'))``, where ``G`` are the rewards of the env
     steps that a transition spans. ``a'`` is the best action by the Q-network (double Q-learning, van Hasselt et al.
     2016, arXiv 1509.06461), or by the target network. The target network is a copy of the Q-network that follows it.
 
-    Its logs are `loss`, `q_value` (mean value of the stored actions), `td_error` (mean absolute error), `epsilon`,
+    Its logs are `loss`, `q_values` (mean value of the stored actions), `td_error` (mean absolute error), `epsilon`,
     `gradient_steps` and `replay_size`, and `episode_return`, `episode_length` and `policy_lag` of every agent.
 
     `search_spaces`, in this order: learning_rate Log(1e-5, 1e-1), gamma OneMinusLog(0.9, 0.9999), epsilon
-    Linear(0, 0.3).
+    Log(0.005, 0.2).
 
     Args:
         policy: The Q-network; None builds two hidden layers of 256 ReLU units (images: convolutions).
@@ -71,6 +72,8 @@ class DQNAgent(QLearning, OffPolicyAgent):
         ConfigurationError: An argument is out of range, or `tau` and `target_update_interval` are both given.
     """
 
+    hidden_layers = HiddenLayers((256, 256), "relu")
+
     def __init__(
         self,
         policy: Any = None,
@@ -99,9 +102,7 @@ class DQNAgent(QLearning, OffPolicyAgent):
         if tau is not None and target_update_interval is not None:
             problem = "The target network is either copied at an interval, or moves a little after each gradient step."
             fix = "Leave out `tau` or `target_update_interval`."
-            raise ConfigurationError(
-                describe(problem, fix=fix, tau=tau, target_update_interval=target_update_interval)
-            )
+            raise ConfigurationError(describe(problem, fix=fix, tau=tau, target_update_interval=target_update_interval))
         if check_bool("dueling", dueling) and policy is not None:
             problem = "`dueling` changes the default network, but the agent was given a network of its own."
             raise ConfigurationError(describe(problem, fix="Leave one of them out.", dueling=dueling, policy=policy))
@@ -119,7 +120,7 @@ class DQNAgent(QLearning, OffPolicyAgent):
             prioritized_replay=prioritized_replay,
             priority_exponent=priority_exponent,
             importance_exponent=importance_exponent,
-            hyperparams={"max_grad_norm": declared("max_grad_norm", max_grad_norm, 1e-6)},
+            max_grad_norm=max_grad_norm,
             normalize_observations=normalize_observations,
             seed=seed,
             name=name,
@@ -142,7 +143,8 @@ class DQNAgent(QLearning, OffPolicyAgent):
     def build_networks(self, layout: ObservationLayout) -> None:
         """See `Agent.build_networks`."""
         super().build_networks(layout)
-        example = network_inputs(self.policy, layout.pack([tf.zeros((1, *leaf.shape), leaf.dtype) for leaf in layout.leaves]), layout)
+        zeros = layout.pack([tf.zeros((1, *leaf.shape), leaf.dtype) for leaf in layout.leaves])
+        example = network_inputs(self.policy, zeros, layout)
         target = twin_of(self.policy, example, "policy", same_weights=True)
         self.add_network("target_network", target, trainable=False)
 
@@ -153,22 +155,22 @@ class DQNAgent(QLearning, OffPolicyAgent):
             now = batch.env_steps
             before = now - tf.math.count_nonzero(batch.window.valid)
             tf.cond(now // interval > before // interval, self._copy_to_target, lambda: None)
-        return {"epsilon": self.explore(batch.window)}
+        return {"epsilon": self.note_env_steps(tf.math.count_nonzero(batch.window.valid))}
 
     def learn(self, batch: Transitions, seed: Any) -> tuple[dict[str, Any], Any]:
         """See `OffPolicyAgent.learn`."""
         later = self._target_values(batch.next_observations)
-        best = later if not self.double else self.values_of(batch.next_observations, training=False)
-        following = value_of_choice(later, ops.argmax(best, axis=-1))
+        chooser = self.call(batch.next_observations, training=False) if self.double else later
+        following = value_of_choice(later, ops.argmax(chooser, axis=-1))
         targets = ops.stop_gradient(batch.returns + batch.discounts * following)
         found: list[Any] = []
 
         def compute() -> tuple[Any, dict[str, Any]]:
-            values = value_of_choice(self.values_of(batch.observations, training=True), batch.actions)
+            values = self.values_of_actions(batch.observations, batch.actions, training=True)
             errors = values - targets
             found[:] = [ops.stop_gradient(ops.abs(errors))]
             loss = ops.mean(batch.weights * huber(errors))
-            return loss, {"q_value": ops.mean(values), "td_error": ops.mean(found[0])}
+            return loss, {"q_values": ops.mean(values), "td_error": ops.mean(found[0])}
 
         logs = self.minimize(compute, max_grad_norm=self.hyperparams.tensor("max_grad_norm"))
         if self.tau is not None:

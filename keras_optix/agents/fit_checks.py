@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from keras_optix.arguments import unknown_argument
 from keras_optix.errors import ArgumentError, ConfigurationError, describe
-from keras_optix.experience.source import WindowSource
+from keras_optix.experience.replay_batch import ReplayBatch
+from keras_optix.experience.source import ReplayingOwner, WindowSource
 from keras_optix.experience.transformations import is_endless, source_of
 from keras_optix.experience.window import Window
 from keras_optix.kinds import kind_of, shown, with_article
@@ -68,7 +69,7 @@ def check_data(name: str, data: Any, agent: Any) -> WindowSource | None:
         hints |= {words: f"An agent learns from what it does in an environment. {arrays}" for words in ("an array",)}
         wanted = "a dataset of windows, from dataset_from_env or dataset_from_stream"
         refuse_kind(name, data, wanted, fix=f"Such as {example}.", hints=hints)
-    if not isinstance(data.element_spec, Window):
+    if not isinstance(data.element_spec, Window | ReplayBatch):
         raise ArgumentError(
             f"`{name}` must be a dataset of windows, whose elements are `Window`s. Received: elements of "
             f"{shown(data.element_spec)}. Make it with {example}; a function given to its `map` must return the "
@@ -107,6 +108,13 @@ def check_fit(
             agent, or would make an epoch that never ends.
     """
     source = check_data("x", data, agent)
+    if isinstance(agent, ReplayingOwner) and not isinstance(data.element_spec, ReplayBatch):
+        problem = (
+            f"The agent learns from its replay buffer, but `x` is a dataset of windows that are not stored in it. "
+            f"Received: elements of {shown(data.element_spec)}."
+        )
+        fix = "Make it without `deterministic=True`, which is for `validation_data`; its `map` must keep the batches."
+        raise ConfigurationError(f"{problem} {fix}")
     check_callbacks(callbacks)
     _check_known("fit", options, _OPTIONS)
     if check_bool("shuffle", shuffle):
@@ -210,7 +218,7 @@ def refuse_windows(data: Any) -> None:
     Raises:
         ArgumentError: The data are a dataset of windows.
     """
-    if source_of(data) is not None or isinstance(data.element_spec, Window):
+    if source_of(data) is not None or isinstance(data.element_spec, Window | ReplayBatch):
         fix = "To choose actions, call agent.act(observation). To play windows, call agent.evaluate(dataset)."
         refuse_kind("x", data, "observations [B, ...]", fix=fix)
 

@@ -6,19 +6,21 @@ import abc
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_optix.agents.agent import Agent
 from keras_optix.agents.hyperparams import Hyperparam, declared
 from keras_optix.agents.replay_variables import ReplayErrors
-from keras_optix.errors import ConfigurationError, StateError, describe
+from keras_optix.agents.trainer import as_tensors
+from keras_optix.errors import ConfigurationError, describe
 from keras_optix.experience.replay import ReplayBuffer
 from keras_optix.experience.replay_batch import ReplayBatch
+from keras_optix.experience.replay_files import ReplayFiles
 from keras_optix.experience.replay_sampler import ReplayPlan, ReplaySampler
 from keras_optix.experience.window import Window
 from keras_optix.ops.targets import n_step_returns
+from keras_optix.store.increments import Growing
 from keras_optix.tuners.search_space import OneMinusLog, SearchSpace
 from keras_optix.validation import check_bool, check_float, check_int
 
@@ -59,7 +61,7 @@ class OffPolicyAgent(Agent, abc.ABC):
 
     Args:
         policy: The network that acts; see `Agent`.
-        gamma: Discount in [0, 1].
+        gamma: Discount in [0, 1]. Defaults to 0.99.
         buffer_size: The observations that the replay buffer holds, each once. It is allocated when the first window is
             stored.
         batch_size: Transitions in the batch of a gradient step.
@@ -88,7 +90,7 @@ class OffPolicyAgent(Agent, abc.ABC):
         self,
         policy: Any = None,
         *,
-        gamma: float,
+        gamma: float = 0.99,
         buffer_size: int,
         batch_size: int,
         learning_starts: int,
@@ -120,6 +122,7 @@ class OffPolicyAgent(Agent, abc.ABC):
             raise ConfigurationError(describe(problem, learning_starts=learning_starts, buffer_size=buffer_size))
         super().__init__(policy, hyperparams=shared | dict(hyperparams or {}), **kwargs)
         self._sampler: ReplaySampler | None = None
+        self._files: ReplayFiles | None = None
         self._errors = ReplayErrors()
 
     def get_config(self) -> dict[str, Any]:
@@ -150,6 +153,13 @@ class OffPolicyAgent(Agent, abc.ABC):
             layout = self.head.layout  # raises if the agent is not bound
             self._sampler = ReplaySampler(layout, self._action_space, self._plan)
         return self._sampler
+
+    def growing(self) -> list[Growing]:
+        """See `Agent.growing`."""
+        if self._files is None:
+            sampler = self._experience()
+            self._files = ReplayFiles(sampler.buffer, lambda: sampler.settle(self._errors.read))
+        return [self._files, *super().growing()]
 
     def replay_spec(self, window: Window) -> ReplayBatch:
         """Describes the batches that `train_step` gets after each window.
@@ -192,6 +202,38 @@ class OffPolicyAgent(Agent, abc.ABC):
     def blank_for_learner(self, window: Window) -> ReplayBatch:
         """See `Agent.blank_for_learner`."""
         return self._experience().blank(window)
+
+    def _window_of(self, x: Any) -> Any:
+        """Converts batches, or for evaluation a window, to tensors; see `WindowTrainer`."""
+        if not isinstance(x, ReplayBatch):
+            return super()._window_of(x)
+        window = super()._window_of(x.window)
+        spec = self.replay_spec(tf.nest.map_structure(tf.type_spec_from_value, window))
+        steps = np.shape(x.rewards)[:1]  # a batch that was made by hand may be for fewer gradient steps
+        if steps:
+            spec = tf.nest.map_structure(
+                lambda one: tf.TensorSpec((*steps, *one.shape[1:]), one.dtype) if one.shape.rank else one,
+                spec._replace(window=()),
+            )._replace(window=spec.window)
+        batch: ReplayBatch = as_tensors(x, spec, self._observation_space)
+        return batch
+
+    def train_on_batch(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Learns from batches of transitions; see `WindowTrainer.train_on_batch`.
+
+        Args:
+            x: A `ReplayBatch` of arrays or tensors, such as ``next(iter(dataset))``.
+            *args: As for `WindowTrainer.train_on_batch`.
+            **kwargs: As for `WindowTrainer.train_on_batch`.
+
+        Raises:
+            ConfigurationError: `x` is something else, such as a window.
+        """
+        if isinstance(x, Window):
+            fix = "Take one from a dataset: `next(iter(dataset_from_env(env, agent, ...)))`."
+            problem = f"{type(self).__name__} learns from a ReplayBatch, not from a window."
+            raise ConfigurationError(describe(problem, fix=fix, x=type(x).__name__))
+        return super().train_on_batch(x, *args, **kwargs)
 
     def forget_replay(self, share: float) -> None:
         """See `Agent.forget_replay`."""

@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_optix.agents.acting import PolicyHead
 from keras_optix.agents.critics import action_values, check_critic, critic_inputs, fixed_action_values
-from keras_optix.agents.default_networks import default_critic, default_network
+from keras_optix.agents.default_networks import HiddenLayers, default_critic, default_network
 from keras_optix.agents.distributions import ActionDistribution
 from keras_optix.agents.hyperparams import Hyperparam, declared
 from keras_optix.agents.network_checks import check_kind
@@ -57,7 +57,7 @@ class SACAgent(OffPolicyAgent):
 
     Its logs are means over the gradient steps of the last window: `loss`, `critic_loss` (half the mean squared error of
     each critic, summed), `policy_loss`, `temperature`, `entropy` (of the policy in nats, estimated from one action for
-    each observation), `q_value` (mean value of the stored actions), `td_error` (mean absolute error of the critics).
+    each observation), `q_values` (mean value of the stored actions), `td_error` (mean absolute error of the critics).
     `gradient_steps` and `replay_size`, `episode_return`, `episode_length` and `policy_lag` are those of every such
     agent.
 
@@ -230,7 +230,7 @@ class SACAgent(OffPolicyAgent):
 
     def _default_policy(self, layout: ObservationLayout, distribution: ActionDistribution) -> Any:
         sizes: dict[str, Any] = {"output_gain": 0.01, "features": distribution.features, "name": "policy"}
-        return default_network(layout, distribution.outputs[0], **sizes, **self._hidden())
+        return default_network(layout, distribution.outputs[0], hidden=self._hidden(), **sizes)
 
     def _built_head(
         self, layout: ObservationLayout, actions: Actions, distribution: ActionDistribution, action_space: Any
@@ -244,8 +244,8 @@ class SACAgent(OffPolicyAgent):
         self._axes = int(actions.shape[0])
         return super()._built_head(layout, actions, distribution, action_space)
 
-    def _hidden(self) -> dict[str, Any]:
-        return {"hidden": self.hidden_units or _HIDDEN, "activation": "relu"}
+    def _hidden(self) -> HiddenLayers:
+        return HiddenLayers(self.hidden_units or _HIDDEN, "relu")
 
     def build_networks(self, layout: ObservationLayout) -> None:
         """See `Agent.build_networks`."""
@@ -253,7 +253,7 @@ class SACAgent(OffPolicyAgent):
         axes = self._axes
         if self.critic is None:
             saved = self._registered.waiting.get("critic")
-            self.add_network("critic", saved or default_critic(layout, axes, name="critic", **self._hidden()))
+            self.add_network("critic", saved or default_critic(layout, axes, hidden=self._hidden(), name="critic"))
         check_critic(self.critic, layout=layout, axes=axes, policy=self.policy)
         zeros = layout.pack([tf.zeros((1, *leaf.shape), leaf.dtype) for leaf in layout.leaves])
         example = critic_inputs(self.critic, zeros, tf.zeros((1, axes)), layout)
@@ -262,7 +262,9 @@ class SACAgent(OffPolicyAgent):
             self.add_network(name, twin_of(critic, example, "critic", same_weights=True), trainable=False)
         if self._learns_temperature:
             begins = keras.initializers.Constant(math.log(self.initial_temperature))
-            self.log_temperature = self.add_weight(shape=(), initializer=begins, dtype="float32", name="log_temperature")
+            self.log_temperature = self.add_weight(
+                shape=(), initializer=begins, dtype="float32", name="log_temperature"
+            )
             if self._entropy_by_axes and self.hyperparams["target_entropy"] == _PER_AXIS:
                 self.hyperparams["target_entropy"] = _PER_AXIS * axes
 
@@ -291,7 +293,7 @@ class SACAgent(OffPolicyAgent):
                 "policy_loss": policy_loss,
                 "temperature": temperature,
                 "entropy": entropy,
-                "q_value": 0.5 * (ops.mean(values[0]) + ops.mean(values[1])),
+                "q_values": 0.5 * (ops.mean(values[0]) + ops.mean(values[1])),
                 "td_error": ops.mean(found[0]),
             }
 

@@ -154,7 +154,9 @@ def agent_of(cls: Any, config: Mapping[str, Any], custom_objects: Mapping[str, A
         if isinstance(arguments.get(name), Mapping | list | tuple):
             with names_may_differ():
                 arguments[name] = keras.saving.deserialize_keras_object(arguments[name], custom_objects=custom_objects)
-    networks = {name: arguments[name] for name in (*cls.network_roles, *own) if isinstance(arguments.get(name), keras.Model)}
+    networks = {
+        name: arguments[name] for name in (*cls.network_roles, *own) if isinstance(arguments.get(name), keras.Model)
+    }
     arguments |= tie(networks, shared)
     waiting = {name: arguments.pop(name) for name in added if name in arguments}
     passed, others = _divided(cls, arguments, given)

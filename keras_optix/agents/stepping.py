@@ -120,8 +120,8 @@ class Sources:
             spec: The specs of the dataset's elements.
 
         Returns:
-            The window as tensors, or the batches that are learned from after it. None if the dataset was transformed, or if a strategy distributes its elements; the
-            window was prepared then, see `prepare_to_fit`.
+            The window as tensors, or the batches that are learned from after it. None if the dataset was transformed,
+            or if a strategy distributes its elements; the window was prepared then, see `prepare_to_fit`.
         """
         source = self.fitting
         if source is None or not is_as_made(self._fitted) or tf.distribute.has_strategy():

@@ -334,19 +334,7 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
             raise SpaceError(describe(problem, carry=len(x.carry), carry_specs=self.carry_specs))
         if np.shape(x.begins) == (0,):  # a window that was made by hand may lack this field
             x, spec = x._replace(begins=()), spec._replace(begins=())
-        try:
-            tf.nest.assert_same_structure(x, spec, check_types=False)
-        except (ValueError, TypeError) as error:
-            problem = "The window's observations do not have the structure of the environment's observations."
-            raise SpaceError(describe(problem, observation_space=observation_space)) from error
-        fields = []
-        for value, wanted, path in zip(tf.nest.flatten(x), tf.nest.flatten(spec), _paths(spec), strict=True):
-            shape = tuple(np.shape(value))
-            if shape != tuple(wanted.shape):
-                problem = f"`Window.{path}` must have shape {tuple(wanted.shape)}."
-                raise SpaceError(describe(problem, shape=shape))
-            fields.append(tf.cast(value, wanted.dtype))
-        window: Window = tf.nest.pack_sequence_as(spec, fields)
+        window: Window = as_tensors(x, spec, observation_space)
         return window
 
     def _rows_of(self, x: Any, method: str) -> Any:
@@ -361,6 +349,32 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
                 )
             )
         return self.head.layout.pack(batch)
+
+
+def as_tensors(given: Any, spec: Any, observation_space: Any) -> Any:
+    """Converts a window, or batches of transitions, to tensors.
+
+    Args:
+        given: A named tuple of arrays or tensors.
+        spec: The same of `tf.TensorSpec`.
+        observation_space: Observation space of one environment, for the message.
+
+    Raises:
+        SpaceError: A shape is not that of the spec.
+    """
+    kind = type(spec).__name__
+    try:
+        tf.nest.assert_same_structure(given, spec, check_types=False)
+    except (ValueError, TypeError) as error:
+        problem = f"The observations of the {kind} do not have the structure of the environment's observations."
+        raise SpaceError(describe(problem, observation_space=observation_space)) from error
+    fields = []
+    for value, wanted, path in zip(tf.nest.flatten(given), tf.nest.flatten(spec), _paths(spec), strict=True):
+        shape = tuple(np.shape(value))
+        if shape != tuple(wanted.shape):
+            raise SpaceError(describe(f"`{kind}.{path}` must have shape {tuple(wanted.shape)}.", shape=shape))
+        fields.append(tf.cast(value, wanted.dtype))
+    return tf.nest.pack_sequence_as(spec, fields)
 
 
 def layout_shape(layout: Any) -> Any:
@@ -408,8 +422,8 @@ def _refused(method: str, fix: str) -> ConfigurationError:
     return ConfigurationError(describe(f"`{method}` has no meaning for an agent, which learns from windows.", fix=fix))
 
 
-def _paths(spec: Window) -> list[str]:
-    """Returns, for each leaf of a window, the name of its field."""
+def _paths(spec: Any) -> list[str]:
+    """Returns, for each leaf of a named tuple, the name of its field."""
     return [name for name, field in spec._asdict().items() for _ in tf.nest.flatten(field)]
 
 

@@ -26,6 +26,7 @@ from keras_optix.loop.finite import infinite_in, not_finite_in
 from keras_optix.records import EpisodeRecord, EvalMetrics, WindowData
 from keras_optix.states import Count, Generator, State, read_state
 from keras_optix.store.files import Arrays, Saved, prefixed, under
+from keras_optix.store.increments import Growing
 from keras_optix.tuners.search_space import SearchSpace
 
 
@@ -303,6 +304,11 @@ class AgentAdapter(FitAdapter):
         """See `Adapter`."""
         policy = PolicyRecord(self._agent.params_from_state(state, version), lambda: dict(state))
         return self._candidate(policy, window_id, env_steps)
+
+    @property
+    def growing(self) -> Mapping[str, Growing]:
+        """See `Adapter`: the replay buffers."""
+        return {f"replay{k}": part for k, part in enumerate(self._agent.growing())}
 
     def save(self) -> Saved:
         """See `Adapter`."""

@@ -15,6 +15,7 @@ from keras_optix.experience.window import CollectedWindow
 from keras_optix.loop.after_shift import AfterShift
 from keras_optix.records import EvalMetrics, WindowData
 from keras_optix.store.files import Arrays, Saved
+from keras_optix.store.increments import Growing
 from keras_optix.tuners.search_space import SearchSpace
 
 
@@ -70,6 +71,10 @@ class LoopAgent(Protocol):
 
     def restore_run(self, arrays: Arrays, values: Mapping[str, Any], *, same_episodes: bool) -> None:
         """Restores what `save_run` returned."""
+        ...
+
+    def growing(self) -> Sequence[Growing]:
+        """Returns the replay buffers, whose rows resume points have in files of their own."""
         ...
 
     @property

@@ -95,6 +95,7 @@ class Resuming:
         """
         if self.point is not None and self._saved is not None:
             self._reading = loop.read(self.point.arrays, self._saved)
+            self.point.check_growing(loop.adapter.growing)
 
     def begin(self, loop: Engine) -> None:
         """Begins a new run in the registry, or continues the run of the resume point."""
@@ -124,6 +125,7 @@ class Resuming:
         epochs, per_epoch = int(params.get("epochs") or 1), adapter.units_in_epoch(params.get("steps"))
         restored = 0 if per_epoch is None else epoch * per_epoch
         loop.resume(point.arrays, reading, weights=restored <= done)
+        point.restore_growing(adapter.growing)
         # Keras counts epochs from `epoch`, and the epochs before the crash count too.
         self.offset = max(done - restored, 0) if per_epoch == 1 else 0
         self._limit = None if per_epoch is None else epochs * per_epoch
@@ -142,7 +144,7 @@ class Resuming:
                 loop.journal.window_id, str(error).partition(".")[0].removesuffix(" is not finite"), None
             )
             return
-        self._store.write(*saved)
+        self._store.write(*saved, loop.adapter.growing)
 
     def end(self, loop: Engine) -> None:
         """Deletes the resume points, because a run that has ended leaves nothing to resume."""

@@ -214,7 +214,7 @@ def window_spec(
 
 
 def packed(tensors: Any, spec: Any) -> Any:
-    """Packs the tensors from a `tf.numpy_function` into an element, and sets the shapes, which TensorFlow does not know.
+    """Packs the tensors from a `tf.numpy_function` into an element, and sets the shapes, which TensorFlow cannot know.
 
     Args:
         tensors: The tensors, in the order of the flattened element.

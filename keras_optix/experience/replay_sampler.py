@@ -77,9 +77,7 @@ class ReplaySampler(OneLineRepr):
         self._shape: tuple[int, ...] = ()  # of the errors of all batches, also of those that were not learned from
         self._nothing: dict[tuple[int, ...], ReplayBatch] = {}
 
-    def after(
-        self, window: Window, priorities: tuple[float, float], errors: ReadErrors
-    ) -> ReplayBatch:
+    def after(self, window: Window, priorities: tuple[float, float], errors: ReadErrors) -> ReplayBatch:
         """Stores a window, and draws the batches for the gradient steps that are due after it.
 
         All batches of a window are drawn from the same priorities: those that the errors before this window left.
@@ -153,20 +151,6 @@ class ReplaySampler(OneLineRepr):
                 window=window,
             )
         return self._nothing[rows]
-
-    # Resume points
-
-    def take_new(self, errors: ReadErrors) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Returns what was stored since the last call; see `ReplayBuffer.take_new`."""
-        self.settle(errors)
-        return self.buffer.take_new()
-
-    def restore(
-        self, chunks: Sequence[tuple[Mapping[str, np.ndarray], Mapping[str, Any]]], state: Mapping[str, Any]
-    ) -> None:
-        """Restores what `take_new` and `ReplayBuffer.state` returned."""
-        self._drawn = None
-        self.buffer.restore(chunks, state)
 
     def _facts(self) -> Mapping[str, str]:
         return {"transitions": str(len(self.buffer)), "added": str(self.buffer.added)}

@@ -13,6 +13,7 @@ from keras_optix.loop.finite import not_finite_in
 from keras_optix.records import LEARNING_RATE, EpisodeRecord, EvalMetrics, HyperparamSet, WindowData
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.store.files import Arrays, Saved
+from keras_optix.store.increments import Growing
 from keras_optix.tuners.search_space import SearchSpace
 
 
@@ -308,9 +309,14 @@ class Adapter(abc.ABC):
         """Returns a reference to weights that were saved before."""
         raise NotImplementedError
 
+    @property
+    def growing(self) -> Mapping[str, Growing]:
+        """The parts of the run whose rows resume points have in files of their own, by name. By default none."""
+        return {}
+
     @abc.abstractmethod
     def save(self) -> Saved:
-        """Returns everything that a resumed run needs."""
+        """Returns everything that a resumed run needs, except for `growing`."""
 
     def read(self, arrays: Arrays, values: Any) -> Any:
         """Reads what `save` returned, without changing anything. By default returns it unchanged.

@@ -1,5 +1,7 @@
 """Resume points store the state of a run on disk, so that a crashed run can continue.
 
+Parts of a run that grow, such as a replay buffer, have files of their own beside the points (see `increments`).
+
 There are two files per run, ``<checkpoint_dir>/<run_id>/resume.npz`` and the point before it, ``resume.previous.npz``:
 arrays by name and one JSON text, without pickle. A file is written under a temporary name, flushed to the disk and
 renamed, so that a crash leaves the old file or the new one. If the newest point is damaged, the run continues from the
@@ -8,6 +10,7 @@ one before.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 import warnings
@@ -18,14 +21,39 @@ from typing import Any
 
 import numpy as np
 
-from keras_optix.errors import DirectoryError, RegistryError, describe
-from keras_optix.store.files import UNREADABLE, Arrays, is_inside, parse_json, read_arrays, write_arrays
+from keras_optix.errors import DirectoryError, RegistryError, StateError, describe
+from keras_optix.states import State, read_state, to_json
+from keras_optix.store.files import (
+    UNREADABLE,
+    Arrays,
+    is_inside,
+    parse_json,
+    prefixed,
+    read_arrays,
+    under,
+    write_arrays,
+)
+from keras_optix.store.increments import Growing, Increments, Span
 from keras_optix.store.registry import CheckpointRegistry
 
 _FILE = "resume.npz"
 _PREVIOUS = "resume.previous.npz"
 _JSON = "json"
+_GROWING = "growing/"  # begins the names of the arrays of growing parts
+_GROWING_STATES = "growing"
 _SCHEMA = 5
+
+
+class GrowingState(State, frozen=True):
+    """What a resume point holds of a growing part, in addition to arrays.
+
+    Attributes:
+        span: The files that hold its rows.
+        values: JSON values.
+    """
+
+    span: Span
+    values: Any
 
 
 @dataclass(frozen=True)
@@ -36,16 +64,38 @@ class ResumePoint:
         path: The file of the resume point.
         arrays: Arrays by name.
         values: JSON values.
+        growing: For each growing part, the files that hold its rows, and the rest of its state as JSON values.
     """
 
     path: Path
     arrays: Arrays
     values: Mapping[str, Any]
+    growing: Mapping[str, GrowingState]
 
     @property
     def run_id(self) -> str:
         """The run that the resume point belongs to."""
         return self.path.parent.name
+
+    def check_growing(self, parts: Mapping[str, Growing]) -> None:
+        """Checks that `restore_growing` can restore these parts, without changing them.
+
+        Raises:
+            StateError: The run had other parts, or the state of one is damaged.
+        """
+        if set(parts) != set(self.growing):
+            problem, fix = "The run to resume had other replay buffers.", "Use the same agents as before."
+            raise StateError(describe(problem, fix=fix, saved=sorted(self.growing), now=sorted(parts)))
+        for name, part in parts.items():
+            part.check(under(f"{_GROWING}{name}/", self.arrays), self.growing[name].values)
+
+    def restore_growing(self, parts: Mapping[str, Growing]) -> None:
+        """Restores the growing parts of the run from their files."""
+        files = Increments(self.path.parent)
+        for name, part in parts.items():
+            saved = self.growing[name]
+            rows = files.read(name, saved.span)
+            part.restore(rows, saved.span, under(f"{_GROWING}{name}/", self.arrays), saved.values)
 
     @property
     def fix(self) -> str:
@@ -66,6 +116,7 @@ class ResumeStore:
         self._interval = interval
         self._last = time.monotonic()
         self._began = time.time_ns()
+        self._spans: Mapping[str, Span] | None = None  # what the last point needs; None if no point is known
 
     @property
     def writes(self) -> bool:
@@ -77,24 +128,41 @@ class ResumeStore:
         """Whether it is time to write a resume point."""
         return self._interval is not None and time.monotonic() - self._last >= self._interval
 
-    def write(self, arrays: Arrays, values: Mapping[str, Any]) -> None:
+    def write(self, arrays: Arrays, values: Mapping[str, Any], growing: Mapping[str, Growing] | None = None) -> None:
         """Writes the resume point of the registry's run, and keeps the one before.
+
+        Args:
+            arrays: Arrays by name.
+            values: JSON values.
+            growing: The parts of the run that have files of their own, by name.
 
         Raises:
             DirectoryError: The file cannot be written.
         """
         path = self._registry.directory / str(self._registry.run_id) / _FILE
-        text = json.dumps({"schema": _SCHEMA, **values})
+        parts = growing or {}
+        files = Increments(path.parent)
         try:
             if not is_inside(path.parent, self._registry.directory):
                 raise OSError("the folder of the run is a link that leads out of the directory")
             path.parent.mkdir(parents=True, exist_ok=True)
-            with_text = dict(arrays) | {_JSON: np.frombuffer(text.encode(), np.uint8)}
-            write_arrays(path, with_text, keep=path.with_name(_PREVIOUS))
+            spans = files.write(parts)
+            saved, states = dict(arrays), {}
+            for name, part in parts.items():
+                mine, rest = part.save()
+                saved |= prefixed(f"{_GROWING}{name}/", mine)
+                states[name] = to_json(GrowingState(spans[name], rest))
+            text = json.dumps({"schema": _SCHEMA, **values} | ({_GROWING_STATES: states} if states else {}))
+            saved[_JSON] = np.frombuffer(text.encode(), np.uint8)
+            write_arrays(path, saved, keep=path.with_name(_PREVIOUS))
         except OSError as error:
             problem = f"The resume point could not be written: {error}."
             raise DirectoryError(describe(problem, path=str(path))) from error
         self._last = time.monotonic()
+        before, self._spans = self._spans, spans
+        if before is not None:  # those of the point that is the one before now
+            with contextlib.suppress(OSError):  # it is tried again after the next point
+                files.remove_before(before)
 
     def runs(self) -> list[Path]:
         """Returns the folders of the runs that have resume points, the one with the newest point first."""
@@ -127,6 +195,7 @@ class ResumeStore:
                     f"one before: {path}.",
                     stacklevel=2,
                 )
+            self._spans = {name: state.span for name, state in point.growing.items()}
             return point
         if failed:
             raise failed[0][1]
@@ -145,6 +214,7 @@ class ResumeStore:
         for path in self._paths():
             if path.parent.name == mine or (path.lstat().st_mtime_ns < self._began and not is_running(path.parent)):
                 path.unlink(missing_ok=True)
+                Increments(path.parent).clear()
 
     def _paths(self) -> list[Path]:
         """Returns the files of all resume points in the directory, newest first. Links out of it are not followed."""
@@ -178,7 +248,12 @@ def _read(path: Path) -> ResumePoint:
     schema = values.pop("schema", None)
     if schema != _SCHEMA:
         raise _unreadable(path, f"schema {schema!r:.20} is not {_SCHEMA}")
-    return ResumePoint(path, arrays, values)
+    try:
+        growing = read_state(dict[str, GrowingState], values.pop(_GROWING_STATES, {}), "resume point")
+        Increments(path.parent).check({name: state.span for name, state in growing.items()})
+    except (*UNREADABLE, StateError) as error:
+        raise _unreadable(path, str(error)) from error
+    return ResumePoint(path, arrays, values, growing)
 
 
 def _unreadable(path: Path, why: str) -> RegistryError:

@@ -20,7 +20,6 @@ from keras_optix.experience.live.feeds import Boundary, Feed, Reconnect, StreamS
 from keras_optix.experience.live.recording import Recorder
 from keras_optix.experience.live.replay import ReplayFeed
 from keras_optix.experience.live.stream import StreamCollector, StreamOptions
-from keras_optix.experience.window import Window
 from keras_optix.kinds import kind_of, with_kind
 from keras_optix.states import to_json
 from keras_optix.validation import (
