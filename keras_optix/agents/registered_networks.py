@@ -81,7 +81,7 @@ class RegisteredNetworks:
 
 
 def networks_of(agent: Any) -> Iterator[tuple[str, Any]]:
-    """Yields the names and networks of an agent: those of its roles first, then the others in the order of registration.
+    """Yields the names and networks of an agent: those of its roles, then the others as they were registered.
 
     Args:
         agent: An `Agent`.

@@ -15,7 +15,7 @@ from keras_optix.agents.acting import PolicyHead
 from keras_optix.agents.critics import action_values, check_critic, critic_inputs, fixed_action_values
 from keras_optix.agents.default_networks import HiddenLayers, default_critic, default_network
 from keras_optix.agents.distributions import ActionDistribution
-from keras_optix.agents.hyperparams import Hyperparam, declared
+from keras_optix.agents.hyperparams import declared
 from keras_optix.agents.network_checks import check_kind
 from keras_optix.agents.off_policy import OffPolicyAgent, Transitions
 from keras_optix.agents.presets import preset_for
@@ -273,7 +273,7 @@ class SACAgent(OffPolicyAgent):
     def learn(self, batch: Transitions, seed: Any) -> tuple[dict[str, Any], Any]:
         """See `OffPolicyAgent.learn`."""
         temperature, targets = self._temperature(), self._targets(batch, seed)
-        noise = self._noise(batch, seed + [0, 1])
+        noise = self._noise(batch, seed + tf.constant([0, 1]))
         found: list[Any] = []
 
         def compute() -> tuple[Any, dict[str, Any]]:

@@ -137,5 +137,5 @@ class SquashedStateDependentGaussian(Squashed):
 
 
 def _log_slope(u: Tensor) -> Tensor:
-    """Computes ``log(1 - tanh(u) ** 2)``, the logarithm of the slope of the hyperbolic tangent, without cancellation."""
+    """Computes ``log(1 - tanh(u) ** 2)``, the logarithm of the tangent's slope, without cancellation."""
     return 2.0 * (math.log(2.0) - u - ops.softplus(-2.0 * u))
