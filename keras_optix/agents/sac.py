@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import gymnasium
 import keras
@@ -320,7 +320,8 @@ class SACAgent(OffPolicyAgent):
     def _choose(self, observations: Any, noise: Any, *, training: bool) -> tuple[Any, Any]:
         """Draws actions ``[B, k]`` from the policy, and computes their log-densities ``[B]``."""
         head = self.head
-        return head.distribution.sample_with_log_prob(head.parameters(observations, training), noise)
+        distribution = cast(ReparameterizedDistribution, head.distribution)  # `_built_head` has checked it
+        return distribution.sample_with_log_prob(head.parameters(observations, training), noise)
 
     def _noise(self, batch: Transitions, seed: Any) -> Any:
         return tf.random.stateless_normal((int(batch.returns.shape[0]), self._axes), seed)
