@@ -26,6 +26,7 @@ _MODULES = {
     "keras_optix.agents.ppo": ("PPOAgent",),
     "keras_optix.agents.pqn": ("PQNAgent",),
     "keras_optix.agents.reinforce": ("ReinforceAgent",),
+    "keras_optix.agents.sac": ("SACAgent",),
     "keras_optix.callbacks.loop_callback": ("LoopCallback",),
     "keras_optix.callbacks.optix": ("OptixCallback",),
     "keras_optix.callbacks.policy_manager": ("PolicyManager",),

@@ -18,6 +18,7 @@ from keras_optix.agents.off_policy import Transitions as Transitions
 from keras_optix.agents.ppo import PPOAgent as PPOAgent
 from keras_optix.agents.pqn import PQNAgent as PQNAgent
 from keras_optix.agents.reinforce import ReinforceAgent as ReinforceAgent
+from keras_optix.agents.sac import SACAgent as SACAgent
 from keras_optix.callbacks.loop_callback import LoopCallback as LoopCallback
 from keras_optix.callbacks.optix import OptixCallback as OptixCallback
 from keras_optix.callbacks.policy_manager import PolicyManager as PolicyManager

@@ -11,6 +11,11 @@ from keras_optix.agents.distributions import (
     StateDependentNoise,
 )
 from keras_optix.agents.epsilon_greedy import EpsilonGreedyDistribution
+from keras_optix.agents.squashed import (
+    ReparameterizedDistribution,
+    SquashedGaussianDistribution,
+    SquashedStateDependentNoise,
+)
 from keras_optix.experience.actor import NoiseSpec
 from keras_optix.experience.carry import CarrySpec
 
@@ -23,5 +28,8 @@ __all__ = [
     "GaussianDistribution",
     "MultiCategoricalDistribution",
     "NoiseSpec",
+    "ReparameterizedDistribution",
+    "SquashedGaussianDistribution",
+    "SquashedStateDependentNoise",
     "StateDependentNoise",
 ]

@@ -31,6 +31,9 @@ _MODULES = {
     "PQNAgent": "keras_optix.agents.pqn",
     "ReinforceAgent": "keras_optix.agents.reinforce",
     "RunningMoments": "keras_optix.agents.normalization",
+    "SACAgent": "keras_optix.agents.sac",
+    "SquashedGaussianDistribution": "keras_optix.agents.squashed",
+    "SquashedStateDependentNoise": "keras_optix.agents.squashed",
     "StateDependentNoise": "keras_optix.agents.distributions",
 }
 

@@ -33,7 +33,7 @@ from keras_optix.agents.network_checks import check_kind, check_network
 from keras_optix.agents.networks import spaces_of_network
 from keras_optix.agents.normalization import RunningMoments, moments_in
 from keras_optix.agents.progress import FitProgress, ProgressReporter
-from keras_optix.agents.registered_networks import RegisteredNetworks, networks_of
+from keras_optix.agents.registered_networks import ROLES, RegisteredNetworks, networks_of
 from keras_optix.agents.saving import agent_of, config_of
 from keras_optix.agents.state import PolicyClock, StateReader
 from keras_optix.agents.stepping import (
@@ -89,6 +89,8 @@ class Agent(ActingAgent, WindowTrainer):
     Attributes:
         prefers_jit: Whether ``compile(jit_compile="auto")`` may choose XLA. False here, because an algorithm of your
             own may use operations that XLA cannot compile.
+        network_roles: Names of the constructor's arguments that are networks, here `policy` and `value`. If one was not
+            given, the network that the agent built instead is saved with it.
         supported_action_spaces: Kinds of action spaces that the algorithm can play.
         carry_specs: What the policy remembers between two steps of an episode, a `CarrySpec` for each array of its
             carry. Empty here: the policy acts on the observation alone, unless the distribution over actions has a
@@ -101,6 +103,7 @@ class Agent(ActingAgent, WindowTrainer):
     """
 
     fixed_when_bound = frozenset({"policy", "value", "normalize_observations", "distribution"})
+    network_roles: ClassVar[tuple[str, ...]] = ROLES
     prefers_jit = False
     default_spaces: ClassVar[Mapping[str, SearchSpace | tuple[float, float]]] = {LEARNING_RATE: Log(1e-5, 1e-1)}
     supported_action_spaces: tuple[type[Any], ...] = (

@@ -20,6 +20,8 @@ _NATURE_SIZE = 36  # pixels; the convolutions of the Nature network leave nothin
 _FEATURES = "features"  # the last layer that the policy and the value network may share
 _CHANNELS = "channels_last"  # independent of Keras' global setting, because TensorFlow has no other order on a CPU
 
+_ACTION = "action"  # the input of a critic for the action
+
 _NAME = re.compile(r"[A-Za-z][0-9A-Za-z_]*")
 _OURS = re.compile(  # names that Keras gives to the layers and operations of a default network
     r"(activation|add|concatenate|conv2d|dense|features|flatten|get_item|layer_normalization|mean|observation|one_hot|permute"
@@ -139,6 +141,32 @@ def dueling_network(layout: ObservationLayout, actions: int, *, name: str, hidde
     values = value + advantages - keras.ops.mean(advantages, axis=-1, keepdims=True)
     with names_may_differ():
         return keras.Model(layout.pack(inputs), values, name=name)
+
+
+def default_critic(layout: ObservationLayout, axes: int, *, hidden: HiddenLayers, name: str) -> Any:
+    """Builds a network that gives the value of an action.
+
+    Observations are encoded as by `default_network`, and joined with the action. The hidden layers follow, also after
+    convolutions.
+
+    Args:
+        layout: Layout of the observations.
+        axes: k, the number of axes of an action.
+        hidden: The hidden layers.
+        name: Name of the model.
+
+    Returns:
+        A built `keras.Model` that maps ``[observations [B, ...], actions [B, k]]`` to values ``[B, 1]``.
+    """
+    names = _input_names(layout)
+    free = next(one for one in (_ACTION + "_" * k for k in range(len(names) + 1)) if one not in names)
+    inputs, encoded = _inputs_and_features(layout, hidden)
+    action = keras.layers.Input((axes,), name=free)
+    values = keras.layers.Concatenate()([encoded, action])
+    for size in hidden.units:
+        values = _hidden_dense(values, size, hidden.activation, hidden.normalized)
+    with names_may_differ():
+        return keras.Model([layout.pack(inputs), action], _dense(1, None, 1.0)(values), name=name)
 
 
 def has_images(layout: ObservationLayout) -> bool:

@@ -13,7 +13,7 @@ from keras_optix.agents.network_checks import check_kind
 from keras_optix.errors import ConfigurationError, NetworkError, StateError, describe
 from keras_optix.validation import check_bool, check_name
 
-ROLES = ("policy", "value")  # the networks that the package knows, if an agent has them
+ROLES = ("policy", "value")  # see `Agent.network_roles`
 # Entries of a saved agent's config that are not attributes, so that no other check would find that the name is taken.
 _ENTRIES = frozenset(
     {"observation_space", "action_space", "added_networks", "networks", "shared_layers", "own_arguments"}
@@ -81,12 +81,12 @@ class RegisteredNetworks:
 
 
 def networks_of(agent: Any) -> Iterator[tuple[str, Any]]:
-    """Yields the names and networks of an agent: policy and value first, then the others in the order of registration.
+    """Yields the names and networks of an agent: those of its roles, then the others as they were registered.
 
     Args:
         agent: An `Agent`.
     """
-    names = dict.fromkeys((*ROLES, *agent._registered.names))
+    names = dict.fromkeys((*agent.network_roles, *agent._registered.names))
     for name in names:
         network = vars(agent).get(name)
         if isinstance(network, keras.Model):
@@ -119,7 +119,7 @@ def _check_name(registered: RegisteredNetworks, agent: Any, name: str) -> None:
 
 def _is_taken(agent: Any, name: str) -> bool:
     """Returns whether a name has another meaning already: for Keras, this package, or the class of the agent."""
-    if name in ROLES:
+    if name in agent.network_roles:
         return False
     ours = set_by_package(cast(Hashable, type(agent)))
     return name in _ENTRIES | _SET_IN_FIT or name in _keras_names() or name in ours or hasattr(type(agent), name)

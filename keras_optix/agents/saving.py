@@ -24,7 +24,6 @@ from keras_optix.agents.own_arguments import (
     networks_among,
     own_values,
 )
-from keras_optix.agents.registered_networks import ROLES
 from keras_optix.agents.shared_layers import shared_layers, tie
 from keras_optix.errors import StateError, describe
 from keras_optix.experience.spaces_json import from_json, to_json
@@ -78,7 +77,7 @@ def config_of(agent: Any) -> dict[str, Any]:
 def _networks_and_own_arguments(agent: Any, known: frozenset[str]) -> dict[str, Any]:
     """Returns the part of a config with the networks and the arguments that only a user's own constructor takes."""
     registered = agent._registered
-    roles = {role: vars(agent)[role] for role in ROLES if role in vars(agent)}
+    roles = {role: vars(agent)[role] for role in agent.network_roles if role in vars(agent)}
     # A network that a user's own constructor passes to the package's, without taking it as an argument, it makes again.
     roles = {role: one for role, one in roles.items() if _takes(agent, role) or role in registered.while_binding}
     own = own_values(agent, agent._given, known)
@@ -151,11 +150,13 @@ def agent_of(cls: Any, config: Mapping[str, Any], custom_objects: Mapping[str, A
     collection = arguments.pop(_COLLECTION, {})
     if not isinstance(shared, Mapping):  # older files, when only policy and value could share layers
         shared = {"value": {"policy": shared}} if shared else {}
-    for name in (*ROLES, _DISTRIBUTION, *own):
+    for name in (*cls.network_roles, _DISTRIBUTION, *own):
         if isinstance(arguments.get(name), Mapping | list | tuple):
             with names_may_differ():
                 arguments[name] = keras.saving.deserialize_keras_object(arguments[name], custom_objects=custom_objects)
-    networks = {name: arguments[name] for name in (*ROLES, *own) if isinstance(arguments.get(name), keras.Model)}
+    networks = {
+        name: arguments[name] for name in (*cls.network_roles, *own) if isinstance(arguments.get(name), keras.Model)
+    }
     arguments |= tie(networks, shared)
     waiting = {name: arguments.pop(name) for name in added if name in arguments}
     passed, others = _divided(cls, arguments, given)
