@@ -18,7 +18,7 @@ from keras_optix.agents.distributions import ActionDistribution
 from keras_optix.agents.hyperparams import declared
 from keras_optix.agents.network_checks import check_kind
 from keras_optix.agents.off_policy import OffPolicyAgent, Transitions
-from keras_optix.agents.presets import preset_for
+from keras_optix.agents.presets import agent_from_preset
 from keras_optix.agents.sac_presets import SAC_PRESETS
 from keras_optix.agents.squashed import ReparameterizedDistribution, SquashedGaussianDistribution, check_bounded
 from keras_optix.agents.twins import twin_of
@@ -207,9 +207,7 @@ class SACAgent(OffPolicyAgent):
             >>> agent.hyperparams["learning_rate"]
             0.001
         """
-        called = f"{cls.__name__}.preset"
-        settings = preset_for(SAC_PRESETS, env_id, called=called).agent_settings()
-        agent: Self = settings.overridden(cls, overrides, called=called).make(cls)
+        agent: Self = agent_from_preset(cls, SAC_PRESETS, env_id, overrides)
         return agent
 
     def get_config(self) -> dict[str, Any]:

@@ -5,8 +5,7 @@ hyperparams/sac.yml, commit 208b6fdf3a9aa24de44b2e068c6e5f6a07d97fcc. What a row
 Stable-Baselines3's SAC: a learning rate of 3e-4, a buffer of a million, batches of 256, 100 env steps before learning
 starts, tau 0.005, discount 0.99, a temperature that is learned, one gradient step for each env step, and two layers of
 256 ReLU units in each network. These are the defaults of `SACAgent`, too. `ent_coef` there is `temperature` here, and
-`train_freq` is the window size,
-unless it is 1. The returns are those of the zoo's benchmark.md.
+`train_freq` is the window size, unless it is 1. The returns are those of the zoo's benchmark.md.
 
 These differences are the same in all rows:
 

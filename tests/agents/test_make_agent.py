@@ -245,9 +245,26 @@ def test_without_a_preset_there_are_defaults_for_replay(observations: Any) -> No
     agent.train_on_batch(next(iter(optix.dataset_from_env(env, agent))))
 
 
-def test_actions_that_no_replay_agent_plays_are_left_to_ppo() -> None:
-    env = random_env(VECTOR, spaces.MultiBinary(3))
-    assert type(optix.make_agent(env, env_steps_are="expensive", verbose=0)) is optix.PPOAgent
+@pytest.mark.parametrize(
+    "actions", [spaces.MultiBinary(3), spaces.MultiDiscrete([2, 3]), spaces.Box(-np.inf, np.inf, (2,), np.float32)]
+)
+def test_actions_that_no_replay_agent_plays_are_left_to_ppo(actions: Any) -> None:
+    agent = optix.make_agent(random_env(VECTOR, actions), env_steps_are="expensive", verbose=0)
+    assert type(agent) is optix.PPOAgent
+
+
+@pytest.mark.parametrize("observations", [VECTOR, IMAGE])
+def test_continuous_actions_with_bounds_are_left_to_sac(observations: Any) -> None:
+    env = random_env(observations, TORQUES)
+    agent = optix.make_agent(env, env_steps_are="expensive", learning_starts=0, batch_size=4, verbose=0)
+    assert type(agent) is optix.SACAgent
+    agent.train_on_batch(next(iter(optix.dataset_from_env(env, agent, window_size=2))))
+
+
+def test_a_task_with_a_preset_of_sac_gets_it() -> None:
+    agent = optix.make_agent("Pendulum-v1", env_steps_are="expensive", verbose=0)
+    assert type(agent) is optix.SACAgent
+    assert dict(agent.hyperparams) == dict(optix.SACAgent.preset("Pendulum-v1").hyperparams)
 
 
 def test_another_cost_of_env_steps_is_refused() -> None:
