@@ -89,10 +89,10 @@ def dqn_settings(observation_space: Any, action_space: Any) -> AgentSettings:
 def sac_settings(observation_space: Any, action_space: Any) -> AgentSettings:
     """Returns settings of SAC that work without tuning.
 
-    They are the defaults of Stable-Baselines3: a gradient step on 256 transitions after each env step, a learning rate of
-    3e-4, discount 0.99, tau 0.005, and a temperature that is learned. Here steps of one environment are taken 16 at a
-    time, learning starts after 1,000, and floating-point observations are normalised. The buffer has 1,000,000 rows, or
-    100,000 where there are images.
+    They are the defaults of Stable-Baselines3: a gradient step on 256 transitions after each env step, a learning rate
+    of 3e-4, discount 0.99, tau 0.005, and a temperature that is learned. Here steps of one environment are taken 16 at
+    a time, learning starts after 1,000, and floating-point observations are normalised. The buffer has 1,000,000 rows,
+    or 100,000 where there are images.
 
     Args:
         observation_space: Observation space of one environment.
