@@ -131,8 +131,8 @@ bench-overhead: $(VENV)/.installed ## what the callback costs in an ordinary fit
 bench-compile: $(VENV)/.installed $(BENCH_VENV)/.installed ## with XLA, without, as chosen; and Stable-Baselines3 (ten minutes)
 	$(BIN)/python benchmarks/compile.py --sb3-python $(BENCH_VENV)/bin/python --resume
 
-bench-crash: $(VENV)/.installed ## a hundred kills at random moments, and resuming after each (half an hour)
-	$(BIN)/python benchmarks/crash.py
+bench-crash: $(VENV)/.installed ## 200 kills and 50 SIGTERMs over six kinds of runs, resuming after each (half an hour)
+	$(BIN)/python benchmarks/crash.py --compare
 
 bench-registry: $(VENV)/.installed ## kills a writer of snapshots 200 times, then two write at once (some minutes)
 	$(BIN)/python benchmarks/registry.py
