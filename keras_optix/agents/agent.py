@@ -756,10 +756,14 @@ class Agent(ActingAgent, WindowTrainer):
         """Checks that `after_shift` can do what `after` asks for.
 
         Raises:
-            ConfigurationError: `after` gives a share of replay data to keep, but the agent keeps no replay data.
+            ConfigurationError: `after` gives a share of replay data to keep, but the agent keeps none: it has no replay
+                buffer, and no member that has one.
         """
         if after.replay is not None and not self._replaying():
-            fix = "Leave `replay` out, or override `Agent.forget_replay` in an agent of your own that keeps such data."
+            fix = (
+                "Leave `replay` out, which is for agents with a replay buffer, such as DQNAgent; or override "
+                "`Agent.forget_replay` in an agent of your own that keeps such data."
+            )
             problem = f"{type(self).__name__} keeps no replay data to forget."
             raise ConfigurationError(describe(problem, fix=fix, replay=after.replay))
 

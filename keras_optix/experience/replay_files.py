@@ -21,19 +21,19 @@ class ReplayFiles:
 
     Args:
         buffer: The replay buffer.
-        note_errors: Called before the buffer is saved: gives it the priorities that are not known to it yet.
+        before_saving: Called before the buffer is saved: gives it the priorities that are not known to it yet.
     """
 
-    def __init__(self, buffer: ReplayBuffer, note_errors: Callable[[], None]) -> None:
+    def __init__(self, buffer: ReplayBuffer, before_saving: Callable[[], None]) -> None:
         self._buffer = buffer
-        self._note_errors = note_errors
+        self._before_saving = before_saving
         self._unwritten: dict[int, Arrays] = {}
         self._end = 0
         self._saved = 0  # transitions that are in files
 
     def save(self) -> Saved:
         """See `Growing.save`."""
-        self._note_errors()
+        self._before_saving()
         return {}, self._buffer.state()
 
     def check(self, arrays: Arrays, values: Any) -> None:

@@ -21,8 +21,11 @@ class AfterShift(NamesChecked):
             [0, 1]. With `s`, a new regime has half of the weight after `s` times the data seen before. Defaults to 0.1:
             ten times as fast, while the old statistics still outweigh the first few windows. 1 keeps the whole count;
             with 0 the next window replaces the statistics.
-        replay: Share of the replay data that is kept, the newest, in [0, 1]; only for agents with replay data. None
-            (the default) leaves the share to the agent.
+        replay: Share of the transitions in the replay buffer that is kept, the newest, in [0, 1]. Only for agents with
+            a replay buffer, such as `DQNAgent` (all `OffPolicyAgent`s, and ensembles with such members, each of which
+            keeps this share of its own buffer), and for agents of your own that override `Agent.forget_replay`. With 1
+            or None (the default) the whole buffer stays, and transitions of the old regime are drawn until new ones
+            have overwritten them.
 
     Raises:
         ConfigurationError: A share is not a number in [0, 1].

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import keras
 import numpy as np
 import pytest
@@ -14,43 +13,20 @@ import tensorflow as tf
 import keras_optix as optix
 from keras_optix.errors import ConfigurationError
 from keras_optix.experience.replay_batch import MembersBatch
-from keras_optix.testing import IdentityEnv
+from tests.power_cut import Cut
+from tests.small_dqn import STATES, identity_env, linear, small_dqn
 
-STATES, WINDOW = 3, 4
-
-
-def env() -> gymnasium.Env:
-    """Rewards the action that the observation shows; 10 env steps in an episode."""
-    return IdentityEnv(STATES)
-
-
-def network(outputs: int) -> keras.Sequential:
-    return keras.Sequential([keras.layers.Input((STATES,)), keras.layers.Dense(outputs)])
-
-
-def dqn(rate: float = 0.01, **kwargs: Any) -> optix.DQNAgent:
-    settings: dict[str, Any] = {
-        "buffer_size": 400,
-        "batch_size": 8,
-        "learning_starts": 0,
-        "gradient_steps_per_env_step": 0.5,
-        "exploration_env_steps": 200,
-        "target_update_interval": 20,
-        "seed": 0,
-    }
-    agent = optix.DQNAgent(network(STATES), **(settings | kwargs))
-    agent.compile(keras.optimizers.Adam(rate), jit_compile=False)
-    return agent
+WINDOW = 4
 
 
 def ppo() -> optix.PPOAgent:
-    agent = optix.PPOAgent(network(STATES), network(1), update_epochs=1, seed=0)
+    agent = optix.PPOAgent(linear(STATES, STATES), linear(STATES, 1), update_epochs=1, seed=0)
     agent.compile(keras.optimizers.Adam(0.01), jit_compile=False)
     return agent
 
 
 def pqn() -> optix.PQNAgent:
-    agent = optix.PQNAgent(network(STATES), seed=0)
+    agent = optix.PQNAgent(linear(STATES, STATES), seed=0)
     agent.compile(keras.optimizers.Adam(0.01), jit_compile=False)
     return agent
 
@@ -62,7 +38,7 @@ def ensemble_of(*members: Any, **options: Any) -> optix.EnsembleAgent:
 
 
 def dataset_of(ensemble: Any, num_envs: int = 5, **options: Any) -> Any:
-    return optix.dataset_from_env(env, ensemble, num_envs=num_envs, window_size=WINDOW, seed=0, **options)
+    return optix.dataset_from_env(identity_env, ensemble, num_envs=num_envs, window_size=WINDOW, seed=0, **options)
 
 
 def weights_of(agent: Any) -> list[np.ndarray]:
@@ -75,7 +51,7 @@ def changed(before: list[np.ndarray], agent: Any) -> bool:
 
 def test_each_member_stores_and_learns_from_its_part_of_the_windows() -> None:
     """Member 0, the primary, has the columns of the mixture and its own; members 1 and 2 have one column each."""
-    first, second, third = dqn(), ppo(), dqn(gradient_steps_per_env_step=1.0, n_step=2)
+    first, second, third = small_dqn(), ppo(), small_dqn(gradient_steps_per_env_step=1.0, n_step=2)
     ensemble = ensemble_of(first, second, third, learn="all", credit="slots")
     dataset = dataset_of(ensemble)
     element = next(iter(dataset))
@@ -111,11 +87,11 @@ def test_each_member_stores_and_learns_from_its_part_of_the_windows() -> None:
 
 def test_a_member_learns_as_it_would_alone_from_its_environments() -> None:
     """Against an agent of the same weights that is given the same batches by hand."""
-    second = dqn(normalize_observations=True)
-    ensemble = ensemble_of(dqn(), second, learn="all", credit="slots")
+    second = small_dqn(normalize_observations=True)
+    ensemble = ensemble_of(small_dqn(), second, learn="all", credit="slots")
     element = next(iter(dataset_of(ensemble, 3)))
-    alone = dqn(normalize_observations=True)
-    source = optix.dataset_from_env(env, alone, num_envs=1, window_size=WINDOW, seed=0)
+    alone = small_dqn(normalize_observations=True)
+    source = optix.dataset_from_env(identity_env, alone, num_envs=1, window_size=WINDOW, seed=0)
     alone.set_weights(second.get_weights())
     part = {
         name: getattr(element.window, name)[:, 2:]
@@ -132,7 +108,7 @@ def test_a_member_learns_as_it_would_alone_from_its_environments() -> None:
 
 def test_in_turns_the_one_who_learns_stores() -> None:
     """Windows are the mixture's (the primary's), member 0's, the mixture's, member 1's, ..."""
-    members = [dqn(), dqn()]
+    members = [small_dqn(), small_dqn()]
     ensemble = ensemble_of(*members, learn="all", credit="turns", solo_windows=1)
     dataset = dataset_of(ensemble, 1)
     rows = [0, 0]
@@ -148,7 +124,7 @@ def test_in_turns_the_one_who_learns_stores() -> None:
 
 @pytest.mark.parametrize("primary", [0, 1])
 def test_with_learn_primary_the_primary_stores_whole_windows(primary: int) -> None:
-    members: list[Any] = [dqn(), ppo()]
+    members: list[Any] = [small_dqn(), ppo()]
     ensemble = ensemble_of(*members, primary_agent=members[primary], credit="slots")
     dataset = dataset_of(ensemble)
     assert ensemble.replays is (primary == 0)
@@ -160,7 +136,7 @@ def test_with_learn_primary_the_primary_stores_whole_windows(primary: int) -> No
 
 
 def test_with_learn_none_nothing_is_stored() -> None:
-    member = dqn()
+    member = small_dqn()
     ensemble = ensemble_of(member, pqn(), learn="none")
     dataset = dataset_of(ensemble)
     assert isinstance(dataset.element_spec, optix.Window)
@@ -170,9 +146,9 @@ def test_with_learn_none_nothing_is_stored() -> None:
 
 def test_epsilon_greedy_members_are_mixed_with_the_probabilities_with_which_they_act() -> None:
     """The log-probabilities in a window, and so the importance credit, are those of the mixture, by hand."""
-    members: list[Any] = [dqn(), pqn(), ppo()]
+    members: list[Any] = [small_dqn(), pqn(), ppo()]
     for epsilon, one in zip((0.3, 0.6), members, strict=False):
-        one.bind(env().observation_space, env().action_space)
+        one.bind(identity_env().observation_space, identity_env().action_space)
         one.head.weight.assign([epsilon])
     ensemble = ensemble_of(*members, primary_agent=members[2], credit="none")
     window = next(iter(dataset_of(ensemble)))
@@ -189,21 +165,57 @@ def test_epsilon_greedy_members_are_mixed_with_the_probabilities_with_which_they
 
 @pytest.mark.parametrize("credit", ["slots", "turns", "importance"])
 def test_members_get_scores_of_their_own(credit: str) -> None:
-    learn = "primary" if credit == "importance" else "all"
-    ensemble = ensemble_of(dqn(), pqn(), learn=learn, credit=credit, solo_windows=4)
+    members = [small_dqn(), pqn()]
     manager = optix.PolicyManager()
-    for member in ensemble.members:
+    for member in members:
         manager.add_agent(member)
+    learn = "primary" if credit == "importance" else "all"
+    ensemble = optix.EnsembleAgent(manager, members[0], learn=learn, credit=credit, solo_windows=4)
+    ensemble.compile()
+    scheduler = optix.BackoffScheduler(plateau_threshold=100, dormant_threshold=200, max_interval=1)
     callback = optix.OptixCallback(
-        optix.ReturnEvaluator(4), policy_manager=manager, max_windows=20, verbose=0, restore_best_weights=False
+        optix.ReturnEvaluator(2), scheduler=scheduler, policy_manager=manager, max_windows=24, verbose=0
     )
     ensemble.fit(dataset_of(ensemble, 4), callbacks=[callback], verbose=0)
-    assert all(len(scores) > 0 for scores in manager.scores) if hasattr(manager, "scores") else True
+    assert [len(scores) > 0 for scores in manager.scores] == [True, True]
+
+
+def test_a_run_of_members_with_buffers_is_resumed_bit_by_bit(tmp_path: Path) -> None:
+    def start(folder: Path, cut: int | None = None) -> Any:
+        keras.utils.set_random_seed(0)
+        ensemble = ensemble_of(small_dqn(), small_dqn(prioritized_replay=True), learn="all", credit="slots")
+        callback = optix.OptixCallback(
+            optix.ReturnEvaluator(4),
+            scheduler=optix.BackoffScheduler(plateau_threshold=50, dormant_threshold=100),
+            checkpoint_dir=folder,
+            resume=True,
+            resume_interval=0.0,
+            restore_best_weights=False,
+            max_windows=12,
+            verbose=0,
+        )
+        if cut is None:
+            ensemble.fit(dataset_of(ensemble, 3), callbacks=[callback], verbose=0)
+        else:
+            with pytest.raises(ConnectionError, match="power"):
+                ensemble.fit(dataset_of(ensemble, 3), callbacks=[callback, Cut(cut)], verbose=0)
+        return ensemble
+
+    whole = start(tmp_path / "a")
+    start(tmp_path / "b", cut=7)
+    resumed = start(tmp_path / "b")
+    for mine, theirs in zip(whole.members, resumed.members, strict=True):
+        assert mine.replay.added == theirs.replay.added
+        ours, others = (one.replay.sample(np.random.default_rng(0), 2, 16, 2)._asdict() for one in (mine, theirs))
+        for name, value in ours.items():
+            np.testing.assert_array_equal(value, others[name], err_msg=name)
+    for name, array in whole.get_state().items():
+        np.testing.assert_array_equal(array, resumed.get_state()[name], err_msg=name)
 
 
 def test_the_blank_batches_of_a_live_feed_change_nothing() -> None:
-    member = dqn(prioritized_replay=True)
-    ensemble = ensemble_of(member, dqn(), learn="all", credit="turns", solo_windows=1)
+    member = small_dqn(prioritized_replay=True)
+    ensemble = ensemble_of(member, small_dqn(), learn="all", credit="turns", solo_windows=1)
     dataset = dataset_of(ensemble, 1)
     element = next(iter(dataset))
     blank = ensemble.blank_for_learner(tf.nest.map_structure(np.asarray, element.window))
@@ -218,7 +230,7 @@ def test_the_blank_batches_of_a_live_feed_change_nothing() -> None:
 
 
 def test_a_shift_makes_all_members_forget() -> None:
-    members = [dqn(), dqn()]
+    members = [small_dqn(), small_dqn()]
     ensemble = ensemble_of(*members, ppo(), learn="all", credit="slots")
     ensemble.fit(dataset_of(ensemble, 4), epochs=1, steps_per_epoch=10, verbose=0)
     ensemble.after_shift(optix.AfterShift(replay=0.1))
@@ -226,7 +238,7 @@ def test_a_shift_makes_all_members_forget() -> None:
 
 
 def test_a_saved_ensemble_learns_on_with_empty_buffers(tmp_path: Path) -> None:
-    ensemble = ensemble_of(dqn(), ppo(), learn="all", credit="slots")
+    ensemble = ensemble_of(small_dqn(), ppo(), learn="all", credit="slots")
     ensemble.fit(dataset_of(ensemble), epochs=1, steps_per_epoch=3, verbose=0)
     ensemble.save(tmp_path / "ensemble.keras")
     loaded = keras.saving.load_model(tmp_path / "ensemble.keras")
@@ -238,7 +250,7 @@ def test_a_saved_ensemble_learns_on_with_empty_buffers(tmp_path: Path) -> None:
 
 
 def test_what_an_ensemble_cannot_learn_from_is_refused() -> None:
-    ensemble = ensemble_of(dqn(), ppo(), learn="all", credit="slots")
+    ensemble = ensemble_of(small_dqn(), ppo(), learn="all", credit="slots")
     deterministic = dataset_of(ensemble, deterministic=True)
     assert isinstance(deterministic.element_spec, optix.Window)
     with pytest.raises(ConfigurationError, match="not stored"):
