@@ -16,7 +16,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 	bench-damage \
 	bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-normalized bench-policies bench-live \
 	bench-live-restarts bench-live-interrupts bench-confirmation bench-held-out bench-stopping bench-autopilot \
-	bench-watch-swap bench-hpo clean
+	bench-watch-swap bench-hpo bench-replay clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -106,6 +106,9 @@ bench: $(VENV)/.installed $(BENCH_VENV)/.installed ## throughput against Stable-
 bench-collect: $(VENV)/.installed ## collecting against stepping alone, acting against a tf.function (about a minute)
 	$(BIN)/python benchmarks/collect.py
 
+bench-replay: $(VENV)/.installed ## the replay buffer: bytes, rates, and what resume points cost (a minute)
+	$(BIN)/python benchmarks/replay.py
+
 bench-prefetch: $(VENV)/.installed ## what collecting a window ahead gives, five seeds (some minutes)
 	$(BIN)/python benchmarks/prefetch.py --slow-env 200
 
@@ -172,6 +175,10 @@ bench-live-restarts: $(VENV)/.installed ## kills the server of a live feed ten t
 
 bench-live-interrupts: $(VENV)/.installed ## Ctrl-C at twenty random moments of a live run (ten minutes)
 	$(BIN)/python benchmarks/live_interrupts.py
+
+bench-algorithms: $(VENV)/.installed $(BENCH_VENV)/.installed ## DQN, SAC and PQN: what they learn, and their speed beside Stable-Baselines3 (hours)
+	$(BIN)/python benchmarks/algorithms.py learning
+	$(BIN)/python benchmarks/algorithms.py speed --sb3-python $(BENCH_VENV)/bin/python
 
 bench-autopilot: $(VENV)/.installed $(BENCH_VENV)/.installed ## whether trained means trained: six tasks, beside Stable-Baselines3 (a day)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt box2d pygame

@@ -18,10 +18,13 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "keras_optix.agents.agent": ("Agent",),
+    "keras_optix.agents.dqn": ("DQNAgent",),
     "keras_optix.agents.ensemble": ("EnsembleAgent",),
     "keras_optix.agents.hyperparams": ("Hyperparam",),
     "keras_optix.agents.make_agent": ("make_agent",),
+    "keras_optix.agents.off_policy": ("OffPolicyAgent", "Transitions"),
     "keras_optix.agents.ppo": ("PPOAgent",),
+    "keras_optix.agents.pqn": ("PQNAgent",),
     "keras_optix.agents.reinforce": ("ReinforceAgent",),
     "keras_optix.agents.sac": ("SACAgent",),
     "keras_optix.callbacks.loop_callback": ("LoopCallback",),
@@ -33,6 +36,7 @@ _MODULES = {
     "keras_optix.experience.dataset": ("dataset_from_env",),
     "keras_optix.experience.evaluation": ("evaluate_policy",),
     "keras_optix.experience.live.stream_dataset": ("dataset_from_stream",),
+    "keras_optix.experience.replay_batch": ("ReplayBatch",),
     "keras_optix.experience.savable": ("SavableEnv",),
     "keras_optix.experience.window": ("Window",),
     "keras_optix.loop.after_shift": ("AfterShift",),

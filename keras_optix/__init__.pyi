@@ -9,10 +9,14 @@ from keras_optix import statistics as statistics
 from keras_optix import testing as testing
 from keras_optix import tuners as tuners
 from keras_optix.agents.agent import Agent as Agent
+from keras_optix.agents.dqn import DQNAgent as DQNAgent
 from keras_optix.agents.ensemble import EnsembleAgent as EnsembleAgent
 from keras_optix.agents.hyperparams import Hyperparam as Hyperparam
 from keras_optix.agents.make_agent import make_agent as make_agent
+from keras_optix.agents.off_policy import OffPolicyAgent as OffPolicyAgent
+from keras_optix.agents.off_policy import Transitions as Transitions
 from keras_optix.agents.ppo import PPOAgent as PPOAgent
+from keras_optix.agents.pqn import PQNAgent as PQNAgent
 from keras_optix.agents.reinforce import ReinforceAgent as ReinforceAgent
 from keras_optix.agents.sac import SACAgent as SACAgent
 from keras_optix.callbacks.loop_callback import LoopCallback as LoopCallback
@@ -26,6 +30,7 @@ from keras_optix.evaluators.returns import ReturnEvaluator as ReturnEvaluator
 from keras_optix.experience.dataset import dataset_from_env as dataset_from_env
 from keras_optix.experience.evaluation import evaluate_policy as evaluate_policy
 from keras_optix.experience.live.stream_dataset import dataset_from_stream as dataset_from_stream
+from keras_optix.experience.replay_batch import ReplayBatch as ReplayBatch
 from keras_optix.experience.savable import SavableEnv as SavableEnv
 from keras_optix.experience.window import Window as Window
 from keras_optix.loop.after_shift import AfterShift as AfterShift

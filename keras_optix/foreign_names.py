@@ -13,7 +13,10 @@ _STOP = "an option of the callback: OptixCallback(max_windows=...); a window is 
 _LOG_DIR = "an option of the callback: OptixCallback(log_dir=...)"
 _SCORE = "keras_optix.evaluate_policy(agent, env, episodes=...)"
 _ACT = "agent.act(observation, deterministic=...)"
-_ON_POLICY = "not needed: PPOAgent and ReinforceAgent learn from each window as it comes and keep no replay data"
+_REPLAY = "an argument of DQNAgent and SACAgent; other agents learn from each window as it comes, without replay data"
+_BUFFER = "`replay` of DQNAgent and SACAgent; other agents learn from each window as it comes, without replay data"
+_RATIO = "`gradient_steps_per_env_step` of DQNAgent and SACAgent"
+_SMALLER = "`window_size` of dataset_from_env: gradient steps are made after each window"
 _PER_WINDOW = "`window_size` of dataset_from_env (env steps of each environment in a window)"
 _STATISTICS = "`normalize_observations` and `normalize_rewards` of the agent"
 
@@ -107,12 +110,35 @@ ARGUMENTS = {
     "action_dim": "known from the environment",
     "obs_dim": "known from the environment",
     "input_shape": "known from the environment",
-    "memory": _ON_POLICY,
-    "buffer_size": _ON_POLICY,
-    "learning_starts": _ON_POLICY,
-    "nb_steps_warmup": _ON_POLICY,
-    "target_model_update": _ON_POLICY,
-    "replay_buffer_class": _ON_POLICY,
+    "memory": "`buffer_size` of DQNAgent and SACAgent",
+    "buffer_size": _REPLAY,
+    "learning_starts": _REPLAY,
+    "nb_steps_warmup": "`learning_starts` of DQNAgent and SACAgent",
+    "train_freq": _SMALLER,
+    "train_interval": _SMALLER,
+    "train_frequency": _SMALLER,
+    "gradient_steps": _RATIO,
+    "utd_ratio": _RATIO,
+    "updates_per_step": _RATIO,
+    "target_model_update": "`tau`, or `target_update_interval`, of DQNAgent",
+    "target_network_frequency": "`target_update_interval` of DQNAgent",
+    "target_update_interval": "an argument of DQNAgent; other agents have no target network that is copied",
+    "tau": "an argument of DQNAgent and SACAgent; other agents have no target network",
+    "exploration_fraction": "`exploration_env_steps` of DQNAgent and PQNAgent, in env steps",
+    "exploration_initial_eps": "`initial_epsilon` of DQNAgent and PQNAgent",
+    "exploration_final_eps": "`epsilon` of DQNAgent and PQNAgent",
+    "start_e": "`initial_epsilon` of DQNAgent and PQNAgent",
+    "end_e": "`epsilon` of DQNAgent and PQNAgent",
+    "double_q": "`double` of DQNAgent",
+    "enable_double_dqn": "`double` of DQNAgent",
+    "enable_dueling_network": "`dueling` of DQNAgent",
+    "prioritized_replay": _REPLAY,
+    "prioritized_replay_alpha": "`priority_exponent` of DQNAgent and SACAgent",
+    "prioritized_replay_beta0": "`importance_exponent` of DQNAgent and SACAgent",
+    "optimize_memory_usage": "not needed: each observation is stored once",
+    "replay_buffer_class": "not supported: `buffer_size` and `prioritized_replay` of DQNAgent and SACAgent",
+    "replay_buffer_kwargs": "not needed: `buffer_size` and `prioritized_replay` of DQNAgent and SACAgent",
+    "n_step": _REPLAY,
     "test_policy": "`deterministic` of `act` and `evaluate_policy`",
     "deterministic": "an argument of `act`: agent.act(observation, deterministic=True)",
     "norm_obs": _STATISTICS,
@@ -150,7 +176,7 @@ ATTRIBUTES = {
     "logger": _LOG_DIR,
     "set_logger": _LOG_DIR,
     "rollout_buffer": "the windows of the dataset: next(iter(dataset))",
-    "replay_buffer": _ON_POLICY,
+    "replay_buffer": _BUFFER,
     "collect_rollouts": "done by the dataset: next(iter(dataset)) collects a window",
     "ep_info_buffer": "`episode_return` in the logs of `fit`",
     "test": _SCORE,
@@ -163,7 +189,7 @@ ATTRIBUTES = {
     "compute_single_action": _ACT,
     "forward": _ACT,
     "backward": "agent.fit(dataset)",
-    "remember": _ON_POLICY,
+    "remember": "done by the dataset: each window is stored when it was collected",
     "actor": "agent.policy",
     "critic": "agent.value",
     "get_value": "agent.value(observations)",
@@ -176,6 +202,11 @@ PACKAGE = {
     "PPO": "PPOAgent",
     "A2C": "ReinforceAgent, or PPOAgent",
     "REINFORCE": "ReinforceAgent",
+    "DQN": "DQNAgent",
+    "QRDQN": "DQNAgent",
+    "SAC": "SACAgent",
+    "PQN": "PQNAgent",
+    "ReplayBuffer": "an argument of the agent: DQNAgent(buffer_size=100_000)",
     "make": "dataset_from_env(id, agent), which makes the environment",
     "make_vec_env": "dataset_from_env(id, agent, num_envs=8), which makes the environments",
     "DummyVecEnv": "dataset_from_env(id, agent, num_envs=8), which makes the environments",

@@ -233,14 +233,17 @@ class ActingAgent(AgentAttributes):
         return dict(policy.state())
 
     def set_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Restores a state that `get_state` returned. Hyperparameters stay as they are.
+        """Restores a state that `get_state` returned. Hyperparameters, and `run_variables`, stay as they are.
 
         Raises:
             StateError: The agent is not bound yet, or names or shapes disagree; in both cases nothing is changed.
         """
         _ = self.head  # raises if there is none yet
         before = self.policy_version
-        load_arrays(self._state_variables(), state)
+        variables, kept = self._state_variables(), {id(variable) for variable in self.run_variables}
+        names = {name for name, variable in variables.items() if id(variable) in kept}
+        given = {name: array for name, array in state.items() if name not in names}
+        load_arrays({name: variable for name, variable in variables.items() if name not in names}, given)
         self._clock.move_past(before)
         self._clock.forgive()
 
@@ -260,6 +263,15 @@ class ActingAgent(AgentAttributes):
         if missing:
             raise StateError(describe("The state is of another architecture.", missing=missing[:5]))
         return PolicyParams(version, tuple(in_acting_dtype(state[name]) for name in wanted))
+
+    @property
+    def run_variables(self) -> list[Any]:
+        """The variables that tell how far the run has come and do not belong to a policy version.
+
+        They are a part of files and of states, but `set_state` leaves them as they are: when an older version is
+        restored, what is read from them does not begin again. Empty here. Override it to add variables.
+        """
+        return []
 
     def save_run(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Returns all that an interrupted run needs to continue: arrays by name, and values for JSON."""

@@ -5,26 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_optix.agents.agent import Agent
 from keras_optix.agents.default_networks import default_network, default_network_beside, has_images
+from keras_optix.agents.distributions import ActionDistribution
+from keras_optix.agents.epsilon_greedy import EpsilonGreedyDistribution
 from keras_optix.agents.hyperparams import Hyperparam, declared
 from keras_optix.agents.network_checks import check_kind, check_network
 from keras_optix.agents.networks import network_inputs
-from keras_optix.agents.normalization import RewardScale
+from keras_optix.agents.reward_scaling import RewardScalingAgent
+from keras_optix.agents.rows import flatten, size_of
 from keras_optix.agents.shared_layers import JointNetwork, join
 from keras_optix.errors import ConfigurationError, SpaceError, describe
 from keras_optix.experience.observations import ObservationLayout
-from keras_optix.experience.source import WindowSource
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses
 from keras_optix.tuners.search_space import Linear, OneMinusLog, SearchSpace
 from keras_optix.validation import check_bool
-
-_RUNNING = "running_return/"  # begins the names, in a saved run, of arrays that belong to the running episodes
 
 
 class Rows(NamedTuple):
@@ -47,7 +45,7 @@ class Rows(NamedTuple):
     weights: Any
 
 
-class ActorCriticAgent(Agent):
+class ActorCriticAgent(RewardScalingAgent):
     """An agent with a value network; base of `ReinforceAgent` and `PPOAgent`.
 
     `search_spaces` has, after the learning rate, entropy_coefficient Linear(0, 0.05), whose scale includes 0, and gamma
@@ -108,11 +106,19 @@ class ActorCriticAgent(Agent):
         check_kind(value, "value")
         check_bool("share_features", share_features)
         super().__init__(policy, hyperparams=shared | dict(hyperparams or {}), **kwargs)
+        self._distribution_wanted()  # raises if the algorithm cannot use it
         self.value = value
         self.share_features = share_features
         self._joint: JointNetwork | None = None
-        self._reward_scale = RewardScale() if check_bool("normalize_rewards", normalize_rewards) else None
-        self.reward_moments = None if self._reward_scale is None else self._reward_scale.moments
+        self._begin_scaling(normalize_rewards)
+
+    def _distribution_wanted(self) -> ActionDistribution | None:
+        if isinstance(self.distribution, EpsilonGreedyDistribution):
+            name = type(self).__name__
+            problem = f"{name} learns from log-probabilities, which have no gradient in an epsilon-greedy choice."
+            fix = "Use PQNAgent, which learns the value of each action, or leave `distribution` out."
+            raise ConfigurationError(describe(problem, fix=fix, distribution=self.distribution))
+        return super()._distribution_wanted()
 
     def build_networks(self, layout: ObservationLayout) -> None:
         """See `Agent.build_networks`."""
@@ -138,32 +144,7 @@ class ActorCriticAgent(Agent):
 
     def get_config(self) -> dict[str, Any]:
         """See `Agent.get_config`."""
-        own: dict[str, Any] = {"normalize_rewards": self._reward_scale is not None}
-        if not self.share_features:
-            own["share_features"] = False
-        return super().get_config() | own
-
-    def attach_source(self, source: WindowSource) -> None:
-        """See `Agent.attach_source`."""
-        super().attach_source(source)
-        if self._reward_scale is not None:
-            self._reward_scale.prepare(source.num_envs)
-
-    def save_run(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """See `Agent.save_run`."""
-        arrays, values = super().save_run()
-        running = {} if self._reward_scale is None else self._reward_scale.save()
-        return arrays | {_RUNNING + name: array for name, array in running.items()}, values
-
-    def restore_run(
-        self, arrays: Mapping[str, np.ndarray], values: Mapping[str, Any], *, same_episodes: bool = True
-    ) -> None:
-        """See `Agent.restore_run`."""
-        running = {name.removeprefix(_RUNNING): arrays[name] for name in arrays if name.startswith(_RUNNING)}
-        own = {name: array for name, array in arrays.items() if not name.startswith(_RUNNING)}
-        super().restore_run(own, values, same_episodes=same_episodes)
-        if self._reward_scale is not None and same_episodes:
-            self._reward_scale.restore(running)
+        return super().get_config() | ({} if self.share_features else {"share_features": False})
 
     def value_of(self, observations: Any, training: bool) -> Any:
         """Computes values ``[B]`` of observations ``[B, ...]``, which are normalised as for the policy."""
@@ -195,13 +176,6 @@ class ActorCriticAgent(Agent):
             window.next_observations,
         )
         return tuple(tf.unstack(tf.reshape(self.value_of(both, training=False), (2, steps, n))))
-
-    def rewards_of(self, window: Window) -> Any:
-        """Returns the window's rewards ``[T, N]``, scaled if `normalize_rewards` is set."""
-        if self._reward_scale is None:
-            return window.rewards
-        done = tf.logical_or(window.terminated, window.truncated)
-        return self._reward_scale(window.rewards, done, window.valid, self.hyperparams.tensor("gamma"))
 
     def update_statistics(self, window: Window) -> None:
         """Updates the running statistics with the window's observations.
@@ -241,28 +215,3 @@ class ActorCriticAgent(Agent):
             returns=flatten(returns),
             weights=tf.cast(flatten(window.valid), tf.float32),
         )
-
-
-def size_of(window: Window) -> tuple[int, int]:
-    """Returns ``(T, N)`` of a window of tensors.
-
-    Raises:
-        ConfigurationError: The dataset does not say how large its windows are.
-    """
-    steps, n = window.rewards.shape
-    if steps is None or n is None:
-        raise ConfigurationError(
-            describe(
-                "All windows of a dataset must have one size, known beforehand, because the train step is compiled for "
-                "this size.",
-                fix="Do not batch, unbatch or filter the rows of the dataset; transform whole windows with `.map`.",
-                shape=tuple(window.rewards.shape),
-            )
-        )
-    return int(steps), int(n)
-
-
-def flatten(values: Any) -> Any:
-    """Flattens ``[T, N, ...]`` to ``[T * N, ...]``."""
-    steps, n = (int(k) for k in values.shape[:2])
-    return tf.reshape(values, (steps * n, *values.shape[2:]))

@@ -761,6 +761,11 @@ class Agent(ActingAgent, WindowTrainer):
         """Returns the replay buffers of this agent and of those that it contains, for resume points."""
         return [part for layer in self.layers if isinstance(layer, Agent) for part in layer.growing()]
 
+    @property
+    def run_variables(self) -> list[Any]:
+        """See `ActingAgent.run_variables`: here those of the agents that this agent contains."""
+        return [variable for layer in self.layers if isinstance(layer, Agent) for variable in layer.run_variables]
+
     def _replaying(self) -> list[Agent]:
         """Returns the agents with replay data, among this agent and those that it contains."""
         inner = [found for layer in self.layers if isinstance(layer, Agent) for found in layer._replaying()]
@@ -823,7 +828,7 @@ class Agent(ActingAgent, WindowTrainer):
     def _make_head(
         self, layout: ObservationLayout, actions: Actions, distribution: ActionDistribution, outputs: int
     ) -> PolicyHead:
-        """Makes the normalisers of the policy and the parameters that its network does not give, as parts of the model."""
+        """Makes the normalisers of the policy and the weight that its network does not give, as parts of the model."""
         normalizers: list[RunningMoments | None] = [None] * len(layout.leaves)
         if self.normalize_observations:
             normalizers = [RunningMoments(leaf.shape) if leaf.continuous else None for leaf in layout.leaves]

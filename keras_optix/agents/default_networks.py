@@ -19,13 +19,12 @@ _LAYER_NORM_EPSILON = 1e-5  # of PyTorch and of CleanRL; 1e-3 is Keras' own defa
 _NATURE_SIZE = 36  # pixels; the convolutions of the Nature network leave nothing of smaller images
 _FEATURES = "features"  # the last layer that the policy and the value network may share
 _CHANNELS = "channels_last"  # independent of Keras' global setting, because TensorFlow has no other order on a CPU
-
 _ACTION = "action"  # the input of a critic for the action
 
 _NAME = re.compile(r"[A-Za-z][0-9A-Za-z_]*")
 _OURS = re.compile(  # names that Keras gives to the layers and operations of a default network
-    r"(activation|concatenate|conv2d|dense|features|flatten|get_item|layer_normalization|observation|one_hot|permute"
-    r"|rescaling|reshape)(_[0-9_a-zA-Z]*)?"
+    r"(activation|add|concatenate|conv2d|dense|features|flatten|get_item|layer_normalization|mean|observation|one_hot|permute"
+    r"|rescaling|reshape|subtract)(_[0-9_a-zA-Z]*)?"
 )
 
 
@@ -85,10 +84,7 @@ def default_network(
     Raises:
         SpaceError: `features` is not 0, and the last hidden layer has another number of units.
     """
-    inputs = _inputs(layout)
-    parts = [_encoded(leaf, tensor, hidden) for leaf, tensor in zip(layout.leaves, inputs, strict=True)]
-    # This layer only gives the features a name, so that another head can be put on them.
-    encoded = keras.layers.Identity(name=_FEATURES)(parts[0] if len(parts) == 1 else keras.layers.Concatenate()(parts))
+    inputs, encoded = _inputs_and_features(layout, hidden)
     with names_may_differ():
         last = _head(layout, encoded, outputs, output_gain, features, hidden)
         return keras.Model(layout.pack(inputs), last, name=name)
@@ -117,6 +113,35 @@ def default_network_beside(
         return keras.Model(network.input, _head(layout, features, outputs, output_gain), name=name)
 
 
+def dueling_network(layout: ObservationLayout, actions: int, *, name: str, hidden: HiddenLayers) -> Any:
+    """Builds a Q-network like `default_network` with a value and an advantage stream.
+
+    ``Q = V + A - mean(A)`` (Wang et al. 2016, "Dueling network architectures", arXiv 1511.06581, eq. 9). The streams
+    share everything up to the last hidden layer, of which each has one of its own.
+
+    Args:
+        layout: Layout of the observations.
+        actions: Number of actions.
+        name: Name of the model.
+        hidden: The hidden layers. For images, the streams have as many units as the last of these.
+
+    Returns:
+        A built `keras.Model` that maps observations ``[B, ...]`` to the values of the actions ``[B, actions]``.
+    """
+    inputs, shared = _inputs_and_features(layout, hidden)
+    if len(layout.leaves) > 1 or not layout.leaves[0].image:
+        for size in hidden.units[:-1]:
+            shared = _hidden_dense(shared, size, hidden.activation, hidden.normalized)
+
+    def stream(outputs: int) -> Any:
+        return _dense(outputs, None, 1.0)(_hidden_dense(shared, hidden.units[-1], hidden.activation, hidden.normalized))
+
+    value, advantages = stream(1), stream(actions)
+    values = value + advantages - keras.ops.mean(advantages, axis=-1, keepdims=True)
+    with names_may_differ():
+        return keras.Model(layout.pack(inputs), values, name=name)
+
+
 def default_critic(layout: ObservationLayout, axes: int, *, hidden: HiddenLayers, name: str) -> Any:
     """Builds a network that gives the value of an action.
 
@@ -134,9 +159,9 @@ def default_critic(layout: ObservationLayout, axes: int, *, hidden: HiddenLayers
     """
     names = _input_names(layout)
     free = next(one for one in (_ACTION + "_" * k for k in range(len(names) + 1)) if one not in names)
-    inputs, action = _inputs(layout), keras.layers.Input((axes,), name=free)
-    parts = [_encoded(leaf, tensor, hidden) for leaf, tensor in zip(layout.leaves, inputs, strict=True)]
-    values = keras.layers.Concatenate()([*parts, action])
+    action = keras.layers.Input((axes,), name=free)
+    inputs, features = _inputs_and_features(layout, hidden)
+    values = keras.layers.Concatenate()([features, action])
     for size in hidden.units:
         values = _hidden_dense(values, size, hidden.activation, hidden.normalized)
     with names_may_differ():
@@ -148,12 +173,17 @@ def has_images(layout: ObservationLayout) -> bool:
     return any(leaf.image for leaf in layout.leaves)
 
 
-def _inputs(layout: ObservationLayout) -> list[Any]:
-    """Returns an input for each leaf. Images stay bytes until they are scaled."""
-    return [
-        keras.layers.Input(leaf.shape, dtype="uint8" if leaf.image else network_dtype(leaf), name=name)
-        for leaf, name in zip(layout.leaves, _input_names(layout), strict=True)
+def _inputs_and_features(layout: ObservationLayout, hidden: HiddenLayers) -> tuple[list[Any], Any]:
+    """Returns the inputs of a network, and one vector of features ``[B, ...]`` of all of them."""
+    inputs = [
+        # Images stay bytes until they are scaled.
+        keras.layers.Input(leaf.shape, dtype="uint8" if leaf.image else network_dtype(leaf), name=name_of_input)
+        for leaf, name_of_input in zip(layout.leaves, _input_names(layout), strict=True)
     ]
+    parts = [_encoded(leaf, tensor, hidden) for leaf, tensor in zip(layout.leaves, inputs, strict=True)]
+    # This layer only gives the features a name, so that another head can be put on them.
+    features = keras.layers.Identity(name=_FEATURES)(parts[0] if len(parts) == 1 else keras.layers.Concatenate()(parts))
+    return inputs, features
 
 
 def _input_names(layout: ObservationLayout) -> list[str]:

@@ -11,6 +11,7 @@ from keras_optix.agents.presets import AgentSettings
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.records import CollectionDefaults
 
+_ADAM_EPSILON = 1e-8  # that of PyTorch, with which the zoo's rows for replay were tuned
 _EXPLORING = 0.01  # weight of the entropy bonus for choices, as in the zoo's rows for Atari and LunarLander
 
 
@@ -50,6 +51,39 @@ def ppo_settings(observation_space: Any, action_space: Any) -> AgentSettings:
         return AgentSettings(arguments, 2.5e-4, CollectionDefaults(window_size=128, num_envs=8))
     arguments |= {"clip_ratio": 0.2, "update_epochs": 10, "minibatch_size": 64}
     return AgentSettings(arguments, 3e-4, CollectionDefaults(window_size=256, num_envs=8))
+
+
+def dqn_settings(observation_space: Any, action_space: Any) -> AgentSettings:
+    """Returns settings of DQN that work without tuning.
+
+    They are those that the RL Baselines3 Zoo (hyperparams/dqn.yml) has for LunarLander and Acrobot: a gradient step on
+    128 transitions after each env step, a learning rate of 6.3e-4, discount 0.99, and a buffer of 50,000. Here steps of
+    one environment are taken four at a time, double Q-learning is on, and floating-point observations are normalised.
+    Images have batches of 32, a learning rate of 1e-4 and a gradient step after each fourth env step, as the zoo's row
+    for Atari has.
+
+    Args:
+        observation_space: Observation space of one environment.
+        action_space: Action space of one environment.
+
+    Raises:
+        SpaceError: The observation space is not supported.
+    """
+    layout = ObservationLayout(observation_space)
+    arguments: dict[str, Any] = {
+        "normalize_observations": any(leaf.continuous for leaf in layout.leaves),
+        "gamma": 0.99,
+        "buffer_size": 50_000,
+        "learning_starts": 1_000,
+        "exploration_env_steps": 12_000,
+        "epsilon": 0.1,
+    }
+    collection = CollectionDefaults(window_size=4, num_envs=1)
+    if has_images(layout):
+        arguments |= {"batch_size": 32, "gradient_steps_per_env_step": 0.25, "target_update_interval": 1_000}
+        return AgentSettings(arguments, 1e-4, collection, adam_epsilon=_ADAM_EPSILON)
+    arguments |= {"batch_size": 128, "gradient_steps_per_env_step": 1.0, "target_update_interval": 250}
+    return AgentSettings(arguments, 6.3e-4, collection, adam_epsilon=_ADAM_EPSILON)
 
 
 def described(observation_space: Any, action_space: Any) -> str:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_optix.agents.default_networks import HiddenLayers
+from keras_optix.agents.default_networks import HiddenLayers, dueling_network
+from keras_optix.agents.distributions import ActionDistribution
+from keras_optix.agents.dqn_presets import DQN_PRESETS
 from keras_optix.agents.networks import network_inputs
 from keras_optix.agents.off_policy import OffPolicyAgent, Transitions
+from keras_optix.agents.presets import agent_from_preset
 from keras_optix.agents.q_learning import QAgent
 from keras_optix.agents.twins import twin_of
 from keras_optix.errors import ConfigurationError, describe
@@ -73,6 +76,7 @@ class DQNAgent(QAgent, OffPolicyAgent):
     """
 
     hidden_layers = HiddenLayers((256, 256), "relu")
+    output_gain = 0.5  # values begin about as small as those of PyTorch's networks
 
     def __init__(
         self,
@@ -135,10 +139,46 @@ class DQNAgent(QAgent, OffPolicyAgent):
         else:
             self.target_update_interval, self.tau = None, check_float("tau", tau, low=0.0, high=1.0, low_open=True)
 
+    @classmethod
+    def preset(cls, env_id: str, **overrides: Any) -> Self:
+        """Makes an agent with hyperparameters that were tuned for a task, compiled and ready for `fit`.
+
+        They are those of the RL Baselines3 Zoo, hyperparams/dqn.yml, for CartPole-v1, MountainCar-v0, Acrobot-v1 and
+        LunarLander-v3. Other versions of an id have the same preset. `keras_optix.agents.dqn_presets` holds them, with
+        the commit of the file and with what is different here.
+
+        The optimizer is ``Adam(learning_rate, epsilon=1e-8)``. `dataset_from_env` takes the size of the windows and the
+        number of environments from the agent if they are left out.
+
+        Args:
+            env_id: The id of the task.
+            **overrides: What shall be different: arguments of this class, `learning_rate`, `window_size` (env steps of
+                each environment in a window) and `num_envs`.
+
+        Returns:
+            The agent.
+
+        Raises:
+            ConfigurationError: There is no preset of this id, or an override is unknown or out of range.
+
+        Example:
+            >>> agent = optix.DQNAgent.preset("CartPole-v1", seed=0)
+            >>> dataset = optix.dataset_from_env("CartPole-v1", agent)
+            >>> next(iter(dataset)).observations.shape
+            TensorShape([128, 64, 4])
+        """
+        agent: Self = agent_from_preset(cls, DQN_PRESETS, env_id, overrides)
+        return agent
+
     def get_config(self) -> dict[str, Any]:
         """See `Agent.get_config`."""
         names = ("target_update_interval", "tau", "double", "dueling")
         return super().get_config() | {name: getattr(self, name) for name in names}
+
+    def _default_policy(self, layout: ObservationLayout, distribution: ActionDistribution) -> Any:
+        if not self.dueling:
+            return super()._default_policy(layout, distribution)
+        return dueling_network(layout, distribution.outputs[0], name="policy", hidden=self.hidden_layers)
 
     def build_networks(self, layout: ObservationLayout) -> None:
         """See `Agent.build_networks`."""
@@ -157,8 +197,8 @@ class DQNAgent(QAgent, OffPolicyAgent):
             tf.cond(now // interval > before // interval, self._copy_to_target, lambda: None)
         return {"epsilon": self.note_env_steps(tf.math.count_nonzero(batch.window.valid))}
 
-    def learn(self, batch: Transitions, seed: Any) -> tuple[dict[str, Any], Any]:
-        """See `OffPolicyAgent.learn`."""
+    def gradient_step(self, batch: Transitions, seed: Any) -> tuple[dict[str, Any], Any]:
+        """See `OffPolicyAgent.gradient_step`."""
         later = self._target_values(batch.next_observations)
         chooser = self.call(batch.next_observations, training=False) if self.double else later
         following = value_of_choice(later, ops.argmax(chooser, axis=-1))

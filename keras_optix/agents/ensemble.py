@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from keras_optix.agents.acting import PolicyHead
-from keras_optix.agents.actor_critic import flatten
 from keras_optix.agents.agent import Agent
 from keras_optix.agents.credit import (
     AUTO,
@@ -26,8 +25,7 @@ from keras_optix.agents.credit import (
     score_alone,
     split_window,
 )
-from keras_optix.agents.distributions import is_default
-from keras_optix.agents.ensemble_head import AVERAGE, MIXTURE, EnsembleHead, EnsembleLowerable, RoutedActor
+from keras_optix.agents.ensemble_head import AVERAGE, MIXTURE, EnsembleHead, EnsembleLowerable, RoutedActor, mixable
 from keras_optix.agents.ensemble_learning import MembersLearning, SourceShare
 from keras_optix.agents.ensemble_members import (
     FixedAgents,
@@ -38,6 +36,7 @@ from keras_optix.agents.ensemble_members import (
 )
 from keras_optix.agents.gradient_step import averages_weights
 from keras_optix.agents.jit import JitChoice
+from keras_optix.agents.rows import flatten
 from keras_optix.agents.saving import bind_to, serialized, spaces_config
 from keras_optix.errors import ConfigurationError, SpaceError, StateError, describe
 from keras_optix.evaluators.base import BaseEvaluator
@@ -62,7 +61,8 @@ class EnsembleAgent(Agent):
     Discrete, MultiDiscrete and MultiBinary actions are drawn from the exact mixture ``sum_i w_i p_i(action)``. The
     log-probabilities in a window are those of the mixture or of the single member that acted, so the primary's losses
     correct for actions that the primary would not have chosen. A rollback restores the members and their weights from
-    the snapshot.
+    the snapshot. Members may be of different algorithms: an epsilon-greedy member such as a `PQNAgent` has, in the
+    mixture, the probabilities with which it acts, so that greedy actions of such members are a weighted vote.
 
     Args:
         policy_manager: Holds the members and their weights, and reports changes of the weights; see `WeightedAgents`.
@@ -234,7 +234,7 @@ class EnsembleAgent(Agent):
                         member=type(member).__name__,
                     )
                 )
-            if not is_default(member.head.distribution):
+            if not mixable(member.head.distribution):
                 problem = f"Member {k} of the ensemble, {member.name}, has a distribution that cannot be mixed."
                 fix = "Members must have the default distribution of their actions: leave `distribution` out."
                 raise SpaceError(describe(problem, fix=fix, distribution=member.head.distribution))

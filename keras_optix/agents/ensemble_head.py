@@ -13,6 +13,8 @@ from gymnasium import spaces
 
 from keras_optix.agents.acting import PolicyHead, mapped
 from keras_optix.agents.credit import EVERYBODY
+from keras_optix.agents.distributions import ActionDistribution, distribution_for, is_default
+from keras_optix.agents.epsilon_greedy import EpsilonGreedyDistribution
 from keras_optix.experience.actions import DiscreteActions, MultiBinaryActions, MultiDiscreteActions
 from keras_optix.experience.actor import Actor, NoiseSpec
 from keras_optix.experience.carry import Carry
@@ -35,13 +37,13 @@ def mixture_of(member: PolicyHead, members: int, continuous: str) -> tuple[Mixtu
     """Returns the mixture of an ensemble over an environment's actions, and the noise that it samples with.
 
     Args:
-        member: One of the members. All members have the default distribution of the actions.
+        member: One of the members. All members have distributions that are `mixable`.
         members: M, the number of members.
         continuous: ``"average"`` or ``"mixture"``: how members with Gaussians are combined.
     """
     actions, noise = member.actions, member.noise
     if isinstance(actions, DiscreteActions):
-        return CategoricalMixture(actions.n), noise
+        return CategoricalMixture(actions.n), NoiseSpec("gumbel", (actions.n,))
     if isinstance(actions, MultiDiscreteActions):
         return MultiCategoricalMixture(actions.sizes), noise
     if isinstance(actions, MultiBinaryActions):
@@ -50,6 +52,14 @@ def mixture_of(member: PolicyHead, members: int, continuous: str) -> tuple[Mixtu
     if continuous == AVERAGE:
         return AveragedGaussian(d), noise
     return GaussianMixture(d, members), NoiseSpec("normal", (d + 2 * members,))
+
+
+def mixable(distribution: ActionDistribution) -> bool:
+    """Returns whether policies with a distribution can be mixed: the default one of an action space, or epsilon-greedy.
+
+    A class that a user derived from one of them may choose in another way than the mixture assumes.
+    """
+    return is_default(distribution) or type(distribution) is EpsilonGreedyDistribution
 
 
 class EnsembleHead(PolicyHead):
@@ -65,7 +75,7 @@ class EnsembleHead(PolicyHead):
     def __init__(self, members: Sequence[PolicyHead], primary: PolicyHead, weights: Any, continuous: str) -> None:
         layout = primary.layout
         nothing = [None] * len(layout.leaves)
-        super().__init__(primary.network, layout, primary.actions, primary.distribution, nothing, None)
+        super().__init__(primary.network, layout, primary.actions, _default_of(primary), nothing, None)
         self.mixture, self._noise = mixture_of(primary, len(members), continuous)
         self._members = list(members)
         self._primary = primary
@@ -93,8 +103,11 @@ class EnsembleHead(PolicyHead):
         return self._noise
 
     def parameters(self, observations: Any, training: bool) -> Any:
-        """Computes the parameters of the members' distributions, ``[M, B, P]``, for observations ``[B, ...]``."""
-        return tf.stack([member.parameters(observations, training) for member in self._members])
+        """Computes the parameters of the members' distributions, ``[M, B, P]``, for observations ``[B, ...]``.
+
+        They are those of the default distribution of the actions: an epsilon-greedy member has logits, too.
+        """
+        return tf.stack([_as_default(member, member.parameters(observations, training)) for member in self._members])
 
     def choose(
         self, observations: Any, noise: Any, weights: Sequence[Any], carry: tuple[Any, ...] = ()
@@ -131,9 +144,7 @@ class EnsembleHead(PolicyHead):
     def member_log_probs(self, observations: Any, choices: Any, weights: Sequence[Any]) -> Any:
         """Computes log-probabilities ``[M, B]`` of choices ``[B, ...]`` under each member; weights as for `choose`."""
         parameters, _ = self._parts(observations, weights)
-        return tf.stack(
-            [member.distribution.log_prob(parameters[k], choices) for k, member in enumerate(self._members)]
-        )
+        return tf.stack([self.distribution.log_prob(parameters[k], choices) for k in range(len(self._members))])
 
     def _parts(self, observations: Any, weights: Sequence[Any]) -> tuple[Any, Any]:
         """Computes the members' parameters ``[M, B, P]`` and their weights ``[M]``, for values of `variables`."""
@@ -148,6 +159,20 @@ class EnsembleHead(PolicyHead):
     def update_statistics(self, observations: Any, weights: Any) -> None:
         """Updates the primary's normalisers with observations ``[B, ...]``; see `PolicyHead.update_statistics`."""
         self._primary.update_statistics(observations, weights)
+
+
+def _default_of(member: PolicyHead) -> ActionDistribution:
+    """Returns the default distribution of a member's actions, whose parameters the member's are converted to."""
+    distribution = member.distribution
+    if isinstance(distribution, EpsilonGreedyDistribution):
+        return distribution_for(spaces.Discrete(distribution.outputs[0]))
+    return distribution
+
+
+def _as_default(member: PolicyHead, parameters: Any) -> Any:
+    """Converts a member's parameters to those of the default distribution of the same actions."""
+    distribution = member.distribution
+    return distribution.logits(parameters) if isinstance(distribution, EpsilonGreedyDistribution) else parameters
 
 
 @dataclass(frozen=True)

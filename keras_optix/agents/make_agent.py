@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import gymnasium
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
 from keras_optix.agents.agent import Agent
-from keras_optix.agents.default_settings import described, ppo_settings
+from keras_optix.agents.default_settings import described, dqn_settings, ppo_settings
+from keras_optix.agents.dqn import DQNAgent
+from keras_optix.agents.dqn_presets import DQN_PRESETS
 from keras_optix.agents.ppo import PPOAgent
 from keras_optix.agents.ppo_presets import PPO_PRESETS
 from keras_optix.agents.presets import AgentSettings, find_preset
@@ -20,8 +22,10 @@ from keras_optix.errors import ConfigurationError, describe
 from keras_optix.experience.env_kinds import check_env, check_env_kwargs
 from keras_optix.experience.making import EnvLike, check_takes_kwargs, make_envs
 from keras_optix.terminal import STATUS
-from keras_optix.validation import check_int
+from keras_optix.validation import check_choice, check_int
 
+CHEAP: Final = "cheap"
+EXPENSIVE: Final = "expensive"
 _NO_SETTINGS = ("seed", "name")  # arguments that change nothing about how the agent learns
 
 
@@ -52,13 +56,24 @@ class _Choice(NamedTuple):
 
 @names_checked
 def make_agent(
-    env: EnvLike, *, env_kwargs: Mapping[str, Any] | None = None, verbose: int = 1, **overrides: Any
+    env: EnvLike,
+    *,
+    env_steps_are: Literal["cheap", "expensive"] = CHEAP,
+    env_kwargs: Mapping[str, Any] | None = None,
+    verbose: int = 1,
+    **overrides: Any,
 ) -> Agent:
     """Makes an agent for an environment, compiled and ready for `fit`.
 
-    If there is a preset of the environment's id, the agent has its hyperparameters; see `PPOAgent.preset`. Otherwise
-    they are defaults for the kinds of its spaces: normalised observations and rewards, 8 environments, and windows of
-    256 env steps of each (images: convolutions, and 128 steps). A line is printed that says which of the two it is.
+    The algorithm depends on what an env step costs. Where steps are cheap, as in a fast simulator, it is PPO, which
+    uses each of them a few times and is the fastest in seconds. Where they are expensive (a slow simulator, a robot, a
+    market) it is one that keeps them in a replay buffer and learns from each many times: DQN for Discrete actions, SAC
+    for Box actions with bounds on every axis, and PPO for all others.
+
+    If the algorithm has a preset of the environment's id, the agent has its hyperparameters; see `PPOAgent.preset`.
+    Otherwise they are defaults for the kinds of its spaces, such as for PPO: normalised observations and rewards, 8
+    environments, and windows of 256 env steps of each (images: convolutions, and 128 steps). A line is printed that
+    says which of the two it is.
 
     `dataset_from_env` takes the size of the windows and the number of environments from the agent if they are left out.
     If `env` is an environment or a vector environment, their number is fixed; then the windows are longer or shorter
@@ -69,14 +84,15 @@ def make_agent(
 
     Args:
         env: A Gymnasium id or spec, a `gymnasium.Env`, a `gymnasium.vector.VectorEnv` or a factory of one of these.
+        env_steps_are: ``"cheap"`` or ``"expensive"``. Defaults to ``"cheap"``.
         env_kwargs: Keyword arguments for `gymnasium.make` if `env` is an id or a spec. Give the same to
             `dataset_from_env`.
         verbose: 0 prints nothing. Defaults to 1.
-        **overrides: What shall be different: arguments of `PPOAgent`, `learning_rate` (a number or a schedule of
-            Keras), `window_size` (env steps of each environment in a window) and `num_envs`.
+        **overrides: What shall be different: arguments of the algorithm's class, `learning_rate` (a number or a
+            schedule of Keras), `window_size` (env steps of each environment in a window) and `num_envs`.
 
     Returns:
-        The agent: today always a `PPOAgent`.
+        The agent: a `PPOAgent`, `DQNAgent` or `SACAgent`.
 
     Raises:
         ConfigurationError: The environment cannot be made (if a package is missing, the message says what to install),
@@ -89,11 +105,12 @@ def make_agent(
         >>> agent.fit(optix.dataset_from_env("CartPole-v1", agent), callbacks=[optix.OptixCallback()])
     """
     check_env("env", env, swapped="make_agent(env) makes an agent; give it the environment.")
+    check_choice("env_steps_are", env_steps_are, (CHEAP, EXPENSIVE))
     verbose = check_int("verbose", verbose, minimum=0)
     env_kwargs = check_env_kwargs(env_kwargs)
     check_takes_kwargs(env, env_kwargs)
     task = _task_of(env, env_kwargs)
-    algorithm, settings, reason = _choose(task)
+    algorithm, settings, reason = _choose(task, env_steps_are)
     if task.num_envs is not None:
         settings = settings.for_num_envs(task.num_envs)
     settings = settings.overridden(algorithm, overrides, called="make_agent")
@@ -104,13 +121,17 @@ def make_agent(
     return agent
 
 
-def _choose(task: _Task) -> _Choice:
+def _choose(task: _Task, env_steps_are: str) -> _Choice:
     """Chooses the algorithm and its settings. This is the one place that decides which algorithm plays what."""
-    preset = find_preset(PPO_PRESETS, task.env_id)
-    if preset is not None and preset.fits(task.observation_space, task.action_space):
-        return _Choice(PPOAgent, preset.agent_settings(), f"the {preset.describe(task.env_id)}")
     spaces = (task.observation_space, task.action_space)
-    return _Choice(PPOAgent, ppo_settings(*spaces), f"defaults for {described(*spaces)}")
+    algorithm: type[Agent] = PPOAgent
+    presets, settings_for = PPO_PRESETS, ppo_settings
+    if env_steps_are == EXPENSIVE and isinstance(task.action_space, gymnasium.spaces.Discrete):
+        algorithm, presets, settings_for = DQNAgent, DQN_PRESETS, dqn_settings
+    preset = find_preset(presets, task.env_id)
+    if preset is not None and preset.fits(*spaces):
+        return _Choice(algorithm, preset.agent_settings(), f"the {preset.describe(task.env_id)}")
+    return _Choice(algorithm, settings_for(*spaces), f"defaults for {described(*spaces)}")
 
 
 def _task_of(env: EnvLike, env_kwargs: Mapping[str, Any] | None) -> _Task:

@@ -55,7 +55,8 @@ class OffPolicyAgent(Agent, abc.ABC):
     `ReplayBatch`es: as many batches of transitions as gradient steps are due after the window. All of these gradient
     steps are one compiled step of `fit`. The buffer belongs to the agent, so that a second dataset continues it.
 
-    For an algorithm of your own, override `learn`, which makes one gradient step. Everything else stays as in `Agent`.
+    For an algorithm of your own, override `gradient_step`, which makes one gradient step. Everything else stays as in
+    `Agent`.
 
     `search_spaces` has, after the learning rate, gamma OneMinusLog(0.9, 0.9999).
 
@@ -140,6 +141,11 @@ class OffPolicyAgent(Agent, abc.ABC):
     # Experience
 
     @property
+    def replay_plan(self) -> ReplayPlan:
+        """How the agent learns from its replay buffer: the arguments of these names."""
+        return self._plan
+
+    @property
     def replay(self) -> ReplayBuffer:
         """The replay buffer.
 
@@ -168,9 +174,14 @@ class OffPolicyAgent(Agent, abc.ABC):
             window: A window of `tf.TensorSpec`.
         """
         steps, n = (int(size) for size in window.rewards.shape)
-        rows = (self._plan.gradient_steps(steps * n), self._plan.batch_size)
+        count = self._plan.gradient_steps(steps * n)
         if self._plan.prioritized:
-            self._errors.prepare(rows)
+            self._errors.prepare((count, self._plan.batch_size))
+        return self._spec_of(window, count)
+
+    def _spec_of(self, window: Window, gradient_steps: int) -> ReplayBatch:
+        """Describes batches for a number of gradient steps."""
+        rows = (gradient_steps, self._plan.batch_size)
 
         def in_batches(field: Any) -> Any:
             return tf.nest.map_structure(lambda spec: tf.TensorSpec(rows + tuple(spec.shape[2:]), spec.dtype), field)
@@ -208,13 +219,9 @@ class OffPolicyAgent(Agent, abc.ABC):
         if not isinstance(x, ReplayBatch):
             return super()._window_of(x)
         window = super()._window_of(x.window)
-        spec = self.replay_spec(tf.nest.map_structure(tf.type_spec_from_value, window))
-        steps = np.shape(x.rewards)[:1]  # a batch that was made by hand may be for fewer gradient steps
-        if steps:
-            spec = tf.nest.map_structure(
-                lambda one: tf.TensorSpec((*steps, *one.shape[1:]), one.dtype) if one.shape.rank else one,
-                spec._replace(window=()),
-            )._replace(window=spec.window)
+        described = tf.nest.map_structure(tf.type_spec_from_value, window)
+        # A batch that was made by hand may be for any number of gradient steps.
+        spec = self._spec_of(described, int((np.shape(x.rewards) or (1,))[0]))
         batch: ReplayBatch = as_tensors(x, spec, self._observation_space)
         return batch
 
@@ -244,7 +251,7 @@ class OffPolicyAgent(Agent, abc.ABC):
     # Learning
 
     def train_step(self, batch: ReplayBatch) -> dict[str, Any]:  # type: ignore[override]
-        """Makes the gradient steps that are due after a window; see `learn`.
+        """Makes the gradient steps that are due after a window; see `gradient_step`.
 
         Args:
             batch: Tensors ``[G, B, ...]``.
@@ -258,7 +265,7 @@ class OffPolicyAgent(Agent, abc.ABC):
         names: list[str] = []
 
         def body(k: Any, sums: Any, errors: Any) -> tuple[Any, Any, Any]:
-            logs, found = self.learn(self._transitions(batch, k), batch.seed + tf.stack([k + 1, 0]))
+            logs, found = self.gradient_step(self._transitions(batch, k), batch.seed + tf.stack([k + 1, 0]))
             if len(logs) > _MAX_LOGS:
                 problem = f"A gradient step can log at most {_MAX_LOGS} values."
                 raise ConfigurationError(describe(problem, logs=len(logs)))
@@ -294,7 +301,7 @@ class OffPolicyAgent(Agent, abc.ABC):
         return {}
 
     @abc.abstractmethod
-    def learn(self, batch: Transitions, seed: Any) -> tuple[dict[str, Any], Any]:
+    def gradient_step(self, batch: Transitions, seed: Any) -> tuple[dict[str, Any], Any]:
         """Makes one gradient step.
 
         Args:

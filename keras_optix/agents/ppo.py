@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Self
 import keras
 from keras import ops
 
-from keras_optix.agents.actor_critic import ActorCriticAgent, Rows, flatten
+from keras_optix.agents.actor_critic import ActorCriticAgent, Rows
 from keras_optix.agents.distributions import ActionDistribution
 from keras_optix.agents.hyperparams import declared
 from keras_optix.agents.minibatches import run_minibatches
 from keras_optix.agents.ppo_presets import PPO_PRESETS
-from keras_optix.agents.presets import preset_for
+from keras_optix.agents.presets import agent_from_preset
+from keras_optix.agents.rows import flatten
 from keras_optix.aliases import other_names
 from keras_optix.experience.window import Window
 from keras_optix.ops import losses
@@ -152,9 +153,7 @@ class PPOAgent(ActorCriticAgent):
             >>> next(iter(dataset)).observations.shape
             TensorShape([32, 8, 4])
         """
-        called = f"{cls.__name__}.preset"
-        settings = preset_for(PPO_PRESETS, env_id, called=called).agent_settings()
-        agent: Self = settings.overridden(cls, overrides, called=called).make(cls)
+        agent: Self = agent_from_preset(cls, PPO_PRESETS, env_id, overrides)
         return agent
 
     @property

@@ -46,7 +46,7 @@ class AgentSettings:
         arguments: Arguments of the agent's class by name. What is missing has the default of the class.
         learning_rate: Learning rate of Adam, constant. An override may also be a schedule of Keras.
         collection: The size of windows and the number of environments.
-        adam_epsilon: The epsilon of Adam. Defaults to 1e-5.
+        adam_epsilon: Epsilon of Adam, which is added to the root of the second moment. Defaults to 1e-5.
     """
 
     arguments: Mapping[str, Any]
@@ -128,7 +128,7 @@ class Preset:
         source: Who found them, such as ``"the RL Baselines3 Zoo"``.
         provenance: File, commit and row.
         reported: The return that the source reports, as ``(mean, standard deviation over episodes, env steps of
-            training)``. It is of one run.
+            training)``. It is of one run. None if the source reports none.
         differences: What is different here from the source, and why: a sentence each.
         exploration: The noise of actions, if it is state-dependent.
     """
@@ -137,7 +137,7 @@ class Preset:
     settings: AgentSettings
     source: str
     provenance: str
-    reported: tuple[float, float, int]
+    reported: tuple[float, float, int] | None
     differences: tuple[str, ...] = ()
     exploration: StateDependentExploration | None = None
 
@@ -165,9 +165,11 @@ class Preset:
 
     def describe(self, env_id: str) -> str:
         """Returns a text for a notice, such as ``"preset of LunarLander-v3 from the RL Baselines3 Zoo"``."""
+        text = f"preset of {env_id} from {self.source}"
+        if self.reported is None:
+            return text
         mean, deviation, env_steps = self.reported
-        reported = f"which reports {format_estimate(mean, deviation)} after {env_steps:,} env steps"
-        return f"preset of {env_id} from {self.source}, {reported}"
+        return f"{text}, which reports {format_estimate(mean, deviation)} after {env_steps:,} env steps"
 
 
 def find_preset(presets: Sequence[Preset], env_id: str) -> Preset | None:
@@ -201,6 +203,25 @@ def preset_for(presets: Sequence[Preset], env_id: Any, *, called: str) -> Preset
         fix = f"{hint}There are presets of {', '.join(ids)}. optix.make_agent(env) has settings for any environment."
         raise ConfigurationError(describe(f"{called} knows no preset of this id.", fix=fix, env_id=env_id))
     return found
+
+
+def agent_from_preset(
+    cls: type[Any], presets: Sequence[Preset], env_id: Any, overrides: Mapping[str, Any], *, called: str = "preset"
+) -> Any:
+    """Makes an agent with the settings of a preset, compiled and ready for `fit`.
+
+    Args:
+        cls: The class of the agent.
+        presets: The presets of its algorithm.
+        env_id: The id of an environment.
+        overrides: What shall be different; see `AgentSettings.overridden`.
+        called: Name of the method that was called, for messages. Defaults to ``"preset"``.
+
+    Raises:
+        ConfigurationError: There is no preset of this id, or an override is unknown or out of range.
+    """
+    named = f"{cls.__name__}.{called}"
+    return preset_for(presets, env_id, called=named).agent_settings().overridden(cls, overrides, called=named).make(cls)
 
 
 def _distribution_of(exploration: StateDependentExploration | None) -> ActionDistribution | None:

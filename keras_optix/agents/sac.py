@@ -270,8 +270,8 @@ class SACAgent(OffPolicyAgent):
 
     # Learning
 
-    def learn(self, batch: Transitions, seed: Any) -> tuple[dict[str, Any], Any]:
-        """See `OffPolicyAgent.learn`."""
+    def gradient_step(self, batch: Transitions, seed: Any) -> tuple[dict[str, Any], Any]:
+        """See `OffPolicyAgent.gradient_step`."""
         temperature, targets = self._temperature(), self._targets(batch, seed)
         noise = self._noise(batch, seed + tf.constant([0, 1]))
         found: list[Any] = []

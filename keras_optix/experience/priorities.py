@@ -6,8 +6,7 @@ import numpy as np
 
 from keras_optix.reprs import OneLineRepr
 
-_CHILDREN = 16  # of a node: few levels, each of which is one NumPy call for the whole batch
-_TOP = 512  # nodes of the highest level, which are searched by bisection
+_TOP = 2048  # at most so many nodes are in the highest level, which is searched by bisection
 _SMALLEST = 1e-6  # is added to an error, so that a transition without error is still drawn
 
 
@@ -15,8 +14,8 @@ class Priorities(OneLineRepr):
     """The priorities of the rows of a replay buffer. A row with priority 0 is never drawn.
 
     A row is drawn with probability ``p_i^a / sum_k p_k^a`` (equation 1 of the paper), where ``p_i = |error| + 1e-6``
-    (its proportional variant) and `a` is the `exponent`. A node of the tree is the sum of its children, added in order,
-    so that it depends on nothing but the priorities, however often they changed.
+    (its proportional variant) and `a` is the `exponent`. A node of the tree is the sum of its two children, so that it
+    depends on nothing but the priorities, however often they changed.
 
     Args:
         size: The number of rows.
@@ -31,19 +30,15 @@ class Priorities(OneLineRepr):
         self.exponent = 0.6
         self.largest = 1.0
         self.values = np.zeros(size, np.float32)
-        self._levels = [np.zeros(_padded(size), np.float32)]
+        self._levels: list[np.ndarray] = [np.zeros(size + size % 2, np.float32)]
         while len(self._levels[-1]) > _TOP:
-            self._levels.append(np.zeros(_padded(len(self._levels[-1]) // _CHILDREN), np.float64))
+            nodes = len(self._levels[-1]) // 2
+            self._levels.append(np.zeros(nodes + nodes % 2))
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory."""
         return self.values.nbytes + sum(level.nbytes for level in self._levels)
-
-    @property
-    def total(self) -> float:
-        """The sum of ``p^a`` over all rows."""
-        return float(np.add.accumulate(self._levels[-1], dtype=np.float64)[-1])
 
     def set(self, rows: np.ndarray, priorities: np.ndarray | float) -> None:
         """Sets the priorities of rows. If a row occurs more than once, the last priority counts.
@@ -57,12 +52,23 @@ class Priorities(OneLineRepr):
         self.values[rows] = priorities
         self._levels[0][rows] = self._powers(self.values[rows])
         for below, above in zip(self._levels[:-1], self._levels[1:], strict=True):
-            rows = np.unique(rows // _CHILDREN)
-            above[rows] = _sums(below.reshape(-1, _CHILDREN)[rows])
+            rows = rows >> 1
+            children = below.reshape(-1, 2).take(rows, axis=0)
+            above[rows] = np.add(children[:, 0], children[:, 1], dtype=np.float64)
 
-    def set_new(self, rows: np.ndarray) -> None:
-        """Gives rows the largest priority that an error ever had, so that each is soon drawn once."""
-        self.set(rows, self.largest)
+    def set_stored(self, new: np.ndarray, gone: np.ndarray) -> None:
+        """Gives new rows the largest priority that an error ever had, so that each is soon drawn once.
+
+        Args:
+            new: The new rows.
+            gone: Rows that must not be drawn any more; those that are new rows too get their priority as such.
+        """
+        if not len(gone):
+            self.set(new, self.largest)
+        else:
+            priorities = np.zeros(len(gone) + len(new), np.float32)
+            priorities[len(gone) :] = self.largest
+            self.set(np.concatenate([gone, new]), priorities)
 
     def set_errors(self, rows: np.ndarray, errors: np.ndarray) -> None:
         """Sets the priorities of rows from errors of either sign; an error that is not finite changes nothing.
@@ -98,8 +104,7 @@ class Priorities(OneLineRepr):
         self.exponent = exponent
         self._levels[0][: len(self.values)] = self._powers(self.values)
         for below, above in zip(self._levels[:-1], self._levels[1:], strict=True):
-            nodes = len(below) // _CHILDREN
-            above[:nodes] = _sums(below.reshape(nodes, _CHILDREN))
+            np.add(below[::2], below[1::2], out=above[: len(below) // 2], dtype=np.float64)
 
     def draw(self, rng: np.random.Generator, batches: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Draws batches of rows with replacement.
@@ -120,15 +125,14 @@ class Priorities(OneLineRepr):
         ranges = (np.arange(size) + rng.random((batches, size))) * (total / size)
         rest = np.minimum(ranges.ravel(), np.nextafter(total, 0.0))
         nodes = np.searchsorted(sums, rest, side="right")
-        rest = _within(rest - np.where(nodes > 0, sums[nodes - 1], 0.0), self._levels[-1][nodes])
+        rest -= np.where(nodes > 0, sums[nodes - 1], 0.0)
         for level in self._levels[-2::-1]:
-            children = level.reshape(-1, _CHILDREN)[nodes]
-            sums = np.add.accumulate(children, axis=1, dtype=np.float64)
-            which = np.count_nonzero(sums <= rest[:, None], axis=1)
-            here = np.arange(len(nodes))
-            chosen = children[here, which]
-            rest = _within(rest - np.where(which > 0, sums[here, which - 1], 0.0), chosen)
-            nodes = nodes * _CHILDREN + which
+            children = level.reshape(-1, 2).take(nodes, axis=0)
+            left = children[:, 0]
+            # Rounding can put `rest` at or above the sum of a node; even then no row with priority 0 is drawn.
+            right = (rest >= left) & (children[:, 1] > 0.0)
+            rest -= left * right
+            nodes = 2 * nodes + right
         return nodes, self._levels[0][nodes].astype(np.float64) / total
 
     def _powers(self, priorities: np.ndarray) -> np.ndarray:
@@ -152,20 +156,3 @@ def importance_weights(probabilities: np.ndarray, rows: int, exponent: float) ->
     weights /= weights.max(axis=-1, keepdims=True)
     narrowed: np.ndarray = weights.astype(np.float32)
     return narrowed
-
-
-def _padded(size: int) -> int:
-    return -(-size // _CHILDREN) * _CHILDREN
-
-
-def _sums(children: np.ndarray) -> np.ndarray:
-    # In the same order as in `draw`, so that a number below the sum of a node is below the last partial sum there.
-    sums: np.ndarray = np.add.accumulate(children, axis=1, dtype=np.float64)[:, -1]
-    return sums
-
-
-def _within(rest: np.ndarray, node: np.ndarray) -> np.ndarray:
-    """Returns `rest`, moved below the value of the node where rounding had put it at or above."""
-    bound = np.nextafter(node.astype(np.float64), 0.0)
-    inside: np.ndarray = np.minimum(rest, bound)
-    return inside

@@ -23,7 +23,7 @@ from keras_optix.experience.priorities import Priorities, importance_weights
 from keras_optix.experience.replay_chunks import Chunk, Chunks, SavedReplay, layout_of, read_replay
 from keras_optix.experience.replay_deal import deal
 from keras_optix.experience.replay_frames import Stack, find_stacks
-from keras_optix.experience.replay_rows import TERMINATED, TRANSITION, ReplayRows, Steps, Stored
+from keras_optix.experience.replay_rows import TERMINATED, TRANSITION, ReplayRows, Steps
 from keras_optix.experience.window import Window
 from keras_optix.reprs import OneLineRepr
 from keras_optix.states import to_json
@@ -130,23 +130,26 @@ class ReplayBuffer(OneLineRepr):
             SpaceError: The window's observations or actions do not fit the spaces.
         """
         steps = self._steps(window)
+        count = int(np.count_nonzero(steps.valid))
+        if not count:
+            return
         num_envs = len(steps.columns)
         rows = self._rows
         if rows is None:
-            if not steps.valid.any():
-                return
             rows = self._reserve(num_envs, self._find_stacks(steps))
         elif rows.num_envs != num_envs:
             rows = self._move(num_envs, rows.stacks)
         stored = rows.store(steps)
-        self._note(stored)
-        count = int(np.count_nonzero(steps.valid))
+        if self._priorities is not None:
+            self._priorities.set_stored(stored.new, stored.gone)
         self.added += count
         if stored.misfits:
             self._misfits += stored.misfits
             if self._misfits >= _MISFITS and self._misfits > _MISFIT_SHARE * self.added:
+                # What looked like frames at first are none, or are those of the other axis.
                 self._misfits = 0
-                self._move(num_envs, [None] * len(rows.stacks))
+                found = self._find_stacks(steps)
+                self._move(num_envs, [b if b != a else None for a, b in zip(rows.stacks, found, strict=True)])
 
     def _steps(self, window: Window) -> Steps:
         layout = self._layout
@@ -226,11 +229,6 @@ class ReplayBuffer(OneLineRepr):
             self._priorities.use_exponent(priorities.exponent)
         deal(old, new, both, same_envs=same)
         return new
-
-    def _note(self, stored: Stored) -> None:
-        if self._priorities is not None:
-            self._priorities.set(stored.gone, 0.0)
-            self._priorities.set_new(stored.new)
 
     # Drawing
 
@@ -374,6 +372,10 @@ class ReplayBuffer(OneLineRepr):
             )
         )
         return saved
+
+    def check_state(self, state: Any) -> None:
+        """Checks that `restore` can read what `state` returned, without changing anything; raises as `restore`."""
+        read_replay(state, layout_of(self._layout, self._kind), self.capacity, prioritized=self._prioritized)
 
     def restore(self, chunks: Sequence[tuple[Mapping[str, np.ndarray], Mapping[str, Any]]], state: Any) -> None:
         """Restores the same transitions in the same rows, so that the same generator draws the same batches.

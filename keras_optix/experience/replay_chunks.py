@@ -222,7 +222,7 @@ class Chunks(OneLineRepr):
         starts = np.where(rows.written > self._taken, np.maximum(self._taken - 1, rows.base), self._taken)
         starts = np.minimum(np.maximum(starts, _oldest_read(rows)), rows.written)
         at = rows.index(*row_ranges(np.arange(rows.num_envs), starts, rows.written))
-        arrays = {name: array[at] for name, array in _arrays(rows).items()}
+        arrays = {name: array.take(at, axis=0) for name, array in _arrays(rows).items()}
         for array in arrays.values():
             array.flags.writeable = False
         self._taken = rows.written.copy()

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_optix.experience.priorities import Priorities
-from keras_optix.experience.replay_rows import TERMINATED, TRANSITION, ReplayRows, Steps
+from keras_optix.experience.replay_rows import FRAME, TERMINATED, TRANSITION, ReplayRows, Steps
 
 _LARGEST_PIECE = 1024  # rows that are moved at once; where they are cut costs a row
 _PIECES = 16  # at least so many pieces fill a ring, so that the rings are filled evenly
@@ -51,14 +51,23 @@ def deal(
 
 def _pieces(old: ReplayRows, size: int) -> Iterator[_Piece]:
     """Yields the pieces of all rings, those with the oldest rows first."""
-    oldest = old.oldest().tolist()
-    written = old.written.tolist()
-    count = max(-(-(stop - start) // size) for start, stop in zip(oldest, written, strict=True))
-    for k in range(count, 0, -1):
-        for ring, (start, stop) in enumerate(zip(oldest, written, strict=True)):
-            first, last = stop - k * size, stop - (k - 1) * size
-            if last > start:
-                yield _Piece(ring, max(first, start), last)
+    pieces = [piece for ring in range(old.num_envs) for piece in _pieces_of(old, ring, size)]
+    behind = old.written.tolist()
+    pieces.sort(key=lambda piece: piece.stop - behind[piece.ring])  # stable: rings in turn
+    yield from pieces
+
+
+def _pieces_of(old: ReplayRows, ring: int, size: int) -> Iterator[_Piece]:
+    """Yields the pieces of a ring; a piece ends with an episode if one ends soon, because a cut costs a row."""
+    start, stop = int(old.oldest()[ring]), int(old.written[ring])
+    numbers = np.arange(start, stop)
+    ends = numbers[(old.flags[old.index(np.array(ring), numbers)] & (TRANSITION | FRAME)) == 0] + 1
+    while start < stop:
+        wanted = min(start + size, stop)
+        at = int(np.searchsorted(ends, wanted))
+        end = int(ends[at]) if at < len(ends) and ends[at] < wanted + size else wanted
+        yield _Piece(ring, start, end)
+        start = end
 
 
 def _steps_of(old: ReplayRows, rows: np.ndarray, ring: int, *, same_envs: bool) -> Steps:

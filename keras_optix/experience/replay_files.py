@@ -69,7 +69,8 @@ class ReplayFiles:
                 try:
                     yield rows, parse_json(rows.pop(_ROWS).tobytes())
                 except (KeyError, ValueError) as error:
-                    raise StateError(f"A file of the replay buffer does not say which rows it holds: {error}") from error
+                    problem = f"A file of the replay buffer does not say which rows it holds: {error}"
+                    raise StateError(problem) from error
 
         self._buffer.restore(list(chunks()), values)
         self._unwritten.clear()

@@ -81,13 +81,13 @@ class ObservationRows(OneLineRepr):
         """Returns the observations ``[m, ...]`` of rows ``[m]``."""
         if self.stack is None:
             return self.data.take(rows, axis=0)
+        at = rows[:, None] - np.arange(self.earlier, -1, -1)
+        at[at < (rows - rows % self._length)[:, None]] += self._length
+        if self.stack.axis == 0:
+            return self.data.take(at, axis=0)
         values: np.ndarray = np.empty((len(rows), *self.leaf.shape), self.leaf.dtype)
-        places = rows % self._length
-        for k in range(self.stack.frames):
-            back = self.earlier - k
-            at = rows - back
-            at[places < back] += self._length
-            self.stack.frame(values, k)[...] = self.data.take(at, axis=0)
+        for k in range(self.stack.frames):  # less memory than to move the axis of all frames at once
+            values[..., k] = self.data.take(at[:, k], axis=0)
         return values
 
 

@@ -239,6 +239,16 @@ class EpsilonGreedy:
         logarithms = ops.log(ops.where(probabilities > 0.0, probabilities, 1.0))
         return -ops.sum(probabilities * logarithms, axis=-1)
 
+    def logits(self, parameters: Tensor) -> Tensor:
+        """Computes logits ``[B, n]`` of a `Categorical` with these probabilities.
+
+        They are finite, and the greedy action has the largest of them: epsilon counts as at most ``1 - 1e-5``, and
+        probabilities as at least 1e-30.
+        """
+        values, epsilon = self._parts(parameters)
+        capped = ops.concatenate([values, ops.minimum(epsilon, 1.0 - 1e-5)], axis=-1)
+        return ops.log(ops.maximum(self.probabilities(capped), 1e-30))
+
     def probabilities(self, parameters: Tensor) -> Tensor:
         """Computes the probability of each action, ``[B, n]``."""
         values, epsilon = self._parts(parameters)

@@ -124,3 +124,44 @@ def discounted_returns(
     stops = ops.maximum(ops.cast(truncated, dtype), 1.0 - following)
     inputs = _where(valid, rewards) + gamma * alive * stops * _where(valid, next_values) * mask
     return linear_recurrence(inputs, gamma * alive * (1.0 - stops) * mask) * mask
+
+
+def q_lambda_returns(
+    rewards: Tensor,
+    next_values: Tensor,
+    terminated: Tensor,
+    truncated: Tensor,
+    valid: Tensor,
+    gamma: Tensor,
+    q_lambda: Tensor,
+) -> Tensor:
+    """Computes Peng's Q(lambda) returns, the targets of parallelised Q-learning.
+
+    Peng and Williams 1996, "Incremental multi-step Q-learning"; the recursion is that of Gallici et al. 2024, arXiv
+    2407.04811, section 4 (and of CleanRL's pqn.py, which leaves out that a return ends with its episode)::
+
+        G[t] = r[t] + gamma (1 - terminated[t]) ((1 - l) V(s'[t]) + l G[t+1]),    V(s) = max_a Q(s, a)
+
+    with ``l = lambda`` if the row ``t + 1`` continues the episode, and ``l = 0`` if the episode ended at t, at the end
+    of the window, and before an invalid row. ``s'[t]`` is the true successor of ``s[t]``: a truncated episode is
+    bootstrapped with the value of its final observation (Pardo et al. 2018, arXiv 1712.00378), a terminated one is not.
+
+    Args:
+        rewards: ``[T, N]``, reward at t follows action at t.
+        next_values: ``[T, N]``, V of the observation that the step at t led to.
+        terminated: ``[T, N]`` bool.
+        truncated: ``[T, N]`` bool.
+        valid: ``[T, N]`` bool, False on rows that are not transitions.
+        gamma: Scalar, discount.
+        q_lambda: Scalar in [0, 1]. 0 gives the targets of one-step Q-learning, 1 the discounted reward to go.
+
+    Returns:
+        ``[T, N]``, zero on invalid rows.
+    """
+    dtype = next_values.dtype
+    alive = 1.0 - ops.cast(terminated, dtype)
+    mask = ops.cast(valid, dtype)
+    following = ops.concatenate([mask[1:], ops.zeros_like(mask[:1])], axis=0)
+    goes_on = q_lambda * alive * (1.0 - ops.cast(truncated, dtype)) * following
+    inputs = _where(valid, rewards) + gamma * alive * (1.0 - goes_on) * _where(valid, next_values)
+    return linear_recurrence(inputs, gamma * goes_on * mask) * mask

@@ -218,3 +218,38 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(optix.ConfigurationError, match=r"cannot be made.*gymnasium\[box2d\].*LunarLander-v3"):
         optix.make_agent("LunarLander-v3")
+
+
+# Where env steps are expensive
+
+
+def test_where_env_steps_are_expensive_the_agent_learns_from_replay(capsys: pytest.CaptureFixture[str]) -> None:
+    agent = optix.make_agent("CartPole-v1", env_steps_are="expensive")
+    assert type(agent) is optix.DQNAgent
+    preset = optix.DQNAgent.preset("CartPole-v1")
+    assert dict(agent.hyperparams) == dict(preset.hyperparams)
+    assert agent.replay_plan == preset.replay_plan
+    assert capsys.readouterr().out == (
+        "make_agent: DQNAgent with the preset of CartPole-v1 from the RL Baselines3 Zoo, which reports 500.0 ± 0 after "
+        "50,000 env steps; 1 environment x 256 env steps in a window\n"
+    )
+    batch = next(iter(optix.dataset_from_env("CartPole-v1", agent)))
+    assert batch.rewards.shape == (128, 64, 1)
+
+
+@pytest.mark.parametrize("observations", [VECTOR, IMAGE, spaces.Dict({"a": VECTOR, "b": spaces.Discrete(3)})])
+def test_without_a_preset_there_are_defaults_for_replay(observations: Any) -> None:
+    env = random_env(observations, spaces.Discrete(3))
+    agent = optix.make_agent(env, env_steps_are="expensive", verbose=0)
+    assert type(agent) is optix.DQNAgent
+    agent.train_on_batch(next(iter(optix.dataset_from_env(env, agent))))
+
+
+def test_actions_that_no_replay_agent_plays_are_left_to_ppo() -> None:
+    env = random_env(VECTOR, spaces.MultiBinary(3))
+    assert type(optix.make_agent(env, env_steps_are="expensive", verbose=0)) is optix.PPOAgent
+
+
+def test_another_cost_of_env_steps_is_refused() -> None:
+    with pytest.raises(optix.ConfigurationError, match="env_steps_are"):
+        optix.make_agent("CartPole-v1", env_steps_are="free")

@@ -95,7 +95,7 @@ def test_critics_learn_the_soft_target_of_the_smaller_slow_copy(temperature: Any
             loss = 0.5 * tf.reduce_mean(batch.weights * error**2)
         gradients.append(tape.gradient(loss, [v.value for v in critic.trainable_variables]))
     before = [weights(agent.critic), weights(agent.second_critic)]
-    logs, found = agent.learn(batch, SEED)
+    logs, found = agent.gradient_step(batch, SEED)
     squares = sum(0.5 * np.mean(batch.weights.numpy() * error**2) for error in errors)
     np.testing.assert_allclose(logs["critic_loss"], squares, rtol=1e-4)
     np.testing.assert_allclose(found, 0.5 * sum(map(np.abs, errors)), rtol=1e-4, atol=1e-5)
@@ -120,7 +120,7 @@ def test_the_policy_follows_the_gradient_through_the_action() -> None:
         loss = tf.reduce_mean(1.0 * log_probs - values)
     wanted = tape.gradient(loss, [v.value for v in agent.policy.trainable_variables])
     before = weights(agent.policy)
-    logs, _ = agent.learn(batch, SEED)
+    logs, _ = agent.gradient_step(batch, SEED)
     np.testing.assert_allclose(logs["policy_loss"], loss, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(logs["entropy"], -np.mean(log_probs), rtol=1e-4)
     for one, other in zip(moved(agent.policy, before), wanted, strict=True):
@@ -130,13 +130,13 @@ def test_the_policy_follows_the_gradient_through_the_action() -> None:
 @pytest.mark.parametrize("target", [None, -0.5])
 def test_the_temperature_moves_by_the_difference_of_entropies(target: float | None) -> None:
     agent = bound(target_entropy=target, initial_temperature=0.5)
-    logs, _ = agent.learn(transitions(), SEED)
+    logs, _ = agent.gradient_step(transitions(), SEED)
     change = -RATE * (float(logs["entropy"]) - (-2.0 if target is None else target))
     np.testing.assert_allclose(agent.log_temperature.numpy(), np.log(0.5) + change, rtol=1e-5)
     np.testing.assert_allclose(logs["temperature"], 0.5, rtol=1e-6)
     agent.hyperparams["target_entropy"] = 5.0
     before = float(agent.log_temperature.numpy())
-    agent.learn(transitions(), SEED)
+    agent.gradient_step(transitions(), SEED)
     assert agent.log_temperature.numpy() > before, "the entropy is now below what is aimed at"
 
 
@@ -146,7 +146,7 @@ def test_a_fixed_temperature_stays_and_can_be_set() -> None:
     assert "target_entropy" not in agent.hyperparams
     for temperature in (0.3, 2.0):
         agent.hyperparams["temperature"] = temperature
-        logs, _ = agent.learn(transitions(), SEED)
+        logs, _ = agent.gradient_step(transitions(), SEED)
         np.testing.assert_allclose(logs["temperature"], temperature, rtol=1e-6)
 
 
@@ -158,7 +158,7 @@ def test_critics_get_no_gradient_from_the_policy_loss(monkeypatch: pytest.Monkey
         if values is not None:
             monkeypatch.setattr(sac, "fixed_action_values", values)
         for _ in range(3):
-            agent.learn(transitions(returns=tf.zeros(ROWS), discounts=tf.zeros(ROWS)), SEED)
+            agent.gradient_step(transitions(returns=tf.zeros(ROWS), discounts=tf.zeros(ROWS)), SEED)
         return [*weights(agent.critic), *weights(agent.second_critic)]
 
     def through(critic: Any, head: Any, observations: Any, actions: Any) -> Any:
@@ -174,12 +174,12 @@ def test_slow_copies_follow_after_each_gradient_step() -> None:
     agent = bound(tau=0.2)
     pairs = ((agent.critic, agent.target_critic), (agent.second_critic, agent.second_target_critic))
     before = [target.get_weights() for _, target in pairs]
-    agent.learn(transitions(), SEED)
+    agent.gradient_step(transitions(), SEED)
     for (critic, target), earlier in zip(pairs, before, strict=True):
         for new, old, weight in zip(target.get_weights(), earlier, critic.get_weights(), strict=True):
             np.testing.assert_allclose(new, old + 0.2 * (weight - old), rtol=1e-5, atol=1e-7)
     agent.hyperparams["tau"] = 1.0
-    agent.learn(transitions(), SEED)
+    agent.gradient_step(transitions(), SEED)
     for critic, target in pairs:
         for new, weight in zip(target.get_weights(), critic.get_weights(), strict=True):
             np.testing.assert_allclose(new, weight, atol=1e-6)
@@ -189,7 +189,7 @@ def test_other_seeds_draw_other_actions() -> None:
     found = []
     for seed in (SEED, SEED, SEED + 1):
         agent = bound()
-        agent.learn(transitions(), seed)
+        agent.gradient_step(transitions(), seed)
         found.append(weights(agent.policy)[0])
     np.testing.assert_array_equal(found[0], found[1])
     assert not np.array_equal(found[0], found[2])

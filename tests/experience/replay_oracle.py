@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
-from keras_optix.experience.actions import actions_for
+from keras_optix.experience.actions import Actions, actions_for
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.replay import Drawn, ReplayBuffer
 from keras_optix.experience.window import Window
+
+NUMBERS = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
 
 def leaves_of(layout: ObservationLayout, packed: Any) -> list[np.ndarray]:
@@ -80,32 +83,46 @@ class Oracle:
         return [one for column, n in zip(self.columns, counts, strict=True) for one in column[len(column) - n :]]
 
 
-def drawn_of(layout: ObservationLayout, drawn: Drawn) -> Iterator[tuple[Any, ...]]:
-    """The transitions of a batch, in the form of `Transition.drawn`."""
+def drawn_of(layout: ObservationLayout, drawn: Drawn, places: np.ndarray) -> Iterator[tuple[Any, ...]]:
+    """Some transitions of a batch, in the form of `Transition.drawn`."""
     before, after = leaves_of(layout, drawn.observations), leaves_of(layout, drawn.next_observations)
-    for g, b in np.ndindex(drawn.rows.shape):
+    for place in places:
+        at = np.unravel_index(int(place), drawn.rows.shape)
         yield (
-            key_of([leaf[g, b] for leaf in before]),
-            np.asarray(drawn.actions[g, b]).tobytes(),
-            tuple(drawn.rewards[g, b].tolist()),
-            int(drawn.steps[g, b]),
-            bool(drawn.terminated[g, b]),
-            key_of([leaf[g, b] for leaf in after]),
+            key_of([leaf[at] for leaf in before]),
+            np.asarray(drawn.actions[at]).tobytes(),
+            tuple(drawn.rewards[at].tolist()),
+            int(drawn.steps[at]),
+            bool(drawn.terminated[at]),
+            key_of([leaf[at] for leaf in after]),
         )
 
 
-def all_of(buffer: ReplayBuffer, n_step: int = 1, draws: int = 40) -> dict[int, tuple[Any, ...]]:
-    """All transitions of a buffer by row, drawn until none is missing."""
-    found: dict[int, tuple[Any, ...]] = {}
+def all_of(buffer: ReplayBuffer, n_step: int = 1) -> list[tuple[Any, ...]]:
+    """All transitions of a buffer, drawn until none is missing."""
     rng = np.random.default_rng(0)
-    for _ in range(draws):
-        drawn = buffer.sample(rng, 1, 8 * len(buffer) + 8, n_step)
+    for draws in (8, 16, 32):
+        drawn = buffer.sample(rng, 1, draws * (len(buffer) + 8), n_step, priority_exponent=0.0)
         assert drawn is not None
-        for row, values in zip(drawn.rows.ravel().tolist(), drawn_of(buffer._layout, drawn), strict=True):
-            assert found.setdefault(row, values) == values
-        if len(found) == len(buffer):
-            return found
-    raise AssertionError(f"{len(found)} of {len(buffer)} transitions were drawn")
+        _, places = np.unique(drawn.rows.ravel(), return_index=True)
+        if len(places) == len(buffer):
+            return list(drawn_of(buffer._layout, drawn, places))
+    raise AssertionError(f"{len(places)} of {len(buffer)} transitions were drawn")
+
+
+def counts_in(buffer: ReplayBuffer) -> list[int]:
+    """How many transitions of each environment can be drawn."""
+    stored = buffer._rows
+    assert stored is not None
+    return [int(np.count_nonzero(flags & 1)) for flags in stored.flags.reshape(stored.num_envs, -1)]
+
+
+def check(buffer: ReplayBuffer, oracle: Oracle, n_step: int = 1) -> None:
+    """Asserts that the buffer holds the newest transitions of each environment, and each as it was added."""
+    if len(buffer):
+        assert len(buffer) == sum(counts_in(buffer))
+        held = Counter(all_of(buffer, n_step))
+        assert held == Counter(one.drawn(n_step) for one in oracle.newest(counts_in(buffer)))
 
 
 class Player:
@@ -117,7 +134,7 @@ class Player:
         odd: The share of steps after which an observation has nothing to do with the one before (a stack misbehaves).
         end: The share of steps in which an episode ends.
         cut: The share of windows before which an environment is reset although its episode had not ended.
-        resets: Whether a row that is no transition follows each end, as in a vector environment with next-step autoreset.
+        resets: Whether a row that is no transition follows each end, as with next-step autoreset.
         padding: Whether windows end with rows that are no transitions, as those of live feeds do.
     """
 
@@ -172,44 +189,35 @@ class Player:
         return following
 
     def window(self, steps: int) -> Window:
-        n, layout = self.num_envs, self.layout
-        before, after = layout.empty(steps, n), layout.empty(steps, n)
-        for leaf in (*before, *after):
-            leaf[...] = 0
-        actions: np.ndarray = np.zeros((steps, n, *self.kind.shape), self.kind.dtype)
-        rewards = self.rng.random((steps, n)).astype(np.float32)
-        terminated, truncated, begins = (np.zeros((steps, n), bool) for _ in range(3))
-        valid = np.ones((steps, n), bool)
+        w = empty_window(self.layout, self.kind, steps, self.num_envs)
+        w.rewards[:] = self.rng.random(w.rewards.shape)
         kept = int(self.rng.integers(0, steps + 1)) if self.padding else steps
-        for i in range(n):
+        w.valid[kept:] = False
+        for i in range(self.num_envs):
             if self.rng.random() < self.cut:
                 self.current[i], self.fresh[i], self.resetting[i] = self.first(), True, False
             for t in range(steps):
-                for leaf, value in zip(before, self.current[i], strict=True):
-                    leaf[t, i] = value
-                if t >= kept:
-                    valid[t, i] = False
-                    continue
-                if self.resetting[i]:
-                    valid[t, i], self.resetting[i], self.fresh[i] = False, False, True
-                    self.current[i] = self.first()
-                    for leaf, value in zip(after, self.current[i], strict=True):
-                        leaf[t, i] = value
-                    continue
-                begins[t, i], self.fresh[i] = self.fresh[i], False
-                actions[t, i] = self.choice()
-                following = self.after(self.current[i])
-                for leaf, value in zip(after, following, strict=True):
-                    leaf[t, i] = value
-                self.current[i] = following
-                if self.rng.random() < self.end:
-                    flags = terminated if self.rng.random() < 0.5 else truncated
-                    flags[t, i] = True
-                    if self.resets:
-                        self.resetting[i] = True
-                    else:
-                        self.current[i], self.fresh[i] = self.first(), True
-        return window_of(layout, before, actions, rewards, terminated, truncated, valid, after, begins)
+                put(self.layout, w.observations, (t, i), self.current[i])
+                if t < kept:
+                    self.step(w, t, i)
+        return w
+
+    def step(self, w: Window, t: int, i: int) -> None:
+        """Makes one step of one environment."""
+        if self.resetting[i]:
+            w.valid[t, i], self.resetting[i], self.fresh[i] = False, False, True
+            self.current[i] = self.first()
+            put(self.layout, w.next_observations, (t, i), self.current[i])
+            return
+        w.begins[t, i], self.fresh[i] = self.fresh[i], False
+        w.actions[t, i] = self.choice()
+        self.current[i] = self.after(self.current[i])
+        put(self.layout, w.next_observations, (t, i), self.current[i])
+        if self.rng.random() < self.end:
+            (w.terminated if self.rng.random() < 0.5 else w.truncated)[t, i] = True
+            self.resetting[i] = self.resets
+            if not self.resets:
+                self.current[i], self.fresh[i] = self.first(), True
 
     def choice(self) -> Any:
         if self.kind.dtype is np.float32:
@@ -221,30 +229,57 @@ class Player:
         return self.rng.integers(0, 2, self.kind.shape)
 
 
-def window_of(
-    layout: ObservationLayout,
-    before: list[np.ndarray],
-    actions: np.ndarray,
-    rewards: np.ndarray,
-    terminated: np.ndarray,
-    truncated: np.ndarray,
-    valid: np.ndarray,
-    after: list[np.ndarray],
-    begins: Any = (),
-) -> Window:
+def put(layout: ObservationLayout, packed: Any, at: Any, leaves: list[np.ndarray]) -> None:
+    """Writes an observation into the arrays of a window."""
+    for leaf, value in zip(leaves_of(layout, packed), leaves, strict=True):
+        leaf[at] = value
+
+
+def empty_window(layout: ObservationLayout, kind: Actions, steps: int, num_envs: int) -> Window:
+    """A window of valid rows in which everything is 0 and nothing begins or ends."""
+    before, after = ([np.zeros((steps, num_envs, *leaf.shape), leaf.dtype) for leaf in layout.leaves] for _ in range(2))
+    shape = (steps, num_envs)
     return Window(
         observations=layout.pack(before),
-        actions=actions,
-        rewards=rewards,
-        terminated=terminated,
-        truncated=truncated,
-        valid=valid,
+        actions=np.zeros((*shape, *kind.shape), kind.dtype),
+        rewards=np.zeros(shape, np.float32),
+        terminated=np.zeros(shape, bool),
+        truncated=np.zeros(shape, bool),
+        valid=np.ones(shape, bool),
         next_observations=layout.pack(after),
-        log_probs=np.zeros_like(rewards),
+        log_probs=np.zeros(shape, np.float32),
         seed=np.zeros(2, np.int32),
         window_id=np.int64(0),
         policy_version=np.int64(0),
         episode_return=np.float32(0),
         episode_length=np.float32(0),
-        begins=begins,
+        begins=np.zeros(shape, bool),
     )
+
+
+def counted(
+    steps: int, num_envs: int = 1, *, first: int = 0, ends: dict[int, str] | None = None, begins: tuple[int, ...] = ()
+) -> Window:
+    """A window whose observation, action and reward of step `t` are ``first + t``, plus 1000 for each environment.
+
+    Args:
+        ends: ``"terminated"`` or ``"truncated"`` for the steps in which episodes end; the next observation is then the
+            number of the step plus 0.5.
+        begins: The steps with which an episode begins although the one before did not end.
+    """
+    w = empty_window(ObservationLayout(NUMBERS), actions_for(NUMBERS), steps, num_envs)
+    numbers = first + np.arange(steps)[:, None] + 1000.0 * np.arange(num_envs)
+    w.observations[..., 0], w.actions[..., 0], w.rewards[:] = numbers, numbers, numbers
+    w.next_observations[..., 0] = numbers + 1
+    for t, how in (ends or {}).items():
+        getattr(w, how)[t] = True
+        w.next_observations[t] -= 0.5
+        w.begins[t + 1 : t + 2] = True
+    for t in begins:
+        w.begins[t] = True
+    return w
+
+
+def counting_buffer(capacity: int = 1000, **options: Any) -> ReplayBuffer:
+    """A buffer for the windows that `counted` makes."""
+    return ReplayBuffer(ObservationLayout(NUMBERS), NUMBERS, capacity=capacity, **options)

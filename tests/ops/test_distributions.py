@@ -17,6 +17,7 @@ from keras_optix.ops.distributions import (
     Categorical,
     DiagonalGaussian,
     Distribution,
+    EpsilonGreedy,
     MultiCategorical,
     StateDependentGaussian,
 )
@@ -138,3 +139,60 @@ def test_state_dependent_noise_is_linear_in_the_features_and_has_the_closed_vari
         assert np.all((low < ratios) & (ratios < high))
     zeros = np.zeros((2, FEATURES, AXES), np.float32)
     np.testing.assert_array_equal(distribution.sample(parameters, zeros), mean)
+
+
+VALUES = np.array([0.3, -1.0, 2.5, 2.5], np.float32)  # the first of the two largest is the greedy action
+
+
+def epsilon_greedy(epsilon: float, rows: int = 1) -> tuple[Any, np.ndarray, np.ndarray]:
+    """The distribution, its parameters, and the probabilities by definition."""
+    expected = np.full(4, epsilon / 4)
+    expected[2] += 1.0 - epsilon
+    parameters = np.repeat(np.append(VALUES, np.float32(epsilon))[None], rows, 0)
+    return WithArrays(EpsilonGreedy(4)), parameters, expected
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.05, 0.6, 1.0])
+def test_epsilon_greedy_has_the_probabilities_of_its_definition(epsilon: float) -> None:
+    distribution, parameters, expected = epsilon_greedy(epsilon, 4)
+    np.testing.assert_allclose(distribution.probabilities(parameters), [expected] * 4, rtol=1e-6)
+    with np.errstate(divide="ignore"):
+        np.testing.assert_allclose(distribution.log_prob(parameters, np.arange(4)), np.log(expected), rtol=1e-5)
+    surprise = -sum(p * math.log(p) for p in expected if p > 0.0)
+    np.testing.assert_allclose(distribution.entropy(parameters), [surprise] * 4, rtol=1e-5, atol=1e-7)
+    logits = np.asarray(distribution.logits(parameters))
+    assert np.isfinite(logits).all()
+    assert (logits.argmax(-1) == 2).all(), "even if all actions are as likely"
+    softmax = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    np.testing.assert_allclose(softmax, [expected] * 4, rtol=1e-4, atol=1e-9)  # epsilon counts as 1 - 1e-5 there
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.2, 1.0])
+def test_epsilon_greedy_samples_follow_the_probabilities(epsilon: float) -> None:
+    """Chi-squared over 40,000 samples: fails though nothing is wrong in 1e-6 of the cases; the control always fails."""
+    n = 40_000
+    distribution, parameters, expected = epsilon_greedy(epsilon, n)
+    noise = NoiseSpec("uniform", (5,)).draw(np.random.default_rng(2), (n,))
+    assert noise.dtype == np.float32
+    assert noise.min() >= 0.0
+    assert noise.max() < 1.0
+    counts = np.bincount(np.asarray(distribution.sample(parameters, noise)), minlength=4)
+    possible = expected > 0.0
+    assert counts[~possible].sum() == 0
+
+    def p_value(shares: np.ndarray) -> float:
+        return float(stats.chisquare(counts[possible], n * shares[possible]).pvalue)
+
+    if possible.sum() > 1:
+        assert p_value(expected) > 1e-6
+        control = 0.9 * expected + 0.1 * np.array([0.5, 0.5, 0.0, 0.0])
+        assert p_value(control) < 1e-6
+
+
+@pytest.mark.parametrize("epsilon", [-0.5, 0.0, 0.7, 1.0, 1.5])
+def test_no_noise_gives_the_greedy_action_for_any_epsilon(epsilon: float) -> None:
+    distribution, parameters, _ = epsilon_greedy(epsilon)
+    noise = NoiseSpec("uniform", (5,)).zeros((1,))
+    np.testing.assert_array_equal(distribution.sample(parameters, noise), [2])
+    clipped = epsilon_greedy(float(np.clip(epsilon, 0.0, 1.0)))[1]
+    np.testing.assert_array_equal(distribution.probabilities(parameters), distribution.probabilities(clipped))

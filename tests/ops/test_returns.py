@@ -12,6 +12,7 @@ from keras_optix.ops import returns as functions
 
 discounted_returns, gae = with_arrays(functions.discounted_returns), with_arrays(functions.gae)
 linear_recurrence = with_arrays(functions.linear_recurrence)
+q_lambda_returns = with_arrays(functions.q_lambda_returns)
 
 
 def loop_recurrence(inputs: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
@@ -211,3 +212,61 @@ def test_what_a_masked_row_holds_does_not_matter(wrong: float) -> None:
     for got, expected in zip([*both[0], *both[2]], [*both[1], *both[3]], strict=True):
         assert np.isfinite(np.asarray(expected)).all()
         np.testing.assert_array_equal(np.asarray(got), np.asarray(expected))
+
+
+def q_lambda_by_a_loop(w: dict[str, np.ndarray], gamma: float, q_lambda: float, *, cut: bool = True) -> np.ndarray:
+    """The recursion of the definition, one row after the other; without `cut` returns do not end with their episode."""
+    steps, n = w["rewards"].shape
+    returns = np.zeros((steps + 1, n))
+    for i in range(n):
+        for t in reversed(range(steps)):
+            if not w["valid"][t, i]:
+                continue
+            ended = bool(w["terminated"][t, i] or w["truncated"][t, i]) and cut
+            following = t + 1 < steps and w["valid"][t + 1, i] and not ended
+            rest = w["next_values"][t, i]
+            if following:
+                rest = (1.0 - q_lambda) * rest + q_lambda * returns[t + 1, i]
+            returns[t, i] = w["rewards"][t, i] + (0.0 if w["terminated"][t, i] and cut else gamma * rest)
+    return returns[:-1]
+
+
+def q_window(seed: int, steps: int, n: int) -> dict[str, np.ndarray]:
+    w = random_window(seed, steps, n)
+    del w["values"]
+    w["valid"] = np.random.default_rng(seed + 100).random((steps, n)) < 0.9
+    for name in ("rewards", "next_values"):
+        w[name][~w["valid"]] = np.nan  # whatever they hold
+    return w
+
+
+@pytest.mark.parametrize("q_lambda", [0.0, 0.65, 1.0])
+@pytest.mark.parametrize(("seed", "steps"), [(0, 1), (1, 2), (2, 33), (3, 64)])
+def test_q_lambda_returns_equal_a_loop(seed: int, steps: int, q_lambda: float) -> None:
+    w = q_window(seed, steps, 3)
+    returns = q_lambda_returns(**w, gamma=np.float32(0.9), q_lambda=np.float32(q_lambda))
+    np.testing.assert_allclose(returns, q_lambda_by_a_loop(w, 0.9, q_lambda), rtol=1e-4, atol=1e-4)
+    if steps > 2:
+        wrong = q_lambda_by_a_loop(w, 0.9, q_lambda, cut=False)
+        assert np.abs(returns - wrong).max() > 0.1, "the control ignores the ends of episodes"
+
+
+def test_q_lambda_returns_at_the_ends_of_lambda() -> None:
+    w = random_window(9, 40, 3)
+    del w["values"]
+    gamma = np.float32(0.9)
+    one_step = w["rewards"] + 0.9 * ~w["terminated"] * w["next_values"]
+    np.testing.assert_allclose(q_lambda_returns(**w, gamma=gamma, q_lambda=np.float32(0.0)), one_step, rtol=1e-5)
+    whole = discounted_returns(**w, gamma=gamma)
+    np.testing.assert_allclose(q_lambda_returns(**w, gamma=gamma, q_lambda=np.float32(1.0)), whole, rtol=1e-4, atol=1e-4)
+
+
+def test_q_lambda_returns_by_hand() -> None:
+    """Rewards 1, V of every true successor 10, gamma and lambda 1/2; row 1 terminates, row 3 is truncated."""
+    column = np.ones((6, 1), np.float32)
+    terminated, truncated = np.zeros((6, 1), bool), np.zeros((6, 1), bool)
+    terminated[1], truncated[3] = True, True
+    half = np.float32(0.5)
+    returns = q_lambda_returns(column, 10 * column, terminated, truncated, np.ones((6, 1), bool), half, half)
+    # 1 + (5 + 1/2) / 2;  1;  1 + (5 + 3) / 2;  1 + 10 / 2, twice with 1 + (5 + 3) / 2 before it
+    np.testing.assert_allclose(returns[:, 0], [3.75, 1.0, 5.0, 6.0, 5.0, 6.0])
