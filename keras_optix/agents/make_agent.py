@@ -7,16 +7,20 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 import gymnasium
+import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
 from keras_optix.agents.agent import Agent
-from keras_optix.agents.default_settings import described, dqn_settings, ppo_settings
+from keras_optix.agents.default_settings import described, dqn_settings, ppo_settings, sac_settings
 from keras_optix.agents.dqn import DQNAgent
 from keras_optix.agents.dqn_presets import DQN_PRESETS
 from keras_optix.agents.ppo import PPOAgent
 from keras_optix.agents.ppo_presets import PPO_PRESETS
 from keras_optix.agents.presets import AgentSettings, find_preset
+from keras_optix.agents.sac import SACAgent
+from keras_optix.agents.sac_presets import SAC_PRESETS
+from keras_optix.agents.squashed import unbounded_axes
 from keras_optix.arguments import names_checked
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.experience.env_kinds import check_env, check_env_kwargs
@@ -128,10 +132,17 @@ def _choose(task: _Task, env_steps_are: str) -> _Choice:
     presets, settings_for = PPO_PRESETS, ppo_settings
     if env_steps_are == EXPENSIVE and isinstance(task.action_space, gymnasium.spaces.Discrete):
         algorithm, presets, settings_for = DQNAgent, DQN_PRESETS, dqn_settings
+    elif env_steps_are == EXPENSIVE and _is_bounded_box(task.action_space):
+        algorithm, presets, settings_for = SACAgent, SAC_PRESETS, sac_settings
     preset = find_preset(presets, task.env_id)
     if preset is not None and preset.fits(*spaces):
         return _Choice(algorithm, preset.agent_settings(), f"the {preset.describe(task.env_id)}")
     return _Choice(algorithm, settings_for(*spaces), f"defaults for {described(*spaces)}")
+
+
+def _is_bounded_box(space: Any) -> bool:
+    numbers = isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.floating)
+    return numbers and not unbounded_axes(space)
 
 
 def _task_of(env: EnvLike, env_kwargs: Mapping[str, Any] | None) -> _Task:

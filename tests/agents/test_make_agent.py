@@ -245,8 +245,19 @@ def test_without_a_preset_there_are_defaults_for_replay(observations: Any) -> No
     agent.train_on_batch(next(iter(optix.dataset_from_env(env, agent))))
 
 
-def test_actions_that_no_replay_agent_plays_are_left_to_ppo() -> None:
-    env = random_env(VECTOR, spaces.MultiBinary(3))
+def test_where_actions_are_numbers_the_agent_with_replay_is_sac() -> None:
+    agent = optix.make_agent("Pendulum-v1", env_steps_are="expensive", verbose=0)
+    assert type(agent) is optix.SACAgent
+    assert dict(agent.hyperparams) == dict(optix.SACAgent.preset("Pendulum-v1").hyperparams)
+    env = random_env(VECTOR, spaces.Box(-1.0, 1.0, (2,)))
+    agent = optix.make_agent(env, env_steps_are="expensive", verbose=0, buffer_size=2_000)
+    assert type(agent) is optix.SACAgent
+    assert agent.normalize_observations
+
+
+@pytest.mark.parametrize("actions", [spaces.MultiBinary(3), spaces.Box(-np.inf, np.inf, (2,))])
+def test_actions_that_no_replay_agent_plays_are_left_to_ppo(actions: Any) -> None:
+    env = random_env(VECTOR, actions)
     assert type(optix.make_agent(env, env_steps_are="expensive", verbose=0)) is optix.PPOAgent
 
 

@@ -258,7 +258,9 @@ def test_q_lambda_returns_at_the_ends_of_lambda() -> None:
     one_step = w["rewards"] + 0.9 * ~w["terminated"] * w["next_values"]
     np.testing.assert_allclose(q_lambda_returns(**w, gamma=gamma, q_lambda=np.float32(0.0)), one_step, rtol=1e-5)
     whole = discounted_returns(**w, gamma=gamma)
-    np.testing.assert_allclose(q_lambda_returns(**w, gamma=gamma, q_lambda=np.float32(1.0)), whole, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        q_lambda_returns(**w, gamma=gamma, q_lambda=np.float32(1.0)), whole, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_q_lambda_returns_by_hand() -> None:
