@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple
 
 import gymnasium
@@ -17,7 +17,7 @@ from keras_optix.agents.dqn import DQNAgent
 from keras_optix.agents.dqn_presets import DQN_PRESETS
 from keras_optix.agents.ppo import PPOAgent
 from keras_optix.agents.ppo_presets import PPO_PRESETS
-from keras_optix.agents.presets import AgentSettings, find_preset
+from keras_optix.agents.presets import AgentSettings, Preset, find_preset
 from keras_optix.agents.sac import SACAgent
 from keras_optix.agents.sac_presets import SAC_PRESETS
 from keras_optix.agents.squashed import unbounded_axes
@@ -129,7 +129,8 @@ def _choose(task: _Task, env_steps_are: str) -> _Choice:
     """Chooses the algorithm and its settings. This is the one place that decides which algorithm plays what."""
     spaces = (task.observation_space, task.action_space)
     algorithm: type[Agent] = PPOAgent
-    presets, settings_for = PPO_PRESETS, ppo_settings
+    presets: Sequence[Preset] = PPO_PRESETS
+    settings_for = ppo_settings
     if env_steps_are == EXPENSIVE and isinstance(task.action_space, gymnasium.spaces.Discrete):
         algorithm, presets, settings_for = DQNAgent, DQN_PRESETS, dqn_settings
     elif env_steps_are == EXPENSIVE and _is_bounded_box(task.action_space):
