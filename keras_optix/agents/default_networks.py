@@ -19,7 +19,6 @@ _LAYER_NORM_EPSILON = 1e-5  # of PyTorch and of CleanRL; 1e-3 is Keras' own defa
 _NATURE_SIZE = 36  # pixels; the convolutions of the Nature network leave nothing of smaller images
 _FEATURES = "features"  # the last layer that the policy and the value network may share
 _CHANNELS = "channels_last"  # independent of Keras' global setting, because TensorFlow has no other order on a CPU
-
 _ACTION = "action"  # the input of a critic for the action
 
 _NAME = re.compile(r"[A-Za-z][0-9A-Za-z_]*")

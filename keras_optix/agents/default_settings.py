@@ -89,10 +89,10 @@ def dqn_settings(observation_space: Any, action_space: Any) -> AgentSettings:
 def sac_settings(observation_space: Any, action_space: Any) -> AgentSettings:
     """Returns settings of SAC that work without tuning.
 
-    They are the defaults of Stable-Baselines3: a gradient step on 256 transitions after each env step, a learning rate
-    of 3e-4, discount 0.99, tau 0.005, and a temperature that is learned. Here steps of one environment are taken 16 at
-    a time, learning starts after 1,000, and floating-point observations are normalised. The buffer has 1,000,000 rows,
-    or 100,000 where there are images.
+    They are the defaults of `SACAgent`, which are those of Haarnoja et al. 2018 (arXiv 1812.05905, table 1) and of
+    Stable-Baselines3: a gradient step on 256 transitions for each env step, a learning rate of 3e-4, discount 0.99, and
+    a temperature that is learned. Here steps of one environment are taken 16 at a time, learning starts after 1,000,
+    and floating-point observations are normalised. Images have a buffer of 100,000.
 
     Args:
         observation_space: Observation space of one environment.
@@ -104,15 +104,11 @@ def sac_settings(observation_space: Any, action_space: Any) -> AgentSettings:
     layout = ObservationLayout(observation_space)
     arguments: dict[str, Any] = {
         "normalize_observations": any(leaf.continuous for leaf in layout.leaves),
-        "gamma": 0.99,
-        "tau": 0.005,
-        "batch_size": 256,
-        "buffer_size": 100_000 if has_images(layout) else 1_000_000,
         "learning_starts": 1_000,
-        "gradient_steps_per_env_step": 1.0,
     }
-    collection = CollectionDefaults(window_size=16, num_envs=1)
-    return AgentSettings(arguments, 3e-4, collection, adam_epsilon=_ADAM_EPSILON)
+    if has_images(layout):
+        arguments["buffer_size"] = 100_000
+    return AgentSettings(arguments, 3e-4, CollectionDefaults(window_size=16, num_envs=1), adam_epsilon=_ADAM_EPSILON)
 
 
 def described(observation_space: Any, action_space: Any) -> str:

@@ -20,6 +20,7 @@ from keras_optix.agents.ppo_presets import PPO_PRESETS
 from keras_optix.agents.presets import AgentSettings, Preset, find_preset
 from keras_optix.agents.sac import SACAgent
 from keras_optix.agents.sac_presets import SAC_PRESETS
+from keras_optix.agents.squashed import unbounded_axes
 from keras_optix.arguments import names_checked
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.experience.env_kinds import check_env, check_env_kwargs
@@ -132,7 +133,7 @@ def _choose(task: _Task, env_steps_are: str) -> _Choice:
     settings_for = ppo_settings
     if env_steps_are == EXPENSIVE and isinstance(task.action_space, gymnasium.spaces.Discrete):
         algorithm, presets, settings_for = DQNAgent, DQN_PRESETS, dqn_settings
-    elif env_steps_are == EXPENSIVE and _is_bounded(task.action_space):
+    elif env_steps_are == EXPENSIVE and _is_bounded_box(task.action_space):
         algorithm, presets, settings_for = SACAgent, SAC_PRESETS, sac_settings
     preset = find_preset(presets, task.env_id)
     if preset is not None and preset.fits(*spaces):
@@ -140,10 +141,9 @@ def _choose(task: _Task, env_steps_are: str) -> _Choice:
     return _Choice(algorithm, settings_for(*spaces), f"defaults for {described(*spaces)}")
 
 
-def _is_bounded(action_space: Any) -> bool:
-    """Returns whether a space is a Box of floating-point numbers with bounds on every axis, as SAC needs."""
-    box = isinstance(action_space, gymnasium.spaces.Box) and np.issubdtype(action_space.dtype, np.floating)
-    return bool(box and np.isfinite(action_space.low).all() and np.isfinite(action_space.high).all())
+def _is_bounded_box(space: Any) -> bool:
+    numbers = isinstance(space, gymnasium.spaces.Box) and np.issubdtype(space.dtype, np.floating)
+    return numbers and not unbounded_axes(space)
 
 
 def _task_of(env: EnvLike, env_kwargs: Mapping[str, Any] | None) -> _Task:

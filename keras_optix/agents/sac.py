@@ -325,7 +325,7 @@ class SACAgent(OffPolicyAgent):
         return tf.random.stateless_normal((int(batch.returns.shape[0]), self._axes), seed)
 
     def _temperature(self) -> Any:
-        """Returns the temperature in force, which has no gradient."""
+        """Returns the temperature, without a gradient."""
         if self.log_temperature is None:
             return self.hyperparams.tensor("temperature")
         return ops.stop_gradient(ops.exp(ops.convert_to_tensor(self.log_temperature)))

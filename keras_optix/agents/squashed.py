@@ -35,6 +35,13 @@ class ReparameterizedDistribution(ActionDistribution):
         """
 
 
+def unbounded_axes(action_space: Any) -> list[int]:
+    """Returns the numbers of those axes of a Box that lack a lower or an upper bound."""
+    low, high = np.ravel(action_space.low), np.ravel(action_space.high)
+    axes: list[int] = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high))).tolist()
+    return axes
+
+
 def check_bounded(name: str, action_space: Any) -> None:
     """Checks that all axes of an action space have bounds.
 
@@ -45,12 +52,11 @@ def check_bounded(name: str, action_space: Any) -> None:
     Raises:
         SpaceError: There are axes without a lower or an upper bound.
     """
-    low, high = np.ravel(action_space.low), np.ravel(action_space.high)
-    unbounded = np.flatnonzero(~(np.isfinite(low) & np.isfinite(high)))
-    if len(unbounded):
+    unbounded = unbounded_axes(action_space)
+    if unbounded:
         problem = f"{name} gives actions between bounds, but axes of the action space have none."
         fix = "Wrap the environment in gymnasium.wrappers.RescaleAction or another wrapper that gives them bounds."
-        raise SpaceError(describe(problem, fix=fix, axes=unbounded.tolist(), action_space=action_space))
+        raise SpaceError(describe(problem, fix=fix, axes=unbounded, action_space=action_space))
 
 
 @keras.saving.register_keras_serializable("keras_optix")
