@@ -196,12 +196,14 @@ def _dataset_of(collector: StreamCollector) -> tf.data.Dataset:
         except StopIteration:
             return [np.False_, *nothing]
 
-    def element(counter: Any) -> tuple[Any, Any]:
-        goes_on, *tensors = tf.numpy_function(collect, [counter], [tf.bool, *(field.dtype for field in flat_spec)])
+    def element(anything: Any) -> tuple[Any, Any]:
+        goes_on, *tensors = tf.numpy_function(collect, [anything], [tf.bool, *(field.dtype for field in flat_spec)])
         goes_on.set_shape(())
         return goes_on, packed(tensors, spec)
 
-    elements = tf.data.Dataset.counter().map(element).take_while(lambda goes_on, _: goes_on)
+    # `Dataset.counter()` would do, but TensorFlow never frees the function in it.
+    endless = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat()
+    elements = endless.map(element).take_while(lambda goes_on, _: goes_on)
     return from_source(elements.map(lambda _, found: found), collector, endless=False)
 
 
