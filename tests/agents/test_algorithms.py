@@ -17,7 +17,7 @@ from keras_optix.testing import ConstantRewardEnv, IdentityEnv
 AGENTS: dict[str, Callable[..., optix.Agent]] = {
     "ppo": lambda **kw: optix.PPOAgent(update_epochs=4, minibatch_size=32, **kw),
     "reinforce": lambda **kw: optix.ReinforceAgent(**kw),
-    "pqn": lambda **kw: optix.PQNAgent(minibatch_size=32, exploration_env_steps=5_000, **kw),
+    "pqn": lambda **kw: optix.PQNAgent(gamma=0.5, minibatch_size=32, exploration_env_steps=2_000, **kw),
 }
 
 
@@ -153,13 +153,15 @@ class Learner:
 def test_it_learns_the_identity_to_nine_tenths(name: str, two_of_seven_seeds: Callable[..., None]) -> None:
     """Optimum 10, random 2.5; the control (learning rate 0) stays there.
 
-    PPO: 0 of 30 seeds failed, at most 9.5 % do, and this test at most in 4.7e-6 of its runs.
+    PPO and PQN: 0 of 30 seeds failed, at most 9.5 % do, and each of these tests at most in 4.7e-6 of its runs. With an
+    epsilon of 0.05, perfect values score 9.625. At gamma 0.99 the values of this world are 100 and differ by 1, so that
+    half of the seeds of PQN failed.
     At a learning rate of 1e-2 one seed in ten saturates on a wrong symbol, which one depends on the CPU.
     """
     learner = Learner(AGENTS[name], lambda: IdentityEnv(4), 3e-3)
 
     def score(seed: int) -> float:
-        agent = learner.learn(seed, 150, num_envs=4)
+        agent = learner.learn(seed, 60 if name == "pqn" else 150, num_envs=4)
         found = optix.evaluate_policy(agent, learner.env, episodes=20, seed=seed + 1, deterministic=False)
         return float(found.primary_score or 0.0)
 
@@ -186,7 +188,10 @@ def test_the_value_of_a_constant_reward_is_that_of_an_infinite_horizon(two_of_se
 def test_the_action_values_of_a_constant_reward_are_those_of_an_infinite_horizon(
     two_of_seven_seeds: Callable[..., None],
 ) -> None:
-    """Truncated every 8 steps: Q approaches 1 / (1 - gamma) within 5 %."""
+    """Truncated every 8 steps: Q approaches 1 / (1 - gamma) within 5 %.
+
+    0 of 30 seeds failed, at most 9.5 % do, and this test at most in 4.7e-6 of its runs.
+    """
     settings: dict[str, Any] = {"gamma": 0.9, "epsilon": 1.0, "update_epochs": 10, "minibatch_size": 64}
     learner = Learner(lambda: optix.PQNAgent(**settings), ConstantRewardEnv, 3e-3)
 
