@@ -16,11 +16,13 @@ class A2CAgent(optix.Agent):
     """Makes one gradient step after each window, from its returns up to its end."""
 
     prefers_jit = True
-    default_spaces = {"entropy_coefficient": optix.tuners.Linear(0.0, 0.05)}  # for tuners
 
     def __init__(self, policy, value, *, gamma=0.99, entropy_coefficient=0.01, **kwargs):
-        values = {"gamma": optix.Hyperparam(gamma, 0.0, 1.0), "entropy_coefficient": optix.Hyperparam(entropy_coefficient)}
-        super().__init__(policy, hyperparams=values, **kwargs)
+        hyperparams = {  # tuners may change them while the agent learns
+            "gamma": optix.Hyperparam(gamma, 0.0, 1.0),
+            "entropy_coefficient": optix.Hyperparam(entropy_coefficient),
+        }
+        super().__init__(policy, hyperparams=hyperparams, **kwargs)
         self.add_network("value", value)
 
     def train_step(self, window):

@@ -17,9 +17,9 @@ import keras_optix as optix
 class DoubleQAgent(optix.OffPolicyAgent):
     """Learns the value of each action; the target network follows a little after each gradient step."""
 
-    def __init__(self, policy, *, epsilon=0.05, **kwargs):
-        settings = {"buffer_size": 50_000, "batch_size": 128, "learning_starts": 500, "n_step": 3}
-        settings |= {"gradient_steps_per_env_step": 1.0}
+    def __init__(self, policy, *, epsilon=0.1, **kwargs):
+        settings = {"buffer_size": 50_000, "batch_size": 64, "learning_starts": 500, "n_step": 3}
+        settings |= {"gradient_steps_per_env_step": 0.5}
         distribution = optix.distributions.EpsilonGreedyDistribution(epsilon)
         super().__init__(policy, **({"distribution": distribution} | settings | kwargs))
         target = keras.models.clone_model(policy)
@@ -39,7 +39,7 @@ class DoubleQAgent(optix.OffPolicyAgent):
 
         logs = self.minimize(compute, max_grad_norm=10.0)
         for target, source in zip(self.target.variables, self.policy.variables, strict=True):
-            target.assign(0.995 * target + 0.005 * source)
+            target.assign(0.98 * target + 0.02 * source)
         return logs, ops.zeros_like(targets)  # errors are for prioritized replay
 
     def _values(self, values, actions):
@@ -56,9 +56,9 @@ def main():
     keras.utils.set_random_seed(arguments.seed)
     layers = [keras.layers.Input((4,)), keras.layers.Dense(128, "relu"), keras.layers.Dense(128, "relu")]
     agent = DoubleQAgent(keras.Sequential([*layers, keras.layers.Dense(2)]), seed=arguments.seed)
-    agent.compile(optimizer=keras.optimizers.Adam(5e-4))
+    agent.compile(optimizer=keras.optimizers.Adam(2e-3))
     dataset = optix.dataset_from_env("CartPole-v1", agent, window_size=64, seed=arguments.seed)
-    agent.fit(dataset, callbacks=[optix.OptixCallback(max_windows=arguments.windows)])
+    agent.fit(dataset, callbacks=[optix.OptixCallback(max_windows=arguments.windows, rollback_on_degradation=False)])
     print(optix.evaluate_policy(agent, "CartPole-v1", episodes=20, seed=1000))
 
 
