@@ -135,6 +135,18 @@ def test_the_lowered_policy_acts_as_the_function(distribution: Any) -> None:
     assert np.all(np.abs(found[0][0]) <= 1.0)
 
 
+def test_a_policy_with_actions_at_their_bounds_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, rounding changes log-densities by more than the tolerance: without smaller weights it is refused."""
+    agent = made(hidden_units=(64, 64))
+    agent.policy.set_weights([4.0 * weight for weight in agent.policy.get_weights()])
+    assert isinstance(agent.make_actor(16), LiteRTActor)
+    other = made(hidden_units=(64, 64))
+    other.policy.set_weights(agent.policy.get_weights())
+    monkeypatch.setattr("keras_optix.experience.lowering._SCALES", (1.0,))
+    with pytest.warns(UserWarning, match="other values"):
+        other.make_actor(16)
+
+
 def test_the_greedy_action_is_the_tangent_of_the_mean_between_the_bounds() -> None:
     agent = made()
     observations = samples(VECTOR, 5)
