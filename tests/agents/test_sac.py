@@ -164,6 +164,28 @@ def test_ppo_can_have_a_squashed_policy() -> None:
     assert np.isfinite(logs["entropy"][0])
 
 
+def test_an_ensemble_averages_before_the_tangent(tmp_path: Path) -> None:
+    members = [made(name=f"member{k}") for k in range(2)]
+    manager = optix.PolicyManager(optix.CheckpointRegistry(tmp_path))
+    for member in members:
+        member.policy.layers[-1].bias.assign(np.random.default_rng(len(member.name)).normal(size=4))
+        manager.add_agent(member)
+    ensemble = optix.EnsembleAgent(manager, members[0])
+    ensemble.bind(VECTOR, MOVES)
+    observations = samples(VECTOR, 5)
+    mean = np.tanh(np.mean([np.asarray(member.policy(observations))[:, :2] for member in members], 0))
+    wanted = MOVES.low + (mean + 1.0) / 2.0 * (MOVES.high - MOVES.low)
+    np.testing.assert_allclose(ensemble.act(observations, deterministic=True), wanted, atol=1e-4)
+    gaussian = optix.PPOAgent(name="gaussian")
+    gaussian.compile()
+    gaussian.bind(VECTOR, MOVES)
+    manager = optix.PolicyManager(optix.CheckpointRegistry(tmp_path))
+    for member in (members[0], gaussian):
+        manager.add_agent(member)
+    with pytest.raises(SpaceError, match="cannot be mixed with Gaussians"):
+        optix.EnsembleAgent(manager, members[0]).bind(VECTOR, MOVES)
+
+
 # Saving
 
 
