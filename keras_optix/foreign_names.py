@@ -22,7 +22,9 @@ _STATISTICS = "`normalize_observations` and `normalize_rewards` of the agent"
 
 # By the name of an argument, or of an attribute that is set: what it is here.
 ARGUMENTS = {
-    "ent_coef": "`entropy_coefficient`",
+    "ent_coef": "`entropy_coefficient`, or `temperature` of SACAgent",
+    "alpha": "`temperature` of SACAgent",
+    "autotune": '`temperature="auto"` of SACAgent',
     "entropy_coef": "`entropy_coefficient`",
     "entropy_coeff": "`entropy_coefficient`",
     "vf_coef": "`value_coefficient`",
@@ -51,7 +53,7 @@ ARGUMENTS = {
     "norm_adv": "always on: advantages are standardised per minibatch",
     "normalize_advantage": "always on: advantages are standardised per minibatch",
     "target_kl": "not supported: watch the log `approx_kl`, or give OptixCallback a tuner, which keeps it in a band",
-    "use_sde": "distribution=optix.distributions.StateDependentNoise()",
+    "use_sde": "distribution=optix.distributions.StateDependentNoise(), or SquashedStateDependentNoise() for SACAgent",
     "sde_sample_freq": "distribution=optix.distributions.StateDependentNoise(resample_every=...)",
     "clip_grad_norm": "`max_grad_norm`",
     "grad_clip": "`max_grad_norm`",
@@ -63,7 +65,7 @@ ARGUMENTS = {
     "exploration_fraction": "`exploration_env_steps` of DQNAgent and PQNAgent, because a run has no fixed length",
     "policy_kwargs": _NETWORKS,
     "policy_class": _NETWORKS,
-    "net_arch": _NETWORKS,
+    "net_arch": f"{_NETWORKS}; or `hidden_units` of SACAgent",
     "features_extractor_class": _NETWORKS,
     "model": _NETWORKS,
     "network": _NETWORKS,

@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_optix.agents.acting import PolicyHead, mapped
 from keras_optix.agents.network_checks import check_kind, last_activation
-from keras_optix.agents.networks import declared_inputs, network_inputs
+from keras_optix.agents.networks import cast_like, declared_inputs, network_inputs
 from keras_optix.errors import SpaceError, describe
 from keras_optix.experience.observations import ObservationLayout
 
@@ -29,7 +29,7 @@ def critic_inputs(critic: Any, observations: Any, actions: Any, layout: Observat
     declared = declared_inputs(critic)
     if declared is None:
         return [network_inputs(critic, observations, layout), ops.cast(actions, "float32")]
-    return [_cast_like(declared[0], observations), ops.cast(actions, declared[1].dtype)]
+    return [cast_like(declared[0], observations), cast_like(declared[1], actions)]
 
 
 def action_values(critic: Any, head: PolicyHead, observations: Any, actions: Any, *, training: bool) -> Any:
@@ -95,12 +95,3 @@ def _example(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
 
 def _shapes(declared: Any) -> Any:
     return keras.tree.map_structure(lambda tensor: tuple(tensor.shape), declared)
-
-
-def _cast_like(declared: Any, values: Any) -> Any:
-    """Casts observations to the dtypes of inputs, and leaves out those that a dict of inputs does not have."""
-    if isinstance(declared, dict):
-        return {key: _cast_like(inner, values[key]) for key, inner in declared.items()}
-    if isinstance(declared, list | tuple):
-        return type(declared)(_cast_like(inner, value) for inner, value in zip(declared, values, strict=True))
-    return ops.cast(values, declared.dtype)

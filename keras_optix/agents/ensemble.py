@@ -25,7 +25,15 @@ from keras_optix.agents.credit import (
     score_alone,
     split_window,
 )
-from keras_optix.agents.ensemble_head import AVERAGE, MIXTURE, EnsembleHead, EnsembleLowerable, RoutedActor, mixable
+from keras_optix.agents.ensemble_head import (
+    AVERAGE,
+    MIXTURE,
+    EnsembleHead,
+    EnsembleLowerable,
+    RoutedActor,
+    is_squashed,
+    mixable,
+)
 from keras_optix.agents.ensemble_learning import ALL, PRIMARY, MembersLearning, SourceShare
 from keras_optix.agents.ensemble_members import (
     FixedAgents,
@@ -241,6 +249,10 @@ class EnsembleAgent(Agent):
                 problem = f"Member {k} of the ensemble, {member.name}, has a distribution that cannot be mixed."
                 fix = "Members must have the default distribution of their actions: leave `distribution` out."
                 raise SpaceError(describe(problem, fix=fix, distribution=member.head.distribution))
+            if is_squashed(member.head.distribution) != is_squashed(self.members[0].head.distribution):
+                problem = "Members whose actions end at their bounds (SACAgent) cannot be mixed with Gaussians."
+                fix = "Give all members distribution=optix.distributions.SquashedGaussianDistribution()."
+                raise SpaceError(describe(problem, fix=fix, members=[one.name for one in self.members]))
         if self._head is None:
             heads = [member.head for member in self.members]
             head = EnsembleHead(heads, self.primary_agent.head, self._mixture, self.continuous)

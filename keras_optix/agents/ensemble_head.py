@@ -15,6 +15,7 @@ from keras_optix.agents.acting import PolicyHead, mapped
 from keras_optix.agents.credit import EVERYBODY
 from keras_optix.agents.distributions import ActionDistribution, distribution_for, is_default
 from keras_optix.agents.epsilon_greedy import EpsilonGreedyDistribution
+from keras_optix.agents.squashed import SquashedGaussianDistribution
 from keras_optix.experience.actions import DiscreteActions, MultiBinaryActions, MultiDiscreteActions
 from keras_optix.experience.actor import Actor, NoiseSpec
 from keras_optix.experience.carry import Carry
@@ -28,6 +29,7 @@ from keras_optix.ops.mixtures import (
     Mixture,
     MultiCategoricalMixture,
 )
+from keras_optix.ops.squashed import SquashedMixture
 
 AVERAGE: Final = "average"
 MIXTURE: Final = "mixture"
@@ -49,17 +51,24 @@ def mixture_of(member: PolicyHead, members: int, continuous: str) -> tuple[Mixtu
     if isinstance(actions, MultiBinaryActions):
         return BernoulliMixture(actions.shape[0]), noise
     (d,) = actions.shape
-    if continuous == AVERAGE:
-        return AveragedGaussian(d), noise
-    return GaussianMixture(d, members), NoiseSpec("normal", (d + 2 * members,))
+    mixture: Mixture = AveragedGaussian(d)
+    if continuous == MIXTURE:
+        mixture, noise = GaussianMixture(d, members), NoiseSpec("normal", (d + 2 * members,))
+    return SquashedMixture(mixture, d) if is_squashed(member.distribution) else mixture, noise
+
+
+def is_squashed(distribution: ActionDistribution) -> bool:
+    """Returns whether a distribution is the hyperbolic tangent of a Gaussian, which is mixed with its like only."""
+    return type(distribution) is SquashedGaussianDistribution
 
 
 def mixable(distribution: ActionDistribution) -> bool:
-    """Returns whether policies with a distribution can be mixed: the default one of an action space, or epsilon-greedy.
+    """Returns whether policies with a distribution can be mixed.
 
-    A class that a user derived from one of them may choose in another way than the mixture assumes.
+    These are the default distribution of an action space, epsilon-greedy choices, and squashed Gaussians. A class that
+    a user derived from one of them may choose in another way than the mixture assumes.
     """
-    return is_default(distribution) or type(distribution) is EpsilonGreedyDistribution
+    return is_default(distribution) or type(distribution) in (EpsilonGreedyDistribution, SquashedGaussianDistribution)
 
 
 class EnsembleHead(PolicyHead):

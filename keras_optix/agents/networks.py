@@ -63,7 +63,7 @@ def network_inputs(network: Any, observations: Any, layout: ObservationLayout) -
     if declared is None:
         values = zip(layout.leaves, layout.flatten(observations), strict=True)
         return layout.pack([tf.cast(value, network_dtype(leaf)) for leaf, value in values])
-    return _cast_like(declared, observations)
+    return cast_like(declared, observations)
 
 
 def declared_inputs(network: Any) -> Any:
@@ -76,11 +76,17 @@ def declared_inputs(network: Any) -> Any:
         return None
 
 
-def _cast_like(declared: Any, values: Any) -> Any:
+def cast_like(declared: Any, values: Any) -> Any:
+    """Casts arrays to the dtypes of a network's inputs, and leaves out those that a dict of inputs does not have.
+
+    Args:
+        declared: Symbolic inputs in the structure of the network.
+        values: Arrays ``[B, ...]`` in the structure of the observation space.
+    """
     if isinstance(declared, dict):
-        return {key: _cast_like(inner, values[key]) for key, inner in declared.items()}
+        return {key: cast_like(inner, values[key]) for key, inner in declared.items()}
     if isinstance(declared, list | tuple):
         if not isinstance(values, list | tuple):
             values = [values]
-        return type(declared)(_cast_like(inner, value) for inner, value in zip(declared, values, strict=True))
+        return type(declared)(cast_like(inner, value) for inner, value in zip(declared, values, strict=True))
     return tf.cast(values, declared.dtype)

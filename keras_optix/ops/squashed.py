@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_optix.ops.distributions import StateDependentGaussian
+from keras_optix.ops.mixtures import Mixture
 
 Tensor = Any
 
@@ -69,10 +70,8 @@ class Squashed(abc.ABC):
     def log_prob(self, parameters: Tensor, choices: Tensor) -> Tensor:
         """See `Distribution.log_prob`; choices of exactly -1 or 1 count as the nearest numbers inside."""
         mean, log_std = self.moments(parameters)
-        inside = ops.clip(choices, -_BELOW_ONE, _BELOW_ONE)
-        above, below = ops.log(1.0 + inside), ops.log(1.0 - inside)
-        u = 0.5 * (above - below)
-        each = -0.5 * ops.square((u - mean) * ops.exp(-log_std)) - log_std - above - below
+        u, log_slope = _unsquashed(choices)
+        each = -0.5 * ops.square((u - mean) * ops.exp(-log_std)) - log_std - log_slope
         return ops.sum(each, axis=-1) - 0.5 * self._d * math.log(2.0 * math.pi)
 
     def entropy(self, parameters: Tensor) -> Tensor:
@@ -134,6 +133,41 @@ class SquashedStateDependentGaussian(Squashed):
     def _clipped(self, parameters: Tensor) -> Tensor:
         mean = ops.clip(parameters[:, : self._d], -_LARGEST_MEAN, _LARGEST_MEAN)
         return ops.concatenate([mean, parameters[:, self._d :]], axis=-1)
+
+
+class SquashedMixture:
+    """The hyperbolic tangent of a mixture, or of an average, of Gaussians.
+
+    The tangent of a mixture is the mixture of the tangents. An average is one of the numbers before the tangent.
+
+    Args:
+        over: The mixture of the Gaussians of M `SquashedGaussian` members.
+        d: Number of axes.
+    """
+
+    def __init__(self, over: Mixture, d: int) -> None:
+        self._over = over
+        self._d = d
+
+    def sample(self, parameters: Tensor, weights: Tensor, noise: Tensor) -> Tensor:
+        """See `Mixture.sample`."""
+        return ops.tanh(self._over.sample(self._clipped(parameters), weights, noise))
+
+    def log_prob(self, parameters: Tensor, weights: Tensor, choices: Tensor) -> Tensor:
+        """See `Mixture.log_prob`; see `Squashed` for how exact it is."""
+        u, log_slope = _unsquashed(choices)
+        return self._over.log_prob(self._clipped(parameters), weights, u) - ops.sum(log_slope, axis=-1)
+
+    def _clipped(self, parameters: Tensor) -> Tensor:
+        log_std = ops.clip(parameters[:, :, self._d :], *_LOG_STD)
+        return ops.concatenate([parameters[:, :, : self._d], log_std], axis=-1)
+
+
+def _unsquashed(choices: Tensor) -> tuple[Tensor, Tensor]:
+    """Computes ``u = atanh(a)`` and ``log(1 - a ** 2)`` of choices, which are finite for -1 and 1, too."""
+    inside = ops.clip(choices, -_BELOW_ONE, _BELOW_ONE)
+    above, below = ops.log(1.0 + inside), ops.log(1.0 - inside)
+    return 0.5 * (above - below), above + below
 
 
 def _log_slope(u: Tensor) -> Tensor:

@@ -135,6 +135,18 @@ def test_the_lowered_policy_acts_as_the_function(distribution: Any) -> None:
     assert np.all(np.abs(found[0][0]) <= 1.0)
 
 
+def test_a_policy_with_actions_at_their_bounds_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There, rounding changes log-densities by more than the tolerance: without smaller weights it is refused."""
+    agent = made(hidden_units=(64, 64))
+    agent.policy.set_weights([4.0 * weight for weight in agent.policy.get_weights()])
+    assert isinstance(agent.make_actor(16), LiteRTActor)
+    other = made(hidden_units=(64, 64))
+    other.policy.set_weights(agent.policy.get_weights())
+    monkeypatch.setattr("keras_optix.experience.lowering._SCALES", (1.0,))
+    with pytest.warns(UserWarning, match="other values"):
+        other.make_actor(16)
+
+
 def test_the_greedy_action_is_the_tangent_of_the_mean_between_the_bounds() -> None:
     agent = made()
     observations = samples(VECTOR, 5)
@@ -150,6 +162,28 @@ def test_ppo_can_have_a_squashed_policy() -> None:
     logs = agent.fit(dataset, steps_per_epoch=2, epochs=1, verbose=0).history
     assert np.isfinite(logs["loss"][0])
     assert np.isfinite(logs["entropy"][0])
+
+
+def test_an_ensemble_averages_before_the_tangent(tmp_path: Path) -> None:
+    members = [made(name=f"member{k}") for k in range(2)]
+    manager = optix.PolicyManager(optix.CheckpointRegistry(tmp_path))
+    for member in members:
+        member.policy.layers[-1].bias.assign(np.random.default_rng(len(member.name)).normal(size=4))
+        manager.add_agent(member)
+    ensemble = optix.EnsembleAgent(manager, members[0])
+    ensemble.bind(VECTOR, MOVES)
+    observations = samples(VECTOR, 5)
+    mean = np.tanh(np.mean([np.asarray(member.policy(observations))[:, :2] for member in members], 0))
+    wanted = MOVES.low + (mean + 1.0) / 2.0 * (MOVES.high - MOVES.low)
+    np.testing.assert_allclose(ensemble.act(observations, deterministic=True), wanted, atol=1e-4)
+    gaussian = optix.PPOAgent(name="gaussian")
+    gaussian.compile()
+    gaussian.bind(VECTOR, MOVES)
+    manager = optix.PolicyManager(optix.CheckpointRegistry(tmp_path))
+    for member in (members[0], gaussian):
+        manager.add_agent(member)
+    with pytest.raises(SpaceError, match="cannot be mixed with Gaussians"):
+        optix.EnsembleAgent(manager, members[0]).bind(VECTOR, MOVES)
 
 
 # Saving

@@ -10,7 +10,8 @@ from arrays import WithArrays
 from scipy import integrate, stats
 
 from keras_optix.ops.distributions import DiagonalGaussian
-from keras_optix.ops.squashed import SquashedGaussian, SquashedStateDependentGaussian
+from keras_optix.ops.mixtures import AveragedGaussian, GaussianMixture
+from keras_optix.ops.squashed import SquashedGaussian, SquashedMixture, SquashedStateDependentGaussian
 
 CASES = [(0.0, 0.0), (0.7, -1.0), (-1.5, 0.5), (2.0, -2.5), (0.0, 0.9)]  # mean, log standard deviation
 
@@ -118,6 +119,30 @@ def test_no_noise_gives_the_tangent_of_the_mean_and_deviations_are_clipped() -> 
     noise = np.ones((1, 2), np.float32)
     np.testing.assert_array_equal(distribution.sample(given, noise), distribution.sample(clipped, noise))
     np.testing.assert_array_equal(distribution.entropy(given), distribution.entropy(clipped))
+
+
+@pytest.mark.parametrize("kind", ["average", "mixture"])
+def test_a_mixture_is_squashed_as_a_whole(kind: str) -> None:
+    """Two members; the density of their mixture is the sum of their own, and a sample is the tangent of one before."""
+    plain: Any = AveragedGaussian(2) if kind == "average" else GaussianMixture(2, 2)
+    squashed = WithArrays(SquashedMixture(plain, 2))
+    members = np.stack([parameters((0.5, -1.0), (-1.0, 0.2)), parameters((-0.3, 9.0), (1.5, -0.5))])
+    clipped = np.minimum(members, 2.0)
+    weights = np.array([[0.3], [0.7]], np.float32)
+    noise = np.random.default_rng(0).normal(size=(1, 2 if kind == "average" else 6)).astype(np.float32)
+    u = WithArrays(plain).sample(clipped, weights, noise)
+    choices = squashed.sample(members, weights, noise)
+    np.testing.assert_allclose(choices, np.tanh(u), rtol=1e-6)
+    found = squashed.log_prob(members, weights, np.array([[0.3, -0.8]], np.float32))
+    if kind == "mixture":
+        each = [WithArrays(SquashedGaussian(2)).log_prob(one, np.array([[0.3, -0.8]], np.float32)) for one in members]
+        wanted = np.log(0.3 * np.exp(each[0]) + 0.7 * np.exp(each[1]))
+    else:
+        v = np.arctanh([0.3, -0.8])
+        mean, std = 0.3 * members[0, 0, :2] + 0.7 * members[1, 0, :2], 0.3 * np.exp(members[0, 0, 2:])
+        std = std + 0.7 * np.exp(clipped[1, 0, 2:])
+        wanted = [(stats.norm(mean, std).logpdf(v) - log_slope(v)).sum()]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
 
 
 FEATURES, AXES = 5, 2
