@@ -19,6 +19,11 @@ from keras_optix.testing import MatchEnv
     "distribution", [None, SquashedStateDependentNoise(4, features=32, log_std=-1.0)], ids=["gaussian", "smooth"]
 )
 def test_it_learns_to_match_a_target(distribution: Any, two_of_seven_seeds: Callable[..., None]) -> None:
+    """Optimum 10; the middle of the actions gives 7.5, random ones 6.7. 1,024 env steps.
+
+    0 of 10 seeds failed with either distribution: at most 25.9 % do (95 % confidence), and each test in at most 1.6e-3
+    of its runs.
+    """
     env = partial(MatchEnv, spaces.Box(-2.0, 2.0, (2,)))
 
     def score(seed: int) -> float:
