@@ -1,6 +1,6 @@
 """DQN learns CartPole from a replay buffer, and `fit` ends by itself when it is trained.
 
-python examples/dqn.py [--seed 0] [--max-windows 390]
+python examples/dqn.py [--seed 0] [--max-windows 195]
 tensorboard --logdir runs
 """
 
@@ -16,7 +16,7 @@ def main() -> None:
     """Trains, then plays 20 greedy episodes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--max-windows", type=int, default=390, help="stop after so many windows of 256 env steps")
+    parser.add_argument("--max-windows", type=int, default=195, help="stop after so many windows of 256 env steps")
     parser.add_argument("--checkpoint-dir", default="checkpoints/dqn")
     parser.add_argument("--log-dir", default="runs/dqn")
     arguments = parser.parse_args()
@@ -26,6 +26,9 @@ def main() -> None:
     # An element is a ReplayBatch: the batches for the gradient steps that are due after a window was stored.
     dataset = optix.dataset_from_env("CartPole-v1", agent, seed=arguments.seed)
     callback = optix.OptixCallback(
+        # The scores of Q-learning rise and fall: a good one early in exploration is no reason to end soon after it.
+        scheduler=optix.BackoffScheduler(best_multiple=20.0),
+        target_score=475.0,
         checkpoint_dir=arguments.checkpoint_dir,
         log_dir=arguments.log_dir,
         max_windows=arguments.max_windows,

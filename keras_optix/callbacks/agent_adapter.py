@@ -151,6 +151,11 @@ class AgentAdapter(FitAdapter):
         return self._environments.reward_threshold
 
     @property
+    def rolls_back(self) -> bool:  # type: ignore[override]
+        """See `Adapter`: not if the agent has a replay buffer, whose scores rise and fall while its values improve."""
+        return not self._agent.replays
+
+    @property
     def evaluation_steps(self) -> int:  # type: ignore[override]
         """See `Adapter`."""
         return self._environments.env_steps

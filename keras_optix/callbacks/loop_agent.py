@@ -73,6 +73,11 @@ class LoopAgent(Protocol):
         """Restores what `save_run` returned."""
         ...
 
+    @property
+    def replays(self) -> bool:
+        """Whether it learns from a replay buffer."""
+        ...
+
     def growing(self) -> Sequence[Growing]:
         """Returns the replay buffers, whose rows resume points have in files of their own."""
         ...

@@ -109,7 +109,9 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             played in any case. With 0, a candidate is compared once, and none are played at the end. Defaults to 0.2.
         rollback_on_degradation: Restore the best snapshot (weights, optimizer slots, statistics) after a degradation,
             if fresh episodes of the current weights prove that they are worse (where such episodes can be played).
-            None (the default): where the best was confirmed, which is not so for an ordinary model.
+            None (the default): where the best was confirmed, which is not so for an ordinary model; and not for an
+            agent with a replay buffer, such as `DQNAgent`. Its scores rise and fall while its values get better, so
+            going back to the best so far would undo what it has learned since.
         restore_best_weights: Restore the best snapshot when `fit` ends. Defaults to True.
         restore_hyperparams: Whenever a snapshot is restored, restore its hyperparameters too. Defaults to False.
         hyperparams: Variables of an ordinary model that the tuner may set, by the names that its bounds use. The

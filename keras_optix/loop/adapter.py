@@ -115,6 +115,7 @@ class Adapter(abc.ABC):
         hyperparams: The hyperparameters that a tuner may change.
         evaluation_steps: Environment steps of evaluations outside training.
         reward_threshold: Mean return at which the environment counts as solved, if its spec has one; else None.
+        rolls_back: Whether the loop goes back to the best after a degradation, if it was not told.
     """
 
     unit_name = "window"
@@ -124,6 +125,7 @@ class Adapter(abc.ABC):
     ready = True
     evaluation_steps = 0
     reward_threshold: float | None = None
+    rolls_back = True
 
     @property
     @abc.abstractmethod

@@ -286,7 +286,7 @@ class Engine:
             single=self.evaluations.single,
             scores_are_deterministic=self.adapter.scores_are_deterministic,
             watches=options.when_dormant == "watch",
-            rolls_back=not self.evaluations.single
+            rolls_back=self.adapter.rolls_back and not self.evaluations.single
             if options.rollback_on_degradation is None
             else options.rollback_on_degradation,
             managed=manager.evolves,

@@ -14,7 +14,7 @@ class LoopOptions:
     max_env_steps: int | None = None
     target_score: float | str | None = None  # a number, or "threshold" until the environment is known
     evaluation_budget: float = 0.2
-    rollback_on_degradation: bool | None = None  # None: where a best is confirmed
+    rollback_on_degradation: bool | None = None  # None: where a best is confirmed, and `Adapter.rolls_back`
     restore_best_weights: bool = True
     restore_hyperparams: bool = False
 

@@ -12,8 +12,8 @@ round::
     e e e e e     e e e e e          e e e e e     |        | e e e e e     e e e e e
               ^switch       ^switch                ^switch            ^ e.g. exploit: begins where member 0 ended
 
-A stored state has weights, optimizer slots and running statistics, but no replay buffer. The one agent has one buffer, in
-which all members store and from which all learn, also from what others played.
+A stored state has weights, optimizer slots and running statistics, but no replay buffer. The one agent has one buffer,
+in which all members store and from which all learn, also from what others played.
 
 At the end of a round each member at the bottom is compared with a random one at the top. If it is significantly worse,
 it copies that member's weights, optimizer slots and hyperparameters (exploit) and perturbs the hyperparameters
@@ -77,8 +77,8 @@ class PBTOptimizer(BaseOptimizer):
     validation log of an ordinary model has no noise in this sense: the same weights get the same score, so any
     difference counts.
 
-    Members of a population share the replay buffer of an agent such as `DQNAgent`, and how far its exploration has come:
-    each learns from what all of them played. The members of an `EnsembleAgent` have buffers of their own.
+    Members of a population share the replay buffer of an agent such as `DQNAgent`, and how far its exploration has
+    come: each learns from what all of them played. The members of an `EnsembleAgent` have buffers of their own.
 
     When the loop pauses, nothing is undone. A population waits: the member in turn keeps learning while the loop is
     COOLING, and its turn goes on when evaluations come again. If the loop restored other weights or values meanwhile,

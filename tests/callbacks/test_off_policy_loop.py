@@ -26,6 +26,12 @@ def loop(**options: Any) -> optix.OptixCallback:
     return optix.OptixCallback(optix.ReturnEvaluator(2), **(settings | options))
 
 
+def small_ppo() -> optix.PPOAgent:
+    agent = optix.PPOAgent(linear(STATES, STATES), linear(STATES, 1), update_epochs=1, seed=0)
+    agent.compile(keras.optimizers.Adam(0.01), jit_compile=False)
+    return agent
+
+
 def dataset_of(agent: Any, env: Any = identity_env, **options: Any) -> Any:
     return optix.dataset_from_env(env, agent, **({"window_size": WINDOW, "num_envs": 2, "seed": 0} | options))
 
@@ -92,6 +98,26 @@ def test_the_members_of_a_population_have_their_weights_and_share_the_agent_s_bu
     assert agent.replay.added == callback.env_steps == 40 * 2 * WINDOW
     # Exploration counts the env steps of all: another member's turn does not begin it again.
     assert agent.head.weight.numpy() == pytest.approx([agent.hyperparams["epsilon"]], abs=1e-6)
+
+
+class Falling(optix.evaluators.BaseEvaluator):
+    """Scores that rise to 100 and fall to 0 with the number of the window."""
+
+    def score(self, data: optix.WindowData, diagnostics: Any) -> optix.EvalMetrics:
+        return optix.EvalMetrics(min(10.0 * data.window_id, 100.0) if data.window_id < 20 else 0.0, {}, data.window_id)
+
+
+@pytest.mark.parametrize(("given", "rolls_back"), [(None, False), (True, True)])
+def test_a_q_network_goes_back_to_its_best_only_if_told_to(given: bool | None, rolls_back: bool) -> None:
+    """Its scores rise and fall while its values get better; PPO goes back by default."""
+    for agent, expected in ((small_dqn(), rolls_back), (small_ppo(), True)):
+        options: dict[str, Any] = {"rollback_on_degradation": given, "max_windows": 40, "verbose": 0}
+        scheduler = optix.BackoffScheduler(max_interval=1, dormant_threshold=1000)
+        callback = optix.OptixCallback(Falling(), scheduler=scheduler, **options)
+        agent.fit(dataset_of(agent), callbacks=[callback], verbose=0)
+        kinds = [record.kind for record in callback.events]
+        assert optix.EventKind.DEGRADATION in kinds
+        assert (optix.EventKind.ROLLBACK in kinds) is expected
 
 
 def test_a_variant_of_a_q_network_is_tried_when_it_is_dormant() -> None:
@@ -216,8 +242,7 @@ def test_with_prefetch_each_window_is_stored_once_in_its_order() -> None:
 def test_a_dataset_is_for_the_agent_that_it_was_made_for() -> None:
     agent = small_dqn()
     dataset = dataset_of(agent)
-    other = optix.PPOAgent(linear(STATES, STATES), linear(STATES, 1))
-    other.compile(keras.optimizers.Adam(0.01))
+    other = small_ppo()
     own = dataset_of(other)
     assert isinstance(own.element_spec, optix.Window)
     with pytest.raises(ConfigurationError, match="made for another agent"):
