@@ -376,7 +376,7 @@ def as_tensors(given: Any, spec: Any, observation_space: Any) -> Any:
     try:
         tf.nest.assert_same_structure(given, spec, check_types=False)
     except (ValueError, TypeError) as error:
-        problem = f"The observations of the {kind} do not have the structure of the environment's observations."
+        problem = f"The {kind}'s observations do not have the structure of the environment's observations."
         raise SpaceError(describe(problem, observation_space=observation_space)) from error
     fields = []
     for value, wanted, path in zip(tf.nest.flatten(given), tf.nest.flatten(spec), _paths(spec), strict=True):
