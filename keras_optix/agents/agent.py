@@ -775,6 +775,14 @@ class Agent(ActingAgent, WindowTrainer):
         """
         raise NotImplementedError(f"{type(self).__name__} must override `forget_replay(share)` to forget replay data.")
 
+    @property
+    def exploration_left(self) -> int | None:
+        """Env steps of training until exploration stays as it is; negative if it does since so many env steps.
+
+        None here: exploration never changes by itself. Until then the loop does not conclude that training is over.
+        """
+        return None
+
     def growing(self) -> list[Growing]:
         """Returns the replay buffers of this agent and of those that it contains, for resume points."""
         return [part for layer in self.layers if isinstance(layer, Agent) for part in layer.growing()]

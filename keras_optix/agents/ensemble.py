@@ -186,6 +186,11 @@ class EnsembleAgent(Agent):
     def collection_defaults(self, defaults: CollectionDefaults) -> None:
         self.primary_agent.collection_defaults = defaults
 
+    @property
+    def exploration_left(self) -> int | None:
+        """That of the primary agent; see `Agent.exploration_left`."""
+        return self.primary_agent.exploration_left
+
     # Weights of the members
 
     @property

@@ -165,6 +165,11 @@ class OffPolicyAgent(Agent, abc.ABC):
             self._sampler = ReplaySampler(layout, self._action_space, self._plan)
         return self._sampler
 
+    @property
+    def exploration_left(self) -> int | None:
+        """See `Agent.exploration_left`: until learning starts."""
+        return self._plan.learning_starts - (0 if self._sampler is None else self._sampler.buffer.added)
+
     def growing(self) -> list[Growing]:
         """See `Agent.growing`."""
         if self._files is None:

@@ -174,6 +174,13 @@ class QAgent(Agent):
         return 0 if self._env_steps is None else int(self._env_steps.numpy())
 
     @property
+    def exploration_left(self) -> int | None:
+        """See `Agent.exploration_left`: until epsilon is no longer lowered."""
+        left = self.exploration_env_steps - self.explored_env_steps
+        others = super().exploration_left
+        return left if others is None else max(left, others)
+
+    @property
     def run_variables(self) -> list[Any]:
         """See `ActingAgent.run_variables`: the counted env steps, and epsilon.
 

@@ -151,6 +151,11 @@ class AgentAdapter(FitAdapter):
         return self._environments.reward_threshold
 
     @property
+    def exploration_left(self) -> int | None:  # type: ignore[override]
+        """See `Adapter`."""
+        return self._agent.exploration_left
+
+    @property
     def rolls_back(self) -> bool:  # type: ignore[override]
         """See `Adapter`: not if the agent has a replay buffer, whose scores rise and fall while its values improve."""
         return not self._agent.replays

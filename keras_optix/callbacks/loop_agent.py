@@ -108,6 +108,11 @@ class LoopAgent(Protocol):
         ...
 
     @property
+    def exploration_left(self) -> int | None:
+        """Env steps until exploration stays as it is; negative if it does since so many, None if it never changes."""
+        ...
+
+    @property
     def policy_version(self) -> int:
         """Policy version: counts updates of the weights."""
         ...

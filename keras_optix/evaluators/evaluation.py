@@ -34,6 +34,9 @@ class Evaluation:
             sequential test follows if this score suggests an improvement.
         training_rises: Whether the returns of training may still rise by a share of their progress that matters. Then
             the run does not end, however long nothing was better.
+        explores_until: Env steps of the run at which exploration has fallen, or will have fallen, to its last level.
+            What is found before that says little about what is found later, so only the time after it counts for the
+            end. 0 if exploration stays the same.
         alarmed: Whether the evaluation was made because the returns of training fell.
         contender: Score of a candidate whose comparison with the best is not decided yet; None if there is none.
         contender_env_steps: Env steps of the run when the contender was trained.
@@ -49,6 +52,7 @@ class Evaluation:
     scores_are_deterministic: bool = False
     cheap_to_confirm: bool = False
     training_rises: bool = False
+    explores_until: int = 0
     alarmed: bool = False
     contender: Estimate | None = None
     contender_env_steps: int = 0

@@ -115,6 +115,8 @@ class Adapter(abc.ABC):
         hyperparams: The hyperparameters that a tuner may change.
         evaluation_steps: Environment steps of evaluations outside training.
         reward_threshold: Mean return at which the environment counts as solved, if its spec has one; else None.
+        exploration_left: Env steps until exploration stays as it is; negative if it does since so many, None if it
+            never changes.
         rolls_back: Whether the loop goes back to the best after a degradation, if it was not told.
     """
 
@@ -125,6 +127,7 @@ class Adapter(abc.ABC):
     ready = True
     evaluation_steps = 0
     reward_threshold: float | None = None
+    exploration_left: int | None = None
     rolls_back = True
 
     @property

@@ -226,12 +226,17 @@ class Evaluations:
             scores_are_deterministic=self._adapter.scores_are_deterministic,
             cheap_to_confirm=self.plays_at_once,
             training_rises=rises,
+            explores_until=self._explores_until(),
             alarmed=alarmed,
             # Greedy episodes can fail for a while although training makes progress. That is no degradation.
             monitored=alarmed or not rises,
         )
         self.training.answered()
         return evaluation
+
+    def _explores_until(self) -> int:
+        left = self._adapter.exploration_left
+        return 0 if left is None else max(self._journal.env_steps + left, 0)
 
     @property
     def _episodes_needed(self) -> int:

@@ -88,10 +88,12 @@ class StoppingRule:
         """Returns why training ends, with a sentence for logs; None if it goes on."""
         if evaluation.training_rises:
             return None
+        if now(evaluation) < evaluation.explores_until:
+            return None
         known = _best_known(state, evaluation)
-        elapsed = now(evaluation) - max(state.since_env_steps, known.env_steps)
+        elapsed = now(evaluation) - max(state.since_env_steps, known.env_steps, evaluation.explores_until)
         waited = time_since(known.env_steps, evaluation)
-        ripe = self._is_ripe(state, known, elapsed)
+        ripe = self._is_ripe(state, max(known.env_steps, evaluation.explores_until), elapsed)
         if ripe and self._is_futile(state, evaluation, known, elapsed):
             worth = "5 % of the progress" if self.margin is None else "`improvement_margin`"
             return Ending.FUTILE, f"nothing better in {waited}, and another {elapsed:,} would bring less than {worth}"
@@ -111,9 +113,9 @@ class StoppingRule:
         took = state.best_env_steps - state.regime_env_steps
         return now(evaluation) - state.regime_env_steps >= self.multiple * took
 
-    def _is_ripe(self, state: SchedulerState, known: TimedScore, elapsed: int) -> bool:
-        """Returns whether the policy has learned, and the run was long enough since then for a conclusion."""
-        took = known.env_steps - state.regime_env_steps
+    def _is_ripe(self, state: SchedulerState, at: int, elapsed: int) -> bool:
+        """Returns whether the policy has learned, and the run was long enough since `at` for a conclusion."""
+        took = at - state.regime_env_steps
         return elapsed >= (self.multiple - 1.0) * took and _has_learned(state)
 
     def _is_futile(self, state: SchedulerState, evaluation: Evaluation, known: TimedScore, elapsed: int) -> bool:

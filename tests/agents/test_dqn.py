@@ -212,6 +212,17 @@ def test_prioritized_replay_gives_transitions_the_priorities_of_their_errors() -
     assert np.all(np.asarray(batch.weights) == 1.0)
 
 
+def test_it_knows_how_much_exploration_is_left() -> None:
+    agent = small(learning_starts=40, exploration_env_steps=25)
+    assert agent.exploration_left == 40  # epsilon falls, and no gradient step is made, before that
+    dataset = optix.dataset_from_env(chain, agent, window_size=10, num_envs=1, seed=0)
+    agent.fit(dataset, epochs=1, steps_per_epoch=3, verbose=0)
+    assert agent.exploration_left == 10
+    agent.fit(dataset, epochs=1, steps_per_epoch=2, verbose=0)
+    assert agent.exploration_left == -10
+    assert optix.PPOAgent().exploration_left is None
+
+
 def test_it_learns_to_wait_for_the_larger_reward(two_of_seven_seeds: Any) -> None:
     """The best return is 1, and always going left 0.1. Measured: see `pytest --measure-seeds`."""
 

@@ -223,6 +223,20 @@ def test_a_flat_run_ends_at_a_multiple_of_the_env_steps_of_its_best() -> None:
     assert decision.evidence.reason == words
 
 
+def test_only_the_time_after_exploration_counts_for_the_end() -> None:
+    """The best of a policy that still acts at random was luck; epsilon stops falling after 20 windows."""
+    one = learned()
+    decision = until_dormant(one, lambda window: at(window, 100.0 + 0.5 * (-1.0) ** window, explores_until=20 * WINDOW))
+    assert decision is not None
+    assert decision.ending is Ending.FUTILE
+    # The same multiple of 20 windows as above of the 10 windows of the best, at the next evaluation.
+    assert 56 * WINDOW <= ended_at(one) <= 60 * WINDOW
+    for futility in (0.8, None):
+        one = learned(futility_confidence=futility)
+        never = until_dormant(one, lambda window: at(window, 100.0 + 0.5 * (-1.0) ** window, explores_until=10**9))
+        assert never is None
+
+
 def test_futility_can_be_turned_off_and_patience_waits_as_long() -> None:
     one = learned(futility_confidence=None)
     decision = until_dormant(one, lambda window: at(window, 100.0 + 0.5 * (-1.0) ** window))
