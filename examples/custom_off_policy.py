@@ -26,7 +26,7 @@ class DoubleQAgent(optix.OffPolicyAgent):
         target.set_weights(policy.get_weights())
         self.add_network("target", target, trainable=False)
 
-    def learn(self, batch, seed):
+    def gradient_step(self, batch, seed):
         """Makes one gradient step from a batch ``[B, ...]`` of transitions."""
         best = ops.argmax(self.policy(batch.next_observations), axis=-1)
         following = self._values(self.target(batch.next_observations), best)

@@ -15,6 +15,7 @@ from keras_optix.agents.networks import names_may_differ, network_dtype
 from keras_optix.errors import SpaceError, describe
 from keras_optix.experience.observations import Leaf, ObservationLayout
 
+_GAIN = math.sqrt(2.0)  # of hidden layers
 _LAYER_NORM_EPSILON = 1e-5  # of PyTorch and of CleanRL; 1e-3 is Keras' own default
 _NATURE_SIZE = 36  # pixels; the convolutions of the Nature network leave nothing of smaller images
 _FEATURES = "features"  # the last layer that the policy and the value network may share
@@ -37,11 +38,20 @@ class HiddenLayers:
         activation: Their activation. Convolutions, and the dense layer after them, always have ReLU. Defaults to tanh.
         normalized: Whether values are normalised before each activation, also after convolutions (Ba et al. 2016,
             "Layer normalization", arXiv 1607.06450). Defaults to False.
+        orthogonal: Whether weights begin orthogonal. If not, all of them begin uniform in +-1 / sqrt(inputs), as those
+            of PyTorch do; the gain of the last layer has no effect then. Defaults to True.
     """
 
     units: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
     normalized: bool = False
+    orthogonal: bool = True
+
+    def initializer(self, gain: float) -> Any:
+        """Returns the initializer of a layer whose outputs are to be scaled by a gain."""
+        if self.orthogonal:
+            return orthogonal(gain)
+        return keras.initializers.VarianceScaling(1.0 / 3.0, "fan_in", "uniform")
 
 
 _TANH = HiddenLayers()
@@ -131,10 +141,10 @@ def dueling_network(layout: ObservationLayout, actions: int, *, name: str, hidde
     inputs, shared = _inputs_and_features(layout, hidden)
     if len(layout.leaves) > 1 or not layout.leaves[0].image:
         for size in hidden.units[:-1]:
-            shared = _hidden_dense(shared, size, hidden.activation, hidden.normalized)
+            shared = _hidden_dense(shared, size, hidden.activation, hidden)
 
     def stream(outputs: int) -> Any:
-        return _dense(outputs, None, 1.0)(_hidden_dense(shared, hidden.units[-1], hidden.activation, hidden.normalized))
+        return _dense(outputs, None, 1.0, hidden)(_hidden_dense(shared, hidden.units[-1], hidden.activation, hidden))
 
     value, advantages = stream(1), stream(actions)
     values = value + advantages - keras.ops.mean(advantages, axis=-1, keepdims=True)
@@ -163,9 +173,9 @@ def default_critic(layout: ObservationLayout, axes: int, *, hidden: HiddenLayers
     action = keras.layers.Input((axes,), name=free)
     values = keras.layers.Concatenate()([encoded, action])
     for size in hidden.units:
-        values = _hidden_dense(values, size, hidden.activation, hidden.normalized)
+        values = _hidden_dense(values, size, hidden.activation, hidden)
     with names_may_differ():
-        return keras.Model([layout.pack(inputs), action], _dense(1, None, 1.0)(values), name=name)
+        return keras.Model([layout.pack(inputs), action], _dense(1, None, 1.0, hidden)(values), name=name)
 
 
 def has_images(layout: ObservationLayout) -> bool:
@@ -213,8 +223,8 @@ def _head(
     values = encoded
     if len(layout.leaves) > 1 or not layout.leaves[0].image:
         for size in hidden.units:
-            values = _hidden_dense(values, size, hidden.activation, hidden.normalized)
-    last = _dense(outputs - features, None, gain)(values)
+            values = _hidden_dense(values, size, hidden.activation, hidden)
+    last = _dense(outputs - features, None, gain, hidden)(values)
     if not features:
         return last
     units = int(values.shape[-1])
@@ -225,14 +235,14 @@ def _head(
     return keras.layers.Concatenate()([last, values])
 
 
-def _dense(units: int, activation: str | None, gain: float = math.sqrt(2.0)) -> Any:
-    return keras.layers.Dense(units, activation=activation, kernel_initializer=orthogonal(gain))
+def _dense(units: int, activation: str | None, gain: float, hidden: HiddenLayers) -> Any:
+    return keras.layers.Dense(units, activation=activation, kernel_initializer=hidden.initializer(gain))
 
 
-def _hidden_dense(values: Any, units: int, activation: str, normalized: bool) -> Any:
-    if not normalized:
-        return _dense(units, activation)(values)
-    return _normalized(_dense(units, None)(values), activation)
+def _hidden_dense(values: Any, units: int, activation: str, hidden: HiddenLayers) -> Any:
+    if not hidden.normalized:
+        return _dense(units, activation, _GAIN, hidden)(values)
+    return _normalized(_dense(units, None, _GAIN, hidden)(values), activation)
 
 
 def _normalized(values: Any, activation: str) -> Any:
@@ -252,7 +262,7 @@ def _encoded(leaf: Leaf, tensor: Any, hidden: HiddenLayers) -> Any:
         one_hots = [keras.ops.one_hot(flat[:, k], n) for k, n in enumerate(leaf.categories)]
         return one_hots[0] if len(one_hots) == 1 else layers.Concatenate()(one_hots)
     if leaf.image:
-        return _convolved(leaf.shape, tensor, hidden.normalized)
+        return _convolved(leaf.shape, tensor, hidden)
     if leaf.bytes:
         tensor = layers.Rescaling(1.0 / 255.0)(tensor)
     return tensor if len(leaf.shape) == 1 else layers.Reshape((int(np.prod(leaf.shape)),))(tensor)
@@ -264,7 +274,7 @@ def _channels_first(shape: tuple[int, ...]) -> bool:
     return first if first or last else bool(keras.config.image_data_format() == "channels_first")
 
 
-def _convolved(shape: tuple[int, ...], tensor: Any, normalized: bool) -> Any:
+def _convolved(shape: tuple[int, ...], tensor: Any, hidden: HiddenLayers) -> Any:
     layers = keras.layers
     image = tensor  # scaled last, because moving bytes costs a quarter of moving float32
     if len(shape) == 2:
@@ -282,15 +292,15 @@ def _convolved(shape: tuple[int, ...], tensor: Any, normalized: bool) -> Any:
     image = layers.Rescaling(1.0 / 255.0)(image)
 
     def convolution(image: Any, filters: int, size: int, stride: int) -> Any:
-        own: dict[str, Any] = {"kernel_initializer": orthogonal(math.sqrt(2.0)), "data_format": _CHANNELS}
-        if not normalized:
+        own: dict[str, Any] = {"kernel_initializer": hidden.initializer(_GAIN), "data_format": _CHANNELS}
+        if not hidden.normalized:
             return layers.Conv2D(filters, size, stride, activation="relu", **own)(image)
         return _normalized(layers.Conv2D(filters, size, stride, **own)(image), "relu")
 
     if min(shape[:2]) >= _NATURE_SIZE:
         for filters, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
             image = convolution(image, filters, size, stride)
-        return _hidden_dense(layers.Flatten(data_format=_CHANNELS)(image), 512, "relu", normalized)
+        return _hidden_dense(layers.Flatten(data_format=_CHANNELS)(image), 512, "relu", hidden)
     if min(shape[:2]) >= 3:
         image = convolution(image, 16, 3, 1)
-    return _hidden_dense(layers.Flatten(data_format=_CHANNELS)(image), 128, "relu", normalized)
+    return _hidden_dense(layers.Flatten(data_format=_CHANNELS)(image), 128, "relu", hidden)

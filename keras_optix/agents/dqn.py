@@ -75,8 +75,10 @@ class DQNAgent(QAgent, OffPolicyAgent):
         ConfigurationError: An argument is out of range, or `tau` and `target_update_interval` are both given.
     """
 
-    hidden_layers = HiddenLayers((256, 256), "relu")
-    output_gain = 0.5  # values begin about as small as those of PyTorch's networks
+    # As PyTorch's networks begin, with which the presets were tuned. On MountainCar a greedy episode returned -122 with
+    # these weights and -197 with orthogonal ones (a run of each): values that begin near 0 are too high there, which
+    # makes the agent try what it has not tried.
+    hidden_layers = HiddenLayers((256, 256), "relu", orthogonal=False)
 
     def __init__(
         self,

@@ -198,3 +198,13 @@ def test_no_layer_of_a_default_network_takes_the_name_of_a_key() -> None:
         spaces.Dict({**{key: vector() for key in keys}, "x": spaces.MultiDiscrete([2, 2]), "y": image(3, 9, 9)}),
         spaces.Discrete(2),
     )
+
+
+def test_the_weights_of_a_q_network_begin_as_those_of_pytorch() -> None:
+    """Uniform in +-1 / sqrt(inputs), in each layer; orthogonal weights of so many units would lie beyond."""
+    agent = optix.DQNAgent()
+    agent.bind(spaces.Box(-1.0, 1.0, (4,)), spaces.Discrete(2))
+    for kernel in (one.kernel for one in agent.policy.layers if isinstance(one, keras.layers.Dense)):
+        weights, most = np.asarray(kernel), 1.0 / np.sqrt(kernel.shape[0])
+        assert 0.9 * most < np.abs(weights).max() <= most  # the largest of 512 or more is below 0.9 in 4e-24 of the cases
+        assert weights.std() == pytest.approx(most / np.sqrt(3.0), rel=0.15)

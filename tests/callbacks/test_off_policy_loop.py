@@ -39,8 +39,8 @@ def dataset_of(agent: Any, env: Any = identity_env, **options: Any) -> Any:
 class Rewards(optix.DQNAgent):
     """Logs the mean reward of the transitions of each gradient step."""
 
-    def learn(self, batch: optix.Transitions, seed: Any) -> tuple[dict[str, Any], Any]:
-        logs, errors = super().learn(batch, seed)
+    def gradient_step(self, batch: optix.Transitions, seed: Any) -> tuple[dict[str, Any], Any]:
+        logs, errors = super().gradient_step(batch, seed)
         return {**logs, "reward": tf.reduce_mean(batch.returns)}, errors
 
 
@@ -69,13 +69,13 @@ def test_a_tuner_probes_a_hyperparameter_of_a_q_network_while_it_learns(name: st
     seen: list[float] = []
     note = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(agent.hyperparams[name]))
     traced: list[int] = []
-    learn = agent.learn
+    step = agent.gradient_step
 
     def counted(*args: Any) -> Any:
         traced.append(1)
-        return learn(*args)
+        return step(*args)
 
-    agent.learn = counted
+    agent.gradient_step = counted
     tuner = optix.BackoffOptimizer({name: agent.search_spaces[name]}, block=2)
     callback = loop(tuner=tuner, max_windows=50, restore_best_weights=False)
     agent.fit(dataset_of(agent), callbacks=[callback, note], verbose=0)
