@@ -127,6 +127,7 @@ class ModelAdapter(FitAdapter):
         """See `FitAdapter`: checks that the loss and the weights are finite."""
         if self.note_batch(batch):
             engine.tuning.keep_start()
+            engine.go_back_if_tuning_found_nan()
         trouble = self.trouble_in(logs)
         if trouble:
             self._recover(engine, trouble)

@@ -121,7 +121,7 @@ class Engine:
         self.history = LoopHistory()
         self.guard = NonFiniteGuard()
         self.latest: Evaluation | None = None
-        self.tuning = Tuning(tuner, adapter, hooks, journal.note, drop_scores, self._go_back)
+        self.tuning = Tuning(tuner, adapter, hooks, journal.note, drop_scores)
         self.performer = Performer(
             adapter, evaluations, machine, snapshots, options, hooks, journal, self.tuning, manager
         )
@@ -163,6 +163,7 @@ class Engine:
         self.evaluations.begin()
         self.registry.begin_run()
         self.tuning.begin()
+        self.go_back_if_tuning_found_nan()
         self.performer.keep_untrained()
         self.recovery.keep_beginning()
 
@@ -185,6 +186,7 @@ class Engine:
                 self.tuning.take_update(unit, journal.env_steps)
             self._take_member_scores(unit)
             self._take_scores(unit)
+        self.go_back_if_tuning_found_nan()
         for notice in self.adapter.environment_notices():
             journal.note(EventKind.ENVIRONMENT, notice)
         self._tell_of_aids()
@@ -356,8 +358,12 @@ class Engine:
         """Restores a finite state, with half the learning rate; see `Recovery.recover`."""
         self.recovery.recover(window_id, what, before)
 
-    def _go_back(self, window_id: int, what: str) -> None:
-        self.recovery.recover(window_id, what, None)
+    def go_back_if_tuning_found_nan(self) -> None:
+        """Restores a finite state if one that the tuner wanted to store was not finite."""
+        broken = self.tuning.take_broken()
+        if broken is not None:
+            self.recovery.recover(*broken, None)
+            self.tuning.keep_missing()
 
     # The end
 

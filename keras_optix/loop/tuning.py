@@ -28,7 +28,6 @@ from keras_optix.tuners.schedule import Schedule, ScheduleStep
 from keras_optix.tuners.search_space import SearchSpace
 
 Note = Callable[[EventKind, str, Evidence | None, int], None]
-Recover = Callable[[int, str], None]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,6 @@ class Tuning:
         hooks: Objects whose hooks are called after every change.
         note: Writes a record: kind, message, evidence, cost in steps.
         disturb: Called after the weights or values changed, to drop scores from before the change.
-        recover: Restores a finite state: number of the window (epoch), and what was not finite.
 
     Attributes:
         lineage: Lineage of the current weights: the schedule under which they were trained.
@@ -63,7 +61,6 @@ class Tuning:
         hooks: Sequence[LoopHooks],
         note: Note,
         disturb: Callable[[], None],
-        recover: Recover,
     ) -> None:
         self._adapter = adapter
         self._waiting: BaseOptimizer | None = None  # until the variables that its names refer to are known
@@ -77,7 +74,8 @@ class Tuning:
         self._hooks = hooks
         self._note = note
         self._disturb = disturb
-        self._recover = recover
+        self._broken: tuple[int, str] | None = None
+        self._missing: str | None = None  # a state to be stored in place of one that was not finite
         self._kept: dict[str, _Kept] = {}
         self._promoted: dict[int, Lineage] = {}  # by snapshot
         self._in_force: dict[str, float] = {}  # the values that were seen or set last
@@ -150,8 +148,26 @@ class Tuning:
         if self._start is not None:
             name, tuned = self._start
             self._start = None
-            self._goes_back_if_broken(self._adapter.get_state(), self._window_id)
-            self._kept[name] = _Kept(dict(self._adapter.get_state()), tuned, self.lineage)
+            state = dict(self._adapter.get_state())
+            if self._is_broken(state, self._window_id):
+                self._missing = name
+            else:
+                self._kept[name] = _Kept(state, tuned, self.lineage)
+
+    def take_broken(self) -> tuple[int, str] | None:
+        """Returns and clears that a state which was to be stored is not finite, so that the run must go back to one.
+
+        Returns:
+            The number of the window (epoch), and what is not finite; None if nothing was found.
+        """
+        broken, self._broken = self._broken, None
+        return broken
+
+    def keep_missing(self) -> None:
+        """Stores the current state in place of one that was not finite, because the tuner may restore it later."""
+        name, self._missing = self._missing, None
+        if name is not None and self._tuner is not None:
+            self._kept[name] = _Kept(dict(self._adapter.get_state()), self._tuned(self._tuner), self.lineage)
 
     def _begin(self, tuner: BaseOptimizer) -> None:
         before = self._tuned(tuner)
@@ -318,28 +334,24 @@ class Tuning:
             self.keep_start()
 
     def _keep(self, name: str, candidate: PolicyRef | None, values: Mapping[str, float]) -> bool:
-        """Stores the state of the candidate, if it is finite; returns whether it is.
-
-        If it is not, the run goes back to a finite state. That is stored unless one of this name was stored before,
-        because the tuner may restore it later.
-        """
+        """Stores the state of the candidate, if it is finite; returns whether it is. See `take_broken` if it is not."""
         if candidate is None or self._tuner is None:
             problem = "A tuner cannot store a state here, because no weights belong to this decision."
             raise StateError(describe(problem, keep=name))
         state = dict(candidate.state())
-        if self._goes_back_if_broken(state, candidate.window_id):
+        if self._is_broken(state, candidate.window_id):
             if name not in self._kept:
-                self._kept[name] = _Kept(dict(self._adapter.get_state()), self._tuned(self._tuner), self.lineage)
+                self._missing = name
             return False
         hyperparams = {tuned: values[tuned] for tuned in self._tuner.names}
         self._kept[name] = _Kept(state, hyperparams, self._lineage_of_candidate())
         return True
 
-    def _goes_back_if_broken(self, state: Arrays, window_id: int) -> bool:
-        """Goes back to a finite state if this one is not finite; returns whether it did."""
+    def _is_broken(self, state: Arrays, window_id: int) -> bool:
+        """Returns whether a state is not finite, and notes it."""
         wrong = self._adapter.not_finite_in(state)
         if wrong:
-            self._recover(window_id, f"A weight, optimizer slot or statistic ({wrong})")
+            self._broken = window_id, f"A weight, optimizer slot or statistic ({wrong})"
         return bool(wrong)
 
     def _find(self, name: str) -> _Kept:

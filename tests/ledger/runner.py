@@ -111,8 +111,12 @@ def bring_back(
 def _prepare(clean: Path, place: Path, fault: Fault, source: str) -> tuple[Path, Sequence[str]]:
     """Makes a copy with the fault, which shares all other files with the copy without it."""
     copy_of_the_tree(clean, place, os.link)
-    (place / fault.file).unlink()
-    (place / fault.file).write_text(source)
+    changed = place / fault.file
+    changed.unlink()
+    changed.write_text(source)
+    # Python takes a compiled module for that of a source of the same size and second.
+    for compiled in changed.parent.glob(f"__pycache__/{changed.stem}.*.pyc"):
+        compiled.unlink()
     return place, [fault.test]
 
 
