@@ -24,6 +24,8 @@ from keras_optix.loop.run_snapshots import RunSnapshots
 from keras_optix.loop.run_state import read_run
 from keras_optix.loop.untrained import Untrained
 from keras_optix.records import EvalMetrics, HyperparamSet
+from keras_optix.store.files import Arrays, Saved
+from keras_optix.store.increments import Span
 from keras_optix.store.lease import Lease
 from keras_optix.store.processes import remove_left_over
 from keras_optix.store.registry import CheckpointRegistry
@@ -239,6 +241,73 @@ class EndOfRun(LaterResumePoints):
         yield from super().check(root, facts, pending)
 
 
+class Rows:
+    """A part of a run that grows by two rows from point to point, and holds those of the latest three points."""
+
+    def __init__(self, point: int) -> None:
+        self.point = point
+        self.rows = list(range(2 * max(point - 3, 0), 2 * point))
+
+    def save(self) -> Saved:
+        """See `Growing`."""
+        return {}, {"point": self.point}
+
+    def check(self, arrays: Arrays, values: Any) -> None:
+        """See `Growing`."""
+
+    def new_files(self) -> dict[int, Arrays]:
+        """See `Growing`."""
+        return {self.point - 1: {"rows": np.array(self.rows[-2:])}}
+
+    def confirm(self) -> None:
+        """See `Growing`."""
+
+    @property
+    def span(self) -> Span:
+        """See `Growing`."""
+        return Span(max(self.point - 3, 0), self.point)
+
+    def restore(self, files: Iterator[Arrays], span: Span, arrays: Arrays, values: Any) -> None:
+        """See `Growing`."""
+        self.point, self.rows = values["point"], [int(row) for file in files for row in file["rows"]]
+
+
+class GrowingResumePoints(Case):
+    """Resume points of a run with a replay buffer: its rows are in files, which are removed when no point needs them."""
+
+    def prepare(self, root: Path) -> None:
+        """See `Case`."""
+        store = ResumeStore(registry_in(root), 0.0)
+        for value in (1, 2, 3):
+            store.write({}, {"value": value}, {"rows0": Rows(value)})
+
+    def play(self, root: Path, say: Say) -> None:
+        """See `Case`."""
+        store = ResumeStore(registry_in(root), 0.0)
+        store.find(store.runs()[0])
+        for value in (4, 5):
+            store.write({}, {"value": value}, {"rows0": Rows(value)})
+            say(point=value)
+
+    def check(self, root: Path, facts: Facts, pending: Facts) -> Iterator[str]:
+        """See `Case`."""
+        point = found_point(root)
+        before = facts.get("point", 3)
+        if point is None or point.values["value"] not in (before, pending.get("point")):
+            yield f"the newest resume point is not {before} (or {pending.get('point')})"
+            return
+        value, part = point.values["value"], Rows(0)
+        point.restore_growing({"rows0": part})
+        if part.rows != Rows(value).rows:
+            yield f"the rows of point {value} are {part.rows}"
+        store = ResumeStore(registry_in(root), 0.0)
+        store.find(store.runs()[0])
+        store.write({}, {"value": value + 1}, {"rows0": Rows(value + 1)})
+        again = found_point(root)
+        if again is None or again.values["value"] != value + 1:
+            yield "what was written afterwards is not the newest"
+
+
 class InitialWeights(Case):
     """The initial weights of a run."""
 
@@ -448,6 +517,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "three resume points": ResumePoints,
     "later resume point": LaterResumePoints,
     "end of a run": EndOfRun,
+    "resume points with replay": GrowingResumePoints,
     "initial weights": InitialWeights,
     "schedule": Schedules,
     "lease": Leases,

@@ -109,7 +109,7 @@ class OffPolicyAgent(Agent, abc.ABC):
             shared["priority_exponent"] = declared("priority_exponent", priority_exponent, 0.0, 1.0)
             shared["importance_exponent"] = declared("importance_exponent", importance_exponent, 0.0, 1.0)
         self._plan = ReplayPlan(
-            buffer_size=check_int("buffer_size", buffer_size, minimum=1),
+            buffer_size=check_int("buffer_size", buffer_size, minimum=2),
             batch_size=check_int("batch_size", batch_size, minimum=1),
             learning_starts=check_int("learning_starts", learning_starts, minimum=0),
             gradient_steps_per_env_step=check_float(

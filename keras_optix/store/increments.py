@@ -132,7 +132,10 @@ class Increments:
         self.remove_before({})
 
     def _path(self, name: str, number: int) -> Path:
-        return self._folder / f"{name}.{number:06d}.npz"
+        path = f"{name}.{number:06d}.npz"
+        if not _NAME.fullmatch(path):  # a forged name may lead out of the folder
+            raise ValueError(f"no part of a run is called {name!r:.40}")
+        return self._folder / path
 
     def _files(self) -> Iterator[tuple[Path, str, int]]:
         for path in sorted(self._folder.glob("*.*.npz")):

@@ -311,6 +311,7 @@ def test_a_step_by_hand_learns_as_fit_does() -> None:
         ({"gradient_steps_per_env_step": 0.0}, "gradient_steps_per_env_step"),
         ({"n_step": 0}, "n_step"),
         ({"batch_size": 0}, "batch_size"),
+        ({"buffer_size": 1}, "buffer_size"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(wrong: dict[str, Any], message: str) -> None:

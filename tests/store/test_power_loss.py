@@ -30,6 +30,7 @@ SHORT = [
     "three resume points",
     "later resume point",
     "end of a run",
+    "resume points with replay",
     "initial weights",
     "schedule",
     "lease",
