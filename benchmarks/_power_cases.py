@@ -273,7 +273,7 @@ class Rows:
 
 
 class GrowingResumePoints(Case):
-    """Resume points of a run with a replay buffer: its rows are in files, which are removed when no point needs them."""
+    """Resume points of a run with a replay buffer, whose rows are in files that are removed later."""
 
     def prepare(self, root: Path) -> None:
         """See `Case`."""
