@@ -177,15 +177,6 @@ class ActorCriticAgent(RewardScalingAgent):
         )
         return tuple(tf.unstack(tf.reshape(self.value_of(both, training=False), (2, steps, n))))
 
-    def update_statistics(self, window: Window) -> None:
-        """Updates the running statistics with the window's observations.
-
-        Call it after the gradient steps, because the log-probabilities in the window were computed with the statistics
-        from before.
-        """
-        observations = tf.nest.map_structure(flatten, window.observations)
-        self.head.update_statistics(observations, tf.cast(flatten(window.valid), tf.float32))
-
     def total_loss(self, policy_loss: Any, parameters: Any, values: Any, rows: Rows) -> tuple[Any, Any, Any]:
         """Adds the value loss and the entropy bonus to the policy's loss.
 

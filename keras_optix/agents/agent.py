@@ -34,6 +34,7 @@ from keras_optix.agents.networks import spaces_of_network
 from keras_optix.agents.normalization import RunningMoments, moments_in
 from keras_optix.agents.progress import FitProgress, ProgressReporter
 from keras_optix.agents.registered_networks import ROLES, RegisteredNetworks, networks_of
+from keras_optix.agents.rows import flatten
 from keras_optix.agents.saving import agent_of, config_of
 from keras_optix.agents.state import PolicyClock, StateReader
 from keras_optix.agents.stepping import (
@@ -581,6 +582,15 @@ class Agent(ActingAgent, WindowTrainer):
         # If "auto" chose to do without XLA, the networks were the reason: XLA can still compile the rest of the step.
         fuse = self._jit_choice is not None and not self._jit_choice.use and not self.run_eagerly
         return gradient_step(self, compute, max_grad_norm=max_grad_norm, where=where, fuse=fuse)
+
+    def update_statistics(self, window: Window) -> None:
+        """Updates the running statistics of observations with those of a window, if `normalize_observations` is set.
+
+        Call it after the gradient steps, because the log-probabilities in the window were computed with the statistics
+        from before.
+        """
+        observations = keras.tree.map_structure(flatten, window.observations)
+        self.head.update_statistics(observations, keras.ops.cast(flatten(window.valid), "float32"))
 
     @property
     def losses(self) -> list[Any]:

@@ -7,7 +7,9 @@ from typing import Any, Protocol, TypeVar
 
 import tensorflow as tf
 
+from keras_optix.agents.agent import Agent
 from keras_optix.agents.gradient_step import REGULARIZATION
+from keras_optix.validation import check_int
 
 
 class WeightedRows(Protocol):
@@ -109,3 +111,35 @@ def _shuffled(rows: Rows, seed: Any, batch: int, batches: int) -> Rows:
         shuffled = shuffled._replace(weights=tf.concat([shuffled.weights[:size], tf.zeros(padding)], 0))
     cut: Rows = tf.nest.map_structure(lambda v: tf.reshape(v, (batches, batch, *v.shape[1:])), shuffled)
     return cut
+
+
+class MinibatchAgent(Agent):
+    """An agent that learns from each window in several epochs of minibatches; base of `PPOAgent` and `PQNAgent`.
+
+    The constructor of a derived class sets `update_epochs` and `minibatch_size`, and its `train_step` gives them to
+    `run_minibatches`.
+    """
+
+    @property
+    def update_epochs(self) -> int:
+        """Passes over a window. A new value takes effect in the next `fit`, which compiles the step again."""
+        return self._update_epochs
+
+    @update_epochs.setter
+    def update_epochs(self, update_epochs: int) -> None:
+        self._update_epochs = check_int("update_epochs", update_epochs, minimum=1)
+        self.train_function = None
+
+    @property
+    def minibatch_size(self) -> int:
+        """Transitions in a minibatch. A new value takes effect in the next `fit`, which compiles the step again."""
+        return self._minibatch_size
+
+    @minibatch_size.setter
+    def minibatch_size(self, minibatch_size: int) -> None:
+        self._minibatch_size = check_int("minibatch_size", minibatch_size, minimum=1)
+        self.train_function = None
+
+    def get_config(self) -> dict[str, Any]:
+        """See `Agent.get_config`."""
+        return super().get_config() | {"update_epochs": self.update_epochs, "minibatch_size": self.minibatch_size}

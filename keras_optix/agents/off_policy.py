@@ -331,9 +331,3 @@ class OffPolicyAgent(Agent, abc.ABC):
             next_observations=tf.nest.map_structure(lambda leaf: leaf[k], batch.next_observations),
             weights=batch.weights[k],
         )
-
-    def update_statistics(self, window: Window) -> None:
-        """Updates the running statistics of observations with those of a window."""
-        rows = int(np.prod(window.rewards.shape))
-        flat = tf.nest.map_structure(lambda leaf: tf.reshape(leaf, (rows, *leaf.shape[2:])), window.observations)
-        self.head.update_statistics(flat, tf.reshape(tf.cast(window.valid, tf.float32), (rows,)))

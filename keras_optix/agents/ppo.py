@@ -11,7 +11,7 @@ from keras import ops
 from keras_optix.agents.actor_critic import ActorCriticAgent, Rows
 from keras_optix.agents.distributions import ActionDistribution
 from keras_optix.agents.hyperparams import declared
-from keras_optix.agents.minibatches import run_minibatches
+from keras_optix.agents.minibatches import MinibatchAgent, run_minibatches
 from keras_optix.agents.ppo_presets import PPO_PRESETS
 from keras_optix.agents.presets import agent_from_preset
 from keras_optix.agents.rows import flatten
@@ -21,14 +21,13 @@ from keras_optix.ops import losses
 from keras_optix.ops.returns import gae
 from keras_optix.records import LEARNING_RATE
 from keras_optix.tuners.search_space import Linear, Log, OneMinusLog, SearchSpace
-from keras_optix.validation import check_int
 
 _LOGS = ("loss", "policy_loss", "value_loss", "entropy", "approx_kl", "clip_fraction")
 
 
 @keras.saving.register_keras_serializable("keras_optix")
 @other_names(epochs="update_epochs")
-class PPOAgent(ActorCriticAgent):
+class PPOAgent(MinibatchAgent, ActorCriticAgent):
     """PPO with a clipped surrogate (Schulman et al. 2017, arXiv 1707.06347).
 
     Plays Discrete, MultiDiscrete, MultiBinary and Box actions. A Box policy is a Gaussian with a standard deviation
@@ -155,30 +154,6 @@ class PPOAgent(ActorCriticAgent):
         """
         agent: Self = agent_from_preset(cls, PPO_PRESETS, env_id, overrides)
         return agent
-
-    @property
-    def update_epochs(self) -> int:
-        """Passes over a window. A new value takes effect in the next `fit`, which compiles the step again."""
-        return self._update_epochs
-
-    @update_epochs.setter
-    def update_epochs(self, update_epochs: int) -> None:
-        self._update_epochs = check_int("update_epochs", update_epochs, minimum=1)
-        self.train_function = None
-
-    @property
-    def minibatch_size(self) -> int:
-        """Transitions in a minibatch. A new value takes effect in the next `fit`, which compiles the step again."""
-        return self._minibatch_size
-
-    @minibatch_size.setter
-    def minibatch_size(self, minibatch_size: int) -> None:
-        self._minibatch_size = check_int("minibatch_size", minibatch_size, minimum=1)
-        self.train_function = None
-
-    def get_config(self) -> dict[str, Any]:
-        """See `Agent.get_config`."""
-        return super().get_config() | {"update_epochs": self.update_epochs, "minibatch_size": self.minibatch_size}
 
     def train_step(self, window: Window) -> dict[str, Any]:
         """See `Agent.train_step`."""

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_optix.agents.default_networks import HiddenLayers
 from keras_optix.agents.hyperparams import declared
-from keras_optix.agents.minibatches import run_minibatches
+from keras_optix.agents.minibatches import MinibatchAgent, run_minibatches
 from keras_optix.agents.pqn_presets import PQN_PRESETS
 from keras_optix.agents.presets import agent_from_preset
 from keras_optix.agents.q_learning import QAgent
@@ -22,7 +22,6 @@ from keras_optix.ops import losses
 from keras_optix.ops.returns import q_lambda_returns
 from keras_optix.records import LEARNING_RATE
 from keras_optix.tuners.search_space import Linear, Log, SearchSpace
-from keras_optix.validation import check_int
 
 _LOGS = ("loss", "td_error", "q_values")
 
@@ -44,7 +43,7 @@ class QRows(NamedTuple):
 
 
 @keras.saving.register_keras_serializable("keras_optix")
-class PQNAgent(RewardScalingAgent, QAgent):
+class PQNAgent(MinibatchAgent, RewardScalingAgent, QAgent):
     """PQN, parallelised Q-learning (Gallici et al. 2024, arXiv 2407.04811).
 
     Q-learning from the windows of several environments, without replay data and without a target network. Layer
@@ -164,30 +163,6 @@ class PQNAgent(RewardScalingAgent, QAgent):
         agent: Self = agent_from_preset(cls, PQN_PRESETS, env_id, overrides)
         return agent
 
-    @property
-    def update_epochs(self) -> int:
-        """Passes over a window. A new value takes effect in the next `fit`, which compiles the step again."""
-        return self._update_epochs
-
-    @update_epochs.setter
-    def update_epochs(self, update_epochs: int) -> None:
-        self._update_epochs = check_int("update_epochs", update_epochs, minimum=1)
-        self.train_function = None
-
-    @property
-    def minibatch_size(self) -> int:
-        """Transitions in a minibatch. A new value takes effect in the next `fit`, which compiles the step again."""
-        return self._minibatch_size
-
-    @minibatch_size.setter
-    def minibatch_size(self, minibatch_size: int) -> None:
-        self._minibatch_size = check_int("minibatch_size", minibatch_size, minimum=1)
-        self.train_function = None
-
-    def get_config(self) -> dict[str, Any]:
-        """See `Agent.get_config`."""
-        return super().get_config() | {"update_epochs": self.update_epochs, "minibatch_size": self.minibatch_size}
-
     def train_step(self, window: Window) -> dict[str, Any]:
         """See `Agent.train_step`."""
         rows, next_values = self.prepare(window)
@@ -197,7 +172,7 @@ class PQNAgent(RewardScalingAgent, QAgent):
         following = tf.nest.map_structure(flatten, window.next_observations)
         changed = ops.argmax(next_values, -1) != ops.argmax(self.call(following), -1)
         logs["policy_change"] = losses.weighted_mean(ops.cast(changed, "float32"), rows.weights)
-        self.head.update_statistics(rows.observations, rows.weights)
+        self.update_statistics(window)
         return logs | {"epsilon": self.note_env_steps(tf.math.count_nonzero(window.valid))}
 
     def prepare(self, window: Window) -> tuple[QRows, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import gymnasium
-from keras import ops
 
 from keras_optix.agents.agent import Agent
 from keras_optix.agents.default_networks import HiddenLayers, default_network
@@ -15,6 +14,7 @@ from keras_optix.agents.epsilon_greedy import EpsilonGreedyDistribution
 from keras_optix.agents.exploration import Exploration
 from keras_optix.agents.hyperparams import Hyperparam, declared
 from keras_optix.experience.observations import ObservationLayout
+from keras_optix.ops.values import value_of_choice
 from keras_optix.tuners.search_space import Log, OneMinusLog, SearchSpace
 from keras_optix.validation import check_float, check_int
 
@@ -146,9 +146,7 @@ class QAgent(Agent):
 
     def values_of_actions(self, observations: Any, actions: Any, training: bool) -> Any:
         """Computes the values ``[B]`` of actions ``[B]`` for observations ``[B, ...]``."""
-        values = self.call(observations, training=training)
-        # A product with a one-hot matrix and not a gather, whose gradient would be a scatter.
-        return ops.sum(values * ops.one_hot(actions, values.shape[-1], dtype=values.dtype), axis=-1)
+        return value_of_choice(self.call(observations, training=training), actions)
 
     # Exploration
 

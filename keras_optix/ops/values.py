@@ -11,7 +11,8 @@ Tensor = Any
 
 def value_of_choice(values: Tensor, choices: Tensor) -> Tensor:
     """Returns the values ``[B]`` of choices ``[B]``, given the values of all actions ``[B, n]``."""
-    return ops.take_along_axis(values, ops.cast(choices, "int32")[:, None], axis=-1)[:, 0]
+    # A product with a one-hot matrix and not a gather, whose gradient would be a scatter.
+    return ops.sum(values * ops.one_hot(choices, values.shape[-1], dtype=values.dtype), axis=-1)
 
 
 def huber(errors: Tensor) -> Tensor:
