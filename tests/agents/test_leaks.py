@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import threading
-import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +15,7 @@ from tensorflow.python.framework.func_graph import FuncGraph
 
 import keras_optix as optix
 from keras_optix.testing import CountingFeed, IdentityEnv
+from tests.threads import BegunThreads
 
 MakeAgent = Callable[..., optix.PPOAgent]
 PATIENCE = 20.0  # seconds until a thread that stays fails a test
@@ -94,10 +93,6 @@ def graphs() -> set[int]:
     return {id(one) for one in gc.get_objects() if isinstance(one, FuncGraph) and one.name != "Dataset_scan_lambda"}
 
 
-def threads() -> set[int | None]:
-    return {thread.ident for thread in threading.enumerate() if thread.name.startswith("keras_optix")}
-
-
 def collected() -> None:
     for _ in range(3):
         gc.collect()
@@ -106,17 +101,14 @@ def collected() -> None:
 @pytest.mark.parametrize("fit", [plain, tuned, ensemble, live])
 def test_nothing_of_a_fit_stays(fit: Callable[..., None], small_ppo: MakeAgent, tmp_path: Path) -> None:
     collected()
-    files, traced, running = len(os.listdir("/proc/self/fd")), graphs(), threads()  # those of other tests may run on
+    files, traced, running = len(os.listdir("/proc/self/fd")), graphs(), BegunThreads()
     parts = Parts()
     fit(small_ppo, tmp_path, parts)
     assert parts.seen >= 6
-    limit = time.monotonic() + PATIENCE
     collected()
-    while threads() - running and time.monotonic() < limit:
-        time.sleep(0.05)
+    assert not running.wait(PATIENCE)
     collected()
     assert not parts.left()
-    assert not threads() - running
     assert not graphs() - traced
     assert len(os.listdir("/proc/self/fd")) <= files
 

@@ -18,6 +18,7 @@ from gymnasium import spaces
 import keras_optix as optix
 from keras_optix.errors import ConfigurationError, EnvError, FeedError, SpaceError
 from keras_optix.testing import ConstantRewardEnv, CountingFeed, ScriptedFeed
+from tests.threads import BegunThreads
 
 MakeAgent = Callable[..., optix.PPOAgent]
 PATIENCE = 20.0  # seconds until a test that hangs fails
@@ -25,15 +26,9 @@ PATIENCE = 20.0  # seconds until a test that hangs fails
 
 @pytest.fixture(autouse=True)
 def _no_thread_stays() -> Iterator[None]:
+    threads = BegunThreads()
     yield
-    limit = time.monotonic() + PATIENCE
-    while time.monotonic() < limit and _threads():
-        time.sleep(0.01)
-    assert not _threads()
-
-
-def _threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("keras_optix_")]
+    assert not threads.wait(PATIENCE)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -24,6 +22,7 @@ from keras_optix.experience.making import make_envs
 from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
 from keras_optix.experience.source import PolicyOwner
 from keras_optix.experience.vector_envs import VectorEnvs
+from tests.threads import BegunThreads
 
 
 class FixedActor:
@@ -150,15 +149,11 @@ class SpaceOwner(Owner):
         return SpaceActor(actions_for(self._space))
 
 
-def feed_threads() -> list[threading.Thread]:
-    """The threads that read feeds."""
-    return [thread for thread in threading.enumerate() if thread.name == "keras_optix_feed"]
-
-
 @pytest.fixture
 def stream() -> Iterator[Callable[..., StreamCollector]]:
-    """Makes collectors of a live feed that drop nothing, and checks after the test that no thread reads any more."""
+    """Makes collectors of a live feed that drop nothing, and checks after the test that none of them reads any more."""
     made: list[StreamCollector] = []
+    threads = BegunThreads("keras_optix_feed")
 
     def make(
         feed: Any,
@@ -182,7 +177,4 @@ def stream() -> Iterator[Callable[..., StreamCollector]]:
     for one in made:
         one.close()
     made.clear()
-    limit = time.monotonic() + 10.0
-    while feed_threads() and time.monotonic() < limit:
-        time.sleep(0.01)
-    assert not feed_threads()
+    assert not threads.wait(10.0)

@@ -12,12 +12,9 @@ import pytest
 
 from keras_optix.experience import env_thread
 from keras_optix.experience.env_thread import EnvThread
+from tests.threads import BegunThreads
 
 PATIENCE = 20.0  # seconds until a test that hangs fails
-
-
-def alive() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "keras_optix_envs"]
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -45,11 +42,11 @@ def test_calls_run_in_order_and_their_errors_belong_to_them() -> None:
 
 def test_the_thread_ends_without_calls_and_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(env_thread, "_IDLE_SECONDS", 0.01)
-    before = alive()
+    threads = BegunThreads("keras_optix_envs")
     thread = EnvThread()
     for _ in range(3):
         assert thread.submit(lambda: 7).result(PATIENCE) == 7
-        until(lambda: not [one for one in alive() if one not in before])  # those of other tests end meanwhile
+        assert not threads.wait(PATIENCE)
 
 
 def test_no_call_is_lost_where_the_thread_is_about_to_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,6 +27,7 @@ from keras_optix.experience.live.stream import StreamCollector, StreamOptions
 from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
 from keras_optix.experience.window import CollectedWindow
 from keras_optix.testing import CountingFeed, ScriptedClock, ScriptedFeed
+from tests.threads import BegunThreads
 
 MakeStream = Callable[..., StreamCollector]
 AT_ONCE = Reconnect(first_delay=0.0, stable_after=0.0)
@@ -646,15 +647,15 @@ def test_a_feed_that_cannot_be_closed_is_left_when_it_next_yields(stream: MakeSt
 
 
 def test_a_collector_that_nobody_keeps_ends_its_thread() -> None:
-    feed = CountingFeed(None, items=5, silent=True)
+    feed, threads = CountingFeed(None, items=5, silent=True), BegunThreads("keras_optix_feed")
     options = StreamOptions(every_n_steps(4), 4)
     owner = OwnerOf(SlowActor(set(), 0.0))
     collector = StreamCollector(feed, owner, feed.observation_space, feed.action_space, options)
     take(collector)
-    assert any(thread.name == "keras_optix_feed" for thread in threading.enumerate())
+    assert threads.running
     del collector
     gc.collect()
-    until(lambda: not any(thread.name == "keras_optix_feed" for thread in threading.enumerate()))
+    assert not threads.wait(PATIENCE)
     assert (feed.closed, feed.finished) == (1, 1)
 
 
