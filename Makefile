@@ -187,7 +187,7 @@ bench-live-interrupts: $(VENV)/.installed ## Ctrl-C at twenty random moments of 
 	$(BIN)/python benchmarks/live_interrupts.py
 
 bench-algorithms: $(VENV)/.installed $(BENCH_VENV)/.installed ## DQN, SAC and PQN: what they learn, and their speed beside Stable-Baselines3 (hours)
-	$(BIN)/python benchmarks/algorithms.py learning
+	$(BIN)/python benchmarks/algorithms.py learning --sb3-python $(BENCH_VENV)/bin/python
 	$(BIN)/python benchmarks/algorithms.py speed --sb3-python $(BENCH_VENV)/bin/python
 
 bench-autopilot: $(VENV)/.installed $(BENCH_VENV)/.installed ## whether trained means trained: six tasks, beside Stable-Baselines3 (a day)

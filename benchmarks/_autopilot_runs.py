@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -91,11 +90,7 @@ def play(place: Place, spec: Spec) -> str:
     # The environment of Stable-Baselines3 has no keras_optix, and must not have ours.
     played, seconds = _processes.play(command, None if rival else place.tree)
     result = {"spec": asdict(spec), "commit": "" if rival else place.commit} | played | {"wall_seconds": seconds}
-    path = path_of(place, spec)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}.part")
-    aside.write_text(json.dumps(result))
-    aside.replace(path)
+    _processes.keep(path_of(place, spec), result)
     return f"{seconds:.0f} s"
 
 

@@ -48,6 +48,14 @@ def play(command: Sequence[str], tree: Path | None) -> tuple[Result, float]:
     return json.loads(done.stdout.splitlines()[-1]), round(time.perf_counter() - begin, 1)
 
 
+def keep(path: Path, result: Result) -> None:
+    """Writes the file of a run, which appears whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_suffix(f".{os.getpid()}.part")
+    aside.write_text(json.dumps(result))
+    aside.replace(path)
+
+
 def play_all(specs: Sequence[_Spec], run: Callable[[_Spec], str], name: Callable[[_Spec], str], workers: int) -> int:
     """Plays runs, so many at a time, in their order, and says of each when it is done.
 

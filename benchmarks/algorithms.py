@@ -1,13 +1,15 @@
 """The algorithms with their presets: what they learn in the budgets of the sources, and how fast they are.
 
     make bench-algorithms
-    python benchmarks/algorithms.py learning [--rows "DQN CartPole-v1"] [--seeds 5] [--workers 2]
+    python benchmarks/algorithms.py learning [--rows "DQN CartPole-v1"] [--seeds 5] [--workers 2] [--sb3-python ...]
     python benchmarks/algorithms.py speed [--pairs 5] --sb3-python .venv-sb3/bin/python
     python benchmarks/algorithms.py page
 
 `learning`: each row of `_algorithm_rows.py` with several seeds, and 100 fresh greedy episodes with the last weights;
 interquartile mean over the seeds with its 95 % interval, beside the published return. A row is "OK" if its
-interquartile mean is at most one published standard deviation below it.
+interquartile mean is at most one published standard deviation below it. A published return is of a single run. So with
+`--sb3-python`, Stable-Baselines3 also plays each row of DQN and SAC, with the same hyperparameters, budget, seeds and
+episodes.
 
 `speed`: env steps per second beside Stable-Baselines3 with the same hyperparameters and one thread each, alternating,
 without starting and compiling.
@@ -21,7 +23,6 @@ from __future__ import annotations
 import argparse
 import html
 import json
-import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ from _report import commit_in_force, interquartile_mean, interval, ok, print_tab
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "algorithms"
+# Rows that Stable-Baselines3 can learn: it has no PQN.
+RIVAL = frozenset(row.name for row in ROWS if row.algorithm in ("DQNAgent", "SACAgent"))
 SPEED = {"DQN CartPole-v1": (20_000, 4.0), "SAC Pendulum-v1": (3_000, 2.0)}  # env steps, goal
 
 Result = dict[str, Any]
@@ -51,44 +54,49 @@ class Runs:
         self._arguments = arguments
         self._commit = commit_in_force()
 
-    def read(self, row: Row, seed: int) -> Result | None:
-        """The result of a run, or None if there is none of this commit."""
-        path = self._path(row, seed)
+    def read(self, row: Row, seed: int, *, rival: bool = False) -> Result | None:
+        """The result of a run, or None if there is none of this commit. Those of the rival are of no commit."""
+        path = self._path(row, seed, rival=rival)
         if not path.exists():
             return None
         result: Result = json.loads(path.read_text())
-        wanted = self._arguments.any_commit or result["commit"] == self._commit
+        wanted = rival or self._arguments.any_commit or result["commit"] == self._commit
         return result if wanted and result["budget"] == self._steps(row) else None
 
     def learn(self, rows: Sequence[Row], seeds: int) -> int:
         """Plays the runs that are missing; returns how many failed."""
-        specs = [(row, seed) for seed in range(seeds) for row in rows if self.read(row, seed) is None]
-        name = lambda spec: f"{spec[0].name} seed {spec[1]}"  # noqa: E731
+        sides = [False, True] if self._arguments.sb3_python else [False]
+        every = [(row, seed, rival) for seed in range(seeds) for row in rows for rival in sides]
+        specs = [
+            (row, seed, rival)
+            for row, seed, rival in every
+            if not (rival and row.name not in RIVAL) and self.read(row, seed, rival=rival) is None
+        ]
+        name = lambda spec: f"{spec[0].name} seed {spec[1]}{' (Stable-Baselines3)' * spec[2]}"  # noqa: E731
         return _processes.play_all(specs, lambda spec: self._play(*spec), name, self._arguments.workers)
 
     def speed(self, row: Row, seed: int, *, rival: bool) -> float:
         """Env steps per second of one run."""
-        script = "_algorithm_sb3.py" if rival else "_algorithm_ours.py"
-        python = self._arguments.sb3_python if rival else sys.executable
-        spec = {**asdict(row), "env_steps": SPEED[row.name][0], "seed": seed, "episodes": 0}
-        result, _ = _processes.play([python, str(HERE / script), json.dumps(spec)], None if rival else HERE.parent)
-        return float(result["rate"])
+        return float(self._run(row, SPEED[row.name][0], seed, 0, rival=rival)[0]["rate"])
 
     def _steps(self, row: Row) -> int:
         return max(int(row.env_steps * self._arguments.scale), 1)
 
-    def _path(self, row: Row, seed: int) -> Path:
-        return self._arguments.out / f"{row.name.replace(' ', '-')}-{seed}.json"
+    def _path(self, row: Row, seed: int, *, rival: bool) -> Path:
+        return self._arguments.out / f"{'sb3-' * rival}{row.name.replace(' ', '-')}-{seed}.json"
 
-    def _play(self, row: Row, seed: int) -> str:
-        spec = {**asdict(row), "env_steps": self._steps(row), "seed": seed, "episodes": FRESH_EPISODES}
-        command = [sys.executable, str(HERE / "_algorithm_ours.py"), json.dumps(spec)]
-        played, seconds = _processes.play(command, HERE.parent)
-        path = self._path(row, seed)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}.part")
-        aside.write_text(json.dumps({**played, "commit": self._commit, "budget": self._steps(row), "seed": seed}))
-        aside.replace(path)
+    def _run(self, row: Row, env_steps: int, seed: int, episodes: int, *, rival: bool) -> tuple[Result, float]:
+        """The result of a run, and its seconds."""
+        script = "_algorithm_sb3.py" if rival else "_algorithm_ours.py"
+        python = self._arguments.sb3_python if rival else sys.executable
+        spec = {**asdict(row), "env_steps": env_steps, "seed": seed, "episodes": episodes}
+        return _processes.play([python, str(HERE / script), json.dumps(spec)], None if rival else HERE.parent)
+
+    def _play(self, row: Row, seed: int, rival: bool) -> str:
+        played, seconds = self._run(row, self._steps(row), seed, FRESH_EPISODES, rival=rival)
+        commit = "" if rival else self._commit
+        result = {**played, "commit": commit, "budget": self._steps(row), "seed": seed}
+        _processes.keep(self._path(row, seed, rival=rival), result)
         return f"{played['score']:.1f} in {seconds:.0f} s"
 
 
@@ -107,13 +115,16 @@ def learning_table(runs: Runs, rows: Sequence[Row], seeds: int) -> list[list[str
         shown = " ".join(f"{score:.0f}" for score in sorted(scores))
         rate = statistics.median(result["rate"] for result in found)
         budget = f"{found[0]['env_steps']:,}"
-        lines.append(
-            [row.name, budget, f"{middle:.1f} [{low:.1f}, {high:.1f}]", published, reached, shown, f"{rate:,.0f}"]
+        theirs = [result["score"] for seed in range(seeds) if (result := runs.read(row, seed, rival=True)) is not None]
+        rival = (
+            f"{interquartile_mean(theirs):.1f} ({' '.join(f'{one:.0f}' for one in sorted(theirs))})" if theirs else "-"
         )
+        spread = f"{middle:.1f} [{low:.1f}, {high:.1f}]"
+        lines.append([row.name, budget, spread, published, reached, shown, rival, f"{rate:,.0f}"])
     return lines
 
 
-HEADER = ("row", "env steps", "IQM [95 %]", "published", "", "seeds", "steps/s")
+HEADER = ("row", "env steps", "IQM [95 %]", "published", "", "seeds", "Stable-Baselines3 (seeds)", "steps/s")
 
 
 def speed_table(runs: Runs, rows: Sequence[Row], pairs: int) -> list[list[str]]:
@@ -169,7 +180,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the budgets, for a quick look")
     parser.add_argument("--workers", type=int, default=2, help="processes at a time")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the runs")
-    parser.add_argument("--sb3-python", default=sys.executable, help="Python of an environment with Stable-Baselines3")
+    parser.add_argument("--sb3-python", help="Python of an environment with Stable-Baselines3; `speed` needs it")
     parser.add_argument("--any-commit", action="store_true", help="keep runs of other commits")
     arguments = parser.parse_args()
     known = {row.name: row for row in ROWS}
@@ -177,6 +188,8 @@ def main() -> None:
     if {*names} - {*known}:
         parser.error(f"unknown: {', '.join(sorted({*names} - {*known}))}; there are {', '.join(known)}")
     rows, runs, failed = [known[name] for name in names], Runs(arguments), 0
+    if arguments.what == "speed" and not arguments.sb3_python:
+        parser.error("`speed` needs --sb3-python")
     if arguments.what == "speed":
         lines = speed_table(runs, rows, arguments.pairs)
         print_table(("row", "ours", "Stable-Baselines3", "ratio", "goal", ""), lines)
