@@ -80,12 +80,27 @@ def never(span: float, rng: np.random.Generator) -> Shape:
     return lambda t: np.zeros_like(np.asarray(t))
 
 
+def dips(span: float, rng: np.random.Generator) -> Shape:
+    """A rise to 1, falls of unequal depth for up to three times as long as that took, then 1 for good at `span`."""
+    first = span / (1.0 + rng.uniform(0.5, 3.0))
+    edges = np.linspace(first, span, int(rng.integers(4, 12)))
+    levels = np.where(rng.random(len(edges)) < 0.3, 1.0, rng.uniform(0.2, 1.0, len(edges)))
+    levels[0] = levels[-1] = 1.0
+
+    def shape(t: np.ndarray) -> np.ndarray:
+        after = levels[np.clip(np.searchsorted(edges, t, side="right") - 1, 0, len(edges) - 1)]
+        return np.where(t < first, t / first, after)
+
+    return shape
+
+
 KINDS: dict[str, Callable[[float, np.random.Generator], Shape]] = {
     "saturating": saturating,
     "steps": steps,
     "slow slope": slope,
     "second rise": second_rise,
     "never": never,
+    "dips": dips,
 }
 WINDOWS = (256, 1024, 4096, 16_384)
 NOISES = (0.0, 0.3)

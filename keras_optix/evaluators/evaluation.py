@@ -32,8 +32,9 @@ class Evaluation:
             set. Two such scores are compared without error, although the scores of a run are noisy.
         cheap_to_confirm: Whether fresh episodes of the same weights can be played at once elsewhere, so that a
             sequential test follows if this score suggests an improvement.
-        training_rises: Whether the returns of training may still rise by a share of their progress that matters. Then
-            the run does not end, however long nothing was better.
+        training_rises: Whether the returns of training may still rise by a share of their progress that matters.
+        training_may_pass_best: Whether they may rise to more than the best. If they do both, the run does not end,
+            however long nothing was better.
         explores_until: Env steps of the run at which exploration has fallen, or will have fallen, to its last level.
             What is found before that says little about what is found later, so only the time after it counts for the
             end. 0 if exploration stays the same.
@@ -52,6 +53,7 @@ class Evaluation:
     scores_are_deterministic: bool = False
     cheap_to_confirm: bool = False
     training_rises: bool = False
+    training_may_pass_best: bool = True
     explores_until: int = 0
     alarmed: bool = False
     contender: Estimate | None = None

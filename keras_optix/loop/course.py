@@ -61,6 +61,15 @@ class Course(State, frozen=True):
         latest = self._ends(self._since(_LATEST), _FEWEST_LATEST)
         return latest is None or latest[1].below(latest[0].mean + worth) < _FLAT_Z
 
+    def may_pass(self, limit: float) -> bool:
+        """Returns whether training may come to lie above a limit: the line of `rises` does not rule that out at 80 %.
+
+        Args:
+            limit: A score.
+        """
+        ends = self._ends(self._since(_LATE), _FEWEST) if self.scores else None
+        return ends is None or ends[1].below(limit) < _FLAT_Z
+
     def _since(self, share: float) -> list[TimedScore]:
         """Returns the scores of the last share of the run."""
         begin, now = self.scores[0].env_steps, self.scores[-1].env_steps

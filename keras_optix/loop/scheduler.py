@@ -91,8 +91,8 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
         patience_env_steps: Env steps without improvement after which patience need not wait any longer for windows or
             `best_multiple`, >= 0. Defaults to 500,000.
         futility_confidence: One-sided confidence of the test for futility, between 0.5 and 1: whether a line through
-            the scores since the best was promoted stays below the best plus the margin. Defaults to 0.8. None turns it
-            off.
+            the scores since the best was promoted, or through those of the latest half of that time, stays below the
+            best plus the margin. Defaults to 0.8. None turns it off.
         futility_evaluations: Evaluations since the best was promoted that futility needs, >= 3. Defaults to None: a
             fifth of `dormant_threshold`, at least 3.
         screening_confidence: Takes the place of `confidence` in the first test of an improvement if many fresh episodes
@@ -354,6 +354,10 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             env_steps: Env steps of the run now. Defaults to 0: those of the last evaluation.
         """
         return self._promote(replace(state, pending=False), score, evidence, env_steps)
+
+    def worthwhile(self, state: SchedulerState) -> float | None:
+        """Returns the score from which a gain over the best is worth more training; None if there is no best."""
+        return None if state.best is None else self._stopping.worthwhile(state, state.best.mean)
 
     def rolled_back(self, state: SchedulerState) -> SchedulerState:
         """Makes the score of the best the reference of the CUSUM, after a rollback to the best weights."""

@@ -42,6 +42,11 @@ class StateMachine:
         """Resets the state, because a new run begins."""
         self.state = self.scheduler.initial_state()
 
+    @property
+    def worthwhile(self) -> float | None:
+        """The score from which a gain over the best is worth more training; None if there is no best."""
+        return self.scheduler.worthwhile(self.state)
+
     def due(self, window_id: int, env_steps: int = 0) -> bool:
         """Returns whether an evaluation is due."""
         return self.scheduler.due(self.state, window_id, env_steps)

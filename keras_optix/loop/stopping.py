@@ -8,6 +8,7 @@ has not learned yet; then only patience ends the run.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from msgspec.structs import replace
@@ -16,7 +17,7 @@ from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.loop.ending import Ending
 from keras_optix.loop.scheduler_state import SchedulerState, TimedScore
 from keras_optix.statistics.estimates import Estimate, compare, trend
-from keras_optix.statistics.lines import forecast
+from keras_optix.statistics.lines import Forecast, forecast
 
 HISTORY = 64  # scores that are kept: to estimate the noise if scores have no standard error, and for the trend
 _LEARNED_Z = 3.0  # by how many standard errors the best of a policy that has learned exceeds the first score
@@ -50,7 +51,8 @@ def now(evaluation: Evaluation) -> int:
 def with_score(state: SchedulerState, score: Estimate, evaluation: Evaluation) -> SchedulerState:
     """Counts an evaluation without improvement, and keeps its score."""
     scores = state.scores
-    if evaluation.monitored:
+    # Scores of weights that a tuner tests are left out, and greedy episodes that fail while training makes progress.
+    if evaluation.monitored or (evaluation.training_rises and not evaluation.training_may_pass_best):
         scores = (*scores, TimedScore(now(evaluation), score))[-HISTORY:]
     return replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1, scores=scores)
 
@@ -86,7 +88,7 @@ class StoppingRule:
 
     def ending(self, state: SchedulerState, evaluation: Evaluation) -> tuple[Ending, str] | None:
         """Returns why training ends, with a sentence for logs; None if it goes on."""
-        if evaluation.training_rises:
+        if evaluation.training_rises and evaluation.training_may_pass_best:
             return None
         if now(evaluation) < evaluation.explores_until:
             return None
@@ -108,6 +110,12 @@ class StoppingRule:
             return Ending.PLATEAU, f"nothing better in {waited}"
         return None
 
+    def worthwhile(self, state: SchedulerState, score: float) -> float:
+        """Returns the score above which a gain over `score` is worth more training."""
+        if self.margin is not None:
+            return score + self.margin
+        return score + PROGRESS_SHARE * (score - (score if state.baseline is None else state.baseline))
+
     def is_old(self, state: SchedulerState, evaluation: Evaluation) -> bool:
         """Returns whether the run has had `multiple` times the env steps of the best."""
         took = state.best_env_steps - state.regime_env_steps
@@ -119,18 +127,28 @@ class StoppingRule:
         return elapsed >= (self.multiple - 1.0) * took and _has_learned(state)
 
     def _is_futile(self, state: SchedulerState, evaluation: Evaluation, known: TimedScore, elapsed: int) -> bool:
-        """Returns whether a line through the scores stays below the best that is known plus the margin."""
+        """Returns whether a line through the scores stays below the best that is known plus the margin.
+
+        One line is drawn through all scores since then, and one through those of the latest half of that time. Scores
+        often fall after a best, and rise to its level again. Then the first line goes up although nothing is gained.
+        """
         if self.futility_limit is None or state.best is None or state.baseline is None:
             return False
         if state.since_best < self.futility_evaluations:
             return False
-        scores = tuple(one for one in state.scores if one.env_steps > known.env_steps)
-        if not state.degradations:
-            scores = (known, *scores)
+        later = tuple(one for one in state.scores if one.env_steps > known.env_steps)
+        every = later if state.degradations else (known, *later)
+        latest = tuple(one for one in later if 2 * (now(evaluation) - one.env_steps) <= elapsed)
+        if len(latest) < self.futility_evaluations:
+            latest = ()
+        limit = self.worthwhile(state, known.score.mean)
         # As long again as nothing was better.
-        line = forecast([one.env_steps for one in scores], [one.score for one in scores], now(evaluation) + elapsed)
-        margin = PROGRESS_SHARE * (known.score.mean - state.baseline) if self.margin is None else self.margin
-        return line is not None and line.below(known.score.mean + margin) > self.futility_limit
+        lines = [_forecast(scores, now(evaluation) + elapsed) for scores in (every, latest)]
+        return any(line is not None and line.below(limit) > self.futility_limit for line in lines)
+
+
+def _forecast(scores: Sequence[TimedScore], env_steps: int) -> Forecast | None:
+    return forecast([one.env_steps for one in scores], [one.score for one in scores], env_steps)
 
 
 def _best_known(state: SchedulerState, evaluation: Evaluation) -> TimedScore:

@@ -62,6 +62,18 @@ def test_returns_that_reached_their_maximum_without_noise_do_not_rise() -> None:
     assert not course.rises()
 
 
+@pytest.mark.parametrize(("limit", "share"), [(105.0, 1.0), (400.0, 0.0)])
+def test_training_may_pass_what_its_line_reaches_after_as_long_again(limit: float, share: float) -> None:
+    """A straight line to 100 is at 200 then, with a standard error of about 5."""
+    course = [course_of(CURVES["straight"], seed) for seed in range(20)]
+    assert sum(one.may_pass(limit) for one in course) == share * len(course)
+
+
+def test_too_few_scores_rule_nothing_out() -> None:
+    assert Course().may_pass(1e9)
+    assert Course().add(1000, Estimate(0.0, 1.0, 10)).may_pass(1e9)
+
+
 def test_it_is_too_early_to_tell_with_few_scores() -> None:
     course = Course().add(1000, Estimate(0.0, 1.0, 10))
     assert course.rises()

@@ -306,6 +306,35 @@ def test_a_gain_that_is_worth_it_is_not_futile() -> None:
     assert Ending.FUTILE in endings(0.0)
 
 
+def test_scores_that_fell_after_the_best_and_came_back_to_it_are_flat() -> None:
+    """A line through all of them goes up for a long time, although nothing is gained."""
+
+    def end(fell: int, level: Callable[[int], float]) -> int:
+        one = learned(dormant_threshold=1000, futility_evaluations=4)
+        score = lambda window: at(window, 60.0 if window < fell else level(window), 0.0)  # noqa: E731
+        decision = until_dormant(one, score)
+        assert decision is not None
+        assert decision.ending is Ending.FUTILE
+        return ended_at(one) // WINDOW
+
+    assert end(10, lambda _: 100.0) == 28  # never fell: 2.8 times the env steps of the best
+    back = end(20, lambda _: 100.0)
+    # The latest half of the time since the best begins when the fall was over, 10 windows after the best at window 10.
+    assert 30 <= back <= 33
+    # A control: while it comes back, as long again would pass the best.
+    assert end(20, lambda window: min(60.0 + 4.0 * (window - 20), 100.0)) > 40
+
+
+@pytest.mark.parametrize("passes", [False, True])
+def test_training_that_rises_ends_when_it_will_not_pass_the_best(passes: bool) -> None:
+    """Greedy episodes return the most already, and training, whose actions are sampled, comes nearer to it."""
+    one = learned()
+    flags = {"training_rises": True, "training_may_pass_best": passes, "monitored": False}
+    decision = until_dormant(one, lambda window: at(window, 100.0, 0.0, **flags), windows=200)
+    assert (decision is None) is passes
+    assert passes or ended_at(one) == 28 * WINDOW
+
+
 def test_the_margin_in_units_of_the_score_is_that_of_futility() -> None:
     def events(margin: float | None) -> list[LoopEvent]:
         one = learned(improvement_margin=margin, dormant_threshold=100, futility_evaluations=4)
