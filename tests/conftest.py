@@ -9,7 +9,7 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,18 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
     if nextitem is not None and nextitem.path != item.path:
         gc.collect()
         gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _each_test_begins_outside_of_any_layer() -> Iterator[None]:
+    """An interrupt in the middle of `Layer.__call__` leaves Keras with a call that never ended.
+
+    Keras then clears no losses: a later model whose `call` adds a loss would add that of a graph that is gone.
+    """
+    yield
+    state = sys.modules.get("keras.src.backend.common.global_state")
+    if state is not None:
+        state.set_global_attribute("current_call_ctx", None)
 
 
 @pytest.fixture(autouse=True)
