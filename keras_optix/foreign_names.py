@@ -53,6 +53,7 @@ ARGUMENTS = {
     "norm_adv": "always on: advantages are standardised per minibatch",
     "normalize_advantage": "always on: advantages are standardised per minibatch",
     "target_kl": "not supported: watch the log `approx_kl`, or give OptixCallback a tuner, which keeps it in a band",
+    "ortho_init": "`orthogonal_init` of PPOAgent and ReinforceAgent",
     "use_sde": "distribution=optix.distributions.StateDependentNoise(), or SquashedStateDependentNoise() for SACAgent",
     "sde_sample_freq": "distribution=optix.distributions.StateDependentNoise(resample_every=...)",
     "clip_grad_norm": "`max_grad_norm`",

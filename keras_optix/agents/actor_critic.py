@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 import tensorflow as tf
 from keras import ops
 
-from keras_optix.agents.default_networks import default_network, default_network_beside, has_images
+from keras_optix.agents.default_networks import HiddenLayers, default_network, default_network_beside, has_images
 from keras_optix.agents.distributions import ActionDistribution
 from keras_optix.agents.epsilon_greedy import EpsilonGreedyDistribution
 from keras_optix.agents.hyperparams import Hyperparam, declared
@@ -69,6 +69,9 @@ class ActorCriticAgent(RewardScalingAgent):
             episode returns are those of the environment. Defaults to False.
         share_features: Whether the default networks for observations with images share the convolutions and the dense
             layer after them. Defaults to True. In networks that you give, share layers yourself.
+        orthogonal_init: Whether the weights of the default networks begin orthogonal, with a gain of 0.01 in the last
+            layer of the policy, so that its actions are all alike at first. If not, all weights begin uniform in
+            +-1 / sqrt(inputs), as those of PyTorch do. Defaults to True.
         hyperparams: Further hyperparameters of the algorithm.
         **kwargs: As for `Agent`.
 
@@ -93,6 +96,7 @@ class ActorCriticAgent(RewardScalingAgent):
         max_grad_norm: float,
         normalize_rewards: bool = False,
         share_features: bool = True,
+        orthogonal_init: bool = True,
         hyperparams: Mapping[str, Hyperparam] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -105,10 +109,14 @@ class ActorCriticAgent(RewardScalingAgent):
         check_kind(policy, "policy")
         check_kind(value, "value")
         check_bool("share_features", share_features)
+        if not check_bool("orthogonal_init", orthogonal_init) and policy is not None and value is not None:
+            problem = "`orthogonal_init` says how the default networks begin, but both networks are given."
+            fix = "Leave it out, and give your layers the initializers that you want."
+            raise ConfigurationError(describe(problem, fix=fix, orthogonal_init=orthogonal_init))
         super().__init__(policy, hyperparams=shared | dict(hyperparams or {}), **kwargs)
         self._distribution_wanted()  # raises if the algorithm cannot use it
         self.value = value
-        self.share_features = share_features
+        self.share_features, self.orthogonal_init = share_features, orthogonal_init
         self._joint: JointNetwork | None = None
         self._begin_scaling(normalize_rewards)
 
@@ -120,11 +128,18 @@ class ActorCriticAgent(RewardScalingAgent):
             raise ConfigurationError(describe(problem, fix=fix, distribution=self.distribution))
         return super()._distribution_wanted()
 
+    def _hidden(self) -> HiddenLayers:
+        return HiddenLayers(orthogonal=self.orthogonal_init)
+
+    def _default_policy(self, layout: ObservationLayout, distribution: ActionDistribution) -> Any:
+        sizes: dict[str, Any] = {"output_gain": 0.01, "features": distribution.features, "name": "policy"}
+        return default_network(layout, distribution.outputs[0], hidden=self._hidden(), **sizes)
+
     def build_networks(self, layout: ObservationLayout) -> None:
         """See `Agent.build_networks`."""
         if self.value is None:
             share = self.share_features and has_images(layout) and "policy" in self._registered.while_binding
-            sizes: dict[str, Any] = {"output_gain": 1.0, "name": "value"}
+            sizes: dict[str, Any] = {"output_gain": 1.0, "name": "value", "hidden": self._hidden()}
             if "value" in self._registered.waiting:
                 self.add_network("value", self._registered.waiting["value"])
             elif share:
@@ -144,7 +159,9 @@ class ActorCriticAgent(RewardScalingAgent):
 
     def get_config(self) -> dict[str, Any]:
         """See `Agent.get_config`."""
-        return super().get_config() | ({} if self.share_features else {"share_features": False})
+        # Only what differs from the defaults, as in files of earlier versions.
+        own = {"share_features": self.share_features, "orthogonal_init": self.orthogonal_init}
+        return super().get_config() | {name: value for name, value in own.items() if not value}
 
     def value_of(self, observations: Any, training: bool) -> Any:
         """Computes values ``[B]`` of observations ``[B, ...]``, which are normalised as for the policy."""

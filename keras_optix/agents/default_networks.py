@@ -38,8 +38,9 @@ class HiddenLayers:
         activation: Their activation. Convolutions, and the dense layer after them, always have ReLU. Defaults to tanh.
         normalized: Whether values are normalised before each activation, also after convolutions (Ba et al. 2016,
             "Layer normalization", arXiv 1607.06450). Defaults to False.
-        orthogonal: Whether weights begin orthogonal. If not, all of them begin uniform in +-1 / sqrt(inputs), as those
-            of PyTorch do; the gain of the last layer has no effect then. Defaults to True.
+        orthogonal: Whether weights begin orthogonal, and biases at 0. If not, both begin uniform in
+            +-1 / sqrt(inputs of a unit), as those of PyTorch do; the gain of the last layer has no effect then.
+            Defaults to True.
     """
 
     units: tuple[int, ...] = (64, 64)
@@ -47,11 +48,18 @@ class HiddenLayers:
     normalized: bool = False
     orthogonal: bool = True
 
-    def initializer(self, gain: float) -> Any:
-        """Returns the initializer of a layer whose outputs are to be scaled by a gain."""
+    def initializers(self, gain: float, inputs: int) -> dict[str, Any]:
+        """Returns the arguments of a layer for its initial weights and biases.
+
+        Args:
+            gain: Factor by which its outputs are to be scaled.
+            inputs: Number of inputs of a unit.
+        """
         if self.orthogonal:
-            return orthogonal(gain)
-        return keras.initializers.VarianceScaling(1.0 / 3.0, "fan_in", "uniform")
+            return {"kernel_initializer": orthogonal(gain)}
+        bound = 1.0 / math.sqrt(inputs)
+        names = ("kernel_initializer", "bias_initializer")
+        return {name: keras.initializers.RandomUniform(-bound, bound) for name in names}
 
 
 _TANH = HiddenLayers()
@@ -101,12 +109,18 @@ def default_network(
 
 
 def default_network_beside(
-    network: Any, layout: ObservationLayout, outputs: int, *, output_gain: float, name: str
+    network: Any,
+    layout: ObservationLayout,
+    outputs: int,
+    *,
+    output_gain: float,
+    name: str,
+    hidden: HiddenLayers = _TANH,
 ) -> Any:
     """Builds a network like `default_network` that shares the layers of another one up to its features.
 
     The two networks share the layers for each image (with the dense layer after the convolutions), and the one-hot
-    vectors. Each has its own hidden layers of 64 units.
+    vectors. Each has its own hidden layers.
 
     Args:
         network: The network that `default_network` built for the same layout.
@@ -114,13 +128,14 @@ def default_network_beside(
         outputs: Size of the last layer.
         output_gain: Gain of the last layer.
         name: Name of the model.
+        hidden: The hidden layers.
 
     Returns:
         A built `keras.Model` on the inputs of `network`.
     """
     features = network.get_layer(_FEATURES).output
     with names_may_differ():
-        return keras.Model(network.input, _head(layout, features, outputs, output_gain), name=name)
+        return keras.Model(network.input, _head(layout, features, outputs, output_gain, 0, hidden), name=name)
 
 
 def dueling_network(layout: ObservationLayout, actions: int, *, name: str, hidden: HiddenLayers) -> Any:
@@ -144,7 +159,7 @@ def dueling_network(layout: ObservationLayout, actions: int, *, name: str, hidde
             shared = _hidden_dense(shared, size, hidden.activation, hidden)
 
     def stream(outputs: int) -> Any:
-        return _dense(outputs, None, 1.0, hidden)(_hidden_dense(shared, hidden.units[-1], hidden.activation, hidden))
+        return _dense(_hidden_dense(shared, hidden.units[-1], hidden.activation, hidden), outputs, None, 1.0, hidden)
 
     value, advantages = stream(1), stream(actions)
     values = value + advantages - keras.ops.mean(advantages, axis=-1, keepdims=True)
@@ -175,7 +190,7 @@ def default_critic(layout: ObservationLayout, axes: int, *, hidden: HiddenLayers
     for size in hidden.units:
         values = _hidden_dense(values, size, hidden.activation, hidden)
     with names_may_differ():
-        return keras.Model([layout.pack(inputs), action], _dense(1, None, 1.0, hidden)(values), name=name)
+        return keras.Model([layout.pack(inputs), action], _dense(values, 1, None, 1.0, hidden), name=name)
 
 
 def has_images(layout: ObservationLayout) -> bool:
@@ -224,7 +239,7 @@ def _head(
     if len(layout.leaves) > 1 or not layout.leaves[0].image:
         for size in hidden.units:
             values = _hidden_dense(values, size, hidden.activation, hidden)
-    last = _dense(outputs - features, None, gain, hidden)(values)
+    last = _dense(values, outputs - features, None, gain, hidden)
     if not features:
         return last
     units = int(values.shape[-1])
@@ -235,14 +250,14 @@ def _head(
     return keras.layers.Concatenate()([last, values])
 
 
-def _dense(units: int, activation: str | None, gain: float, hidden: HiddenLayers) -> Any:
-    return keras.layers.Dense(units, activation=activation, kernel_initializer=hidden.initializer(gain))
+def _dense(values: Any, units: int, activation: str | None, gain: float, hidden: HiddenLayers) -> Any:
+    return keras.layers.Dense(units, activation, **hidden.initializers(gain, int(values.shape[-1])))(values)
 
 
 def _hidden_dense(values: Any, units: int, activation: str, hidden: HiddenLayers) -> Any:
     if not hidden.normalized:
-        return _dense(units, activation, _GAIN, hidden)(values)
-    return _normalized(_dense(units, None, _GAIN, hidden)(values), activation)
+        return _dense(values, units, activation, _GAIN, hidden)
+    return _normalized(_dense(values, units, None, _GAIN, hidden), activation)
 
 
 def _normalized(values: Any, activation: str) -> Any:
@@ -292,7 +307,8 @@ def _convolved(shape: tuple[int, ...], tensor: Any, hidden: HiddenLayers) -> Any
     image = layers.Rescaling(1.0 / 255.0)(image)
 
     def convolution(image: Any, filters: int, size: int, stride: int) -> Any:
-        own: dict[str, Any] = {"kernel_initializer": hidden.initializer(_GAIN), "data_format": _CHANNELS}
+        inputs = size * size * int(image.shape[-1])
+        own: dict[str, Any] = {**hidden.initializers(_GAIN, inputs), "data_format": _CHANNELS}
         if not hidden.normalized:
             return layers.Conv2D(filters, size, stride, activation="relu", **own)(image)
         return _normalized(layers.Conv2D(filters, size, stride, **own)(image), "relu")

@@ -16,7 +16,6 @@ from keras_optix.records import CollectionDefaults
 
 _FILE = "rl-baselines3-zoo, hyperparams/dqn.yml, commit ce95481b041fe5314c1b2f1a53940d169b9253fc"
 _DOUBLE = "The Q-network chooses the next action here (double Q-learning), and the target network there."
-_BIASES = "The biases of the networks begin at 0 here. There they begin at random, as the weights do."
 _IN_WINDOWS = "Epsilon changes once in each window here, and in each env step there."
 
 
@@ -38,7 +37,7 @@ def _row(
         source="the RL Baselines3 Zoo",
         provenance=f"{_FILE}, row {row or ids[0]}",
         reported=reported,
-        differences=(_DOUBLE, _BIASES, _IN_WINDOWS, *differences),
+        differences=(_DOUBLE, _IN_WINDOWS, *differences),
     )
 
 

@@ -66,6 +66,8 @@ class PPOAgent(MinibatchAgent, ActorCriticAgent):
             are those of the environment. Defaults to False.
         share_features: Whether the default networks for observations with images share the convolutions and the dense
             layer after them. Defaults to True.
+        orthogonal_init: Whether the weights of the default networks begin orthogonal, the last ones of the policy near
+            0, or uniform in +-1 / sqrt(inputs), as those of PyTorch. Defaults to True.
         distribution: The distribution over actions whose parameters are the outputs of the policy; see `Agent`. None
             uses the default of the action space.
         seed: Seed of the sampling in `act`.
@@ -98,6 +100,7 @@ class PPOAgent(MinibatchAgent, ActorCriticAgent):
         normalize_observations: bool = False,
         normalize_rewards: bool = False,
         share_features: bool = True,
+        orthogonal_init: bool = True,
         distribution: ActionDistribution | None = None,
         seed: int | None = None,
         name: str | None = None,
@@ -116,6 +119,7 @@ class PPOAgent(MinibatchAgent, ActorCriticAgent):
             normalize_observations=normalize_observations,
             normalize_rewards=normalize_rewards,
             share_features=share_features,
+            orthogonal_init=orthogonal_init,
             distribution=distribution,
             seed=seed,
             name=name,

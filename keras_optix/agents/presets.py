@@ -58,7 +58,7 @@ class AgentSettings:
         """Returns these settings with some replaced.
 
         A policy network of your own gets the default distribution of its action space, because it need not give what
-        another distribution needs.
+        another distribution needs. How default networks begin is left out if there are none.
 
         Args:
             cls: The class of the agent.
@@ -79,6 +79,8 @@ class AgentSettings:
         arguments = {**self.arguments, **given}
         if given.get("policy") is not None and "distribution" not in given:
             arguments.pop("distribution", None)
+        if all(given.get(name) is not None for name in ("policy", "value")) and "orthogonal_init" not in given:
+            arguments.pop("orthogonal_init", None)
         collected = replace(self.collection, **collection)
         return replace(self, arguments=arguments, learning_rate=learning_rate, collection=collected)
 

@@ -243,7 +243,8 @@ class SACAgent(OffPolicyAgent):
         return super()._built_head(layout, actions, distribution, action_space)
 
     def _hidden(self) -> HiddenLayers:
-        return HiddenLayers(self.hidden_units or _HIDDEN, "relu")
+        # As PyTorch's networks begin, with which the presets were tuned.
+        return HiddenLayers(self.hidden_units or _HIDDEN, "relu", orthogonal=False)
 
     def build_networks(self, layout: ObservationLayout) -> None:
         """See `Agent.build_networks`."""

@@ -9,8 +9,6 @@ starts, tau 0.005, discount 0.99, a temperature that is learned, one gradient st
 
 These differences are the same in all rows:
 
-- The weights of the networks begin orthogonal here, with gain sqrt(2), and 0.01 and 1 in the last layers of policy and
-  critics. There they begin as PyTorch's do.
 - Before learning starts, the untrained policy acts here. There, actions are uniform.
 - The policy learns here from the critics before a gradient step. There it learns from those after it.
 """

@@ -15,8 +15,8 @@ _REGULAR = 0.5
 class EvaluationBudget:
     """Knows whether the loop may play another evaluation.
 
-    The episodes of the untrained policy, with which a run begins, are outside the budget. An evaluation begins as long
-    as the budget is not spent, so the last one may exceed it. Beside the share there are 20,000 env
+    The episodes with which a run begins, until the first best is confirmed, are outside the budget. An evaluation
+    begins as long as the budget is not spent, so the last one may exceed it. Beside the share there are 20,000 env
     steps, at most half of those of training. Evaluations whose turn it is take at most half of the budget, and
     what a test asks for (fresh episodes of a candidate, of the best, of the contender) the other half.
 
@@ -26,7 +26,7 @@ class EvaluationBudget:
         journal: Counts the env steps of training.
 
     Attributes:
-        first: Env steps of the evaluation with which the run began.
+        first: Env steps of the evaluations with which the run began, until there was a best.
         regular: Env steps since then of evaluations whose turn it was.
     """
 
@@ -44,6 +44,11 @@ class EvaluationBudget:
         """Env steps that evaluations took since the first one."""
         return self._adapter.evaluation_steps - self.first
 
+    @property
+    def left_for_regular(self) -> float:
+        """Env steps that evaluations whose turn it is may still take; negative if they took more."""
+        return self._allowed(_REGULAR) - self.regular
+
     def allows(self, *, regular: bool = False, insists: bool = False) -> bool:
         """Returns whether an evaluation may begin.
 
@@ -52,9 +57,9 @@ class EvaluationBudget:
             insists: Whether it takes place even if the budget is spent, unless there is none.
         """
         if not self._share:
-            return not self.spent  # the evaluation with which the run begins
+            return not (self.first or self.spent)  # the evaluation with which the run begins
         if regular:
-            return self.regular <= self._allowed(_REGULAR)
+            return self.left_for_regular >= 0.0
         return insists or self.left >= 0.0
 
     def _allowed(self, part: float) -> float:

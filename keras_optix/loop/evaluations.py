@@ -38,7 +38,7 @@ class EvaluationsState(State, frozen=True):
     Attributes:
         fell_back: Whether training windows are scored because episodes could not be played elsewhere.
         training: The state of the returns of training.
-        first: Environment steps of the evaluation with which the run began.
+        first: Environment steps of the evaluations with which the run began, until there was a best.
         regular: Environment steps since then of evaluations whose turn it was.
         differences: Evaluations in a row that differed from the returns of training.
         episode_steps: Env steps of an episode, in the latest episodes that were played.
@@ -295,9 +295,18 @@ class Evaluations:
             seed=seed,
             needed_by=needed_by,
         )
+        took = self._adapter.evaluation_steps - before
         if played:
-            self._episode_steps = (self._adapter.evaluation_steps - before) / len(played)
+            self._episode_steps = took / len(played)
+        if self._begins:
+            self.budget.first += took
         return played
+
+    @property
+    def _begins(self) -> bool:
+        """Whether the run has had no best yet, in its first regime: the untrained policy is evaluated and confirmed."""
+        state = self._scheduler.state
+        return state.best is None and state.evaluations <= 1 and not state.regime_index
 
     def result(self, policy: PolicyRef, episodes: int, seed: int | None) -> EvaluationResult | None:
         """Plays episodes and scores them. None if this is not possible.
@@ -310,12 +319,20 @@ class Evaluations:
         return self.scorer.result(self.play(policy, episodes, seed), paired=seed is not None)
 
     def _play_evaluation(self, candidate: PolicyRef) -> EvalMetrics | None:
-        """Plays an evaluation. It ends early if the score is clearly below the best."""
+        """Plays an evaluation. It ends early if the score is clearly below the best.
+
+        It has at least 4 episodes, or 2 if there is no noise or if the budget does not allow more: where episodes are
+        long, it is better to look twice as often.
+        """
         plan, evaluator, played = self.scorer.plan, self.scorer.evaluator, list[EpisodeRecord]()
         most = plan.episodes if isinstance(plan, EpisodePlan) else _EPISODES
-        best, first = self._scheduler.state.best, self._scheduler.state.evaluations == 0
-        # Without noise, two episodes tell as much as ten.
-        fewest = most if best is None or plan.together else FEWEST if best.stderr == 0.0 else _FEWEST_WITH_NOISE
+        best, begins = self._scheduler.state.best, self._begins
+        dear = _FEWEST_WITH_NOISE * self._episode_steps > self.budget.left_for_regular
+        fewest = _FEWEST_WITH_NOISE
+        if best is None or plan.together:
+            fewest = most
+        elif best.stderr == 0.0 or dear:  # without noise, two episodes tell as much as ten
+            fewest = FEWEST
         metrics: EvalMetrics | None = None
         before = self._adapter.evaluation_steps
         while len(played) < most:
@@ -328,9 +345,7 @@ class Evaluations:
             metrics = evaluator.measure_episodes(played)
             if metrics is None or self._is_clear(metrics):
                 break
-        if first:
-            self.budget.first = self._adapter.evaluation_steps
-        else:
+        if not begins:
             self.budget.regular += self._adapter.evaluation_steps - before
         return None if metrics is None else replace(metrics, window_id=candidate.window_id)
 

@@ -17,12 +17,12 @@ from keras_optix.loop.record import EventKind
 from keras_optix.loop.scheduler import Decision
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.statistics.comparisons import EvaluationResult
-from keras_optix.statistics.estimates import Estimate, compare
-from keras_optix.statistics.levels import LIKELY_Z
+from keras_optix.statistics.estimates import Comparison, Estimate, compare, pool
+from keras_optix.statistics.levels import LIKELY_Z, SURE_Z
 from keras_optix.store.manifest import PolicySnapshot
 
 MOST_EPISODES = 100  # of a second evaluation
-_PROOF = 20  # episodes of the current weights that show whether they are worse than the best
+_FIRST_PROOF, _PROOF = 5, 20  # episodes of the current weights that show whether they are worse than the best
 _FALLEN = "the current weights in fresh episodes, compared with the best"
 
 _R = TypeVar("_R")
@@ -125,10 +125,7 @@ def recover(at: Situation) -> Procedure:
     best = present or at.best  # an alarm in WATCHDOG has already begun a regime without a best
     if at.rolls_back and best is not None:
         known: Estimate | None = yield do.ReadBestScore()
-        again: EvaluationResult | None = None
-        if known is not None and not at.single:
-            again = yield do.Evaluate(do.CURRENT, _PROOF, at_once=True)
-        compared = None if again is None or known is None else compare(again.estimate, known, _FALLEN)
+        compared = None if known is None or at.single else (yield from _compare_current(known))
         if compared is not None and compared.z > -LIKELY_Z:
             message = f"kept the weights: they are not proven to be worse than snapshot {best.snapshot_id}"
             yield do.Record(EventKind.KEPT, message, compared.evidence)
@@ -138,6 +135,25 @@ def recover(at: Situation) -> Procedure:
             evidence = None if compared is None else compared.evidence
             yield do.Record(EventKind.ROLLBACK, f"rolled back to snapshot {best.snapshot_id}", evidence)
     yield do.LearnAgain()
+
+
+def _compare_current(best: Estimate) -> Asking[Comparison | None]:
+    """Compares the current weights with the best in fresh episodes: few if the fall is clear by then.
+
+    Returns:
+        The comparison; None if no episodes can be played at once.
+    """
+    fresh: Estimate | None = None
+    compared: Comparison | None = None
+    for episodes in (_FIRST_PROOF, _PROOF - _FIRST_PROOF):
+        again: EvaluationResult | None = yield do.Evaluate(do.CURRENT, episodes, at_once=True)
+        if again is None:
+            break
+        fresh = again.estimate if fresh is None else pool(fresh, again.estimate)
+        compared = compare(fresh, best, _FALLEN)
+        if compared.z < -SURE_Z:
+            break
+    return compared
 
 
 def was_watched(decision: Decision) -> bool:

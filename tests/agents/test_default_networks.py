@@ -204,8 +204,42 @@ def test_the_weights_of_a_q_network_begin_as_those_of_pytorch() -> None:
     """Uniform in +-1 / sqrt(inputs), in each layer; orthogonal weights of so many units would lie beyond."""
     agent = optix.DQNAgent()
     agent.bind(spaces.Box(-1.0, 1.0, (4,)), spaces.Discrete(2))
+    for layer in (one for one in agent.policy.layers if isinstance(one, keras.layers.Dense)):
+        biases = np.abs(np.asarray(layer.bias))
+        assert 0.0 < biases.max() <= 1.0 / np.sqrt(layer.kernel.shape[0])
     for kernel in (one.kernel for one in agent.policy.layers if isinstance(one, keras.layers.Dense)):
         weights, most = np.asarray(kernel), 1.0 / np.sqrt(kernel.shape[0])
         # Of 512 weights or more, the largest is below 0.9 of the bound in 4e-24 of the cases.
         assert 0.9 * most < np.abs(weights).max() <= most
         assert weights.std() == pytest.approx(most / np.sqrt(3.0), rel=0.15)
+
+
+@pytest.mark.parametrize("kind", ["PPOAgent", "ReinforceAgent"])
+def test_networks_of_an_actor_and_a_critic_begin_in_either_way(kind: str) -> None:
+    """Without orthogonal weights, actions depend on the first weights, also where observations are 0."""
+    for space in (vector(), image(36, 36, 3)):
+        agents = [getattr(optix, kind)(orthogonal_init=begins) for begins in (True, False)]
+        for agent in agents:
+            agent.bind(space, spaces.Discrete(2))
+        small, large = (
+            [np.asarray(variable) for variable in (*agent.policy.trainable_variables, *agent.value.trainable_variables)]
+            for agent in agents
+        )
+        assert [one.shape for one in small] == [one.shape for one in large]
+        assert all(not one.any() for one in small if one.ndim == 1)
+        assert all(one.any() for one in large if one.ndim == 1)
+        last = [np.asarray(agent.policy.layers[-1].kernel) for agent in agents]
+        bound = 1.0 / np.sqrt(last[0].shape[0])
+        assert np.abs(last[0]).max() <= 0.01  # the gain: no weight of an orthogonal matrix is above 1
+        assert 0.5 * bound < np.abs(last[1]).max() <= bound
+        again = type(agents[1]).from_config(agents[1].get_config())
+        assert not again.orthogonal_init
+        assert "orthogonal_init" not in agents[0].get_config()
+
+
+def test_an_initial_value_that_would_be_ignored_is_refused() -> None:
+    network = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
+    with pytest.raises(optix.ConfigurationError, match=r"both networks are given.*orthogonal_init=False"):
+        optix.PPOAgent(network, keras.models.clone_model(network), orthogonal_init=False)
+    with pytest.raises(optix.ConfigurationError, match="orthogonal_init='no'"):
+        optix.PPOAgent(orthogonal_init="no")

@@ -33,6 +33,7 @@ STABLE_BASELINES = {
     "max_grad_norm": 0.5,
     "n_envs": 1,
     "normalize": False,
+    "ortho_init": True,
 }
 LANDER: dict[str, Any] = {
     "n_envs": 16,
@@ -86,6 +87,7 @@ ROWS: dict[str, dict[str, Any]] = {
         "gae_lambda": 0.9,
         "max_grad_norm": 5.0,
         "vf_coef": 0.19,
+        "ortho_init": False,
     },
     "Pendulum-v1": {
         "n_envs": 4,
@@ -142,6 +144,7 @@ def in_words_of_the_file(agent: optix.PPOAgent) -> dict[str, Any]:
         "max_grad_norm": agent.hyperparams["max_grad_norm"],
         "n_envs": collection.num_envs,
         "normalize": config["normalize_observations"],
+        "ortho_init": agent.orthogonal_init,
     }
 
 
@@ -295,6 +298,17 @@ def test_a_policy_of_your_own_gets_the_default_distribution() -> None:
     assert arguments(policy=None)["distribution"] is special
     assert "distribution" not in arguments(policy=policy)
     assert arguments(policy=policy, distribution=special)["distribution"] is special
+
+
+def test_networks_of_your_own_begin_as_you_made_them() -> None:
+    """The row of this task says how the default networks begin; if there are none, that is no contradiction."""
+    networks = {
+        name: keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)]) for name in ("policy", "value")
+    }
+    assert optix.PPOAgent.preset("MountainCarContinuous-v0", **networks).orthogonal_init
+    assert not optix.PPOAgent.preset("MountainCarContinuous-v0", policy=networks["policy"]).orthogonal_init
+    with pytest.raises(optix.ConfigurationError, match="both networks are given"):
+        optix.PPOAgent.preset("MountainCarContinuous-v0", orthogonal_init=False, **networks)
 
 
 # The size of windows and the number of environments

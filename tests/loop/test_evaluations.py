@@ -94,11 +94,27 @@ def test_comparisons_do_not_use_up_what_evaluations_may_take_and_the_other_way_r
     assert budget.left == pytest.approx(-1.0)
 
 
+def test_where_episodes_are_long_an_evaluation_has_two_instead_of_four(tmp_path: Path) -> None:
+    """More than two are not worth their env steps if they leave nothing for the next evaluation."""
+
+    def fewest(episode_steps: int) -> int:
+        run = greedy(tmp_path / str(episode_steps), scheduler=endless())
+        run.toy.steps, run.toy.episode_steps, run.toy.noise = 1_000, episode_steps, 1.0
+        run.windows(1)
+        run.toy.p = run.toy.aim = 100.0  # clearly worse than the first policy
+        run.windows(40)
+        return min(int(n) for n in run.loop.history["n"][1:])
+
+    assert fewest(10) == 4
+    assert fewest(5_000) == 2
+
+
 def test_what_evaluations_took_is_known_in_a_resumed_run(tmp_path: Path) -> None:
     run = greedy(tmp_path / "a", scheduler=endless())
     run.windows(20)
     budget = run.loop.evaluations.budget
-    assert budget.regular == budget.spent - 10 > 0  # beside the ten episodes that confirmed the first score
+    assert budget.regular == budget.spent > 0
+    assert budget.first == 20  # ten episodes, and ten that confirmed the first score
     arrays, values = run.loop.save()
     again = greedy(tmp_path / "b", scheduler=endless())
     again.registry.continue_run(str(run.registry.run_id))
