@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -14,6 +14,7 @@ from keras_optix.agents.hyperparams import Hyperparam, declared
 from keras_optix.agents.replay_variables import ReplayErrors
 from keras_optix.agents.trainer import as_tensors
 from keras_optix.errors import ConfigurationError, describe
+from keras_optix.experience.given_episodes import GivenEpisode, episodes_of, window_of_episode
 from keras_optix.experience.replay import ReplayBuffer
 from keras_optix.experience.replay_batch import ReplayBatch
 from keras_optix.experience.replay_files import ReplayFiles
@@ -158,6 +159,43 @@ class OffPolicyAgent(Agent, abc.ABC):
             StateError: The agent is not bound yet.
         """
         return self._experience().buffer
+
+    def add_experience(self, episodes: Iterable[GivenEpisode] | Any) -> int:
+        """Stores episodes that were recorded elsewhere in the replay buffer, to begin with or between calls of `fit`.
+
+        They are transitions like those of the agent: `learning_starts` counts them, and they are overwritten when the
+        buffer is full, the oldest first. No gradient steps are made for them. If observations are normalised, they
+        count in the statistics. Call it after the agent has met its spaces: after `dataset_from_env` or `bind`.
+
+        A recording of a live feed is learned from with ``dataset_from_stream(replay_feed(path), agent)`` instead.
+
+        Args:
+            episodes: A Minari dataset, or an iterable of episodes with its names: `observations` ``[T + 1, ...]``,
+                `actions` ``[T, ...]`` (those of the environment), `rewards`, `terminations` and `truncations` ``[T]``.
+                They are read one after the other.
+
+        Returns:
+            The number of transitions that were stored.
+
+        Raises:
+            StateError: The agent is not bound yet.
+            ArgumentError: An episode lacks something, or its arrays have different lengths.
+            SpaceError: Observations or actions do not fit the spaces. The episodes before it were stored.
+
+        Example:
+            >>> agent = optix.SACAgent()
+            >>> dataset = optix.dataset_from_env("Pendulum-v1", agent)
+            >>> agent.add_experience([])  # or minari.load_dataset("...")
+            0
+        """
+        sampler, head = self._experience(), self.head
+        before = sampler.buffer.added
+        for number, episode in enumerate(episodes_of(episodes)):
+            window = window_of_episode(episode, number, head.layout, head.actions)
+            if window is not None:
+                sampler.buffer.add(window)
+                self.update_statistics(window)
+        return sampler.buffer.added - before
 
     def _experience(self) -> ReplaySampler:
         if self._sampler is None:

@@ -45,6 +45,15 @@ class DiscreteActions(OneLineRepr):
         actions = choices + self._start if self._start else choices
         return actions if actions.dtype == self._env_dtype else actions.astype(self._env_dtype)
 
+    def from_env(self, actions: np.ndarray, steps: int) -> np.ndarray:
+        """Converts ``[T]`` actions of the environment into ``[T]`` choices.
+
+        Raises:
+            SpaceError: An action is not in the space.
+        """
+        choices = _integers(actions, (steps,)) - self._start
+        return _in_range(choices, np.int64(self.n), actions)
+
 
 class MultiDiscreteActions(OneLineRepr):
     """Converts choices into actions of a `MultiDiscrete` space.
@@ -66,6 +75,15 @@ class MultiDiscreteActions(OneLineRepr):
         """Converts ``[N, k]`` choices into ``[N, ...]`` actions of the environment."""
         return (choices.reshape(len(choices), *self._env_shape) + self._start).astype(self._env_dtype)
 
+    def from_env(self, actions: np.ndarray, steps: int) -> np.ndarray:
+        """Converts ``[T, ...]`` actions of the environment into ``[T, k]`` choices.
+
+        Raises:
+            SpaceError: An action is not in the space.
+        """
+        choices = (_integers(actions, (steps, *self._env_shape)) - self._start).reshape(steps, *self.shape)
+        return _in_range(choices, np.array(self.sizes), actions)
+
 
 class MultiBinaryActions(OneLineRepr):
     """Converts choices into actions of a `MultiBinary` space.
@@ -84,6 +102,16 @@ class MultiBinaryActions(OneLineRepr):
     def to_env(self, choices: np.ndarray) -> np.ndarray:
         """Converts ``[N, k]`` choices into ``[N, ...]`` int8 actions of the environment."""
         return choices.reshape(len(choices), *self._env_shape).astype(self._env_dtype)
+
+    def from_env(self, actions: np.ndarray, steps: int) -> np.ndarray:
+        """Converts ``[T, ...]`` actions of the environment into ``[T, k]`` choices.
+
+        Raises:
+            SpaceError: An action is not in the space.
+        """
+        return _in_range(
+            _integers(actions, (steps, *self._env_shape)).reshape(steps, *self.shape), np.int64(2), actions
+        )
 
 
 class ContinuousActions(OneLineRepr):
@@ -112,6 +140,44 @@ class ContinuousActions(OneLineRepr):
             # Two ufuncs, because np.clip takes three times as long on a short vector.
             actions = np.minimum(np.maximum(actions, self._low), self._high)
         return actions.astype(self._env_dtype).reshape(len(choices), *self._env_shape)
+
+    def from_env(self, actions: np.ndarray, steps: int) -> np.ndarray:
+        """Converts ``[T, ...]`` actions of the environment into ``[T, k]`` choices.
+
+        Raises:
+            SpaceError: The actions have another shape, or one is not finite or lies outside its bounds.
+        """
+        _check_shape(actions, (steps, *self._env_shape))
+        flat = actions.astype(np.float32).reshape(steps, *self.shape)
+        slack = 1e-4 * np.where(np.isfinite(self._scale), self._scale, 1.0)  # rounding of the file
+        outside = ~np.isfinite(flat) | (flat < self._low - slack) | (flat > self._high + slack)
+        if outside.any():
+            raise SpaceError(describe("An action is not in the space.", value=float(flat[outside][0])))
+        scale = np.where(self._scale == 0.0, 1.0, self._scale)  # an axis that has one value only
+        return ((flat - self._middle) / scale).astype(np.float32)
+
+
+def _check_shape(actions: np.ndarray, wanted: tuple[int, ...]) -> None:
+    if actions.shape != wanted:
+        problem = f"There must be an action for each env step, in an array of shape {wanted}."
+        raise SpaceError(describe(problem, shape=actions.shape))
+
+
+def _integers(actions: np.ndarray, wanted: tuple[int, ...]) -> np.ndarray:
+    """Returns actions as int64."""
+    _check_shape(actions, wanted)
+    if actions.dtype.kind not in "iub":
+        raise SpaceError(describe("Actions of this space are integers.", dtype=str(actions.dtype)))
+    return actions.astype(np.int64)
+
+
+def _in_range(choices: np.ndarray, sizes: np.ndarray | np.int64, actions: np.ndarray) -> np.ndarray:
+    """Returns choices that are all from 0 to ``sizes - 1``."""
+    outside = (choices < 0) | (choices >= sizes)
+    if outside.any():
+        value = actions.reshape(choices.shape)[outside][0].item()
+        raise SpaceError(describe("An action is not in the space.", value=value))
+    return choices
 
 
 Actions = DiscreteActions | MultiDiscreteActions | MultiBinaryActions | ContinuousActions

@@ -99,6 +99,20 @@ def test_actions_by_hand(space: spaces.Space[Any], choices: Any, performed: Any)
     np.testing.assert_array_equal(actions.to_env(np.array(choices, actions.dtype)), performed)
 
 
+@EACH_SPACE
+def test_actions_of_the_environment_are_choices_again(space: Any, noise: NoiseSpec, shape: tuple[int, ...]) -> None:
+    actions = actions_for(space)
+    choices = random_choices(actions, space, 50)
+    performed = actions.to_env(choices)
+    again = actions.from_env(performed, 50)
+    assert again.dtype == choices.dtype
+    assert again.shape == choices.shape
+    # Where a choice was clipped, the one that is found has the same effect.
+    np.testing.assert_allclose(actions.to_env(again), performed, rtol=1e-5, atol=1e-5)
+    if not isinstance(space, spaces.Box):
+        np.testing.assert_array_equal(again, choices)
+
+
 class ContainsEnv(gymnasium.Env):
     """Insists on an action of its space, as many environments do."""
 
