@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test test-all test-ledger test-numerics test-oldest test-versions newest test-backends lint format bench \
 	bench-collect bench-prefetch bench-memory bench-loop bench-overhead bench-compile bench-crash bench-registry \
-	bench-damage bench-life \
+	bench-compile-cache bench-life \
 	bench-damage bench-power-loss \
 	bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-normalized bench-policies bench-live \
 	bench-live-restarts bench-live-interrupts bench-confirmation bench-held-out bench-stopping bench-autopilot \
@@ -127,6 +127,9 @@ bench-watch-swap: $(VENV)/.installed ## how long a swap goes unnoticed where eva
 
 bench-overhead: $(VENV)/.installed ## what the callback costs in an ordinary fit and an agent's (some minutes)
 	$(BIN)/python benchmarks/overhead.py
+
+bench-compile-cache: $(VENV)/.installed ## seconds to the first update without and with the compilation cache, and damage to it (ten minutes)
+	$(BIN)/python benchmarks/compile_cache.py
 
 bench-compile: $(VENV)/.installed $(BENCH_VENV)/.installed ## with XLA, without, as chosen; and Stable-Baselines3 (ten minutes)
 	$(BIN)/python benchmarks/compile.py --sb3-python $(BENCH_VENV)/bin/python --resume

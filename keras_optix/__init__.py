@@ -61,6 +61,7 @@ if "tensorflow" not in sys.modules:
     # TensorFlow reads this once, when it is imported. It hides the remarks on its start ("this binary is optimized to
     # use", "XLA service initialized", ...) around the progress line. Warnings and errors are still shown.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
+importlib.import_module("keras_optix.xla_flags")
 
 
 def __getattr__(name: str) -> Any:

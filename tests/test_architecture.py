@@ -36,6 +36,7 @@ ORDER = [
     "aliases",
     "arguments",
     "clock",
+    "xla_flags",
     "backend",
     "foreign_names",
     "states",

@@ -22,6 +22,7 @@ from keras_optix.agents.checks import (
     check_optimizer,
     refuse_two_carries,
 )
+from keras_optix.agents.compile_cache import COMPILE_CACHE
 from keras_optix.agents.default_networks import default_network
 from keras_optix.agents.distributions import ActionDistribution, check_distribution, distribution_for
 from keras_optix.agents.fit_checks import check_evaluate, check_fit
@@ -516,6 +517,7 @@ class Agent(ActingAgent, WindowTrainer):
         finally:
             # Once `fit` has returned, no window may still be collected in the environments.
             self._sources.drain()
+            COMPILE_CACHE.keep()
         if averaging:
             # Keras has replaced the weights by their averages.
             if untrained is not None and not self._clock.updates():
@@ -847,6 +849,8 @@ class Agent(ActingAgent, WindowTrainer):
             # Before the agent is bound, networks may be missing, so the choice is preliminary and `jit_choice` is None.
             self._jit_choice = choice if self.bound else None
         if self.compiled and self.bound:
+            if not self.run_eagerly:
+                COMPILE_CACHE.begin()
             if not self.optimizer.built:
                 self._scale_for_new_networks()
                 self.optimizer.build(self.trainable_variables)
