@@ -156,7 +156,7 @@ bench-tuning: $(VENV)/.installed ## tuning: synthetic learner, noise, PBT's toy,
 	$(BIN)/python benchmarks/tuning.py
 	$(BIN)/python benchmarks/tuning_agents.py --resume
 
-bench-hpo: $(VENV)/.installed ## HPO-RL-Bench: PPO tuned from every point of the grid (hours; --resume is built in)
+bench-hpo: $(VENV)/.installed ## HPO-RL-Bench: PPO tuned from every point of the grid (hours; it goes on where it was cut off)
 	$(BIN)/python benchmarks/hpo_rl_bench.py
 
 bench-regimes: $(VENV)/.installed ## labelled series against the labels of RegimeDetector (about a minute)

@@ -12,7 +12,8 @@ The final return is the benchmark's: the mean of ten greedy episodes with the la
 Stable-Baselines3's `evaluate_policy` with its defaults, ten episodes and deterministic actions). The loop tunes, and
 neither stops nor restores. Pendulum-v0 of the benchmark is Pendulum-v1 of Gymnasium.
 
-Each run is appended to ``results/hpo_rl_bench.jsonl`` when it is done, and is not repeated for the same commit.
+Each run is appended to ``results/hpo_rl_bench.jsonl`` when it is done. It is not repeated for the same commit, or with
+`--any-commit` in no case. The table shows the runs that count.
 """
 
 from __future__ import annotations
@@ -102,16 +103,18 @@ def run(env: str, learning_rate: float, gamma: float, steps: int, seed: int) -> 
     }
 
 
-def read_results() -> list[Result]:
-    """The runs that are done; the newest of equal ones counts."""
-    if not RESULTS.exists():
-        return []
-    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    return list({_key(line): line for line in lines}.values())
+def read_results(path: Path, *, any_commit: bool) -> dict[tuple[Any, ...], Result]:
+    """The runs that are done, by what makes them; the newest of equal ones counts.
 
-
-def _key(line: Result) -> tuple[Any, ...]:
-    return tuple(line[name] for name in ("env", "learning_rate", "gamma", "steps", "seed", "commit"))
+    Args:
+        path: The file.
+        any_commit: Whether runs of other commits count.
+    """
+    if not path.exists():
+        return {}
+    lines: list[Result] = [json.loads(line) for line in path.read_text().splitlines()]
+    names, commit = ("env", "learning_rate", "gamma", "steps", "seed"), commit_in_force()
+    return {tuple(line[name] for name in names): line for line in lines if any_commit or line["commit"] == commit}
 
 
 def print_results(results: Sequence[Result]) -> None:
@@ -138,23 +141,25 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--gamma", nargs="+", type=float, choices=GAMMAS, default=list(GAMMAS))
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the file of results")
+    parser.add_argument("--any-commit", action="store_true", help="runs of other commits count")
     parser.add_argument("--table", action="store_true", help="only print the table of the runs that are done")
     options = parser.parse_args(arguments)
-    done = {_key(line) for line in read_results()}
+    done = read_results(options.out, any_commit=options.any_commit)
     for env, seed in itertools.product([] if options.table else options.env, options.seeds):
         for learning_rate, gamma in POINTS[env]:
-            key = (env, learning_rate, gamma, options.steps, seed, commit_in_force())
+            key = (env, learning_rate, gamma, options.steps, seed)
             if learning_rate not in options.lr or gamma not in options.gamma or key in done:
                 continue
             result = run(env, learning_rate, gamma, options.steps, seed)
-            RESULTS.parent.mkdir(exist_ok=True)
-            with RESULTS.open("a") as file:
+            options.out.parent.mkdir(exist_ok=True)
+            with options.out.open("a") as file:
                 file.write(json.dumps(result) + "\n")
             print(
                 f"{env} from {learning_rate:g}, {gamma:g}: {result['final_return']:.1f} in {result['seconds']} s",
                 flush=True,
             )
-    print_results(read_results())
+    print_results(list(read_results(options.out, any_commit=options.any_commit).values()))
 
 
 if __name__ == "__main__":
