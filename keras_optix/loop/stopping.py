@@ -7,6 +7,7 @@ has not learned yet; then only patience ends the run.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from msgspec.structs import replace
 from keras_optix.evaluators.evaluation import Evaluation
 from keras_optix.loop.ending import Ending
 from keras_optix.loop.scheduler_state import SchedulerState, TimedScore
-from keras_optix.statistics.estimates import Estimate, compare, trend
+from keras_optix.statistics.estimates import Estimate, compare, pool, trend
 from keras_optix.statistics.lines import Forecast, forecast
 
 HISTORY = 64  # scores that are kept: to estimate the noise if scores have no standard error, and for the trend
+_LEVEL_Z = 1.0  # by how many standard errors scores that hold the level of the best may lie below it
 _LEARNED_Z = 3.0  # by how many standard errors the best of a policy that has learned exceeds the first score
 PROGRESS_SHARE = 0.05  # of the progress (best minus first score): gains below it are not worth more training
 
@@ -51,8 +53,7 @@ def now(evaluation: Evaluation) -> int:
 def with_score(state: SchedulerState, score: Estimate, evaluation: Evaluation) -> SchedulerState:
     """Counts an evaluation without improvement, and keeps its score."""
     scores = state.scores
-    # Scores of weights that a tuner tests are left out, and greedy episodes that fail while training makes progress.
-    if evaluation.monitored or (evaluation.training_rises and not evaluation.training_may_pass_best):
+    if evaluation.monitored or evaluation.training_rises:  # those of weights that a tuner tests are left out
         scores = (*scores, TimedScore(now(evaluation), score))[-HISTORY:]
     return replace(state, since_best=state.since_best + 1, since_active=state.since_active + 1, scores=scores)
 
@@ -88,14 +89,18 @@ class StoppingRule:
 
     def ending(self, state: SchedulerState, evaluation: Evaluation) -> tuple[Ending, str] | None:
         """Returns why training ends, with a sentence for logs; None if it goes on."""
-        if evaluation.training_rises and evaluation.training_may_pass_best:
-            return None
         if now(evaluation) < evaluation.explores_until:
             return None
         known = _best_known(state, evaluation)
         elapsed = now(evaluation) - max(state.since_env_steps, known.env_steps, evaluation.explores_until)
         waited = time_since(known.env_steps, evaluation)
         ripe = self._is_ripe(state, max(known.env_steps, evaluation.explores_until), elapsed)
+        if evaluation.training_rises and evaluation.training_may_pass_best:
+            # Greedy episodes can fail for a while although training makes progress. But where they have returned as
+            # much as the best all the time, it is only the sampled actions that become better.
+            ripe = ripe and self._holds_best(state, evaluation, known, elapsed)
+            if not ripe:
+                return None
         if ripe and self._is_futile(state, evaluation, known, elapsed):
             worth = "5 % of the progress" if self.margin is None else "`improvement_margin`"
             return Ending.FUTILE, f"nothing better in {waited}, and another {elapsed:,} would bring less than {worth}"
@@ -136,15 +141,32 @@ class StoppingRule:
             return False
         if state.since_best < self.futility_evaluations:
             return False
-        later = tuple(one for one in state.scores if one.env_steps > known.env_steps)
+        later = _since(state, known)
         every = later if state.degradations else (known, *later)
-        latest = tuple(one for one in later if 2 * (now(evaluation) - one.env_steps) <= elapsed)
-        if len(latest) < self.futility_evaluations:
-            latest = ()
+        latest = self._latest(state, evaluation, known, elapsed)
         limit = self.worthwhile(state, known.score.mean)
         # As long again as nothing was better.
         lines = [_forecast(scores, now(evaluation) + elapsed) for scores in (every, latest)]
         return any(line is not None and line.below(limit) > self.futility_limit for line in lines)
+
+    def _holds_best(self, state: SchedulerState, evaluation: Evaluation, known: TimedScore, elapsed: int) -> bool:
+        """Returns whether the latest scores are enough, and as high as the best that is known."""
+        latest = self._latest(state, evaluation, known, elapsed)
+        if not latest:
+            return False
+        return compare(functools.reduce(pool, (one.score for one in latest)), known.score, "").z > -_LEVEL_Z
+
+    def _latest(
+        self, state: SchedulerState, evaluation: Evaluation, known: TimedScore, elapsed: int
+    ) -> tuple[TimedScore, ...]:
+        """Returns the scores of the latest half of the time since the best; none if they are too few for futility."""
+        latest = tuple(one for one in _since(state, known) if 2 * (now(evaluation) - one.env_steps) <= elapsed)
+        return latest if len(latest) >= self.futility_evaluations else ()
+
+
+def _since(state: SchedulerState, known: TimedScore) -> tuple[TimedScore, ...]:
+    """Returns the scores since the best that is known."""
+    return tuple(one for one in state.scores if one.env_steps > known.env_steps)
 
 
 def _forecast(scores: Sequence[TimedScore], env_steps: int) -> Forecast | None:

@@ -326,13 +326,15 @@ def test_scores_that_fell_after_the_best_and_came_back_to_it_are_flat() -> None:
 
 
 @pytest.mark.parametrize("passes", [False, True])
-def test_training_that_rises_ends_when_it_will_not_pass_the_best(passes: bool) -> None:
-    """Greedy episodes return the most already, and training, whose actions are sampled, comes nearer to it."""
+@pytest.mark.parametrize("greedy", [100.0, 90.0])
+def test_training_that_rises_goes_on_where_that_may_help(passes: bool, greedy: float) -> None:
+    """Not where it will not pass the best, nor where greedy episodes hold the level of the best all the time."""
     one = learned()
     flags = {"training_rises": True, "training_may_pass_best": passes, "monitored": False}
-    decision = until_dormant(one, lambda window: at(window, 100.0, 0.0, **flags), windows=200)
-    assert (decision is None) is passes
-    assert passes or ended_at(one) == 28 * WINDOW
+    decision = until_dormant(one, lambda window: at(window, greedy, 0.0, **flags), windows=200)
+    goes_on = passes and greedy < 100.0
+    assert (decision is None) is goes_on
+    assert goes_on or ended_at(one) == 28 * WINDOW
 
 
 def test_the_margin_in_units_of_the_score_is_that_of_futility() -> None:
