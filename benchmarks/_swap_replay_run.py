@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 from _swap_world import Curve, Layers, World, forward
-from swap_replay import PLAYERS, POINT, Spec, recovery
+from swap_replay import ALONE, PLAYERS, POINT, TOLD, Spec, recovery
 
 import keras_optix as optix
 
@@ -33,6 +33,7 @@ class Points(keras.callbacks.Callback):
         super().__init__()
         self._spec, self._world, self._loop = spec, world, loop
         self._epsilon = 0.0
+        self._tell = spec.player.startswith(TOLD)
         self.curve = Curve(world, spec.seed, self._logits)
 
     def _logits(self, layers: Layers, observations: np.ndarray) -> np.ndarray:
@@ -43,6 +44,9 @@ class Points(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: Mapping[str, float] | None = None) -> None:
         """See `keras.callbacks.Callback`."""
+        if self._tell and self._world.clock.steps >= self._spec.swap:
+            self._tell = False
+            self.model.after_shift(optix.AfterShift(**PLAYERS[self._spec.player]))
         if self._world.clock.steps // POINT == len(self.curve.rows):
             return
         self._epsilon = float((logs or {})["epsilon"])
@@ -61,13 +65,14 @@ def run(spec: Spec) -> dict[str, Any]:
     world = World({spec.swap: {"swap_actions": True}}, n_envs=1)
     agent = optix.DQNAgent.preset("CartPole-v1", seed=spec.seed)
     dataset = optix.dataset_from_env(world.make, agent, seed=spec.seed)
-    options = PLAYERS[spec.player]
+    managed = not spec.player.startswith((ALONE, TOLD))
+    after = optix.AfterShift(**PLAYERS[spec.player])
     never = {"plateau_threshold": 10**6, "dormant_threshold": 10**7}
-    manager = None if options is None else optix.PolicyManager(after_shift=optix.AfterShift(**options), seed=spec.seed)
+    manager = optix.PolicyManager(after_shift=after, seed=spec.seed) if managed else None
     with tempfile.TemporaryDirectory() as directory:
         loop = optix.OptixCallback(
             optix.ReturnEvaluator(),
-            scheduler=optix.BackoffScheduler(**(never if manager is None else {"max_interval": 10})),
+            scheduler=optix.BackoffScheduler(**({"max_interval": 10} if managed else never)),
             policy_manager=manager,
             checkpoint_dir=directory,
             when_dormant="watch",

@@ -1,12 +1,15 @@
 """How a replay buffer gets over a change of the world: DQN on CartPole whose actions swap, and what `AfterShift` keeps.
 
     make bench-swap-replay
-    python benchmarks/swap_replay.py --players "replay 0,replay 1" --seeds 2
+    python benchmarks/swap_replay.py --players "replay 0" "replay 1" --seeds 2
     python benchmarks/swap_replay.py --table
 
 The preset of DQN for CartPole-v1 trains for 50,000 env steps; then the actions swap. `alone` is the agent without a
-policy manager, which is told of nothing. The others have one, which detects the change and lets the agent keep a share
-of its transitions, ``AfterShift(replay=...)``. Only steps of training move the clock of the world, and what evaluations
+policy manager, which is told of nothing and so keeps all. `told` is told of the change after the window in which it
+happened, by `Agent.after_shift`: what it needs shows what the share is worth, without the time of detection. The others
+have a policy manager, which detects the change, goes on from the initial weights if they are better, and lets the agent
+keep a share of its transitions, ``AfterShift(replay=...)``. With `explores`, epsilon falls again from its first value,
+``AfterShift(exploration=0)``. Only steps of training move the clock of the world, and what evaluations
 of the loop took beside them is counted, and added in a column of its own.
 
 Every 1,024 env steps the current weights play 10 greedy and 10 epsilon-greedy episodes, in the world of the moment and
@@ -39,13 +42,18 @@ SWAP, END = 50_000, 150_000
 BEFORE = 10_000  # env steps before the change whose returns are the ones to get back to
 SHARE, HOLD = 0.9, 3  # of them, in so many successive points
 
-PLAYERS: dict[str, Mapping[str, float] | None] = {
-    "alone": None,
+PLAYERS: dict[str, Mapping[str, float]] = {
+    "alone": {},
+    "told, replay 0.1": {"replay": 0.1},
+    "told, replay 0": {"replay": 0.0},
+    "told, replay 0, explores": {"replay": 0.0, "exploration": 0.0},
     "replay 1": {"replay": 1.0},
     "replay 0.1": {"replay": 0.1},
     "replay 0": {"replay": 0.0},
+    "replay 0, explores": {"replay": 0.0, "exploration": 0.0},
 }
-"""Arguments of `AfterShift` by player; None: there is no policy manager."""
+"""Arguments of `AfterShift` by player."""
+ALONE, TOLD = "alone", "told"  # how the names of players without a policy manager begin
 
 Result = dict[str, Any]
 
@@ -192,7 +200,7 @@ def show(swap: int, end: int) -> None:
                 f"{count} of {len(found)}",
                 bound + summary([each.steps for each in found]),
                 bound + summary([each.all_steps for each in found]),
-                f"{len(seen)} of {len(runs)}" if PLAYERS[player] is not None else "-",
+                "-" if player.startswith((ALONE, TOLD)) else f"{len(seen)} of {len(runs)}",
                 summary([float(steps) for steps in seen]),
                 str(sum(map(false_alarms, runs))),
             ]
@@ -208,7 +216,7 @@ def show(swap: int, end: int) -> None:
 def main() -> None:
     """Runs what was asked for, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--players", default=",".join(PLAYERS), help="names, with commas between")
+    parser.add_argument("--players", nargs="+", choices=PLAYERS, default=list(PLAYERS), metavar="PLAYER")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--swap", type=int, default=SWAP, help="env steps at which the actions swap")
     parser.add_argument("--end", type=int, default=END, help="env steps at which a run ends at the latest")
@@ -216,9 +224,6 @@ def main() -> None:
     parser.add_argument("--any-commit", action="store_true", help="runs of other commits count, too")
     parser.add_argument("--table", action="store_true", help="run nothing, print the table of what was run")
     arguments = parser.parse_args()
-    players = arguments.players.split(",")
-    if {*players} - {*PLAYERS}:
-        parser.error(f"unknown: {', '.join(sorted({*players} - {*PLAYERS}))}; there are {', '.join(PLAYERS)}")
     if not BEFORE <= arguments.swap < arguments.end:
         parser.error(f"--swap must be at least {BEFORE:,}, and --end after it")
     failed = 0
@@ -227,7 +232,7 @@ def main() -> None:
         specs = [
             Spec(player, seed, arguments.swap, arguments.end, commit)
             for seed in range(arguments.seeds)  # whole seeds first: what is cut off can still be compared
-            for player in players
+            for player in arguments.players
         ]
         specs = missing(specs, read_results(), any_commit=arguments.any_commit)
         failed = _processes.play_all(specs, run, lambda spec: spec.name, arguments.workers)

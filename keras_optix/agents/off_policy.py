@@ -272,16 +272,15 @@ class OffPolicyAgent(Agent, abc.ABC):
         before = self.before_gradient_steps(batch)
         steps, size = (int(length) for length in batch.rewards.shape[:2])
         due = tf.minimum(batch.gradient_steps, steps)
+        measured = type(self).predictions is not OffPolicyAgent.predictions
         names: list[str] = []
-        measured: list[bool] = []
 
         def body(k: Any, sums: Any, errors: Any, step_size: Any) -> tuple[Any, Any, Any, Any]:
             transitions, last = self._transitions(batch, k), k + 1 == due
-            predicted = self._if_last(last, transitions)
+            predicted = self._predictions_if(last, transitions) if measured else None
             logs, found = self.gradient_step(transitions, batch.seed + tf.stack([k + 1, 0]))
-            if predicted is not None:
-                measured[:] = [True]
-                moved = tf.reduce_mean(tf.abs(self._if_last(last, transitions) - predicted))
+            if measured:
+                moved = tf.reduce_mean(tf.abs(self._predictions_if(last, transitions) - predicted))
                 error = tf.maximum(tf.reduce_mean(tf.abs(tf.cast(found, tf.float32))), 1e-12)
                 step_size = tf.where(last, moved / error, step_size)
             if len(logs) > _MAX_LOGS:
@@ -308,12 +307,10 @@ class OffPolicyAgent(Agent, abc.ABC):
         logs |= {EFFECTIVE_STEP_SIZE: step_size} if measured else {}
         return logs | dict(before) | {"gradient_steps": made, "replay_size": stored}
 
-    def _if_last(self, last: Any, batch: Transitions) -> Any:
-        """Returns the predictions, only in the last gradient step: they are not free. None if there are none."""
-        if type(self).predictions is OffPolicyAgent.predictions:
-            return None
+    def _predictions_if(self, condition: Any, batch: Transitions) -> Any:
+        """Returns the predictions, or zeros: they are needed in one gradient step of many, and take time."""
         nothing = tf.zeros_like(batch.returns)
-        return tf.cond(last, lambda: tf.cast(self.predictions(batch), tf.float32), lambda: nothing)
+        return tf.cond(condition, lambda: tf.cast(self.predictions(batch), tf.float32), lambda: nothing)
 
     def predictions(self, batch: Transitions) -> Any:
         """Computes what `gradient_step` corrects by its errors, such as the values of the stored actions.
