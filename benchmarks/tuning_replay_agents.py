@@ -8,9 +8,10 @@ Each agent is the preset of its task, with the learning rate of the preset, a te
 `tuned` train under the same loop, which neither ends early nor restores weights; `tuned` has
 ``tuner=BackoffOptimizer()``, which tunes all `search_spaces` of the agent. Both have the same env steps of training.
 
-The score is the mean return of 50 fresh greedy episodes with the last weights, and in another column with those of the
-best snapshot. Over seeds: the interquartile mean with its 95 % bootstrap percentile interval. A row is "OK" if the
-interval of `tuned` is not below that of `fixed` (from the preset's learning rate), or lies above it (from the others).
+The score is the mean return of 50 fresh greedy episodes with the last weights. Other columns have it with those of the
+best snapshot, and the mean return in training over the whole run, which shows how fast an agent learned. Over seeds:
+the interquartile mean with its 95 % bootstrap percentile interval. A row is "OK" if the interval of `tuned` is not
+below that of `fixed` (from the preset's learning rate), or lies above it (from the others).
 
 Each run is a process with one thread. It is appended to ``results/tuning_replay_agents.jsonl`` when it is done, and a
 run that is there is not repeated unless it is of another commit. The table takes the newest of equal runs.
@@ -158,6 +159,11 @@ def holds(fixed: Summary, tuned: Summary, *, good_start: bool) -> bool:
     return tuned.high >= fixed.low if good_start else tuned.low > fixed.high
 
 
+def training_return(result: Result) -> float:
+    """The mean of a run's curve: the mean return of the latest episodes, at points that are equally far apart."""
+    return statistics.fmean(score for _, score, _ in result["curve"] if score is not None)
+
+
 def table_of(task: str, results: Iterable[Result]) -> tuple[list[list[str]], list[dict[str, Any]]]:
     """Makes the table of a task.
 
@@ -178,11 +184,12 @@ def table_of(task: str, results: Iterable[Result]) -> tuple[list[list[str]], lis
                 continue
             of[method] = Summary.of([r["last"] for r in runs])
             best = Summary.of([r["best"] if r["best"] is not None else r["last"] for r in runs])
+            training = Summary.of([training_return(r) for r in runs])
             rate = statistics.median(r["values"]["learning_rate"] for r in runs)
             taken = statistics.fmean(len(r["decisions"]) for r in runs)
             judged = len(of) == len(METHODS) and len(runs) > 1
             verdict = ok(holds(of["fixed"], of["tuned"], good_start=start == TASKS[task].starts[0])) if judged else "-"
-            cells = [str(len(runs)), str(of[method]), str(best), f"{rate:.1e}", f"{taken:.1f}", verdict]
+            cells = [str(len(runs)), str(of[method]), str(best), str(training), f"{rate:.1e}", f"{taken:.1f}", verdict]
             lines.append([f"{method}, {start:g}", *cells])
             rows.append({"start": start, "method": method, **asdict(of[method]), "results": runs})
     return lines, rows
@@ -198,7 +205,16 @@ def show(tasks: Iterable[str], scale: float) -> None:
             continue
         lines, rows = table_of(task, results)
         print(f"\n{TASKS[task].algorithm} on {task}, {steps:,} env steps: greedy return, interquartile mean [95 %]")
-        header = ["method, start", "runs", "last weights", "best snapshot", "final learning rate", "decisions", ""]
+        header = [
+            "method, start",
+            "runs",
+            "last weights",
+            "best snapshot",
+            "in training",
+            "final learning rate",
+            "decisions",
+            "",
+        ]
         print_table(header, lines)
         print(f"commits: {', '.join(sorted({r['commit'] for row in rows for r in row['results']}))}")
         written[task] = rows
