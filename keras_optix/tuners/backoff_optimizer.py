@@ -22,7 +22,8 @@ until that is proven. If it is not, the first probe tries both sides with twice 
 the two values is the base from then on (first against a higher value, then against a lower one, then with twice the
 step), and the tuner waits for half the length of each probe. So a base that is good, but whose progress the noise
 hides, goes on learning in most windows. A tuner on a plateau goes quiet: after 32 evaluations without a trend, or 8
-with exactly the best score, no probe begins.
+with exactly the best score, no probe begins. An agent with a replay buffer is not probed before 64 evaluations, nor
+while its score rises.
 
 On synthetic learners whose skill rises from 0 to 1 (`benchmarks/tuning.py`: a cliff above the best learning rate,
 heavy-tailed scores, a best learning rate that moves a decade in mid-run; 300 windows, means of 40 runs), a start at the

@@ -112,11 +112,12 @@ class BackoffState(State, frozen=True):
 
     @property
     def learns_by_itself(self) -> bool:
-        """Whether the score of an agent with a replay buffer rises under the current values.
+        """Whether an agent with a replay buffer is left alone: its score rises, or has not been seen for long.
 
-        A probe would disturb it for long: what it changes shows only once the buffer and the targets have followed.
+        Its scores rise and fall while its values get better. So it takes more of them to see that nothing is learned,
+        and a probe disturbs it for long: what it changes shows only once the buffer and the targets have followed.
         """
-        return self.replays and self.slope > RISING
+        return self.replays and (self.since_set < HISTORY or self.slope > RISING)
 
     def undone(self, probe: Probe) -> BackoffState:
         """Forgets the scores of a block that is undone: they are not those of the current weights' past."""

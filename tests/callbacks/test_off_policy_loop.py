@@ -69,7 +69,7 @@ def random_rewards() -> Any:
 
 @pytest.mark.parametrize("name", ["learning_rate", "gamma", "epsilon"])
 def test_a_tuner_probes_a_hyperparameter_of_a_q_network_while_it_learns(name: str) -> None:
-    """The scores must not rise: as long as they do, the tuner does not disturb an agent with a replay buffer."""
+    """The scores must not rise: otherwise the tuner does not disturb an agent with a replay buffer."""
     agent = small_dqn()
     assert list(agent.search_spaces) == ["learning_rate", "gamma", "epsilon"]
     begins = agent.hyperparams[name]
@@ -84,7 +84,7 @@ def test_a_tuner_probes_a_hyperparameter_of_a_q_network_while_it_learns(name: st
 
     agent.gradient_step = counted
     tuner = optix.BackoffOptimizer({name: agent.search_spaces[name]}, block=2, step_band=None)
-    callback = loop(tuner=tuner, max_windows=50, restore_best_weights=False)
+    callback = loop(tuner=tuner, max_windows=150, restore_best_weights=False)
     agent.fit(dataset_of(agent, random_rewards()), callbacks=[callback, note], verbose=0)
     assert min(seen) < begins < max(seen)  # a probe plays both sides
     assert optix.EventKind.HYPERPARAMS in {record.kind for record in callback.events}

@@ -566,7 +566,8 @@ def test_an_agent_with_a_replay_buffer_is_left_alone_while_its_scores_rise(seed:
 
 
 def test_its_scores_are_probed_when_they_no_longer_rise() -> None:
-    learner = Learner(BackoffOptimizer(BOUNDS), {"learning_rate": 1e-3}, lambda _: 0.0, logs=REPLAY_LOGS).run(60)
+    learner = Learner(BackoffOptimizer(BOUNDS), {"learning_rate": 1e-3}, lambda _: 0.0, logs=REPLAY_LOGS).run(100)
+    assert len({values["learning_rate"] for values in learner.seen[:63]}) == 1
     assert len({values["learning_rate"] for values in learner.seen}) > 2
 
 
