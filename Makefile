@@ -17,7 +17,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 	bench-damage bench-power-loss \
 	bench-ensemble bench-tuning bench-regimes bench-swap bench-market bench-normalized bench-policies bench-live \
 	bench-live-restarts bench-live-interrupts bench-confirmation bench-held-out bench-stopping bench-autopilot \
-	bench-watch-swap bench-hpo bench-replay clean
+	bench-watch-swap bench-hpo bench-replay bench-tuning-replay bench-swap-replay clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -164,6 +164,12 @@ bench-regimes: $(VENV)/.installed ## labelled series against the labels of Regim
 
 bench-swap: $(VENV)/.installed $(BENCH_VENV)/.installed ## CartPole whose actions swap, against Stable-Baselines3 (hours)
 	$(BIN)/python benchmarks/swap.py --sb3-python $(BENCH_VENV)/bin/python --resume
+
+bench-tuning-replay: $(VENV)/.installed ## DQN and SAC tuned from learning rates a decade off, beside fixed ones (two hours)
+	$(BIN)/python benchmarks/tuning_replay_agents.py
+
+bench-swap-replay: $(VENV)/.installed ## DQN on CartPole whose actions swap: what to keep of the replay buffer (an hour)
+	$(BIN)/python benchmarks/swap_replay.py
 
 bench-market: $(VENV)/.installed ## an ensemble of specialists in a market of changing regimes, ten seeds (an hour)
 	$(BIN)/python benchmarks/market.py

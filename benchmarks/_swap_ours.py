@@ -53,7 +53,7 @@ def run(spec: Spec) -> dict[str, Any]:
     """Plays."""
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    world = World(spec)
+    world = World(spec.regimes)
     agent, dataset = make_run(spec.seed, world.make)
     curve = Curve(world, spec.seed)
     with tempfile.TemporaryDirectory() as directory:

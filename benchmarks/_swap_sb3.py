@@ -40,7 +40,7 @@ class Points(BaseCallback):
 def run(spec: Spec) -> dict[str, Any]:
     """Plays."""
     torch.set_num_threads(1)
-    world = World(spec)
+    world = World(spec.regimes)
     model = PPO(
         "MlpPolicy",
         DummyVecEnv([world.make] * N_ENVS),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ EPISODES = 10  # with the most likely actions, and as many with sampled ones
 SWAP, SWAP_BACK, END = 100_000, 200_000, 300_000
 
 Layers = Sequence[tuple[np.ndarray, np.ndarray]]
-"""Kernel ``[in, out]`` and bias of each layer of a policy; tanh between them, logits at the end."""
+"""Kernel ``[in, out]`` and bias of each layer of a network."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,12 @@ class Spec:
         """Windows of the whole run."""
         return -(-self.changes[-1] // WINDOW)
 
+    @property
+    def regimes(self) -> dict[int, dict[str, Any]]:
+        """What changes, by env step."""
+        swap, back, _ = self.changes
+        return {swap: {"swap_actions": True}, back: {"swap_actions": False}} if self.swaps else {}
+
 
 class Onlooker(RegimeClock):
     """Shows the time of another clock and does not move it.
@@ -75,25 +81,25 @@ class Onlooker(RegimeClock):
 
 
 class World:
-    """Makes the environments of a run. Training alone moves the clock: the first `N_ENVS` environments do.
+    """Makes the environments of a run. Training alone moves the clock: the environments that are made first do.
 
     Those made later, for evaluations of the loop's or of the benchmark's, are in the world of the moment and leave the
     clock alone. Otherwise, who evaluates more would meet the swap after less training.
 
     Args:
-        spec: The run.
+        changes: What changes, by env step; see `SwitchingCartPole`.
+        n_envs: Environments of training.
     """
 
-    def __init__(self, spec: Spec) -> None:
-        swap, back, _ = spec.changes
-        self._changes = {swap: {"swap_actions": True}, back: {"swap_actions": False}} if spec.swaps else {}
+    def __init__(self, changes: Mapping[int, Mapping[str, Any]], n_envs: int = N_ENVS) -> None:
+        self._changes, self._n_envs = changes, n_envs
         self._made = 0
         self.clock = RegimeClock()
 
     def make(self) -> SwitchingCartPole:
         """An environment: the factory for training, and for evaluations in training."""
         self._made += 1
-        return SwitchingCartPole(self._changes, self.clock) if self._made <= N_ENVS else self.look_on()
+        return SwitchingCartPole(self._changes, self.clock) if self._made <= self._n_envs else self.look_on()
 
     def look_on(self) -> SwitchingCartPole:
         """An environment that does not move the clock."""
@@ -109,14 +115,18 @@ class Curve:
     Args:
         world: Where.
         seed: Of the run.
+        logits: Computes the logits ``[B, n]`` of a network for observations ``[B, 4]``. None: tanh between its layers.
 
     Attributes:
         rows: Env steps of training, mean return with the most likely actions, mean return with sampled actions, and
             what else the player notes.
     """
 
-    def __init__(self, world: World, seed: int) -> None:
+    def __init__(
+        self, world: World, seed: int, logits: Callable[[Layers, np.ndarray], np.ndarray] | None = None
+    ) -> None:
         self._world, self._seed = world, seed
+        self._logits = logits or forward
         self._onlooker = world.look_on()
         self._poles = gymnasium.make_vec("CartPole-v1", 2 * EPISODES, vectorization_mode="vector_entry_point")
         self.rows: list[list[Any]] = []
@@ -135,7 +145,7 @@ class Curve:
         returns = np.zeros(2 * EPISODES)
         playing = np.ones(2 * EPISODES, bool)
         while playing.any():
-            logits = _forward(layers, observations)
+            logits = self._logits(layers, observations)
             logits[EPISODES:] += rng.gumbel(size=(EPISODES, logits.shape[1]))  # the largest is then a sample
             actions = logits.argmax(axis=1)
             observations, rewards, terminated, truncated, _ = self._poles.step(1 - actions if swapped else actions)
@@ -144,9 +154,12 @@ class Curve:
         return returns
 
 
-def _forward(layers: Layers, observations: np.ndarray) -> np.ndarray:
+def forward(
+    layers: Layers, observations: np.ndarray, activation: Callable[[np.ndarray], np.ndarray] = np.tanh
+) -> np.ndarray:
+    """The output ``[B, n]`` of a network of dense layers, with an activation between them."""
     *hidden, (kernel, bias) = layers
     features = observations
     for weights, offset in hidden:
-        features = np.tanh(features @ weights + offset)
+        features = activation(features @ weights + offset)
     return features @ kernel + bias

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from keras_optix.reprs import call_repr
 from keras_optix.validation import check_int, refuse_kind
 
 LEARNING_RATE = "learning_rate"  # the one hyperparameter that every optimizer has
+EFFECTIVE_STEP_SIZE: Final = "effective_step_size"  # a log of agents with a replay buffer
 
 
 class EpisodeRecord(NamedTuple):

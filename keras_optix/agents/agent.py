@@ -746,10 +746,11 @@ class Agent(ActingAgent, WindowTrainer):
     # After a shift
 
     def after_shift(self, after: AfterShift) -> None:
-        """Forgets a part of the past because the environment has changed; the agent's actions do not change by this.
+        """Forgets a part of the past because the environment has changed; its greedy actions do not change by this.
 
         The running statistics of observations and of rewards get less weight, so that new data outweigh them sooner. If
-        `after` says how much of the replay data to keep, only the newest are kept.
+        `after` says how much of the replay data to keep, only the newest are kept. If it says how much of the
+        exploration counts, the windows that follow explore more.
 
         Args:
             after: What to keep.
@@ -761,23 +762,33 @@ class Agent(ActingAgent, WindowTrainer):
         for moments in moments_in(self):
             moments.forget(after.statistics)
         if after.replay is not None:
-            for agent in self._replaying():
+            for agent in self._overriding("forget_replay"):
                 agent.forget_replay(after.replay)
+        if after.exploration is not None:
+            for agent in self._overriding("forget_exploration"):
+                agent.forget_exploration(after.exploration)
 
     def check_after_shift(self, after: AfterShift) -> None:
         """Checks that `after_shift` can do what `after` asks for.
 
         Raises:
-            ConfigurationError: `after` gives a share of replay data to keep, but the agent keeps none: it has no replay
-                buffer, and no member that has one.
+            ConfigurationError: `after` gives a share of replay data (of exploration) to keep, but neither the agent nor
+                a member of it has a replay buffer (an exploration that ends).
         """
-        if after.replay is not None and not self._replaying():
+        if after.replay is not None and not self._overriding("forget_replay"):
             fix = (
                 "Leave `replay` out, which is for agents with a replay buffer, such as DQNAgent; or override "
                 "`Agent.forget_replay` in an agent of your own that keeps such data."
             )
             problem = f"{type(self).__name__} keeps no replay data to forget."
             raise ConfigurationError(describe(problem, fix=fix, replay=after.replay))
+        if after.exploration is not None and not self._overriding("forget_exploration"):
+            fix = (
+                "Leave `exploration` out, which is for agents whose exploration ends after a number of env steps, such "
+                "as DQNAgent; or override `Agent.forget_exploration` in an agent of your own that explores so."
+            )
+            problem = f"{type(self).__name__} has no exploration that could begin again."
+            raise ConfigurationError(describe(problem, fix=fix, exploration=after.exploration))
 
     def forget_replay(self, share: float) -> None:
         """Keeps only the newest replay data. An agent with replay data overrides it.
@@ -786,6 +797,14 @@ class Agent(ActingAgent, WindowTrainer):
             share: The share of the data to keep, in [0, 1].
         """
         raise NotImplementedError(f"{type(self).__name__} must override `forget_replay(share)` to forget replay data.")
+
+    def forget_exploration(self, share: float) -> None:
+        """Lets the agent explore again. An agent whose exploration ends overrides it.
+
+        Args:
+            share: The share of the exploration so far that still counts, in [0, 1].
+        """
+        raise NotImplementedError(f"{type(self).__name__} must override `forget_exploration(share)` to explore again.")
 
     @property
     def exploration_left(self) -> int | None:
@@ -804,10 +823,10 @@ class Agent(ActingAgent, WindowTrainer):
         """See `ActingAgent.run_variables`: here those of the agents that this agent contains."""
         return [variable for layer in self.layers if isinstance(layer, Agent) for variable in layer.run_variables]
 
-    def _replaying(self) -> list[Agent]:
-        """Returns the agents with replay data, among this agent and those that it contains."""
-        inner = [found for layer in self.layers if isinstance(layer, Agent) for found in layer._replaying()]
-        return [*([self] if type(self).forget_replay is not Agent.forget_replay else []), *inner]
+    def _overriding(self, method: str) -> list[Agent]:
+        """Returns those of this agent and the agents that it contains which override a method of `Agent`."""
+        inner = [found for layer in self.layers if isinstance(layer, Agent) for found in layer._overriding(method)]
+        return [*([self] if getattr(type(self), method) is not getattr(Agent, method) else []), *inner]
 
     # The loop's side
 

@@ -38,7 +38,8 @@ class DQNAgent(QAgent, OffPolicyAgent):
     2016, arXiv 1509.06461), or by the target network. The target network is a copy of the Q-network that follows it.
 
     Its logs are `loss`, `q_values` (mean value of the stored actions), `td_error` (mean absolute error), `epsilon`,
-    `gradient_steps` and `replay_size`, and `episode_return`, `episode_length` and `policy_lag` of every agent.
+    `gradient_steps`, `replay_size` and `effective_step_size` (see `OffPolicyAgent.train_step`), and `episode_return`,
+    `episode_length` and `policy_lag` of every agent.
 
     `search_spaces`, in this order: learning_rate Log(1e-5, 1e-1), gamma OneMinusLog(0.9, 0.9999), epsilon
     Log(0.005, 0.2).
@@ -218,6 +219,10 @@ class DQNAgent(QAgent, OffPolicyAgent):
         if self.tau is not None:
             soft_update(self.target_network.variables, self.policy.variables, self.tau)
         return logs, found[0]
+
+    def predictions(self, batch: Transitions) -> Any:
+        """See `OffPolicyAgent.predictions`: the values of the stored actions."""
+        return self.values_of_actions(batch.observations, batch.actions, training=False)
 
     def _target_values(self, observations: Any) -> Any:
         """Computes the values ``[B, n]`` that the target network gives."""

@@ -64,3 +64,18 @@ class Exploration:
         self._env_steps.assign(total)
         self._epsilon.assign(ops.reshape(epsilon_after(total, initial, final, duration), (1,)))
         return before
+
+    def forget(self, share: float, *, initial: float, final: float, duration: int) -> None:
+        """Takes the exploration back, outside of a compiled step.
+
+        Args:
+            share: The share of it so far that still counts, in [0, 1].
+            initial: Epsilon before the first env step.
+            final: Epsilon from `duration` env steps on.
+            duration: Env steps from `initial` to `final`.
+        """
+        explored = min(int(ops.convert_to_numpy(self._env_steps.value)), duration)
+        # One env step is left of any exploration: 0 means that the agent never trained, and takes that of others.
+        left = min(max(round(share * explored), 1), explored)
+        self._env_steps.assign(left)
+        self._epsilon.assign(ops.reshape(epsilon_after(left, initial, final, duration), (1,)))

@@ -21,6 +21,7 @@ from keras_optix.experience.replay_files import ReplayFiles
 from keras_optix.experience.replay_sampler import ReplayPlan, ReplaySampler
 from keras_optix.experience.window import Window
 from keras_optix.ops.targets import n_step_returns
+from keras_optix.records import EFFECTIVE_STEP_SIZE
 from keras_optix.store.increments import Growing
 from keras_optix.tuners.search_space import OneMinusLog, SearchSpace
 from keras_optix.validation import check_bool, check_float, check_int
@@ -300,15 +301,26 @@ class OffPolicyAgent(Agent, abc.ABC):
             batch: Tensors ``[G, B, ...]``.
 
         Returns:
-            The means of the logs of the gradient steps, 0 if none was made; `gradient_steps`; and `replay_size`, the
-            env steps that were stored, at most the size of the buffer.
+            The means of the logs of the gradient steps, 0 if none was made; `gradient_steps`; `replay_size`, the env
+            steps that were stored, at most the size of the buffer; and, if there are `predictions`,
+            `effective_step_size`: by how much the last of the gradient steps moved the predictions of its batch, as a
+            share of their errors, both as mean absolute values; 0 if none was made. More than 1 is more than the errors
+            (Mahmood et al. 2012, "Tuning-free step-size adaptation", ICASSP, section 3).
         """
         before = self.before_gradient_steps(batch)
         steps, size = (int(length) for length in batch.rewards.shape[:2])
+        due = tf.minimum(batch.gradient_steps, steps)
+        measured = type(self).predictions is not OffPolicyAgent.predictions
         names: list[str] = []
 
-        def body(k: Any, sums: Any, errors: Any) -> tuple[Any, Any, Any]:
-            logs, found = self.gradient_step(self._transitions(batch, k), batch.seed + tf.stack([k + 1, 0]))
+        def body(k: Any, sums: Any, errors: Any, step_size: Any) -> tuple[Any, Any, Any, Any]:
+            transitions, last = self._transitions(batch, k), k + 1 == due
+            predicted = self._predictions_if(last, transitions) if measured else None
+            logs, found = self.gradient_step(transitions, batch.seed + tf.stack([k + 1, 0]))
+            if measured:
+                moved = tf.reduce_mean(tf.abs(self._predictions_if(last, transitions) - predicted))
+                error = tf.maximum(tf.reduce_mean(tf.abs(tf.cast(found, tf.float32))), 1e-12)
+                step_size = tf.where(last, moved / error, step_size)
             if len(logs) > _MAX_LOGS:
                 problem = f"A gradient step can log at most {_MAX_LOGS} values."
                 raise ConfigurationError(describe(problem, logs=len(logs)))
@@ -317,13 +329,12 @@ class OffPolicyAgent(Agent, abc.ABC):
             sums = sums + tf.pad(values, [[0, _MAX_LOGS - len(logs)]])
             if self._plan.prioritized:
                 errors = tf.tensor_scatter_nd_update(errors, [[k]], [tf.cast(found, tf.float32)])
-            return k + 1, sums, errors
+            return k + 1, sums, errors, step_size
 
         # An error that is not finite is none: it changes no priority.
-        start = (tf.zeros((), tf.int32), tf.zeros(_MAX_LOGS), tf.fill((steps, size), np.float32(np.nan)))
-        due = tf.minimum(batch.gradient_steps, steps)
+        start = (tf.zeros((), tf.int32), tf.zeros(_MAX_LOGS), tf.fill((steps, size), np.float32(np.nan)), tf.zeros(()))
         # A Python loop would be unrolled and take minutes to compile.
-        _, sums, errors = tf.while_loop(lambda k, *_: k < due, body, start, maximum_iterations=steps)
+        _, sums, errors, step_size = tf.while_loop(lambda k, *_: k < due, body, start, maximum_iterations=steps)
         if self._plan.prioritized:
             self._errors.write(errors)
         self.update_statistics(batch.window)
@@ -331,7 +342,27 @@ class OffPolicyAgent(Agent, abc.ABC):
         means = sums / tf.maximum(made, 1.0)
         stored = tf.minimum(tf.cast(batch.env_steps, tf.float32), float(self._plan.buffer_size))
         logs = {name: means[k] for k, name in enumerate(names)}
+        logs |= {EFFECTIVE_STEP_SIZE: step_size} if measured else {}
         return logs | dict(before) | {"gradient_steps": made, "replay_size": stored}
+
+    def _predictions_if(self, condition: Any, batch: Transitions) -> Any:
+        """Returns the predictions, or zeros: they are needed in one gradient step of many, and take time."""
+        nothing = tf.zeros_like(batch.returns)
+        return tf.cond(condition, lambda: tf.cast(self.predictions(batch), tf.float32), lambda: nothing)
+
+    def predictions(self, batch: Transitions) -> Any:
+        """Computes what `gradient_step` corrects by its errors, such as the values of the stored actions.
+
+        Override it for the log `effective_step_size`, from which `BackoffOptimizer` sees that a learning rate is wrong
+        by decades.
+
+        Args:
+            batch: As for `gradient_step`.
+
+        Returns:
+            ``[B]``, or None (the default): there is no such log.
+        """
+        return None
 
     def before_gradient_steps(self, batch: ReplayBatch) -> Mapping[str, Any]:
         """Called in `train_step` before the gradient steps of a window. Override it for what happens once a window.

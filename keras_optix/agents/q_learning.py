@@ -29,7 +29,8 @@ class QAgent(Agent):
     `exploration_env_steps` env steps of training. It stays the same within a window. The `train_step` of a derived
     class calls `note_env_steps`, which sets epsilon for the windows that follow. How far exploration has come is saved
     in files and in resume points; restoring an older policy version, as a rollback does, does not begin it again. Only
-    an agent that has not trained yet takes it from the state that it is given, such as a snapshot.
+    an agent that has not trained yet takes it from the state that it is given, such as a snapshot. After a change point
+    it begins again if ``AfterShift(exploration=...)`` says so.
 
     `search_spaces` has, after the learning rate, gamma OneMinusLog(0.9, 0.9999) and epsilon Log(0.005, 0.2). The tuned
     DQN agents in the RL Baselines3 Zoo (hyperparams/dqn.yml) have a final epsilon of 0.01 to 0.2.
@@ -165,6 +166,16 @@ class QAgent(Agent):
             final=self.hyperparams.tensor("epsilon"),
             duration=self.exploration_env_steps,
         )
+
+    def forget_exploration(self, share: float) -> None:
+        """See `Agent.forget_exploration`: epsilon is what it was after this share of its schedule."""
+        if self.explored_env_steps:
+            self._exploration().forget(
+                check_float("share", share, low=0.0, high=1.0),
+                initial=self.initial_epsilon,
+                final=self.hyperparams["epsilon"],
+                duration=self.exploration_env_steps,
+            )
 
     @property
     def explored_env_steps(self) -> int:

@@ -58,8 +58,8 @@ class SACAgent(OffPolicyAgent):
     Its logs are means over the gradient steps of the last window: `loss`, `critic_loss` (half the mean squared error of
     each critic, summed), `policy_loss`, `temperature`, `entropy` (of the policy in nats, estimated from one action for
     each observation), `q_values` (mean value of the stored actions), `td_error` (mean absolute error of the critics).
-    `gradient_steps` and `replay_size`, `episode_return`, `episode_length` and `policy_lag` are those of every such
-    agent.
+    `gradient_steps`, `replay_size`, `effective_step_size`, `episode_return`, `episode_length` and `policy_lag` are
+    those of every such agent.
 
     `search_spaces`, in this order: learning_rate Log(1e-5, 1e-2), gamma OneMinusLog(0.9, 0.9999), tau Log(1e-3, 1e-1),
     and temperature Log(1e-3, 1) if it is fixed. They contain the values of the RL Baselines3 Zoo
@@ -301,6 +301,10 @@ class SACAgent(OffPolicyAgent):
         for target, critic in zip((self.target_critic, self.second_target_critic), self._critics, strict=True):
             soft_update(target.variables, critic.variables, self.hyperparams.tensor("tau"))
         return logs, found[0]
+
+    def predictions(self, batch: Transitions) -> Any:
+        """See `OffPolicyAgent.predictions`: the values of the stored actions by the first critic."""
+        return action_values(self.critic, self.head, batch.observations, batch.actions, training=False)
 
     @property
     def _critics(self) -> tuple[Any, Any]:

@@ -26,6 +26,9 @@ class AfterShift(NamesChecked):
             keeps this share of its own buffer), and for agents of your own that override `Agent.forget_replay`. With 1
             or None (the default) the whole buffer stays, and transitions of the old regime are drawn until new ones
             have overwritten them.
+        exploration: Share of the exploration so far that still counts, in [0, 1]. Only for agents whose exploration
+            ends after a number of env steps, such as `DQNAgent` and `PQNAgent`: with 0, epsilon falls again from its
+            first value, and with 0.5 from the value half-way. With 1 or None (the default) it stays as low as it is.
 
     Raises:
         ConfigurationError: A share is not a number in [0, 1].
@@ -33,8 +36,18 @@ class AfterShift(NamesChecked):
 
     statistics: float = 0.1
     replay: float | None = None
+    exploration: float | None = None
 
     def __post_init__(self) -> None:
         check_float("statistics", self.statistics, low=0.0, high=1.0)
-        if self.replay is not None:
-            check_float("replay", self.replay, low=0.0, high=1.0)
+        for name, share in (("replay", self.replay), ("exploration", self.exploration)):
+            if share is not None:
+                check_float(name, share, low=0.0, high=1.0)
+
+    @property
+    def for_restored(self) -> AfterShift:
+        """What is kept once more if weights were restored after the change point: their statistics came with them.
+
+        Replay data and exploration belong to the run and have been reduced already.
+        """
+        return AfterShift(self.statistics)

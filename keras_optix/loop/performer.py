@@ -486,7 +486,7 @@ _PERFORMERS: dict[type[Action], Callable[[Performer, Any], Any]] = {
     do.LeaveRegime: Performer._leave_regime,
     do.EnterRegime: Performer._enter_regime,
     do.OfferPolicy: Performer._offer_policy,
-    do.ForgetStatistics: lambda self, action: self.adapter.after_shift(self.manager.after_shift),
+    do.ForgetStatistics: lambda self, action: self.adapter.after_shift(self.manager.after_shift.for_restored),
     do.ForgetScores: lambda self, action: self._forget_regime(),
     do.DrawSeed: lambda self, action: self.adapter.draw_seed(),
     do.Record: lambda self, action: self.journal.note(action.kind, action.message, action.evidence),

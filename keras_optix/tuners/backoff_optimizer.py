@@ -22,7 +22,8 @@ until that is proven. If it is not, the first probe tries both sides with twice 
 the two values is the base from then on (first against a higher value, then against a lower one, then with twice the
 step), and the tuner waits for half the length of each probe. So a base that is good, but whose progress the noise
 hides, goes on learning in most windows. A tuner on a plateau goes quiet: after 32 evaluations without a trend, or 8
-with exactly the best score, no probe begins.
+with exactly the best score, no probe begins. An agent with a replay buffer is not probed before 64 evaluations, nor
+while its score rises.
 
 On synthetic learners whose skill rises from 0 to 1 (`benchmarks/tuning.py`: a cliff above the best learning rate,
 heavy-tailed scores, a best learning rate that moves a decade in mid-run; 300 windows, means of 40 runs), a start at the
@@ -42,18 +43,22 @@ from msgspec.structs import replace
 
 from keras_optix.errors import ConfigurationError, StateError, describe
 from keras_optix.evaluators.evaluation import Evaluation
-from keras_optix.records import LEARNING_RATE, HyperparamSet
+from keras_optix.records import EFFECTIVE_STEP_SIZE, LEARNING_RATE, HyperparamSet
 from keras_optix.statistics.estimates import Comparison, Evidence
 from keras_optix.statistics.exposure import exposure_effect
 from keras_optix.statistics.levels import SURE_Z
-from keras_optix.tuners.backoff_state import HISTORY, BackoffState
+from keras_optix.tuners.backoff_state import HISTORY, RISING, BackoffState
 from keras_optix.tuners.base_optimizer import BaseOptimizer, Bounds, TunerDecision
 from keras_optix.tuners.probe import LEVEL, Probe, Segment, Side, arms
-from keras_optix.tuners.update_band import Move, UpdateBand, outside, size_of
+from keras_optix.tuners.update_band import APPROX_KL, Move, UpdateBand, outside, size_of
 from keras_optix.validation import check_float, check_int
 
 _BLOCK, _BAND = "block", "band"  # names of stored states: from the beginning of a block, of a search of the band
-_APPROX_KL = "approx_kl"
+_GRADIENT_STEPS = "gradient_steps"  # a log of agents with a replay buffer
+# So many come before the size of those that follow counts. At first, predictions are far from all targets, and a step
+# is small beside such errors; after a change of the learning rate, predictions and errors only slowly become those that
+# belong to it. Adam's mean of the squared gradients, too, covers the last thousand.
+_SETTLING = 1_000
 _BASE = 32  # latest scores under the base that count as evidence in a probe
 _FALL = 3.0  # a fall by this many standard errors in a block ends a probe: one in 740 by chance
 _SUM_OF_FALLS = 2.5  # so does one over all blocks of a side, which is tested once a round
@@ -62,7 +67,6 @@ _SUM_OF_FALLS = 2.5  # so does one over all blocks of a side, which is tested on
 _UNDONE, _UNDONE_NOISY = 1.0, 2.0
 _PROVEN = SURE_Z  # trend of the scores, as a normal score, that proves the current values: one-sided 99 %
 _LEARNED = 3.5  # trend that shows that anything is learned at all; higher, because it is tested again and again
-_RISING = 1.5  # trend with which the current values may be good
 _GROWTH, _SHRINKAGE, _TURN, _WIDENING = 1.5, 1.0 / 1.5, 0.5, 2.0
 _WIDEST = 0.5  # step while nothing is learned
 _FIRST_BLOCKS = 5  # blocks under the current values before the first probe
@@ -78,7 +82,7 @@ class BackoffOptimizer(BaseOptimizer):
     """Tunes one hyperparameter after the other by probing both sides of its value while training goes on.
 
     A learning rate that is wrong by decades is corrected first, from the size of the updates in a few windows and
-    without scores; see `update_band`. Everything else, and everything after that, is decided by scores.
+    without scores; see `update_band` and `step_band`. Everything else, and everything after that, is decided by scores.
 
     Args:
         param_bounds: See `BaseOptimizer`.
@@ -97,6 +101,9 @@ class BackoffOptimizer(BaseOptimizer):
             nats). While no score speaks for the current values, a `learning_rate` whose updates lie outside is moved
             towards the middle. Updates that were too large are undone: weights and optimizer slots from before them are
             restored. None: only scores count. Defaults to ``(1e-3, 2e-2)``.
+        step_band: The same for agents with a replay buffer, such as `DQNAgent`: smallest and largest plausible share of
+            its errors that a gradient step corrects (their log `effective_step_size`). The first 1,000 gradient steps,
+            and as many after each such move, do not count. Defaults to ``(0.1, 1.0)``.
 
     Raises:
         ConfigurationError: A bound or an argument is invalid.
@@ -113,6 +120,7 @@ class BackoffOptimizer(BaseOptimizer):
         max_rounds: int = 3,
         false_commit_rate: float = 0.05,
         update_band: tuple[float, float] | None = (1e-3, 2e-2),
+        step_band: tuple[float, float] | None = (0.1, 1.0),
     ) -> None:
         super().__init__(param_bounds)
         self.perturbation_scale = check_float(
@@ -125,7 +133,8 @@ class BackoffOptimizer(BaseOptimizer):
         self.block = check_int("block", block, minimum=2)
         self.max_rounds = check_int("max_rounds", max_rounds, minimum=1)
         self.false_commit_rate = check_float("false_commit_rate", false_commit_rate, low=0.0, high=0.5, low_open=True)
-        self.update_band = None if update_band is None else _check_band(update_band)
+        self.update_band = None if update_band is None else _check_band("update_band", update_band)
+        self.step_band = None if step_band is None else _check_band("step_band", step_band)
         # The tests after each round share the probability of a false commit (Bonferroni).
         self._limit = NormalDist().inv_cdf(1.0 - self.false_commit_rate / (2 * self.max_rounds))
 
@@ -167,8 +176,13 @@ class BackoffOptimizer(BaseOptimizer):
         self, state: BackoffState, env_steps: int, logs: Mapping[str, float], current: HyperparamSet
     ) -> _After:
         """See `BaseOptimizer.observe_update`."""
-        band, before, size = state.band, state.env_steps, logs.get(_APPROX_KL)
+        before = state.env_steps
         state = replace(state, env_steps=env_steps)
+        if EFFECTIVE_STEP_SIZE in logs:
+            state, size = self._step_size(state, logs)
+        else:
+            size = logs.get(APPROX_KL)
+        band = state.band
         if band is None or size is None or not math.isfinite(size) or not state.active:
             return state, None
         if state.probe is not None:
@@ -201,7 +215,7 @@ class BackoffOptimizer(BaseOptimizer):
         state = self._watch(state)
         if state.quiet > 0:
             return replace(state, quiet=state.quiet - 1), None
-        if state.nothing_to_win if state.learned else self._may_learn(state):
+        if state.learns_by_itself or (state.nothing_to_win if state.learned else self._may_learn(state)):
             return state, None
         if state.band is not None and not state.proven and state.band.pending:
             return state, None
@@ -218,6 +232,15 @@ class BackoffOptimizer(BaseOptimizer):
 
     # By the size of the updates
 
+    def _step_size(self, state: BackoffState, logs: Mapping[str, float]) -> tuple[BackoffState, float | None]:
+        """Counts the gradient steps of an agent with a replay buffer; returns their size once it tells something."""
+        made, band = logs.get(_GRADIENT_STEPS, 1.0), state.band
+        if LEARNING_RATE in self.spaces and (band is None or band.log != EFFECTIVE_STEP_SIZE):
+            band = None if self.step_band is None else UpdateBand(*self.step_band, log=EFFECTIVE_STEP_SIZE)
+        state = replace(state, band=band, replays=True, gradient_steps=state.gradient_steps + made)
+        # In a window without a gradient step the log is 0.
+        return state, logs[EFFECTIVE_STEP_SIZE] if made and state.gradient_steps > _SETTLING else None
+
     def _move(self, state: BackoffState, move: Move, cost: int, current: HyperparamSet) -> _After:
         """Moves the learning rate towards the band, unless scores speak for its current value."""
         bold = move.factor < 1.0
@@ -232,11 +255,11 @@ class BackoffOptimizer(BaseOptimizer):
         restore = _BAND if bold and not state.proven else None
         kind = "shrink updates" if bold else "grow updates"
         decision = TunerDecision(kind, {LEARNING_RATE: new}, move.evidence, cost, restore=restore, permanent=True)
-        return replace(state, since_set=0, base=(), proven=False), decision
+        return replace(state, since_set=0, base=(), proven=False, gradient_steps=0.0), decision
 
     def _limit_probe(self, state: BackoffState, probe: Probe, band: UpdateBand, env_steps: int) -> _After:
         """Ends a probe early if its updates are too large and those before the probe were not."""
-        found = outside(probe.sizes, -math.inf, band.high) if probe.limited else None
+        found = outside(probe.sizes, -math.inf, band.high, band.log) if probe.limited else None
         if found is None:
             return state, None
         reason = f"{found.reason} with {probe.name} {probe.value:.4g}"
@@ -256,7 +279,7 @@ class BackoffOptimizer(BaseOptimizer):
 
     def _may_learn(self, state: BackoffState) -> bool:
         """Whether the current values may be good, although nothing was proven yet."""
-        return state.since_set < self._look_before(state) or state.slope > _RISING
+        return state.since_set < self._look_before(state) or state.slope > RISING
 
     def _look_before(self, state: BackoffState) -> int:
         """Returns the evaluations under the current values that a probe needs before it, while nothing is learned."""
@@ -453,7 +476,7 @@ class BackoffOptimizer(BaseOptimizer):
         )
 
 
-def _check_band(band: tuple[float, float]) -> tuple[float, float]:
+def _check_band(name: str, band: tuple[float, float]) -> tuple[float, float]:
     """Checks and returns the edges of the band.
 
     Raises:
@@ -462,8 +485,8 @@ def _check_band(band: tuple[float, float]) -> tuple[float, float]:
     try:
         low, high = band
     except (TypeError, ValueError):
-        raise ConfigurationError(
-            describe("`update_band` must be a pair (smallest, largest) or None.", update_band=band)
-        ) from None
-    low = check_float("update_band[0]", low, low=0.0, low_open=True)
-    return low, check_float("update_band[1]", high, low=low, low_open=True)
+        received: dict[str, Any] = {name: band}
+        problem = f"`{name}` must be a pair (smallest, largest) or None."
+        raise ConfigurationError(describe(problem, **received)) from None
+    low = check_float(f"{name}[0]", low, low=0.0, low_open=True)
+    return low, check_float(f"{name}[1]", high, low=low, low_open=True)

@@ -15,6 +15,7 @@ from keras_optix.tuners.probe import LEVEL, Probe, Side
 from keras_optix.tuners.update_band import UpdateBand
 
 HISTORY = 64  # evaluations
+RISING = 1.5  # trend with which the current values may be good
 _PLATEAU = 32  # evaluations without a trend that make a plateau
 _SAME = 8  # evaluations with exactly the best score that make one
 _FAR = 5.0  # a rise between two levels of scores, in standard errors
@@ -46,6 +47,8 @@ class BackoffState(State, frozen=True):
         band: The search by the size of the updates, or None.
         band_start: Environment steps before the updates that the band holds.
         env_steps: Environment steps at the last update.
+        replays: Whether the agent learns from a replay buffer.
+        gradient_steps: Its gradient steps since the learning rate was set by their size.
     """
 
     parameter: Count = 0
@@ -68,6 +71,8 @@ class BackoffState(State, frozen=True):
     band: UpdateBand | None = None
     band_start: Count = 0
     env_steps: Count = 0
+    replays: bool = False
+    gradient_steps: NonNegative = 0.0
 
     @property
     def careful(self) -> bool:
@@ -104,6 +109,15 @@ class BackoffState(State, frozen=True):
         if len(latest) == _SAME and min(latest) == max(latest) == max(self.history):
             return True
         return len(scores) >= _PLATEAU and abs(trend(scores)) < LIKELY_Z
+
+    @property
+    def learns_by_itself(self) -> bool:
+        """Whether an agent with a replay buffer is left alone: its score rises, or has not been seen for long.
+
+        Its scores rise and fall while its values get better. So it takes more of them to see that nothing is learned,
+        and a probe disturbs it for long: what it changes shows only once the buffer and the targets have followed.
+        """
+        return self.replays and (self.since_set < HISTORY or self.slope > RISING)
 
     def undone(self, probe: Probe) -> BackoffState:
         """Forgets the scores of a block that is undone: they are not those of the current weights' past."""

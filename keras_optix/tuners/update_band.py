@@ -2,8 +2,10 @@
 
 The KL divergence of an update measures how far it moves the policy. After a few windows it shows whether a learning
 rate is wrong by decades, while scores are still flat (Schulman et al. 2017, section 4, already bound the KL divergence
-of PPO). It does not tell which of two plausible learning rates is better. So it is used only while no score speaks for
-the current value, and asks for nothing while the updates lie inside the band.
+of PPO). Where an agent learns from a replay buffer, the size is that of a gradient step: by how much it moves the
+predictions of its batch, as a share of their errors. It does not tell which of two plausible learning rates is better.
+So it is used only while no score speaks for the current value, and asks for nothing while the updates lie inside the
+band.
 """
 
 from __future__ import annotations
@@ -11,10 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec.structs import replace
 
+from keras_optix.records import EFFECTIVE_STEP_SIZE
 from keras_optix.states import Finite, NonNegative, State
 from keras_optix.statistics.estimates import Evidence, as_normal_score, estimate_from_samples
 
@@ -22,7 +25,10 @@ _FEWEST = 3  # updates
 _SETTLED = 8  # updates after which a learning rate that the band did not change is taken to be right
 _MOST = 16
 _SIGNIFICANCE = 2.0
-_EXPONENT = 2.0 / 3.0  # between lr ~ KL (noisy gradients) and lr ~ sqrt(KL) (steady ones)
+APPROX_KL: Final = "approx_kl"
+# By log: the learning rate is about the size to the power of this. For a KL divergence it is between lr ~ KL (noisy
+# gradients) and lr ~ sqrt(KL) (steady ones); a gradient step moves predictions in proportion to the learning rate.
+EXPONENTS = {APPROX_KL: 2.0 / 3.0, EFFECTIVE_STEP_SIZE: 1.0}
 _LARGEST_MOVE = 1.0  # decades
 _SMALLEST = 1e-12  # a KL divergence of 0 (or below 0 by rounding) has no logarithm
 
@@ -33,7 +39,7 @@ class Move:
 
     Attributes:
         factor: Factor by which to multiply the learning rate.
-        evidence: Distance of the updates from the band, in decades of the KL divergence.
+        evidence: Distance of the updates from the band, in decades of their size.
     """
 
     factor: float
@@ -47,8 +53,9 @@ class UpdateBand(State, frozen=True):
     lies in the inner third (in decades), or when the search would turn back.
 
     Attributes:
-        low: Lower edge of the band, in nats.
-        high: Upper edge of the band, in nats.
+        low: Lower edge of the band.
+        high: Upper edge of the band.
+        log: The log that measures the updates, one of `EXPONENTS`.
         sizes: Logarithms (base 10) of the sizes of the updates with the current learning rate.
         direction: 1 while the search goes upwards, -1 while it goes downwards, 0 while there is no search.
         over: Whether the search has ended for good.
@@ -56,6 +63,7 @@ class UpdateBand(State, frozen=True):
 
     low: NonNegative
     high: NonNegative
+    log: Literal["approx_kl", "effective_step_size"] = APPROX_KL
     sizes: tuple[Finite, ...] = ()
     direction: Literal[-1, 0, 1] = 0
     over: bool = False
@@ -84,7 +92,7 @@ class UpdateBand(State, frozen=True):
     @property
     def above(self) -> bool:
         """Whether the updates are significantly too large, or too few are known to tell."""
-        return len(self.sizes) < _FEWEST or outside(self.sizes, -math.inf, self.high) is not None
+        return len(self.sizes) < _FEWEST or outside(self.sizes, -math.inf, self.high, self.log) is not None
 
     def ask(self) -> tuple[UpdateBand, Move | None]:
         """Decides whether the learning rate should change.
@@ -99,29 +107,30 @@ class UpdateBand(State, frozen=True):
         if self.direction:
             third = (high / low) ** (1.0 / 6.0)
             low, high = middle / third, middle * third
-        found, mean = outside(self.sizes, low, high), estimate_from_samples(self.sizes).mean
+        found, mean = outside(self.sizes, low, high, self.log), estimate_from_samples(self.sizes).mean
         if found is None:
             inside = math.log10(low) <= mean <= math.log10(high)
             return (replace(self, over=True, direction=0) if self.direction and inside else self), None
         towards: Literal[-1, 1] = -1 if found.difference > 0.0 else 1
         if self.direction == -towards:
             return replace(self, over=True, direction=0), None
-        decades = min(max(_EXPONENT * (math.log10(middle) - mean), -_LARGEST_MOVE), _LARGEST_MOVE)
+        decades = min(max(EXPONENTS[self.log] * (math.log10(middle) - mean), -_LARGEST_MOVE), _LARGEST_MOVE)
         return replace(self, sizes=(), direction=towards), Move(10.0**decades, found)
 
 
-def size_of(kl: float) -> float:
-    """Returns the logarithm (base 10) of a KL divergence."""
-    return math.log10(max(kl, _SMALLEST))
+def size_of(update: float) -> float:
+    """Returns the logarithm (base 10) of the size of an update."""
+    return math.log10(max(update, _SMALLEST))
 
 
-def outside(sizes: Sequence[float], low: float, high: float) -> Evidence | None:
+def outside(sizes: Sequence[float], low: float, high: float, log: str = APPROX_KL) -> Evidence | None:
     """Returns evidence, in decades, that the geometric mean of updates lies outside a band, or None.
 
     Args:
         sizes: Logarithms of the sizes of the updates.
         low: Lower edge; a number up to 0 means that there is no lower edge.
         high: Upper edge.
+        log: The log that measures the updates.
     """
     if len(sizes) < _FEWEST:
         return None
@@ -129,7 +138,7 @@ def outside(sizes: Sequence[float], low: float, high: float) -> Evidence | None:
     below = low > 0.0 and estimate.mean < math.log10(low)
     edge = low if below else high
     difference = estimate.mean - math.log10(edge)
-    reason = f"approx_kl {10.0**estimate.mean:.2g} {'below' if below else 'above'} {edge:.2g} (in decades)"
+    reason = f"{log} {10.0**estimate.mean:.2g} {'below' if below else 'above'} {edge:.2g} (in decades)"
     evidence = Evidence(difference, estimate.stderr, estimate.n, reason)
     z = as_normal_score(evidence.z, estimate.dof)
     return evidence if (z < -_SIGNIFICANCE if below else z > _SIGNIFICANCE) else None

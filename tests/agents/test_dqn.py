@@ -332,3 +332,22 @@ def test_a_network_that_cannot_be_copied_is_refused_when_the_agent_is_bound() ->
     agent = optix.DQNAgent(Own(2, object()))
     with pytest.raises(NetworkError, match="cannot be copied"):
         agent.bind(OBSERVATIONS, gymnasium.spaces.Discrete(2))
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_effective_step_size_is_what_the_last_gradient_step_moved_over_the_errors(compiled: bool) -> None:
+    agent = small()
+    batch = next(iter(optix.dataset_from_env(chain, agent, window_size=4, num_envs=3, seed=0)))
+    batch = agent.replay_tensors(batch, agent._window_of(batch.window))._replace(gradient_steps=tf.constant(3))
+    found: list[float] = []
+    before = agent.get_state()
+    for k in range(3):
+        transitions = agent._transitions(batch, k)
+        predicted = np.asarray(agent.predictions(transitions))
+        _, errors = agent.gradient_step(transitions, tf.constant([0, 0]))
+        found.append(float(np.abs(agent.predictions(transitions) - predicted).mean() / np.mean(errors)))
+    agent.set_state(before)
+    step = tf.function(agent.train_step, autograph=False) if compiled else agent.train_step
+    assert float(step(batch)["effective_step_size"]) == pytest.approx(found[2], rel=1e-4)
+    assert found[1] != pytest.approx(found[2], rel=1e-3)
+    assert float(step(batch._replace(gradient_steps=tf.constant(0)))["effective_step_size"]) == 0.0

@@ -13,6 +13,7 @@ from gymnasium import spaces
 import keras_optix as optix
 from keras_optix.agents.normalization import RunningMoments, moments_in
 from keras_optix.testing import CountingEnv
+from tests.small_dqn import identity_env, small_dqn
 
 VECTOR = spaces.Box(-np.inf, np.inf, (2,))
 
@@ -185,3 +186,40 @@ def test_the_spaces_of_an_agent() -> None:
         _ = agent.env_spaces
     agent.bind(VECTOR, spaces.Discrete(2))
     assert agent.env_spaces == (VECTOR, spaces.Discrete(2))
+
+
+def test_exploration_begins_again_by_the_share_that_counts() -> None:
+    agent = small_dqn(exploration_env_steps=200, initial_epsilon=1.0, epsilon=0.2)
+    agent.forget_exploration(0.5)  # knows no environment yet: there is nothing to forget
+    fit = {"epochs": 1, "verbose": 0}
+    agent.fit(optix.dataset_from_env(identity_env, agent, window_size=30, seed=0), steps_per_epoch=10, **fit)
+    assert (agent.explored_env_steps, agent.exploration_left) == (300, -100)
+    for share, explored, epsilon in ((1.0, 200, 0.2), (0.5, 100, 0.6), (0.0, 1, 0.996)):
+        agent.after_shift(optix.AfterShift(exploration=share))
+        assert agent.explored_env_steps == explored
+        assert agent.exploration_left == 200 - explored
+        assert float(agent.head.weight.numpy()[0]) == pytest.approx(epsilon)
+    # Not 0: an agent that never trained would take the exploration of the state that it is given, which is over.
+    state = agent.get_state()
+    agent.set_state(state)
+    assert agent.run_variables
+    agent.fit(optix.dataset_from_env(identity_env, agent, window_size=99, seed=0), steps_per_epoch=1, **fit)
+    assert float(agent.head.weight.numpy()[0]) == pytest.approx(0.6)
+
+
+def test_an_agent_whose_exploration_does_not_end_refuses_to_begin_it_again() -> None:
+    agent = optix.PPOAgent()
+    after = optix.AfterShift(exploration=0.5)
+    for call in (agent.check_after_shift, agent.after_shift):
+        with pytest.raises(
+            optix.ConfigurationError, match=r"PPOAgent has no exploration.*Received: exploration=0\.5\."
+        ):
+            call(after)
+    with pytest.raises(NotImplementedError, match="PPOAgent must override"):
+        agent.forget_exploration(0.5)
+    with pytest.raises(optix.ConfigurationError, match="exploration"):
+        optix.AfterShift(exploration=1.5)
+
+
+def test_weights_that_are_restored_after_a_change_point_cost_no_second_share() -> None:
+    assert optix.AfterShift(0.3, replay=0.1, exploration=0.0).for_restored == optix.AfterShift(0.3)

@@ -61,8 +61,15 @@ def test_a_run_ends_when_the_agent_is_trained_and_its_best_is_on_disk(tmp_path: 
     np.testing.assert_array_equal(agent.predict(rows, verbose=0), other.predict(rows, verbose=0))
 
 
+def random_rewards() -> Any:
+    """The environment with rewards that no action changes, so that scores do not rise."""
+    rng = np.random.default_rng(0)
+    return lambda: gymnasium.wrappers.TransformReward(identity_env(), lambda reward: float(rng.normal()))
+
+
 @pytest.mark.parametrize("name", ["learning_rate", "gamma", "epsilon"])
 def test_a_tuner_probes_a_hyperparameter_of_a_q_network_while_it_learns(name: str) -> None:
+    """The scores must not rise: otherwise the tuner does not disturb an agent with a replay buffer."""
     agent = small_dqn()
     assert list(agent.search_spaces) == ["learning_rate", "gamma", "epsilon"]
     begins = agent.hyperparams[name]
@@ -76,9 +83,9 @@ def test_a_tuner_probes_a_hyperparameter_of_a_q_network_while_it_learns(name: st
         return step(*args)
 
     agent.gradient_step = counted
-    tuner = optix.BackoffOptimizer({name: agent.search_spaces[name]}, block=2)
-    callback = loop(tuner=tuner, max_windows=50, restore_best_weights=False)
-    agent.fit(dataset_of(agent), callbacks=[callback, note], verbose=0)
+    tuner = optix.BackoffOptimizer({name: agent.search_spaces[name]}, block=2, step_band=None)
+    callback = loop(tuner=tuner, max_windows=150, restore_best_weights=False)
+    agent.fit(dataset_of(agent, random_rewards()), callbacks=[callback, note], verbose=0)
     assert min(seen) < begins < max(seen)  # a probe plays both sides
     assert optix.EventKind.HYPERPARAMS in {record.kind for record in callback.events}
     assert agent.replay.added == callback.env_steps  # also where a probe went back to earlier weights
@@ -118,6 +125,25 @@ def test_a_q_network_goes_back_to_its_best_only_if_told_to(given: bool | None, r
         kinds = [record.kind for record in callback.events]
         assert optix.EventKind.DEGRADATION in kinds
         assert (optix.EventKind.ROLLBACK in kinds) is expected
+
+
+def test_a_learning_rate_whose_steps_correct_little_grows_without_scores() -> None:
+    """A rate of 1e-5 moves values by about 1e-5 in a gradient step, and the errors are about 1."""
+    agent = small_dqn(rate=1e-5, gradient_steps_per_env_step=8.0)
+    logged: list[float] = []
+    note = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: logged.append(logs["effective_step_size"])
+    )
+    callback = loop(tuner=optix.BackoffOptimizer({"learning_rate": (1e-6, 1e-1)}), max_windows=30)
+    agent.fit(dataset_of(agent), callbacks=[note, callback], verbose=0)
+    moves = [record for record in callback.events if record.message.startswith("grow updates")]
+    assert 1 <= len(moves) <= 3
+    assert (
+        moves[0].env_steps == 128 + 2 * 2 * WINDOW
+    )  # three sizes, the first after more than a thousand gradient steps
+    assert "effective_step_size" in moves[0].evidence.reason
+    assert agent.hyperparams["learning_rate"] > 5e-5
+    assert np.median(logged[-3:]) > 5.0 * np.median(logged[8:11])
 
 
 def test_a_variant_of_a_q_network_is_tried_when_it_is_dormant() -> None:

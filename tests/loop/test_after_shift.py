@@ -11,7 +11,7 @@ import keras_optix as optix
 
 
 def test_defaults_keep_a_tenth_of_the_statistics_and_leave_replay_to_the_agent() -> None:
-    assert dataclasses.asdict(optix.AfterShift()) == {"statistics": 0.1, "replay": None}
+    assert dataclasses.asdict(optix.AfterShift()) == {"statistics": 0.1, "replay": None, "exploration": None}
     assert optix.AfterShift(statistics=0, replay=1) == optix.AfterShift(0.0, 1.0)
 
 

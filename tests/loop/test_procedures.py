@@ -245,6 +245,19 @@ def test_in_a_regime_where_the_untrained_do_better_learning_begins_anew(tmp_path
     assert run.toy.p == pytest.approx(0.0, abs=1e-6)
 
 
+def test_restored_weights_cost_statistics_once_more_and_the_replay_data_only_once(tmp_path: Path) -> None:
+    """The statistics came with the weights. A second share of the buffer and of exploration would be a square."""
+    after = optix.AfterShift(0.25, replay=0.1, exploration=0.5)
+    run = Run(tmp_path, manager(after_shift=after)).begin()
+    run.toy.aim = run.toy.target = 6.0
+    run.windows(30)
+    run.toy.target, run.toy.values["learning_rate"] = -6.0, 1e-9
+    run.until(lambda: bool(run.told("change_point")))
+    run.windows(2)
+    assert run.told("rollback")
+    assert run.toy.kept == [after, optix.AfterShift(0.25)]
+
+
 def test_the_bank_is_bounded(tmp_path: Path) -> None:
     run = Run(tmp_path, manager(max_regimes=2)).begin()
     for k in range(5):

@@ -34,6 +34,7 @@ class Learner:
         seed: Of the noise.
         noise: Standard deviation of a score.
         kl: KL divergence of an update with these hyperparameters; None: there is no such log.
+        logs: Logs of each update, instead.
     """
 
     def __init__(
@@ -45,7 +46,9 @@ class Learner:
         seed: int = 0,
         noise: float = 0.08,
         kl: Callable[[dict[str, float]], float] | None = None,
+        logs: dict[str, float] | None = None,
     ) -> None:
+        self.logs = logs or {}
         self.tuner, self.values, self.gain, self.noise, self.kl = driven(tuner), dict(values), gain, noise, kl
         self.rng = np.random.default_rng(seed)
         self.skill, self.window = 0.0, 0
@@ -59,6 +62,8 @@ class Learner:
             if self.kl is not None:
                 size = self.kl(self.values) * math.exp(0.3 * self.rng.normal())
                 self._apply(self.tuner.observe_update(256 * (self.window + 1), {"approx_kl": size}, current))
+            elif self.logs:
+                self._apply(self.tuner.observe_update(256 * (self.window + 1), self.logs, current))
             score = Estimate(self.skill + self.noise * self.rng.normal(), self.noise, 10)
             evaluation = Evaluation(score, self.window, env_steps=256 * (self.window + 1))
             self._apply(self.tuner.observe(evaluation, HyperparamSet(self.values)))
@@ -446,6 +451,7 @@ def test_bounds_may_come_from_the_algorithm() -> None:
         {"update_band": 0.01},
         {"update_band": (0.02, 0.001)},
         {"update_band": (0.0, 0.01)},
+        {"step_band": (1.0, 0.1)},
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any]) -> None:
@@ -542,3 +548,68 @@ def test_noise_seldom_counts_as_learned() -> None:
                 current = HyperparamSet({**current.params, **decision.params})
         learned += state.learned
     assert learned <= 10
+
+
+# Agents with a replay buffer
+
+REPLAY_LOGS = {"effective_step_size": 0.3, "gradient_steps": 128.0}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("replays", [False, True])
+def test_an_agent_with_a_replay_buffer_is_left_alone_while_its_scores_rise(seed: int, replays: bool) -> None:
+    """Skill rises by a fifth of the noise in a window, so that the trend is clear after twenty of them."""
+    logs = REPLAY_LOGS if replays else {"loss": 1.0}
+    learner = Learner(BackoffOptimizer(BOUNDS), {"learning_rate": 1e-3}, lambda _: 0.8, seed=seed, logs=logs)
+    learner.run(60)
+    assert (len({values["learning_rate"] for values in learner.seen}) == 1) is replays
+
+
+def test_its_scores_are_probed_when_they_no_longer_rise() -> None:
+    learner = Learner(BackoffOptimizer(BOUNDS), {"learning_rate": 1e-3}, lambda _: 0.0, logs=REPLAY_LOGS).run(100)
+    assert len({values["learning_rate"] for values in learner.seen[:63]}) == 1
+    assert len({values["learning_rate"] for values in learner.seen}) > 2
+
+
+def run_of_step_sizes(
+    start: float, windows: int, made: float = 128.0, **options: Any
+) -> tuple[list[float], list[TunerDecision]]:
+    """An agent whose gradient steps correct a share of 300 times the learning rate of their errors.
+
+    Args:
+        start: The first learning rate.
+        windows: How many.
+        made: Gradient steps in each of them.
+        **options: Of the tuner.
+
+    Returns:
+        The learning rate in each window, and the decisions.
+    """
+    tuner, rate, rates, decisions = driven(BackoffOptimizer(BOUNDS, **options)), start, list[float](), []
+    for window in range(windows):
+        logs = {"effective_step_size": min(300.0 * rate, 2.0) if made else 0.0, "gradient_steps": made}
+        decision = tuner.observe_update(256 * (window + 1), logs, HyperparamSet({"learning_rate": rate}))
+        if decision is not None and decision.params:
+            rate = decision.params["learning_rate"]
+            decisions.append(decision)
+        rates.append(rate)
+    return rates, decisions
+
+
+@pytest.mark.parametrize("start", [1e-5, 1e-4, 1e-3, 1e-2, 1e-1])
+def test_the_size_of_gradient_steps_finds_the_learning_rate(start: float) -> None:
+    rates, decisions = run_of_step_sizes(start, 60)
+    if 0.1 <= 300.0 * start <= 1.0:
+        assert not decisions
+    else:
+        assert decisions[0].kind == ("grow updates" if start < 1e-3 else "shrink updates")
+        assert 0.1 <= 300.0 * rates[-1] <= 1.0
+        # A thousand gradient steps, which are 8 windows, and three sizes come before the first move and each later one.
+        assert rates[:9] == [start] * 9
+        assert rates[10] != start
+
+
+def test_windows_without_a_gradient_step_and_a_band_that_is_turned_off_say_nothing() -> None:
+    assert run_of_step_sizes(1e-5, 60, made=0.0)[1] == []
+    assert run_of_step_sizes(1e-5, 60, step_band=None)[1] == []
+    assert run_of_step_sizes(1e-5, 60, update_band=None)[1] != []
