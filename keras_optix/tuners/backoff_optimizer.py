@@ -312,7 +312,10 @@ class BackoffOptimizer(BaseOptimizer):
             limited=band is not None and name == LEARNING_RATE and not band.above,
         )
         # Updates from before the probe say nothing about the values after it.
-        after = replace(state, probe=probe, band=band and band.rest())
+        # A network that a learning rate far too high has silenced makes tiny steps, which would ask for a higher one.
+        # So once scores were probed, they alone decide.
+        over = band is not None and band.log == EFFECTIVE_STEP_SIZE
+        after = replace(state, probe=probe, band=band and band.rest(over=over))
         return after, TunerDecision("probe", {name: probe.value}, keep=_BLOCK)
 
     def _values(self, state: BackoffState, name: str, base: float) -> tuple[float, float]:

@@ -571,6 +571,19 @@ def test_its_scores_are_probed_when_they_no_longer_rise() -> None:
     assert len({values["learning_rate"] for values in learner.seen}) > 2
 
 
+def test_after_a_probe_tiny_gradient_steps_do_not_ask_for_larger_ones() -> None:
+    """A network that too high a learning rate has silenced makes none: a higher one would not wake it up."""
+    learner = Learner(BackoffOptimizer(BOUNDS), {"learning_rate": 1e-2}, lambda _: 0.0, logs=dict(REPLAY_LOGS)).run(100)
+    assert any(one.kind == "probe" for one in learner.decisions)
+    learner.logs["effective_step_size"] = 1e-6
+    learner.run(100)
+    assert not any(one.kind == "grow updates" for one in learner.decisions)
+    # A control: before any probe they do.
+    silent = Learner(BackoffOptimizer(BOUNDS), {"learning_rate": 1e-2}, lambda _: 0.0, logs=dict(REPLAY_LOGS))
+    silent.logs["effective_step_size"] = 1e-6
+    assert any(one.kind == "grow updates" for one in silent.run(30).decisions)
+
+
 def run_of_step_sizes(
     start: float, windows: int, made: float = 128.0, **options: Any
 ) -> tuple[list[float], list[TunerDecision]]:
