@@ -161,8 +161,9 @@ class GreedyEvaluator(BaseEvaluator):
     Args:
         episodes: Episodes in one evaluation, at least 2 (one episode has no standard error). If `every` is None, this
             is the largest number: an evaluation ends earlier, after at least 4 episodes (2 if they have no noise, or if
-            4 are more than the evaluation budget has left), if it is clear by then that the score lies below the best, or that it makes a candidate. A candidate plays
-            further episodes until it is decided whether it is better. Defaults to 10.
+            4 are more than the evaluation budget has left), if it is clear by then that the score lies below the best,
+            or that it makes a candidate. A candidate plays further episodes until it is decided whether it is better.
+            Defaults to 10.
         every: Windows from one evaluation to the next, at least 1. While COOLING, the scheduler's interval, which
             counts windows too, can be longer. None (the default): the loop evaluates by the scheduler's interval, or as
             soon as the returns of training have moved, within ``OptixCallback(evaluation_budget=...)``. A tuner then
