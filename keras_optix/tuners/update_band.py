@@ -110,7 +110,9 @@ class UpdateBand(State, frozen=True):
         found, mean = outside(self.sizes, low, high, self.log), estimate_from_samples(self.sizes).mean
         if found is None:
             inside = math.log10(low) <= mean <= math.log10(high)
-            return (replace(self, over=True, direction=0) if self.direction and inside else self), None
+            # Late errors that grow because values diverge make each step small beside them: no reason for larger ones.
+            settled = self.log == EFFECTIVE_STEP_SIZE and len(self.sizes) >= _SETTLED
+            return (replace(self, over=True, direction=0) if (self.direction and inside) or settled else self), None
         towards: Literal[-1, 1] = -1 if found.difference > 0.0 else 1
         if self.direction == -towards:
             return replace(self, over=True, direction=0), None

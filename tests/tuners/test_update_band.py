@@ -89,3 +89,12 @@ def test_it_waits_at_the_beginning_only_if_there_are_updates_to_wait_for() -> No
 def test_state_survives_json() -> None:
     band, _ = BAND.add(0.1).add(0.2).ask()
     assert read_state(UpdateBand, through_json(band), "band") == band
+
+
+@pytest.mark.parametrize(("log", "moves"), [("approx_kl", True), ("effective_step_size", False)])
+def test_gradient_steps_that_become_small_late_ask_for_nothing(log: str, moves: bool) -> None:
+    band, asked = UpdateBand(0.1, 1.0, log=log), []
+    for k in range(40):
+        band, move = band.add((0.3 if k < 10 else 0.01) * (1.0 + 0.1 * (k % 3))).ask()
+        asked.append(move is not None)
+    assert any(asked) is moves
