@@ -131,10 +131,6 @@ class ActorCriticAgent(RewardScalingAgent):
     def _hidden(self) -> HiddenLayers:
         return HiddenLayers(orthogonal=self.orthogonal_init)
 
-    def _default_policy(self, layout: ObservationLayout, distribution: ActionDistribution) -> Any:
-        sizes: dict[str, Any] = {"output_gain": 0.01, "features": distribution.features, "name": "policy"}
-        return default_network(layout, distribution.outputs[0], hidden=self._hidden(), **sizes)
-
     def build_networks(self, layout: ObservationLayout) -> None:
         """See `Agent.build_networks`."""
         if self.value is None:

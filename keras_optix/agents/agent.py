@@ -23,7 +23,7 @@ from keras_optix.agents.checks import (
     refuse_two_carries,
 )
 from keras_optix.agents.compile_cache import COMPILE_CACHE
-from keras_optix.agents.default_networks import default_network
+from keras_optix.agents.default_networks import HiddenLayers, default_network
 from keras_optix.agents.distributions import ActionDistribution, check_distribution, distribution_for
 from keras_optix.agents.fit_checks import check_evaluate, check_fit
 from keras_optix.agents.gradient_step import averages_weights, complete, gradient_step, scaling_where_needed
@@ -255,7 +255,11 @@ class Agent(ActingAgent, WindowTrainer):
     def _default_policy(self, layout: ObservationLayout, distribution: ActionDistribution) -> Any:
         """Builds the policy network of an agent that was given none."""
         sizes: dict[str, Any] = {"output_gain": 0.01, "features": distribution.features, "name": "policy"}
-        return default_network(layout, distribution.outputs[0], **sizes)
+        return default_network(layout, distribution.outputs[0], hidden=self._hidden(), **sizes)
+
+    def _hidden(self) -> HiddenLayers:
+        """Returns the hidden layers of the networks that are built."""
+        return HiddenLayers()
 
     def _built_head(
         self, layout: ObservationLayout, actions: Actions, distribution: ActionDistribution, action_space: Any

@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_optix.agents.acting import PolicyHead
 from keras_optix.agents.critics import action_values, check_critic, critic_inputs, fixed_action_values
-from keras_optix.agents.default_networks import HiddenLayers, default_critic, default_network
+from keras_optix.agents.default_networks import HiddenLayers, default_critic
 from keras_optix.agents.distributions import ActionDistribution
 from keras_optix.agents.hyperparams import declared
 from keras_optix.agents.network_checks import check_kind
@@ -225,10 +225,6 @@ class SACAgent(OffPolicyAgent):
 
     def _distribution_wanted(self) -> ActionDistribution | None:
         return SquashedGaussianDistribution() if self.distribution is None else self.distribution
-
-    def _default_policy(self, layout: ObservationLayout, distribution: ActionDistribution) -> Any:
-        sizes: dict[str, Any] = {"output_gain": 0.01, "features": distribution.features, "name": "policy"}
-        return default_network(layout, distribution.outputs[0], hidden=self._hidden(), **sizes)
 
     def _built_head(
         self, layout: ObservationLayout, actions: Actions, distribution: ActionDistribution, action_space: Any
