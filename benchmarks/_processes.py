@@ -10,8 +10,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +55,34 @@ def keep(path: Path, result: Result) -> None:
     aside = path.with_suffix(f".{os.getpid()}.part")
     aside.write_text(json.dumps(result))
     aside.replace(path)
+
+
+def append(path: Path, result: Result) -> None:
+    """Appends a run to a file of results, a line for each."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(result) + "\n")
+
+
+def read_lines(path: Path) -> list[Result]:
+    """All lines of a file of results, oldest first; a last line that was cut off is left out."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+
+
+def missing(specs: Iterable[Any], results: Iterable[Result], *, any_commit: bool) -> list[Any]:
+    """Returns the runs that are not among the results.
+
+    Args:
+        specs: The runs that are wanted: dataclasses whose fields, `commit` among them, tell one from another.
+        results: Lines of the file of results, which have these fields, too.
+        any_commit: Whether a run of another commit counts.
+    """
+    wanted = list(specs)
+    names = [one.name for spec in wanted[:1] for one in fields(spec) if not (any_commit and one.name == "commit")]
+    there = {tuple(result[name] for name in names) for result in results}
+    return [spec for spec in wanted if tuple(getattr(spec, name) for name in names) not in there]
 
 
 def play_all(specs: Sequence[_Spec], run: Callable[[_Spec], str], name: Callable[[_Spec], str], workers: int) -> int:

@@ -12,15 +12,9 @@ import keras
 import tensorflow as tf
 from _cartpole import make_run
 from _swap_players import PLAYERS
-from _swap_world import EVERY, Curve, Layers, Spec, World
+from _swap_world import EVERY, Curve, Spec, World, layers_of
 
 import keras_optix as optix
-
-
-def layers_of(agent: optix.PPOAgent) -> Layers:
-    """The policy network's weights."""
-    arrays = agent.policy.get_weights()
-    return list(zip(arrays[::2], arrays[1::2], strict=True))
 
 
 class Points(keras.callbacks.Callback):

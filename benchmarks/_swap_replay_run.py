@@ -11,16 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-from _swap_world import Curve, Layers, World, forward
+from _swap_world import Curve, Layers, World, forward, layers_of
 from swap_replay import ALONE, PLAYERS, POINT, TOLD, Spec, recovery
 
 import keras_optix as optix
-
-
-def layers_of(agent: optix.DQNAgent) -> Layers:
-    """The weights of the Q-network."""
-    arrays = agent.policy.get_weights()
-    return list(zip(arrays[::2], arrays[1::2], strict=True))
 
 
 class Points(keras.callbacks.Callback):

@@ -21,6 +21,30 @@ Layers = Sequence[tuple[np.ndarray, np.ndarray]]
 """Kernel ``[in, out]`` and bias of each layer of a network."""
 
 
+def layers_of(agent: Any) -> Layers:
+    """The weights of an agent's policy network, which has dense layers only."""
+    arrays = agent.policy.get_weights()
+    return list(zip(arrays[::2], arrays[1::2], strict=True))
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How a player got over a change.
+
+    Attributes:
+        before: Mean return before the change.
+        steps: Env steps of training from the change until it had recovered; until the next change, or the end of the
+            run, if it had not.
+        all_steps: The same with what the loop's evaluations took meanwhile.
+        recovered: Whether it did.
+    """
+
+    before: float
+    steps: int
+    all_steps: int
+    recovered: bool
+
+
 @dataclass(frozen=True)
 class Spec:
     """What makes a run: equal ones need not be repeated.

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from _processes import append, read_lines
 from _report import commit_in_force, interquartile_mean, print_table
 
 RESULTS = Path(__file__).parent / "results" / "hpo_rl_bench.jsonl"
@@ -110,11 +110,10 @@ def read_results(path: Path, *, any_commit: bool) -> dict[tuple[Any, ...], Resul
         path: The file.
         any_commit: Whether runs of other commits count.
     """
-    if not path.exists():
-        return {}
-    lines: list[Result] = [json.loads(line) for line in path.read_text().splitlines()]
     names, commit = ("env", "learning_rate", "gamma", "steps", "seed"), commit_in_force()
-    return {tuple(line[name] for name in names): line for line in lines if any_commit or line["commit"] == commit}
+    return {
+        tuple(line[name] for name in names): line for line in read_lines(path) if any_commit or line["commit"] == commit
+    }
 
 
 def print_results(results: Sequence[Result]) -> None:
@@ -152,9 +151,7 @@ def main(arguments: Sequence[str]) -> None:
             if learning_rate not in options.lr or gamma not in options.gamma or key in done:
                 continue
             result = run(env, learning_rate, gamma, options.steps, seed)
-            options.out.parent.mkdir(exist_ok=True)
-            with options.out.open("a") as file:
-                file.write(json.dumps(result) + "\n")
+            append(options.out, result)
             print(
                 f"{env} from {learning_rate:g}, {gamma:g}: {result['final_return']:.1f} in {result['seconds']} s",
                 flush=True,

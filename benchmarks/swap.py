@@ -29,7 +29,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ import numpy as np
 import scipy.stats
 from _report import commit_in_force, interquartile_mean, interval, ok, print_table, write_results
 from _swap_players import PLAYERS
-from _swap_world import Spec
+from _swap_world import Recovery, Spec
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "swap.jsonl"
@@ -64,9 +64,7 @@ def run(spec: Spec, sb3_python: str) -> str:
     # The environment of Stable-Baselines3 has no keras_optix.
     played, seconds = _processes.play([python, str(HERE / script), json.dumps(asdict(spec))], HERE.parent)
     result = asdict(spec) | played | {"seconds": seconds}
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(result) + "\n")
+    _processes.append(RESULTS, result)
     return f"{len(alarms(result))} alarms, {seconds:.0f} s"
 
 
@@ -79,34 +77,10 @@ def run_all(specs: Sequence[Spec], workers: int, sb3_python: str) -> int:
     return _processes.play_all(specs, lambda spec: run(spec, sb3_python), lambda spec: spec.name, workers)
 
 
-def read_results() -> list[Result]:
-    """All lines of the file of results, oldest first; a last line that was cut off is left out."""
-    if not RESULTS.exists():
-        return []
-    return [json.loads(line) for line in RESULTS.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-
 def key_of(result: Result, *, any_commit: bool) -> tuple[Any, ...]:
     """Equal keys need not be run again; Stable-Baselines3 does not change with our commits."""
     commit = "" if any_commit or result["player"] == SB3 else result["commit"]
     return result["player"], result["swaps"], result["seed"], result["scale"], commit
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """How a player got over a change.
-
-    Attributes:
-        before: Mean return before the change.
-        steps: Env steps of training from the change until it had recovered, or until the next change.
-        all_steps: The same with what the loop's evaluations took meanwhile.
-        recovered: Whether it did.
-    """
-
-    before: float
-    steps: int
-    all_steps: int
-    recovered: bool
 
 
 def recovery(result: Result, change: int, until: int, column: int) -> Recovery:
@@ -191,7 +165,7 @@ def changes_of(result: Result) -> tuple[int, int, int]:
 
 def show(scale: float) -> None:
     """Prints the tables and writes their numbers to ``results/swap.json``."""
-    newest = {key_of(r, any_commit=True): r for r in read_results() if r["scale"] == scale}
+    newest = {key_of(r, any_commit=True): r for r in _processes.read_lines(RESULTS) if r["scale"] == scale}
     results = sorted(newest.values(), key=lambda result: result["seed"])
     by_player = {player: [r for r in results if r["player"] == player] for player in (SB3, *PLAYERS)}
     swapped = {player: [r for r in runs if r["swaps"]] for player, runs in by_player.items()}
@@ -280,7 +254,7 @@ def show_alarms(by_player: dict[str, list[Result]]) -> None:
 
 def missing(specs: Iterable[Spec], *, any_commit: bool) -> list[Spec]:
     """The runs that are not in the file of results."""
-    there = {key_of(result, any_commit=any_commit) for result in read_results()}
+    there = {key_of(result, any_commit=any_commit) for result in _processes.read_lines(RESULTS)}
     return [spec for spec in specs if key_of(asdict(spec), any_commit=any_commit) not in there]
 
 

@@ -27,13 +27,15 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import _processes
+from _processes import missing
 from _report import commit_in_force, interquartile_mean, interval, print_table, write_results
+from _swap_world import Recovery
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "swap_replay.jsonl"
@@ -82,23 +84,6 @@ class Spec:
         return f"{self.player}, seed {self.seed}"
 
 
-@dataclass(frozen=True)
-class Recovery:
-    """How an agent got over the change.
-
-    Attributes:
-        before: Mean greedy return before it.
-        steps: Env steps of training from the change until the agent had recovered, or until the end.
-        all_steps: The same with what the loop's evaluations took meanwhile.
-        recovered: Whether it did.
-    """
-
-    before: float
-    steps: int
-    all_steps: int
-    recovered: bool
-
-
 def recovery(result: Mapping[str, Any]) -> Recovery:
     """Reads from a curve how an agent got over the change.
 
@@ -138,35 +123,10 @@ def run(spec: Spec) -> str:
     script = HERE / "_swap_replay_run.py"
     played, seconds = _processes.play([sys.executable, str(script), json.dumps(asdict(spec))], HERE.parent)
     result = asdict(spec) | played | {"seconds": seconds}
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(result) + "\n")
+    _processes.append(RESULTS, result)
     found = recovery(result)
     outcome = f"recovered after {found.steps:,}" if found.recovered else "did not recover"
     return f"{found.before:.0f} before, {outcome}, seen after {detection(result)}, {seconds:.0f} s"
-
-
-def read_results() -> list[Result]:
-    """All lines of the file of results, oldest first; a last line that was cut off is left out."""
-    if not RESULTS.exists():
-        return []
-    return [json.loads(line) for line in RESULTS.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-
-def missing(specs: Iterable[Spec], results: Iterable[Result], *, any_commit: bool) -> list[Spec]:
-    """Returns the runs that are not among the results.
-
-    Args:
-        specs: The runs that are wanted.
-        results: Lines of the file of results.
-        any_commit: Whether a run of another commit counts.
-    """
-
-    def key(values: Mapping[str, Any]) -> tuple[Any, ...]:
-        return tuple(values[name] for name in ("player", "seed", "swap", "end", *(() if any_commit else ("commit",))))
-
-    there = {key(result) for result in results}
-    return [spec for spec in specs if key(asdict(spec)) not in there]
 
 
 def summary(values: list[float]) -> str:
@@ -182,7 +142,9 @@ def summary(values: list[float]) -> str:
 
 def show(swap: int, end: int) -> None:
     """Prints the table and writes its numbers to ``results/swap_replay.json``."""
-    newest = {(r["player"], r["seed"]): r for r in read_results() if (r["swap"], r["end"]) == (swap, end)}
+    newest = {
+        (r["player"], r["seed"]): r for r in _processes.read_lines(RESULTS) if (r["swap"], r["end"]) == (swap, end)
+    }
     rows, written, commits = [], {}, set()
     for player in PLAYERS:
         runs = [result for (name, _), result in sorted(newest.items()) if name == player]
@@ -234,7 +196,7 @@ def main() -> None:
             for seed in range(arguments.seeds)  # whole seeds first: what is cut off can still be compared
             for player in arguments.players
         ]
-        specs = missing(specs, read_results(), any_commit=arguments.any_commit)
+        specs = missing(specs, _processes.read_lines(RESULTS), any_commit=arguments.any_commit)
         failed = _processes.play_all(specs, run, lambda spec: spec.name, arguments.workers)
     show(arguments.swap, arguments.end)
     sys.exit(1 if failed else 0)

@@ -20,7 +20,6 @@ goes on where a benchmark was cut off; the table takes the newest of equal runs.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import multiprocessing
 import os
@@ -37,7 +36,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from _naive import NaiveOptimizer
-from _processes import ONE_THREAD
+from _processes import ONE_THREAD, append, missing, read_lines
 from _report import commit_in_force, interquartile_mean, interval, ok, print_table, write_results
 
 import keras_optix as optix
@@ -314,7 +313,6 @@ def run_all(specs: Sequence[Spec], workers: int) -> int:
         How many runs failed; they are not in the file, and another time may do better.
     """
     os.environ.update(ONE_THREAD)  # the processes inherit it, and read it when they import TensorFlow
-    RESULTS.parent.mkdir(exist_ok=True)
     failed = 0
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn, max_tasks_per_child=1) as pool:
@@ -327,19 +325,10 @@ def run_all(specs: Sequence[Spec], workers: int) -> int:
                 failed += 1
                 print(f"{name}: failed\n{traceback.format_exc()}", file=sys.stderr, flush=True)
                 continue
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(result) + "\n")
+            append(RESULTS, result)
             score, rate = f"{result['last']:.1f}", f"{result['learning_rate']:.2g}"
             print(f"{name}: return {score}, learning rate {rate}, {result['seconds']:.0f} s", flush=True)
     return failed
-
-
-def read_results() -> list[Result]:
-    """All lines of the file of results, oldest first; a last line that was cut off is left out."""
-    if not RESULTS.exists():
-        return []
-    lines = RESULTS.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 class Summary(NamedTuple):
@@ -388,7 +377,7 @@ def show(tasks: Iterable[str], steps: int | None) -> None:
     """Prints a table for each task and writes all of them to ``results/tuning_agents.json``."""
     newest = {
         (r["task"], r["method"], r["start"], r["seed"]): r
-        for r in read_results()
+        for r in read_lines(RESULTS)
         if r["steps"] == (steps or TASKS[r["task"]].steps)
     }
     written: dict[str, Any] = {}
@@ -444,17 +433,6 @@ def _row(key: tuple[str, float | None], results: Sequence[Result]) -> list[str]:
     ]
 
 
-def missing(specs: Iterable[Spec], *, of_any_commit: bool) -> list[Spec]:
-    """The runs that are not in the file of results."""
-
-    def key(values: Mapping[str, Any]) -> tuple[Any, ...]:
-        names = ("task", "method", "start", "seed", "steps", *(() if of_any_commit else ("commit",)))
-        return tuple(values[name] for name in names)
-
-    there = {key(result) for result in read_results()}
-    return [spec for spec in specs if key(asdict(spec)) not in there]
-
-
 def main() -> None:
     """Runs what was asked for, and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -484,7 +462,7 @@ def main() -> None:
             for seed in range(arguments.seeds or TASKS[task].seeds)
         ]
         if arguments.resume:
-            specs = missing(specs, of_any_commit=arguments.resume == "any")
+            specs = missing(specs, read_lines(RESULTS), any_commit=arguments.resume == "any")
         failed = run_all(specs, arguments.workers)
     show(arguments.task, arguments.steps)
     sys.exit(1 if failed else 0)

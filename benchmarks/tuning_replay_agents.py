@@ -23,12 +23,13 @@ import argparse
 import json
 import statistics
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import _processes
+from _processes import missing
 from _report import commit_in_force, interquartile_mean, interval, ok, print_table, write_results
 
 HERE = Path(__file__).resolve().parent
@@ -98,35 +99,9 @@ def run(spec: Spec) -> str:
     """
     script = HERE / "_tuning_replay_run.py"
     played, seconds = _processes.play([sys.executable, str(script), json.dumps(asdict(spec))], HERE.parent)
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(asdict(spec) | played | {"seconds": seconds}) + "\n")
+    _processes.append(RESULTS, asdict(spec) | played | {"seconds": seconds})
     rate = played["values"]["learning_rate"]
     return f"return {played['last']:.1f}, learning rate {rate:.2g}, {seconds:.0f} s"
-
-
-def read_results() -> list[Result]:
-    """All lines of the file of results, oldest first; a last line that was cut off is left out."""
-    if not RESULTS.exists():
-        return []
-    return [json.loads(line) for line in RESULTS.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-
-def missing(specs: Iterable[Spec], results: Iterable[Result], *, any_commit: bool) -> list[Spec]:
-    """Returns the runs that are not among the results.
-
-    Args:
-        specs: The runs that are wanted.
-        results: Lines of the file of results.
-        any_commit: Whether a run of another commit counts.
-    """
-
-    def key(values: Mapping[str, Any]) -> tuple[Any, ...]:
-        names = ("task", "method", "start", "seed", "steps", *(() if any_commit else ("commit",)))
-        return tuple(values[name] for name in names)
-
-    there = {key(result) for result in results}
-    return [spec for spec in specs if key(asdict(spec)) not in there]
 
 
 @dataclass(frozen=True)
@@ -200,7 +175,7 @@ def show(tasks: Iterable[str], scale: float) -> None:
     written: dict[str, Any] = {}
     for task in tasks:
         steps = round(TASKS[task].steps * scale)
-        results = [r for r in read_results() if r["task"] == task and r["steps"] == steps]
+        results = [r for r in _processes.read_lines(RESULTS) if r["task"] == task and r["steps"] == steps]
         if not results:
             continue
         lines, rows = table_of(task, results)
@@ -245,7 +220,7 @@ def main() -> None:
             for factor in arguments.factors
             for method in arguments.methods
         ]
-        specs = missing(specs, read_results(), any_commit=arguments.any_commit)
+        specs = missing(specs, _processes.read_lines(RESULTS), any_commit=arguments.any_commit)
         failed = _processes.play_all(specs, run, lambda spec: spec.name, arguments.workers)
     show(arguments.tasks, arguments.steps_scale)
     sys.exit(1 if failed else 0)
