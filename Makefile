@@ -134,7 +134,7 @@ bench-compile-cache: $(VENV)/.installed ## seconds to the first update without a
 bench-compile: $(VENV)/.installed $(BENCH_VENV)/.installed ## with XLA, without, as chosen; and Stable-Baselines3 (ten minutes)
 	$(BIN)/python benchmarks/compile.py --sb3-python $(BENCH_VENV)/bin/python --resume
 
-bench-crash: $(VENV)/.installed ## 200 kills and 50 SIGTERMs over six kinds of runs, resuming after each (half an hour)
+bench-crash: $(VENV)/.installed ## 200 kills and 50 SIGTERMs over seven kinds of runs, resuming after each (half an hour)
 	$(BIN)/python benchmarks/crash.py --compare
 
 bench-registry: $(VENV)/.installed ## kills a writer of snapshots 200 times, then two write at once (some minutes)

@@ -70,6 +70,7 @@ class EngineState(State, frozen=True):
         window_id: Number of the latest window (epoch); -1 before the first.
         env_steps: Environment steps (batches) of training.
         recoveries: Number of recoveries from values that were not finite.
+        halved: For each learning rate that is halved because of one, the value before and the one since.
         scheduler: The state of the scheduler.
         evaluator: The state of the evaluator, of a type that the evaluator defines.
         evaluations: The rest of the state of evaluations.
@@ -95,6 +96,7 @@ class EngineState(State, frozen=True):
     window_id: Annotated[int, msgspec.Meta(ge=-1)]
     env_steps: Count
     recoveries: Count
+    halved: dict[str, tuple[float, float]]
     scheduler: SchedulerState
     evaluator: ScorerState
     evaluations: EvaluationsState
