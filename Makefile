@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := .venv-sb3
+SBX_VENV := .venv-sbx
 BACKENDS_VENV := .venv-backends
 OLDEST_VENV := .venv-oldest
 NEWEST_VENV := .venv-newest
@@ -104,8 +105,14 @@ $(BENCH_VENV)/.installed: benchmarks/sb3-requirements.txt
 	$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/sb3-requirements.txt
 	touch $@
 
-bench: $(VENV)/.installed $(BENCH_VENV)/.installed ## throughput against Stable-Baselines3, in an environment of its own
-	$(BIN)/python benchmarks/throughput.py --sb3-python $(BENCH_VENV)/bin/python
+$(SBX_VENV)/.installed: benchmarks/sbx-requirements.txt
+	$(PYTHON) -m venv $(SBX_VENV)
+	$(SBX_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/sbx-requirements.txt
+	touch $@
+
+bench: $(VENV)/.installed $(BENCH_VENV)/.installed $(SBX_VENV)/.installed ## speed of PPO, DQN and SAC beside Stable-Baselines3 and SBX (hours; it goes on where it was cut off)
+	$(BIN)/pip install --quiet --disable-pip-version-check 'gymnasium[box2d,mujoco]'
+	$(BIN)/python benchmarks/speed.py --sb3-python $(BENCH_VENV)/bin/python --sbx-python $(SBX_VENV)/bin/python
 
 bench-collect: $(VENV)/.installed ## collecting against stepping alone, acting against a tf.function (about a minute)
 	$(BIN)/python benchmarks/collect.py
@@ -205,4 +212,4 @@ bench-autopilot: $(VENV)/.installed $(BENCH_VENV)/.installed ## whether trained 
 	$(BIN)/python benchmarks/autopilot.py --continue
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(BENCH_VENV) $(BACKENDS_VENV) $(OLDEST_VENV) $(NEWEST_VENV) checkpoints runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(SBX_VENV) $(BACKENDS_VENV) $(OLDEST_VENV) $(NEWEST_VENV) checkpoints runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

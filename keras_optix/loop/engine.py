@@ -464,6 +464,7 @@ class Engine:
             evaluator=self.scorer.save(),
             evaluations=self.evaluations.save(),
             first_score=performer.first_score,
+            best_played_at=performer.best_played_at,
             replayed=performer.replayed,
             contender=performer.contenders.latest,
             tuning=tuning,
@@ -518,7 +519,7 @@ class Engine:
         self.scheduler.state = loop.scheduler
         self.evaluations.restore(loop.evaluations, loop.pool, reading.evaluator, reading.training)
         performer.first_score, performer.contenders.latest = loop.first_score, loop.contender
-        performer.replayed = loop.replayed
+        performer.replayed, performer.best_played_at = loop.replayed, loop.best_played_at
         self.tuning.restore(under("tuning/", arrays), loop.tuning, reading.tuner)
         if reading.manager is not None:
             # This sets the weights of an ensemble, which makes a new version; the adapter restores the saved one next.

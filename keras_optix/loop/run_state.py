@@ -75,6 +75,7 @@ class EngineState(State, frozen=True):
         evaluator: The state of the evaluator, of a type that the evaluator defines.
         evaluations: The rest of the state of evaluations.
         first_score: The score with which the run began, or None.
+        best_played_at: Env steps when the best was promoted or played for the last time.
         replayed: The score of the best in episodes since it was promoted, or None.
         contender: Weights of which it is not decided yet whether they are better than the best, or None.
         tuning: The state of the tuner, its stored states, and schedules.
@@ -101,6 +102,7 @@ class EngineState(State, frozen=True):
     evaluator: ScorerState
     evaluations: EvaluationsState
     first_score: Estimate | None
+    best_played_at: Count
     replayed: Estimate | None
     contender: Contender | None
     tuning: TuningState
