@@ -345,6 +345,7 @@ class Performer:
             regime_index=self.scheduler.state.regime_index,
             promoted=True,
         )
+        self.journal.log.snapshot(saved, self.registry.directory / saved.path)
         self.replayed, self.best_played_at = None, self.journal.env_steps
         self.regimes.promoted(saved)
         self.tuning.promoted(saved.snapshot_id, self.regimes.snapshot_ids, current=current)
