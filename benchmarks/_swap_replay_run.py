@@ -43,7 +43,7 @@ class Points(keras.callbacks.Callback):
             self.model.after_shift(optix.AfterShift(**PLAYERS[self._spec.player]))
         if self._world.clock.steps // POINT == len(self.curve.rows):
             return
-        self._epsilon = float((logs or {})["epsilon"])
+        self._epsilon = float((logs or {}).get("epsilon", self._epsilon))  # it is missing while the best is watched
         state = self._loop.scheduler_state.loop_state.name
         notes = (self._loop.evaluation_env_steps, state, round(self._epsilon, 3), len(self.model.replay))
         self.curve.add(layers_of(self.model), *notes)

@@ -355,7 +355,11 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         self._termination.end()
 
     def on_fit_failed(self, error: BaseException) -> None:
-        """Closes files and environments. Snapshots and the last resume point are already complete on disk."""
+        """Closes files and environments. Snapshots and the last resume point are already complete on disk.
+
+        After an interrupt, the agent gets the best weights, as at the end of `fit`. A run that is resumed continues with
+        those that it had.
+        """
         if self.running is not None and self.running.is_running:
             return  # another `fit` failed: it was refused, because this one uses the callback
         self._fail(error)
@@ -364,6 +368,8 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         self._stop_asked = False
         if self._loop is not None:
             self._resuming.failed(self._loop, error)
+            if isinstance(error, KeyboardInterrupt):
+                self._loop.end_interrupted()
         self.leave_run()
         self._close("failure")
         if self.verbose and self._loop is not None and isinstance(error, _ENDS_ON_PURPOSE):

@@ -385,6 +385,18 @@ class Engine:
             run_at_once(compare_contender(at, progress=False, insists=insists), performer.perform)
             run_at_once(announce(at, least=least), performer.perform)
         performer.contenders.drop()
+        self._restore_best()
+        self.registry.write_missing(at_once=True)
+        self._tell_of_aids()
+
+    def end_interrupted(self) -> None:
+        """Restores the best weights if the user asked for this, after the user has interrupted `fit`."""
+        self.performer.cancel_in_place()
+        self.adapter.pause_updates(False)
+        self._restore_best()
+
+    def _restore_best(self) -> None:
+        performer, best = self.performer, self.performer.best
         if self.options.restore_best_weights and best.snapshot is not None:
             restored = performer.restore(best.snapshot)
             if restored is None:
@@ -394,8 +406,6 @@ class Engine:
         elif self.options.restore_best_weights and best.latest is not None:
             of = f"snapshot {best.latest.snapshot_id} belongs to a regime that has ended"
             self.journal.note(EventKind.KEPT, f"kept the weights: {of}")
-        self.registry.write_missing(at_once=True)
-        self._tell_of_aids()
 
     def _tell_of_aids(self) -> None:
         for notice in self.log.aids.take_notices():

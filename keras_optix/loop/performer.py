@@ -438,6 +438,7 @@ class Performer:
             self.regimes.enter_new()
         else:
             self.regimes.enter(action.regime)
+            self.scheduler.regime_returned()
 
     def _offer_policy(self, action: do.OfferPolicy) -> KnownPolicy | None:
         offered, regime = self.regimes.offer(self.best.snapshot), self.regimes.regime

@@ -392,6 +392,7 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
             last_window=state.last_window,
             last_env_steps=state.last_env_steps,
             regime_env_steps=state.last_env_steps,
+            learning_took=max(state.learning_took, state.best_env_steps - state.regime_env_steps),
             evaluations=state.evaluations,
             regime_index=state.regime_index + 1,
             cooldown_until=state.evaluations + self.degradation_cooldown,

@@ -63,6 +63,8 @@ class SchedulerState(State, frozen=True):
         pending: Whether a candidate waits for `confirm`.
         regime_index: Number of change points so far. After each one there is no best.
         regime_env_steps: Env steps at the latest change point, 0 before the first one.
+        regime_returned: Whether this regime was known before, and its policy was restored.
+        learning_took: Largest number of env steps from the beginning of an earlier regime to its best.
     """
 
     loop_state: LoopState = LoopState.ACTIVE
@@ -87,3 +89,5 @@ class SchedulerState(State, frozen=True):
     pending: bool = False
     regime_index: Count = 0
     regime_env_steps: Count = 0
+    regime_returned: bool = False
+    learning_took: Count = 0

@@ -100,6 +100,10 @@ class StateMachine:
             self.state = replace(self.state, level=None)
         return decision
 
+    def regime_returned(self) -> None:
+        """Notes that the present regime was known before, so that there is nothing to learn from the beginning."""
+        self.state = replace(self.state, regime_returned=True)
+
     def shifted(self) -> None:
         """Begins a new regime, because the environment has changed."""
         self.state = self.scheduler.shifted(self.state)

@@ -1,7 +1,8 @@
 """When training ends: nothing was better for as long as patience lasts, or the scores show that more is not worth it.
 
 Both conclusions wait until the run is a multiple of the env steps that it took to find the best, because progress in
-training takes about as long as it took before, whatever the task. Neither can be drawn from the scores of a policy that
+training takes about as long as it took before, whatever the task. That holds for a new regime, too: it takes as long as
+the ones before took, even if a first best came sooner. Neither can be drawn from the scores of a policy that
 has not learned yet; then only patience ends the run.
 """
 
@@ -128,7 +129,7 @@ class StoppingRule:
 
     def _is_ripe(self, state: SchedulerState, at: int, elapsed: int) -> bool:
         """Returns whether the policy has learned, and the run was long enough since `at` for a conclusion."""
-        took = at - state.regime_env_steps
+        took = max(at - state.regime_env_steps, 0 if state.regime_returned else state.learning_took)
         return elapsed >= (self.multiple - 1.0) * took and _has_learned(state)
 
     def _is_futile(self, state: SchedulerState, evaluation: Evaluation, known: TimedScore, elapsed: int) -> bool:

@@ -259,6 +259,8 @@ def test_every_field_survives_json() -> None:
         pending=True,
         regime_index=3,
         regime_env_steps=50,
+        regime_returned=True,
+        learning_took=70,
     )
     default = SchedulerState()
     assert all(value != asdict(default)[name] for name, value in asdict(state).items())

@@ -237,6 +237,30 @@ def test_only_the_time_after_exploration_counts_for_the_end() -> None:
         assert never is None
 
 
+def test_a_new_regime_takes_as_long_as_the_one_before_and_one_that_returned_does_not() -> None:
+    """Its first best comes after 2,000 env steps, and a run that knows nothing else ends 4,000 later."""
+
+    def ended(**known: Any) -> int:
+        state = {"regime_env_steps": 8 * WINDOW, "regime_index": 1} | known
+        one = learned(state, best_multiple=3.0)
+        assert until_dormant(one, lambda window: at(window, 100.0 + 0.5 * (-1.0) ** window)) is not None
+        return ended_at(one) - 10 * WINDOW
+
+    assert 4 * WINDOW <= ended() <= 8 * WINDOW
+    assert 14 * WINDOW <= ended(learning_took=7 * WINDOW) <= 18 * WINDOW
+    assert ended(learning_took=7 * WINDOW, regime_returned=True) == ended()
+
+
+def test_the_longest_time_to_a_best_is_remembered_over_regimes() -> None:
+    one = learned()
+    one.shifted()
+    assert one.state.learning_took == 10 * WINDOW
+    one.state = replace(one.state, best_env_steps=12 * WINDOW)
+    one.regime_returned()
+    one.shifted()
+    assert (one.state.learning_took, one.state.regime_returned) == (10 * WINDOW, False)
+
+
 def test_futility_can_be_turned_off_and_patience_waits_as_long() -> None:
     one = learned(futility_confidence=None)
     decision = until_dormant(one, lambda window: at(window, 100.0 + 0.5 * (-1.0) ** window))
