@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -13,6 +15,7 @@ import numpy as np
 from keras_optix.agents.acting import ActActors, PolicyHead, begun
 from keras_optix.agents.attributes import AgentAttributes
 from keras_optix.agents.hyperparams import learning_rate_of
+from keras_optix.agents.policy_file import export_policy
 from keras_optix.agents.state import PolicyClock, StateReader, check_saved_agent, in_acting_dtype, load_arrays
 from keras_optix.errors import StateError, describe
 from keras_optix.experience.actor import Actor, LoweredPolicy
@@ -216,6 +219,34 @@ class ActingAgent(AgentAttributes):
         """
         with self._lowered.lock:
             return make_actor(self.lowerable(), batch_size, self._lowered)
+
+    def export_policy(self, path: str | os.PathLike[str], *, deterministic: bool = True, batch_size: int = 1) -> Path:
+        """Writes the policy to one LiteRT file, from which a program acts without TensorFlow and Keras.
+
+        The file takes the environment's observations and returns its actions. The normalisation of observations, the
+        sampling, and the scaling and clipping of actions are inside. ``policy.json`` in the file (it is also a zip
+        archive) has the spaces, and the initial carry of a policy that remembers.
+
+        Args:
+            path: The file; its name must end in ``.tflite``. A file of this name is replaced, and missing folders are
+                made.
+            deterministic: Whether the file takes the most likely action, as ``act(..., deterministic=True)``. If False,
+                it samples, with other random numbers in each program. Defaults to True.
+            batch_size: B, the number of observations per call. Defaults to 1.
+
+        Returns:
+            The path. The signature ``act`` of the file has the inputs ``observation`` ``[B, ...]`` (for each part of
+            dict or tuple observations one, such as ``observation_camera``) and ``carry_0``, ... of a policy that has a
+            carry; and the outputs ``action`` ``[B, ...]`` and ``carry_0``, ..., the carry for the next step.
+
+        Raises:
+            StateError: The agent is not bound yet.
+            ConfigurationError: An argument is invalid.
+            LoweringError: The policy cannot be lowered, for example because LiteRT lacks an operation of a layer, which
+                the message names; or LiteRT computes other actions. No file is written.
+            OSError: The file cannot be written.
+        """
+        return export_policy(self, path, deterministic, batch_size)
 
     # State
 
