@@ -20,13 +20,13 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 
 import keras_optix
 from keras_optix.errors import ConfigurationError, LoweringError, OptixError, describe
 from keras_optix.experience.actions import Formula
 from keras_optix.experience.actor import quiet_stderr
 from keras_optix.experience.carry import initial_carry
+from keras_optix.experience.litert import Interpreter, require_litert
 from keras_optix.experience.lowering import Lowerable, blame, convertible, example, example_carry, first_reason
 from keras_optix.experience.spaces_json import compact, to_json
 from keras_optix.store.files import make_folder, write_atomically
@@ -59,6 +59,7 @@ def export_policy(agent: Any, path: Any, deterministic: Any, batch_size: Any) ->
 def policy_file(agent: Any, deterministic: bool, batch_size: int) -> bytes:
     """Returns the content of the file that `Agent.export_policy` writes; raises its errors."""
     policy: Lowerable = agent.lowerable()
+    require_litert()
     formula = agent.head.actions.formula()
     try:
         blob = _convert(policy, formula, batch_size, sampled=False)

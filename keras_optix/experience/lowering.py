@@ -34,6 +34,7 @@ from keras_optix.errors import ConfigurationError, LoweringError, OptixError, de
 from keras_optix.experience.actor import Actor, LiteRTActor, LoweredPolicy, NoiseSpec, quiet_stderr
 from keras_optix.experience.carry import Carry, CarrySpec, initial_carry, misfit
 from keras_optix.experience.constants import find_constants, markers
+from keras_optix.experience.litert import installed, require_litert, warn_once
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.ops.choices import argmax_as
 
@@ -174,7 +175,8 @@ class Lowered:
 def make_actor(policy: Lowerable, batch_size: int, known: Lowered | None = None) -> Actor:
     """Makes the fastest actor for a policy.
 
-    If lowering is impossible, acting falls back to a compiled function, with one warning that names the layer.
+    If lowering is impossible, acting falls back to a compiled function, with one warning that names the layer; where
+    LiteRT is not installed, with one warning in a process.
 
     Args:
         policy: The policy.
@@ -187,6 +189,9 @@ def make_actor(policy: Lowerable, batch_size: int, known: Lowered | None = None)
     try:
         lowered = (Lowered() if known is None else known).get(policy, batch_size)
     except LoweringError as error:
+        if not installed():
+            warn_once(error)
+            return FunctionActor(policy)
         warnings.warn(
             f"{error} {blame(policy)} Acting falls back to a compiled TensorFlow function. The actions are the same, "
             "but a step takes some hundred microseconds instead of about ten for a small network.",
@@ -212,8 +217,9 @@ def lower(policy: Lowerable, batch_size: int, *, as_constants: bool | None = Non
         The flatbuffer with the facts that an actor needs.
 
     Raises:
-        LoweringError: An operation has no LiteRT kernel, or the values disagree.
+        LoweringError: An operation has no LiteRT kernel, or the values disagree; or LiteRT is not installed.
     """
+    require_litert()
     constants = policy.heavy(batch_size) if as_constants is None else as_constants
     # For short calls, waking threads takes more time than the threads save.
     threads = min(os.cpu_count() or 1, _MAX_THREADS) if policy.work(1) > _SMALL else 1
