@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH_VENV := .venv-sb3
+SBX_VENV := .venv-sbx
 BACKENDS_VENV := .venv-backends
 OLDEST_VENV := .venv-oldest
 NEWEST_VENV := .venv-newest
@@ -107,8 +108,14 @@ $(BENCH_VENV)/.installed: benchmarks/sb3-requirements.txt
 	$(BENCH_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/sb3-requirements.txt
 	touch $@
 
-bench: $(VENV)/.installed $(BENCH_VENV)/.installed ## throughput against Stable-Baselines3, in an environment of its own
-	$(BIN)/python benchmarks/throughput.py --sb3-python $(BENCH_VENV)/bin/python
+$(SBX_VENV)/.installed: benchmarks/sbx-requirements.txt
+	$(PYTHON) -m venv $(SBX_VENV)
+	$(SBX_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/sbx-requirements.txt
+	touch $@
+
+bench: $(VENV)/.installed $(BENCH_VENV)/.installed $(SBX_VENV)/.installed ## speed of PPO, DQN and SAC beside Stable-Baselines3 and SBX (hours; it goes on where it was cut off)
+	$(BIN)/pip install --quiet --disable-pip-version-check 'gymnasium[box2d,mujoco]'
+	$(BIN)/python benchmarks/speed.py --sb3-python $(BENCH_VENV)/bin/python --sbx-python $(SBX_VENV)/bin/python
 
 bench-collect: $(VENV)/.installed ## collecting against stepping alone, acting against a tf.function (about a minute)
 	$(BIN)/python benchmarks/collect.py
@@ -137,7 +144,7 @@ bench-compile-cache: $(VENV)/.installed ## seconds to the first update without a
 bench-compile: $(VENV)/.installed $(BENCH_VENV)/.installed ## with XLA, without, as chosen; and Stable-Baselines3 (ten minutes)
 	$(BIN)/python benchmarks/compile.py --sb3-python $(BENCH_VENV)/bin/python --resume
 
-bench-crash: $(VENV)/.installed ## 200 kills and 50 SIGTERMs over six kinds of runs, resuming after each (half an hour)
+bench-crash: $(VENV)/.installed ## 200 kills and 50 SIGTERMs over seven kinds of runs, resuming after each (half an hour)
 	$(BIN)/python benchmarks/crash.py --compare
 
 bench-registry: $(VENV)/.installed ## kills a writer of snapshots 200 times, then two write at once (some minutes)
@@ -230,4 +237,4 @@ test-wheel: ## the quick start from the wheel in dist, on the newest and the old
 	done
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(BENCH_VENV) $(BACKENDS_VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(DIST_VENV) $(WHEEL_VENV)-* dist checkpoints runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(SBX_VENV) $(BACKENDS_VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(DIST_VENV) $(WHEEL_VENV)-* dist checkpoints runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

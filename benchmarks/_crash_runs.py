@@ -1,4 +1,4 @@
-"""The kinds of runs that `benchmarks/crash.py` kills: PPO on CartPole in six ways.
+"""The kinds of runs that `benchmarks/crash.py` kills: PPO on CartPole in six ways, and DQN with a full replay buffer.
 
 Nothing here uses TensorFlow when it is imported: the benchmark imports it once, and forks a process for each run.
 """
@@ -102,6 +102,15 @@ def make_agent(seed: int = 0) -> Any:
     return agent
 
 
+def make_replay_agent() -> Any:
+    """Its buffer is full after 16 windows."""
+    layers = [keras.layers.Input((4,)), keras.layers.Dense(16, activation="relu"), keras.layers.Dense(2)]
+    options: dict[str, Any] = {"prioritized_replay": True, "n_step": 3, "gradient_steps_per_env_step": 0.0625}
+    agent = optix.DQNAgent(keras.Sequential(layers), buffer_size=4096, learning_starts=512, seed=0, **options)
+    agent.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=False)
+    return agent
+
+
 def options_of(kind: str) -> dict[str, Any]:
     """Returns the options of the callback that make the kind of a run."""
     if kind == "tuned":
@@ -120,9 +129,16 @@ def options_of(kind: str) -> dict[str, Any]:
 
 
 # Importing these now saves each of the processes that are forked from this one a second.
-_ = (optix.PPOAgent, optix.EnsembleAgent, optix.PolicyManager, optix.BackoffOptimizer, optix.PBTOptimizer)
+_ = (
+    optix.PPOAgent,
+    optix.DQNAgent,
+    optix.EnsembleAgent,
+    optix.PolicyManager,
+    optix.BackoffOptimizer,
+    optix.PBTOptimizer,
+)
 _ = (optix.OptixCallback, optix.BackoffScheduler, optix.dataset_from_env, optix.dataset_from_stream)
-KINDS = ("plain", "tuned", "managed", "ensemble", "live", "population")
+KINDS = ("plain", "tuned", "managed", "ensemble", "live", "population", "replay")
 
 
 def train(kind: str, directory: Path, interval: float, windows: int | None, output: Any) -> None:
@@ -137,7 +153,7 @@ def train(kind: str, directory: Path, interval: float, windows: int | None, outp
     """
     keras.utils.set_random_seed(0)
     options = {"scheduler": optix.BackoffScheduler(**NEVER)} | options_of(kind)
-    agent = make_agent()
+    agent = make_replay_agent() if kind == "replay" else make_agent()
     if kind == "ensemble":
         manager = options["policy_manager"]
         for member in (agent, make_agent(1)):
@@ -168,6 +184,7 @@ def train(kind: str, directory: Path, interval: float, windows: int | None, outp
         "scheduler": to_json(callback.scheduler_state),
         "tuner": None if callback.tuner is None else to_json(callback.tuner_state),
         "env_steps": callback.env_steps,
+        "replayed": len(agent.replay) if kind == "replay" else None,
         "hyperparams": agent.hyperparams.snapshot(),
     }
     (directory / "final.json").write_text(json.dumps(final))

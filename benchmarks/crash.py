@@ -1,8 +1,9 @@
 """Kills runs at random moments and resumes them, again and again: nothing may be corrupt, lost, or repeated for long.
 
-Six kinds of runs train PPO on CartPole with `OptixCallback(resume=True)` (`_crash_runs.py`): plain, tuned, managed, an
-ensemble, on a live feed, and a population. Each is killed (SIGKILL), or told to end (SIGTERM), after a random time, by
-which it may be building, tracing, training, evaluating or writing, and is then started again. After each signal
+Seven kinds of runs learn CartPole with `OptixCallback(resume=True)` (`_crash_runs.py`): PPO plain, tuned, managed, in
+an ensemble, on a live feed, and as a population, and DQN with a full replay buffer. Each is killed (SIGKILL), or told
+to end (SIGTERM), after a random time, by which it may be building, tracing, training, evaluating or writing, and is
+then started again. After each signal
 
 - the registry must open, each snapshot in it must be readable, and the best must not be worse than before;
 - the newest resume point must be readable and not older than before, and the run that is started next must continue it;
@@ -12,8 +13,8 @@ which it may be building, tracing, training, evaluating or writing, and is then 
 The table shows the env steps that a run had to repeat, and how long it took to end after SIGTERM. A process imports
 TensorFlow once and forks the runs of a kind. What is done stays in `--work`, and is not done again.
 
-With `--compare` the tuned run is left to finish in the end, and its weights are compared with those of a run that was
-never killed.
+With `--compare` the tuned run and that of DQN are left to finish in the end, and their weights are compared with those
+of runs that were never killed.
 
 python benchmarks/crash.py [--kills 200] [--terms 50] [--interval 0.5] [--work FOLDER] [--compare]
 """
@@ -42,7 +43,8 @@ from typing import Any
 import numpy as np
 from _report import commit_in_force, print_table, write_results
 
-KINDS = ("plain", "tuned", "managed", "ensemble", "live", "population")
+KINDS = ("plain", "tuned", "managed", "ensemble", "live", "population", "replay")
+COMPARED = ("tuned", "replay")
 SLICE = 8  # signals of a kind, before the next kind has its turn
 HANGS = 120.0  # seconds after which a run has failed
 _END_WITH_PARENT = 1  # PR_SET_PDEATHSIG
@@ -291,23 +293,23 @@ def rows_of(trials: dict[str, list[Trial]]) -> Iterator[list[str]]:
         ]
 
 
-def compare(arguments: argparse.Namespace) -> None:
-    """Lets the tuned run end, and compares it with one that nothing interrupts."""
+def compare(kind: str, arguments: argparse.Namespace) -> None:
+    """Lets a run end, and compares it with one that nothing interrupts."""
     work = Path(arguments.work)
-    killed, whole = work / "tuned", work / "whole"
+    killed, whole = work / kind, work / f"{kind}_whole"
     for directory in (killed, whole):
         directory.mkdir(exist_ok=True)
         output = work / f"{directory.name}.output"
-        process = fork("tuned", directory, output, arguments, arguments.windows)
+        process = fork(kind, directory, output, arguments, arguments.windows)
         _, status = os.waitpid(process, 0)
         if os.waitstatus_to_exitcode(status):
             raise SystemExit(f"the run in {directory.name} failed: {output.with_suffix('.error').read_text()}")
     states = [json.loads((directory / "final.json").read_text()) for directory in (killed, whole)]
     arrays = [dict(np.load(directory / "final.npz", allow_pickle=False)) for directory in (killed, whole)]
     same = all(np.array_equal(arrays[0][name], arrays[1][name]) for name in arrays[1])
-    print(f"weights and slots of the killed run equal those of a run that was never killed: {same}")
+    print(f"{kind}: weights and slots of the killed run equal those of a run that was never killed: {same}")
     for name in states[0]:
-        print(f"{name} equal: {states[0][name] == states[1][name]}")
+        print(f"{kind}: {name} equal: {states[0][name] == states[1][name]}")
 
 
 def main() -> None:
@@ -322,7 +324,7 @@ def main() -> None:
         "--work", default=None, help="folder of the runs, in which a benchmark that was cut off goes on"
     )
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=KINDS)
-    parser.add_argument("--compare", action="store_true", help="let the tuned run end, and compare it with a whole one")
+    parser.add_argument("--compare", action="store_true", help="compare with runs that are never killed")
     parser.add_argument("--windows", type=int, default=10_000, help="of the runs that are compared")
     parser.add_argument("--no-results", action="store_true", help="write no results/crash.json")
     parser.add_argument("--kind", default=None, help=argparse.SUPPRESS)
@@ -336,8 +338,9 @@ def main() -> None:
     try:
         play_all(arguments.kinds, arguments)
         trials = {kind: read(arguments.work / f"{kind}.jsonl") for kind in arguments.kinds}
-        if arguments.compare:
-            compare(arguments)
+        for kind in COMPARED if arguments.compare else ():
+            if kind in arguments.kinds:
+                compare(kind, arguments)
     finally:
         if temporary:
             shutil.rmtree(arguments.work)

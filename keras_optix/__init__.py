@@ -39,6 +39,7 @@ _MODULES = {
     "keras_optix.experience.replay_batch": ("ReplayBatch",),
     "keras_optix.experience.savable": ("SavableEnv",),
     "keras_optix.experience.window": ("Window",),
+    "keras_optix.loggers.plotting": ("plot",),
     "keras_optix.loop.after_shift": ("AfterShift",),
     "keras_optix.loop.record": ("EventKind", "LoopRecord"),
     "keras_optix.loop.regimes": ("RegimeDetector",),

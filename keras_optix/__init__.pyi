@@ -33,6 +33,7 @@ from keras_optix.experience.live.stream_dataset import dataset_from_stream as da
 from keras_optix.experience.replay_batch import ReplayBatch as ReplayBatch
 from keras_optix.experience.savable import SavableEnv as SavableEnv
 from keras_optix.experience.window import Window as Window
+from keras_optix.loggers.plotting import plot as plot
 from keras_optix.loop.after_shift import AfterShift as AfterShift
 from keras_optix.loop.record import EventKind as EventKind
 from keras_optix.loop.record import LoopRecord as LoopRecord

@@ -41,6 +41,7 @@ ORDER = [
     "foreign_names",
     "states",
     "validation",
+    "optional",
     "errors",
     "kinds",
     "formatting",

@@ -22,7 +22,7 @@ from keras_optix.agents.checks import (
     check_optimizer,
     refuse_two_carries,
 )
-from keras_optix.agents.compile_cache import COMPILE_CACHE
+from keras_optix.agents.compile_cache import COMPILE_CACHE, compiled_at_first
 from keras_optix.agents.default_networks import HiddenLayers, default_network
 from keras_optix.agents.distributions import ActionDistribution, check_distribution, distribution_for
 from keras_optix.agents.fit_checks import check_evaluate, check_fit
@@ -130,6 +130,7 @@ class Agent(ActingAgent, WindowTrainer):
         # `autocast` is off because observations reach `call` in their own dtype, whatever the networks compute in.
         name = None if name is None else check_name("name", name, "the name of the model")
         super().__init__(name=name, autocast=False)
+        self.stop_training = False  # Keras defines it only when the model is compiled
         self.policy = policy
         self.normalize_observations = check_bool("normalize_observations", normalize_observations)
         self.distribution = check_distribution(distribution)
@@ -521,7 +522,6 @@ class Agent(ActingAgent, WindowTrainer):
         finally:
             # Once `fit` has returned, no window may still be collected in the environments.
             self._sources.drain()
-            COMPILE_CACHE.keep()
         if averaging:
             # Keras has replaced the weights by their averages.
             if untrained is not None and not self._clock.updates():
@@ -678,7 +678,7 @@ class Agent(ActingAgent, WindowTrainer):
             getattr(super(), f"make_{name}")(force=True)
         function = getattr(self, name)
         setattr(self, name, before)
-        return function
+        return compiled_at_first(function)
 
     @property
     def metrics(self) -> list[Any]:

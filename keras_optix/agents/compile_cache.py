@@ -11,20 +11,27 @@ instead, or ``off``.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import hashlib
 import os
 import platform
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import tensorflow as tf
 
 from keras_optix import xla_flags
+from keras_optix.experience.stderr import STDERR
 from keras_optix.store.compiled import LOGGER, CompiledStore, PrivateCopy
 
 _OLDEST = (2, 21)  # TensorFlow 2.18 prints errors when it reads such files; nothing between was tried
 # What decides how XLA compiles for this CPU, beside the program, from whose fingerprint XLA makes the name of an entry.
 _SETTINGS = ("XLA_FLAGS", "TF_ENABLE_ONEDNN_OPTS", "TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS")
+# Lines that TensorFlow writes for each entry that it reads. It reads the file as a text first. And it looks for two
+# features among those of the CPU that are none: they say how LLVM compiles (openxla/xla, issue 44565).
+_NOISE = (b"tensorflow.XlaSerializedCacheEntry", b"cpu_aot_loader.cc")
 _CPU_LINES = ("flags", "Features", "model name", "CPU part")
 
 
@@ -49,12 +56,28 @@ class CompileCache:
         except (OSError, RuntimeError) as error:  # RuntimeError: there is no home directory
             LOGGER.debug("What XLA compiles is not kept for the next process: %s", error)
             return
-        atexit.register(self._copy.close)
+        atexit.register(self._end)
 
-    def keep(self) -> None:
-        """Stores what was compiled since."""
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Surrounds a call in which XLA compiles a step of this package: what it compiles is stored.
+
+        What XLA compiles outside of it is not, because what TensorFlow would write when it reads that in the next
+        process could not be left out.
+        """
+        copy = self._copy
+        if copy is None:
+            yield
+            return
+        copy.pass_over()
+        with STDERR.without(*_NOISE):
+            yield
+        copy.keep()
+
+    def _end(self) -> None:
         if self._copy is not None:
-            self._copy.keep()
+            self._copy.pass_over()
+            self._copy.close()
 
 
 def is_supported() -> bool:
@@ -84,3 +107,19 @@ def cpu_features() -> str:
 
 
 COMPILE_CACHE = CompileCache(xla_flags.FOLDER)
+
+
+def compiled_at_first(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that XLA compiles when it is called for the first time, see `CompileCache.compiling`."""
+    compiled = False
+
+    def call(*args: Any) -> Any:
+        nonlocal compiled
+        if compiled:
+            return function(*args)
+        with COMPILE_CACHE.compiling():
+            result = function(*args)
+        compiled = True
+        return result
+
+    return call

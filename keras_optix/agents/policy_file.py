@@ -24,11 +24,11 @@ import tensorflow as tf
 import keras_optix
 from keras_optix.errors import ConfigurationError, LoweringError, OptixError, describe
 from keras_optix.experience.actions import Formula
-from keras_optix.experience.actor import quiet_stderr
 from keras_optix.experience.carry import initial_carry
 from keras_optix.experience.litert import Interpreter, require_litert
 from keras_optix.experience.lowering import Lowerable, blame, convertible, example, example_carry, first_reason
 from keras_optix.experience.spaces_json import compact, to_json
+from keras_optix.experience.stderr import STDERR
 from keras_optix.store.files import make_folder, write_atomically
 from keras_optix.validation import check_bool, check_int, check_path
 
@@ -116,7 +116,7 @@ def _convert(policy: Lowerable, formula: Formula, batch_size: int, *, sampled: b
     concrete = act.get_concrete_function(*_specs(policy, batch_size))
     module = tf.Module()
     module.act = act
-    with quiet_stderr(), tempfile.TemporaryDirectory() as folder:
+    with STDERR.without_all(), tempfile.TemporaryDirectory() as folder:
         # Without a saved model, inputs and outputs would have no names.
         tf.saved_model.save(module, folder, signatures={SIGNATURE: concrete})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=[SIGNATURE])
@@ -156,7 +156,7 @@ def _check(policy: Lowerable, to_env: Callable[[np.ndarray], np.ndarray], blob: 
     Actions of a tenth of the observations may differ, because two actions may be equally good within rounding.
     """
     rng = np.random.default_rng(0)
-    with quiet_stderr():
+    with STDERR.without_all():
         runner = Interpreter(model_content=blob).get_signature_runner(SIGNATURE)
     names, forward = [spec.name for spec in _specs(policy, batch_size)], convertible(policy)
     same: list[bool] = []

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import tensorflow as tf
 
+from keras_optix.agents.compile_cache import compiled_at_first
 from keras_optix.agents.precision import OTHER_FLOATS
 from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
 from keras_optix.states import Generator, State, read_state
@@ -125,7 +126,7 @@ class StateReader:
         def gather() -> Any:
             return policy.concatenate(), state.concatenate(), clock.tensor()
 
-        self._gather = gather.get_concrete_function()
+        self._gather = compiled_at_first(gather.get_concrete_function())
         self._policy = policy
         self._state = state
 

@@ -299,6 +299,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         if self.tuner is not None:
             loop.tuning.warn_of_other_owners = not name_owners(self.tuner, self._siblings)
         resuming.begin(loop)
+        log.begin(str(self.registry.run_id))
         log.hparams(
             {"model": type(self.model).__name__, **adapter.hyperparams.snapshot()},
             adapter.metrics,

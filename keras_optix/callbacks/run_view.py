@@ -77,6 +77,11 @@ class RunView(OneLineRepr):
         return 0 if self._loop is None else self._loop.journal.env_steps
 
     @property
+    def step_name(self) -> str:
+        """Name of what `env_steps` counts: ``"env steps"``, or ``"steps"`` for an ordinary model."""
+        return "env steps" if self._loop is None else self._loop.adapter.step_name
+
+    @property
     def evaluation_env_steps(self) -> int:
         """Environment steps that evaluations took in addition to those of training."""
         return 0 if self._loop is None else self._loop.adapter.evaluation_steps

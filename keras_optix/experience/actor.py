@@ -6,11 +6,7 @@ the inputs of the flatbuffer, or into the bytes of its constants.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -19,9 +15,8 @@ import numpy as np
 from keras_optix.errors import LoweringError
 from keras_optix.experience.carry import Carry, CarrySpec
 from keras_optix.experience.litert import Interpreter, require_litert
+from keras_optix.experience.stderr import STDERR
 from keras_optix.reprs import OneLineRepr
-
-_STDERR = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -175,7 +170,7 @@ class LiteRTActor(OneLineRepr):
         self._blob = bytearray(lowered.blob) if lowered.constants else None
         self._patched: list[np.ndarray] | None = None
         self._ready = False
-        with quiet_stderr():  # the first interpreter of a process prints a line about its delegate
+        with STDERR.without_all():  # the first interpreter of a process prints a line about its delegate
             self._load(lowered.blob)
 
     def another(self) -> LiteRTActor:
@@ -245,20 +240,3 @@ class LiteRTActor(OneLineRepr):
 
 def _input_name(details: dict[str, Any]) -> str:
     return str(details["name"]).replace("serving_default_", "").split(":")[0]
-
-
-@contextlib.contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Silences what C++ code writes to the process's stderr; exceptions say what matters."""
-    # One thread at a time: two that overlap would save each other's silence, and stderr would stay silent for good.
-    with _STDERR:
-        sys.stderr.flush()
-        saved = os.dup(2)
-        sink = os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(sink, 2)
-            yield
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
-            os.close(sink)

@@ -71,6 +71,7 @@ class Collector(WindowSource):
             statistics of the training environments.
         env_timeout: Seconds after which a call of an environment that has not returned is an error. None waits.
         restarts: How often the processes of a vector environment are started again after one of them died.
+        notice: What the loop says about the environments at the beginning.
 
     Attributes:
         restarted: How often they were started again so far.
@@ -91,6 +92,7 @@ class Collector(WindowSource):
         copies_statistics: bool = False,
         env_timeout: float | None = None,
         restarts: int = 0,
+        notice: str = "",
     ) -> None:
         super().__init__(
             owner,
@@ -130,6 +132,8 @@ class Collector(WindowSource):
         _OPEN.add(self)
         if envs.own_rewards:
             self._tell(_OWN_REWARDS, warn=False)
+        if notice:
+            self._tell(notice, warn=False)
 
     @property
     def num_envs(self) -> int:

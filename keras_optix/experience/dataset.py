@@ -17,15 +17,16 @@ from keras_optix.experience.actions import actions_for
 from keras_optix.experience.carry import CarrySpec
 from keras_optix.experience.collector import Collector
 from keras_optix.experience.env_kinds import check_env, check_env_kwargs
-from keras_optix.experience.making import EnvLike, env_fn_of, is_env_fn, make_envs
+from keras_optix.experience.making import EnvLike, env_fn_of, is_env_fn
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.second import obstacle_to
 from keras_optix.experience.source import PolicyOwner, WindowSource
 from keras_optix.experience.transformations import marked, note_as_made
 from keras_optix.experience.vector_envs import VectorEnvs
+from keras_optix.experience.vectorization import VECTORIZATIONS, make_several
 from keras_optix.experience.window import Window
 from keras_optix.records import CollectionDefaults
-from keras_optix.validation import check_agent, check_bool, check_float, check_int, check_seed
+from keras_optix.validation import check_agent, check_bool, check_choice, check_float, check_int, check_seed
 
 
 class Learner(PolicyOwner, Protocol):
@@ -54,6 +55,7 @@ def dataset_from_env(
     check_bounds: bool = True,
     env_timeout: float | None = None,
     restarts: int = 0,
+    vectorization: str = "auto",
 ) -> tf.data.Dataset:
     """Makes an endless dataset of windows of experience, collected with the agent's current weights.
 
@@ -61,10 +63,10 @@ def dataset_from_env(
     episode ends, even across epochs and across calls of `fit`. The window that `train_step` gets was collected with the
     weights that it is about to update (lag 0), or with ``prefetch=1`` with the weights one update before.
 
-    If `env` is an id or a factory, its environments are stepped in this process, one after the other. A vector
-    environment of your own (`AsyncVectorEnv`, ``gymnasium.make_vec(id, n, vectorization_mode="vector_entry_point")``, a
-    simulator) works in each of Gymnasium's autoreset modes. With next-step autoreset, rows in which an environment only
-    resets are marked as False in `Window.valid` and are ignored.
+    If `env` is an id or a factory, its environments are stepped in this process, one after the other, or by the vector
+    environment that is registered for the id (see `vectorization`). A vector environment of your own (`AsyncVectorEnv`,
+    a simulator) works in each of Gymnasium's autoreset modes. With next-step autoreset, rows in which an environment
+    only resets are marked as False in `Window.valid` and are ignored.
 
     Equal seeds give equal windows and equal training, bit by bit, on the same machine with the same versions of the
     libraries and the same number of threads. They do not if the environment has randomness of its own (an unseeded
@@ -96,11 +98,17 @@ def dataset_from_env(
             default, waits. In either case `fit` and `evaluate` hear Ctrl-C within
             a second, and an environment that still does not return is given up. Code that blocks without releasing
             Python's global lock stops the whole process, and no timeout helps; run such environments in processes,
-            with `AsyncVectorEnv`.
+            with ``vectorization="async"``.
         restarts: How often the processes of a vector environment are started again after one of them has died, or has
             not answered within `env_timeout`. Its running episodes are then cut off and not counted, and its window
-            begins again. If it happens more often, an `EnvWorkerError` is raised. For this, `env` must be a factory:
-            ``lambda: gymnasium.make_vec("CartPole-v1", 8, vectorization_mode="async")``. Defaults to 0.
+            begins again. If it happens more often, an `EnvWorkerError` is raised. It needs ``vectorization="async"``,
+            or as `env` a factory of an `AsyncVectorEnv`. Defaults to 0.
+        vectorization: How several environments are stepped that are made here, in Gymnasium's words. ``"sync"``: one by
+            one, in this process. ``"async"``: each in a process, for environments of which a step takes longer than a
+            tenth of a millisecond; one that ends an episode is reset in the same step. ``"vector_entry_point"``: by the
+            vector environment that is registered for the id, as CartPole-v1 has one. ``"auto"``, the default, takes the
+            latter from eight environments on, unless the single environments can be saved (`SavableEnv`), have wrappers
+            that it lacks, or are rendered; else ``"sync"``. A note in the log says so.
 
     Returns:
         The dataset.
@@ -131,6 +139,7 @@ def dataset_from_env(
     if env_timeout is not None:
         env_timeout = check_float("env_timeout", env_timeout, low=0.0, low_open=True)
     restarts = check_int("restarts", restarts, minimum=0)
+    vectorization = check_choice("vectorization", vectorization, VECTORIZATIONS)
     if check_int("prefetch", prefetch, minimum=0) > 1:
         raise ConfigurationError(
             describe(
@@ -140,11 +149,11 @@ def dataset_from_env(
             )
         )
     made_here = is_env_fn(env)
-    envs = make_envs(env, number, env_kwargs, exactly=num_envs is not None)
+    envs, notice = make_several(env, number, env_kwargs, vectorization, exactly=num_envs is not None)
     try:
         if restarts and not (isinstance(envs, VectorEnvs) and envs.remakable):
-            problem = "`restarts` needs a factory of a vector environment whose environments run in processes."
-            fix = "Such as `lambda: gymnasium.make_vec('CartPole-v1', 8, vectorization_mode='async')`, or leave it out."
+            problem = "`restarts` needs environments that run in processes, and are made here."
+            fix = "Give vectorization='async', a factory of a gymnasium.vector.AsyncVectorEnv, or leave it out."
             raise ConfigurationError(describe(problem, fix=fix, restarts=restarts, env=env))
         agent.bind(envs.observation_space, envs.action_space)
         collector = Collector(
@@ -160,6 +169,7 @@ def dataset_from_env(
             copies_statistics=made_here and deterministic,
             env_timeout=env_timeout,
             restarts=restarts,
+            notice=notice,
         )
     except BaseException:
         if made_here:

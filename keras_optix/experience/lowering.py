@@ -31,11 +31,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_optix.errors import ConfigurationError, LoweringError, OptixError, describe
-from keras_optix.experience.actor import Actor, LiteRTActor, LoweredPolicy, NoiseSpec, quiet_stderr
+from keras_optix.experience.actor import Actor, LiteRTActor, LoweredPolicy, NoiseSpec
 from keras_optix.experience.carry import Carry, CarrySpec, initial_carry, misfit
 from keras_optix.experience.constants import find_constants, markers
 from keras_optix.experience.litert import installed, require_litert, warn_once
 from keras_optix.experience.observations import ObservationLayout
+from keras_optix.experience.stderr import STDERR
 from keras_optix.ops.choices import argmax_as
 
 Forward = Callable[[Any, Any, Sequence[Any], tuple[Any, ...]], tuple[Any, Any, tuple[Any, ...]]]
@@ -279,7 +280,7 @@ def _convert(policy: Lowerable, batch_size: int, marks: Mapping[int, np.ndarray]
         return [choices, log_probs, *after]
 
     concrete = flat.get_concrete_function(*specs)
-    with quiet_stderr():
+    with STDERR.without_all():
         # The second argument must be the function, never the Keras model: with a model, captured variables are
         # converted without an error and give NaN.
         blob = tf.lite.TFLiteConverter.from_concrete_functions([concrete], flat).convert()
@@ -392,7 +393,7 @@ def _converts(part: Any) -> bool:
     specs = [tf.TensorSpec((1, *tensor.shape[1:]), tensor.dtype) for tensor in part.inputs]
     try:
         concrete = function.get_concrete_function(*specs)
-        with quiet_stderr():
+        with STDERR.without_all():
             tf.lite.TFLiteConverter.from_concrete_functions([concrete], function).convert()
     except Exception:  # as in `lower`
         return False

@@ -11,6 +11,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
 from keras_optix.errors import ConfigurationError, describe
+from keras_optix.experience.by_id import make_by_id
 from keras_optix.experience.closing import close_all
 from keras_optix.experience.env_kinds import check_env
 from keras_optix.experience.envs import Envs, SequentialEnvs
@@ -18,16 +19,6 @@ from keras_optix.experience.second import obstacle_to
 from keras_optix.experience.vector_envs import VectorEnvs
 
 EnvLike = str | EnvSpec | gymnasium.Env | VectorEnv | Callable[[], gymnasium.Env] | Callable[[], VectorEnv]
-
-# Packages that register their environments on import, by the beginning of the ids: (name to install, module).
-_PACKAGES = {
-    "ALE/": ("ale-py", "ale_py"),
-    "MiniGrid-": ("minigrid", "minigrid"),
-    "BabyAI-": ("minigrid", "minigrid"),
-    "dm_control/": ("shimmy[dm-control]", "shimmy"),
-    "highway-": ("highway-env", "highway_env"),
-    "Fetch": ("gymnasium-robotics", "gymnasium_robotics"),
-}
 
 
 def make_envs(
@@ -71,7 +62,7 @@ def make_envs(
             )
         return SequentialEnvs([env])
     if isinstance(env, str | EnvSpec):
-        return _closing_on_error(lambda: _make_by_id(env, env_kwargs or {}), num_envs)
+        return _closing_on_error(lambda: make_by_id(env, env_kwargs or {}), num_envs)
     if callable(env):
         return _by_factory(env, num_envs, exactly)
     check_env("env", env)
@@ -109,7 +100,7 @@ def env_fn_of(env: EnvLike, env_kwargs: Mapping[str, Any] | None = None) -> Call
         return (lambda: gymnasium.make(spec)) if isinstance(env, gymnasium.Env) else _one_of(spec)
     if isinstance(env, str | EnvSpec):
         kwargs = dict(env_kwargs or {})
-        return lambda: _make_by_id(env, kwargs)
+        return lambda: make_by_id(env, kwargs)
     return env
 
 
@@ -162,48 +153,3 @@ def _one_of(spec: EnvSpec) -> Callable[[], gymnasium.Env]:
         return env
 
     return make
-
-
-def _make_by_id(env: str | EnvSpec, env_kwargs: Mapping[str, Any]) -> gymnasium.Env:
-    env_id = env if isinstance(env, str) else env.id
-    try:
-        return gymnasium.make(_unchecked(env), **env_kwargs)
-    except gymnasium.error.UnregisteredEnv as error:
-        raise ConfigurationError(
-            describe(f"The environment is not registered: {error}", fix=_how_to_install(env_id), env=env_id)
-        ) from error
-    except (gymnasium.error.Error, ImportError) as error:
-        # If an extra is missing, Gymnasium's own message says what to install.
-        raise ConfigurationError(describe(f"The environment cannot be made: {error}", env=env_id)) from error
-    except TypeError as error:
-        if not env_kwargs:
-            raise
-        raise ConfigurationError(
-            describe(
-                f"The environment does not take these arguments: {error}.", env=env_id, env_kwargs=dict(env_kwargs)
-            )
-        ) from error
-
-
-def _unchecked(env: str | EnvSpec) -> str | EnvSpec:
-    """Returns the spec of an id without Gymnasium's checking wrappers.
-
-    These take a tenth of the time of a fast environment's step.
-    The collector checks what these wrappers check, and never steps an environment that was not reset. A spec that the
-    user gave is not changed.
-    """
-    registered = gymnasium.registry.get(env) if isinstance(env, str) else None
-    if registered is None:
-        return env  # `make` may still find it (another version, a module to import), or says why it cannot
-    spec = copy.deepcopy(registered)
-    spec.order_enforce, spec.disable_env_checker = False, True
-    return spec
-
-
-def _how_to_install(env_id: str) -> str:
-    if env_id.startswith("MinAtar/"):
-        return 'Run `pip install "minatar"`, then `minatar.gym.register_envs()` after `import minatar.gym`.'
-    for prefix, (package, module) in _PACKAGES.items():
-        if env_id.startswith(prefix):
-            return f'Run `pip install "{package}"`, then `gymnasium.register_envs({module})` after `import {module}`.'
-    return "Import the package that registers it first, or check the spelling with `gymnasium.pprint_registry()`."

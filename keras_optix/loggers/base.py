@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from keras_optix.arguments import NamesChecked
+from keras_optix.loop.record import LoopRecord
 from keras_optix.reprs import OneLineRepr
+from keras_optix.store.manifest import PolicySnapshot
 
 HParam = float | int | str | bool
 
@@ -13,8 +16,9 @@ HParam = float | int | str | bool
 class Logger(NamesChecked, OneLineRepr):
     """Shows a run somewhere. Subclass it, override what you need, and give it in ``OptixCallback(loggers=[...])``.
 
-    The methods are called in this order: `open`, `hparams`, then `scalars` after each window (epoch) and `text` now and
-    then, and at the end `close`. The same logger may show several runs, one after the other.
+    The methods are called in this order: `open`, `begin`, `hparams`, then `scalars` after each window (epoch), and
+    `event`, `text` and `snapshot` now and then, and at the end `close`. The same logger may show several runs, one
+    after the other. An event may come before `begin`, and `close` may come without it, because the run failed early.
 
     A logger that fails does not end the run: a notice says so once, and it is called again later. Before it has shown
     anything, this holds only for errors of the disk and the network (`OSError`); any other error reaches the caller.
@@ -28,6 +32,14 @@ class Logger(NamesChecked, OneLineRepr):
         Args:
             resumed_from: The environment step (batch) at which an earlier run continues. Everything that was shown for
                 later steps will be repeated. None: a new run.
+        """
+
+    def begin(self, run_id: str) -> None:
+        """Called once the run has its name. A logger that can continue an earlier run finds it by this name.
+
+        Args:
+            run_id: Name of the run, which is the name of the folder of its snapshots. A run that is resumed keeps it,
+                and no other run has it.
         """
 
     def hparams(self, values: Mapping[str, HParam], metrics: Sequence[str], first: Sequence[str]) -> None:
@@ -45,6 +57,23 @@ class Logger(NamesChecked, OneLineRepr):
         Args:
             step: Environment steps (batches) of training so far.
             values: The numbers by tag; a table in the README explains the tags. NaN: there is nothing to show yet.
+        """
+
+    def event(self, record: LoopRecord) -> None:
+        """Shows an event: something that the loop did, and why. Each event is shown once.
+
+        Args:
+            record: The event.
+        """
+
+    def snapshot(self, snapshot: PolicySnapshot, path: Path) -> None:
+        """Shows a new best, whose snapshot is on disk.
+
+        If several follow each other while the disk cannot be written, only the last of them is shown.
+
+        Args:
+            snapshot: The snapshot, with its score, env steps and hyperparameters.
+            path: Its file of arrays. It may be deleted later, when the snapshot is no longer the best.
         """
 
     def text(self, step: int, tag: str, markdown: str) -> None:

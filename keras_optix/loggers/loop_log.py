@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from keras_optix.loggers.base import HParam, Logger
 from keras_optix.loggers.shown import Pace, shown_by
@@ -13,6 +14,7 @@ from keras_optix.loggers.timeline import in_cell, timeline
 from keras_optix.loop.aids import Aids
 from keras_optix.loop.record import EventKind, LoopRecord
 from keras_optix.loop.scheduler_state import LoopState
+from keras_optix.store.manifest import PolicySnapshot
 from keras_optix.terminal import STATUS
 
 __all__ = ["LoopLog", "LoopRecord"]
@@ -58,6 +60,7 @@ class LoopLog:
         for logger in self._loggers:
             logger.open(purge_from)
         self._texts = Pace()
+        self._unshown: tuple[PolicySnapshot, Path] | None = None  # the new best, until it is on disk
         self._verbose = verbose
         self._unit = unit
         self._steps = steps
@@ -72,6 +75,11 @@ class LoopLog:
     def writes(self) -> bool:
         """Whether there are loggers, so that scalars are needed."""
         return bool(self._loggers)
+
+    def begin(self, run_id: str) -> None:
+        """Tells the loggers the name of the run; see `Logger.begin`."""
+        for logger in self._loggers:
+            logger.begin(run_id)
 
     def hparams(
         self, values: Mapping[str, HParam], metrics: Sequence[str], first: Sequence[str] = ("learning_rate",)
@@ -101,12 +109,24 @@ class LoopLog:
             self.records[:] = bounded(self.records)
         self._last_window = max(self._last_window, record.window_id)
         self._last_steps = max(self._last_steps, record.env_steps)
+        for logger in self._loggers:
+            logger.event(record)
         if self._loggers and self._texts.allows():
             self._show(record.env_steps, "loop/events", self._events())
             if record.state is not self._drawn:
                 self._draw()
         if self._verbose >= (1 if record.kind in _FOR_ALL else 2):
             STATUS.say(record.describe(self._unit, self._steps))
+
+    def snapshot(self, snapshot: PolicySnapshot, path: Path) -> None:
+        """Shows a new best in the loggers as soon as it is on disk.
+
+        Args:
+            snapshot: The snapshot.
+            path: Its file. While the disk cannot be written, the file is not there yet.
+        """
+        self._unshown = snapshot, path
+        self._show_snapshot()
 
     def tick(self, env_steps: int, window_id: int) -> None:
         """Notes the time of a window, from which the rate of environment steps is computed.
@@ -137,6 +157,7 @@ class LoopLog:
             tagged[self._tag(name)] = value
         for logger in self._loggers:
             logger.scalars(env_steps, tagged)
+        self._show_snapshot()
 
     def close(self, status: str = "success") -> None:
         """Closes the loggers. The records are kept.
@@ -144,6 +165,7 @@ class LoopLog:
         Args:
             status: How the run ended, ``"success"`` or ``"failure"``.
         """
+        self._show_snapshot()
         if self._loggers and self._last_window >= 0:
             if self._texts.pending:
                 self._show(self._last_steps, "loop/events", self._events())
@@ -151,6 +173,13 @@ class LoopLog:
         loggers, self._loggers = self._loggers, []
         for logger in loggers:
             logger.close(status)
+
+    def _show_snapshot(self) -> None:
+        if self._unshown is None or not self._unshown[1].exists():
+            return
+        (snapshot, path), self._unshown = self._unshown, None
+        for logger in self._loggers:
+            logger.snapshot(snapshot, path)
 
     def _rate(self) -> float:
         if not self._times:

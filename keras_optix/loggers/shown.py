@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from keras_optix.loggers.base import HParam, Logger
 from keras_optix.loop.aids import DISK_ERRORS, MISSED, Aid, Aids
+from keras_optix.loop.record import LoopRecord
+from keras_optix.store.manifest import PolicySnapshot
 
 _FREE = 100  # texts that are written at once
 _LONGEST = 60.0  # seconds between two texts of a run with very many events
@@ -32,6 +35,10 @@ class Shown:
         """See `Logger`. An error at the beginning reaches the caller."""
         self._logger.open(resumed_from)
 
+    def begin(self, run_id: str) -> None:
+        """See `Logger`. An error at the beginning reaches the caller."""
+        self._logger.begin(run_id)
+
     def hparams(self, values: Mapping[str, HParam], metrics: Sequence[str], first: Sequence[str]) -> None:
         """See `Logger`."""
         self._call(lambda: self._logger.hparams(values, metrics, first))
@@ -40,6 +47,14 @@ class Shown:
         """See `Logger`."""
         if self._call(lambda: self._logger.scalars(step, values)):
             self._worked = True
+
+    def event(self, record: LoopRecord) -> None:
+        """See `Logger`."""
+        self._call(lambda: self._logger.event(record))
+
+    def snapshot(self, snapshot: PolicySnapshot, path: Path) -> None:
+        """See `Logger`."""
+        self._call(lambda: self._logger.snapshot(snapshot, path))
 
     def text(self, step: int, tag: str, markdown: str) -> None:
         """See `Logger`."""

@@ -292,6 +292,17 @@ class DoubtBest(Action):
 
 
 @dataclass(frozen=True)
+class SuspectChange(Action):
+    """Get the best if it should play again because a score is far below its own; otherwise None.
+
+    It should not if it played lately, or if the evaluation budget is spent.
+    """
+
+    result: ClassVar[Any] = PolicySnapshot | None
+    score: Estimate
+
+
+@dataclass(frozen=True)
 class Reassess(Action):
     """Pool another evaluation of the best with its score so far."""
 

@@ -10,7 +10,7 @@ from keras_optix.loop.actions import KnownPolicy
 from keras_optix.loop.confirmation import compare_contender, confirm
 from keras_optix.loop.final import reach_target
 from keras_optix.loop.procedures import Asking, Procedure, Situation, reassess, recover, rest, was_watched
-from keras_optix.loop.regime_procedures import after_alarm, after_return, at_dormant
+from keras_optix.loop.regime_procedures import after_alarm, after_return, at_dormant, suspect_change
 from keras_optix.loop.scheduler import Decision, LoopEvent
 
 _ENDINGS = (LoopEvent.DORMANT, LoopEvent.DEGRADATION)  # events after which the loop may restore other weights
@@ -44,7 +44,7 @@ def after_evaluation(evaluation: Evaluation, at: Situation, values: Mapping[str,
             gone = at.managed or at.rolls_back  # the evaluated weights, or their regime, may no longer be current
     if later:
         return
-    gone = gone or (at.managed and (yield from _return_to_known_regime(at)))
+    gone = gone or (at.managed and (yield from _begin_regime(evaluation, decisions[0], at)))
     if gone:
         return
     yield do.Tune(evaluation)
@@ -57,6 +57,16 @@ def _let_contender_play(at: Situation) -> Procedure:
     promoted = yield from compare_contender(at, progress=True)
     if promoted:
         yield from reach_target(at)
+
+
+def _begin_regime(evaluation: Evaluation, decision: Decision, at: Situation) -> Asking[bool]:
+    """Returns whether a regime has begun, or a known one may have returned, without an alarm."""
+    if (yield from _return_to_known_regime(at)):
+        return True
+    if decision.event not in _UNDECIDED:
+        return False
+    changed = yield from suspect_change(evaluation.score, at)
+    return changed
 
 
 def _return_to_known_regime(at: Situation) -> Asking[bool]:

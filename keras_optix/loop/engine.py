@@ -179,6 +179,7 @@ class Engine:
         for notice in self.adapter.notices():
             journal.note(EventKind.FEED, notice)
         self.registry.write_missing()
+        self.recovery.give_back(journal.window_id)
         if self._runner.busy:
             self._take_for_procedure(unit)
         else:
@@ -458,10 +459,12 @@ class Engine:
             window_id=journal.window_id,
             env_steps=journal.env_steps,
             recoveries=self.guard.recoveries,
+            halved=self.guard.halved,
             scheduler=self.scheduler.state,
             evaluator=self.scorer.save(),
             evaluations=self.evaluations.save(),
             first_score=performer.first_score,
+            best_played_at=performer.best_played_at,
             replayed=performer.replayed,
             contender=performer.contenders.latest,
             tuning=tuning,
@@ -510,13 +513,13 @@ class Engine:
         self.history = reading.history
         self.units = loop.units
         self.journal.window_id, self.journal.env_steps = loop.window_id, loop.env_steps
-        self.guard.recoveries = loop.recoveries
+        self.guard.recoveries, self.guard.halved = loop.recoveries, dict(loop.halved)
         undone = [record.window_id for record in loop.records if record.kind is EventKind.NON_FINITE]
         self.guard.recent = tuple(undone[max(len(undone) - loop.recoveries, 0) :])
         self.scheduler.state = loop.scheduler
         self.evaluations.restore(loop.evaluations, loop.pool, reading.evaluator, reading.training)
         performer.first_score, performer.contenders.latest = loop.first_score, loop.contender
-        performer.replayed = loop.replayed
+        performer.replayed, performer.best_played_at = loop.replayed, loop.best_played_at
         self.tuning.restore(under("tuning/", arrays), loop.tuning, reading.tuner)
         if reading.manager is not None:
             # This sets the weights of an ensemble, which makes a new version; the adapter restores the saved one next.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from keras_optix.errors import NonFiniteError, describe
 from keras_optix.records import LEARNING_RATE
@@ -18,19 +18,22 @@ LARGEST_SCORE = 1e150  # beyond it, squares overflow: a score as large as that i
 class NonFiniteGuard:
     """Counts the recoveries of a run.
 
-    A recovery restores the last finite weights and halves the learning rate. If `max_recoveries` do not help, the cause
-    is not the step size. Only those of the last 1,000 windows count against the limit, so that a run of weeks does not
+    A recovery restores the last finite weights and halves the learning rate, for 1,000 windows from the latest recovery
+    on. Otherwise a run of weeks would hardly learn any more in the end. If `max_recoveries` do not help, the cause is
+    not the step size. Only those of the last 1,000 windows count against the limit, so that a run of weeks does not
     end because one update in thousands failed.
 
     Attributes:
         max_recoveries: Largest number of recoveries within 1,000 windows (epochs).
         recoveries: Number of recoveries so far.
         recent: The windows of the latest recoveries, oldest first.
+        halved: For each learning rate that is still halved, the value before and the one since.
     """
 
     max_recoveries: int = MAX_RECOVERIES
     recoveries: int = 0
     recent: tuple[int, ...] = ()
+    halved: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def counted(self, window_id: int) -> tuple[int, ...]:
         """Returns the recoveries that count against the limit at a window."""
@@ -86,4 +89,21 @@ class NonFiniteGuard:
             )
         self.recoveries += 1
         self.recent = (*self.recent, window_id)
-        return {name: rate * LEARNING_RATE_FACTOR for name, rate in rates.items()}
+        after = {name: rate * LEARNING_RATE_FACTOR for name, rate in rates.items()}
+        for name, rate in after.items():
+            first, since = self.halved.get(name, (rates[name], rates[name]))
+            # A rate that was changed in between is no longer the one that was halved before.
+            self.halved[name] = (first if since == rates[name] else rates[name], rate)
+        return after
+
+    def give_back(self, window_id: int, rates: Mapping[str, float]) -> dict[str, float]:
+        """Returns the learning rates to be set again, because no recovery counts any more; each only once.
+
+        Args:
+            window_id: The present window.
+            rates: The current learning rates, by name. One that is not what it was halved to was changed on purpose.
+        """
+        if not self.halved or self.counted(window_id):
+            return {}
+        halved, self.halved = self.halved, {}
+        return {name: before for name, (before, since) in halved.items() if rates.get(name) == since}

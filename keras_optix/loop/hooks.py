@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from keras_optix.loop.aids import Aids
@@ -53,6 +54,10 @@ class RunLog(Protocol):
 
     def note(self, record: LoopRecord) -> None:
         """Keeps a record."""
+        ...
+
+    def snapshot(self, snapshot: PolicySnapshot, path: Path) -> None:
+        """Shows a new best, whose file may not be on disk yet."""
         ...
 
     def tick(self, env_steps: int, window_id: int) -> None:

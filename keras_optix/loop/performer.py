@@ -32,8 +32,14 @@ from keras_optix.loop.untrained import Untrained
 from keras_optix.records import EvalMetrics, HyperparamSet
 from keras_optix.statistics.comparisons import EvaluationResult
 from keras_optix.statistics.estimates import Estimate, compare, pool
+from keras_optix.statistics.levels import SURE_Z
 from keras_optix.store.files import Arrays
 from keras_optix.store.manifest import PolicySnapshot
+
+_LEARNING = (LoopState.ACTIVE, LoopState.COOLING)
+# A score that has lost this share of the progress makes one ask whether the environment has changed, ...
+_FAR_BELOW = 0.5
+_AGAIN = 1.2  # ... again after so many times the env steps at which that was asked before
 
 
 class Performer:
@@ -62,6 +68,7 @@ class Performer:
         first_score: The score with which the run began, that of the untrained policy; None before the first evaluation.
         ending: Why the loop ended the run; None as long as it has not.
         why: A sentence about `ending`; empty if the ending says it all.
+        best_played_at: Env steps of training when the best was promoted or played for the last time.
         replayed: The score of the best in episodes that it played after it was promoted; None if there were none.
         announced: The score of the best in fresh episodes at the end of the run; None if none were played.
         replacements: How often the current weights were replaced by others.
@@ -94,6 +101,7 @@ class Performer:
         self.first_score: Estimate | None = None
         self.ending: Ending | None = None
         self.why, self.replacements = "", 0
+        self.best_played_at = 0
         self.replayed: Estimate | None = None
         self.announced: Estimate | None = None
         self._initial = Untrained(registry, journal.log.aids)
@@ -284,6 +292,20 @@ class Performer:
         best = None if self.evaluations.single else self.best.snapshot
         return best if best is not None and self.scheduler.doubts_best(action.score) else None
 
+    def _suspect_change(self, action: do.SuspectChange) -> PolicySnapshot | None:
+        best, state, steps = self.best.snapshot, self.scheduler.state, self.journal.env_steps
+        if best is None or state.best is None or self.scheduler.loop_state not in _LEARNING:
+            return None
+        first = state.best.mean if state.baseline is None else state.baseline
+        progress = max(state.best.mean - first, 0.0)
+        fallen = state.best.mean - action.score.mean > _FAR_BELOW * progress
+        if not fallen or steps < _AGAIN * self.best_played_at or not self.evaluations.budget.allows():
+            return None
+        if compare(action.score, state.best, "").z > -SURE_Z:
+            return None
+        self.best_played_at = steps
+        return best
+
     def _reassess(self, score: Estimate) -> None:
         best, journal = self.best.snapshot, self.journal
         if best is None:
@@ -291,6 +313,7 @@ class Performer:
         evaluation = Evaluation(score, journal.window_id, best.policy_version, journal.env_steps)
         evidence = self.scheduler.reassess(evaluation)
         self.replayed = score if self.replayed is None else pool(self.replayed, score)
+        self.best_played_at = journal.env_steps
         pooled = self.scheduler.state.best
         if pooled is not None:
             self.best.latest = self.registry.rescore(best, metrics_of(pooled, best.window_id))
@@ -322,7 +345,8 @@ class Performer:
             regime_index=self.scheduler.state.regime_index,
             promoted=True,
         )
-        self.replayed = None
+        self.journal.log.snapshot(saved, self.registry.directory / saved.path)
+        self.replayed, self.best_played_at = None, self.journal.env_steps
         self.regimes.promoted(saved)
         self.tuning.promoted(saved.snapshot_id, self.regimes.snapshot_ids, current=current)
 
@@ -473,6 +497,7 @@ _PERFORMERS: dict[type[Action], Callable[[Performer, Any], Any]] = {
     do.RestartTuner: lambda self, action: self.tuning.shifted(),
     do.ReadBest: lambda self, action: self.best.snapshot,
     do.DoubtBest: Performer._doubt_best,
+    do.SuspectChange: Performer._suspect_change,
     do.Reassess: lambda self, action: self._reassess(action.score),
     do.SaveIfHigher: lambda self, action: self._save_if_higher(),
     do.Promote: Performer._promote,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from keras_optix.errors import NonFiniteError, describe
 from keras_optix.loop.adapter import Adapter, PolicyRef
-from keras_optix.loop.guard import NonFiniteGuard
+from keras_optix.loop.guard import RECOVERY_WINDOWS, NonFiniteGuard
 from keras_optix.loop.journal import Journal
 from keras_optix.loop.performer import Performer
 from keras_optix.loop.record import EventKind
@@ -17,7 +17,7 @@ from keras_optix.store.files import Arrays
 
 
 class Recovery:
-    """Restores a finite state, and halves the learning rates.
+    """Restores a finite state, and halves the learning rates for a while.
 
     Args:
         adapter: Access to the trained agent or model.
@@ -88,13 +88,29 @@ class Recovery:
         after = self._guard.recover_all(window_id, what, rates, restored=bool(restored))
         if after:
             self._tuning.set(after, "recovery")
-        words = {LEARNING_RATE: "learning rate"}
-        change = "".join(f", {words.get(name, name)} {rates[name]:.4g} -> {rate:.4g}" for name, rate in after.items())
+        change = f", {_in_words(rates, after)}" if after else ""
         times = f"{len(self._guard.recent)} of at most {self._guard.max_recoveries}"
         lowered = what[0].lower() + what[1:]
         message = f"{lowered} was not finite; {restored or 'no weights to go back to'}{change} ({times})"
         self._journal.note(EventKind.NON_FINITE, message)
         self._performer.replaced()
+
+    def give_back(self, window_id: int) -> None:
+        """Sets the learning rates again that were halved, once every update has been finite for 1,000 windows.
+
+        Args:
+            window_id: Number of the window (epoch).
+        """
+        if not self._guard.halved:
+            return
+        values, tuned = self._adapter.hyperparams.snapshot(), self._tuning.names
+        rates = {name: values[name] for name in self._adapter.rates if name not in tuned}
+        back = self._guard.give_back(window_id, rates)
+        if back:
+            self._tuning.set(back, "recovery")
+            change = _in_words(rates, back)
+            message = f"all updates were finite for {RECOVERY_WINDOWS:,} windows; {change}, as before"
+            self._journal.note(EventKind.NOTICE, message)
 
     def _restore(self, before: Arrays | None) -> str:
         """Restores the first state that is finite; returns in words which one, or an empty string."""
@@ -113,3 +129,9 @@ class Recovery:
             if found is not None:
                 yield f"restored snapshot {found[0].snapshot_id}", found[1]
         yield "restored the weights with which the run began or was resumed", self._beginning
+
+
+def _in_words(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Says how learning rates were changed."""
+    words = {LEARNING_RATE: "learning rate"}
+    return ", ".join(f"{words.get(name, name)} {before[name]:.4g} -> {rate:.4g}" for name, rate in after.items())

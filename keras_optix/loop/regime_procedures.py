@@ -10,7 +10,7 @@ from keras_optix.loop.actions import CURRENT, UNTRAINED, KnownPolicy, Policy, Va
 from keras_optix.loop.procedures import Asking, Interrupted, Procedure, Situation, rest
 from keras_optix.loop.record import EventKind
 from keras_optix.statistics.comparisons import EvaluationResult, compare_policies, still_achieves
-from keras_optix.statistics.estimates import Comparison, Estimate, Evidence
+from keras_optix.statistics.estimates import Comparison, Estimate, Evidence, pool
 from keras_optix.statistics.levels import CERTAIN_Z, LIKELY_Z, SURE_Z
 from keras_optix.store.manifest import PolicySnapshot
 
@@ -166,6 +166,41 @@ def after_alarm(alarm: Evidence, at: Situation, *, watched: bool) -> Procedure:
         yield do.LearnAgain()
     else:
         yield from change_regime(best, result, evidence, at)
+
+
+def suspect_change(score: Estimate, at: Situation) -> Asking[bool]:
+    """Lets the best play again if a score is far below its own, and begins a new regime if the best has fallen too.
+
+    The alarm of a degradation comes only once. If learning has gone wrong, and the environment changes after that, no
+    score would show it.
+
+    Args:
+        score: The score of the present evaluation.
+        at: The situation.
+
+    Returns:
+        Whether a new regime has begun.
+    """
+    best: PolicySnapshot | None = yield do.SuspectChange(score)
+    known, played = _known(best), None
+    if best is None or known is None:
+        return False
+    # A first look that is often wrong, and then a proof in other episodes.
+    for limit in (LIKELY_Z, CERTAIN_Z):
+        seed: int = yield do.DrawSeed()
+        result: EvaluationResult | None = yield do.Evaluate(best, _SCREENING, seed, at_once=True)
+        if result is None:
+            return False
+        played = result.estimate if played is None else pool(played, result.estimate)
+        as_before, evidence = still_achieves(result, known, limit, at.scores)
+        if as_before:
+            yield do.Reassess(played)
+            return False
+        fallen = result
+    yield do.PauseTuner()
+    yield from change_regime(best, fallen, evidence, at)
+    yield do.Finish()
+    return True
 
 
 def change_regime(best: PolicySnapshot, fallen: EvaluationResult, evidence: Evidence, at: Situation) -> Procedure:

@@ -70,10 +70,12 @@ class EngineState(State, frozen=True):
         window_id: Number of the latest window (epoch); -1 before the first.
         env_steps: Environment steps (batches) of training.
         recoveries: Number of recoveries from values that were not finite.
+        halved: For each learning rate that is halved because of one, the value before and the one since.
         scheduler: The state of the scheduler.
         evaluator: The state of the evaluator, of a type that the evaluator defines.
         evaluations: The rest of the state of evaluations.
         first_score: The score with which the run began, or None.
+        best_played_at: Env steps when the best was promoted or played for the last time.
         replayed: The score of the best in episodes since it was promoted, or None.
         contender: Weights of which it is not decided yet whether they are better than the best, or None.
         tuning: The state of the tuner, its stored states, and schedules.
@@ -95,10 +97,12 @@ class EngineState(State, frozen=True):
     window_id: Annotated[int, msgspec.Meta(ge=-1)]
     env_steps: Count
     recoveries: Count
+    halved: dict[str, tuple[float, float]]
     scheduler: SchedulerState
     evaluator: ScorerState
     evaluations: EvaluationsState
     first_score: Estimate | None
+    best_played_at: Count
     replayed: Estimate | None
     contender: Contender | None
     tuning: TuningState

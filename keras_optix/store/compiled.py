@@ -117,6 +117,11 @@ class PrivateCopy:
             (self.folder / name).write_bytes(data)
         self._known, self._unread = set(entries), set(entries)
 
+    def pass_over(self) -> None:
+        """Leaves out what has been added until now: it is not stored."""
+        with contextlib.suppress(OSError):
+            self._known.update(os.listdir(self.folder))
+
     def keep(self) -> None:
         """Stores what was added since, and notes what was read."""
         if os.getpid() != self._process:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 # Temporary files of this package. Those of older versions do not name their process.
 _LEFT_OVER = re.compile(
-    r"\.(?:write-test-|.+\.(?:json|npz|hparams_start|hparams_end)\.)(?:(?P<machine>[0-9a-f]{8})-(?P<pid>[0-9]{1,10})-)?[0-9a-f]{8}"
+    r"\.(?:write-test-|.+\.(?:json|npz|csv|hparams_start|hparams_end)\.)(?:(?P<machine>[0-9a-f]{8})-(?P<pid>[0-9]{1,10})-)?[0-9a-f]{8}"
 )
 _LEFT_OVER_SECONDS = 3600.0  # where the process is not known, a younger file may still be written
 

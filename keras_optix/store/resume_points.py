@@ -43,7 +43,7 @@ _PREVIOUS = "resume.previous.npz"
 _JSON = "json"
 _GROWING = "growing/"  # begins the names of the arrays of growing parts
 _GROWING_STATES = "growing"
-_SCHEMA = 6
+_SCHEMA = 7
 
 
 class GrowingState(State, frozen=True):

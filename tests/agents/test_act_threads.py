@@ -15,7 +15,8 @@ from step_counter import bound_counter
 
 import keras_optix as optix
 from keras_optix.agents.acting import ActActors
-from keras_optix.experience.actor import LiteRTActor, quiet_stderr
+from keras_optix.experience.actor import LiteRTActor
+from keras_optix.experience.stderr import STDERR
 from keras_optix.testing import CountingEnv
 
 MakeAgent = Callable[..., optix.PPOAgent]
@@ -171,7 +172,7 @@ def test_threads_that_silence_stderr_at_the_same_time_leave_it_as_it_was(capfd: 
 
     def silence(k: int) -> int:
         for _ in range(50):
-            with quiet_stderr():
+            with STDERR.without_all():
                 pass
         return 0
 

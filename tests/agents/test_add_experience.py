@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -50,21 +51,22 @@ def test_it_learns_from_it() -> None:
     """The environment gives no reward here, so that all the agent knows of rewards is from the episodes.
 
     2,000 gradient steps on rewards of 0 and 1 with a discount of 0: the values are those of a table. A control without
-    the episodes knows none.
+    the episodes knows none. Three runs, of which one may fail.
     """
 
-    def values(episodes: list[Any]) -> np.ndarray:
+    def values(episodes: list[Any], seed: int) -> np.ndarray:
+        keras.utils.set_random_seed(seed)
         agent = small_dqn(0.02, gamma=0.0, buffer_size=4000, gradient_steps_per_env_step=20.0)
         env = lambda: Unrewarded()  # noqa: E731
-        dataset = optix.dataset_from_env(env, agent, window_size=10, num_envs=1, seed=0)
+        dataset = optix.dataset_from_env(env, agent, window_size=10, num_envs=1, seed=seed)
         agent.add_experience(episodes)
         agent.fit(dataset, steps_per_epoch=10, verbose=0)
         return np.asarray(agent.policy(np.eye(STATES, dtype=np.float32)))
 
-    learned = values([episode(500, seed) for seed in range(4)])
-    np.testing.assert_array_equal(learned.argmax(axis=1), range(STATES))
-    assert learned.diagonal().min() > 0.7
-    assert values([]).max() < 0.3
+    learned = [values([episode(500, 10 * run + part) for part in range(4)], run) for run in range(3)]
+    right = [(one.argmax(axis=1) == range(STATES)).all() and one.diagonal().min() > 0.7 for one in learned]
+    assert sum(right) >= 2
+    assert values([], 0).max() < 0.3
 
 
 class Unrewarded(optix.testing.IdentityEnv):

@@ -156,5 +156,5 @@ def test_a_damaged_point_is_refused_before_anything_is_changed(small_ppo: MakeAg
             start()
     older = json.loads(arrays["json"].tobytes()) | {"schema": 4}
     np.savez(point, **arrays | {"json": np.frombuffer(json.dumps(older).encode(), np.uint8)})
-    with pytest.raises(optix.errors.RegistryError, match=r"schema 4 is not 6.*Delete it to begin a new run"):
+    with pytest.raises(optix.errors.RegistryError, match=r"schema 4 is not 7.*Delete it to begin a new run"):
         start()

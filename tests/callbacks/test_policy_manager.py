@@ -86,6 +86,13 @@ def test_an_ensemble_follows_the_manager_and_fixes_its_members(small_ppo: Make) 
     assert manager.add_agent(small_ppo()) == 2
 
 
+@pytest.mark.parametrize("kind", [optix.PPOAgent, optix.DQNAgent, optix.SACAgent, optix.ReinforceAgent])
+def test_an_agent_that_knows_no_environment_yet_is_an_agent(kind: Any) -> None:
+    manager, agent = optix.PolicyManager(), kind()
+    assert manager.add_agent(agent) == 0
+    assert manager.agents[0] is agent
+
+
 def test_what_is_no_new_agent_is_refused(small_ppo: Make) -> None:
     manager, agent = optix.PolicyManager(), small_ppo()
     manager.add_agent(agent)

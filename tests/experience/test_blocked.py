@@ -341,7 +341,7 @@ def test_a_factory_that_makes_another_vector_environment_the_second_time_is_refu
 
 
 def test_restarts_need_a_factory_of_processes(small_ppo: MakeAgent) -> None:
-    with pytest.raises(ConfigurationError, match=r"`restarts` needs a factory .*Received: restarts=2"):
+    with pytest.raises(ConfigurationError, match=r"`restarts` needs environments .*Received: restarts=2"):
         optix.dataset_from_env(CountingEnv, small_ppo(), restarts=2)
 
 

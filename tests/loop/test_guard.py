@@ -44,5 +44,47 @@ def test_a_resumed_run_knows_which_recoveries_count(tmp_path: Path) -> None:
     assert (again.loop.guard.recoveries, again.loop.guard.recent) == (1, (4,))
 
 
+def test_learning_rates_are_given_back_when_no_recovery_counts() -> None:
+    guard = NonFiniteGuard()
+    assert guard.recover_all(0, "A loss", {"learning_rate": 0.8, "actor": 0.4}) == {"learning_rate": 0.4, "actor": 0.2}
+    assert guard.recover_all(600, "A loss", {"learning_rate": 0.4, "actor": 0.3}) == {
+        "learning_rate": 0.2,
+        "actor": 0.15,
+    }
+    now = {"learning_rate": 0.2, "actor": 0.15}
+    assert guard.give_back(1_599, now) == {}  # the second one still counts
+    # The second rate was changed to 0.3 between the two.
+    assert guard.give_back(1_600, now) == {"learning_rate": 0.8, "actor": 0.3}
+    assert guard.give_back(1_601, now) == {}
+
+
+def test_a_learning_rate_that_was_changed_since_stays() -> None:
+    guard = NonFiniteGuard()
+    guard.recover_all(0, "A loss", {"learning_rate": 0.8, "actor": 0.4})
+    assert guard.give_back(1_000, {"learning_rate": 0.1}) == {}
+    assert guard.give_back(2_000, {"learning_rate": 0.4}) == {}
+
+
+def test_a_run_of_weeks_keeps_its_learning_rate(tmp_path: Path) -> None:
+    """One update in 2,500 windows fails: after 10,000 windows the rate was a sixteenth. Resumed in between."""
+    run = Run(tmp_path, None).begin()
+    run.toy.values.assign({"learning_rate": 0.5})
+    for failed in range(4):
+        for window in range(2_500):
+            if window == 1_000:
+                run.loop.recover_from_nan(run.loop.journal.window_id, "A loss", None)
+                assert run.toy.values.snapshot()["learning_rate"] == 0.25
+                arrays, values = run.loop.save()
+                toy, number = run.toy, run.number
+                run = Run(tmp_path, None, toy=toy)
+                run.loop.resume(arrays, run.loop.read(arrays, read_run(values, "fix")))
+                run.number = number
+            run.windows(1)
+        assert run.toy.values.snapshot()["learning_rate"] == 0.5
+        given = [record.message for record in run.log.records if "as before" in record.message]
+        assert len(given) == failed + 1
+    assert given[-1] == "all updates were finite for 1,000 windows; learning rate 0.25 -> 0.5, as before"
+
+
 def test_a_learning_rate_that_cannot_be_changed_stays() -> None:
     assert NonFiniteGuard().recover(0, "A loss", None) is None

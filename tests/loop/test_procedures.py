@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from toy_run import Run, Toy, course_of, manager, patient, script
 
 import keras_optix as optix
 from keras_optix.loop.managed_policies import ManagedPolicies
+from keras_optix.loop.options import LoopOptions
 from keras_optix.loop.run_state import read_run
 from keras_optix.loop.scheduler_state import LoopState
 from keras_optix.records import EvalMetrics
@@ -164,6 +166,48 @@ def test_without_rollback_the_weights_stay_also_if_the_best_is_better(tmp_path: 
     assert not run.told("rollback")
     assert not run.told("change_point")
     assert run.toy.p > 1.0
+
+
+def gone_wrong(directory: Path) -> Run:
+    """A run in which learning has gone wrong, and the alarm is over. It is not DORMANT for long."""
+    never = {"plateau_threshold": 10**6, "dormant_threshold": 10**7, "futility_confidence": None}
+    options = LoopOptions(when_dormant="watch", rollback_on_degradation=False, evaluation_budget=10.0)
+    run = Run(directory, manager(), scheduler=optix.BackoffScheduler(**never), options=options).begin()
+    run.windows(20)
+    run.toy.aim = 4.0
+    run.until(lambda: "degradation" in run.hooks.heard)
+    run.windows(10)
+    return run
+
+
+def test_a_change_is_found_though_learning_had_gone_wrong_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The alarm came before the change, and no score shows it: the best plays again after 1.2 times the env steps."""
+    run = gone_wrong(tmp_path / "asks")
+    began = run.number
+    run.toy.target = 8.0
+    run.until(lambda: bool(run.told("change_point")))
+    assert run.number <= 1.2 * began + 2
+    assert run.loop.scheduler.state.regime_index == 1
+    # A control: it is not found otherwise.
+    monkeypatch.setattr("keras_optix.loop.performer._AGAIN", math.inf)
+    blind = gone_wrong(tmp_path / "does not ask")
+    blind.toy.target = 8.0
+    blind.windows(3 * began)
+    assert not blind.told("change_point")
+
+
+def test_what_went_wrong_is_taken_for_no_change_and_asked_ever_more_rarely(tmp_path: Path) -> None:
+    """Each look may be wrong once in 32,000 times, and here there are five runs with about a dozen each."""
+    for seed in range(5):
+        run = gone_wrong(tmp_path / str(seed))
+        began, before = run.number, len(run.told("reassessed"))
+        run.toy.rng = np.random.default_rng(seed)
+        run.windows(7 * began)
+        assert not run.told("change_point")
+        # 1.2 ** 12 is 8.9: not more than 12 looks until 8 times the env steps.
+        assert 3 <= len(run.told("reassessed")) - before <= 12
 
 
 @pytest.mark.parametrize("copyable", [True, False], ids=["play", "in_place"])
