@@ -7,11 +7,14 @@ SBX_VENV := .venv-sbx
 BACKENDS_VENV := .venv-backends
 OLDEST_VENV := .venv-oldest
 NEWEST_VENV := .venv-newest
+DIST_VENV := .venv-dist
+WHEEL_VENV := .venv-wheel
 # Tests of one module stay in one process, for agents are costly to compile.
 WORKERS ?= -n 2 --dist loadscope
 # TensorFlow's start-up messages would hide the one line of progress.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
+.PHONY: dist test-wheel
 .PHONY: help demo test test-all test-ledger test-numerics test-oldest test-versions newest test-backends lint format bench \
 	bench-collect bench-prefetch bench-memory bench-loop bench-overhead bench-compile bench-crash bench-registry \
 	bench-compile-cache bench-life \
@@ -211,5 +214,27 @@ bench-autopilot: $(VENV)/.installed $(BENCH_VENV)/.installed ## whether trained 
 	$(BIN)/python benchmarks/autopilot.py --sb3-python $(BENCH_VENV)/bin/python
 	$(BIN)/python benchmarks/autopilot.py --continue
 
+dist: ## builds sdist and wheel, checks both, and runs the quick start from the wheel in bare environments
+	rm -rf dist build
+	$(PYTHON) -m venv $(DIST_VENV)
+	$(DIST_VENV)/bin/pip install --quiet --disable-pip-version-check build twine
+	$(DIST_VENV)/bin/python -m build
+	$(DIST_VENV)/bin/twine check --strict dist/*
+	$(MAKE) test-wheel
+
+# In an environment with nothing but the wheel and what it asks for, in an empty folder outside the repository.
+WHEEL_VERSIONS ?= newest oldest
+test-wheel: ## the quick start from the wheel in dist, on the newest and the oldest versions (WHEEL_VERSIONS=newest: one)
+	set -e; for versions in $(WHEEL_VERSIONS); do \
+		$(PYTHON) -m venv --clear $(WHEEL_VENV)-$$versions; \
+		constraints=; if [ $$versions = oldest ]; then constraints="--constraint tests/oldest-constraints.txt"; fi; \
+		$(WHEEL_VENV)-$$versions/bin/pip install --quiet --disable-pip-version-check $$constraints dist/*.whl; \
+		bin=$(CURDIR)/$(WHEEL_VENV)-$$versions/bin; folder=$$(mktemp -d); \
+		cp examples/cartpole.py examples/act_without_keras.py tests/wheel_check.py $$folder; \
+		(cd $$folder && $$bin/pip check --disable-pip-version-check && $$bin/python wheel_check.py $$bin/.. && \
+			$$bin/python act_without_keras.py cartpole.tflite && $$bin/python cartpole.py --max-windows 20); \
+		rm -rf $$folder $(WHEEL_VENV)-$$versions; \
+	done
+
 clean: ## remove what the targets made
-	rm -rf $(VENV) $(BENCH_VENV) $(SBX_VENV) $(BACKENDS_VENV) $(OLDEST_VENV) $(NEWEST_VENV) checkpoints runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(BENCH_VENV) $(SBX_VENV) $(BACKENDS_VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(DIST_VENV) $(WHEEL_VENV)-* dist checkpoints runs build *.egg-info .mypy_cache .pytest_cache .ruff_cache

@@ -15,7 +15,9 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-DECLARED = [Requirement(line) for line in (*PROJECT["dependencies"], *EXTRAS["live"], *EXTRAS["search"])]
+DECLARED = [
+    Requirement(line) for line in (*PROJECT["dependencies"], *EXTRAS["hub"], *EXTRAS["live"], *EXTRAS["search"])
+]
 
 
 def plain(name: str) -> str:

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from pathlib import Path
+from typing import Any, Self, overload
 
 import numpy as np
 
 from keras_optix.agents.acting import ActActors, PolicyHead, begun
 from keras_optix.agents.attributes import AgentAttributes
+from keras_optix.agents.hub import from_hub, push_to_hub
 from keras_optix.agents.hyperparams import learning_rate_of
+from keras_optix.agents.policy_file import export_policy
 from keras_optix.agents.state import PolicyClock, StateReader, check_saved_agent, in_acting_dtype, load_arrays
 from keras_optix.errors import StateError, describe
 from keras_optix.experience.actor import Actor, LoweredPolicy
 from keras_optix.experience.carry import Carry, CarrySpec, initial_carry
 from keras_optix.experience.lowering import Lowerable, Lowered, make_actor
 from keras_optix.experience.policy_params import PolicyParams, PolicyRecord
+from keras_optix.records import EvalMetrics
 from keras_optix.validation import check_int
 
 
@@ -216,6 +221,130 @@ class ActingAgent(AgentAttributes):
         """
         with self._lowered.lock:
             return make_actor(self.lowerable(), batch_size, self._lowered)
+
+    def export_policy(self, path: str | os.PathLike[str], *, deterministic: bool = True, batch_size: int = 1) -> Path:
+        """Writes the policy to one LiteRT file, from which a program acts without TensorFlow and Keras.
+
+        The file takes the environment's observations and returns its actions. The normalisation of observations, the
+        sampling, and the scaling and clipping of actions are inside. ``policy.json`` in the file (it is also a zip
+        archive) has the spaces, and the initial carry of a policy that remembers.
+
+        Args:
+            path: The file; its name must end in ``.tflite``. A file of this name is replaced, and missing folders are
+                made.
+            deterministic: Whether the file takes the most likely action, as ``act(..., deterministic=True)``. If False,
+                it samples, with other random numbers in each program. Defaults to True.
+            batch_size: B, the number of observations per call. Defaults to 1.
+
+        Returns:
+            The path. The signature ``act`` of the file has the inputs ``observation`` ``[B, ...]`` (for each part of
+            dict or tuple observations one, such as ``observation_camera``) and ``carry_0``, ... of a policy that has a
+            carry; and the outputs ``action`` ``[B, ...]`` and ``carry_0``, ..., the carry for the next step.
+
+        Raises:
+            StateError: The agent is not bound yet.
+            ConfigurationError: An argument is invalid.
+            LoweringError: The policy cannot be lowered, for example because LiteRT lacks an operation of a layer, which
+                the message names; or LiteRT computes other actions. No file is written.
+            OSError: The file cannot be written.
+        """
+        return export_policy(self, path, deterministic, batch_size)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        evaluation: EvalMetrics | None = None,
+        env: str | None = None,
+        env_steps: int | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+        endpoint: str | None = None,
+        commit_message: str | None = None,
+    ) -> str:
+        """Shares the agent on the Hugging Face Hub, with a model card that has the evidence; see `from_hub`.
+
+        The repository gets the agent as `save` writes it, the policy as `export_policy` writes it (if LiteRT has all of
+        its operations), and the card, in one commit. It needs `pip install "keras_optix[hub]"`.
+
+        Args:
+            repo_id: The repository, such as ``"user/ppo-cartpole"``. It is made if it does not exist.
+            evaluation: The score for the card, with its standard error and number of episodes, such as
+                ``optix.evaluate_policy(agent, "CartPole-v1", episodes=100, seed=1)``. None: the card says that there is
+                none.
+            env: The environment for the card. None takes the id of the newest dataset's environment, if it has one.
+            env_steps: Env steps of training for the card. None takes those of the agent's datasets, if there are any.
+            private: Whether a new repository is private. None leaves it to the settings of its owner.
+            token: Access token. None takes the one that `hf auth login` or the variable ``HF_TOKEN`` has set.
+            endpoint: Address of another Hub. None is that of ``HF_ENDPOINT``, by default the public one.
+            commit_message: The message. Defaults to the class of the agent and the version of the package.
+
+        Returns:
+            The address of the commit. Its last part is the revision, for `from_hub`.
+
+        Raises:
+            StateError: The agent is not bound yet.
+            ConfigurationError: huggingface_hub is not installed, an argument is invalid, or the agent cannot be saved.
+            Exception: What huggingface_hub raises, for example if the token may not write to the repository.
+        """
+        return push_to_hub(
+            self,
+            repo_id,
+            evaluation=evaluation,
+            env=env,
+            env_steps=env_steps,
+            private=private,
+            token=token,
+            endpoint=endpoint,
+            commit_message=commit_message,
+        )
+
+    @classmethod
+    def from_hub(
+        cls,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        custom_objects: Mapping[str, Any] | None = None,
+        token: str | None = None,
+        endpoint: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """Loads an agent that `push_to_hub` shared: ``optix.Agent.from_hub("user/ppo-cartpole")``.
+
+        No code of the repository is run, and nothing is unpickled. The checksum of the agent's file, its spaces and its
+        weights are checked. It needs `pip install "keras_optix[hub]"`.
+
+        Args:
+            repo_id: The repository.
+            revision: A branch, a tag or a commit. None is the newest commit. Give a commit to get the same agent for
+                ever.
+            custom_objects: Classes by name, for networks and algorithms that are not registered.
+            token: Access token for a private repository. None takes the one that `hf auth login` or the variable
+                ``HF_TOKEN`` has set.
+            endpoint: Address of another Hub. None is that of ``HF_ENDPOINT``, by default the public one.
+            cache_dir: Folder for the downloaded files. None is that of huggingface_hub.
+
+        Returns:
+            The agent, bound to its spaces, and compiled if it was. `Agent.from_hub` returns an agent of any class, and
+            `PPOAgent.from_hub` a `PPOAgent`.
+
+        Raises:
+            ConfigurationError: huggingface_hub is not installed, an argument is invalid, or the repository has no
+                agent, or one of another class.
+            StateError: A file is damaged, forged or of a newer version, or a class of the agent is not known here.
+            Exception: What huggingface_hub raises, for example if there is no such repository.
+        """
+        agent: Self = from_hub(
+            cls,
+            repo_id,
+            revision=revision,
+            custom_objects=custom_objects,
+            token=token,
+            endpoint=endpoint,
+            cache_dir=cache_dir,
+        )
+        return agent
 
     # State
 

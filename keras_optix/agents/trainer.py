@@ -195,7 +195,8 @@ class WindowTrainer(keras.Model):  # type: ignore[misc]
         """Exports `call` for serving: it maps observations ``[B, ...]`` to parameters of the distribution over actions.
 
         The normalisation of observations is exported too. Sampling and the environment's action range are not: take the
-        argmax of logits; for a Box, the first half of the outputs are the means. See `keras.Model.export`.
+        argmax of logits; for a Box, the first half of the outputs are the means. `export_policy` writes a file that
+        returns actions. See `keras.Model.export`.
 
         Args:
             filepath: Path of the exported file or folder.

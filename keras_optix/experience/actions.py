@@ -16,6 +16,7 @@ defines (Huang et al. 2022, "The 37 implementation details of PPO", continuous d
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,29 @@ from gymnasium import spaces
 
 from keras_optix.errors import SpaceError, describe
 from keras_optix.reprs import OneLineRepr
+
+
+@dataclass(frozen=True, eq=False)
+class Formula:
+    """What `to_env` computes, as numbers for a program that does not have this package.
+
+    An action is ``choice * scale + offset``, clipped to ``low .. high``, in the shape and the dtype of the space.
+
+    Attributes:
+        offset: ``[k]``, in the dtype of the choices.
+        shape: Shape of an action of the environment.
+        dtype: Its dtype.
+        scale: ``[k]``; None is 1.
+        low: ``[k]``, the smallest legal values; None if nothing is clipped.
+        high: ``[k]``, the largest legal values; None if nothing is clipped.
+    """
+
+    offset: np.ndarray
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    scale: np.ndarray | None = None
+    low: np.ndarray | None = None
+    high: np.ndarray | None = None
 
 
 class DiscreteActions(OneLineRepr):
@@ -44,6 +68,10 @@ class DiscreteActions(OneLineRepr):
         """Converts ``[N]`` choices into ``[N]`` actions of the environment."""
         actions = choices + self._start if self._start else choices
         return actions if actions.dtype == self._env_dtype else actions.astype(self._env_dtype)
+
+    def formula(self) -> Formula:
+        """Returns `to_env` as numbers."""
+        return Formula(np.array([self._start], np.int64), (), np.dtype(self._env_dtype))
 
     def from_env(self, actions: np.ndarray, steps: int) -> np.ndarray:
         """Converts ``[T]`` actions of the environment into ``[T]`` choices.
@@ -75,6 +103,10 @@ class MultiDiscreteActions(OneLineRepr):
         """Converts ``[N, k]`` choices into ``[N, ...]`` actions of the environment."""
         return (choices.reshape(len(choices), *self._env_shape) + self._start).astype(self._env_dtype)
 
+    def formula(self) -> Formula:
+        """Returns `to_env` as numbers."""
+        return Formula(self._start.ravel().astype(np.int64), self._env_shape, np.dtype(self._env_dtype))
+
     def from_env(self, actions: np.ndarray, steps: int) -> np.ndarray:
         """Converts ``[T, ...]`` actions of the environment into ``[T, k]`` choices.
 
@@ -102,6 +134,10 @@ class MultiBinaryActions(OneLineRepr):
     def to_env(self, choices: np.ndarray) -> np.ndarray:
         """Converts ``[N, k]`` choices into ``[N, ...]`` int8 actions of the environment."""
         return choices.reshape(len(choices), *self._env_shape).astype(self._env_dtype)
+
+    def formula(self) -> Formula:
+        """Returns `to_env` as numbers."""
+        return Formula(np.zeros(self.shape, np.int64), self._env_shape, np.dtype(self._env_dtype))
 
     def from_env(self, actions: np.ndarray, steps: int) -> np.ndarray:
         """Converts ``[T, ...]`` actions of the environment into ``[T, k]`` choices.
@@ -140,6 +176,19 @@ class ContinuousActions(OneLineRepr):
             # Two ufuncs, because np.clip takes three times as long on a short vector.
             actions = np.minimum(np.maximum(actions, self._low), self._high)
         return actions.astype(self._env_dtype).reshape(len(choices), *self._env_shape)
+
+    def formula(self) -> Formula:
+        """Returns `to_env` as numbers in float32, whose bounds are rounded inwards where the space has more digits."""
+        low, high = self._low.astype(np.float32), self._high.astype(np.float32)
+        low = np.where(low < self._low, np.nextafter(low, np.float32(np.inf)), low)
+        high = np.where(high > self._high, np.nextafter(high, np.float32(-np.inf)), high)
+        numbers = Formula(
+            offset=self._middle.astype(np.float32),
+            shape=self._env_shape,
+            dtype=np.dtype(self._env_dtype),
+            scale=self._scale.astype(np.float32),
+        )
+        return replace(numbers, low=low, high=high) if self._clips else numbers
 
     def from_env(self, actions: np.ndarray, steps: int) -> np.ndarray:
         """Converts ``[T, ...]`` actions of the environment into ``[T, k]`` choices.

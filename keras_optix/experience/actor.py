@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from ai_edge_litert.interpreter import Interpreter
 
 from keras_optix.errors import LoweringError
 from keras_optix.experience.carry import Carry, CarrySpec
+from keras_optix.experience.litert import Interpreter, require_litert
 from keras_optix.experience.stderr import STDERR
 from keras_optix.reprs import OneLineRepr
 
@@ -156,9 +156,13 @@ class LiteRTActor(OneLineRepr):
 
     Args:
         lowered: The lowered policy.
+
+    Raises:
+        LoweringError: LiteRT is not installed.
     """
 
     def __init__(self, lowered: LoweredPolicy) -> None:
+        require_litert()
         self.noise = lowered.noise
         self.carry = lowered.carry
         self._lowered = lowered

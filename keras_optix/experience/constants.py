@@ -11,9 +11,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 
 from keras_optix.experience.actor import Constant
+from keras_optix.experience.litert import schema
 
 
 def markers(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -34,6 +34,7 @@ from keras_optix.errors import ConfigurationError, LoweringError, OptixError, de
 from keras_optix.experience.actor import Actor, LiteRTActor, LoweredPolicy, NoiseSpec
 from keras_optix.experience.carry import Carry, CarrySpec, initial_carry, misfit
 from keras_optix.experience.constants import find_constants, markers
+from keras_optix.experience.litert import installed, require_litert, warn_once
 from keras_optix.experience.observations import ObservationLayout
 from keras_optix.experience.stderr import STDERR
 from keras_optix.ops.choices import argmax_as
@@ -175,7 +176,8 @@ class Lowered:
 def make_actor(policy: Lowerable, batch_size: int, known: Lowered | None = None) -> Actor:
     """Makes the fastest actor for a policy.
 
-    If lowering is impossible, acting falls back to a compiled function, with one warning that names the layer.
+    If lowering is impossible, acting falls back to a compiled function, with one warning that names the layer; where
+    LiteRT is not installed, with one warning in a process.
 
     Args:
         policy: The policy.
@@ -188,8 +190,11 @@ def make_actor(policy: Lowerable, batch_size: int, known: Lowered | None = None)
     try:
         lowered = (Lowered() if known is None else known).get(policy, batch_size)
     except LoweringError as error:
+        if not installed():
+            warn_once(error)
+            return FunctionActor(policy)
         warnings.warn(
-            f"{error} {_blame(policy)} Acting falls back to a compiled TensorFlow function. The actions are the same, "
+            f"{error} {blame(policy)} Acting falls back to a compiled TensorFlow function. The actions are the same, "
             "but a step takes some hundred microseconds instead of about ten for a small network.",
             stacklevel=2,
         )
@@ -213,8 +218,9 @@ def lower(policy: Lowerable, batch_size: int, *, as_constants: bool | None = Non
         The flatbuffer with the facts that an actor needs.
 
     Raises:
-        LoweringError: An operation has no LiteRT kernel, or the values disagree.
+        LoweringError: An operation has no LiteRT kernel, or the values disagree; or LiteRT is not installed.
     """
+    require_litert()
     constants = policy.heavy(batch_size) if as_constants is None else as_constants
     # For short calls, waking threads takes more time than the threads save.
     threads = min(os.cpu_count() or 1, _MAX_THREADS) if policy.work(1) > _SMALL else 1
@@ -227,7 +233,7 @@ def lower(policy: Lowerable, batch_size: int, *, as_constants: bool | None = Non
     except OptixError:  # an agent that breaks its contract could not act with a compiled function either
         raise
     except Exception as error:  # the converter, the interpreter and tracing each raise their own types
-        raise LoweringError(f"The policy cannot be lowered: {_first_reason(error)}.") from error
+        raise LoweringError(f"The policy cannot be lowered: {first_reason(error)}.") from error
 
 
 def _marks(policy: Lowerable) -> dict[int, np.ndarray]:
@@ -308,13 +314,13 @@ def _compare(policy: Lowerable, lowered: LoweredPolicy, scale: float) -> None:
     """Compares one call of the interpreter with TensorFlow, with weights multiplied by `scale`."""
     rng = np.random.default_rng(0)
     n = lowered.batch_size
-    observations = [_example(rng, leaf, n) for leaf in policy.layout.leaves]
+    observations = [example(rng, leaf, n) for leaf in policy.layout.leaves]
     noise = lowered.noise.draw(rng, (n,))
     # Other weights than the current ones are used, because the loss of a bias that is zero now would not be seen.
     arrays = [_varied(rng, array, scale) for array in policy.arrays]
     actor = LiteRTActor(lowered)
     actor.set_weights(arrays)
-    carry = tuple(_example_carry(rng, leaf) for leaf in initial_carry(policy.carry, n))
+    carry = tuple(example_carry(rng, leaf) for leaf in initial_carry(policy.carry, n))
     choices, log_probs, after = actor.act(observations, noise, carry)
     packed = policy.layout.pack([tf.convert_to_tensor(leaf) for leaf in observations])
     outputs = convertible(policy)(
@@ -340,14 +346,16 @@ def _compare(policy: Lowerable, lowered: LoweredPolicy, scale: float) -> None:
             raise _ValuesDisagreeError("The lowered policy computes another carry than TensorFlow does.")
 
 
-def _example(rng: np.random.Generator, leaf: Any, n: int) -> np.ndarray:
+def example(rng: np.random.Generator, leaf: Any, n: int) -> np.ndarray:
+    """Draws `n` observations of a leaf, as windows keep them."""
     shape = (n, *leaf.shape)
     if leaf.continuous:
         return np.asarray(rng.normal(size=shape), leaf.dtype)
     return np.asarray(rng.integers(0, 2, shape), leaf.dtype)
 
 
-def _example_carry(rng: np.random.Generator, initial: np.ndarray) -> np.ndarray:
+def example_carry(rng: np.random.Generator, initial: np.ndarray) -> np.ndarray:
+    """Draws an array of a carry near its initial value."""
     if initial.dtype.kind == "f":
         return np.asarray(initial + rng.normal(size=initial.shape), initial.dtype)
     return np.asarray(initial + rng.integers(0, 2, initial.shape), initial.dtype)
@@ -360,7 +368,7 @@ def _varied(rng: np.random.Generator, array: np.ndarray, scale: float) -> np.nda
     return np.asarray(scale * (array * factor + rng.uniform(0.0, 0.02, array.shape)), array.dtype)
 
 
-def _blame(policy: Lowerable) -> str:
+def blame(policy: Lowerable) -> str:
     """Names the first layer of the network that cannot be converted, or another cause."""
     layers = [
         layer for layer in getattr(policy.network, "layers", ()) if not isinstance(layer, keras.layers.InputLayer)
@@ -392,7 +400,7 @@ def _converts(part: Any) -> bool:
     return True
 
 
-def _first_reason(error: Exception) -> str:
+def first_reason(error: Exception) -> str:
     """Returns the line of a converter's error that names the operation."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if "ops:" in line or "op is neither" in line]

@@ -33,7 +33,7 @@ def to_json(space: spaces.Space[Any]) -> dict[str, Any]:
     if isinstance(space, spaces.MultiBinary):
         return {"type": "MultiBinary", "n": list(space.shape) if isinstance(space.n, tuple) else int(space.n)}
     if isinstance(space, spaces.Box):
-        bounds = {"low": _compact(space.low), "high": _compact(space.high)}
+        bounds = {"low": compact(space.low), "high": compact(space.high)}
         return {"type": "Box", **bounds, "shape": list(space.shape), "dtype": str(space.dtype)}
     if isinstance(space, spaces.Dict) and all(isinstance(key, str) for key in space.spaces):
         # Pairs, because the order of the parts is the order in which networks take them.
@@ -88,8 +88,8 @@ def from_json(values: Mapping[str, Any]) -> spaces.Space[Any]:
     raise SpaceError(describe("A saved space is of an unknown kind.", type=kind))
 
 
-def _compact(bound: np.ndarray) -> Any:
-    """Returns a bound as nested lists, or as one number if it is the same everywhere."""
+def compact(bound: np.ndarray) -> Any:
+    """Returns a bound as nested lists, or as one number if it is the same everywhere; infinities become strings."""
     if bound.size and np.all(bound == bound.flat[0]):
         return _plain(bound.flat[0].item())
     return _plain(bound.tolist())
