@@ -357,8 +357,8 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
     def on_fit_failed(self, error: BaseException) -> None:
         """Closes files and environments. Snapshots and the last resume point are already complete on disk.
 
-        After an interrupt, the agent gets the best weights, as at the end of `fit`. A run that is resumed continues with
-        those that it had.
+        After an interrupt, the agent gets the best weights, as at the end of `fit`. A run that is resumed continues
+        with those that it had.
         """
         if self.running is not None and self.running.is_running:
             return  # another `fit` failed: it was refused, because this one uses the callback
