@@ -14,7 +14,7 @@ WORKERS ?= -n 2 --dist loadscope
 # TensorFlow's start-up messages would hide the one line of progress.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: dist test-wheel
+.PHONY: dist test-wheel docs test-docs
 .PHONY: help demo test test-all test-ledger test-numerics test-oldest test-versions newest test-backends lint format bench \
 	bench-collect bench-prefetch bench-memory bench-loop bench-overhead bench-compile bench-crash bench-registry \
 	bench-compile-cache bench-life \
@@ -40,6 +40,19 @@ test: $(VENV)/.installed ## tests that run in minutes; `make test-all` adds the 
 
 test-all: $(VENV)/.installed ## all tests
 	$(BIN)/python -m pytest $(WORKERS)
+
+$(VENV)/.docs-installed: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	touch $@
+
+docs: $(VENV)/.docs-installed ## builds the site into build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# Pages share two processes; the blocks of a page run in one of them, in their order.
+test-docs: docs ## runs the Python of README.md and all pages; links, spelling and warnings (minutes)
+	$(BIN)/codespell README.md CHANGELOG.md docs examples keras_optix
+	$(BIN)/python -m pytest tests/docs $(WORKERS)
+	$(BIN)/python -m pytest -p tests.docs.runner -n 2 --dist loadfile README.md docs
 
 test-ledger: $(VENV)/.installed ## brings back each fault of docs/ledger.md in a copy, and shows that its test fails (minutes)
 	$(BIN)/python -m tests.ledger -n 2
@@ -189,6 +202,9 @@ bench-held-out: $(VENV)/.installed ## a pattern that later data lack: chosen on 
 
 bench-confirmation: $(VENV)/.installed ## the sequential test of candidates: error rates, power, episodes used (ten minutes)
 	$(BIN)/python benchmarks/confirmation.py
+
+bench-stopping: $(VENV)/.installed ## when training ends on curves whose true scores are known, and whether that was right (some minutes)
+	$(BIN)/python benchmarks/stopping.py
 
 bench-normalized: $(VENV)/.installed ## wrappers with running statistics: what training reached, what fit left (half an hour)
 	$(BIN)/python benchmarks/normalized.py

@@ -9,7 +9,7 @@ from __future__ import annotations
 _COMPILE = "an option of the optimizer: agent.compile(optimizer=keras.optimizers.Adam(3e-4))"
 _NETWORKS = "a network that you build: PPOAgent(policy, value), each a keras.Model"
 _ENV = "an argument of the dataset: dataset_from_env(env, agent)"
-_STOP = "an option of the callback: OptixCallback(max_windows=...); a window is window_size * num_envs env steps"
+_STOP = "an option of the callback: OptixCallback(max_env_steps=...), or `max_windows`"
 _LOG_DIR = "an option of the callback: OptixCallback(log_dir=...)"
 _SCORE = "keras_optix.evaluate_policy(agent, env, episodes=...)"
 _ACT = "agent.act(observation, deterministic=...)"

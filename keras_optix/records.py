@@ -56,6 +56,11 @@ class WindowData:
         infos: The `T` info values of the environments: a list of `N` dicts each, or the vector environment's dict.
         window_id: Number of the window.
         episodes: The episodes that ended in the window, including those that began before it.
+
+    Examples:
+        >>> def reward_per_step(window_data, train_diagnostics):
+        ...     return float(window_data.rewards[window_data.valid].mean())
+        >>> callback = optix.OptixCallback(reward_per_step)
     """
 
     observations: Any
@@ -116,6 +121,11 @@ class EvalMetrics(NamesChecked):
         episode_returns: Undiscounted return of each of these episodes, an array of `episodes` floats, or None if they
             are not known. `evaluate_policy` returns them; they are not saved in snapshots and resume points.
         episode_lengths: Environment steps of each of these episodes, or None, likewise.
+
+    Examples:
+        >>> metrics = optix.EvalMetrics(195.0, stderr=2.5, episodes=10)
+        >>> metrics.primary_score
+        195.0
     """
 
     primary_score: float | None
@@ -146,7 +156,12 @@ class EvalMetrics(NamesChecked):
 @other_names(episode_id="window_id")
 @dataclass(frozen=True)
 class HyperparamSet(NamesChecked):
-    """Values of hyperparameters, and the window from which on they apply."""
+    """Values of hyperparameters, and the window from which on they apply.
+
+    Examples:
+        >>> optix.HyperparamSet({"learning_rate": 1e-3}, window_id=7).params["learning_rate"]
+        0.001
+    """
 
     params: dict[str, float]
     window_id: int = 0

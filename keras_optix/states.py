@@ -44,6 +44,12 @@ class State(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         class Seen(optix.tuners.State, frozen=True):  # every state is frozen; frozen=True tells type checkers
             evaluations: int = 0
             best: float | None = None
+
+    Examples:
+        >>> class Seen(optix.tuners.State, frozen=True):
+        ...     evaluations: int = 0
+        >>> Seen(evaluations=3).evaluations
+        3
     """
 
 

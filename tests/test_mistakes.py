@@ -243,7 +243,7 @@ MISTAKES: dict[str, tuple[Call, type[Exception], str]] = {
     ),
     "fit: steps": (lambda w: w.agent.fit(w.dataset, steps_per_epoch=0), VALUE, r"`steps_per_epoch` must be an integer"),
     "fit: steps as string": (lambda w: w.agent.fit(w.dataset, steps_per_epoch="8"), ARGUMENT, r"a string"),
-    "fit: of SB3": (lambda w: w.agent.fit(w.dataset, total_timesteps=10), ARGUMENT, r"OptixCallback\(max_windows"),
+    "fit: of SB3": (lambda w: w.agent.fit(w.dataset, total_timesteps=10), ARGUMENT, r"OptixCallback\(max_env_steps"),
     "fit: shuffle": (lambda w: w.agent.fit(w.dataset, shuffle=True), VALUE, r"Windows come in their order"),
     "fit: batch_size": (lambda w: w.agent.fit(w.dataset, batch_size=32), ARGUMENT, r"`minibatch_size` of PPOAgent"),
     "fit: class_weight": (lambda w: w.agent.fit(w.dataset, class_weight={0: 1.0}), ARGUMENT, r"Weight the rewards"),

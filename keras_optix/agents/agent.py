@@ -102,6 +102,16 @@ class Agent(ActingAgent, WindowTrainer):
         default_spaces: Where a tuner that is given no bounds searches, by name: search spaces, or pairs as in
             `infer_space`. In your own algorithm, name only what it adds or changes: ``{"temperature": (0.1, 10.0)}``.
             The space of the learning rate is Log(1e-5, 1e-1), for any optimizer. See `search_spaces`.
+
+    Examples:
+        >>> class Nothing(optix.Agent):  # acts, and learns nothing
+        ...     def train_step(self, window):
+        ...         return {"reward": tf.reduce_mean(window.rewards)}
+        >>> agent = Nothing()
+        >>> agent.compile(optimizer="adam", jit_compile=False)
+        >>> dataset = optix.dataset_from_env("CartPole-v1", agent, window_size=4, seed=0)
+        >>> agent.fit(dataset, steps_per_epoch=1, verbose=0).history["reward"]
+        [1.0]
     """
 
     fixed_when_bound = frozenset({"policy", "value", "normalize_observations", "distribution"})

@@ -65,6 +65,12 @@ class ActionDistribution(OneLineRepr, abc.ABC):
             here.
         learns_weight: Whether an optimizer changes those parameters. True here. If False, only the agent's own code
             does, through ``agent.head.weight``.
+
+    Examples:
+        >>> class Tempered(optix.distributions.CategoricalDistribution):
+        ...     def sample(self, parameters, noise):
+        ...         return super().sample(parameters / 2.0, noise)
+        >>> agent = optix.PPOAgent(distribution=Tempered())
     """
 
     parameters: int
@@ -187,7 +193,12 @@ class OverActions(ActionDistribution):
 
 @keras.saving.register_keras_serializable("keras_optix")
 class CategoricalDistribution(OverActions):
-    """A choice of one of n actions, given n logits. The default for Discrete actions. Its noise is Gumbel ``[n]``."""
+    """A choice of one of n actions, given n logits. The default for Discrete actions. Its noise is Gumbel ``[n]``.
+
+    Examples:
+        >>> distribution = optix.distributions.CategoricalDistribution()
+        >>> agent = optix.PPOAgent(distribution=distribution)  # the default where actions are Discrete
+    """
 
     takes_logits = True
     _kind = DiscreteActions
@@ -201,6 +212,10 @@ class MultiCategoricalDistribution(OverActions):
     """Several independent choices, given the logits of each, one after the other.
 
     The default for MultiDiscrete actions. Its noise is Gumbel ``[P]``.
+
+    Examples:
+        >>> distribution = optix.distributions.MultiCategoricalDistribution()
+        >>> agent = optix.PPOAgent(distribution=distribution)  # the default where actions are MultiDiscrete
     """
 
     takes_logits = True
@@ -212,7 +227,12 @@ class MultiCategoricalDistribution(OverActions):
 
 @keras.saving.register_keras_serializable("keras_optix")
 class BernoulliDistribution(OverActions):
-    """Independent bits, given a logit for each. The default for MultiBinary actions. Its noise is logistic ``[k]``."""
+    """Independent bits, given a logit for each. The default for MultiBinary actions. Its noise is logistic ``[k]``.
+
+    Examples:
+        >>> distribution = optix.distributions.BernoulliDistribution()
+        >>> agent = optix.PPOAgent(distribution=distribution)  # the default where actions are MultiBinary
+    """
 
     takes_logits = True
     _kind = MultiBinaryActions
@@ -226,6 +246,10 @@ class GaussianDistribution(OverActions):
     """A Gaussian with independent axes. The default for Box actions. Its noise is standard normal ``[k]``.
 
     A network gives the means, or means and log standard deviations.
+
+    Examples:
+        >>> distribution = optix.distributions.GaussianDistribution()
+        >>> agent = optix.PPOAgent(distribution=distribution)  # the default where actions are a Box
     """
 
     _kind = ContinuousActions
@@ -285,6 +309,10 @@ class StateDependentNoise(OverActions):
 
     Raises:
         ConfigurationError: An argument is out of range.
+
+    Examples:
+        >>> noise = optix.distributions.StateDependentNoise(resample_every=16)
+        >>> agent = optix.PPOAgent(distribution=noise)
     """
 
     _kind = ContinuousActions

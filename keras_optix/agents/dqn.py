@@ -74,6 +74,12 @@ class DQNAgent(QAgent, OffPolicyAgent):
 
     Raises:
         ConfigurationError: An argument is out of range, or `tau` and `target_update_interval` are both given.
+
+    Examples:
+        >>> agent = optix.DQNAgent(buffer_size=1_000, learning_starts=50, gradient_steps_per_env_step=0.5)
+        >>> agent.compile(optimizer="adam", jit_compile=False)
+        >>> dataset = optix.dataset_from_env("CartPole-v1", agent, window_size=32, seed=0)
+        >>> logs = agent.fit(dataset, steps_per_epoch=3, verbose=0).history
     """
 
     # As PyTorch's networks begin, with which the presets were tuned. On MountainCar a greedy episode returned -122 with
@@ -164,7 +170,7 @@ class DQNAgent(QAgent, OffPolicyAgent):
         Raises:
             ConfigurationError: There is no preset of this id, or an override is unknown or out of range.
 
-        Example:
+        Examples:
             >>> agent = optix.DQNAgent.preset("CartPole-v1", seed=0)
             >>> dataset = optix.dataset_from_env("CartPole-v1", agent)
             >>> next(iter(dataset)).observations.shape

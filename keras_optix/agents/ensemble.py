@@ -107,6 +107,13 @@ class EnsembleAgent(Agent):
             a member has a carry (see `Agent.carry_specs`), or ``learn="all"`` is combined with a `credit` with which no
             member plays alone.
         SpaceError: Members play different environments.
+
+    Examples:
+        >>> members = [optix.PPOAgent(gamma=0.9), optix.PPOAgent(gamma=0.99)]
+        >>> for member in members:
+        ...     member.compile(optimizer="adam")
+        >>> ensemble = optix.EnsembleAgent(members, learn="all")
+        >>> dataset = optix.dataset_from_env("CartPole-v1", ensemble, window_size=8, num_envs=4, seed=0)
     """
 
     prefers_jit = True

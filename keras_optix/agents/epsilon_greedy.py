@@ -32,6 +32,11 @@ class EpsilonGreedyDistribution(OverActions):
 
     Raises:
         ConfigurationError: `epsilon` is not a number in [0, 1].
+
+    Examples:
+        >>> agent = optix.DQNAgent(epsilon=0.05)  # has one
+        >>> optix.distributions.EpsilonGreedyDistribution(epsilon=0.1).epsilon
+        0.1
     """
 
     takes_values = True

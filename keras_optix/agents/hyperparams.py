@@ -33,6 +33,13 @@ class Hyperparam(NamesChecked):
 
     Raises:
         ConfigurationError: An argument is not a number, or the range is empty.
+
+    Examples:
+        >>> class Cautious(optix.Agent):
+        ...     def __init__(self, caution=0.5, **kwargs):
+        ...         super().__init__(hyperparams={"caution": optix.Hyperparam(caution, 0.0, 1.0)}, **kwargs)
+        >>> Cautious().hyperparams["caution"]
+        0.5
     """
 
     value: float

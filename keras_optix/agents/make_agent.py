@@ -103,10 +103,11 @@ def make_agent(
             or an override is unknown or out of range.
         SpaceError: The observation space is not supported.
 
-    Example:
+    Examples:
         >>> agent = optix.make_agent("CartPole-v1", seed=0)
         make_agent: PPOAgent with the preset of CartPole-v1 from the RL Baselines3 Zoo, which reports 500.0 ± 0 ...
-        >>> agent.fit(optix.dataset_from_env("CartPole-v1", agent), callbacks=[optix.OptixCallback()])
+        >>> dataset = optix.dataset_from_env("CartPole-v1", agent)
+        >>> logs = agent.fit(dataset, callbacks=[optix.OptixCallback(max_windows=2, verbose=0)], verbose=0)
     """
     check_env("env", env, swapped="make_agent(env) makes an agent; give it the environment.")
     check_choice("env_steps_are", env_steps_are, (CHEAP, EXPENSIVE))

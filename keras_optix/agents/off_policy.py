@@ -40,6 +40,18 @@ class Transitions(NamedTuple):
             gamma to the power of the number of these env steps.
         next_observations: ``[B, ...]``.
         weights: ``[B]``, importance weights; 1 if transitions are drawn uniformly.
+
+    Examples:
+        >>> batch = optix.Transitions(
+        ...     observations=tf.zeros((2, 4)),
+        ...     actions=tf.constant([0, 1]),
+        ...     returns=tf.constant([1.0, 1.0]),
+        ...     discounts=tf.constant([0.5, 0.0]),  # the second episode terminated
+        ...     next_observations=tf.zeros((2, 4)),
+        ...     weights=tf.ones(2),
+        ... )
+        >>> (batch.returns + batch.discounts * 10.0).numpy().tolist()  # if the value thereafter is 10
+        [6.0, 1.0]
     """
 
     observations: Any
@@ -84,6 +96,18 @@ class OffPolicyAgent(Agent, abc.ABC):
 
     Raises:
         ConfigurationError: An argument is out of range.
+
+    Examples:
+        >>> class FittedRewards(optix.OffPolicyAgent):  # learns the reward of each action
+        ...     def gradient_step(self, batch, seed):
+        ...         def compute():
+        ...             chosen = tf.gather(self(batch.observations), batch.actions, batch_dims=1)
+        ...             return tf.reduce_mean(tf.square(batch.returns - chosen)), {}
+        ...         return self.minimize(compute), tf.zeros_like(batch.returns)
+        >>> agent = FittedRewards(buffer_size=500, batch_size=8, learning_starts=8, gradient_steps_per_env_step=0.5)
+        >>> agent.compile(optimizer="adam", jit_compile=False)
+        >>> dataset = optix.dataset_from_env("CartPole-v1", agent, window_size=16, seed=0)
+        >>> logs = agent.fit(dataset, steps_per_epoch=2, verbose=0).history
     """
 
     prefers_jit = True
@@ -183,7 +207,7 @@ class OffPolicyAgent(Agent, abc.ABC):
             ArgumentError: An episode lacks something, or its arrays have different lengths.
             SpaceError: Observations or actions do not fit the spaces. The episodes before it were stored.
 
-        Example:
+        Examples:
             >>> agent = optix.SACAgent()
             >>> dataset = optix.dataset_from_env("Pendulum-v1", agent)
             >>> agent.add_experience([])  # or minari.load_dataset("...")

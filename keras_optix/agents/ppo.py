@@ -75,6 +75,12 @@ class PPOAgent(MinibatchAgent, ActorCriticAgent):
 
     Raises:
         ConfigurationError: An argument is out of range.
+
+    Examples:
+        >>> agent = optix.PPOAgent(gamma=0.98, update_epochs=4)
+        >>> agent.compile(optimizer=keras.optimizers.Adam(3e-4), jit_compile=False)
+        >>> dataset = optix.dataset_from_env("CartPole-v1", agent, window_size=16, num_envs=4, seed=0)
+        >>> logs = agent.fit(dataset, steps_per_epoch=2, verbose=0).history
     """
 
     prefers_jit = True
@@ -150,7 +156,7 @@ class PPOAgent(MinibatchAgent, ActorCriticAgent):
         Raises:
             ConfigurationError: There is no preset of this id, or an override is unknown or out of range.
 
-        Example:
+        Examples:
             >>> agent = optix.PPOAgent.preset("CartPole-v1", gamma=0.99)
             >>> dataset = optix.dataset_from_env("CartPole-v1", agent)
             >>> next(iter(dataset)).observations.shape

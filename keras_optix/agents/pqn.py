@@ -90,6 +90,12 @@ class PQNAgent(MinibatchAgent, RewardScalingAgent, QAgent):
 
     Raises:
         ConfigurationError: An argument is out of range.
+
+    Examples:
+        >>> agent = optix.PQNAgent(exploration_env_steps=1_000)
+        >>> agent.compile(optimizer="adam", jit_compile=False)
+        >>> dataset = optix.dataset_from_env("CartPole-v1", agent, window_size=16, num_envs=4, seed=0)
+        >>> logs = agent.fit(dataset, steps_per_epoch=2, verbose=0).history
     """
 
     prefers_jit = True
@@ -154,7 +160,7 @@ class PQNAgent(MinibatchAgent, RewardScalingAgent, QAgent):
         Raises:
             ConfigurationError: There is no preset of this id, or an override is unknown or out of range.
 
-        Example:
+        Examples:
             >>> agent = optix.PQNAgent.preset("CartPole-v1", seed=0)
             >>> dataset = optix.dataset_from_env("CartPole-v1", agent)
             >>> next(iter(dataset)).observations.shape

@@ -62,6 +62,12 @@ class ReinforceAgent(ActorCriticAgent):
 
     Raises:
         ConfigurationError: An argument is out of range.
+
+    Examples:
+        >>> agent = optix.ReinforceAgent(gamma=0.99)
+        >>> agent.compile(optimizer="adam", jit_compile=False)
+        >>> dataset = optix.dataset_from_env("CartPole-v1", agent, window_size=64, seed=0)
+        >>> logs = agent.fit(dataset, steps_per_epoch=2, verbose=0).history
     """
 
     prefers_jit = True

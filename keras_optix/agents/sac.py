@@ -104,6 +104,12 @@ class SACAgent(OffPolicyAgent):
 
     Raises:
         ConfigurationError: An argument is out of range, or has no effect beside another one.
+
+    Examples:
+        >>> agent = optix.SACAgent(buffer_size=1_000, learning_starts=20, batch_size=16)
+        >>> agent.compile(optimizer="adam", jit_compile=False)
+        >>> dataset = optix.dataset_from_env("Pendulum-v1", agent, window_size=16, seed=0)
+        >>> logs = agent.fit(dataset, steps_per_epoch=2, verbose=0).history
     """
 
     supported_action_spaces = (gymnasium.spaces.Box,)
@@ -202,7 +208,7 @@ class SACAgent(OffPolicyAgent):
         Raises:
             ConfigurationError: There is no preset of this id, or an override is unknown or out of range.
 
-        Example:
+        Examples:
             >>> agent = optix.SACAgent.preset("Pendulum-v1", gamma=0.98)
             >>> agent.hyperparams["learning_rate"]
             0.001

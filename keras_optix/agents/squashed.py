@@ -20,6 +20,11 @@ class ReparameterizedDistribution(ActionDistribution):
     """A distribution over Box actions whose samples are differentiable functions of its parameters.
 
     `SACAgent` learns from the gradient of the action's value with respect to the action, so it needs one.
+
+    Examples:
+        >>> squashed = optix.distributions.SquashedGaussianDistribution()
+        >>> isinstance(squashed, optix.distributions.ReparameterizedDistribution)
+        True
     """
 
     @abc.abstractmethod
@@ -67,6 +72,10 @@ class SquashedGaussianDistribution(OverActions, ReparameterizedDistribution):
     C). A network gives means and log standard deviations, which are clipped to -20 .. 2, or the means alone. The most
     likely action is taken to be the hyperbolic tangent of the mean. Its noise is standard normal ``[k]``. See
     `keras_optix.ops.squashed.Squashed` for how exact the log-density and the entropy are.
+
+    Examples:
+        >>> agent = optix.SACAgent()  # has one
+        >>> own = optix.PPOAgent(distribution=optix.distributions.SquashedGaussianDistribution())
     """
 
     _kind = ContinuousActions
@@ -110,6 +119,10 @@ class SquashedStateDependentNoise(StateDependentNoise, ReparameterizedDistributi
 
     Raises:
         ConfigurationError: An argument is out of range.
+
+    Examples:
+        >>> noise = optix.distributions.SquashedStateDependentNoise(resample_every=8)
+        >>> agent = optix.SACAgent(distribution=noise)
     """
 
     _over: SquashedStateDependentGaussian

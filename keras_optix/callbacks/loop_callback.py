@@ -32,6 +32,12 @@ class LoopCallback(NamesChecked, OneLineRepr, keras.callbacks.Callback):  # type
 
     An exception in a hook ends `fit` and reaches the caller. Keras' own hooks (`on_train_batch_end`, ...) are called
     too, after those of `OptixCallback`. For an ordinary model a window is an epoch.
+
+    Examples:
+        >>> class Printer(optix.LoopCallback):
+        ...     def on_improvement(self, snapshot):
+        ...         print("new best", snapshot.score)
+        >>> callback = optix.OptixCallback(callbacks=[Printer()])
     """
 
     in_loop = False  # True while an `OptixCallback` passes it the model

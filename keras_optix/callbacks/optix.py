@@ -144,6 +144,15 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
 
     Raises:
         ConfigurationError: Options are invalid or contradict each other, or a directory cannot be written.
+
+    Examples:
+        >>> agent = optix.PPOAgent()
+        >>> agent.compile(optimizer="adam", jit_compile=False)
+        >>> dataset = optix.dataset_from_env("CartPole-v1", agent, window_size=32, num_envs=2, seed=0)
+        >>> callback = optix.OptixCallback(checkpoint_dir="checkpoints", max_env_steps=128, verbose=0)
+        >>> logs = agent.fit(dataset, callbacks=[callback], verbose=0)
+        >>> callback.env_steps
+        128
     """
 
     def __init__(

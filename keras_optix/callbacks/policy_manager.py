@@ -70,6 +70,10 @@ class PolicyManager(NamesChecked, ManagedPolicies):
 
     Raises:
         ConfigurationError: An argument is invalid, or every variant would equal its parent.
+
+    Examples:
+        >>> manager = optix.PolicyManager("policies", auto_spawn=True, max_variants=2)
+        >>> callback = optix.OptixCallback(policy_manager=manager, when_dormant="watch")
     """
 
     def __init__(

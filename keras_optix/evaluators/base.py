@@ -38,6 +38,10 @@ class Scored(NamedTuple):
         metrics: The score.
         state: The evaluator's state after this window.
         notice: A message that the user should see once, or None.
+
+    Examples:
+        >>> optix.evaluators.Scored(optix.EvalMetrics(1.5)).metrics.primary_score
+        1.5
     """
 
     metrics: EvalMetrics
@@ -54,6 +58,13 @@ class BaseEvaluator(NamesChecked, OneLineRepr, abc.ABC):
     Attributes:
         plan: What counts as one evaluation: a `WindowPlan` (the default: every window with a score is an evaluation),
             an `EpisodePlan` or a `LogPlan`.
+
+    Examples:
+        >>> class LongestEpisode(optix.BaseEvaluator):
+        ...     def score(self, window_data, train_diagnostics):
+        ...         lengths = [episode.length for episode in window_data.episodes]
+        ...         return optix.EvalMetrics(max(lengths, default=None))
+        >>> callback = optix.OptixCallback(LongestEpisode())
     """
 
     plan: EvaluationPlan = WindowPlan()

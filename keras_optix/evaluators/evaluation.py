@@ -41,6 +41,11 @@ class Evaluation:
         alarmed: Whether the evaluation was made because the returns of training fell.
         contender: Score of a candidate whose comparison with the best is not decided yet; None if there is none.
         contender_env_steps: Env steps of the run when the contender was trained.
+
+    Examples:
+        >>> score = optix.statistics.Estimate(mean=195.0, stderr=2.5, n=10)
+        >>> optix.evaluators.Evaluation(score, window_id=12, env_steps=3_072).score.mean
+        195.0
     """
 
     score: Estimate

@@ -76,6 +76,9 @@ class MonitorEvaluator(BaseEvaluator):
 
     Raises:
         ConfigurationError: `monitor` is not a name, `mode` is not one of the three, or ``"auto"`` cannot decide.
+
+    Examples:
+        >>> callback = optix.OptixCallback(optix.evaluators.MonitorEvaluator("val_accuracy", mode="max"))
     """
 
     plan: LogPlan

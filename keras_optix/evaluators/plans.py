@@ -14,7 +14,12 @@ FEWEST = 2  # episodes of an evaluation that the loop may end early
 
 
 class EvaluationPlan:
-    """Defines what the loop evaluates. A plan is a `WindowPlan`, an `EpisodePlan` or a `LogPlan`."""
+    """Defines what the loop evaluates. A plan is a `WindowPlan`, an `EpisodePlan` or a `LogPlan`.
+
+    Examples:
+        >>> isinstance(optix.ReturnEvaluator().plan, optix.evaluators.EvaluationPlan)
+        True
+    """
 
     @property
     def episodes_needed(self) -> int:
@@ -83,6 +88,10 @@ class WindowPlan(EvaluationPlan):
 
     Raises:
         ConfigurationError: A value has the wrong type or is negative.
+
+    Examples:
+        >>> optix.ReturnEvaluator(min_episodes=10).plan.min_episodes
+        10
     """
 
     min_episodes: int = 0
@@ -127,6 +136,14 @@ class EpisodePlan(EvaluationPlan):
 
     Raises:
         ConfigurationError: A value has the wrong type or is too small.
+
+    Examples:
+        >>> class Played(optix.BaseEvaluator):  # twenty greedy episodes in every tenth window
+        ...     plan = optix.evaluators.EpisodePlan(episodes=20, every=10)
+        ...     def score(self, window_data, train_diagnostics):
+        ...         raise NotImplementedError
+        >>> Played().plan.episodes
+        20
     """
 
     episodes: int
@@ -170,6 +187,10 @@ class LogPlan(EvaluationPlan):
 
     Raises:
         ConfigurationError: `per_epoch` is not a bool.
+
+    Examples:
+        >>> optix.evaluators.MonitorEvaluator("val_loss").plan.per_epoch
+        True
     """
 
     per_epoch: bool = False

@@ -26,6 +26,11 @@ class EpisodeSteps:
         terminated: Whether the last step terminated the episode.
         truncated: Whether the last step truncated the episode.
         infos: The `T` info dicts.
+
+    Examples:
+        >>> steps = optix.evaluators.EpisodeSteps(np.zeros((3, 4)), np.zeros(2), np.ones(2), True, False, [{}, {}])
+        >>> float(steps.rewards.sum())
+        2.0
     """
 
     observations: Any
@@ -43,6 +48,11 @@ class PlayedEpisode(EpisodeRecord):
         info: The info dict of its last step.
         env_name: The name of its environment, if environments have names; otherwise empty.
         steps: All of its steps; None unless the evaluator needs them.
+
+    Examples:
+        >>> episode = optix.evaluators.PlayedEpisode(total_reward=200.0, length=200, first_version=7, last_version=7)
+        >>> episode.length
+        200
     """
 
     info: Mapping[str, Any] = {}

@@ -66,6 +66,9 @@ class ReturnEvaluator(BaseEvaluator):
 
     Raises:
         ConfigurationError: An argument has the wrong type or is too small.
+
+    Examples:
+        >>> callback = optix.OptixCallback(optix.ReturnEvaluator(min_episodes=20))
     """
 
     plan: WindowPlan
@@ -174,6 +177,10 @@ class GreedyEvaluator(BaseEvaluator):
 
     Raises:
         ConfigurationError: An argument has the wrong type or is too small.
+
+    Examples:
+        >>> callback = optix.OptixCallback(optix.GreedyEvaluator(episodes=20))
+        >>> every_tenth = optix.OptixCallback(optix.GreedyEvaluator(episodes=5, every=10))
     """
 
     plan: EpisodePlan

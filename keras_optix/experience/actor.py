@@ -27,6 +27,10 @@ class NoiseSpec:
         kind: ``"gumbel"`` (categories), ``"logistic"`` (binary choices), ``"normal"`` (continuous actions) or
             ``"uniform"`` (numbers in [0, 1), for choices that are random with a given probability).
         shape: Shape for one environment.
+
+    Examples:
+        >>> optix.distributions.NoiseSpec("normal", (2,)).shape  # two normal numbers for each action
+        (2,)
     """
 
     kind: str

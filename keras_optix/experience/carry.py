@@ -38,6 +38,12 @@ class CarrySpec(OneLineRepr):
 
     Raises:
         ConfigurationError: The shape, the dtype or the initial value is invalid, or they do not fit each other.
+
+    Examples:
+        >>> class Counts(optix.PPOAgent):  # a policy that remembers a number for each environment
+        ...     carry_specs = (optix.distributions.CarrySpec((1,)),)
+        >>> Counts().carry_specs[0].shape
+        (1,)
     """
 
     shape: tuple[int, ...]

@@ -120,7 +120,7 @@ def dataset_from_env(
 
     The dataset itself raises an `EnvTimeoutError` and an `EnvWorkerError`, see `env_timeout` and `restarts`.
 
-    Example:
+    Examples:
         >>> agent = optix.PPOAgent()
         >>> dataset = optix.dataset_from_env("CartPole-v1", agent, window_size=32, num_envs=8)
         >>> next(iter(dataset)).observations.shape

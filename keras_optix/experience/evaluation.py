@@ -196,6 +196,13 @@ def evaluate_policy(
     Raises:
         ConfigurationError: An argument is invalid.
         SpaceError: The environment does not fit the agent.
+
+    Examples:
+        >>> agent = optix.PPOAgent()
+        >>> dataset = optix.dataset_from_env("CartPole-v1", agent, seed=0)  # tells it the spaces
+        >>> result = optix.evaluate_policy(agent, "CartPole-v1", episodes=5, seed=0)
+        >>> len(result.episode_returns)
+        5
     """
     check_agent(
         "agent",

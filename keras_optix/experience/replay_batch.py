@@ -28,6 +28,13 @@ class ReplayBatch(NamedTuple):
         env_steps: int64, the env steps that the agent has been given, those of `window` included.
         window: The newest window, which is stored already. Its rows count for running statistics and for exploration.
             ``()`` in a `MembersBatch`, which has the window itself.
+
+    Examples:
+        >>> agent = optix.DQNAgent(buffer_size=1_000, batch_size=32, learning_starts=64)
+        >>> dataset = optix.dataset_from_env("CartPole-v1", agent, window_size=64, seed=0)
+        >>> batch = next(iter(dataset))
+        >>> batch.observations.shape[-1]
+        4
     """
 
     observations: Any

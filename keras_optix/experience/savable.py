@@ -67,6 +67,18 @@ class SavableEnv(Protocol):
                 cart.np_random.bit_generator.state = state["np_random"]
 
         # dataset = optix.dataset_from_env(SavableCartPole, agent, num_envs=8)
+
+    Examples:
+        >>> class Counter(gymnasium.Env):
+        ...     observation_space = gymnasium.spaces.Box(0.0, np.inf, (1,))
+        ...     action_space = gymnasium.spaces.Discrete(2)
+        ...     count = 0
+        ...     def save_state(self):
+        ...         return {"count": self.count}
+        ...     def load_state(self, state):
+        ...         self.count = state["count"]
+        >>> isinstance(Counter(), optix.SavableEnv)
+        True
     """
 
     def save_state(self) -> Mapping[str, Any]:

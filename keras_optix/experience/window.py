@@ -58,6 +58,12 @@ class Window(NamedTuple):
         carry: The carry that the policy was given in the first row, ``[N, ...]`` each: one array for each of
             `Agent.carry_specs`, with its initial value for environments in which an episode begins in that row. ``()``
             for a policy without a carry.
+
+    Examples:
+        >>> agent = optix.PPOAgent()
+        >>> window = next(iter(optix.dataset_from_env("CartPole-v1", agent, window_size=32, num_envs=8, seed=0)))
+        >>> window.rewards.shape  # [T, N]: time, environments
+        TensorShape([32, 8])
     """
 
     observations: Any

@@ -22,6 +22,12 @@ class Logger(NamesChecked, OneLineRepr):
 
     A logger that fails does not end the run: a notice says so once, and it is called again later. Before it has shown
     anything, this holds only for errors of the disk and the network (`OSError`); any other error reaches the caller.
+
+    Examples:
+        >>> class Printer(optix.loggers.Logger):
+        ...     def scalars(self, env_steps, values):
+        ...         print(env_steps, values)
+        >>> callback = optix.OptixCallback(loggers=[Printer()])
     """
 
     is_essential = False  # whether every error of this logger reaches the caller
@@ -56,7 +62,7 @@ class Logger(NamesChecked, OneLineRepr):
 
         Args:
             step: Environment steps (batches) of training so far.
-            values: The numbers by tag; a table in the README explains the tags. NaN: there is nothing to show yet.
+            values: The numbers by tag; `docs/reference/tags.md` explains the tags. NaN: there is nothing to show yet.
         """
 
     def event(self, record: LoopRecord) -> None:

@@ -1,4 +1,4 @@
-"""Declares every scalar that the loop writes for TensorBoard. A table in README.md and a test are made from this."""
+"""Declares every scalar that the loop writes for TensorBoard. A table in `docs/reference/tags.md` is made from this."""
 
 from __future__ import annotations
 

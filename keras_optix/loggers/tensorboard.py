@@ -49,6 +49,9 @@ class TensorBoardLogger(Logger):
 
     Raises:
         ConfigurationError: The directory cannot be written.
+
+    Examples:
+        >>> callback = optix.OptixCallback(loggers=[optix.loggers.TensorBoardLogger("runs/second")])
     """
 
     def __init__(self, log_dir: str | os.PathLike[str]) -> None:

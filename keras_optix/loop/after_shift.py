@@ -32,6 +32,11 @@ class AfterShift(NamesChecked):
 
     Raises:
         ConfigurationError: A share is not a number in [0, 1].
+
+    Examples:
+        >>> manager = optix.PolicyManager(after_shift=optix.AfterShift(statistics=0.0))  # forget all
+        >>> optix.AfterShift(replay=0.1).replay  # keep the newest tenth of a replay buffer
+        0.1
     """
 
     statistics: float = 0.1

@@ -36,6 +36,12 @@ class EventKind(enum.StrEnum):
         ENVIRONMENT: A message about where evaluations take place, or about other code that used the environment.
         FEED: Something happened to a live feed.
         NOTICE: Any other message for the user.
+
+    Examples:
+        >>> [event for event in optix.OptixCallback().events if event.kind == optix.EventKind.IMPROVEMENT]
+        []
+        >>> optix.EventKind.IMPROVEMENT == "improvement"
+        True
     """
 
     CANDIDATE = "candidate"
@@ -73,6 +79,10 @@ class LoopRecord:
         message: One sentence that says what happened.
         evidence: Difference, standard error and n, or None if nothing was compared.
         cost: Environment steps (batches) spent on a tuner's decision.
+
+    Examples:
+        >>> for event in optix.OptixCallback().events:  # there are none before `fit`
+        ...     print(event.kind, event.env_steps, event.evidence)
     """
 
     kind: EventKind

@@ -78,6 +78,12 @@ class RegimeDetector(NamesChecked, OneLineRepr):
 
     Raises:
         ConfigurationError: An argument is out of range.
+
+    Examples:
+        >>> detector = optix.RegimeDetector()
+        >>> rising = [optix.EvalMetrics(100.0 + 20.0 * step) for step in range(10)]
+        >>> detector.detect(rising)
+        'trending'
     """
 
     def __init__(

@@ -100,6 +100,10 @@ class BackoffScheduler(NamesChecked, OneLineRepr):
 
     Raises:
         ConfigurationError: An argument is out of range, or two contradict each other.
+
+    Examples:
+        >>> scheduler = optix.BackoffScheduler(plateau_threshold=10, dormant_threshold=40)  # twice the patience
+        >>> callback = optix.OptixCallback(scheduler=scheduler)
     """
 
     def __init__(

@@ -13,7 +13,12 @@ from keras_optix.statistics.estimates import Estimate
 
 
 class LoopState(enum.Enum):
-    """The four states of the loop."""
+    """The four states of the loop.
+
+    Examples:
+        >>> optix.LoopState.DORMANT.name
+        'DORMANT'
+    """
 
     ACTIVE = "active"
     COOLING = "cooling"

@@ -26,6 +26,10 @@ class Estimate:
         stderr: The standard error of the mean; `math.inf` while the noise is unknown.
         n: Number of samples: episodes, or windows if episodes are not counted. A finite standard error of a single
             sample is taken as known; one of several samples is taken as estimated from them.
+
+    Examples:
+        >>> optix.statistics.Estimate(mean=195.0, stderr=2.5, n=10).stderr
+        2.5
     """
 
     mean: Finite
@@ -48,6 +52,10 @@ class Evidence:
         stderr: Standard error of `difference`.
         n: Number of samples behind the score.
         reason: One sentence for logs.
+
+    Examples:
+        >>> optix.statistics.Evidence(difference=12.0, stderr=3.0, n=20, reason="better").difference
+        12.0
     """
 
     difference: float

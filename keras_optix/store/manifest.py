@@ -51,6 +51,10 @@ class PolicySnapshot:
             compared.
         held_by: Names of the holders that need the snapshot (see `CheckpointRegistry.hold`). While there is one, the
             snapshot is not pruned.
+
+    Examples:
+        >>> for snapshot in optix.CheckpointRegistry("checkpoints").ranked_snapshots:  # the best one first
+        ...     print(snapshot.score, snapshot.env_steps, snapshot.path)
     """
 
     snapshot_id: int

@@ -87,6 +87,11 @@ class CheckpointRegistry(NamesChecked, OneLineRepr):
         ConfigurationError: `directory` is not a path, or `max_snapshots` is too small.
         RegistryError: The directory cannot be written, or its manifest cannot be read. A directory that has a manifest
             may be read-only: its snapshots can be read, and what would change them raises an error.
+
+    Examples:
+        >>> registry = optix.CheckpointRegistry("checkpoints", max_snapshots=5)
+        >>> print(registry.best)  # nothing is saved yet
+        None
     """
 
     def __init__(self, directory: str | os.PathLike[str], max_snapshots: int = 10) -> None:

@@ -18,6 +18,9 @@ class ScriptedClock(OneLineRepr):
 
     Attributes:
         waited: The seconds of each wait, in order.
+
+    Examples:
+        >>> clock = optix.testing.ScriptedClock(start=0.0)
     """
 
     def __init__(self, start: float = 1_735_689_600.0) -> None:

@@ -27,6 +27,12 @@ class CountingEnv(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
         steps: How often `step` was called.
         closed: Whether it was closed.
         taken: The actions that it got; `save_state` leaves them out.
+
+    Examples:
+        >>> env = optix.testing.CountingEnv(episode_length=3)
+        >>> _ = env.reset(seed=0)
+        >>> env.step(0)[0].tolist()  # episode, step
+        [0.0, 1.0]
     """
 
     def __init__(self, episode_length: int = 3, *, truncate: bool = False, actions: int = 2) -> None:
@@ -81,6 +87,12 @@ class ConstantRewardEnv(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
     Args:
         reward: Reward of each step.
         truncate_after: Steps of an episode.
+
+    Examples:
+        >>> env = optix.testing.ConstantRewardEnv(reward=2.0, truncate_after=3)
+        >>> _ = env.reset(seed=0)
+        >>> env.step(env.action_space.sample())[1]
+        2.0
     """
 
     def __init__(self, reward: float = 1.0, truncate_after: int = 8) -> None:
@@ -121,6 +133,12 @@ class IdentityEnv(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
         actions: Number of symbols and actions.
         episode_length: Steps of an episode; it ends by termination.
         start: Smallest action of the action space.
+
+    Examples:
+        >>> env = optix.testing.IdentityEnv(actions=4)
+        >>> observation, _ = env.reset(seed=0)
+        >>> float(env.step(int(np.argmax(observation)))[1])  # the action that the observation shows
+        1.0
     """
 
     def __init__(self, actions: int = 4, episode_length: int = 10, *, start: int = 0) -> None:
@@ -167,6 +185,13 @@ class RaisingEnv(CountingEnv):
         at_step: The step that raises, counted over all episodes from 1.
         error: The exception. None: a RuntimeError.
         **kwargs: Arguments of `CountingEnv`.
+
+    Examples:
+        >>> env = optix.testing.RaisingEnv(at_step=1, error=OSError("lost"))
+        >>> _ = env.reset(seed=0)
+        >>> env.step(0)
+        Traceback (most recent call last):
+        OSError: lost
     """
 
     def __init__(self, at_step: int, error: Exception | None = None, **kwargs: Any) -> None:
@@ -189,6 +214,12 @@ class RandomEnv(OneLineRepr, gymnasium.Env[Any, Any]):
         action_space: Any Gymnasium space.
         episode_length: Steps of an episode.
         truncate: End by truncation instead of termination.
+
+    Examples:
+        >>> image = gymnasium.spaces.Box(0, 255, (8, 8, 3), np.uint8)
+        >>> env = optix.testing.RandomEnv(image, gymnasium.spaces.Discrete(2))
+        >>> env.reset(seed=0)[0].shape
+        (8, 8, 3)
     """
 
     def __init__(
@@ -243,6 +274,10 @@ class MatchEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
     Args:
         action_space: Discrete, MultiDiscrete, MultiBinary or a bounded Box.
         episode_length: Steps of an episode; it ends by truncation.
+
+    Examples:
+        >>> env = optix.testing.MatchEnv(gymnasium.spaces.MultiDiscrete([2, 3]))
+        >>> observation, _ = env.reset(seed=0)
     """
 
     def __init__(self, action_space: spaces.Space[Any], episode_length: int = 10) -> None:

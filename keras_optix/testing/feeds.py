@@ -34,6 +34,12 @@ class CountingFeed(OneLineRepr):
         connections: How often `stream` was called.
         finished: How many of these streams have ended, were closed or failed.
         closed: How often `close` was called.
+
+    Examples:
+        >>> stream = optix.testing.CountingFeed(episode_length=3).stream()
+        >>> observation, reward, terminated, truncated, info = next(stream)
+        >>> float(observation[0])
+        0.0
     """
 
     def __init__(
@@ -120,6 +126,9 @@ class ScriptedFeed(OneLineRepr):
         read: Number of items that it yielded.
         connections: How often `stream` was called.
         closed: How often `close` was called.
+
+    Examples:
+        >>> feed = optix.testing.ScriptedFeed([(np.zeros(1, np.float32), 0.0, False, False, {})])
     """
 
     def __init__(

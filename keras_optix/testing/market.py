@@ -83,6 +83,10 @@ class MarketEnv(OneLineRepr, gymnasium.Env[np.ndarray, Any]):
 
     Raises:
         ConfigurationError: An argument is invalid.
+
+    Examples:
+        >>> env = optix.testing.MarketEnv(("trending",), episode_length=50)
+        >>> observation, info = env.reset(seed=0)
     """
 
     def __init__(
@@ -216,6 +220,11 @@ def momentum_position(observation: np.ndarray) -> float:
 
     Returns:
         The position, -1, 0 or 1. The discrete action is the position plus 1.
+
+    Examples:
+        >>> observation, _ = optix.testing.MarketEnv().reset(seed=0)
+        >>> -1.0 <= optix.testing.momentum_position(observation) <= 1.0
+        True
     """
     return float(np.sign(observation[:_RETURNS].sum()))
 
@@ -228,6 +237,11 @@ def reversion_position(observation: np.ndarray) -> float:
 
     Returns:
         The position, -1, 0 or 1. The discrete action is the position plus 1.
+
+    Examples:
+        >>> observation, _ = optix.testing.MarketEnv().reset(seed=0)
+        >>> -1.0 <= optix.testing.reversion_position(observation) <= 1.0
+        True
     """
     return -float(np.sign(observation[_RETURNS + 1]))
 
@@ -240,6 +254,11 @@ def jump_fading_position(observation: np.ndarray) -> float:
 
     Returns:
         The position, -1, 0 or 1. The discrete action is the position plus 1.
+
+    Examples:
+        >>> observation, _ = optix.testing.MarketEnv().reset(seed=0)
+        >>> -1.0 <= optix.testing.jump_fading_position(observation) <= 1.0
+        True
     """
     newest = observation[_RETURNS - 1] / _SCALE
     return -float(np.sign(newest)) if abs(newest) > _JUMP else 0.0

@@ -30,6 +30,10 @@ class RegimeClock(OneLineRepr):
 
     Attributes:
         steps: Environment steps so far, from 0.
+
+    Examples:
+        >>> clock = optix.testing.RegimeClock()
+        >>> env = optix.testing.TwoRegimeBandit(switch_every=4_000, clock=clock)
     """
 
     def __init__(self) -> None:
@@ -75,6 +79,11 @@ class SwitchingCartPole(OneLineRepr, CartPoleEnv):
 
     Raises:
         ConfigurationError: An argument is invalid.
+
+    Examples:
+        >>> env = optix.testing.SwitchingCartPole({1_000: {"swap_actions": True}})
+        >>> env.reset(seed=0)[0].shape
+        (4,)
     """
 
     def __init__(
@@ -159,6 +168,12 @@ class TwoRegimeBandit(OneLineRepr, gymnasium.Env[np.ndarray, np.int64]):
 
     Raises:
         ConfigurationError: An argument is invalid.
+
+    Examples:
+        >>> env = optix.testing.TwoRegimeBandit(switch_every=100, noise=0.0)
+        >>> _ = env.reset(seed=0)
+        >>> float(env.step(0)[1])  # the first arm pays in the first regime
+        1.0
     """
 
     def __init__(

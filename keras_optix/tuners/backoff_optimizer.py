@@ -107,6 +107,10 @@ class BackoffOptimizer(BaseOptimizer):
 
     Raises:
         ConfigurationError: A bound or an argument is invalid.
+
+    Examples:
+        >>> tuner = optix.BackoffOptimizer({"learning_rate": (1e-5, 1e-2), "gamma": (0.9, 0.999)})
+        >>> callback = optix.OptixCallback(tuner=tuner)
     """
 
     def __init__(

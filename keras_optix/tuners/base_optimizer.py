@@ -37,6 +37,10 @@ class TunerDecision:
         restore: Name of the stored state to return to, with its hyperparameters.
         drop: Names of stored states that are no longer needed.
         permanent: Whether the values are meant to stay. A schedule for replay holds only these and leaves out probes.
+
+    Examples:
+        >>> optix.tuners.TunerDecision("halve", {"learning_rate": 5e-4}, permanent=True).params
+        {'learning_rate': 0.0005}
     """
 
     kind: str
@@ -83,6 +87,14 @@ class BaseOptimizer(NamesChecked, OneLineRepr, abc.ABC):
                 halved = max(current.params["learning_rate"] / 2, self.spaces["learning_rate"].low)
                 decision = optix.tuners.TunerDecision("halve", {"learning_rate": halved}, permanent=True)
                 return state | {"worse": 0}, decision
+
+    Examples:
+        >>> class Fixed(optix.tuners.BaseOptimizer):  # changes nothing
+        ...     def initial_state(self):
+        ...         return {}
+        ...     def observe(self, state, evaluation, current):
+        ...         return state, None
+        >>> callback = optix.OptixCallback(tuner=Fixed({"learning_rate": (1e-5, 1e-2)}))
     """
 
     def _facts(self) -> Mapping[str, str]:

@@ -113,6 +113,9 @@ class PBTOptimizer(BaseOptimizer):
 
     Raises:
         ConfigurationError: A bound or an argument is invalid.
+
+    Examples:
+        >>> callback = optix.OptixCallback(tuner=optix.PBTOptimizer({"learning_rate": (1e-5, 1e-2)}, population=4))
     """
 
     def __init__(

@@ -31,6 +31,11 @@ class ScheduleStep:
         params: The values that changed, by name.
         kind: The kind of the tuner's decision that caused the change.
         permanent: Whether the values were meant to stay; False for the values of a probe.
+
+    Examples:
+        >>> step = optix.tuners.ScheduleStep(10_000, {"learning_rate": 3e-4}, kind="probe", permanent=True)
+        >>> step.params["learning_rate"]
+        0.0003
     """
 
     env_steps: Count
@@ -55,6 +60,10 @@ class Schedule:
         left_out: Env steps (batches) of the run that are not part of the weights, because they were undone or because
             other weights learned from them. Defaults to 0. Only a schedule with 0 describes a run completely, and a
             replay with the same seeds repeats that run exactly.
+
+    Examples:
+        >>> schedule = optix.tuners.Schedule(start={"learning_rate": 1e-3})
+        >>> callback = optix.OptixCallback(tuner=optix.tuners.ReplaySchedule(schedule))
     """
 
     start: dict[str, float]
@@ -167,6 +176,11 @@ class ReplaySchedule(BaseOptimizer):
 
     Raises:
         ConfigurationError: The schedule cannot be read.
+
+    Examples:
+        >>> step = optix.tuners.ScheduleStep(10_000, {"learning_rate": 3e-4}, kind="probe", permanent=True)
+        >>> schedule = optix.tuners.Schedule({"learning_rate": 1e-3}, (step,))
+        >>> callback = optix.OptixCallback(tuner=optix.tuners.ReplaySchedule(schedule))  # or the path of schedule.json
     """
 
     def __init__(self, schedule: Schedule | str | os.PathLike[str], *, probes: bool = False) -> None:

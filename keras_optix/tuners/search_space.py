@@ -34,6 +34,10 @@ class SearchSpace(NamesChecked, abc.ABC):
 
     Raises:
         ConfigurationError: The bounds are not finite, not in order, or outside what the scale can take.
+
+    Examples:
+        >>> isinstance(optix.tuners.Log(1e-5, 1e-1), optix.tuners.SearchSpace)
+        True
     """
 
     low: float
@@ -93,7 +97,12 @@ class SearchSpace(NamesChecked, abc.ABC):
 
 
 class Linear(SearchSpace):
-    """A linear scale."""
+    """A linear scale.
+
+    Examples:
+        >>> optix.tuners.Linear(0.0, 0.05).from_unit(0.5)
+        0.025
+    """
 
     def _forward(self, value: float) -> float:
         return value
@@ -108,6 +117,10 @@ class Int(Linear):
     Rounding gives the two ends half the share of [0, 1] that the other values have. With equal shares the ends would
     not be at 0 and 1, or the values not in the middle of their shares, and then a tuner's step up would not reach as
     far as its step down.
+
+    Examples:
+        >>> optix.BackoffOptimizer({"update_epochs": optix.tuners.Int(1, 20)}).__class__.__name__
+        'BackoffOptimizer'
     """
 
     def __post_init__(self) -> None:
@@ -134,7 +147,12 @@ class Int(Linear):
 
 
 class Log(SearchSpace):
-    """A logarithmic scale, for learning rates and coefficients; `low` must be positive."""
+    """A logarithmic scale, for learning rates and coefficients; `low` must be positive.
+
+    Examples:
+        >>> round(optix.tuners.Log(1e-5, 1e-1).from_unit(0.5), 6)  # the middle between 1e-5 and 1e-1
+        0.001
+    """
 
     def __post_init__(self) -> None:
         low = self.low
@@ -152,7 +170,12 @@ class Log(SearchSpace):
 
 
 class OneMinusLog(SearchSpace):
-    """A logarithmic scale on ``1 - value``, for discounts and decays; `high` must be below 1, `low` may be negative."""
+    """A logarithmic scale on ``1 - value``, for discounts and decays; `high` must be below 1, `low` may be negative.
+
+    Examples:
+        >>> round(optix.tuners.OneMinusLog(0.9, 0.999).from_unit(0.5), 4)  # logarithmic in the distance to 1
+        0.99
+    """
 
     def __post_init__(self) -> None:
         high = self.high

@@ -385,8 +385,9 @@ def test_networks_is_a_view_that_nobody_can_change() -> None:
         agent.networks["target"] = dense(1)  # type: ignore[index]
 
 
-def test_the_section_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    section = (Path(__file__).parents[2] / "README.md").read_text().partition("### Networks of your own")[2]
+def test_the_section_in_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Path(__file__).parents[2] / "docs/how-to/own-networks.md"
+    section = page.read_text().partition("## Networks of an algorithm")[2]
     found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
     assert found is not None
     monkeypatch.chdir(tmp_path)

@@ -335,8 +335,8 @@ def test_the_timeline_is_written_at_transitions_and_at_the_end(tmp_path: Path) -
 # Tags
 
 
-def test_readme_lists_the_tags() -> None:
-    found = re.search(r"<!-- tags -->\n(.*?)\n<!-- /tags -->", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_reference_lists_the_tags() -> None:
+    found = re.search(r"<!-- tags -->\n(.*?)\n<!-- /tags -->", (ROOT / "docs/reference/tags.md").read_text(), re.DOTALL)
     assert found is not None
     assert found.group(1).strip() == tags.markdown()
 

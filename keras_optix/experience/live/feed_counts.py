@@ -29,6 +29,12 @@ class FeedCounts:
         invalid: Items in which something was not finite, if such items are dropped. An item that ended an episode, with
             a finite reward, still completed a step.
         stepless: Items that ended an episode in which no action had been taken, so that they completed no step.
+
+    Examples:
+        >>> feed, agent = optix.testing.CountingFeed(), optix.PPOAgent()
+        >>> dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(4))
+        >>> dataset.feed_counts.dropped
+        0
     """
 
     observations: int = 0

@@ -61,6 +61,16 @@ class Feed(Protocol):
       `stream` return or raise. Without `close`, `stream` is closed (``GeneratorExit``) when it next yields.
     - **Spaces.** `observation_space` and `action_space` are Gymnasium spaces. If a feed has none, they are taken from
       the arguments of `dataset_from_stream`, or from the agent.
+
+    Examples:
+        >>> class Clock(optix.live.Feed):  # a class that only has `stream` and the spaces will do, too
+        ...     observation_space = gymnasium.spaces.Box(0.0, np.inf, (1,))
+        ...     action_space = gymnasium.spaces.Discrete(2)
+        ...     def stream(self):
+        ...         for second in range(60):
+        ...             action = yield np.array([second], np.float32), 0.0, False, False, {}
+        >>> next(Clock().stream())[0].tolist()
+        [0.0]
     """
 
     def stream(self) -> Iterator[Any]:
@@ -216,6 +226,12 @@ class StreamStep:
         terminated: Whether the episode terminated with this step.
         truncated: Whether the episode was truncated after this step.
         info: The info that came with the reward.
+
+    Examples:
+        >>> def at_noon(step):  # a boundary of your own
+        ...     return step.info.get("time") == "12:00"
+        >>> at_noon(optix.live.StreamStep(1, 0.5, 0.0, False, False, {"time": "12:00"}))
+        True
     """
 
     steps: int
@@ -274,6 +290,10 @@ def every_n_steps(n: int) -> Boundary:
 
     Raises:
         ConfigurationError: `n` is not an integer or too small.
+
+    Examples:
+        >>> feed, agent = optix.testing.CountingFeed(), optix.PPOAgent()
+        >>> dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(100))
     """
     return Boundary(steps=check_int("n", n, minimum=1))
 
@@ -287,12 +307,21 @@ def every_n_seconds(seconds: float) -> Boundary:
 
     Raises:
         ConfigurationError: `seconds` is not a positive number.
+
+    Examples:
+        >>> feed, agent = optix.testing.CountingFeed(), optix.PPOAgent()
+        >>> dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_seconds(0.5))
     """
     return Boundary(seconds=check_float("seconds", seconds, low=0.0, low_open=True))
 
 
 def on_done() -> Boundary:
-    """Closes each window when an episode ends; an episode longer than `window_size` takes several windows."""
+    """Closes each window when an episode ends; an episode longer than `window_size` takes several windows.
+
+    Examples:
+        >>> feed, agent = optix.testing.CountingFeed(), optix.PPOAgent()
+        >>> dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.on_done())
+    """
     return Boundary(closes=_is_done)
 
 
@@ -328,6 +357,11 @@ class Reconnect(NamesChecked):
 
     Raises:
         ConfigurationError: A value is out of range.
+
+    Examples:
+        >>> patient = optix.live.Reconnect(tries=100, first_delay=0.5, max_delay=60.0)
+        >>> feed, agent = optix.testing.CountingFeed(), optix.PPOAgent()
+        >>> dataset = optix.dataset_from_stream(feed, agent, boundary=optix.live.every_n_steps(4), reconnect=patient)
     """
 
     tries: int = 10

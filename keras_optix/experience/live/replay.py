@@ -90,6 +90,13 @@ def replay_feed(
         for item in monday.stream():
             obs, reward, terminated, truncated, info = item
             print(f"{item.time:.3f} s: {reward}", "connected" if item.first else "", item.taken)
+
+    Examples:
+        >>> try:
+        ...     feed = optix.live.replay_feed("monday.rec")
+        ... except optix.ConfigurationError as error:
+        ...     print(str(error)[:31])
+        The recording cannot be read: [
     """
     return ReplayFeed(path, actions=actions, speed=speed)
 

@@ -124,7 +124,7 @@ def dataset_from_stream(
         ConfigurationError: An argument is invalid, or the recording cannot be written.
         SpaceError: A space is unknown or not supported, or the agent's networks do not fit the spaces.
 
-    Example:
+    Examples:
         >>> class Counter:
         ...     observation_space = gymnasium.spaces.Box(0.0, np.inf, (1,))
         ...     action_space = gymnasium.spaces.Discrete(2)
