@@ -184,7 +184,7 @@ class LoopWriter:
         if not path.exists():
             config = _hparams_event(metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=experiment))
             session = HParamsPluginData(session_start_info=started)
-            page = Event(wall_time=time.time(), step=-1, summary=layout(values, metrics))
+            page = Event(wall_time=time.time(), step=-1, summary=layout(values, metrics, first))
             _write_file(path, [config, _hparams_event(metadata.SESSION_START_INFO_TAG, session), page])
 
     def close(self, status: str = "success") -> None:

@@ -33,19 +33,20 @@ def interval(values: Mapping[str, float]) -> dict[str, float]:
     return {LOW: score - radius, HIGH: score + radius}
 
 
-def layout(hyperparams: Mapping[str, HParam], metrics: Sequence[str]) -> Summary:
+def layout(hyperparams: Mapping[str, HParam], metrics: Sequence[str], first: Sequence[str] = ()) -> Summary:
     """Returns the summary that tells TensorBoard of the page.
 
     Args:
         hyperparams: The hyperparameters with which a run starts, by name; each that is a number has a chart.
         metrics: The tags that summarise the run, which tell an agent from an ordinary model.
+        first: Names of the hyperparameters whose charts come first.
     """
     agent = _RETURN in metrics
     margin = layout_pb2.MarginChartContent.Series(value="loop/score", lower=LOW, upper=HIGH)
     training = [
         layout_pb2.Chart(title="Score with its 95 % interval", margin=layout_pb2.MarginChartContent(series=[margin])),
         _lines("Score, best" + (" and return of training" if agent else ""), ["loop/score", "loop/best", _RETURN]),
-        _lines("State: 0 ACTIVE, 1 COOLING, 2 DORMANT, 3 WATCHDOG; and regime", ["loop/state", "policies/regime"]),
+        _lines("State (0 ACTIVE to 3 WATCHDOG), regime", ["loop/state", "policies/regime"]),
     ]
     if agent:
         details = [
@@ -57,7 +58,7 @@ def layout(hyperparams: Mapping[str, HParam], metrics: Sequence[str]) -> Summary
     else:
         details = [_matching("Losses", r"epoch/(val_)?loss$"), _matching("Other logs", r"epoch/(?!(val_)?loss$)")]
     numbers = [name for name, value in hyperparams.items() if not isinstance(value, bool | str)]
-    tuned = [_lines(name, [f"hyperparams/{name}"]) for name in numbers]
+    tuned = [_lines(name, [f"hyperparams/{name}"]) for name in sorted(numbers, key=lambda name: name not in first)]
     categories = [
         layout_pb2.Category(title="How training goes", chart=training),
         layout_pb2.Category(title="Hyperparameters", chart=tuned),
