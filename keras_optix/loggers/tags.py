@@ -39,6 +39,8 @@ TAGS = (
     Tag("loop/state", "State of the loop: 0 ACTIVE, 1 COOLING, 2 DORMANT, 3 WATCHDOG", _LATEST, _WINDOW),
     Tag("loop/score", "Score of the evaluated weights", "mean of the episodes (windows) pooled", _EVALUATION),
     Tag("loop/stderr", "Standard error of `loop/score`", "of these episodes", "every evaluation, where known"),
+    Tag("loop/score_low", "Lower end of the 95 % interval of `loop/score`", "1.96 of these below", "with it"),
+    Tag("loop/score_high", "Upper end of the 95 % interval of `loop/score`", "1.96 of these above", "with it"),
     Tag(
         "loop/score_sampled",
         "Return of the training episodes around an evaluation of greedy ones",

@@ -27,6 +27,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.loggers.base import HParam, Logger
+from keras_optix.loggers.tensorboard_layout import interval, layout
 from keras_optix.store.files import make_folder, write_atomically
 from keras_optix.store.processes import remove_left_over
 from keras_optix.validation import check_choice, check_path
@@ -43,6 +44,9 @@ _STATUSES = {"success": api_pb2.STATUS_SUCCESS, "failure": api_pb2.STATUS_FAILUR
 
 class TensorBoardLogger(Logger):
     """Shows runs in TensorBoard. ``OptixCallback(log_dir=...)`` creates one.
+
+    The tab "Custom Scalars" answers at a glance how training goes: the score with its 95 % interval, the best, the
+    return of training, the state of the loop, and the hyperparameters, all on one page.
 
     Args:
         log_dir: Directory of the event files, created if it does not exist.
@@ -66,12 +70,12 @@ class TensorBoardLogger(Logger):
         self._open = True
 
     def hparams(self, values: Mapping[str, HParam], metrics: Sequence[str], first: Sequence[str]) -> None:
-        """See `Logger`: the run becomes a row of the HParams tab."""
+        """See `Logger`: the run becomes a row of the HParams tab, and gets its page of charts."""
         self._write(0, lambda writer: writer.hparams(values, metrics, first))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """See `Logger`."""
-        self._write(step, lambda writer: writer.scalars(step, values))
+        self._write(step, lambda writer: writer.scalars(step, {**values, **interval(values)}))
 
     def text(self, step: int, tag: str, markdown: str) -> None:
         """See `Logger`. The text is on disk when this method returns."""
@@ -155,7 +159,7 @@ class LoopWriter:
     def hparams(
         self, values: Mapping[str, HParam], metrics: Sequence[str], first: Sequence[str] = ("learning_rate",)
     ) -> None:
-        """Makes the run a row of the HParams tab. A resumed run keeps the row with which it began.
+        """Makes the run a row of the HParams tab, and gives it a page of charts. A resumed run keeps what it has.
 
         Every run declares the columns, because TensorBoard takes them from any run that it finds. So there is one
         table, whether TensorBoard is started on one run or on a directory of several. Runs that are to be compared
@@ -183,7 +187,8 @@ class LoopWriter:
         if not path.exists():
             config = _hparams_event(metadata.EXPERIMENT_TAG, HParamsPluginData(experiment=experiment))
             session = HParamsPluginData(session_start_info=started)
-            _write_file(path, [config, _hparams_event(metadata.SESSION_START_INFO_TAG, session)])
+            page = Event(wall_time=time.time(), step=-1, summary=layout(values, metrics, first))
+            _write_file(path, [config, _hparams_event(metadata.SESSION_START_INFO_TAG, session), page])
 
     def close(self, status: str = "success") -> None:
         """Writes out what is left, and notes how the run ended.
