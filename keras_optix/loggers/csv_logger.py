@@ -36,6 +36,9 @@ class CSVLogger(Logger):
 
     Raises:
         ConfigurationError: The directory cannot be written.
+
+    Examples:
+        >>> callback = optix.OptixCallback(loggers=[optix.loggers.CSVLogger("runs/first")])
     """
 
     def __init__(self, log_dir: str | os.PathLike[str]) -> None:

@@ -46,6 +46,9 @@ class MLflowLogger(Tracker):
     Raises:
         ConfigurationError: mlflow is not installed, or an argument is invalid. At the beginning of `fit`: the server
             does not answer.
+
+    Examples:
+        >>> logger = optix.loggers.MLflowLogger("cartpole", tracking_uri="sqlite:///runs.db")  # doctest: +SKIP
     """
 
     module = "mlflow"

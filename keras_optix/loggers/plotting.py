@@ -117,6 +117,9 @@ def plot(callback: ShownRun, path: str | os.PathLike[str] | None = None) -> Any:
     Raises:
         ConfigurationError: matplotlib is not installed, or an argument is invalid.
         StateError: There is nothing to draw yet: `fit` has not begun, or nothing was evaluated.
+
+    Examples:
+        >>> figure = optix.plot(callback, "run.png")  # doctest: +SKIP
     """
     if not all(hasattr(callback, name) for name in ("history", "events", "search_spaces", "step_name")):
         fix = "Give the callback that `fit` had: `agent.fit(..., callbacks=[callback])`, then `optix.plot(callback)`."

@@ -29,6 +29,9 @@ class TrackioLogger(Tracker):
 
     Raises:
         ConfigurationError: trackio is not installed, or an argument is invalid.
+
+    Examples:
+        >>> logger = optix.loggers.TrackioLogger(project="cartpole")  # doctest: +SKIP
     """
 
     module = "trackio"

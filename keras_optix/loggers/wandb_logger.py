@@ -40,6 +40,9 @@ class WandbLogger(Tracker):
 
     Raises:
         ConfigurationError: wandb is not installed, or an argument is invalid.
+
+    Examples:
+        >>> logger = optix.loggers.WandbLogger(project="cartpole", mode="offline")  # doctest: +SKIP
     """
 
     module = "wandb"
