@@ -22,6 +22,7 @@ from keras_optix.callbacks.option_checks import (
 from keras_optix.callbacks.policies import manager_among
 from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.callbacks.registry_option import registry_of
+from keras_optix.errors import ConfigurationError, describe
 from keras_optix.evaluators.base import BaseEvaluator
 from keras_optix.evaluators.held_out import refuse_contradiction
 from keras_optix.evaluators.monitors import MonitorEvaluator
@@ -75,6 +76,7 @@ class CallbackOptions:
     restore_hyperparams: bool
     hyperparams: Mapping[str, Any]
     log_dir: str | None
+    record_every: int | None
     loggers: Sequence[Logger]
     callbacks: Sequence[LoopCallback]
     resume: bool | str
@@ -110,6 +112,8 @@ class CallbackOptions:
         become("loop", loop)
         if self.resume_interval is not None:
             become("resume_interval", check_float("resume_interval", self.resume_interval, low=0.0))
+        if self.record_every is not None:
+            become("record_every", check_int("record_every", self.record_every, minimum=1))
         become("resume", resume_of(self.resume))
         become("verbose", check_int("verbose", self.verbose, minimum=0))
         become("callbacks", loop_callbacks_of(self.callbacks))
@@ -138,6 +142,9 @@ class CallbackOptions:
         directory = directory_of("log_dir", self.log_dir)
         board: list[Logger] = [] if directory is None else [TensorBoardLogger(directory)]
         self._become("loggers", board + loggers_of(self.loggers))
+        if self.record_every is not None and not self.loggers:
+            problem, fix = "`record_every` needs a logger that shows animations.", "Give `log_dir` or `loggers`."
+            raise ConfigurationError(describe(problem, fix=fix, record_every=self.record_every))
 
     def _become(self, name: str, value: Any) -> None:
         """Sets a field of the frozen record while it is created."""

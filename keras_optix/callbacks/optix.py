@@ -18,6 +18,7 @@ from keras_optix.callbacks.loop_callback import LoopCallback, listening
 from keras_optix.callbacks.one_fit import RunningFit, refuse_second_fit
 from keras_optix.callbacks.option_checks import name_owners, second_loop, warn_of_endless_epoch
 from keras_optix.callbacks.options import CallbackOptions
+from keras_optix.callbacks.policy_film import PolicyFilm
 from keras_optix.callbacks.policy_manager import PolicyManager
 from keras_optix.callbacks.resuming import Resuming
 from keras_optix.callbacks.run_view import RunView
@@ -42,7 +43,7 @@ from keras_optix.tuners.base_optimizer import BaseOptimizer
 
 _ALIVE: weakref.WeakSet[OptixCallback] = weakref.WeakSet()
 # Attributes that a run leaves behind.
-_RUN = ("_loop", "_adapter", "_model", "_children", "_resuming", "running", "_termination")
+_RUN = ("_loop", "_adapter", "_model", "_children", "_resuming", "running", "_termination", "_film")
 _ENDS_ON_PURPOSE = FeedError | KeyboardInterrupt | TerminatedError
 
 
@@ -117,6 +118,9 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         hyperparams: Variables of an ordinary model that the tuner may set, by the names that its bounds use. The
             learning rate is found without being listed here.
         log_dir: Directory for TensorBoard. None: nothing is written.
+        record_every: Env steps between two animations of the policy in the loggers (agents only): an episode with the
+            most likely actions, in a copy of the environment that Gymnasium renders (`Logger.animation`). It costs the
+            time of the episode and of the rendering. None (the default): none.
         loggers: `Logger`s that show the run elsewhere, in addition to TensorBoard: a file, a tracker, one of your own.
         callbacks: `LoopCallback`s, called in this order, or a single one.
         resume: If the directory holds a run that was cut off (a crash, Ctrl-C), continue it with its weights, optimizer
@@ -177,6 +181,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         restore_hyperparams: bool = False,
         hyperparams: Mapping[str, Any] | None = None,
         log_dir: str | os.PathLike[str] | None = None,
+        record_every: int | None = None,
         loggers: Sequence[Logger] = (),
         callbacks: Sequence[LoopCallback] | LoopCallback = (),
         resume: bool | Literal["if_free"] = False,
@@ -204,6 +209,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             "restore_hyperparams": restore_hyperparams,
             "hyperparams": hyperparams,
             "log_dir": log_dir,
+            "record_every": record_every,
             "loggers": loggers,
             "callbacks": callbacks,
             "resume": resume,
@@ -223,6 +229,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         self._siblings: list[Any] = []
         self._stop_asked = False
         self._termination: Any = None
+        self._film: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Returns what a copy takes over: only the options. KerasTuner copies each callback for each trial.
@@ -314,6 +321,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             adapter.metrics,
             first=(LEARNING_RATE, *loop.tuning.names),
         )
+        self._film = PolicyFilm(self._options.record_every, self.model, log, resuming.env_steps or 0)
         if self._stop_asked:
             loop.performer.stop(Ending.STOPPED)
         super().on_train_begin(logs)
@@ -446,6 +454,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             raise
 
     def _after_unit(self) -> None:
+        self._film.after_unit(self.env_steps)
         if self._resuming.after_unit(self._running()):
             self.model.stop_training = True
 
@@ -455,6 +464,8 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         return self._loop
 
     def _close(self, status: Literal["success", "failure"] = "success") -> None:
+        if self._film is not None:
+            self._film.close()
         if self._loop is not None:
             self._loop.adapter.close()
             self._loop.log.close(status)

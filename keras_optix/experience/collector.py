@@ -307,11 +307,10 @@ class Collector(WindowSource):
             f"episodes were cut off: {reason}"
         )
 
-    def make_copies(self, num_envs: int) -> Copies:
+    def make_copies(self, num_envs: int, env_fn: Callable[[], Any] | None = None) -> Copies:
         """See `WindowSource`."""
-        if self.env_fn is None:
-            return super().make_copies(num_envs)
-        return Copies(self.env_fn, num_envs, self.envs)
+        make = env_fn or self.env_fn
+        return super().make_copies(num_envs) if make is None else Copies(make, num_envs, self.envs)
 
     def members(self) -> list[Any]:
         """See `WindowSource`."""

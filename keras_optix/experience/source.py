@@ -197,11 +197,12 @@ class WindowSource(OneLineRepr, abc.ABC):
     def close(self) -> None:
         """Closes the environments for good."""
 
-    def make_copies(self, num_envs: int) -> Copies:
-        """Makes environments for evaluations with `env_fn`.
+    def make_copies(self, num_envs: int, env_fn: Callable[[], Any] | None = None) -> Copies:
+        """Makes environments for evaluations.
 
         Args:
             num_envs: The number of environments that are wanted.
+            env_fn: Makes one. None: the `env_fn` of the source.
 
         Raises:
             StateError: There is no `env_fn`.

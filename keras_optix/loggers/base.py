@@ -82,6 +82,15 @@ class Logger(NamesChecked, OneLineRepr):
             path: Its file of arrays. It may be deleted later, when the snapshot is no longer the best.
         """
 
+    def animation(self, step: int, tag: str, gif: bytes) -> None:
+        """Shows an episode of the policy, if ``OptixCallback(record_every=...)`` asks for it.
+
+        Args:
+            step: As for `scalars`.
+            tag: ``"policy/episode"``.
+            gif: The animation, a GIF file.
+        """
+
     def text(self, step: int, tag: str, markdown: str) -> None:
         """Shows a text, which replaces the previous one of the same tag.
 

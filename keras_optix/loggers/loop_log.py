@@ -128,6 +128,11 @@ class LoopLog:
         self._unshown = snapshot, path
         self._show_snapshot()
 
+    def animation(self, env_steps: int, gif: bytes) -> None:
+        """Shows an episode of the policy in the loggers; see `Logger.animation`."""
+        for logger in self._loggers:
+            logger.animation(env_steps, "policy/episode", gif)
+
     def tick(self, env_steps: int, window_id: int) -> None:
         """Notes the time of a window, from which the rate of environment steps is computed.
 

@@ -153,6 +153,14 @@ class MLflowLogger(Tracker):
             self._client.log_artifact(self._id, str(file), "best")
             self._client.log_dict(self._id, facts_of(snapshot), "best/snapshot.json")
 
+    def animation(self, step: int, tag: str, gif: bytes) -> None:
+        """See `Logger`. It is an artifact ``policy/episode-<step>.gif``."""
+        folder, _, name = tag.rpartition("/")
+        with _little_patience(), tempfile.TemporaryDirectory() as temporary:
+            file = Path(temporary) / f"{name}-{step:09d}.gif"
+            file.write_bytes(gif)
+            self._client.log_artifact(self._id, str(file), folder)
+
     def _finish(self, status: str) -> None:
         try:
             self._send_rows()

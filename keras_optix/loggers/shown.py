@@ -56,6 +56,10 @@ class Shown:
         """See `Logger`."""
         self._call(lambda: self._logger.snapshot(snapshot, path))
 
+    def animation(self, step: int, tag: str, gif: bytes) -> None:
+        """See `Logger`."""
+        self._call(lambda: self._logger.animation(step, tag, gif))
+
     def text(self, step: int, tag: str, markdown: str) -> None:
         """See `Logger`."""
         self._call(lambda: self._logger.text(step, tag, markdown))

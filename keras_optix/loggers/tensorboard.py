@@ -11,6 +11,7 @@ import contextlib
 import math
 import os
 import socket
+import struct
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -80,6 +81,10 @@ class TensorBoardLogger(Logger):
     def text(self, step: int, tag: str, markdown: str) -> None:
         """See `Logger`. The text is on disk when this method returns."""
         self._write(step, lambda writer: writer.text(step, tag, markdown))
+
+    def animation(self, step: int, tag: str, gif: bytes) -> None:
+        """See `Logger`. The tab "Images" shows it."""
+        self._write(step, lambda writer: writer.animation(step, tag, gif))
 
     def close(self, status: str) -> None:
         """See `Logger`."""
@@ -154,6 +159,15 @@ class LoopWriter:
     def text(self, step: int, tag: str, markdown: str) -> None:
         """Writes a text to disk. Of several texts with the same tag and step, TensorBoard shows only the last."""
         self._add(Event(wall_time=time.time(), step=step, summary=text_pb(tag, markdown)))
+        self._flush()
+
+    def animation(self, step: int, tag: str, gif: bytes) -> None:
+        """Writes a GIF to disk."""
+        width, height = struct.unpack_from("<HH", gif, 6)
+        summary = Summary()
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=gif)
+        summary.value.add(tag=tag, image=image)
+        self._add(Event(wall_time=time.time(), step=step, summary=summary))
         self._flush()
 
     def hparams(

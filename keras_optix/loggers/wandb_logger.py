@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,13 @@ class WandbLogger(Tracker):
         artifact = self._load().Artifact(f"policy-{self._run.id}", type="policy", metadata=facts)
         artifact.add_file(str(path), name="policy.npz")
         self._run.log_artifact(artifact, aliases=["best", f"snapshot-{snapshot.snapshot_id}"])
+
+    def animation(self, step: int, tag: str, gif: bytes) -> None:
+        """See `Logger`."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "episode.gif"
+            file.write_bytes(gif)
+            self._run.log({tag: self._load().Video(str(file), format="gif")}, commit=False)
 
     def _finish(self, status: str) -> None:
         run, self._run = self._run, None

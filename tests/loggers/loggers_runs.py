@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 import keras_optix as optix
+from keras_optix.experience.filming import animated
 from keras_optix.loggers.base import Logger
 from keras_optix.records import EvalMetrics, HyperparamSet
 from keras_optix.store.manifest import PolicySnapshot, new_snapshot
 from keras_optix.testing import CountingEnv
 
+GIF = animated([np.full((8, 8, 3), grey, np.uint8) for grey in (0, 128, 255)], 30.0)
 HPARAMS = {"model": "PPOAgent", "learning_rate": 1e-3, "layers": 2, "adaptive": True}
 
 
@@ -44,6 +46,7 @@ def show(logger: Logger, run_id: str, steps: range, resumed_from: int | None = N
         logger.text(step, "loop/events", f"| what happened |\n|---|\n| step {step}, with ± |")
     if best is not None:
         logger.snapshot(*best)
+        logger.animation(steps[-1], "policy/episode", GIF)
     logger.close("success")
 
 

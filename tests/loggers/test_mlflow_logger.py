@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from loggers_runs import HPARAMS, cut_off_and_resumed, show, snapshot
+from loggers_runs import GIF, HPARAMS, cut_off_and_resumed, show, snapshot
 
 import keras_optix as optix
 from keras_optix.loggers import MLflowLogger
@@ -74,6 +74,8 @@ def check_a_run(mlflow: Any, uri: str, tmp_path: Path) -> None:
     best = artifact(mlflow, uri, logger.mlflow_run_id, "best", tmp_path / "down")
     assert np.load(best / "policy.npz")["kernel"].tolist() == [1.0] * 4
     assert json.loads((best / "snapshot.json").read_text())["score"] == 10.0
+    film = artifact(mlflow, uri, logger.mlflow_run_id, "policy/episode-000000005.gif", tmp_path / "down")
+    assert film.read_bytes() == GIF
     # It is resumed at step 3, from another process.
     second = MLflowLogger("cartpole", tracking_uri=uri)
     show(second, "20261201-000000-abcd", range(4, 9), resumed_from=3, best=snapshot(tmp_path, 2, 2.0))

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from loggers_runs import HPARAMS, cut_off_and_resumed, show, snapshot
+from loggers_runs import GIF, HPARAMS, cut_off_and_resumed, show, snapshot
 
 import keras_optix as optix
 from keras_optix.loggers import WandbLogger
@@ -96,6 +96,8 @@ def test_a_run_offline(wandb: Any, tmp_path: Path) -> None:
     )
     pages = sorted(path.parent.glob("files/media/html/loop/events_5_*.html"))
     assert "<td>step 5, with ±</td>" in pages[0].read_text("utf-8")
+    (film,) = path.parent.glob("files/media/videos/policy/episode_5_*.gif")
+    assert film.read_bytes() == GIF
     (artifact,) = (record.artifact for record in records(path) if record.artifact.name)
     assert artifact.name == "policy-20261201-000000-abcd"
     assert [entry.path for entry in artifact.manifest.contents] == ["policy.npz"]
