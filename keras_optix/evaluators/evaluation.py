@@ -35,6 +35,7 @@ class Evaluation:
         training_rises: Whether the returns of training may still rise by a share of their progress that matters.
         training_may_pass_best: Whether they may rise to more than the best. If they do both, the run does not end,
             however long nothing was better.
+        training_reaches_best: Whether they are as high as the best by now, whose own episodes may be worse for a while.
         explores_until: Env steps of the run at which exploration has fallen, or will have fallen, to its last level.
             What is found before that says little about what is found later, so only the time after it counts for the
             end. 0 if exploration stays the same.
@@ -59,6 +60,7 @@ class Evaluation:
     cheap_to_confirm: bool = False
     training_rises: bool = False
     training_may_pass_best: bool = True
+    training_reaches_best: bool = False
     explores_until: int = 0
     alarmed: bool = False
     contender: Estimate | None = None

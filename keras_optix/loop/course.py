@@ -70,6 +70,15 @@ class Course(State, frozen=True):
         ends = self._ends(self._since(_LATE), _FEWEST) if self.scores else None
         return ends is None or ends[1].below(limit) < _FLAT_Z
 
+    def reaches(self, limit: float) -> bool:
+        """Returns whether training has come to a limit: the line of `rises` does not lie below it now, at 80 %.
+
+        Args:
+            limit: A score.
+        """
+        ends = self._ends(self._since(_LATE), _FEWEST) if self.scores else None
+        return ends is not None and ends[0].below(limit) < _FLAT_Z
+
     def _since(self, share: float) -> list[TimedScore]:
         """Returns the scores of the last share of the run."""
         begin, now = self.scores[0].env_steps, self.scores[-1].env_steps

@@ -222,12 +222,14 @@ class Evaluations:
         # Where the windows are scored, the scheduler sees by itself whether they rise.
         rises, alarmed = self.when_needed and self.training.course.rises(), self.training.alarm is Alarm.DOWN
         worth, held_out = self._scheduler.worthwhile, self._adapter.held_out  # returns elsewhere cannot be compared
+        best = self._scheduler.state.best
         evaluation = replace(
             evaluation,
             scores_are_deterministic=self._adapter.scores_are_deterministic,
             cheap_to_confirm=self.plays_at_once,
             training_rises=rises,
             training_may_pass_best=worth is None or held_out or self.training.course.may_pass(worth),
+            training_reaches_best=best is not None and not held_out and self.training.course.reaches(best.mean),
             explores_until=self._explores_until(),
             alarmed=alarmed,
             # Greedy episodes can fail for a while although training makes progress. That is no degradation.

@@ -98,8 +98,9 @@ class StoppingRule:
         ripe = self._is_ripe(state, max(known.env_steps, evaluation.explores_until), elapsed)
         if evaluation.training_rises and evaluation.training_may_pass_best:
             # Greedy episodes can fail for a while although training makes progress. But where they have returned as
-            # much as the best all the time, it is only the sampled actions that become better.
-            ripe = ripe and self._holds_best(state, evaluation, known, elapsed)
+            # much as the best all the time, and training less, it is only the sampled actions that become better.
+            only_sampled = not evaluation.training_reaches_best and self._holds_best(state, evaluation, known, elapsed)
+            ripe = ripe and only_sampled
             if not ripe:
                 return None
         if ripe and self._is_futile(state, evaluation, known, elapsed):

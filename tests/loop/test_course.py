@@ -54,6 +54,13 @@ def test_curves_that_do_not_rise(name: str) -> None:
     assert share_that_rises(FLAT[name]) < 0.3
 
 
+@pytest.mark.parametrize(("limit", "least", "most"), [(70.0, 0.99, 1.0), (100.0, 0.6, 0.97), (130.0, 0.0, 0.02)])
+def test_whether_training_has_come_to_a_limit(limit: float, least: float, most: float) -> None:
+    """It stands at 100 now: below 100, at a one-sided error of 20 %, in one of five runs."""
+    reached = sum(course_of(CURVES["straight"], seed).reaches(limit) for seed in range(SEEDS)) / SEEDS
+    assert least <= reached <= most
+
+
 def test_returns_that_reached_their_maximum_without_noise_do_not_rise() -> None:
     """Like those of CartPole, which end at 500: the second half of the run as a whole still goes up."""
     course = Course()
