@@ -197,6 +197,9 @@ ATTRIBUTES = {
     "critic": "agent.value",
     "get_value": "agent.value(observations)",
     "lr_schedule": "agent.optimizer.learning_rate",
+    "to_onnx": 'agent.export(path, format="onnx"), or agent.export_policy(path), whose file returns actions',
+    "export_onnx": 'agent.export(path, format="onnx"), or agent.export_policy(path), whose file returns actions',
+    "to_tflite": "agent.export_policy(path)",
     "load": "keras.saving.load_model(path), which reads what agent.save(path) wrote",
 } | {name: text for name, text in ARGUMENTS.items() if text not in (_NETWORKS, _ENV)}
 
@@ -219,6 +222,8 @@ PACKAGE = {
     "CheckpointCallback": "OptixCallback(checkpoint_dir=...)",
     "BaseCallback": "LoopCallback, or keras.callbacks.Callback",
     "load_model": "keras.saving.load_model",
+    "load_from_hub": "Agent.from_hub(repo_id), which reads what agent.push_to_hub(repo_id) wrote",
+    "push_to_hub": "a method of the agent: agent.push_to_hub(repo_id)",
     "Callback": "OptixCallback",
     "Env": "gymnasium.Env",
 }

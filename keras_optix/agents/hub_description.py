@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
-
-import msgspec
+from typing import Any
 
 from keras_optix.errors import StateError, describe
 from keras_optix.states import Count, Finite, NonNegative, Positive, State, read_state
@@ -16,7 +14,6 @@ AGENT, DESCRIPTION = "agent.keras", "optix.json"
 FORMAT = 1
 FIX = "Load it from the revision that its author meant, or ask the author to push it again."
 _LARGEST = 2**20  # bytes of a description
-Sha256 = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class HubEvaluation(State, frozen=True):
@@ -62,7 +59,7 @@ class HubDescription(State, frozen=True):
     observation_space: dict[str, Any]
     action_space: dict[str, Any]
     versions: dict[str, str]
-    sha256: Sha256
+    sha256: str
 
 
 def read_description(path: Path, repo_id: str) -> HubDescription:

@@ -14,7 +14,8 @@ import json
 import re
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import tensorflow as tf
 
 import keras_optix
+from keras_optix.agents.distributions import StateDependentNoise
 from keras_optix.errors import ConfigurationError, LoweringError, OptixError, describe
 from keras_optix.experience.actions import Formula
 from keras_optix.experience.carry import initial_carry
@@ -60,6 +62,8 @@ def policy_file(agent: Any, deterministic: bool, batch_size: int) -> bytes:
     """Returns the content of the file that `Agent.export_policy` writes; raises its errors."""
     policy: Lowerable = agent.lowerable()
     require_litert()
+    if deterministic and _carries_noise_only(agent):
+        policy = _without_carry(policy)
     formula = agent.head.actions.formula()
     try:
         blob = _convert(policy, formula, batch_size, sampled=False)
@@ -72,6 +76,23 @@ def policy_file(agent: Any, deterministic: bool, batch_size: int) -> bytes:
         problem = f"The policy cannot be exported: {first_reason(error)}."
         raise LoweringError(f"{problem} {blame(policy)} Use layers and operations that LiteRT has.") from error
     return _with_description(blob, _description(agent, policy, formula, deterministic, batch_size))
+
+
+def _carries_noise_only(agent: Any) -> bool:
+    """Returns whether the carry of an agent is noise that lasts, on which its most likely action does not depend."""
+    sample, choose = type(agent.head.distribution).sample_next, type(agent).choose
+    return sample is StateDependentNoise.sample_next and choose.__qualname__ == "ActingAgent.choose"
+
+
+def _without_carry(policy: Lowerable) -> Lowerable:
+    """Returns a policy that acts with the initial carry in each step."""
+
+    def forward(observations: Any, noise: Any, weights: Sequence[Any], carry: tuple[Any, ...]) -> Any:
+        begun = tuple(tf.convert_to_tensor(leaf) for leaf in initial_carry(policy.carry, noise.shape[0]))
+        choices, log_probs, _ = policy.forward(observations, noise, weights, begun)
+        return choices, log_probs, carry
+
+    return replace(policy, forward=forward, carry=())
 
 
 def input_names(policy: Lowerable) -> list[str]:

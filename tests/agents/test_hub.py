@@ -250,10 +250,11 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a damaged agent": (of_other_agent, "checksum"),
     "no JSON": (lambda trained, files: {"optix.json": b"{"}, r"optix\.json of user/ppo-identity cannot be read"),
     "a huge description": (lambda trained, files: {"optix.json": b" " * 2**21}, "too large"),
+    "a checksum that is no text": (with_description(sha256=3), "sha256"),
     "a list": (lambda trained, files: {"optix.json": b"[]"}, "must be a mapping"),
     "a newer format": (with_description(format=2), "newer keras_optix"),
     "an unknown field": (with_description(run="rm"), "run"),
-    "no checksum": (with_description(sha256=""), "sha256"),
+    "no checksum": (with_description(sha256=""), "checksum"),
     "a score that is no number": (
         with_description(evaluation={"score": "high", "stderr": None, "episodes": None, "metrics": {}}),
         "score",

@@ -19,7 +19,7 @@ from gymnasium import spaces
 
 import keras_optix as optix
 from keras_optix.agents import policy_file
-from keras_optix.distributions import StateDependentNoise
+from keras_optix.distributions import SquashedStateDependentNoise, StateDependentNoise
 from keras_optix.experience.spaces_json import from_json
 from tests.step_counter import bound_counter
 
@@ -177,6 +177,23 @@ def test_the_carry_is_passed_from_step_to_step(tmp_path: Path) -> None:
             carry = {p["input"]: found[p["output"]] for p in places}
             for place, array in zip(places, known, strict=True):
                 np.testing.assert_allclose(carry[place["input"]], array)
+
+
+@pytest.mark.parametrize(
+    ("cls", "distribution"),
+    [(optix.PPOAgent, StateDependentNoise()), (optix.SACAgent, SquashedStateDependentNoise())],
+)
+def test_without_noise_that_lasts_there_is_nothing_to_remember(cls: Any, distribution: Any, tmp_path: Path) -> None:
+    agent = bound(actions=ACTIONS["bounded"], cls=cls, distribution=distribution)
+    path = agent.export_policy(tmp_path / "policy.tflite")
+    runner, rng, carry = runner_of(path), np.random.default_rng(0), agent.initial_carry()
+    assert list(runner.get_input_details()) == ["observation"]
+    assert description_of(path)["carry"] == []
+    _, drawn = agent.act(rng.normal(size=3).astype(np.float32), carry=carry)
+    for before in (carry, drawn):  # at the beginning of an episode, and in it
+        row = rng.normal(size=3).astype(np.float32)
+        wanted, _ = agent.act(row, deterministic=True, carry=before)
+        np.testing.assert_allclose(runner(observation=row[None])["action"][0], wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_noise_that_lasts_is_drawn_in_the_file(tmp_path: Path) -> None:
