@@ -76,7 +76,7 @@ class CallbackOptions:
     restore_hyperparams: bool
     hyperparams: Mapping[str, Any]
     log_dir: str | None
-    record_every: int | None
+    record_every: int | None = None
     loggers: Sequence[Logger]
     callbacks: Sequence[LoopCallback]
     resume: bool | str

@@ -311,6 +311,7 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
         loop = self._loop
         resuming.read(loop)
         adapter.open()
+        self._film = PolicyFilm(self._options.record_every, self.model, log, resuming.env_steps or 0)
         loop.check_target()
         if self.tuner is not None:
             loop.tuning.warn_of_other_owners = not name_owners(self.tuner, self._siblings)
@@ -321,7 +322,6 @@ class OptixCallback(NamesChecked, RunView, ForwardingCallback):
             adapter.metrics,
             first=(LEARNING_RATE, *loop.tuning.names),
         )
-        self._film = PolicyFilm(self._options.record_every, self.model, log, resuming.env_steps or 0)
         if self._stop_asked:
             loop.performer.stop(Ending.STOPPED)
         super().on_train_begin(logs)

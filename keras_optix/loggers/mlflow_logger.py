@@ -34,7 +34,8 @@ class MLflowLogger(Tracker):
     A run that is resumed continues its MLflow run, which is found by the tag ``keras_optix.run_id``. MLflow cannot
     delete metrics, so those of steps after the resume point stay as they were shown first, and are not repeated.
 
-    Metrics are sent every five seconds. While the server does not answer, the training run goes on.
+    Metrics are sent every five seconds, so a process that is killed loses those of at most the last five. While the
+    server does not answer, the training run goes on.
 
     Args:
         experiment: Name of the experiment, created if it does not exist.

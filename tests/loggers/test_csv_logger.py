@@ -7,6 +7,8 @@ import csv
 import errno
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,6 +125,37 @@ def test_wherever_a_kill_cut_the_file_off_whole_rows_are_kept(tmp_path: Path) ->
         logger.close("success")
         expected = [*range(max(n for end, n in complete.items() if end <= size)), 50]
         assert [int(row["env_steps"]) for row in read(path)] == expected, size
+
+
+WRITES = """
+import itertools, sys
+from keras_optix.loggers.csv_logger import CSVLogger
+logger = CSVLogger(sys.argv[1])
+logger.open(None)
+for step in itertools.count(1):
+    logger.scalars(step, {f"tag {k}": float(step) for k in range(1 + step // 50)})
+    print(step, flush=True)
+"""
+
+
+def test_a_process_that_is_killed_loses_no_row(tmp_path: Path) -> None:
+    """What it said it had written is there, whole, and the run continues behind it."""
+    process = subprocess.Popen([sys.executable, "-c", WRITES, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    said = [int(next(process.stdout)) for _ in range(300)]
+    process.kill()
+    said += [int(line) for line in process.stdout if line.endswith("\n")]
+    process.wait(30)
+    process.stdout.close()
+    logger = CSVLogger(tmp_path)
+    logger.open(said[-1])
+    logger.scalars(said[-1] + 1, {"tag 0": -1.0})
+    logger.close("success")
+    rows = read(tmp_path / "scalars.csv")
+    assert [int(row["env_steps"]) for row in rows] == list(range(1, said[-1] + 2))
+    assert all(row["tag 0"] == f"{float(row['env_steps'])}" for row in rows[:-1])
+    assert rows[100]["tag 2"] == "101.0"
+    assert rows[98]["tag 2"] == ""
 
 
 def test_a_resumed_run_continues_without_the_rows_after_its_resume_point(
