@@ -3,12 +3,14 @@
     python -m pytest -p tests.docs.runner -n 2 --dist loadfile README.md docs
 
 The blocks of a page share their names and run in their order, in a temporary folder. A block whose first line is
-``# not run: ...`` is skipped, and the comment tells the reader why. `tests/docs/test_pages.py` counts these blocks.
+``# not run: ...`` is skipped, and the comment tells the reader why. One that begins with ``# needs: mlflow`` is skipped
+where that package is not installed. `tests/docs/test_pages.py` counts these blocks.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import tempfile
 import unittest
@@ -19,7 +21,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from sybil import Example, Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
-from tests.docs.pages import NOT_RUN, ROOT
+from tests.docs.pages import NEEDS, NOT_RUN, ROOT
 
 
 class PythonBlocks(CodeBlockParser):
@@ -36,6 +38,11 @@ class PythonBlocks(CodeBlockParser):
         source = str(example.parsed)
         if source.startswith(NOT_RUN):
             raise unittest.SkipTest(source.splitlines()[0].removeprefix(NOT_RUN))
+        if source.startswith(NEEDS):
+            needed = source.splitlines()[0].removeprefix(NEEDS).split(", ")
+            absent = [name for name in needed if importlib.util.find_spec(name) is None]
+            if absent:
+                raise unittest.SkipTest(f"{', '.join(absent)} is not installed")
         padded = "\n" * (example.line + example.parsed.line_offset) + source
         namespace = example.namespace
         # Classes that a page defines are looked up in the module that they name.
