@@ -160,6 +160,12 @@ class Collector(WindowSource):
         """The last 100 episodes that ended, oldest first; if `deterministic`, only those of the last version."""
         return self._state.tracker.recent
 
+    @property
+    def longest_episode(self) -> int:
+        """See `WindowSource`."""
+        tracker = self._handed_out.tracker
+        return max(int(tracker.lengths.max()), *(episode.length for episode in tracker.recent), 0)
+
     def prepare(self) -> None:
         """Collects the next window, which the next call of `collect` then delivers at once.
 

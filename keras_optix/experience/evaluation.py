@@ -72,6 +72,10 @@ class EpisodePlayer:
         records: Whether the episodes are `PlayedEpisode`s: with the info of the last step (``"info"``), or also with
             all steps (``"steps"``). Defaults to ``""``: only returns and lengths are known.
         env_name: Name of the environment, which recorded episodes have.
+
+    Attributes:
+        max_steps: See above.
+        cut_off: Number of episodes that were cut off so far.
     """
 
     def __init__(
@@ -85,7 +89,7 @@ class EpisodePlayer:
     ) -> None:
         self._envs = envs
         self._actor = actor
-        self._max_steps = max_steps
+        self.max_steps, self.cut_off = max_steps, 0
         recorder = EpisodeRecorder(envs.layout, envs.num_envs, env_name, steps=records == "steps")
         self._recorder = recorder if records else None
         self._actions = actions_for(envs.action_space)
@@ -142,7 +146,8 @@ class EpisodePlayer:
                     lengths += counted
                     self.env_steps += int(np.count_nonzero(counted))
                     ended = np.logical_and(counted, ends(rollout)[0])
-                    cut = np.logical_and(counted, ~ended & (lengths >= self._max_steps))
+                    cut = np.logical_and(counted, ~ended & (lengths >= self.max_steps))
+                    self.cut_off += int(np.count_nonzero(cut))
                     for i in np.flatnonzero(ended | cut):
                         record = EpisodeRecord(float(returns[i]), int(lengths[i]), version, version)
                         played[i].append(record if recorder is None else recorder.take(int(i), record))

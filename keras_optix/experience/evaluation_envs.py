@@ -10,12 +10,14 @@ from typing import Literal
 from keras_optix.errors import ConfigurationError, describe
 from keras_optix.experience.actor import Actor
 from keras_optix.experience.copies import Copies
-from keras_optix.experience.evaluation import MAX_ENVS, EpisodePlayer
+from keras_optix.experience.evaluation import MAX_ENVS, MAX_EPISODE_STEPS, EpisodePlayer
 from keras_optix.experience.policy_params import PolicyParams
 from keras_optix.experience.source import WindowSource
 from keras_optix.records import EpisodeRecord
 
 _SEVERAL = 4  # training environments from which on as many are made for evaluations
+# Without a time limit, episodes of evaluations may be so many times as long as those of training, and at least so long.
+_TIMES, _AT_LEAST = 10, 1000
 
 MakeActor = Callable[[int], Actor]  # makes an actor for a number of environments
 Records = Literal["", "info", "steps"]  # what is known of a played episode; see `EpisodePlayer`
@@ -129,7 +131,7 @@ class TrainingCopies(EvaluationEnvs):
         self._copies: Copies | None = None
         self._player: EpisodePlayer | None = None
         self._notices: list[str] = []
-        self._steps_before = 0
+        self._steps_before = self._cut_off = 0
         self._wanted = 0  # 0 until they are made
 
     @property
@@ -174,6 +176,7 @@ class TrainingCopies(EvaluationEnvs):
                 if new:
                     copies.begin_looking()
                 copies.copy_statistics()
+            player.max_steps = self._longest()
             played = player.play(params, episodes, seed=seed, deterministic=deterministic)
         except Exception as error:
             self._refuse(needed_by, f"a second environment failed when it was played ({in_words(error)})", error)
@@ -185,7 +188,25 @@ class TrainingCopies(EvaluationEnvs):
         elif why:
             self._refuse(needed_by, f"a copy may be another environment: {why}", None)
             return None
+        if player.cut_off and not self._cut_off:
+            self._notices.append(
+                f"an episode of an evaluation was cut off after {player.max_steps:,} env steps: the environment has no "
+                "time limit, and no episode of training is longer than a tenth of that; gymnasium.wrappers.TimeLimit "
+                "gives it one (this notice appears once)"
+            )
+        self._cut_off = player.cut_off
         return played
+
+    def _longest(self) -> int:
+        """Returns the env steps after which an episode is cut off.
+
+        Without a time limit, the most likely actions may lead nowhere for ever. Then an episode may be ten times as
+        long as those of training.
+        """
+        source = self._source
+        if source.episode_limit is not None:
+            return MAX_EPISODE_STEPS
+        return min(max(_TIMES * source.longest_episode, _AT_LEAST), MAX_EPISODE_STEPS)
 
     def _new_player(self, episodes: int, needed_by: str) -> EpisodePlayer | None:
         """Makes copies. If that fails, returns None, and evaluates in place from now on."""

@@ -122,6 +122,11 @@ class WindowSource(OneLineRepr, abc.ABC):
         self.replaying: Any = owner if replays else None
 
     @property
+    def longest_episode(self) -> int:
+        """Env steps of the longest of the latest episodes, those that are running included; 0 if that is not known."""
+        return 0
+
+    @property
     @abc.abstractmethod
     def num_envs(self) -> int:
         """`N`, the number of environments."""
