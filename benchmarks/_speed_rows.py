@@ -23,7 +23,7 @@ class Row:
         task: Id of the environment.
         env_steps: Env steps of a run.
         num_envs: Environments.
-        window_size: Env steps of each between two updates.
+        window_size: Env steps of each between two updates (SAC here; Stable-Baselines3 and SBX update after each).
         settings: The hyperparameters, by their names in Stable-Baselines3.
         threshold: The greedy return to be reached, instead of a number of env steps; None for a run of `env_steps`.
     """
@@ -112,9 +112,9 @@ ROWS = (
     Row(
         "SAC",
         "Pendulum-v1",
-        3_000,
+        3_008,
         1,
-        1,
+        16,
         {"learning_rate": 1e-3, "batch_size": 256, "buffer_size": 1_000_000, "learning_starts": 100, "gamma": 0.99},
     ),
 )

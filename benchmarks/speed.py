@@ -9,8 +9,8 @@ that slows down slows all of them, and of each round the ratios are taken; the t
 per second from the first update on (steady) and over the whole process, imports and compiling included; seconds to the
 first update; and memory. A row "to 475" ends when ten greedy episodes reach that return, confirmed by twenty for ours.
 
-Ours runs with `OptixCallback`: its evaluations, snapshots and TensorBoard files are in its time. The others evaluate
-only in rows that end at a return. Stable-Baselines3 computes with PyTorch, SBX is its twin in JAX.
+Ours runs with `OptixCallback`: its evaluations, snapshots and TensorBoard files are in its time; and once more without
+evaluations (``evaluation_budget=0``), as the others run, which evaluate only in rows that end at a return. Stable-Baselines3 computes with PyTorch, SBX is its twin in JAX.
 
 A run has a line in ``results/speed.jsonl``, and is not run again on the same commit. `--page` writes
 ``results/speed.html`` from it. A task whose package is missing is left out, and a line says so.
@@ -38,7 +38,8 @@ from _speed_rows import ROWS, Row
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "speed.jsonl"
-PLAYERS = {"ours": "ours", "sb3": "Stable-Baselines3", "sbx": "SBX"}
+PLAYERS = {"ours": "ours", "bare": "ours, evaluation_budget=0", "sb3": "Stable-Baselines3", "sbx": "SBX"}
+OURS = ("ours", "bare")
 MODULES = {"sb3": "stable_baselines3", "sbx": "sbx"}
 NEEDS = {"LunarLander-v3": "Box2D", "HalfCheetah-v5": "mujoco"}  # modules
 MEASURES = ("steady", "whole", "first", "megabytes")
@@ -73,11 +74,11 @@ class Runs:
         """Plays a run, unless it is done."""
         if any(player in one and one[player]["round"] == number for one in self.of(row, threads)):
             return
-        python = {"ours": sys.executable, "sb3": self._arguments.sb3_python, "sbx": self._arguments.sbx_python}[player]
-        script = "_speed_ours.py" if player == "ours" else "_speed_sb3.py"
+        python = {"sb3": self._arguments.sb3_python, "sbx": self._arguments.sbx_python}.get(player, sys.executable)
+        script = "_speed_ours.py" if player in OURS else "_speed_sb3.py"
         spec = json.dumps({"row": asdict(row), "seed": number, "threads": threads})
-        command = [python, str(HERE / script), spec, MODULES.get(player, "")]
-        environment = os.environ | threads_of(threads) | {"PYTHONPATH": str(HERE.parent) if player == "ours" else ""}
+        command = [python, str(HERE / script), spec, MODULES.get(player, player)]
+        environment = os.environ | threads_of(threads) | {"PYTHONPATH": str(HERE.parent) if player in OURS else ""}
         begun = time.time()
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
@@ -132,7 +133,7 @@ def table(runs: Runs, rows: list[Row], threads: list[int]) -> list[list[str]]:
 def _ratio(row: Row, rounds: list[dict[str, Result]], player: str, name: str) -> str:
     """Ours over that of a player: the median of the rounds."""
     both = [(one["ours"], one[player]) for one in rounds if "ours" in one and player in one]
-    if player == "ours" or not both:
+    if player in OURS or not both:
         return ""
     # A run that ends at a return is compared by its time, because the libraries need different numbers of env steps.
     by_time = row.threshold is not None and name == "whole"
@@ -201,12 +202,13 @@ def main() -> None:
     rows = available([row for row in ROWS if names is None or row.name in names])
     threads = [int(number) for number in arguments.threads.split(",")]
     runs = Runs(arguments)
-    given = {"ours": True, "sb3": arguments.sb3_python, "sbx": arguments.sbx_python}
+    given = {"ours": True, "bare": True, "sb3": arguments.sb3_python, "sbx": arguments.sbx_python}
     for number in range(0 if arguments.page else arguments.pairs):
         for row in rows:
             for count in threads:
                 for player in (one for one in PLAYERS if given[one]):
-                    runs.play(row, count, number, player)
+                    if player != "bare" or row.threshold is None:
+                        runs.play(row, count, number, player)
     lines = table(runs, rows, threads)
     print_table(HEADER, lines)
     write_results("speed", [dict(zip(HEADER, line, strict=True)) for line in lines])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_optix.errors import StateError
 from keras_optix.evaluators.played import EpisodeSteps, PlayedEpisode, info_at
 from keras_optix.experience.observations import Leaves, ObservationLayout
 from keras_optix.experience.rollout import Rollout
@@ -30,6 +31,7 @@ class EpisodeRecorder:
     def begin(self) -> None:
         """Forgets the running episodes, because all environments were reset."""
         self._rows: list[list[_Row]] = [[] for _ in range(self._num_envs)]
+        self._latest: tuple[Rollout, Any, np.ndarray] | None = None
 
     def add(self, rollout: Rollout, chosen: np.ndarray, infos: Any, stepped: np.ndarray, counted: np.ndarray) -> None:
         """Records one step.
@@ -41,29 +43,29 @@ class EpisodeRecorder:
             stepped: ``[N]`` bool, environments that were stepped.
             counted: ``[N]`` bool, environments in which the step is part of an episode.
         """
-        shortened = isinstance(infos, list) and len(infos) < self._num_envs
-        place = np.cumsum(stepped) - 1
+        self._latest = rollout, infos, stepped
+        if not self._steps:
+            return  # only the info of the last step of an episode is needed, see `take`
         for i in np.flatnonzero(counted).tolist():
             terminated, truncated = bool(rollout.terminated[0, i]), bool(rollout.truncated[0, i])
-            info = info_at(infos, int(place[i]) if shortened else i, ended=terminated or truncated)
-            if not self._steps:
-                self._rows[i] = [_Row(info)]
-                continue
+            info = self._info(i)
             leaves = [leaf[0, i].copy() for leaf in rollout.observations]
             earned = float(rollout.own_rewards[0, i])
             self._rows[i].append(_Row(info, leaves, np.array(chosen[i]), earned, terminated, truncated))
 
     def take(self, i: int, record: EpisodeRecord) -> PlayedEpisode:
-        """Returns the running episode of an environment, which has ended or was cut off, and begins the next one.
+        """Returns the running episode of an environment, and begins the next one.
+
+        It has ended or was cut off with the step that was added last.
 
         Args:
             i: The environment.
             record: The episode so far.
         """
+        if not self._steps:
+            return PlayedEpisode.of(record, self._info(i), env_name=self._env_name)
         rows, self._rows[i] = self._rows[i], []
         last = rows[-1]
-        if not self._steps:
-            return PlayedEpisode.of(record, last.info, env_name=self._env_name)
         steps = EpisodeSteps(
             observations=self._layout.pack(
                 [np.stack(leaves) for leaves in zip(*(row.leaves for row in rows), strict=True)]
@@ -75,6 +77,15 @@ class EpisodeRecorder:
             infos=[row.info for row in rows],
         )
         return PlayedEpisode.of(record, last.info, env_name=self._env_name, steps=steps)
+
+    def _info(self, i: int) -> Mapping[str, Any]:
+        """Returns the info of an environment in the step that was added last."""
+        if self._latest is None:
+            raise StateError("No step was added since the environments were reset.")
+        rollout, infos, stepped = self._latest
+        shortened = isinstance(infos, list) and len(infos) < self._num_envs
+        place = int(np.count_nonzero(stepped[:i])) if shortened else i
+        return info_at(infos, place, ended=bool(rollout.terminated[0, i] or rollout.truncated[0, i]))
 
 
 class _Row:
