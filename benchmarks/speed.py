@@ -10,7 +10,8 @@ per second from the first update on (steady) and over the whole process, imports
 first update; and memory. A row "to 475" ends when ten greedy episodes reach that return, confirmed by twenty for ours.
 
 Ours runs with `OptixCallback`: its evaluations, snapshots and TensorBoard files are in its time; and once more without
-evaluations (``evaluation_budget=0``), as the others run, which evaluate only in rows that end at a return. Stable-Baselines3 computes with PyTorch, SBX is its twin in JAX.
+evaluations (``evaluation_budget=0``), as the others run, which evaluate only in rows that end at a return.
+Stable-Baselines3 computes with PyTorch, SBX is its twin in JAX.
 
 A run has a line in ``results/speed.jsonl``, and is not run again on the same commit. `--page` writes
 ``results/speed.html`` from it. A task whose package is missing is left out, and a line says so.

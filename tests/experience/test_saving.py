@@ -38,7 +38,8 @@ TREE = spaces.Dict(
 
 def from_docstring() -> Callable[[], gymnasium.Env]:
     """The wrapper that the docstring of `SavableEnv` shows."""
-    code = textwrap.dedent((inspect.getdoc(SavableEnv) or "").partition("Example::\n")[2])
+    shown = (inspect.getdoc(SavableEnv) or "").partition("Example::\n")[2].partition("\nExamples:\n")[0]
+    code = textwrap.dedent(shown)
     names: dict[str, Any] = {}
     exec(code, names)
     return names["SavableCartPole"]  # type: ignore[no-any-return]
