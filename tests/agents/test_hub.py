@@ -37,6 +37,7 @@ def module_server() -> Iterator[HubServer]:
     with pytest.MonkeyPatch.context() as patched:
         constants = importlib.import_module("huggingface_hub.constants")
         patched.setattr(constants, "HF_HUB_DISABLE_XET", True)  # large files by Git LFS, which the server knows
+        patched.setattr(constants, "HF_HUB_OFFLINE", False)  # it was read from the environment at the first import
         patched.setenv("NO_PROXY", "127.0.0.1")
         patched.setenv("no_proxy", "127.0.0.1")
         importlib.import_module("huggingface_hub.utils").disable_progress_bars()
