@@ -34,6 +34,16 @@ class Row:
         return f"{self.algorithm.removesuffix('Agent')} {self.task}"
 
 
+# Hyperparameters of RL Baselines3 Zoo (hyperparams/dqn.yml), by their names in Stable-Baselines3; without exploration.
+DQN_CARTPOLE = {
+    "learning_rate": 2.3e-3,
+    "batch_size": 64,
+    "buffer_size": 100_000,
+    "learning_starts": 1000,
+    "gamma": 0.99,
+    "target_update_interval": 10,
+    "gradient_steps": 128,
+}
 # The returns of DQN and SAC are those of RL Baselines3 Zoo's benchmark.md, that of PQN is the one of CleanRL's script.
 ROWS = (
     Row("DQNAgent", "CartPole-v1", 50_000, (500.0, 0.0)),

@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Any
 
-from _algorithm_rows import FRESH_SEED, SEEDS_APART
+from _algorithm_rows import DQN_CARTPOLE, FRESH_SEED, SEEDS_APART
 from stable_baselines3 import DQN, SAC
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -22,14 +22,8 @@ SETTINGS: dict[str, tuple[Any, dict[str, Any]]] = {
     "DQN CartPole-v1": (
         DQN,
         {
-            "learning_rate": 2.3e-3,
-            "batch_size": 64,
-            "buffer_size": 100_000,
-            "learning_starts": 1000,
-            "gamma": 0.99,
-            "target_update_interval": 10,
+            **DQN_CARTPOLE,
             "train_freq": 256,
-            "gradient_steps": 128,
             "exploration_fraction": 0.16,
             "exploration_final_eps": 0.04,
             "policy_kwargs": {"net_arch": [256, 256]},

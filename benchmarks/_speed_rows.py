@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from _algorithm_rows import DQN_CARTPOLE
+
 
 @dataclass(frozen=True)
 class Row:
@@ -99,15 +101,7 @@ ROWS = (
         20_480,
         1,
         256,
-        {
-            "learning_rate": 2.3e-3,
-            "batch_size": 64,
-            "buffer_size": 100_000,
-            "learning_starts": 1000,
-            "gamma": 0.99,
-            "target_update_interval": 10,
-            "gradient_steps": 128,
-        },
+        DQN_CARTPOLE,
     ),
     Row(
         "SAC",

@@ -131,7 +131,7 @@ class TrainingCopies(EvaluationEnvs):
         self._copies: Copies | None = None
         self._player: EpisodePlayer | None = None
         self._notices: list[str] = []
-        self._steps_before = self._cut_off = 0
+        self._steps_before = 0
         self._wanted = 0  # 0 until they are made
 
     @property
@@ -176,7 +176,7 @@ class TrainingCopies(EvaluationEnvs):
                 if new:
                     copies.begin_looking()
                 copies.copy_statistics()
-            player.max_steps = self._longest()
+            player.max_steps, cut_before = self._longest(), player.cut_off
             played = player.play(params, episodes, seed=seed, deterministic=deterministic)
         except Exception as error:
             self._refuse(needed_by, f"a second environment failed when it was played ({in_words(error)})", error)
@@ -188,13 +188,12 @@ class TrainingCopies(EvaluationEnvs):
         elif why:
             self._refuse(needed_by, f"a copy may be another environment: {why}", None)
             return None
-        if player.cut_off and not self._cut_off:
+        if player.cut_off and not cut_before:
             self._notices.append(
                 f"an episode of an evaluation was cut off after {player.max_steps:,} env steps: the environment has no "
                 "time limit, and no episode of training is longer than a tenth of that; gymnasium.wrappers.TimeLimit "
                 "gives it one (this notice appears once)"
             )
-        self._cut_off = player.cut_off
         return played
 
     def _longest(self) -> int:

@@ -45,21 +45,14 @@ def make_several(
         ConfigurationError: The environments cannot be made, or not in this way.
         SpaceError: The observation space is not supported.
     """
-    registered = isinstance(env, str | EnvSpec)
-    if vectorization in (AUTO, SYNC) and not registered:
-        if vectorization == SYNC:
-            _check_single(env, vectorization)
-        return make_envs(env, num_envs, env_kwargs, exactly=exactly), ""
+    if vectorization != AUTO:
+        _check_not_made(env, vectorization)
     if vectorization == ASYNC:
         return _in_processes(env, num_envs, env_kwargs), ""
-    if not isinstance(env, str | EnvSpec):
-        _check_single(env, vectorization)
-        problem = '`vectorization="vector_entry_point"` goes with the id of an environment, or with its spec.'
-        raise ConfigurationError(describe(problem, fix="Leave it out for a factory.", env=env))
-    if vectorization == OWN:
-        return VectorEnvs(_own_vector(env, num_envs, env_kwargs or {})), ""
-    if vectorization == AUTO:
-        found = _better_vector(env, num_envs, env_kwargs or {})
+    if isinstance(env, str | EnvSpec):
+        if vectorization == OWN:
+            return VectorEnvs(_own_vector(env, num_envs, env_kwargs or {})), ""
+        found = _better_vector(env, num_envs, env_kwargs or {}) if vectorization == AUTO else None
         if found is not None:
             named = env if isinstance(env, str) else env.id
             notice = (
@@ -67,10 +60,13 @@ def make_several(
                 '(vectorization="sync" steps them one by one)'
             )
             return found, notice
+    elif vectorization == OWN:
+        problem = '`vectorization="vector_entry_point"` goes with the id of an environment, or with its spec.'
+        raise ConfigurationError(describe(problem, fix="Leave it out for a factory.", env=env))
     return make_envs(env, num_envs, env_kwargs, exactly=exactly), ""
 
 
-def _check_single(env: EnvLike, vectorization: str) -> None:
+def _check_not_made(env: EnvLike, vectorization: str) -> None:
     """Checks that there is something to make several environments from.
 
     Raises:
@@ -117,7 +113,6 @@ def _own_vector(env: str | EnvSpec, num_envs: int, env_kwargs: Mapping[str, Any]
 
 def _in_processes(env: EnvLike, num_envs: int, env_kwargs: Mapping[str, Any] | None) -> VectorEnvs:
     """Makes environments with a process each, which resets its environment in the step that ends an episode."""
-    _check_single(env, ASYNC)
     check_takes_kwargs(env, env_kwargs)
     make: Callable[[], VectorEnv]
     same_step = AutoresetMode.SAME_STEP

@@ -67,7 +67,7 @@ class Course(State, frozen=True):
         Args:
             limit: A score.
         """
-        ends = self._ends(self._since(_LATE), _FEWEST) if self.scores else None
+        ends = self._late_ends()
         return ends is None or ends[1].below(limit) < _FLAT_Z
 
     def reaches(self, limit: float) -> bool:
@@ -76,8 +76,12 @@ class Course(State, frozen=True):
         Args:
             limit: A score.
         """
-        ends = self._ends(self._since(_LATE), _FEWEST) if self.scores else None
+        ends = self._late_ends()
         return ends is not None and ends[0].below(limit) < _FLAT_Z
+
+    def _late_ends(self) -> tuple[Forecast, Forecast] | None:
+        """Returns the line through the second half of the run, see `_ends`; None if it is too early for one."""
+        return self._ends(self._since(_LATE), _FEWEST) if self.scores else None
 
     def _since(self, share: float) -> list[TimedScore]:
         """Returns the scores of the last share of the run."""
